@@ -1,0 +1,105 @@
+"""Read the experiment from TOML, from ``key=value`` settings, and from Flower's flat run config."""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from fedtrain.config.problems import explain, nearest
+from fedtrain.config.sections import Experiment, Section
+from fedtrain.errors import ConfigError
+
+Scalar = bool | int | float | str
+Flat = dict[str, Scalar]
+
+
+def read_toml(path: Path) -> Flat:
+    """Read a TOML file as a flat mapping from dotted keys to values.
+
+    Raises:
+        ConfigError: the file is missing, is not TOML, or holds a value that is not a boolean, a number or a string.
+    """
+    try:
+        with path.open("rb") as file:
+            return flatten(tomllib.load(file))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+
+
+def parse_settings(settings: Iterable[str]) -> Flat:
+    """Read ``key=value`` settings. A value is read as TOML; what is not TOML is a string.
+
+    Raises:
+        ConfigError: a setting without a key or an equals sign.
+    """
+    flat: Flat = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(
+                f"cannot read the setting {setting!r}: write it as key=value, for example privacy.epsilon=4"
+            )
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        flat.update(flatten({key.strip(): value}))
+    return flat
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Flat:
+    """Join nested keys with dots, as Flower does.
+
+    Raises:
+        ConfigError: a value that Flower's run config cannot hold.
+    """
+    flat: Flat = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        elif isinstance(value, bool | int | float | str):
+            flat[f"{prefix}{key}"] = value
+        else:
+            raise ConfigError(f"{prefix}{key} = {value!r} is not allowed: values are booleans, numbers and strings")
+    return flat
+
+
+def from_flat(flat: Mapping[str, Any]) -> Experiment:
+    """Build the experiment from a flat mapping. An empty string leaves a field that may be unset unset.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type or a value that is not allowed; all of them are named.
+    """
+    known = to_flat(Experiment())
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        if key not in known:
+            raise ConfigError(f"unknown key {key} (its value is {value!r}){nearest(key, known)}")
+        *sections, name = key.split(".")
+        branch = tree
+        for section in sections:
+            branch = branch.setdefault(section, {})
+        branch[name] = None if value == known[key] == "" else value
+    try:
+        return Experiment.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from error
+
+
+def to_flat(experiment: Experiment) -> Flat:
+    """Return every field by its dotted key, in the order of the tree; unset ones are empty strings."""
+
+    def walk(section: Section, prefix: str) -> Flat:
+        flat: Flat = {}
+        for name, value in section:
+            if isinstance(value, Section):
+                flat.update(walk(value, f"{prefix}{name}."))
+            else:
+                flat[f"{prefix}{name}"] = "" if value is None else value
+        return flat
+
+    return walk(experiment, "")

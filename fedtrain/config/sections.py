@@ -1,0 +1,232 @@
+"""The experiment as one typed tree.
+
+Every field is public: nothing in it may depend on a client's data. ``None`` means "not set"; in Flower's flat run
+config, which has no such value, an empty string stands for it.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+Strategy = Literal[
+    "FedAvg",
+    "FedAvgM",
+    "FedAdam",
+    "FedYogi",
+    "FedAdagrad",
+    "FedProx",
+    "FedMedian",
+    "FedTrimmedAvg",
+    "Krum",
+    "MultiKrum",
+    "Bulyan",
+    "QFedAvg",
+]
+
+_FEDOPT = frozenset({"eta", "eta_l", "beta_1", "beta_2", "tau"})
+STRATEGY_PARAMETERS: dict[str, frozenset[str]] = {
+    "FedAvg": frozenset(),
+    "FedAvgM": frozenset({"server_learning_rate", "server_momentum"}),
+    "FedAdam": _FEDOPT,
+    "FedYogi": _FEDOPT,
+    "FedAdagrad": frozenset({"eta", "eta_l", "tau"}),
+    "FedProx": frozenset({"proximal_mu"}),
+    "FedMedian": frozenset(),
+    "FedTrimmedAvg": frozenset({"beta"}),
+    "Krum": frozenset({"num_malicious_nodes"}),
+    "MultiKrum": frozenset({"num_malicious_nodes", "num_nodes_to_select"}),
+    "Bulyan": frozenset({"num_malicious_nodes"}),
+    "QFedAvg": frozenset({"client_learning_rate", "q"}),
+}
+
+
+class Section(BaseModel):
+    """A part of the tree: immutable, strictly typed, without unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Federation(Section):
+    """Who takes part."""
+
+    clients: Count = Field(10, description="clients in the federation, one partition of the data each")
+    cohort: Count = Field(10, description="clients that train in a round")
+    rounds: Count = Field(10, description="rounds of training")
+    min_results: Count = Field(1, description="usable results that a round needs; with fewer the run fails")
+    deadline: Positive = Field(600.0, description="seconds after which a round goes on without the missing results")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.cohort > self.clients:
+            raise ValueError(f"cohort = {self.cohort} is more than clients = {self.clients}")
+        if self.min_results > self.cohort:
+            raise ValueError(f"min_results = {self.min_results} is more than cohort = {self.cohort}")
+        return self
+
+
+class Partition(Section):
+    """How the training records are split over the clients."""
+
+    kind: Literal["iid", "dirichlet", "pathological", "natural"] = Field("iid", description="the partitioner")
+    alpha: Positive = Field(0.5, description="dirichlet: concentration; smaller is more skewed")
+    classes_per_client: Count = Field(2, description="pathological: classes that each client holds")
+    column: str | None = Field(None, description="natural: the column that names the owner of a record")
+
+
+class Data(Section):
+    """Where the records come from."""
+
+    source: Literal["digits", "parquet", "npz", "images", "hub"] = Field("digits", description="kind of source")
+    path: str | None = Field(None, description="training data: a file, a folder or a glob pattern")
+    test_path: str | None = Field(None, description="test data, which no client sees")
+    test_fraction: Fraction | None = Field(
+        None, description="the fraction of the records to hold out as test data; digits: 0.2 if unset"
+    )
+    dataset: str | None = Field(None, description="hub: the name of the data set (downloads it)")
+    subset: str | None = Field(None, description="hub: the configuration of the data set")
+    image_column: str | None = Field(None, description="column of the image; unset: the first image column")
+    label_column: str = Field("label", description="column of the label")
+    feature_columns: str | None = Field(None, description="tabular: columns, comma-separated; unset: all others")
+    max_records: Count | None = Field(None, description="use only so many training records, drawn with the seed")
+    cache: str | None = Field(None, description="folder of decoded data; unset: the user's cache folder")
+    partition: Partition = Field(default_factory=Partition)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.source in {"parquet", "npz", "images"} and self.path is None:
+            raise ValueError(f'path is not set, and source = "{self.source}" reads it')
+        if self.source == "hub" and self.dataset is None:
+            raise ValueError('dataset is not set, and source = "hub" reads it')
+        if self.test_path is not None and self.test_fraction is not None:
+            raise ValueError("test_path and test_fraction are both set; set one of them")
+        if self.test_path is None and self.test_fraction is None and self.source not in {"digits", "hub"}:
+            raise ValueError("there is no test data: set test_path, or test_fraction to hold a part of the records out")
+        if self.partition.kind == "natural" and self.partition.column is None:
+            raise ValueError('partition.column is not set, and partition.kind = "natural" reads it')
+        return self
+
+
+class TaskConfig(Section):
+    """What is trained."""
+
+    name: str = Field("vision", description='"vision", "tabular", or your own as "module:attribute"')
+    model: str | None = Field(None, description="a model of the task; unset: the task's own choice")
+    augment: bool = Field(False, description="vision: random crop and horizontal flip of training images")
+
+
+class Training(Section):
+    """The local step."""
+
+    optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="the optimizer at the client")
+    learning_rate: Positive = Field(0.1, description="its learning rate before the schedule")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="sgd: momentum within a round")
+    weight_decay: NotNegative = Field(0.0, description="weight decay")
+    batch_size: Count = Field(32, description="records in a batch; in record privacy the expected and the divisor")
+    local_epochs: Positive | None = Field(None, description="passes over the records; 1 if unset")
+    local_steps: Count | None = Field(None, description="optimizer steps in a round, instead of local_epochs")
+    schedule: Literal["constant", "step", "cosine"] = Field("constant", description="learning rate over the rounds")
+    warmup_rounds: Annotated[int, Field(ge=0)] = Field(0, description="rounds of linear warm-up before the schedule")
+    step_rounds: Count = Field(10, description="step: rounds between two decays")
+    step_factor: Positive = Field(0.5, description="step: factor of each decay")
+    final_fraction: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="cosine: last rate over first")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.local_epochs is not None and self.local_steps is not None:
+            raise ValueError("local_epochs and local_steps are both set; set one of them")
+        return self
+
+
+class Privacy(Section):
+    """What is promised, and to whom: see docs/explanation/privacy.md."""
+
+    mode: Literal["none", "record"] = Field("none", description="none, or record: DP-SGD at each client")
+    epsilon: Positive = Field(8.0, description="the budget of each client over the whole run")
+    delta: Fraction = Field(1e-5, description="the delta of the budget, below 1 / records of a client")
+    clip_norm: Positive = Field(1.0, description="bound on the L2 norm of each record's gradient")
+    sampling_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="probability with which a record enters a batch"
+    )
+    noise_multiplier: Positive | None = Field(
+        None, description="noise over clip_norm; unset: the least that keeps the budget"
+    )
+    max_participations: Count | None = Field(
+        None, description="rounds that a client trains in at most; unset: all rounds"
+    )
+
+
+class StrategyParameters(Section):
+    """Parameters of Flower's strategies, by Flower's names. Unset ones keep Flower's defaults."""
+
+    eta: Positive | None = Field(None, description="FedAdam, FedYogi, FedAdagrad: server learning rate")
+    eta_l: Positive | None = Field(None, description="FedAdam, FedYogi, FedAdagrad: client learning rate")
+    beta_1: NotNegative | None = Field(None, description="FedAdam, FedYogi: momentum")
+    beta_2: NotNegative | None = Field(None, description="FedAdam, FedYogi: second moment")
+    tau: Positive | None = Field(None, description="FedAdam, FedYogi, FedAdagrad: adaptivity")
+    server_learning_rate: Positive | None = Field(None, description="FedAvgM: server learning rate")
+    server_momentum: NotNegative | None = Field(None, description="FedAvgM: server momentum")
+    proximal_mu: NotNegative | None = Field(None, description="FedProx: weight of the proximal term")
+    beta: Annotated[float, Field(ge=0, lt=0.5)] | None = Field(None, description="FedTrimmedAvg: cut on each side")
+    num_malicious_nodes: Annotated[int, Field(ge=0)] | None = Field(None, description="Krum, MultiKrum, Bulyan")
+    num_nodes_to_select: Count | None = Field(None, description="MultiKrum")
+    client_learning_rate: Positive | None = Field(None, description="QFedAvg: the clients' learning rate")
+    q: NotNegative | None = Field(None, description="QFedAvg: fairness")
+
+
+class Server(Section):
+    """Aggregation and central evaluation."""
+
+    strategy: Strategy = Field("FedAvg", description="one of Flower's strategies")
+    parameters: StrategyParameters = Field(default_factory=StrategyParameters)
+    evaluate_every: Count = Field(1, description="rounds between two central evaluations; the last is always one")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        taken = STRATEGY_PARAMETERS[self.strategy]
+        given = {name for name, value in self.parameters if value is not None}
+        if given - taken:
+            allowed = ", ".join(sorted(taken)) or "none"
+            raise ValueError(f"{self.strategy} does not take {', '.join(sorted(given - taken))}; it takes: {allowed}")
+        return self
+
+
+class Output(Section):
+    """The run folder and the screen."""
+
+    directory: str | None = Field(None, description="the run folder")
+    resume: bool = Field(False, description="continue from the last checkpoint in the run folder")
+    tensorboard: bool = Field(False, description="also write TensorBoard event files")
+    screen: Literal["auto", "plain", "none"] = Field("auto", description="progress: a live display, lines, or nothing")
+
+
+class Experiment(Section):
+    """A federated experiment."""
+
+    name: str = Field("experiment", description="the name in reports")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="seed of everything random in a simulation")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where tensors live")
+    federation: Federation = Field(default_factory=Federation)
+    data: Data = Field(default_factory=Data)
+    task: TaskConfig = Field(default_factory=TaskConfig)
+    training: Training = Field(default_factory=Training)
+    privacy: Privacy = Field(default_factory=Privacy)
+    server: Server = Field(default_factory=Server)
+    output: Output = Field(default_factory=Output)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.privacy.mode == "record" and self.privacy.sampling_rate is None:
+            raise ValueError(
+                'privacy.sampling_rate is not set, and privacy.mode = "record" needs it: a public constant, '
+                "for example training.batch_size over the usual number of records of a client"
+            )
+        if self.privacy.mode == "record" and self.server.strategy == "QFedAvg":
+            raise ValueError(
+                'server.strategy = "QFedAvg" needs the clients\' raw losses, which privacy.mode = "record" never sends'
+            )
+        return self

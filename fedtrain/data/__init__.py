@@ -1,0 +1,1 @@
+"""Data sources, the cache of decoded tensors, and the split over clients."""

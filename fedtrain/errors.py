@@ -1,0 +1,67 @@
+"""The errors of fedtrain, split by what the caller can do about them.
+
+FedtrainError
++-- UsageError            the input cannot be used: correct it and run again (exit status 2)
+|   +-- ConfigError       a configuration field
+|   +-- DataError         a data set, or the way it is split over clients
+|   +-- TaskError         a task or a model, also one that cannot be trained privately
+|   +-- PrivacySpecError  privacy parameters that cannot give the promised guarantee
+|   +-- AppError          a folder that holds no Flower app that can be run
++-- RunError              the run failed; what it saved is kept (exit status 1)
+    +-- TooFewResultsError  fewer usable results in a round than the configured minimum
+    +-- BudgetError       a step that the privacy budget does not allow
+    +-- StorageError      a checkpoint, a report or a cache that cannot be written or read
+    +-- ClientError       a client that cannot train
+"""
+
+
+class FedtrainError(Exception):
+    """Base of all errors that fedtrain raises on purpose."""
+
+    exit_status = 1
+
+
+class UsageError(FedtrainError):
+    """The input cannot be used. Nothing was run."""
+
+    exit_status = 2
+
+
+class ConfigError(UsageError):
+    """A configuration field is unknown, has a wrong type, or has a value that is not allowed."""
+
+
+class DataError(UsageError):
+    """A data set is missing, unreadable, malformed, or cannot be split as asked."""
+
+
+class TaskError(UsageError):
+    """A task or model cannot be used as configured."""
+
+
+class PrivacySpecError(UsageError):
+    """The privacy parameters cannot give the guarantee that they promise."""
+
+
+class AppError(UsageError):
+    """A folder does not hold a Flower app that can be run."""
+
+
+class RunError(FedtrainError):
+    """The run started and then failed. What it saved is kept."""
+
+
+class TooFewResultsError(RunError):
+    """A round ended with fewer usable results than the configured minimum."""
+
+
+class BudgetError(RunError):
+    """A step was refused because the privacy budget does not allow it."""
+
+
+class StorageError(RunError):
+    """A file of the run could not be written or read."""
+
+
+class ClientError(RunError):
+    """A client cannot train."""

@@ -1,0 +1,1 @@
+"""Adapters between fedtrain and Flower."""

@@ -1,0 +1,1 @@
+"""Privacy plans and their accounting."""

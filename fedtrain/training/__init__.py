@@ -1,0 +1,1 @@
+"""The local step at a client, plain and private."""
