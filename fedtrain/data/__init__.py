@@ -1,1 +1,18 @@
 """Data sources, the cache of decoded tensors, and the split over clients."""
+
+from fedtrain.data.histogram import format_histogram, label_histogram
+from fedtrain.data.partition import Partitions, partition
+from fedtrain.data.store import open_store
+from fedtrain.data.types import DataInfo, DataStore, Labels, Split
+
+__all__ = [
+    "DataInfo",
+    "DataStore",
+    "Labels",
+    "Partitions",
+    "Split",
+    "format_histogram",
+    "label_histogram",
+    "open_store",
+    "partition",
+]

@@ -1,6 +1,7 @@
 """What the rest of fedtrain knows of a data set."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -31,7 +32,7 @@ class Split:
     Attributes:
         features: records, shape (n, *info.shape), dtype uint8 (images) or float32 (tables); may be memory-mapped.
         labels: shape (n,), each in [0, classes).
-        owners: shape (n,), an integer for each owner where the source names owners, else ``None``.
+        owners: shape (n,), codes 0, 1, ... of the owners in sorted order where the source names owners, else ``None``.
     """
 
     features: NDArray[np.uint8] | NDArray[np.float32]
@@ -45,8 +46,16 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class DataStore:
-    """A decoded data set: training records, split over clients, and test records that no client sees."""
+    """A decoded data set: training records, split over clients, and test records that no client sees.
+
+    Attributes:
+        info: the public facts of the data set.
+        train: the training records.
+        test: the test records; their owners are not kept.
+        folder: where the decoded arrays are cached, and beside which splits over clients are; ``None`` in memory only.
+    """
 
     info: DataInfo
     train: Split
     test: Split
+    folder: Path | None = None

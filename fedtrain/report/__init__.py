@@ -1,1 +1,42 @@
-"""What a run leaves behind for people and machines."""
+"""What a run leaves behind for people and machines.
+
+The page and the pictures are in ``fedtrain.report.html`` and ``fedtrain.report.plots``: importing those loads
+matplotlib, which the processes that only write records do without.
+"""
+
+from fedtrain.report.evaluation import Best, Evaluation, Evaluations, PerClass
+from fedtrain.report.privacy import ClientPrivacy, Mechanism, Privacy, PrivacyEvent, PrivacyPoint
+from fedtrain.report.schema import (
+    SCHEMA,
+    DataSummary,
+    Dropped,
+    ModelFile,
+    ModelSummary,
+    Report,
+    RoundEntry,
+)
+from fedtrain.report.write import append_line, read_lines, rewrite_lines, sync_folder, write_atomic
+
+__all__ = [
+    "SCHEMA",
+    "Best",
+    "ClientPrivacy",
+    "DataSummary",
+    "Dropped",
+    "Evaluation",
+    "Evaluations",
+    "Mechanism",
+    "ModelFile",
+    "ModelSummary",
+    "PerClass",
+    "Privacy",
+    "PrivacyEvent",
+    "PrivacyPoint",
+    "Report",
+    "RoundEntry",
+    "append_line",
+    "read_lines",
+    "rewrite_lines",
+    "sync_folder",
+    "write_atomic",
+]

@@ -1,0 +1,1 @@
+"""The Flower ClientApp: wiring of the library at a client."""

@@ -1,0 +1,161 @@
+"""Arrow tables in the column layout of the Hugging Face hub, decoded to records."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from fedtrain.config import Data
+from fedtrain.config.problems import nearest
+from fedtrain.data.sources.categories import Place, label_categories
+from fedtrain.data.sources.columns import coded, require_values
+from fedtrain.data.sources.features import TableEncoding
+from fedtrain.data.sources.pixels import decode_images
+from fedtrain.data.sources.types import Decoded, require_records
+from fedtrain.data.types import DataInfo, Split
+from fedtrain.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """A table, and how to name it and its rows in errors.
+
+    Attributes:
+        table: a ``pyarrow.Table``.
+        name: the file or split.
+        place: names a row.
+    """
+
+    table: Any
+    name: str
+    place: Place
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roles:
+    """What each column is: either an image column, or columns of features."""
+
+    label: str
+    image: str | None
+    features: tuple[str, ...]
+    owner: str | None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns to read."""
+        used = (self.label, *((self.image,) if self.image else self.features))
+        return (*used, self.owner) if self.owner and self.owner not in used else used
+
+
+def roles(schema: Any, data: Data, *, name: str) -> Roles:
+    """Find the roles of the columns of the training data.
+
+    Raises:
+        DataError: a column that the configuration names is unknown, or has a type that its role does not allow.
+    """
+    columns = tuple(schema.names)
+    listed = None if data.feature_columns is None else tuple(part.strip() for part in data.feature_columns.split(","))
+    if listed is not None and data.image_column is not None:
+        raise DataError("image_column and feature_columns are both set; a record is an image or a row of features")
+    owner = data.partition.column
+    named = {
+        "label_column": (data.label_column,),
+        "image_column": (data.image_column,) if data.image_column else (),
+        "feature_columns": listed or (),
+        "partition.column": (owner,) if owner else (),
+    }
+    for field, values in named.items():
+        for value in values:
+            if value not in columns:
+                raise DataError(f"{name}: {field} = {value!r}: there is no such column{nearest(value, columns)}")
+    image = data.image_column
+    if image is None and listed is None:
+        image = next((column for column in columns if _holds_files(schema.field(column).type)), None)
+    if image is not None and not _holds_files(schema.field(image).type):
+        raise DataError(
+            f"{name}: image_column = {image!r} has type {schema.field(image).type}; "
+            "an image column is a struct with a binary field 'bytes'"
+        )
+    excluded = {data.label_column, owner}
+    if listed is not None and excluded & set(listed):
+        both = ", ".join(sorted(str(column) for column in excluded & set(listed)))
+        raise DataError(f"{name}: feature_columns names {both}, the column of the label or the owner")
+    features = listed or tuple(column for column in columns if column not in excluded)
+    if image is None and not features:
+        raise DataError(f"{name}: there is no feature column besides {', '.join(columns)}")
+    return Roles(label=data.label_column, image=image, features=() if image else features, owner=owner)
+
+
+def decode_tables(train: Records, test: Records | None, role: Roles) -> Decoded:
+    """Decode training and test tables that hold the columns of the roles.
+
+    Raises:
+        DataError: a value is missing, malformed or not one of the known, or the test records differ in shape.
+    """
+    for records in (train, test) if test else (train,):
+        require_records(records.table.num_rows, records.name)
+    names = _class_names(train.table.schema, role.label)
+    labels = coded(train.table[role.label], column=role.label, place=train.place)
+    categories = tuple(range(len(names))) if names else label_categories(labels, place=train.place)
+    encoding = None if role.image else TableEncoding.fit(train.table, role.features, place=train.place)
+
+    def split(records: Records, shape: tuple[int, ...] | None, *, owner: str | None) -> Split:
+        table, place = records.table, records.place
+        features = (
+            encoding.encode(table, place=place)
+            if encoding
+            else decode_images(_files(table[role.image], place), table.num_rows, place=place, shape=shape)
+        )
+        owners = coded(table[owner], column=owner, place=place) if owner else None
+        return Split(
+            features=features,
+            labels=coded(table[role.label], column=role.label, place=place).encode(
+                categories, what="label", place=place
+            ),
+            owners=owners.encode(owners.categories(), what="owner", place=place) if owners else None,
+        )
+
+    training = split(train, None, owner=role.owner)
+    shape = training.features.shape[1:]
+    return Decoded(
+        info=DataInfo(
+            kind="image" if role.image else "table",
+            shape=shape,
+            classes=names or tuple(str(category) for category in categories),
+        ),
+        train=training,
+        test=split(test, shape, owner=None) if test else None,
+    )
+
+
+def _holds_files(kind: Any) -> bool:
+    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+        return False
+    content = kind.field("bytes").type
+    return bool(pa.types.is_binary(content) or pa.types.is_large_binary(content))
+
+
+def _files(column: Any, place: Place) -> Iterator[bytes]:
+    row = 0
+    for chunk in column.chunks:
+        content = chunk.field("bytes")
+        for value, missing in zip(content, chunk.is_null(), strict=True):
+            if missing.as_py() or not value.is_valid:
+                raise DataError(f"{place(row)}: the image is missing: 'bytes' is empty")
+            yield value.as_py()
+            row += 1
+
+
+def _class_names(schema: Any, label: str) -> tuple[str, ...] | None:
+    """Return the names that the metadata of the Hugging Face hub gives to integer labels, if any."""
+    text = (schema.metadata or {}).get(b"huggingface")
+    if text is None or not pa.types.is_integer(schema.field(label).type):
+        return None
+    try:
+        feature = json.loads(text)["info"]["features"][label]
+        return tuple(str(name) for name in feature["names"]) if feature["_type"] == "ClassLabel" else None
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,119 @@
+"""Open a data set: decode it once, then map the decoded arrays."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedtrain.config import Data
+from fedtrain.data.cache import Entry, cache_folder, cached
+from fedtrain.data.inputs import input_files
+from fedtrain.data.sources import decode
+from fedtrain.data.types import DataInfo, DataStore, Split
+from fedtrain.errors import DataError
+
+FORMAT = 1
+"""Version of the decoded arrays; raising it makes every cached store be decoded again."""
+
+_DIGITS_TEST_FRACTION = 0.2
+_HOLD_OUT, _LIMIT = 1, 2  # independent streams of random numbers from one seed
+
+
+def open_store(data: Data, *, seed: int) -> DataStore:
+    """Open a data set, decoding it only where the cache does not hold it.
+
+    The cache is keyed by everything that determines the decoded arrays: the source, its columns, fractions and limits,
+    the path, size and modification time of each input file, and the seed where records are drawn. A data set of the hub
+    is identified by its name alone.
+
+    Args:
+        data: where the records come from. Test records are those of the source; where ``test_fraction`` is set (and for
+            digits, 0.2) that fraction, rounded, is drawn from the training records with the seed instead. Then at most
+            ``max_records`` of the training records are drawn with the seed. Both keep the records in the source's order.
+        seed: seeds both draws.
+
+    Returns:
+        The store. Its arrays are memory-mapped and read-only.
+
+    Raises:
+        DataError: the source is missing, malformed or empty.
+        StorageError: the cache cannot be written.
+    """
+    fraction = data.test_fraction
+    if data.source == "digits" and fraction is None:
+        fraction = _DIGITS_TEST_FRACTION
+    folder = cache_folder(data.cache) / f"{data.source}-{_digest(data, fraction=fraction, seed=seed)}"
+    entry = cached(folder, lambda: _build(data, fraction=fraction, seed=seed))
+    info = DataInfo(
+        kind=entry.meta["kind"], shape=tuple(entry.meta["shape"]), classes=tuple(entry.meta["classes"])
+    )
+    return DataStore(
+        info=info,
+        train=Split(
+            features=entry.arrays["train_features"],
+            labels=entry.arrays["train_labels"],
+            owners=entry.arrays.get("train_owners"),
+        ),
+        test=Split(features=entry.arrays["test_features"], labels=entry.arrays["test_labels"]),
+        folder=folder,
+    )
+
+
+def _digest(data: Data, *, fraction: float | None, seed: int) -> str:
+    facts = data.model_dump(exclude={"cache", "partition", "path", "test_path"})
+    facts |= {
+        "format": FORMAT,
+        "owner": data.partition.column,
+        "test_fraction": fraction,
+        "seed": None if fraction is None and data.max_records is None else seed,
+        "files": [
+            (str(file.resolve()), status.st_size, status.st_mtime_ns)
+            for file, status in ((file, file.stat()) for file in input_files(data))
+        ],
+        "has_test_path": data.test_path is not None,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _build(data: Data, *, fraction: float | None, seed: int) -> Entry:
+    decoded = decode(data)
+    train, test = decoded.train, decoded.test
+    if fraction is not None:
+        train, test = _hold_out(train, fraction, np.random.default_rng([seed, _HOLD_OUT]))
+    if test is None:
+        raise DataError(f"{data.source}: there is no test data; set test_fraction to hold a part of the records out")
+    if data.max_records is not None and data.max_records < len(train):
+        order = np.random.default_rng([seed, _LIMIT]).permutation(len(train))
+        train = _take(train, np.sort(order[: data.max_records]))
+    arrays: dict[str, NDArray[Any]] = {
+        "train_features": train.features,
+        "train_labels": train.labels,
+        "test_features": test.features,
+        "test_labels": test.labels,
+    }
+    if train.owners is not None:
+        # The draws may have left an owner without records: number those that remain.
+        arrays["train_owners"] = np.unique(train.owners, return_inverse=True)[1].astype(np.int64)
+    return Entry(meta=asdict(decoded.info), arrays=arrays)
+
+
+def _hold_out(records: Split, fraction: float, generator: np.random.Generator) -> tuple[Split, Split]:
+    held_out = round(len(records) * fraction)
+    if not 0 < held_out < len(records):
+        raise DataError(
+            f"test_fraction = {fraction} of {len(records)} records leaves {len(records) - held_out} for training and "
+            f"{held_out} for the test; each needs at least one"
+        )
+    order = generator.permutation(len(records))
+    return _take(records, np.sort(order[held_out:])), _take(records, np.sort(order[:held_out]))
+
+
+def _take(records: Split, rows: NDArray[np.int64]) -> Split:
+    return Split(
+        features=records.features[rows],
+        labels=records.labels[rows],
+        owners=None if records.owners is None else records.owners[rows],
+    )

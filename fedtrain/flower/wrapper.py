@@ -1,0 +1,82 @@
+"""A Grid around a Grid: the seam over which the server's capabilities compose."""
+
+import time
+from collections.abc import Callable, Iterable
+
+from flwr.app import Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+# How often a grid that answers at once is asked for replies, in seconds.
+_POLL = 0.1
+
+
+class GridWrapper(Grid):
+    """Hands everything to the grid inside. Subclasses change what they are about."""
+
+    def __init__(self, inner: Grid) -> None:
+        self._inner = inner
+
+    def set_run(self, run: Run) -> None:
+        """Set the run of the grid inside."""
+        self._inner.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        """The run of the grid inside."""
+        return self._inner.run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Create a message as the grid inside does."""
+        return self._inner.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the nodes of the grid inside."""
+        return self._inner.get_node_ids()
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """Return what the grid inside knows of its nodes."""
+        return self._inner.get_nodes()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages through the grid inside."""
+        return self._inner.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that the grid inside has."""
+        return self._inner.pull_messages(message_ids)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Send messages and collect their replies, through this wrapper's own push and pull."""
+        return collect(self, messages, timeout=timeout)
+
+
+def collect(
+    grid: Grid,
+    messages: Iterable[Message],
+    *,
+    timeout: float | None = None,
+    on_reply: Callable[[Message], None] = lambda _: None,
+) -> list[Message]:
+    """Send messages and return the replies that came within ``timeout`` seconds, in the order of the messages.
+
+    The order makes aggregation independent of who answered first. ``on_reply`` is called as each reply comes.
+    """
+    sent = list(grid.push_messages(messages))
+    deadline = None if timeout is None else time.monotonic() + timeout
+    replies: dict[str, Message] = {}
+    while len(replies) < len(sent):
+        started = time.monotonic()
+        if deadline is not None and started >= deadline:
+            break
+        new = list(grid.pull_messages([message_id for message_id in sent if message_id not in replies]))
+        for reply in new:
+            replies[reply.metadata.reply_to_message_id] = reply
+            on_reply(reply)
+        if not new:
+            # A grid that waits for progress itself has used this time up.
+            time.sleep(max(0.0, _POLL / 2 - (time.monotonic() - started)))
+    return [replies[message_id] for message_id in sent if message_id in replies]

@@ -1,0 +1,86 @@
+"""From the configuration to the task."""
+
+import importlib
+from collections.abc import Callable
+from typing import cast
+
+from fedtrain.config.sections import TaskConfig
+from fedtrain.data.types import DataInfo
+from fedtrain.errors import FedtrainError, TaskError
+from fedtrain.tasks.names import unknown
+from fedtrain.tasks.tabular import Tabular
+from fedtrain.tasks.types import Task
+from fedtrain.tasks.vision import Vision
+
+_TASKS: dict[str, Callable[[TaskConfig, DataInfo], Task]] = {"vision": Vision, "tabular": Tabular}
+_METHODS = ("model", "encode", "loss", "metrics")
+
+
+def build_task(config: TaskConfig, info: DataInfo) -> Task:
+    """Return the task that the configuration names, for a data set.
+
+    ``config.name`` is ``vision``, ``tabular``, or ``module:attribute``: a callable in a module on Python's path that
+    takes the ``DataInfo`` and returns a task. Such a task has its own model and augmentation, so ``config.model`` and
+    ``config.augment`` must be unset.
+
+    Raises:
+        TaskError: there is no such task, or it cannot be built, or it does not fit the data set.
+    """
+    if config.name in _TASKS:
+        return _TASKS[config.name](config, info)
+    if ":" not in config.name:
+        raise unknown("task.name", config.name, _TASKS, ', or your own as "module:attribute"')
+    if config.model is not None or config.augment:
+        field = "augment" if config.model is None else "model"
+        raise TaskError(
+            f'task.{field} is set, and task.name = "{config.name}" is a task of your own, which chooses its own model '
+            f"and augmentation; unset task.{field}."
+        )
+    return _own_task(config.name, _load(config.name), info)
+
+
+def _load(name: str) -> Callable[[DataInfo], object]:
+    """Import the callable that the name ``module:attribute`` means."""
+    module_name, attribute = name.split(":", 1)
+    if not attribute.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
+        raise TaskError(f'task.name = "{name}" is not of the form "module:attribute", for example "own_task:build".')
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{module_name}.".startswith(f"{error.name}."):
+            raise TaskError(
+                f'task.name = "{name}": there is no module "{error.name}" on Python\'s path; check the spelling, or '
+                "put the file beside the app's pyproject.toml."
+            ) from None
+        raise TaskError(f'task.name = "{name}": importing "{module_name}" raised {_described(error)}.') from error
+    if not hasattr(module, attribute):
+        names = [public for public, value in vars(module).items() if callable(value) and not public.startswith("_")]
+        raise unknown("task.name", name, [f"{module_name}:{public}" for public in names])
+    factory: object = getattr(module, attribute)
+    if not callable(factory):
+        raise TaskError(
+            f'task.name = "{name}" is of type {type(factory).__name__}, which cannot be called; it must be a function '
+            "or class that takes the DataInfo and returns a task."
+        )
+    return factory
+
+
+def _own_task(name: str, factory: Callable[[DataInfo], object], info: DataInfo) -> Task:
+    """Call the user's factory and check what it returns."""
+    try:
+        task = factory(info)
+    except FedtrainError:
+        raise
+    except Exception as error:
+        raise TaskError(f'task.name = "{name}" raised {_described(error)} when called with the DataInfo.') from error
+    missing = [method for method in _METHODS if not callable(getattr(task, method, None))]
+    if missing:
+        raise TaskError(
+            f'task.name = "{name}" returned an object of type {type(task).__name__} without the method '
+            f"{', '.join(missing)}; a task has the methods {', '.join(_METHODS)} (fedtrain.tasks.Task)."
+        )
+    return cast("Task", task)
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,130 @@
+"""The models that a configuration can name.
+
+Each works in every privacy mode: no batch statistics, no in-place operations (the hooks that collect per-sample
+gradients need the values that these overwrite), and an empty batch passes through, which Poisson sampling can draw.
+Weights are PyTorch's default initialisation, drawn from torch's global generator.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from fedtrain.data.types import DataInfo
+from fedtrain.errors import TaskError
+from fedtrain.tasks.names import unknown
+from fedtrain.tasks.resnet import ResNet20
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """How to build a model, and what it fits.
+
+    Attributes:
+        build: makes a fresh model from the shape of a record and the number of classes.
+        smallest: the least height and width of an image in pixels.
+        table: whether it also takes the records of a table.
+    """
+
+    build: Callable[[Shape, int], nn.Module]
+    smallest: int = 1
+    table: bool = False
+
+
+def cnn_cifar(shape: Shape, classes: int) -> nn.Module:
+    """Return the CNN of the Keras tutorial on CIFAR-10: 122,570 parameters for 3x32x32 and 10 classes.
+
+    Source: https://www.tensorflow.org/tutorials/images/cnn. Its convolutions take no padding.
+    """
+    channels, height, width = shape
+    pixels = math.prod(((side - 2) // 2 - 2) // 2 - 2 for side in (height, width))
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, kernel_size=3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, kernel_size=3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(64, 64, kernel_size=3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(64 * pixels, 64),
+        nn.ReLU(),
+        nn.Linear(64, classes),
+    )
+
+
+def cnn_small(shape: Shape, classes: int) -> nn.Module:
+    """Return a CNN for images of 8x8 pixels and more: 9,930 parameters for one channel and 10 classes.
+
+    The second pool averages to 4x4 whatever the size of the image, so that the number of parameters, and with it the
+    norm of the noise of private training, does not grow with the image.
+    """
+    return nn.Sequential(
+        nn.Conv2d(shape[0], 16, kernel_size=3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, kernel_size=3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(),
+        nn.Linear(32 * 4 * 4, classes),
+    )
+
+
+def resnet_gn(shape: Shape, classes: int) -> nn.Module:
+    """Return the ResNet-20 with group normalisation: 269,722 parameters for three channels and 10 classes."""
+    return ResNet20(channels=shape[0], classes=classes)
+
+
+def mlp(shape: Shape, classes: int) -> nn.Module:
+    """Return a perceptron with one hidden layer of 64 units."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 64), nn.ReLU(), nn.Linear(64, classes))
+
+
+def linear(shape: Shape, classes: int) -> nn.Module:
+    """Return multinomial logistic regression: few parameters, for small images or tables under strong privacy."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), classes))
+
+
+ARCHITECTURES = {
+    "cnn-cifar": Architecture(build=cnn_cifar, smallest=18),
+    "resnet-gn": Architecture(build=resnet_gn, smallest=8),
+    "cnn-small": Architecture(build=cnn_small, smallest=8),
+    "mlp": Architecture(build=mlp, table=True),
+    "linear": Architecture(build=linear, table=True),
+}
+
+
+def choose(info: DataInfo) -> str:
+    """Return the name of the model to use where the configuration names none.
+
+    Tables: ``mlp``. Images by their shorter side: ``cnn-cifar`` from 32 pixels, ``cnn-small`` from 8, ``mlp`` below.
+    """
+    if info.kind == "table":
+        return "mlp"
+    side = min(info.shape[1:])
+    return next((name for name, least in (("cnn-cifar", 32), ("cnn-small", 8)) if side >= least), "mlp")
+
+
+def find(name: str, info: DataInfo) -> Architecture:
+    """Return the named model, or raise ``TaskError`` if it is unknown or does not fit the records."""
+    fits = [
+        known
+        for known, model in ARCHITECTURES.items()
+        if (model.table if info.kind == "table" else min(info.shape[1:]) >= model.smallest)
+    ]
+    if name not in ARCHITECTURES:
+        raise unknown("task.model", name, fits, " (those that fit the data)")
+    if name not in fits:
+        needs = f"images of at least {ARCHITECTURES[name].smallest}x{ARCHITECTURES[name].smallest} pixels"
+        size = "x".join(str(side) for side in info.shape)
+        allowed = ", ".join(f'"{fit}"' for fit in fits)
+        raise TaskError(
+            f'task.model = "{name}" takes {needs}, and a record of the data is {info.kind} of shape {size}; '
+            f"models that fit it: {allowed}."
+        )
+    return ARCHITECTURES[name]

@@ -1,0 +1,113 @@
+"""The local step under record-level differential privacy: DP-SGD (Abadi et al. 2016, algorithm 1) by Opacus.
+
+What this module keeps, besides what Opacus does:
+
+- a batch is a Poisson sample: each record enters on its own, and the batch may be empty, which is still a noisy step;
+- the divisor is the plan's public batch size, never the size of the batch drawn;
+- a record whose gradient is not finite contributes zero, so that it cannot destroy the noise;
+- nothing computed from the records but the noisy weights leaves: no loss, no count.
+"""
+
+import warnings
+
+import torch
+from opacus import GradSampleModule
+from opacus.optimizers import DPOptimizer
+from opacus.validators import ModuleValidator
+from torch import Tensor, nn
+
+from fedtrain.config import Training
+from fedtrain.errors import TaskError
+from fedtrain.privacy import PrivacyPlan
+from fedtrain.seeding import seeded_generator
+from fedtrain.tasks import Task, refuse_batch_statistics
+from fedtrain.training.steps import Records, RoundSettings, add_proximal_gradient, make_optimizer
+
+RANDOM_SOURCE = "seeded fast generator, for simulation only: whoever knows the seed can remove the noise"
+
+
+def refuse_untrainable(model: nn.Module) -> None:
+    """Refuse a model that cannot be trained privately.
+
+    Raises:
+        TaskError: names the layer and what to do about it.
+    """
+    refuse_batch_statistics(model)
+    problems = ModuleValidator.validate(model, strict=False)
+    if problems:
+        raise TaskError(f"the model cannot be trained privately: {'; '.join(str(problem) for problem in problems)}")
+
+
+def train_private(
+    model: nn.Module,
+    task: Task,
+    records: Records,
+    config: Training,
+    settings: RoundSettings,
+    plan: PrivacyPlan,
+) -> None:
+    """Train the model in place on the records with the plan's mechanism, for one round.
+
+    Formal guarantee: if the noise cannot be predicted, the change of the weights is the output of ``plan.round_event``
+    on the records, whatever the records are.
+    """
+    device = next(model.parameters()).device
+    model.train()
+    with warnings.catch_warnings():
+        # The first layer's input needs no gradient; Opacus' hooks are made for that.
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
+        wrapped = GradSampleModule(model, loss_reduction="mean")
+        try:
+            _steps(wrapped, task, records, config, settings, plan, device)
+        finally:
+            wrapped.to_standard_module()
+
+
+def _steps(
+    wrapped: GradSampleModule,
+    task: Task,
+    records: Records,
+    config: Training,
+    settings: RoundSettings,
+    plan: PrivacyPlan,
+    device: torch.device,
+) -> None:
+    optimizer = DPOptimizer(
+        make_optimizer(config, wrapped, settings.learning_rate),
+        noise_multiplier=plan.noise_multiplier,
+        max_grad_norm=plan.spec.clip_norm,
+        expected_batch_size=plan.spec.batch_size,
+        generator=seeded_generator(settings.seed, "noise", device=device),
+    )
+    parameters: list[nn.Parameter] = optimizer.params
+    anchors = [parameter.detach().clone() for parameter in parameters] if settings.proximal_mu else []
+    sampler = seeded_generator(settings.seed, "sampling")
+    augmentation = seeded_generator(settings.seed, "augmentation")
+    for _ in range(plan.spec.steps_per_round):
+        drawn = torch.rand(len(records), generator=sampler, dtype=torch.float64) < plan.spec.sampling_rate
+        batch = drawn.nonzero().squeeze(1)
+        optimizer.zero_grad()
+        if len(batch):
+            features = task.encode(records.features[batch], augmentation).to(device)
+            torch.autograd.backward(task.loss(wrapped(features), records.labels[batch].to(device)))
+            silence_non_finite(parameters)
+        else:
+            for parameter in parameters:
+                parameter.grad_sample = torch.zeros((0, *parameter.shape), device=device)  # type: ignore[attr-defined]
+        optimizer.pre_step()
+        if anchors:
+            add_proximal_gradient(parameters, anchors, settings.proximal_mu)
+        optimizer.original_optimizer.step()
+
+
+def silence_non_finite(parameters: list[nn.Parameter]) -> None:
+    """Set the whole gradient of each record to zero that has a value in it which is not finite.
+
+    Each parameter holds ``grad_sample`` of shape (batch, *parameter). The norm of such a record is not a number, so
+    clipping would pass it on and one record could turn all weights into NaN.
+    """
+    gradients: list[Tensor] = [parameter.grad_sample for parameter in parameters]  # type: ignore[attr-defined]
+    finite = torch.stack([gradient.flatten(1).isfinite().all(1) for gradient in gradients]).all(0)
+    if not finite.all():
+        for gradient in gradients:
+            gradient[~finite] = 0.0

@@ -1,0 +1,74 @@
+"""What the plain and the private local step share."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from fedtrain.config import Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """The records of one client, as stored.
+
+    Attributes:
+        features: shape (n, *record), dtype uint8 or float32.
+        labels: shape (n,), dtype int64.
+    """
+
+    features: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundSettings:
+    """What the server decides for one client in one round.
+
+    Attributes:
+        learning_rate: the rate of the schedule.
+        proximal_mu: weight of FedProx's proximal term (Li et al. 2020, equation 2); 0 for none.
+        seed: the seed of this client in this round.
+    """
+
+    learning_rate: float
+    proximal_mu: float
+    seed: int
+
+
+def make_optimizer(config: Training, model: nn.Module, learning_rate: float) -> Optimizer:
+    """Build the client's optimizer over the trainable parameters of the model."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if config.optimizer == "sgd":
+        return SGD(parameters, lr=learning_rate, momentum=config.momentum, weight_decay=config.weight_decay)
+    kind = Adam if config.optimizer == "adam" else AdamW
+    return kind(parameters, lr=learning_rate, weight_decay=config.weight_decay)
+
+
+def shuffled_batches(records: int, config: Training, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield the indices of each batch of a plain local step: passes over the records, shuffled anew each time.
+
+    ``local_steps`` batches, or ``local_epochs`` passes (1 if neither is set), of ``batch_size`` records; the last batch
+    of a pass may be smaller.
+    """
+    a_pass = ceil(records / config.batch_size)
+    steps = config.local_steps or max(1, round((config.local_epochs or 1.0) * a_pass))
+    for step in range(steps):
+        if step % a_pass == 0:
+            order = torch.randperm(records, generator=generator)
+        start = step % a_pass * config.batch_size
+        yield order[start : start + config.batch_size]
+
+
+def add_proximal_gradient(parameters: list[nn.Parameter], anchors: list[Tensor], proximal_mu: float) -> None:
+    """Add the gradient of FedProx's term, mu / 2 * |w - w_received|^2, which depends on no record."""
+    for parameter, anchor in zip(parameters, anchors, strict=True):
+        if parameter.grad is not None:
+            parameter.grad.add_(parameter.detach() - anchor, alpha=proximal_mu)
