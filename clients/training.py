@@ -24,8 +24,8 @@ def client_number(context: Context, clients: int) -> int:
     number, nodes = context.node_config.get(PARTITION_ID_KEY), context.node_config.get(NUM_PARTITIONS_KEY)
     if number is None or nodes is None:
         raise ClientError(
-            f"this node is not part of a simulation: its node config has no {PARTITION_ID_KEY}; noise from a seed, which "
-            "the server knows, protects nobody outside of a simulation"
+            f"this node is not part of a simulation: its node config has no {PARTITION_ID_KEY}; noise from a seed that "
+            "the server knows protects nobody outside of a simulation"
         )
     if nodes != clients:
         raise ClientError(f"the simulation has {nodes} nodes and federation.clients = {clients}; make them equal")

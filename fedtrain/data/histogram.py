@@ -5,7 +5,8 @@ import numpy as np
 from fedtrain.data.partition import Partitions
 from fedtrain.data.types import DataStore, Labels
 
-_MAX_CLIENTS = 20
+_MAX_ROWS = 20
+_MAX_COLUMNS = 12
 _MAX_NAME = 14
 
 
@@ -24,11 +25,12 @@ def label_histogram(store: DataStore, partitions: Partitions) -> Labels:
 def format_histogram(histogram: Labels, classes: tuple[str, ...]) -> str:
     """Render the counts as a text table without a final newline.
 
-    Up to 20 clients have a row each, with their total. More are summed up: a row for each class with the minimum,
-    median and maximum over the clients and the number of clients that hold the class, and a row for the totals.
+    Up to 20 clients and 12 classes are shown in full, with each client's total. More are summed up: a row for each
+    class with the minimum, median and maximum over the clients and the number of clients that hold the class, and a
+    row for the totals.
     """
     totals = histogram.sum(axis=1)
-    if len(histogram) <= _MAX_CLIENTS:
+    if len(histogram) <= _MAX_ROWS and len(classes) <= _MAX_COLUMNS:
         rows = [["client", *(_short(name) for name in classes), "total"]]
         rows += [
             [str(client), *(str(count) for count in counts), str(total)]

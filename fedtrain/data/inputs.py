@@ -22,7 +22,8 @@ def parquet_files(pattern: str) -> tuple[Path, ...]:
         if not files:
             raise DataError(f"{path}: the folder holds no .parquet file")
         return tuple(files)
-    files = sorted(Path(match) for match in glob.glob(str(path)) if Path(match).is_file())
+    matches = glob.glob(str(path), recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
+    files = sorted(Path(match) for match in matches if Path(match).is_file())
     if not files:
         raise DataError(f"{path}: there is no such file or folder, and as a glob pattern it matches no file")
     return tuple(files)

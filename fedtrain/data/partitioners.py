@@ -12,9 +12,9 @@ from fedtrain.config import Partition
 from fedtrain.data.types import Labels, Split
 from fedtrain.errors import DataError
 
-os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # read when flwr_datasets is imported
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # flwr_datasets reads it when it is imported, so this comes first
 
-from flwr_datasets.partitioner import (  # noqa: E402  # the line above must come first
+from flwr_datasets.partitioner import (
     DirichletPartitioner,
     IidPartitioner,
     NaturalIdPartitioner,
@@ -40,7 +40,7 @@ def assign(records: Split, options: Partition, *, clients: int, seed: int) -> li
     if options.kind == "natural":
         assert records.owners is not None  # checked by the caller
         columns["owner"] = records.owners[rows]
-    dataset = Dataset.from_dict(columns).with_format("numpy")
+    dataset = Dataset.from_dict(columns)
     try:
         return _run(_partitioner(options, clients, seed), dataset, clients)
     except ValueError as error:
@@ -83,4 +83,6 @@ def _run(partitioner: Partitioner, dataset: Dataset, clients: int) -> list[Label
         warnings.catch_warnings(action="ignore", category=UserWarning),  # of what is an error here, or drawn again
         contextlib.redirect_stderr(io.StringIO()),  # a progress bar that cannot be turned off
     ):
-        return [np.sort(partitioner.load_partition(client)[:]["row"]).astype(np.int64) for client in range(clients)]
+        return [
+            np.sort(np.array(partitioner.load_partition(client)[:]["row"], dtype=np.int64)) for client in range(clients)
+        ]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,9 @@ def open_store(data: Data, *, seed: int) -> DataStore:
     is identified by its name alone.
 
     Args:
-        data: where the records come from. Test records are those of the source; where ``test_fraction`` is set (and for
-            digits, 0.2) that fraction, rounded, is drawn from the training records with the seed instead. Then at most
-            ``max_records`` of the training records are drawn with the seed. Both keep the records in the source's order.
+        data: where the records come from. Test records are those of the source; where ``test_fraction`` is set (and
+            for digits, 0.2) that fraction, rounded, is drawn from the training records with the seed instead. Then at
+            most ``max_records`` of the training records are drawn with the seed. Both keep the source's order.
         seed: seeds both draws.
 
     Returns:
@@ -47,9 +48,7 @@ def open_store(data: Data, *, seed: int) -> DataStore:
         fraction = _DIGITS_TEST_FRACTION
     folder = cache_folder(data.cache) / f"{data.source}-{_digest(data, fraction=fraction, seed=seed)}"
     entry = cached(folder, lambda: _build(data, fraction=fraction, seed=seed))
-    info = DataInfo(
-        kind=entry.meta["kind"], shape=tuple(entry.meta["shape"]), classes=tuple(entry.meta["classes"])
-    )
+    info = DataInfo(kind=entry.meta["kind"], shape=tuple(entry.meta["shape"]), classes=tuple(entry.meta["classes"]))
     return DataStore(
         info=info,
         train=Split(
@@ -69,13 +68,18 @@ def _digest(data: Data, *, fraction: float | None, seed: int) -> str:
         "owner": data.partition.column,
         "test_fraction": fraction,
         "seed": None if fraction is None and data.max_records is None else seed,
-        "files": [
-            (str(file.resolve()), status.st_size, status.st_mtime_ns)
-            for file, status in ((file, file.stat()) for file in input_files(data))
-        ],
+        "files": [_identify(file) for file in input_files(data)],
         "has_test_path": data.test_path is not None,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _identify(file: Path) -> tuple[str, int, int]:
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error}") from error
+    return str(file.resolve()), status.st_size, status.st_mtime_ns
 
 
 def _build(data: Data, *, fraction: float | None, seed: int) -> Entry:

@@ -1,4 +1,4 @@
-"""Count every training message against its client, and offer only clients that may still train."""
+"""Count every training message against its client, and offer only clients that may still train, in a fixed order."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -14,18 +14,24 @@ class ParticipationGrid(GridWrapper):
     """Charges a client for every message sent to it, answered or not, and hides clients that reached the maximum.
 
     What the server counts is never less than what clients trained: a client trains only when it is sent a message.
+    Nodes are offered in the order of their clients, so that a seeded strategy draws the same cohorts on every runtime.
     """
 
-    def __init__(self, inner: Grid, *, maximum: int, cohort: int, counts: Mapping[int, int]) -> None:
+    def __init__(
+        self, inner: Grid, *, clients: Mapping[int, int], maximum: int, cohort: int, counts: Mapping[int, int]
+    ) -> None:
         """Wrap a grid.
 
         Args:
             inner: the grid inside.
-            maximum: messages that one node is sent at most.
-            cohort: nodes that a round needs.
-            counts: messages that nodes were sent before, by node id.
+            clients: the client of each node.
+            maximum: messages that one client is sent at most.
+            cohort: clients that a round needs.
+            counts: messages that clients were sent before.
         """
         super().__init__(inner)
+        self._nodes = {client: node for node, client in sorted(clients.items(), key=lambda item: item[1])}
+        self._clients = dict(clients)
         self._maximum = maximum
         self._cohort = cohort
         self._counts = Counter(counts)
@@ -36,17 +42,20 @@ class ParticipationGrid(GridWrapper):
         Raises:
             BudgetError: they are fewer than a cohort; Flower would wait for ever.
         """
-        allowed = [node for node in self._inner.get_node_ids() if self._counts[node] < self._maximum]
+        connected = set(self._inner.get_node_ids())
+        allowed = [
+            node for client, node in self._nodes.items() if node in connected and self._counts[client] < self._maximum
+        ]
         if len(allowed) < self._cohort:
             raise BudgetError(
-                f"only {len(allowed)} clients may still train, a cohort is {self._cohort}: the others have trained in "
-                f"privacy.max_participations = {self._maximum} rounds; allow more participations (more noise), or plan "
-                "fewer rounds"
+                f"only {len(allowed)} clients are left for a cohort of {self._cohort}: the others are not connected or "
+                f"have trained in {self._maximum} rounds, all that the privacy plan allows; set a higher "
+                "privacy.max_participations (which means more noise) or fewer rounds"
             )
         return allowed
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Charge the receivers, then send."""
         messages = list(messages)
-        self._counts.update(message.metadata.dst_node_id for message in messages)
+        self._counts.update(self._clients[message.metadata.dst_node_id] for message in messages)
         return self._inner.push_messages(messages)

@@ -1,5 +1,6 @@
 """What all parts of the report have in common."""
 
+from itertools import pairwise
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,4 +24,4 @@ class Part(BaseModel):
 
 def ascending(rounds: tuple[int, ...]) -> bool:
     """Say whether round numbers are in order, each at most once."""
-    return all(before < after for before, after in zip(rounds, rounds[1:], strict=False))
+    return all(before < after for before, after in pairwise(rounds))

@@ -26,7 +26,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
-            _write_all(descriptor, data)
+            _write_durably(descriptor, data)
         finally:
             os.close(descriptor)
         temporary.replace(path)
@@ -77,7 +77,7 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
             os.ftruncate(descriptor, end)
             os.lseek(descriptor, end, os.SEEK_SET)
             try:
-                _write_all(descriptor, line)
+                _write_durably(descriptor, line)
             except BaseException:
                 os.ftruncate(descriptor, end)
                 raise
@@ -132,7 +132,7 @@ def _encode(path: Path, record: Mapping[str, Any]) -> bytes:
         raise StorageError(f"cannot write a line of {path}: {error}; its previous lines are kept") from error
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def _write_durably(descriptor: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]

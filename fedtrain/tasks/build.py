@@ -42,7 +42,8 @@ def build_task(config: TaskConfig, info: DataInfo) -> Task:
 def _load(name: str) -> Callable[[DataInfo], object]:
     """Import the callable that the name ``module:attribute`` means."""
     module_name, attribute = name.split(":", 1)
-    if not attribute.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
+    parts = [*module_name.split("."), attribute]
+    if module_name.endswith(".py") or not all(part.isidentifier() for part in parts):
         raise TaskError(f'task.name = "{name}" is not of the form "module:attribute", for example "own_task:build".')
     try:
         module = importlib.import_module(module_name)
@@ -54,8 +55,11 @@ def _load(name: str) -> Callable[[DataInfo], object]:
             ) from None
         raise TaskError(f'task.name = "{name}": importing "{module_name}" raised {_described(error)}.') from error
     if not hasattr(module, attribute):
-        names = [public for public, value in vars(module).items() if callable(value) and not public.startswith("_")]
-        raise unknown("task.name", name, [f"{module_name}:{public}" for public in names])
+        defined = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module_name]
+        raise TaskError(
+            f'task.name = "{name}": the module "{module_name}" has no "{attribute}"; '
+            f"it defines: {', '.join(defined) or 'nothing that can be called'}."
+        )
     factory: object = getattr(module, attribute)
     if not callable(factory):
         raise TaskError(

@@ -124,7 +124,7 @@ def find(name: str, info: DataInfo) -> Architecture:
         size = "x".join(str(side) for side in info.shape)
         allowed = ", ".join(f'"{fit}"' for fit in fits)
         raise TaskError(
-            f'task.model = "{name}" takes {needs}, and a record of the data is {info.kind} of shape {size}; '
+            f'task.model = "{name}" takes {needs}, and this data set holds {info.kind} records of shape {size}; '
             f"models that fit it: {allowed}."
         )
     return ARCHITECTURES[name]

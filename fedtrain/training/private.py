@@ -23,8 +23,6 @@ from fedtrain.seeding import seeded_generator
 from fedtrain.tasks import Task, refuse_batch_statistics
 from fedtrain.training.steps import Records, RoundSettings, add_proximal_gradient, make_optimizer
 
-RANDOM_SOURCE = "seeded fast generator, for simulation only: whoever knows the seed can remove the noise"
-
 
 def refuse_untrainable(model: nn.Module) -> None:
     """Refuse a model that cannot be trained privately.

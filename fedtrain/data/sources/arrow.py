@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from fedtrain.config import Data
 from fedtrain.config.problems import nearest
-from fedtrain.data.sources.categories import Place, label_categories
-from fedtrain.data.sources.columns import coded, require_values
+from fedtrain.data.sources.categories import Coded, Place, label_categories
+from fedtrain.data.sources.columns import coded
 from fedtrain.data.sources.features import TableEncoding
 from fedtrain.data.sources.pixels import decode_images
 from fedtrain.data.sources.types import Decoded, require_records
@@ -57,7 +56,9 @@ def roles(schema: Any, data: Data, *, name: str) -> Roles:
         DataError: a column that the configuration names is unknown, or has a type that its role does not allow.
     """
     columns = tuple(schema.names)
-    listed = None if data.feature_columns is None else tuple(part.strip() for part in data.feature_columns.split(","))
+    listed = None
+    if data.feature_columns is not None:
+        listed = tuple(dict.fromkeys(part.strip() for part in data.feature_columns.split(",")))
     if listed is not None and data.image_column is not None:
         raise DataError("image_column and feature_columns are both set; a record is an image or a row of features")
     owner = data.partition.column
@@ -97,9 +98,12 @@ def decode_tables(train: Records, test: Records | None, role: Roles) -> Decoded:
     """
     for records in (train, test) if test else (train,):
         require_records(records.table.num_rows, records.name)
+
+    def labels(records: Records) -> Coded:
+        return coded(records.table[role.label], column=role.label, place=records.place)
+
     names = _class_names(train.table.schema, role.label)
-    labels = coded(train.table[role.label], column=role.label, place=train.place)
-    categories = tuple(range(len(names))) if names else label_categories(labels, place=train.place)
+    categories = tuple(range(len(names))) if names else label_categories(labels(train), place=train.place)
     encoding = None if role.image else TableEncoding.fit(train.table, role.features, place=train.place)
 
     def split(records: Records, shape: tuple[int, ...] | None, *, owner: str | None) -> Split:
@@ -112,9 +116,7 @@ def decode_tables(train: Records, test: Records | None, role: Roles) -> Decoded:
         owners = coded(table[owner], column=owner, place=place) if owner else None
         return Split(
             features=features,
-            labels=coded(table[role.label], column=role.label, place=place).encode(
-                categories, what="label", place=place
-            ),
+            labels=labels(records).encode(categories, what="label", place=place),
             owners=owners.encode(owners.categories(), what="owner", place=place) if owners else None,
         )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,14 +24,14 @@ class Coded:
         codes: shape (n,), each an index into ``values``.
     """
 
-    values: Sequence[int] | Sequence[str]
+    values: Sequence[Any]
     codes: Labels
 
-    def categories(self) -> tuple[int, ...] | tuple[str, ...]:
+    def categories(self) -> tuple[Any, ...]:
         """Return the different values, sorted."""
         return tuple(sorted(self.values))
 
-    def encode(self, categories: Sequence[int] | Sequence[str], *, what: str, place: Place) -> Labels:
+    def encode(self, categories: Sequence[Any], *, what: str, place: Place) -> Labels:
         """Return each record's index into the categories.
 
         Raises:
@@ -45,7 +46,7 @@ class Coded:
         return lookup[self.codes]
 
 
-def label_categories(labels: Coded, *, place: Place) -> tuple[int, ...] | tuple[str, ...]:
+def label_categories(labels: Coded, *, place: Place) -> tuple[Any, ...]:
     """Return the classes of training labels: their different values, sorted.
 
     Raises:
@@ -59,7 +60,7 @@ def label_categories(labels: Coded, *, place: Place) -> tuple[int, ...] | tuple[
     return categories
 
 
-def _some(categories: Sequence[int] | Sequence[str]) -> str:
+def _some(categories: Sequence[Any]) -> str:
     shown = ", ".join(repr(category) for category in categories[:_SHOWN])
     more = len(categories) - _SHOWN
     return f"the {len(categories)} known: {shown}" + (f" and {more} more" if more > 0 else "")

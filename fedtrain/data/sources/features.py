@@ -72,8 +72,8 @@ def _categories(values: Any, column: str, place: Place) -> tuple[str, ...] | Non
     categories = coded(values, column=column, place=place).categories()
     if len(categories) > MAX_CATEGORIES:
         raise DataError(
-            f"{place(0)}, column {column!r} holds {len(categories):,} different values, more than the {MAX_CATEGORIES:,} "
-            "of a category: text is not supported, and an identifier is no feature; "
+            f"{place(0)}, column {column!r} holds {len(categories):,} different values, more than {MAX_CATEGORIES:,}: "
+            "it is text, which is not supported, or an identifier, which is no feature; "
             "name the columns to use with feature_columns"
         )
     return tuple(str(category) for category in categories)

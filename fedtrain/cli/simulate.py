@@ -1,0 +1,110 @@
+"""``fedtrain simulate``: run a Flower app on this machine."""
+
+import json
+import logging
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from fedtrain.config import parse_settings, read_toml
+from fedtrain.errors import FedtrainError
+from fedtrain.flower.app import FlowerApp, read_app
+
+_INTERRUPTED = 130
+
+
+def simulate(
+    app: Annotated[Path, typer.Argument(help="Folder of a Flower app.", show_default="the current folder")] = Path(),
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="TOML file with values for the app's run config.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value, over the file's. Repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Run folder (output.directory).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's last checkpoint.")] = False,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="Nodes to simulate; by default what the app says.", show_default=False)
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes; by default one for each core.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show log messages.")] = False,
+) -> None:
+    """Run a Flower app on this machine: its ServerApp here, its ClientApp in worker processes."""
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, stream=sys.stderr)
+    started = time.monotonic()
+    signal.signal(signal.SIGTERM, _interrupt)
+    run_config: dict[str, Any] = {}
+    try:
+        flower_app = read_app(app)
+        overrides = read_toml(config) if config is not None else {}
+        overrides |= parse_settings(settings or ())
+        if out is not None:
+            overrides["output.directory"] = str(out)
+        if resume:
+            overrides["output.resume"] = True
+        if as_json and "output.screen" in flower_app.config:
+            overrides["output.screen"] = "none"
+        run_config = flower_app.run_config(overrides)
+        _run(flower_app, run_config, nodes=nodes, workers=workers)
+    except FedtrainError as error:
+        _finish(as_json, run_config, started, status=error.exit_status, error=str(error))
+    except KeyboardInterrupt:
+        _finish(as_json, run_config, started, status=_INTERRUPTED, error="interrupted")
+    except Exception as error:  # noqa: BLE001 - an app may raise anything, and its traceback is for its author
+        traceback.print_exc()
+        _finish(as_json, run_config, started, status=1, error=f"{type(error).__name__}: {error}")
+    else:
+        _finish(as_json, run_config, started, status=0, error=None)
+
+
+def _run(app: FlowerApp, run_config: dict[str, Any], *, nodes: int | None, workers: int | None) -> None:
+    from fedtrain.flower import simulation  # noqa: PLC0415 - Flower and torch take seconds to import
+
+    count = nodes or run_config.get(simulation.CLIENTS_KEY) or app.nodes
+    directory = run_config.get("output.directory")
+    simulation.simulate(
+        app,
+        run_config,
+        nodes=count if isinstance(count, int) else app.nodes,
+        workers=workers,
+        state_folder=Path(str(directory)) / "clients" if directory else None,
+    )
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _finish(as_json: bool, run_config: dict[str, Any], started: float, *, status: int, error: str | None) -> None:
+    if as_json:
+        result: dict[str, Any] = {"exit_status": status, "error": error, "seconds": time.monotonic() - started}
+        sys.stdout.write(json.dumps({**result, **_summary(run_config)}) + "\n")
+    elif error is not None:
+        sys.stderr.write(f"error: {error}\n")
+    raise typer.Exit(status)
+
+
+def _summary(run_config: dict[str, Any]) -> dict[str, Any]:
+    """Return what the run folder's report says, if the app has left one."""
+    file = Path(str(run_config.get("output.directory") or "")) / "report.json"
+    if not run_config.get("output.directory") or not file.is_file():
+        return {}
+    report = json.loads(file.read_text(encoding="utf-8"))
+    final = report["evaluation"]["final"] or {}
+    return {
+        "status": report["status"],
+        "rounds": report["rounds"],
+        "accuracy": final.get("accuracy"),
+        "epsilon": report["privacy"]["epsilon"],
+        "delta": report["privacy"]["delta"],
+        "report": str(file.with_suffix(".html")),
+    }

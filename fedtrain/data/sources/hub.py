@@ -1,0 +1,56 @@
+"""Data sets of the Hugging Face hub by name, or local folders in its layout, through the datasets library."""
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets.table import embed_table_storage
+
+from fedtrain.config import Data
+from fedtrain.data.sources.arrow import Records, decode_tables, roles
+from fedtrain.data.sources.types import Decoded, require_records
+from fedtrain.errors import DataError
+
+
+def decode(data: Data) -> Decoded:
+    """Read the splits "train" and, unless ``test_fraction`` is set, "test"; downloads what is not on this machine.
+
+    Raises:
+        DataError: the data set is unknown, cannot be downloaded, lacks a split, or is malformed.
+    """
+    assert data.dataset is not None  # Data is validated
+    folder = Path(data.dataset).expanduser()
+    name = str(folder) if folder.is_dir() else data.dataset
+    try:
+        splits = datasets.load_dataset(name, name=data.subset)
+    except Exception as error:  # network, hub and builders raise errors of many types
+        raise DataError(
+            f'{_describe(data)} cannot be loaded: {type(error).__name__}: {error}; source = "hub" downloads the data '
+            'set by name: check the name and the network, or use source = "parquet" with files on this machine'
+        ) from error
+    train = _records(data, splits, "train")
+    test = None if data.test_fraction is not None else _records(data, splits, "test")
+    role = roles(train.table.schema, data, name=train.name)
+    if test is not None:
+        absent = [column for column in role.columns if column != role.owner and column not in test.table.column_names]
+        if absent:
+            raise DataError(f"{test.name}: there is no column {absent[0]!r}")
+    return decode_tables(train, test, role)
+
+
+def _records(data: Data, splits: Any, split: str) -> Records:
+    if split not in splits:
+        raise DataError(
+            f"{_describe(data)} has no split {split!r}; its splits are: {', '.join(splits)}"
+            + ("; set test_fraction to hold a part of the training records out" if split == "test" else "")
+        )
+    name = f"{_describe(data)}, split {split!r}"
+    require_records(len(splits[split]), name)
+    # Images that lie in files of their own are brought into the table.
+    return Records(
+        table=embed_table_storage(splits[split].data.table), name=name, place=lambda row: f"{name}, row {row}"
+    )
+
+
+def _describe(data: Data) -> str:
+    return f"data set {data.dataset!r}" + (f", subset {data.subset!r}" if data.subset else "")

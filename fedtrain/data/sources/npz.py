@@ -1,0 +1,149 @@
+"""NumPy archives: arrays ``x`` and ``y`` in ``path``, and the same in ``test_path``.
+
+One archive can hold both sets as ``x_train``, ``y_train``, ``x_test`` and ``y_test``: name it as ``path`` and as
+``test_path``. Owners are an array named by ``partition.column``, in such an archive with ``_train`` after it.
+"""
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedtrain.config import Data
+from fedtrain.data.inputs import existing_file
+from fedtrain.data.sources.categories import Coded, label_categories
+from fedtrain.data.sources.types import Decoded, require_records
+from fedtrain.data.types import DataInfo, Split
+from fedtrain.errors import DataError
+
+_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Arrays:
+    """The arrays of one set of records; ``names`` tells x, y and owner apart in errors."""
+
+    file: Path
+    suffix: str
+    x: NDArray[Any]
+    y: NDArray[Any]
+    owner: NDArray[Any] | None
+
+    def place(self, row: int) -> str:
+        return f"{self.file}, y{self.suffix}, row {row}"
+
+
+def decode(data: Data) -> Decoded:
+    """Read training arrays, and test arrays where ``test_path`` is set.
+
+    ``x`` is uint8 pixels of shape (n, height, width), (n, height, width, channels) or, where only that gives 1 or 3
+    channels, (n, channels, height, width); or numbers of shape (n, features). ``y`` has shape (n,), integers of 0 or
+    more, or strings. The classes are the different values in the training labels, sorted.
+
+    Raises:
+        DataError: an array is missing or malformed, or the test arrays do not match the training arrays.
+    """
+    assert data.path is not None  # Data is validated
+    train = _load(existing_file(data.path), "_train", owner=data.partition.column)
+    test = _load(existing_file(data.test_path), "_test", owner=None) if data.test_path else None
+    if test is not None and test.file.resolve() == train.file.resolve() and test.suffix == train.suffix:
+        raise DataError(f"{test.file} is both training and test data; give path and test_path different files")
+    features = _features(train)
+    labels = _labels(train)
+    categories = label_categories(labels, place=train.place)
+    owners = None
+    if train.owner is not None:
+        coded = _coded(train, train.owner, f"{data.partition.column}{train.suffix}")
+        owners = coded.encode(coded.categories(), what="owner", place=train.place)
+    info = DataInfo(
+        kind="image" if features.ndim > 2 else "table",  # noqa: PLR2004  # (n, features)
+        shape=features.shape[1:],
+        classes=tuple(str(category) for category in categories),
+    )
+    return Decoded(
+        info=info,
+        train=Split(
+            features=features, labels=labels.encode(categories, what="label", place=train.place), owners=owners
+        ),
+        test=_test_split(test, info, categories) if test else None,
+    )
+
+
+def _test_split(test: _Arrays, info: DataInfo, categories: tuple[Any, ...]) -> Split:
+    features = _features(test)
+    if features.shape[1:] != info.shape:
+        raise DataError(
+            f"{test.file}: x{test.suffix} holds records of shape {features.shape[1:]}, but the training records have "
+            f"shape {info.shape}"
+        )
+    return Split(features=features, labels=_labels(test).encode(categories, what="label", place=test.place))
+
+
+def _load(file: Path, suffix: str, *, owner: str | None) -> _Arrays:
+    try:
+        archive = np.load(file, allow_pickle=False)
+    except _UNREADABLE as error:
+        raise DataError(f"{file}: cannot be read as a NumPy archive (.npz): {error}") from error
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise DataError(f"{file}: is a single array; a NumPy archive (.npz) with x and y is needed")
+    with archive:
+        used = suffix if f"x{suffix}" in archive.files else ""
+
+        def array(name: str) -> NDArray[Any]:
+            name += used
+            if name not in archive.files:
+                known = ", ".join(archive.files)
+                raise DataError(f"{file}: there is no array {name!r}; the archive holds: {known}")
+            try:
+                return np.asarray(archive[name])
+            except _UNREADABLE as error:  # also an array of Python objects, which would need pickle
+                raise DataError(f"{file}: {name} cannot be read: {error}; save it as numbers or strings") from error
+
+        return _Arrays(file=file, suffix=used, x=array("x"), y=array("y"), owner=array(owner) if owner else None)
+
+
+def _features(arrays: _Arrays) -> NDArray[np.uint8] | NDArray[np.float32]:
+    x, name = arrays.x, f"{arrays.file}: x{arrays.suffix}"
+    require_records(x.shape[0] if x.ndim else 0, name)
+    if x.dtype == np.uint8 and x.ndim in {3, 4}:
+        return _pixels(x, name)
+    if x.ndim != 2 or x.dtype.kind not in "fiub":  # noqa: PLR2004  # (n, features)
+        raise DataError(
+            f"{name} has shape {x.shape} and dtype {x.dtype}; allowed: uint8 images of shape (n, height, width), "
+            "(n, height, width, channels) or (n, channels, height, width), or numbers of shape (n, features)"
+        )
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused
+        features = x.astype(np.float32)
+    bad = np.argwhere(~np.isfinite(features))
+    if len(bad):
+        row, column = (int(index) for index in bad[0])
+        raise DataError(f"{name}, row {row}, column {column}: {x[row, column]} is not a finite 32-bit number")
+    return features
+
+
+def _pixels(x: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
+    if x.ndim == 3:  # noqa: PLR2004  # (n, height, width)
+        return x[:, None]
+    if x.shape[3] in {1, 3}:
+        return x.transpose(0, 3, 1, 2)
+    if x.shape[1] in {1, 3}:
+        return x
+    raise DataError(f"{name} has shape {x.shape}: neither the second nor the last dimension is 1 (grey) or 3 (RGB)")
+
+
+def _labels(arrays: _Arrays) -> Coded:
+    return _coded(arrays, arrays.y, f"y{arrays.suffix}")
+
+
+def _coded(arrays: _Arrays, values: NDArray[Any], name: str) -> Coded:
+    if values.shape != (len(arrays.x),) or values.dtype.kind not in "iuU":
+        raise DataError(
+            f"{arrays.file}: {name} has shape {values.shape} and dtype {values.dtype}; allowed: integers or strings of "
+            f"shape ({len(arrays.x)},), one for each record of x{arrays.suffix}"
+        )
+    different, codes = np.unique(values, return_inverse=True)
+    return Coded(values=different.tolist(), codes=codes.astype(np.int64))

@@ -1,0 +1,187 @@
+"""Flower messages as bytes, with the array data beside them.
+
+A message becomes Flower's own protobuf with every ``Array.data`` left empty, and a list of these data in the order in which the
+arrays occur. Data are neither copied nor looked at, so that one buffer can serve many messages. A packed message is a table that
+says where each buffer lies, followed by the protobuf:
+
+    count: uint32 | count x (source: uint8, first: uint64, second: uint64) | protobuf
+
+For a buffer in a file, ``first`` and ``second`` are its offset and its length; for a buffer that the reader holds already,
+``first`` is its index and ``second`` is 0. All integers are little-endian.
+"""
+
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, Metadata, RecordDict
+from flwr.app.message import make_message
+from flwr.common.serde import (
+    config_record_from_proto,
+    config_record_to_proto,
+    metric_record_from_proto,
+    metric_record_to_proto,
+)
+from flwr.common.serde_utils import error_from_proto, error_to_proto, metadata_from_proto, metadata_to_proto
+from flwr.proto import message_pb2, recorddict_pb2
+from google.protobuf.message import DecodeError
+
+from fedtrain.errors import RunError
+
+_COUNT = struct.Struct("<I")
+_ENTRY = struct.Struct("<BQQ")
+
+
+class CodecError(RunError):
+    """Bytes that are not a packed message."""
+
+
+class Source(IntEnum):
+    """Where a buffer of a packed message lies."""
+
+    OWN = 0  # in the file of the message, used by this message alone
+    SHARED = 1  # in the file of the message, used by other messages too
+    HELD = 2  # the reader has it: it is a buffer of the message that this one replies to
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where one buffer lies (see the module)."""
+
+    source: Source
+    first: int
+    second: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """The protobuf of a message or of its content without array data, and these data."""
+
+    proto: bytes
+    buffers: tuple[bytes, ...]
+
+
+def encode_content(content: RecordDict) -> Encoded:
+    """Encode the content of a message; ``proto`` is a part to which `encode_head` adds the rest.
+
+    Raises:
+        TypeError: a value that Flower cannot carry.
+        ValueError: likewise.
+    """
+    buffers: list[bytes] = []
+    items = []
+    for key, record in content.items():
+        item = recorddict_pb2.RecordDict.Item(key=key)
+        if isinstance(record, ArrayRecord):
+            item.array_record.SetInParent()
+            for name, array in record.items():
+                if type(array.data) is not bytes:
+                    kind = type(array.data).__name__
+                    raise TypeError(f"the data of array {name!r} in record {key!r} must be bytes, not {kind}")
+                entry = item.array_record.items.add(key=name)
+                entry.value.dtype = array.dtype
+                entry.value.shape.extend(array.shape)
+                entry.value.stype = array.stype
+                buffers.append(array.data)
+        elif isinstance(record, ConfigRecord):
+            item.config_record.CopyFrom(config_record_to_proto(record))
+        else:
+            item.metric_record.CopyFrom(metric_record_to_proto(record))
+        items.append(item)
+    proto = message_pb2.Message(content=recorddict_pb2.RecordDict(items=items))
+    return Encoded(proto=proto.SerializeToString(), buffers=tuple(buffers))
+
+
+def encode_head(metadata: Metadata, error: Error | None = None) -> bytes:
+    """Encode what is not content. Protobuf defines the concatenation of two messages as their union."""
+    proto = message_pb2.Message(metadata=metadata_to_proto(metadata))
+    if error is not None:
+        proto.error.CopyFrom(error_to_proto(error))
+    return proto.SerializeToString()
+
+
+def encode_message(message: Message) -> Encoded:
+    """Encode a whole message.
+
+    Raises:
+        TypeError: a value that Flower cannot carry.
+        ValueError: likewise.
+    """
+    head = encode_head(message.metadata, message.error if message.has_error() else None)
+    if not message.has_content():
+        return Encoded(proto=head, buffers=())
+    content = encode_content(message.content)
+    return Encoded(proto=head + content.proto, buffers=content.buffers)
+
+
+def pack(proto: bytes, places: Iterable[Place]) -> bytes:
+    """Put the table of buffers before the protobuf."""
+    entries = [_ENTRY.pack(place.source, place.first, place.second) for place in places]
+    return b"".join([_COUNT.pack(len(entries)), *entries, proto])
+
+
+def unpack(packed: bytes) -> tuple[bytes, list[Place]]:
+    """Undo `pack`.
+
+    Raises:
+        CodecError: the bytes are not a packed message.
+    """
+    if len(packed) < _COUNT.size:
+        raise CodecError(f"a packed message of {len(packed)} bytes is too short")
+    (count,) = _COUNT.unpack_from(packed)
+    end = _COUNT.size + count * _ENTRY.size
+    if end > len(packed):
+        raise CodecError(f"a packed message of {len(packed)} bytes announces {count} buffers")
+    try:
+        places = [
+            Place(source=Source(source), first=first, second=second)
+            for source, first, second in _ENTRY.iter_unpack(packed[_COUNT.size : end])
+        ]
+    except ValueError as error:
+        raise CodecError(f"a packed message has a buffer in an unknown place: {error}") from error
+    return packed[end:], places
+
+
+def decode(proto: bytes, buffers: Sequence[bytes]) -> Message:
+    """Build a message from its protobuf and its buffers. Every call builds new records; only the immutable data are shared.
+
+    Raises:
+        CodecError: the protobuf is broken, or it has another number of arrays than there are buffers.
+    """
+    try:
+        parsed = message_pb2.Message.FromString(proto)
+        left = iter(buffers)
+        content = _records(parsed.content, lambda: next(left)) if parsed.HasField("content") else None
+        if next(left, None) is not None:
+            raise CodecError(f"a message has fewer arrays than its {len(buffers)} buffers")
+        return make_message(
+            metadata=metadata_from_proto(parsed.metadata),
+            content=content,
+            error=error_from_proto(parsed.error) if parsed.HasField("error") else None,
+        )
+    except StopIteration:
+        raise CodecError(f"a message has more arrays than its {len(buffers)} buffers") from None
+    except (DecodeError, TypeError, ValueError) as error:
+        raise CodecError(f"a message cannot be decoded: {error}") from error
+
+
+def _records(proto: recorddict_pb2.RecordDict, next_buffer: Callable[[], bytes]) -> RecordDict:
+    records = RecordDict()
+    for item in proto.items:
+        kind = item.WhichOneof("value")
+        if kind == "array_record":
+            record = ArrayRecord()
+            for entry in item.array_record.items:
+                value = entry.value
+                record[entry.key] = Array(
+                    dtype=value.dtype, shape=tuple(value.shape), stype=value.stype, data=next_buffer()
+                )
+            records[item.key] = record
+        elif kind == "config_record":
+            records[item.key] = config_record_from_proto(item.config_record)
+        elif kind == "metric_record":
+            records[item.key] = metric_record_from_proto(item.metric_record)
+        else:
+            raise CodecError(f"record {item.key!r} of a message has no value")
+    return records

@@ -1,0 +1,66 @@
+"""Run a Flower app on the local engine."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from flwr.app import Context, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.serverapp import ServerApp
+from flwr.serverapp.server_app import LoadServerAppError
+from flwr.supercore.object_ref import load_app
+
+from fedtrain.errors import AppError
+from fedtrain.flower.app import FlowerApp
+from fedtrain.flower.local import LocalGrid
+
+# The key by which an app of ours says how many clients there are; other apps are told by the caller.
+CLIENTS_KEY = "federation.clients"
+
+
+def simulate(
+    app: FlowerApp,
+    run_config: Mapping[str, bool | int | float | str],
+    *,
+    nodes: int,
+    workers: int | None,
+    state_folder: Path | None,
+) -> None:
+    """Run the ServerApp in this process, and its ClientApp in worker processes, to the end.
+
+    Args:
+        app: the app.
+        run_config: its run config.
+        nodes: the nodes to simulate.
+        workers: worker processes; ``None`` follows the machine.
+        state_folder: where the nodes' ``Context.state`` is kept beyond this call; ``None`` for not at all.
+
+    Raises:
+        AppError: the ServerApp cannot be loaded.
+        Exception: whatever the ServerApp raises.
+    """
+    preload = ("torch", "opacus") if run_config.get("privacy.mode") == "record" else ("torch",)
+    with LocalGrid(
+        client_app=app.client,
+        app_dir=app.folder,
+        run_config=dict(run_config),
+        nodes=nodes,
+        workers=workers,
+        state_dir=state_folder,
+        preload=preload,
+    ) as grid:
+        try:
+            server = load_app(app.server, LoadServerAppError, app.folder)
+        except (LoadServerAppError, ImportError) as error:
+            raise AppError(f"cannot load the ServerApp {app.server} of {app.folder}: {error}") from error
+        if not isinstance(server, ServerApp):
+            raise AppError(f"{app.server} of {app.folder} is a {type(server).__name__}, not a ServerApp")
+        server(
+            grid,
+            Context(
+                run_id=grid.run.run_id,
+                node_id=SUPERLINK_NODE_ID,
+                node_config={},
+                state=RecordDict(),
+                run_config=dict(run_config),
+            ),
+        )

@@ -1,0 +1,76 @@
+"""The report as one page that stands alone: no scripts, no requests, readable offline and on paper."""
+
+import math
+from collections.abc import Mapping
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from fedtrain.report import numbers, plots, view
+from fedtrain.report.evaluation import Evaluation
+from fedtrain.report.schema import Report
+
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("fedtrain.report"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.filters.update(
+    percent=numbers.percent,
+    upper_bound=numbers.upper,
+    exact=numbers.exact,
+    thousands=numbers.count,
+    duration=numbers.duration,
+    error_bound=numbers.error,
+)
+
+
+def render_html(report: Report) -> str:
+    """Return the report as a page. The same report gives the same page, to the byte.
+
+    Nothing is computed anew here: every number is one of the report, rounded so that it is never kinder than it is.
+    """
+    final = report.evaluation.final
+    classes = _names(report, final)
+    return _ENVIRONMENT.get_template("report.html.j2").render(
+        report=report,
+        final=final,
+        figures={name: Markup(svg) for name, svg in _figures(report, classes).items()},  # noqa: S704 - our own drawing
+        measurements=view.measurements(final) if final is not None else [],
+        per_class=view.per_class(final, classes) if final is not None else None,
+        meaning=view.meaning(report.privacy),
+        mechanism=view.mechanism(report.privacy, report.privacy.mechanism) if report.privacy.mechanism else [],
+        spending=view.spending(report.privacy),
+        rounds=view.rounds(report),
+        drops=view.drops(report),
+        configuration=view.configuration(report),
+        over_budget=report.privacy.epsilon is not None and report.privacy.epsilon > (report.privacy.budget or math.inf),
+    )
+
+
+def _names(report: Report, final: Evaluation | None) -> tuple[str, ...]:
+    """Return the names of the classes, or their numbers where a task measures others than the data has."""
+    measured = len(final.confusion) if final is not None and final.confusion is not None else len(report.data.classes)
+    return report.data.classes if measured == len(report.data.classes) else tuple(map(str, range(measured)))
+
+
+def _figures(report: Report, classes: tuple[str, ...]) -> Mapping[str, str]:
+    figures = {}
+    history, final = report.evaluation.history, report.evaluation.final
+    if plots.series(history, "accuracy"):
+        figures["accuracy"] = plots.accuracy_svg(history, report.evaluation.best)
+    own = sorted(final.own) if final is not None else []
+    for measurement in ["loss", *own]:
+        if "curve" not in figures and plots.series(history, measurement):
+            figures["curve"] = plots.curve_svg(history, measurement)
+    if final is not None and final.confusion:
+        figures["confusion"] = plots.confusion_svg(final.confusion, classes)
+    if final is not None and final.per_class is not None and final.per_class.f1:
+        figures["f1"] = plots.f1_svg(final.per_class.f1, classes)
+    if report.privacy.curve:
+        figures["epsilon"] = plots.epsilon_svg(report.privacy.curve, report.privacy.budget)
+    if report.data.histogram and report.data.classes:
+        figures["histogram"] = plots.histogram_svg(report.data.histogram, report.data.classes)
+    return figures

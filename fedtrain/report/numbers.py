@@ -1,0 +1,59 @@
+"""Numbers as people read them, never kinder than they are.
+
+What is good is rounded down (accuracy), what is bad is rounded up (epsilon, errors). A float is taken as its shortest
+decimal form, which is the number that ``report.json`` holds.
+"""
+
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_MINUTE, _HOUR = 60, 3600
+
+
+def percent(fraction: float) -> str:
+    """Return a fraction as a percentage with two decimals, rounded down."""
+    return f"{(Decimal(repr(fraction)) * 100).quantize(Decimal('0.01'), ROUND_FLOOR)} %"
+
+
+def upper(value: float) -> str:
+    """Return a number that is not negative with two decimals, or two digits if it is small, rounded up."""
+    exact = Decimal(repr(value))
+    places = max(2, 1 - exact.adjusted()) if exact else 0
+    return f"{exact.quantize(Decimal(1).scaleb(-places), ROUND_CEILING):f}"
+
+
+def error(value: float) -> str:
+    """Return a loss or an error with four decimals, rounded up."""
+    return f"{Decimal(repr(value)).quantize(Decimal('0.0001'), ROUND_CEILING):,f}"
+
+
+def exact(value: float) -> str:
+    """Return a number as it is, with a power of ten where it is very small or very large."""
+    digits, _, exponent = repr(value).removesuffix(".0").partition("e")
+    if not exponent:
+        return digits
+    power = f"10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+    return power if digits == "1" else f"{digits.removesuffix('.0')} \N{MULTIPLICATION SIGN} {power}"
+
+
+def count(number: int) -> str:
+    """Return a whole number with thousands separated."""
+    return f"{number:,}"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in its two largest units."""
+    if seconds < _MINUTE:
+        return f"{int(10 * seconds) / 10} s"
+    if seconds < _HOUR:
+        return f"{int(seconds // _MINUTE)} min {int(seconds % _MINUTE):02d} s"
+    return f"{int(seconds // _HOUR):,} h {int(seconds % _HOUR // _MINUTE):02d} min"
+
+
+def short(text: str, limit: int) -> str:
+    """Return a text that fits: control characters replaced, and the middle left out where it is too long."""
+    printable = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    if len(printable) <= limit:
+        return printable
+    tail = (limit - 1) // 3
+    return f"{printable[: limit - 1 - tail]}…{printable[len(printable) - tail :]}"

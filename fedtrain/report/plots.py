@@ -1,0 +1,213 @@
+"""The pictures of a report, each a pure function from a part of the report to an inline SVG.
+
+Where there are too many classes or clients to draw one by one, they are drawn as an image or in order of size.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from fedtrain.report.evaluation import Best, Evaluation
+from fedtrain.report.figures import BLUE, COLOURS, INK, MUTED, VERMILION, plain_axes, style, to_png, to_svg
+from fedtrain.report.numbers import count, exact, percent, short, upper
+from fedtrain.report.privacy import PrivacyPoint
+from fedtrain.report.write import write_atomic
+
+_WHOLE, _HALF = 13.3, 6.5  # inches; 72 to the inch, as the page is laid out
+_MARKED_POINTS = 40
+_NUMBERED_CLASSES = 12
+_NAMED_CLASSES = 25
+_BAR_CLIENTS = 40
+_DARK = 0.3  # a share whose shade needs white letters
+_PERCENT = FuncFormatter(lambda value, _: f"{value:.4g} %")
+_BLUES = LinearSegmentedColormap.from_list("fedtrain", ["#ffffff", "#b9d8ea", "#4a98c9", BLUE, "#003a5d"])
+
+
+def series(history: Sequence[Evaluation], measurement: str) -> list[tuple[int, float]]:
+    """Return (round, value) of the evaluations that have a measurement that is a number."""
+    values = ((entry.round, getattr(entry, measurement, None)) for entry in history)
+    return [(number, value) for number, value in values if isinstance(value, int | float)]
+
+
+def accuracy_svg(history: Sequence[Evaluation], best: Best | None) -> str:
+    """Draw the accuracy on the test records over the rounds."""
+    with style("accuracy"):
+        figure = Figure(figsize=(_HALF, 3.3))
+        axes = plain_axes(figure, "round", "accuracy")
+        points = series(history, "accuracy")
+        _line(axes, [(number, 100 * value) for number, value in points], BLUE)
+        axes.yaxis.set_major_formatter(_PERCENT)
+        if best is not None:
+            axes.plot(best.round, 100 * best.accuracy, "o", color=VERMILION, markersize=6, clip_on=False, zorder=4)
+            right = best.round > (points[0][0] + points[-1][0]) / 2
+            axes.annotate(
+                f"best {percent(best.accuracy)}",
+                (best.round, 100 * best.accuracy),
+                xytext=(0, 9),
+                textcoords="offset points",
+                ha="right" if right else "left",
+                color=VERMILION,
+            )
+            axes.margins(y=0.14)
+        return to_svg(figure, "accuracy", "Accuracy on the test records over the rounds")
+
+
+def curve_svg(history: Sequence[Evaluation], measurement: str) -> str:
+    """Draw a measurement, for example the loss, over the rounds."""
+    with style("curve"):
+        figure = Figure(figsize=(_HALF, 3.3))
+        _line(plain_axes(figure, "round", short(measurement, 40)), series(history, measurement), BLUE)
+        return to_svg(figure, "curve", f"{short(measurement, 40)} over the rounds")
+
+
+def confusion_svg(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
+    """Draw the confusion matrix. The shade is the share of the true class, on a square-root scale."""
+    counts = np.asarray(confusion, dtype=np.float64)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    with style("confusion"):
+        figure = Figure(figsize=(_HALF, 5.6))
+        axes = plain_axes(figure, "predicted class", "true class")
+        axes.grid(visible=False)
+        axes.spines["bottom"].set_visible(False)
+        norm = PowerNorm(0.5, vmin=0, vmax=1)
+        if len(counts) <= _NAMED_CLASSES:
+            axes.pcolormesh(share, cmap=_BLUES, norm=norm, edgecolor="white", linewidth=1)
+            axes.invert_yaxis()
+            names = [short(name, 14) for name in classes]
+            ticks = np.arange(len(counts)) + 0.5
+            axes.set_xticks(ticks, names, rotation=0 if max(map(len, names)) <= _letters(len(names)) else 90)
+            axes.set_yticks(ticks, names)
+            axes.tick_params(length=0)
+        else:
+            axes.imshow(share, cmap=_BLUES, norm=norm, aspect="auto")
+        if len(counts) <= _NUMBERED_CLASSES:
+            for (row, column), number in np.ndenumerate(counts):
+                axes.text(
+                    column + 0.5,
+                    row + 0.5,
+                    count(int(number)),
+                    ha="center",
+                    va="center",
+                    fontsize=9,
+                    color="white" if share[row, column] > _DARK else INK if number else "#b6bdc6",
+                )
+        return to_svg(figure, "confusion", "Confusion matrix: true classes by predicted classes")
+
+
+def f1_svg(f1: Sequence[float], classes: Sequence[str]) -> str:
+    """Draw the F1 of each class: named bars, or all classes in order of F1 where they are many."""
+    with style("f1"):
+        figure = Figure(figsize=(_HALF, 5.6))
+        if len(f1) > _NAMED_CLASSES:
+            axes = plain_axes(figure, f"{count(len(f1))} classes in order of F1", "F1")
+            axes.fill_between(np.arange(1, len(f1) + 1), np.sort(f1), color=BLUE, step="mid", linewidth=0)
+            axes.set_ylim(0, 1)
+        else:
+            axes = plain_axes(figure, "F1", "")
+            axes.grid(visible=False)
+            rows = np.arange(len(f1))
+            axes.barh(rows, np.ones(len(f1)), color="#eef1f4", height=0.68)
+            axes.barh(rows, f1, color=BLUE, height=0.68)
+            axes.set_yticks(rows, [short(name, 18) for name in classes], color=INK)
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.set_xlim(0, 1.11)
+            axes.spines["bottom"].set_visible(False)
+            axes.set_xticks([])
+            axes.set_xlabel("")
+            axes.invert_yaxis()
+            for row, value in enumerate(f1):
+                axes.text(1.02, row, percent(value).removesuffix(" %"), va="center", color=INK)
+        return to_svg(figure, "f1", "F1 of each class")
+
+
+def histogram_svg(histogram: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
+    """Draw the training records of each client by class: stacked bars, or an image where they are many."""
+    counts = np.asarray(histogram, dtype=np.int64)
+    with style("histogram"):
+        figure = Figure(figsize=(_WHOLE, 3.8))
+        if len(counts) <= _BAR_CLIENTS and len(classes) <= len(COLOURS):
+            axes = plain_axes(figure, "client", "training records")
+            base = np.zeros(len(counts), dtype=np.int64)
+            for colour, column in zip(COLOURS, counts.T, strict=False):
+                axes.bar(np.arange(len(counts)), column, bottom=base, color=colour, width=0.78)
+                base += column
+            axes.set_xlim(-0.6, len(counts) - 0.4)
+            names = [short(name, 18) for name in classes]
+            keys = [Patch(color=colour) for colour, _ in zip(COLOURS, names, strict=False)]
+            figure.legend(keys[::-1], names[::-1], loc="outside right upper", handlelength=1, handleheight=1)
+        else:
+            axes = plain_axes(figure, "client", "class")
+            axes.grid(visible=False)
+            image = axes.imshow(counts.T, cmap=_BLUES, aspect="auto", interpolation="nearest")
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+            if len(classes) <= _NAMED_CLASSES:
+                axes.set_yticks(np.arange(len(classes)), [short(name, 18) for name in classes])
+            bar = figure.colorbar(image, ax=axes, pad=0.01, label="training records")
+            bar.outline.set_visible(False)
+        return to_svg(figure, "histogram", "Training records of each client by class")
+
+
+def epsilon_svg(curve: Sequence[PrivacyPoint], budget: float | None) -> str:
+    """Draw what the clients had spent after each round: the largest epsilon, the median, and the budget."""
+    rounds = [point.round for point in curve]
+    largest = [point.max for point in curve]
+    median = [point.median for point in curve]
+    with style("epsilon"):
+        figure = Figure(figsize=(_HALF, 3.3))
+        axes = plain_axes(figure, "round", "epsilon")
+        _line(axes, list(zip(rounds, largest, strict=True)), BLUE)
+        labels = [(largest[-1], f"largest {upper(largest[-1])}", BLUE)]
+        if median != largest:
+            axes.plot(rounds, median, color=MUTED, linewidth=1.4)
+            axes.fill_between(rounds, median, largest, color=BLUE, alpha=0.12, linewidth=0)
+            labels.append((median[-1], f"median {upper(median[-1])}", MUTED))
+        if budget is not None:
+            axes.axhline(budget, color=VERMILION, linestyle=(0, (5, 3)), linewidth=1.4)
+            labels.append((budget, f"budget {exact(budget)}", VERMILION))
+        axes.set_ylim(0, 1.15 * max(largest[-1], budget or 0) or 1)
+        axes.legend(
+            [Line2D([], [], color=colour) for _, _, colour in sorted(labels, reverse=True)],
+            [label for _, label, _ in sorted(labels, reverse=True)],
+            loc="lower right",
+            labelcolor="linecolor",
+            handlelength=1.4,
+        )
+        return to_svg(figure, "epsilon", "Epsilon over the rounds")
+
+
+def curve_png(path: Path, runs: Mapping[str, Sequence[Evaluation]]) -> None:
+    """Write a PNG of the accuracy over the rounds, a line for each run, labelled by its key.
+
+    Raises:
+        StorageError: the file cannot be written; the previous one is kept.
+    """
+    with style("runs"):
+        figure = Figure(figsize=(7.2, 3.8))
+        axes = plain_axes(figure, "round", "accuracy on the test records")
+        axes.yaxis.set_major_formatter(_PERCENT)
+        lines = []
+        for index, history in enumerate(runs.values()):
+            points = [(number, 100 * value) for number, value in series(history, "accuracy")]
+            lines.append(_line(axes, points, COLOURS[index % len(COLOURS)]))
+        axes.legend(lines, [short(label, 40) for label in runs], loc="lower right")
+        write_atomic(path, to_png(figure))
+
+
+def _line(axes: Axes, points: Sequence[tuple[float, float]], colour: str) -> Line2D:
+    marker = "o" if len(points) <= _MARKED_POINTS else ""
+    x, y = [x for x, _ in points], [y for _, y in points]
+    (line,) = axes.plot(x, y, color=colour, marker=marker, markersize=3.6, clip_on=False)
+    axes.margins(x=0.02)
+    return line
+
+
+def _letters(columns: int) -> int:
+    """Return how many letters of a name fit across one of so many columns of the confusion matrix."""
+    return 60 // columns

@@ -1,0 +1,192 @@
+"""What the page shows of a report, as rows of text. Where there are too many rows, they are put together."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from pydantic import JsonValue
+
+from fedtrain.report.evaluation import Evaluation
+from fedtrain.report.numbers import count, duration, error, exact, percent, short, upper
+from fedtrain.report.privacy import Mechanism, Privacy
+from fedtrain.report.schema import Report, RoundEntry
+
+_ROWS = 40  # tables up to this length are shown whole
+_FEWER = 20  # rows of a table that is too long
+_PLAIN_EPSILON = 20  # beyond it the factor e^epsilon means nothing to a reader
+
+Rows = Sequence[tuple[str, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows under headings, and what was left out of them."""
+
+    headings: tuple[str, ...]
+    rows: Rows
+    note: str = ""
+
+
+def measurements(evaluation: Evaluation) -> Rows:
+    """Return every measurement of an evaluation that is not of single classes, by name."""
+    known = (
+        ("accuracy", evaluation.accuracy, percent),
+        ("precision, mean over the classes", evaluation.precision, percent),
+        ("recall, mean over the classes", evaluation.recall, percent),
+        ("F1, mean over the classes", evaluation.f1, percent),
+        ("loss", evaluation.loss, error),
+        ("expected calibration error", evaluation.calibration_error, error),
+        ("test records", evaluation.records, lambda number: count(int(number))),
+    )
+    rows = [(name, shown(value)) for name, value, shown in known if value is not None]
+    return rows + [(short(name, 60), _own(value)) for name, value in evaluation.own.items()]
+
+
+def per_class(evaluation: Evaluation, classes: tuple[str, ...]) -> Table | None:
+    """Return precision, recall and F1 of each class; of very many classes, those with the lowest F1."""
+    measured = evaluation.per_class
+    if measured is None:
+        return None
+    order = list(range(len(measured.f1)))
+    note = ""
+    if len(order) > _ROWS:
+        order = sorted(order, key=lambda index: measured.f1[index])[:_FEWER]
+        note = f"The {_FEWER} classes with the lowest F1, of {count(len(measured.f1))}; report.json has all."
+    confusion = evaluation.confusion
+    rows = [
+        (
+            short(classes[index] if index < len(classes) else str(index), 60),
+            percent(measured.precision[index]),
+            percent(measured.recall[index]),
+            percent(measured.f1[index]),
+            count(sum(confusion[index])) if confusion is not None and index < len(confusion) else "",
+        )
+        for index in order
+    ]
+    return Table(headings=("class", "precision", "recall", "F1", "test records"), rows=rows, note=note)
+
+
+def meaning(privacy: Privacy) -> str:
+    """Say what epsilon and delta mean to the owner of a record."""
+    if privacy.epsilon is None or privacy.delta is None:
+        return ""
+    if privacy.epsilon > _PLAIN_EPSILON:
+        return (
+            f"An epsilon of {upper(privacy.epsilon)} is large: the formal guarantee permits that almost everything "
+            "about a record could be inferred."
+        )
+    factor = upper(math.exp(privacy.epsilon))
+    return (
+        "Whatever anyone concludes from what the clients sent and from the model: with or without any one record, its "
+        f"probability changes by a factor of at most e^{upper(privacy.epsilon)}, that is {factor}, "
+        f"apart from events of probability {exact(privacy.delta)}."
+    )
+
+
+def mechanism(privacy: Privacy, shown: Mechanism) -> Rows:
+    """Return the mechanism and its accounting, with numbers exactly as they were used."""
+    return [
+        ("mechanism", shown.name),
+        ("protected unit", f"one {privacy.unit}"),
+        ("neighbouring data sets", privacy.neighbouring),
+        ("sampling rate", exact(shown.sampling_rate)),
+        ("noise multiplier", exact(shown.noise_multiplier)),
+        ("clipping norm", exact(shown.clip_norm)),
+        ("steps in a round", count(shown.steps_per_round)),
+        ("expected batch size", exact(shown.expected_batch_size)),
+        ("accountant", privacy.accountant),
+        ("composition", privacy.composition),
+        ("random source", privacy.random_source),
+    ]
+
+
+def spending(privacy: Privacy) -> Table:
+    """Return what each client spent; of very many clients, those that spent most."""
+    clients = privacy.clients
+    note = ""
+    if len(clients) > _ROWS:
+        middle = median(client.epsilon for client in clients)
+        clients = tuple(sorted(clients, key=lambda client: -client.epsilon)[:_FEWER])
+        note = (
+            f"The {_FEWER} clients that spent most, of {count(len(privacy.clients))}; "
+            f"the median client spent {upper(middle)}. report.json has all."
+        )
+    rows = [
+        (str(client.client), upper(client.epsilon), count(len(client.rounds)), count(client.steps))
+        for client in clients
+    ]
+    return Table(headings=("client", "epsilon", "rounds", "steps"), rows=rows, note=note)
+
+
+def rounds(report: Report) -> Table:
+    """Return the rounds, or as many blocks of rounds as fit a page."""
+    log = report.round_log
+    size = 1 if len(log) <= _ROWS else math.ceil(len(log) / _FEWER)
+    blocks = [log[start : start + size] for start in range(0, len(log), size)]
+    note = f"Each row sums up to {size} rounds; report.json has each round." if size > 1 else ""
+    headings = ("rounds" if size > 1 else "round", "asked", "completed", "dropped", "learning rate", "duration")
+    return Table(headings=headings, rows=[_block(block) for block in blocks], note=note)
+
+
+def drops(report: Report) -> Table:
+    """Return why results were not used, the most frequent reason first."""
+    by_reason: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for entry in report.round_log:
+        for dropped in entry.dropped:
+            by_reason[dropped.reason].append((entry.round, dropped.client))
+    order = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[1]))
+    rows = [
+        (
+            short(reason, 300),
+            count(len(where)),
+            _some({number for number, _ in where}),
+            _some({client for _, client in where}),
+        )
+        for reason, where in order[:_FEWER]
+    ]
+    note = (
+        f"The {_FEWER} most frequent of {count(len(order))} reasons; report.json has all."
+        if len(order) > _FEWER
+        else ""
+    )
+    return Table(headings=("reason", "results", "rounds", "clients"), rows=rows, note=note)
+
+
+def configuration(report: Report) -> list[tuple[str, Rows]]:
+    """Return the configuration by section."""
+    sections: dict[str, list[tuple[str, ...]]] = defaultdict(list)
+    for key, value in report.config.items():
+        section, _, name = key.rpartition(".")
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        sections[section or "experiment"].append((name, text))
+    return list(sections.items())
+
+
+def _block(block: tuple[RoundEntry, ...]) -> tuple[str, ...]:
+    first, last = block[0], block[-1]
+    rates = sorted({entry.learning_rate for entry in block})
+    return (
+        str(first.round) if len(block) == 1 else f"{first.round} to {last.round}",
+        count(sum(len(entry.cohort) for entry in block)),
+        count(sum(len(entry.completed) for entry in block)),
+        count(sum(len(entry.dropped) for entry in block)),
+        f"{rates[0]:.4g}" if len(rates) == 1 else f"{rates[0]:.4g} to {rates[-1]:.4g}",
+        duration(sum(entry.seconds for entry in block)),
+    )
+
+
+def _some(numbers: set[int]) -> str:
+    shown = [str(number) for number in sorted(numbers)[:8]]
+    left = len(numbers) - len(shown)
+    return ", ".join(shown) + (f" and {count(left)} more" if left else "")
+
+
+def _own(value: JsonValue) -> str:
+    if value is None:
+        return "undefined"
+    if isinstance(value, int | float):
+        return exact(value)
+    text = str(value)
+    return text if len(text) <= 80 else "in report.json"  # noqa: PLR2004 - a line

@@ -1,0 +1,1 @@
+"""The Flower ServerApp: composition, central evaluation, checkpoints."""

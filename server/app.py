@@ -1,0 +1,15 @@
+"""The Flower ServerApp. Flower finds it through ``pyproject.toml``."""
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedtrain.config import from_flat
+from server.run import run_experiment
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the experiment that the run config describes."""
+    run_experiment(grid, from_flat(context.run_config))

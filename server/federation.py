@@ -1,0 +1,32 @@
+"""Which client of the federation each node of the grid is."""
+
+from typing import cast
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedtrain.errors import RunError
+from fedtrain.flower import protocol
+from fedtrain.flower.local import LocalGrid
+from fedtrain.flower.wrapper import collect
+
+
+def clients_of(grid: Grid, *, clients: int, timeout: float) -> dict[int, int]:
+    """Return the client of each node, by node id. The local engine knows it; nodes elsewhere are asked.
+
+    Raises:
+        RunError: the nodes are not exactly the clients.
+    """
+    if isinstance(grid, LocalGrid):
+        numbers = {node: grid.partition_of(node) for node in grid.get_node_ids()}
+    else:
+        questions = [Message(RecordDict(), node, "query") for node in sorted(grid.get_node_ids())]
+        numbers = {}
+        for reply in collect(grid, questions, timeout=timeout):
+            if reply.has_error():
+                raise RunError(f"node {reply.metadata.src_node_id} failed: {reply.error.reason}")
+            answer = reply.content.config_records[protocol.CLIENT]
+            numbers[reply.metadata.src_node_id] = cast("int", answer[protocol.CLIENT])
+    if sorted(numbers.values()) != list(range(clients)):
+        raise RunError(f"{len(numbers)} nodes answered and federation.clients = {clients}; make them equal")
+    return numbers

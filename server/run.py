@@ -1,0 +1,150 @@
+"""A whole run: prepare, train round after round, save after each, report whatever happens."""
+
+import logging
+from dataclasses import replace
+
+from fedtrain.report.html import render_html
+from flwr.serverapp import Grid
+
+from fedtrain.config import Experiment
+from fedtrain.data import format_histogram
+from fedtrain.errors import FedtrainError, StorageError
+from fedtrain.report import Evaluation, Report, append_line
+from server.federation import clients_of
+from server.folder import RunFolder
+from server.preparation import Preparation, prepare
+from server.reporting import Status, build_report, largest_epsilon
+from server.rounds import Rounds, initial_state
+from server.screen import Screen, closing_table, make_screen
+from server.state import RunState
+from server.tensorboard import open_board
+
+_log = logging.getLogger(__name__)
+
+
+def run_experiment(grid: Grid, experiment: Experiment) -> None:
+    """Run an experiment over a grid and leave its run folder.
+
+    Raises:
+        UsageError: the input cannot be used; nothing was trained.
+        RunError: the run failed; its folder holds what was reached, and it can be resumed.
+        KeyboardInterrupt: likewise, when a person stopped it.
+    """
+    preparation = prepare(experiment)
+    folder = RunFolder.open(experiment)
+    start = folder.load_checkpoint() or initial_state(preparation)
+    screen = make_screen(experiment.output.screen, rounds=experiment.federation.rounds, done=start.round_number)
+    screen.say(_introduction(preparation))
+    Run(preparation, folder, screen, start).execute(grid)
+
+
+class Run:
+    """A run in progress: where it stands, and where that is kept."""
+
+    def __init__(self, preparation: Preparation, folder: RunFolder, screen: Screen, start: RunState) -> None:
+        """Begin at a state, which is that of the newest checkpoint in the folder, or the initial one."""
+        self._preparation = preparation
+        self._experiment = preparation.experiment
+        self._folder = folder
+        self._screen = screen
+        self._state = start
+
+    def execute(self, grid: Grid) -> None:
+        """Run the rounds that are left, and leave a report however they end."""
+        try:
+            self._train(grid)
+        except KeyboardInterrupt:
+            self._report_failure("interrupted", "stopped by the user")
+            self._screen.say(
+                f"stopped after round {self._state.round_number}; what was reached is saved. To go on, run the same "
+                f"command with --out {self._folder.path} --resume"
+            )
+            raise
+        except FedtrainError as error:
+            self._report_failure("failed", str(error))
+            raise
+        report = self._report("completed", None)
+        self._screen.say(f"{closing_table(report)}\nreport: {self._folder.html}")
+
+    def _train(self, grid: Grid) -> None:
+        federation = self._experiment.federation
+        clients = clients_of(grid, clients=federation.clients, timeout=federation.deadline)
+        rounds = Rounds(grid, clients, self._preparation, self._state)
+        if not self._state.evaluations:
+            self._state = rounds.evaluated(self._state)
+        # A kill may have come between a checkpoint and what follows it.
+        self._folder.save_metrics(self._line(evaluation) for evaluation in self._state.evaluations)
+        self._save_if_best()
+        tensorboard = open_board(
+            self._folder.path, enabled=self._experiment.output.tensorboard, after=self._state.round_number
+        )
+        with tensorboard as board, self._screen:
+            while self._state.round_number < federation.rounds:
+                self._state = rounds.next(self._state, on_start=self._started, on_reply=self._screen.client_done)
+                self._folder.save_checkpoint(self._state)
+                evaluation, entry = self._state.evaluations[-1], self._state.round_log[-1]
+                line = self._line(evaluation)
+                if evaluation.round == entry.round:
+                    append_line(self._folder.metrics, line)
+                    self._save_if_best()
+                    if board is not None:
+                        for name, value in line.items():
+                            if isinstance(value, int | float):
+                                board.add_scalar(name, value, entry.round)
+                self._screen.round_done(entry, evaluation.accuracy, self._epsilon(entry.round))
+
+    def _started(self, number: int, cohort: tuple[int, ...]) -> None:
+        # From here on the cohort is charged, whatever becomes of the round.
+        self._state = replace(self._state, charged={**self._state.charged, number: cohort})
+        self._screen.round_started(number, len(cohort))
+
+    def _line(self, evaluation: Evaluation) -> dict[str, object]:
+        line = evaluation.model_dump(mode="json", exclude_none=True)
+        epsilon = self._epsilon(evaluation.round)
+        return line if epsilon is None else {**line, "epsilon": epsilon}
+
+    def _epsilon(self, up_to: int) -> float | None:
+        plan = self._preparation.plan
+        return None if plan is None else largest_epsilon(plan, self._state, up_to=up_to)
+
+    def _save_if_best(self) -> None:
+        best = self._state.best
+        if best is not None and best.round == self._state.round_number:
+            self._folder.save_model("best", self._state.model)
+
+    def _report(self, status: Status, reason: str | None) -> Report:
+        report = build_report(
+            self._preparation,
+            self._state,
+            status=status,
+            reason=reason,
+            final=self._folder.save_model("final", self._state.model),
+            best=self._folder.model_file("best"),
+        )
+        self._folder.save_report(report, render_html(report))
+        return report
+
+    def _report_failure(self, status: Status, reason: str) -> None:
+        # A disk that is full for the checkpoint is full for the report: the first error is the one to tell.
+        try:
+            self._report(status, reason)
+        except StorageError as error:
+            _log.warning("the report could not be written: %s", error)
+
+
+def _introduction(preparation: Preparation) -> str:
+    experiment, info = preparation.experiment, preparation.store.info
+    federation = experiment.federation
+    text = (
+        f"{experiment.name}: {federation.rounds} rounds, {federation.cohort} of {federation.clients} clients a round, "
+        f"{len(preparation.store.train)} training and {len(preparation.store.test)} test records\n"
+        "training records of each client and class:\n"
+        f"{format_histogram(preparation.histogram, info.classes)}\n"
+    )
+    if (plan := preparation.plan) is None:
+        return f"{text}no privacy: no guarantee is given"
+    return (
+        f"{text}record privacy: epsilon <= {plan.spec.epsilon:g} at delta {plan.spec.delta:g} for each client, noise "
+        f"multiplier {plan.noise_multiplier:g}, sampling rate {plan.spec.sampling_rate:g}, {plan.spec.steps} steps; "
+        "noise from a seed, for simulation only"
+    )

@@ -1,0 +1,94 @@
+"""Where a run stands: what a checkpoint holds."""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from fedtrain.errors import StorageError
+from fedtrain.report import Best, Evaluation, RoundEntry
+
+Arrays = dict[str, NDArray[np.generic]]
+
+_FORMAT = "fedtrain.checkpoint/1"
+_EVALUATIONS = TypeAdapter(tuple[Evaluation, ...])
+_ROUNDS = TypeAdapter(tuple[RoundEntry, ...])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """A run after a round.
+
+    Attributes:
+        round_number: rounds completed.
+        model: the global model, by the names of its state dict.
+        strategy: what the strategy remembers.
+        evaluations: every central evaluation so far.
+        round_log: every round so far.
+        charged: the clients that were sent work, by round; a round that did not complete is charged too.
+        seconds: time spent so far.
+    """
+
+    round_number: int
+    model: Arrays
+    strategy: Arrays
+    evaluations: tuple[Evaluation, ...]
+    round_log: tuple[RoundEntry, ...]
+    charged: dict[int, tuple[int, ...]]
+    seconds: float
+
+    @property
+    def best(self) -> Best | None:
+        """The first of the evaluations with the highest accuracy."""
+        scored = [(entry.accuracy, -entry.round) for entry in self.evaluations if entry.accuracy is not None]
+        if not scored:
+            return None
+        accuracy, negative = max(scored)
+        return Best(round=-negative, accuracy=accuracy)
+
+    def encode(self) -> bytes:
+        """Return the checkpoint: safetensors, with everything that is not an array as JSON in its metadata."""
+        tensors = {f"model/{name}": np.ascontiguousarray(value) for name, value in self.model.items()}
+        tensors |= {f"strategy/{name}": np.ascontiguousarray(value) for name, value in self.strategy.items()}
+        metadata = {
+            "format": _FORMAT,
+            "round": str(self.round_number),
+            "order": json.dumps(list(self.model)),
+            "evaluations": _EVALUATIONS.dump_json(self.evaluations).decode(),
+            "round_log": _ROUNDS.dump_json(self.round_log).decode(),
+            "charged": json.dumps(self.charged),
+            "seconds": json.dumps(self.seconds),
+        }
+        return save(tensors, metadata)
+
+    @classmethod
+    def decode(cls, data: bytes) -> "RunState":
+        """Read a checkpoint.
+
+        Raises:
+            StorageError: the bytes are not a checkpoint of this version.
+        """
+        try:
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+            if header["format"] != _FORMAT:
+                raise StorageError(f"the format is {header['format']!r}, this version reads {_FORMAT!r}")
+            tensors = load(data)
+            return cls(
+                round_number=int(header["round"]),
+                model={name: tensors[f"model/{name}"] for name in json.loads(header["order"])},
+                strategy={
+                    name.removeprefix("strategy/"): value
+                    for name, value in tensors.items()
+                    if name.startswith("strategy/")
+                },
+                evaluations=_EVALUATIONS.validate_json(header["evaluations"]),
+                round_log=_ROUNDS.validate_json(header["round_log"]),
+                charged={int(key): tuple(clients) for key, clients in json.loads(header["charged"]).items()},
+                seconds=json.loads(header["seconds"]),
+            )
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise StorageError(f"this is not a checkpoint: {error}") from error

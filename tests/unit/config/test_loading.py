@@ -1,0 +1,96 @@
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from fedtrain.config import Experiment, from_flat, parse_settings, read_toml, to_flat
+from fedtrain.errors import ConfigError
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_defaults_survive_the_round_trip_through_flat():
+    assert from_flat(to_flat(Experiment())) == Experiment()
+
+
+def test_the_app_declares_every_field_with_its_default():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    from fedtrain.config import flatten
+
+    assert flatten(project["tool"]["flwr"]["app"]["config"]) == to_flat(Experiment())
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "simulations").glob("*.toml")), ids=lambda file: file.name)
+def test_every_published_simulation_is_valid(file):
+    from_flat(read_toml(file))
+
+
+def test_settings_are_read_as_toml_and_otherwise_as_strings():
+    settings = ["privacy.epsilon=4", "task.model=cnn-small", "task.augment=true", 'name="a b"', "data.path=a=b"]
+    assert parse_settings(settings) == {
+        "privacy.epsilon": 4,
+        "task.model": "cnn-small",
+        "task.augment": True,
+        "name": "a b",
+        "data.path": "a=b",
+    }
+
+
+@pytest.mark.parametrize("setting", ["privacy.epsilon", "=4", ""])
+def test_a_setting_without_key_or_value_is_refused(setting):
+    with pytest.raises(ConfigError, match="write it as key=value"):
+        parse_settings([setting])
+
+
+@pytest.mark.parametrize(
+    ("flat", "message"),
+    [
+        ({"privacy.epsilom": 4}, "unknown key privacy.epsilom .its value is 4.; did you mean privacy.epsilon"),
+        ({"epsilon": 4}, "did you mean privacy.epsilon"),
+        ({"privacy": 4}, "unknown key privacy "),
+        ({"training.learning_rate": "fast"}, "training.learning_rate = 'fast': input should be a valid number"),
+        ({"federation.rounds": 1.5}, "federation.rounds = 1.5: input should be a valid integer"),
+        ({"federation.rounds": True}, "federation.rounds = True: input should be a valid integer"),
+        ({"federation.rounds": ""}, "federation.rounds = ''"),
+        ({"federation.clients": 0}, "federation.clients = 0: input should be greater than or equal to 1"),
+        ({"privacy.delta": 1.0}, "privacy.delta = 1.0: input should be less than 1"),
+        ({"privacy.epsilon": float("nan")}, "privacy.epsilon = nan"),
+        ({"server.strategy": "FedAvgg"}, "server.strategy = 'FedAvgg': input should be 'FedAvg'"),
+        ({"federation.cohort": 20}, "cohort = 20 is more than clients = 10"),
+        ({"federation.min_results": 11}, "min_results = 11 is more than cohort = 10"),
+        ({"data.source": "parquet"}, "path is not set"),
+        ({"data.source": "parquet", "data.path": "x"}, "there is no test data"),
+        ({"data.source": "hub"}, "dataset is not set"),
+        ({"data.test_path": "x", "data.test_fraction": 0.5}, "both set"),
+        ({"data.partition.kind": "natural"}, "partition.column is not set"),
+        ({"training.local_epochs": 1.0, "training.local_steps": 5}, "both set"),
+        ({"privacy.mode": "record"}, "privacy.sampling_rate is not set"),
+        ({"server.strategy": "FedAvg", "server.parameters.eta": 0.1}, "FedAvg does not take eta; it takes: none"),
+        (
+            {"server.strategy": "QFedAvg", "privacy.mode": "record", "privacy.sampling_rate": 0.1},
+            "raw losses",
+        ),
+    ],
+)
+def test_each_problem_names_the_field_the_value_and_what_is_allowed(flat, message):
+    with pytest.raises(ConfigError, match=message):
+        from_flat(flat)
+
+
+def test_all_problems_are_told_at_once():
+    with pytest.raises(ConfigError) as caught:
+        from_flat({"federation.clients": 0, "training.learning_rate": -1.0})
+    assert "federation.clients" in str(caught.value)
+    assert "training.learning_rate" in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot read the configuration .*missing.toml: No such file"):
+        read_toml(tmp_path / "missing.toml")
+
+
+@pytest.mark.parametrize(("text", "message"), [("a = ", "is not TOML"), ("a = [1]", "a = .1. is not allowed")])
+def test_a_file_that_cannot_be_used_is_refused(tmp_path, text, message):
+    (tmp_path / "bad.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_toml(tmp_path / "bad.toml")

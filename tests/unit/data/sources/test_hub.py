@@ -1,0 +1,96 @@
+"""The hub source, on local folders: the datasets library loads them with the same code, without a network."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Open a data set of the hub in a process that may not use the network; return its facts or its error."""
+
+    def run(**fields):
+        program = """
+            import json, sys
+            from fedtrain.config import Data
+            from fedtrain.data import open_store
+            from fedtrain.errors import DataError
+            try:
+                store = open_store(Data(source="hub", **json.loads(sys.argv[1])), seed=0)
+            except DataError as error:
+                print(json.dumps({"error": str(error)}))
+            else:
+                print(json.dumps({
+                    "kind": store.info.kind, "shape": store.info.shape, "classes": store.info.classes,
+                    "train": store.train.features.tolist(), "labels": store.train.labels.tolist(),
+                    "test": store.test.features.tolist(), "test_labels": store.test.labels.tolist(),
+                }))
+        """
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program), json.dumps(fields)],
+            check=True,
+            capture_output=True,
+            text=True,
+            env=environment,
+        )
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
+
+
+@pytest.fixture
+def local(tmp_path, encode):
+    """A data set in the hub's layout of image folders."""
+    for split, count in (("train", 3), ("test", 1)):
+        for label in ("ant", "bee"):
+            folder = tmp_path / "local" / split / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                value = number + (100 if label == "bee" else 0) + (50 if split == "test" else 0)
+                (folder / f"{number}.png").write_bytes(encode(np.full((2, 3), value)))
+    return str(tmp_path / "local")
+
+
+def test_image_folders_with_their_own_test_split(run, local):
+    store = run(dataset=local)
+    assert (store["kind"], store["shape"], store["classes"]) == ("image", [1, 2, 3], ["ant", "bee"])
+    assert [np.unique(image).tolist() for image in store["train"]] == [[0], [1], [2], [100], [101], [102]]
+    assert store["labels"] == [0, 0, 0, 1, 1, 1]
+    assert [np.unique(image).tolist() for image in store["test"]] == [[50], [150]]
+    assert store["test_labels"] == [0, 1]
+
+
+def test_the_test_fraction_replaces_the_test_split(run, local):
+    store = run(dataset=local, test_fraction=0.34)
+    assert (len(store["train"]), len(store["test"])) == (4, 2)
+    assert all(np.max(image) != 50 for image in store["test"])
+
+
+def test_tables(run, parquet, tmp_path):
+    parquet("table/train.parquet", {"a": [1, 2, 3], "b": ["x", "y", "x"], "label": [0, 1, 0]})
+    parquet("table/test.parquet", {"a": [4], "b": ["y"], "label": [1]})
+    store = run(dataset=str(tmp_path / "table"))
+    assert store["train"] == [[1, 1, 0], [2, 0, 1], [3, 1, 0]]
+    assert store["test"] == [[4, 0, 1]]
+
+
+def test_a_data_set_without_a_test_split_is_refused(run, parquet, tmp_path):
+    parquet("table/train.parquet", {"a": [1, 2, 3], "label": [0, 1, 0]})
+    error = run(dataset=str(tmp_path / "table"))["error"]
+    assert "has no split 'test'; its splits are: train; set test_fraction" in error
+
+
+def test_an_unknown_column_is_refused(run, local):
+    assert "label_column = 'lab': there is no such column" in run(dataset=local, label_column="lab")["error"]
+
+
+def test_without_network_the_error_says_that_this_source_downloads(run):
+    error = run(dataset="nobody/nothing", subset="plain")["error"]
+    assert "data set 'nobody/nothing', subset 'plain' cannot be loaded" in error
+    assert 'source = "hub" downloads the data set by name' in error

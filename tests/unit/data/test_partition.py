@@ -1,0 +1,162 @@
+import hashlib
+import warnings
+
+import numpy as np
+import pytest
+
+from fedtrain.config import Data, Partition
+from fedtrain.data import DataInfo, DataStore, Split, open_store, partition
+from fedtrain.errors import DataError
+
+
+def made(labels, owners=None):
+    """A store in memory, whose only feature is the number of the record."""
+    labels = np.asarray(labels, dtype=np.int64)
+    classes = tuple(f"c{label}" for label in range(labels.max() + 1))
+    records = Split(
+        features=np.arange(len(labels), dtype=np.float32)[:, None],
+        labels=labels,
+        owners=None if owners is None else np.asarray(owners, dtype=np.int64),
+    )
+    return DataStore(info=DataInfo(kind="table", shape=(1,), classes=classes), train=records, test=records)
+
+
+def split(store, clients, seed=0, **options):
+    return partition(store, Data(partition=Partition(**options)), clients=clients, seed=seed)
+
+
+def parts(partitions):
+    return [partitions.indices(client).tolist() for client in range(partitions.clients)]
+
+
+def fingerprint(partitions):
+    digest = hashlib.sha256()
+    for client in range(partitions.clients):
+        digest.update(partitions.indices(client).astype("<i8").tobytes() + b"|")
+    return digest.hexdigest()[:16]
+
+
+def test_iid_parts_are_drawn_and_of_even_size():
+    store = made(np.arange(103) % 2)
+    drawn = split(store, 10)
+    assert sorted(len(part) for part in parts(drawn)) == [10] * 7 + [11] * 3
+    assert sorted(row for part in parts(drawn) for row in part) == list(range(103))
+    assert all(part == sorted(part) for part in parts(drawn))
+    assert parts(drawn)[0] != list(range(11))
+    assert parts(split(store, 10, seed=1)) != parts(drawn)
+
+
+def test_dirichlet_is_what_flower_datasets_draws():
+    from datasets import Dataset
+    from flwr_datasets.partitioner import DirichletPartitioner
+
+    labels = np.random.default_rng(0).integers(0, 5, 300)
+    theirs = DirichletPartitioner(
+        num_partitions=6, partition_by="label", alpha=0.5, min_partition_size=1, self_balancing=False, seed=11
+    )
+    theirs.dataset = Dataset.from_dict({"label": labels, "row": np.arange(300)})
+    expected = [sorted(theirs.load_partition(client)["row"]) for client in range(6)]
+    assert parts(split(made(labels), 6, seed=11, kind="dirichlet", alpha=0.5)) == expected
+
+
+def test_a_small_alpha_is_more_skewed_than_a_large_one():
+    store = made(np.arange(1000) % 10)
+
+    def skew(alpha):
+        drawn = split(store, 5, kind="dirichlet", alpha=alpha)
+        return np.mean([np.bincount(store.train.labels[part], minlength=10).max() / len(part) for part in parts(drawn)])
+
+    assert skew(0.1) > 2 * skew(100.0)
+
+
+def test_dirichlet_that_leaves_clients_empty_names_them():
+    with warnings.catch_warnings(record=True) as seen, pytest.raises(DataError, match="without records: 0") as caught:
+        split(made([0] * 50), 40, kind="dirichlet", alpha=0.01)
+    assert "and 26 more; use fewer clients, more records, or a larger partition.alpha" in str(caught.value)
+    assert not seen
+
+
+def test_pathological_clients_hold_so_many_classes():
+    store = made(np.arange(200) % 10)
+    for classes in (1, 2, 5):
+        drawn = split(store, 20, kind="pathological", classes_per_client=classes)
+        assert {len(np.unique(store.train.labels[part])) for part in parts(drawn)} == {classes}
+        assert sorted(row for part in parts(drawn) for row in part) == list(range(200))
+
+
+def test_pathological_that_leaves_out_classes_names_them():
+    with pytest.raises(DataError, match="3 clients of 1 classes gives 2 classes to no client: c3, c4; use at least 5"):
+        split(made(np.arange(50) % 5), 3, kind="pathological", classes_per_client=1)
+
+
+def test_pathological_with_more_classes_than_there_are_is_refused():
+    with pytest.raises(DataError, match=r"'pathological' with 3 clients: .*=4 is greater than the number"):
+        split(made(np.arange(50) % 2), 3, kind="pathological", classes_per_client=4)
+
+
+def test_natural_clients_are_the_owners_in_order(capsys):
+    drawn = split(made([0, 1, 0, 1, 1], owners=[2, 0, 1, 0, 2]), 3, kind="natural", column="who")
+    assert parts(drawn) == [[1, 3], [2], [0, 4]]
+    assert capsys.readouterr().err == ""
+
+
+def test_natural_needs_a_client_for_each_owner():
+    store = made([0, 1, 0, 1, 1], owners=[2, 0, 1, 0, 2])
+    with pytest.raises(DataError, match=r"'who' names 3 owners, but there are 4 clients; .* federation.clients = 3"):
+        split(store, 4, kind="natural", column="who")
+
+
+def test_natural_needs_owners():
+    with pytest.raises(DataError, match=r"needs the owner of each record: set partition.column"):
+        split(made([0, 1]), 2, kind="natural", column="who")
+
+
+@pytest.mark.parametrize("kind", ["iid", "dirichlet", "pathological"])
+def test_more_clients_than_records_are_refused(kind):
+    with pytest.raises(DataError, match="4 clients cannot share 3 training records"):
+        split(made([0, 1, 0]), 4, kind=kind)
+
+
+@pytest.mark.parametrize("client", [-1, 2])
+def test_an_unknown_client_is_refused(client):
+    with pytest.raises(DataError, match=f"there is no client {client}; the clients are 0 to 1"):
+        split(made([0, 1, 0]), 2).indices(client)
+
+
+# The splits of published experiments: a change here changes their numbers.
+GOLDEN = {
+    "iid": "5a432eb7f101b1c4",
+    "dirichlet": "5232c8ebc2efab6c",
+    "pathological": "85441e047162ac52",
+}
+
+
+@pytest.mark.parametrize("kind", GOLDEN)
+def test_the_split_of_the_digits_is_fixed(kind):
+    data = Data(partition=Partition(kind=kind))
+    assert fingerprint(partition(open_store(data, seed=0), data, clients=10, seed=0)) == GOLDEN[kind]
+
+
+def test_a_split_is_cached_beside_its_store():
+    store = open_store(Data(), seed=0)
+    first = split(store, 5)
+    [folder] = (path for path in store.folder.parent.iterdir() if path.is_dir() and path != store.folder)
+    before = (folder / "rows.npy").stat()
+    again = split(store, 5)
+    after = (folder / "rows.npy").stat()
+    assert parts(first) == parts(again)
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    assert isinstance(again.rows.base, np.memmap)
+    assert again.indices(0).dtype == np.int64
+    (folder / "rows.npy").unlink()
+    assert parts(split(store, 5)) == parts(first)
+
+
+def test_parameters_of_another_kind_do_not_split_anew():
+    store = open_store(Data(), seed=0)
+    split(store, 5, alpha=0.1)
+    count = len(list(store.folder.parent.iterdir()))
+    split(store, 5, alpha=0.2)
+    assert len(list(store.folder.parent.iterdir())) == count
+    split(store, 5, seed=1)
+    assert len(list(store.folder.parent.iterdir())) > count

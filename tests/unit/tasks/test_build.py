@@ -1,0 +1,158 @@
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from fedtrain.config import TaskConfig
+from fedtrain.data.types import DataInfo
+from fedtrain.errors import DataError, TaskError
+from fedtrain.tasks import build_task
+from fedtrain.tasks.tabular import Tabular
+from fedtrain.tasks.vision import Vision
+
+ROOT = Path(__file__).parents[3]
+IMAGES = DataInfo(kind="image", shape=(1, 8, 8), classes=("a", "b"))
+TABLE = DataInfo(kind="table", shape=(5,), classes=("a", "b"))
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(text):
+        monkeypatch.delitem(sys.modules, "planted", raising=False)
+        (tmp_path / "planted.py").write_text(textwrap.dedent(text))
+
+    yield write
+    sys.modules.pop("planted", None)
+
+
+def test_the_built_in_tasks():
+    assert isinstance(build_task(TaskConfig(), IMAGES), Vision)
+    assert isinstance(build_task(TaskConfig(name="tabular"), TABLE), Tabular)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("visoin", '; did you mean "vision"?'), ("tabula", '; did you mean "tabular"?'), ("zzz", ".")]
+)
+def test_an_unknown_task_is_refused_with_the_nearest(name, hint):
+    with pytest.raises(TaskError) as refused:
+        build_task(TaskConfig(name=name), IMAGES)
+    assert str(refused.value) == (
+        f'task.name = "{name}" is not known{hint} Allowed: "vision", "tabular", or your own as "module:attribute".'
+    )
+
+
+def test_a_class_of_ones_own(module):
+    module("""
+        class Mine:
+            def __init__(self, info): self.info = info
+            def model(self): ...
+            def encode(self, features, generator): ...
+            def loss(self, outputs, labels): ...
+            def metrics(self): ...
+    """)
+    assert build_task(TaskConfig(name="planted:Mine"), IMAGES).info is IMAGES
+
+
+@pytest.mark.parametrize(
+    "name", ["planted:", ":build", "planted:build:more", "planted.py:build", "./planted:build", "a b:c"]
+)
+def test_a_name_of_another_form_is_refused(name):
+    with pytest.raises(TaskError, match='not of the form "module:attribute"'):
+        build_task(TaskConfig(name=name), IMAGES)
+
+
+@pytest.mark.parametrize(("name", "missing"), [("no_such:build", "no_such"), ("json.no_such:build", "json.no_such")])
+def test_a_module_that_does_not_exist(name, missing):
+    with pytest.raises(TaskError, match=f'there is no module "{missing}" on Python\'s path'):
+        build_task(TaskConfig(name=name), IMAGES)
+
+
+def test_a_module_whose_own_import_is_missing(module):
+    module("import no_such_dependency")
+    with pytest.raises(TaskError, match='importing "planted" raised ModuleNotFoundError: No module named'):
+        build_task(TaskConfig(name="planted:build"), IMAGES)
+
+
+def test_a_module_with_a_mistake(module):
+    module("def build(:")
+    with pytest.raises(TaskError, match='importing "planted" raised SyntaxError'):
+        build_task(TaskConfig(name="planted:build"), IMAGES)
+
+
+def test_an_attribute_that_does_not_exist(module):
+    module("""
+        from json import loads
+        def build(info): ...
+        class Mine: ...
+    """)
+    with pytest.raises(TaskError, match=r'the module "planted" has no "biuld"; it defines: build, Mine\.$'):
+        build_task(TaskConfig(name="planted:biuld"), IMAGES)
+
+
+def test_an_attribute_that_cannot_be_called(module):
+    module("build = 3")
+    with pytest.raises(TaskError, match="is of type int, which cannot be called"):
+        build_task(TaskConfig(name="planted:build"), IMAGES)
+
+
+@pytest.mark.parametrize("absent", ["model", "encode", "loss", "metrics"])
+def test_a_task_without_a_method(module, absent):
+    methods = "".join(f"    {name} = print\n" for name in ("model", "encode", "loss", "metrics") if name != absent)
+    module("class Mine:\n    def __init__(self, info): ...\n" + methods)
+    with pytest.raises(TaskError, match=f"of type Mine without the method {absent}; a task has the methods"):
+        build_task(TaskConfig(name="planted:Mine"), IMAGES)
+
+
+def test_a_factory_that_returns_nothing(module):
+    module("def build(info): ...")
+    with pytest.raises(TaskError, match="of type NoneType without the method model, encode, loss, metrics"):
+        build_task(TaskConfig(name="planted:build"), IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"), [("raise KeyError('size')", "KeyError: 'size'"), ("raise ValueError", "raised ValueError when")]
+)
+def test_a_factory_that_raises(module, line, shown):
+    module(f"def build(info): {line}")
+    with pytest.raises(TaskError, match=shown):
+        build_task(TaskConfig(name="planted:build"), IMAGES)
+
+
+def test_the_factorys_own_refusal_is_kept(module):
+    module("""
+        from fedtrain.errors import DataError
+        def build(info): raise DataError("three channels, please")
+    """)
+    with pytest.raises(DataError, match=r"^three channels, please$"):
+        build_task(TaskConfig(name="planted:build"), IMAGES)
+
+
+@pytest.mark.parametrize("setting", [{"model": "mlp"}, {"augment": True}])
+def test_settings_that_an_own_task_would_not_see_are_refused(setting):
+    with pytest.raises(TaskError, match=f"unset task.{next(iter(setting))}"):
+        build_task(TaskConfig(name="planted:build", **setting), IMAGES)
+
+
+def test_building_and_training_never_import_torchmetrics():
+    script = """
+        import sys
+        from fedtrain.config import TaskConfig
+        from fedtrain.data.types import DataInfo
+        from fedtrain.tasks import build_task
+        task = build_task(TaskConfig(), DataInfo(kind="image", shape=(1, 8, 8), classes=("a", "b")))
+        task.model()
+        assert "torchmetrics" not in sys.modules
+        task.metrics()
+        assert "torchmetrics" in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, cwd=ROOT)
+
+
+def test_the_guide_shows_the_example_file_as_it_is():
+    guide = (ROOT / "docs/how-to/own-task.md").read_text(encoding="utf-8")
+    example = (ROOT / "docs/examples/own_task.py").read_text(encoding="utf-8")
+    assert guide.split("```python\n")[1].split("```")[0] == example

@@ -1,0 +1,154 @@
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
+from torch.nn import functional
+
+from fedtrain.errors import TaskError
+from fedtrain.tasks import ClassificationMetrics
+
+
+def measured(outputs, labels, classes):
+    metrics = ClassificationMetrics(classes)
+    metrics.update(outputs, labels)
+    return metrics.compute()
+
+
+def records(n, classes, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.randint(classes, (n,), generator=draw)
+    outputs = torch.randn(n, classes, generator=draw) + 1.5 * functional.one_hot(labels, classes)
+    return outputs, labels
+
+
+def expected_calibration_error(probabilities, labels, bins=15):
+    # Guo et al. 2017, equation 3, written out.
+    confidence, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
+    places = np.minimum((confidence * bins).astype(int), bins - 1)
+    total = 0.0
+    for place in range(bins):
+        inside = places == place
+        if inside.any():
+            accuracy = (predicted[inside] == labels[inside]).mean()
+            total += inside.mean() * abs(accuracy - confidence[inside].mean())
+    return total
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_all_measurements_are_those_of_scikit_learn(classes):
+    outputs, labels = records(500, classes)
+    result = measured(outputs, labels, classes)
+    probabilities = outputs.double().softmax(dim=1).numpy()
+    true, predicted, every = labels.numpy(), outputs.argmax(dim=1).numpy(), range(classes)
+
+    assert result["records"] == 500
+    assert result["loss"] == pytest.approx(log_loss(true, probabilities, labels=every), rel=1e-9)
+    assert result["loss"] == pytest.approx(functional.cross_entropy(outputs, labels).item(), rel=1e-5)
+    assert result["accuracy"] == pytest.approx(accuracy_score(true, predicted), rel=1e-12)
+    assert result["confusion"] == confusion_matrix(true, predicted, labels=every).tolist()
+    single = precision_recall_fscore_support(true, predicted, labels=every, average=None, zero_division=0)
+    macro = precision_recall_fscore_support(true, predicted, average="macro", zero_division=0)
+    for name, values, mean in zip(("precision", "recall", "f1"), single, macro, strict=False):
+        assert result["per_class"][name] == pytest.approx(values.tolist(), rel=1e-12)
+        assert result[name] == pytest.approx(mean, rel=1e-12)
+    assert result["calibration_error"] == pytest.approx(expected_calibration_error(probabilities, true), abs=1e-6)
+
+
+def test_the_measurements_are_plain_json():
+    result = measured(*records(20, 3), 3)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert list(result) == [
+        "loss",
+        "accuracy",
+        "precision",
+        "recall",
+        "f1",
+        "per_class",
+        "confusion",
+        "calibration_error",
+        "records",
+    ]
+    assert {type(result[name]) for name in ("loss", "accuracy", "precision", "recall", "f1")} == {float}
+    assert type(result["calibration_error"]) is float
+    assert type(result["records"]) is int
+    assert type(result["confusion"][0][0]) is int
+
+
+def test_an_absent_class_counts_zero_alone_and_not_in_the_mean():
+    # Class 2 has no record and is never predicted; class 3 has none but is predicted once.
+    outputs = torch.tensor([[2.0, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 2]])
+    result = measured(outputs, torch.tensor([0, 1, 1]), 4)
+    assert result["per_class"]["precision"] == [1, 1, 0, 0]
+    assert result["per_class"]["recall"] == [1, 0.5, 0, 0]
+    assert result["per_class"]["f1"] == pytest.approx([1, 2 / 3, 0, 0])
+    assert result["recall"] == pytest.approx(1.5 / 3)
+    assert result["confusion"] == [[1, 0, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
+
+
+def test_confident_and_right_is_calibrated_and_confident_and_wrong_is_not():
+    outputs = 100 * torch.eye(3)
+    assert measured(outputs, torch.tensor([0, 1, 2]), 3)["calibration_error"] == pytest.approx(0, abs=1e-6)
+    assert measured(outputs, torch.tensor([1, 2, 0]), 3)["calibration_error"] == pytest.approx(1, abs=1e-6)
+
+
+def test_a_confidence_of_one_shares_the_last_bin():
+    # Right with confidence 0.95 and wrong with 1: in one bin the gap is |0.5 - 0.975|; in two it would be 0.525.
+    outputs = torch.tensor([[np.log(0.95 / 0.05), 0.0], [100.0, 0.0]], dtype=torch.float32)
+    assert measured(outputs, torch.tensor([0, 1]), 2)["calibration_error"] == pytest.approx(0.475, abs=1e-5)
+
+
+def test_logits_that_look_like_probabilities_are_logits():
+    outputs = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    confidence = torch.tensor([1.0, 0.0]).softmax(dim=0)[0].item()
+    assert measured(outputs, torch.tensor([0, 1]), 2)["calibration_error"] == pytest.approx(1 - confidence, abs=1e-6)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_outputs_that_are_not_finite_give_null(bad):
+    metrics = ClassificationMetrics(2)
+    metrics.update(torch.tensor([[0.0, 1.0]]), torch.tensor([1]))
+    metrics.update(torch.tensor([[bad, bad]]), torch.tensor([1]))
+    result = metrics.compute()
+    assert result["loss"] is None
+    assert result["calibration_error"] is None
+    assert result["records"] == 2
+    json.dumps(result, allow_nan=False)
+
+
+def test_computing_leaves_the_state_as_it_is():
+    metrics = ClassificationMetrics(3)
+    outputs, labels = records(30, 3)
+    metrics.update(outputs[:20], labels[:20])
+    assert metrics.compute() == metrics.compute()
+    metrics.update(outputs[20:], labels[20:])
+    assert metrics.compute()["records"] == 30
+    assert metrics.compute()["confusion"] == measured(outputs, labels, 3)["confusion"]
+
+
+def test_outputs_may_need_gradients_and_be_of_half_precision():
+    outputs, labels = records(16, 3)
+    result = measured(outputs.to(torch.bfloat16).requires_grad_(), labels, 3)
+    assert result == measured(outputs.to(torch.bfloat16), labels, 3)
+
+
+def test_nothing_measured_is_refused():
+    metrics = ClassificationMetrics(3)
+    metrics.update(torch.empty(0, 3), torch.empty(0, dtype=torch.int64))
+    with pytest.raises(TaskError, match="no test record was evaluated"):
+        metrics.compute()
+
+
+def test_ten_thousand_records_are_measured_quickly():
+    outputs, labels = records(10_000, 10)
+    spent = []
+    for _ in range(3):
+        metrics = ClassificationMetrics(10)
+        start = time.perf_counter()
+        for first in range(0, 10_000, 256):
+            metrics.update(outputs[first : first + 256], labels[first : first + 256])
+        metrics.compute()
+        spent.append(time.perf_counter() - start)
+    assert min(spent) < 0.3

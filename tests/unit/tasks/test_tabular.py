@@ -1,0 +1,32 @@
+import pytest
+import torch
+from torch import nn
+
+from fedtrain.config import TaskConfig
+from fedtrain.data.types import DataInfo
+from fedtrain.errors import TaskError
+from fedtrain.tasks import build_task
+
+INFO = DataInfo(kind="table", shape=(5,), classes=("a", "b", "c"))
+
+
+def test_features_are_taken_as_they_are():
+    features = torch.randn(4, 5)
+    assert torch.equal(build_task(TaskConfig(name="tabular"), INFO).encode(features, torch.Generator()), features)
+
+
+@pytest.mark.parametrize(("model", "layers"), [(None, 2), ("mlp", 2), ("linear", 1)])
+def test_its_models(model, layers):
+    built = build_task(TaskConfig(name="tabular", model=model), INFO).model()
+    assert sum(isinstance(layer, nn.Linear) for layer in built.modules()) == layers
+
+
+def test_images_are_refused():
+    info = DataInfo(kind="image", shape=(1, 8, 8), classes=("a", "b"))
+    with pytest.raises(TaskError, match=r'"tabular" takes data of kind "table".*set task.name = "vision"'):
+        build_task(TaskConfig(name="tabular"), info)
+
+
+def test_augmentation_is_refused():
+    with pytest.raises(TaskError, match=r"task\.augment = true is for images"):
+        build_task(TaskConfig(name="tabular", augment=True), INFO)

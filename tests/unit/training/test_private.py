@@ -1,0 +1,183 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from fedtrain.config import Training
+from fedtrain.errors import TaskError
+from fedtrain.privacy import PrivacyPlan, PrivacySpec
+from fedtrain.training import Records, RoundSettings
+from fedtrain.training.private import refuse_untrainable, train_private
+
+
+class Classification:
+    def encode(self, features, generator):
+        return features
+
+    def loss(self, outputs, labels):
+        return nn.functional.cross_entropy(outputs, labels)
+
+
+class SpyingClassification(Classification):
+    def __init__(self):
+        self.batches = []
+
+    def encode(self, features, generator):
+        self.batches.append(len(features))
+        return features
+
+
+SETTINGS = RoundSettings(learning_rate=1.0, proximal_mu=0.0, seed=5)
+PLAIN = Training(learning_rate=1.0)
+
+
+def plan(*, noise=1e-9, rate=1.0, batch=20, steps=1, clip=0.1):
+    # Made by hand, which only a test may do: it needs noise that no budget allows.
+    spec = PrivacySpec(
+        epsilon=1.0, delta=1e-5, clip_norm=clip, sampling_rate=rate, batch_size=batch, steps_per_round=steps, rounds=1
+    )
+    return PrivacyPlan(spec=spec, noise_multiplier=noise)
+
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def records(count=20):
+    generator = torch.Generator().manual_seed(0)
+    return Records(
+        features=torch.randn(count, 4, generator=generator), labels=torch.randint(0, 3, (count,), generator=generator)
+    )
+
+
+def flat(net):
+    return torch.cat([parameter.detach().flatten() for parameter in net.parameters()])
+
+
+def change(data, mechanism, settings=SETTINGS, task=None):
+    net = model()
+    before = flat(net)
+    train_private(net, task or Classification(), data, PLAIN, settings, mechanism)
+    return flat(net) - before
+
+
+def clipped_sum(data, clip):
+    net, total = model(), None
+    for index in range(len(data)):
+        net.zero_grad()
+        one = slice(index, index + 1)
+        nn.functional.cross_entropy(net(data.features[one]), data.labels[one]).backward()
+        gradient = torch.cat([parameter.grad.flatten() for parameter in net.parameters()])
+        gradient = gradient * min(1.0, clip / float(gradient.norm()))
+        total = gradient if total is None else total + gradient
+    return total
+
+
+def test_a_step_is_the_sum_of_clipped_gradients_over_the_public_batch_size():
+    data = records()
+    torch.testing.assert_close(change(data, plan(batch=7)), -clipped_sum(data, 0.1) / 7, rtol=1e-4, atol=1e-6)
+
+
+def test_an_unclipped_gradient_would_be_seen():
+    data = records()
+    assert not torch.allclose(change(data, plan(batch=7)), -clipped_sum(data, 1e9) / 7, rtol=1e-2)
+
+
+def test_one_record_moves_the_weights_by_at_most_the_bound():
+    data = records()
+    with_it = change(data, plan())
+    data.features[3] *= 1000
+    data.labels[3] = (data.labels[3] + 1) % 3
+    assert float((change(data, plan()) - with_it).norm()) <= 2 * 0.1 / 20 * 1.001
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_a_record_that_is_not_finite_counts_as_zero(poison):
+    data = records()
+    clean = Records(features=data.features[1:], labels=data.labels[1:])
+    data.features[0, 2] = poison
+    torch.testing.assert_close(change(data, plan()), change(clean, plan()), rtol=1e-4, atol=1e-7)
+
+
+def test_an_empty_batch_is_a_noisy_step():
+    mechanism = plan(rate=1e-12, noise=1.0, steps=3)
+    moved = change(records(), mechanism)
+    assert moved.abs().min() > 0
+    assert float(moved.std()) == pytest.approx(math.sqrt(3) * 1.0 * 0.1 / 20, rel=0.25)
+
+
+def noise_of(multiplier, settings=SETTINGS):
+    # Records without a gradient leave the noise alone; many seeds give a sample of it.
+    mechanism = plan(rate=1e-12, noise=multiplier)
+    draws = [change(records(1), mechanism, dataclasses.replace(settings, seed=seed)) for seed in range(40)]
+    return torch.cat(draws).numpy() / (0.1 / 20)
+
+
+def test_the_noise_is_gaussian_of_the_declared_scale():
+    sample = noise_of(1.0)
+    assert stats.kstest(sample, "norm").pvalue > 1e-3
+    assert stats.kstest(sample, "norm", args=(0, 1.2)).pvalue < 1e-3
+    assert stats.kstest(noise_of(1.2), "norm").pvalue < 1e-3
+
+
+def test_batches_are_poisson_samples_whose_size_says_nothing_exact():
+    task = SpyingClassification()
+    change(records(200), plan(rate=0.1, steps=300), task=task)
+    sizes = np.array(task.batches)
+    assert len(set(sizes)) > 10
+    assert sizes.mean() == pytest.approx(20, abs=1.5)
+    assert sizes.var() == pytest.approx(200 * 0.1 * 0.9, rel=0.4)
+
+
+def test_the_same_seed_repeats_and_another_does_not():
+    mechanism = plan(noise=1.0, rate=0.5)
+    other = dataclasses.replace(SETTINGS, seed=6)
+    assert torch.equal(change(records(), mechanism), change(records(), mechanism))
+    assert not torch.equal(change(records(), mechanism), change(records(), mechanism, other))
+
+
+def test_the_proximal_term_is_added_after_the_noise():
+    data = records()
+    settings = dataclasses.replace(SETTINGS, proximal_mu=0.5)
+    one = change(data, plan(steps=1))
+    torch.testing.assert_close(change(data, plan(steps=1), settings), one)
+    assert float(change(data, plan(steps=5), settings).norm()) < float(change(data, plan(steps=5)).norm())
+
+
+def test_the_model_is_left_as_a_plain_module():
+    net = model()
+    names = list(net.state_dict())
+    train_private(net, Classification(), records(), PLAIN, SETTINGS, plan())
+    assert list(net.state_dict()) == names
+    assert not any(layer._forward_hooks or layer._backward_hooks for layer in net.modules())
+    assert not any(hasattr(parameter, "grad_sample") for parameter in net.parameters())
+
+
+def test_the_model_is_left_as_a_plain_module_also_by_a_failure():
+    class Broken(Classification):
+        def loss(self, outputs, labels):
+            raise RuntimeError("planted")
+
+    net = model()
+    with pytest.raises(RuntimeError, match="planted"):
+        train_private(net, Broken(), records(), PLAIN, SETTINGS, plan())
+    assert not any(layer._forward_hooks for layer in net.modules())
+
+
+def test_momentum_is_after_the_noise_and_allowed():
+    net = model()
+    train_private(net, Classification(), records(), Training(momentum=0.9), SETTINGS, plan(noise=1.0, steps=3))
+    assert flat(net).isfinite().all()
+
+
+def test_models_that_cannot_be_private_are_refused():
+    with pytest.raises(TaskError, match=r"BatchNorm"):
+        refuse_untrainable(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
+    with pytest.raises(TaskError, match="cannot be trained privately"):
+        refuse_untrainable(nn.LSTM(4, 4))
+    refuse_untrainable(model())

@@ -1,0 +1,112 @@
+from itertools import chain
+
+import pytest
+import torch
+from torch import nn
+
+from fedtrain.config import Training
+from fedtrain.training import Records, RoundSettings, train_plain
+from fedtrain.training.steps import make_optimizer, shuffled_batches
+
+
+class Regression:
+    def encode(self, features, generator):
+        return features
+
+    def loss(self, outputs, labels):
+        return nn.functional.cross_entropy(outputs, labels)
+
+
+def records(count=10):
+    generator = torch.Generator().manual_seed(0)
+    return Records(
+        features=torch.randn(count, 4, generator=generator), labels=torch.randint(0, 3, (count,), generator=generator)
+    )
+
+
+def model():
+    torch.manual_seed(0)
+    return nn.Linear(4, 3)
+
+
+SETTINGS = RoundSettings(learning_rate=0.1, proximal_mu=0.0, seed=1)
+
+
+def batches(count, **fields):
+    return [batch.tolist() for batch in shuffled_batches(count, Training(**fields), torch.Generator().manual_seed(0))]
+
+
+def test_a_pass_visits_every_record_once():
+    one = batches(10, batch_size=4)
+    assert [len(batch) for batch in one] == [4, 4, 2]
+    assert sorted(chain.from_iterable(one)) == list(range(10))
+
+
+def test_passes_are_shuffled_anew():
+    two = batches(8, batch_size=4, local_epochs=2.0)
+    assert len(two) == 4
+    assert list(chain(*two[:2])) != list(chain(*two[2:]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "steps"), [({"local_steps": 7}, 7), ({"local_epochs": 0.5}, 2), ({"local_epochs": 0.01}, 1)]
+)
+def test_steps_and_fractions_of_a_pass(fields, steps):
+    assert len(batches(10, batch_size=3, **fields)) == steps
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_optimizers_lower_the_loss_and_leave_frozen_weights(name):
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    net[0].requires_grad_(False)
+    frozen = net[0].weight.clone()
+    config = Training(optimizer=name, local_epochs=30.0, batch_size=5)
+    data = records()
+    before = Regression().loss(net(data.features), data.labels)
+    train_plain(net, Regression(), data, config, SETTINGS)
+    assert Regression().loss(net(data.features), data.labels) < before
+    assert torch.equal(net[0].weight, frozen)
+    assert make_optimizer(config, net, 0.1).param_groups[0]["lr"] == 0.1
+
+
+def test_the_same_seed_gives_the_same_weights():
+    nets = []
+    for seed in (1, 1, 2):
+        net = model()
+        train_plain(
+            net,
+            Regression(),
+            records(),
+            Training(batch_size=3),
+            RoundSettings(learning_rate=0.1, proximal_mu=0.0, seed=seed),
+        )
+        nets.append(net.weight.detach())
+    assert torch.equal(nets[0], nets[1])
+    assert not torch.equal(nets[0], nets[2])
+
+
+def test_the_reported_loss_is_the_mean_over_batches():
+    net, data = model(), records(8)
+    expected = Regression().loss(net(data.features), data.labels).item()
+    assert train_plain(net, Regression(), data, Training(batch_size=8), SETTINGS) == pytest.approx(expected)
+
+
+def test_the_proximal_term_is_that_of_fedprox():
+    net, data = model(), records(8)
+    start = [parameter.detach().clone() for parameter in net.parameters()]
+    train_plain(
+        net,
+        Regression(),
+        data,
+        Training(batch_size=8, local_steps=2),
+        RoundSettings(learning_rate=0.1, proximal_mu=0.5, seed=1),
+    )
+    reference = model()
+    for _ in range(2):
+        loss = Regression().loss(reference(data.features), data.labels)
+        loss = loss + 0.25 * sum((p - s).square().sum() for p, s in zip(reference.parameters(), start, strict=True))
+        gradients = torch.autograd.grad(loss, list(reference.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(reference.parameters(), gradients, strict=True):
+                parameter.sub_(0.1 * gradient)
+    torch.testing.assert_close(list(net.parameters()), list(reference.parameters()))
