@@ -8,6 +8,7 @@ from flwr.serverapp import Grid
 from fedtrain.errors import RunError
 from fedtrain.flower import protocol
 from fedtrain.flower.local import LocalGrid
+from fedtrain.flower.local.worker import FIRST_NODE_ID
 from fedtrain.flower.wrapper import collect
 
 
@@ -18,7 +19,7 @@ def clients_of(grid: Grid, *, clients: int, timeout: float) -> dict[int, int]:
         RunError: the nodes are not exactly the clients.
     """
     if isinstance(grid, LocalGrid):
-        numbers = {node: grid.partition_of(node) for node in grid.get_node_ids()}
+        numbers = {node: node - FIRST_NODE_ID for node in grid.get_node_ids()}
     else:
         questions = [Message(RecordDict(), node, "query") for node in sorted(grid.get_node_ids())]
         numbers = {}

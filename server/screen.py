@@ -140,7 +140,7 @@ def closing_table(report: Report) -> str:
     console = Console(width=100, file=None, color_system=None)
     with console.capture() as capture:
         console.print(table)
-    return capture.get().rstrip()
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
 def _figures(entry: RoundEntry, accuracy: float | None, epsilon: float | None) -> str:

@@ -40,6 +40,7 @@ def simulate(
 ) -> None:
     """Run a Flower app on this machine: its ServerApp here, its ClientApp in worker processes."""
     logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, stream=sys.stderr)
+    logging.getLogger("flwr").propagate = False  # Flower prints its own messages
     started = time.monotonic()
     signal.signal(signal.SIGTERM, _interrupt)
     run_config: dict[str, Any] = {}

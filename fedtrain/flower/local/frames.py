@@ -72,9 +72,7 @@ def pack_frame(frame: Frame) -> bytes:
         case Ready():
             return _READY.pack(_KIND_READY)
         case Reply():
-            return _REPLY.pack(
-                _KIND_REPLY, frame.ticket, frame.directory, frame.offset, frame.length, frame.has_state
-            )
+            return _REPLY.pack(_KIND_REPLY, frame.ticket, frame.directory, frame.offset, frame.length, frame.has_state)
         case Failure():
             reason = limit_reason(frame.reason).encode("utf-8", "replace")
             return _FAILURE.pack(_KIND_FAILURE, frame.ticket, frame.code) + reason
@@ -96,9 +94,7 @@ def unpack_frame(data: bytes) -> Frame:
             return Ready()
         if kind == _KIND_REPLY:
             _, ticket, directory, offset, length, has_state = _REPLY.unpack(data)
-            return Reply(
-                ticket=ticket, directory=directory, offset=offset, length=length, has_state=bool(has_state)
-            )
+            return Reply(ticket=ticket, directory=directory, offset=offset, length=length, has_state=bool(has_state))
         if kind == _KIND_FAILURE:
             _, ticket, code = _FAILURE.unpack_from(data)
             return Failure(ticket=ticket, code=code, reason=data[_FAILURE.size :].decode())

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import count
 
+from flwr.app import Message
 from flwr.common.constant import ErrorCode
 
 from fedtrain.errors import RunError, StorageError
@@ -269,10 +270,52 @@ class Pool:
             if late and not all(self._take_back(worker, request) for request in late):
                 self._receive(worker)
         hung = [worker for worker in self._workers if expired.intersection(worker.requests)]
-        for worker in hung:
-            self._stop_taking(worker)
         self._stop(hung, expired)
         for request in expired:
             if request.reply is None:
-                reason = f"the client did not answer within {request.limit:g} s: it had not started, all workers were busy"
+                reason = f"client did not answer within {request.limit:g} s: it had not started, all workers were busy"
                 self._finish(request, request.error_reply(ErrorCode.MESSAGE_UNAVAILABLE, reason), dispatched=False)
+
+    def _stop(self, workers: list[_Worker], late: set[Request]) -> None:
+        """Stop and replace workers that run late requests, unless they answer while they are asked where they are."""
+        for worker in workers:
+            for request in worker.requests[1:]:
+                # One that cannot be taken back has started, so the late one before it was answered: `_receive` finds that.
+                self._take_back(worker, request)
+            self._receive(worker)
+            worker.process.ask_for_stacks()
+        deadline = stack_deadline()
+        for worker in workers:
+            stacks = worker.process.collect_stacks(deadline)
+            self._receive(worker)
+            if not late.intersection(worker.requests):
+                continue
+            self._remove(worker)
+            for request in worker.requests:
+                reason = f"client did not answer within {request.limit:g} s. It was stopped here:\n{stacks}"
+                self._spool.drop(request.node_id, request.ticket)
+                self._finish(request, request.error_reply(ErrorCode.MESSAGE_UNAVAILABLE, reason), dispatched=True)
+
+    def _bury(self, worker: _Worker) -> None:
+        """Answer for a worker that has ended, and replace it."""
+        how = worker.process.describe_exit()
+        started = [request for request in worker.requests[::-1] if not self._take_back(worker, request)]
+        for request in started:
+            reply = request.error_reply(ErrorCode.CLIENT_APP_CRASHED, f"the client's process {how}")
+            self._spool.drop(request.node_id, request.ticket)
+            self._finish(request, reply, dispatched=True)
+        self._fruitless_ends = 0 if started else self._fruitless_ends + 1
+        if self._fruitless_ends == MAX_FRUITLESS_ENDS:
+            self._failure = RunError(
+                f"{MAX_FRUITLESS_ENDS} worker processes in a row ended before they could run a message. "
+                f"The last one {how}"
+            )
+        self._remove(worker)
+
+    def _remove(self, worker: _Worker) -> None:
+        self._selector.unregister(worker.process.connection)
+        self._selector.unregister(worker.process.sentinel)
+        self._workers.remove(worker)
+        worker.process.kill()
+        if self._failure is None:
+            self._spawner.order(next(self._indices))

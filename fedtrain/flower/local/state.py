@@ -93,7 +93,9 @@ class Spool(StateFiles):
             for path in directory.glob("*.staged-*"):
                 path.unlink()
         except Timeout:
-            raise StorageError(f"another run uses the client states in {directory}: let it end, or name another") from None
+            raise StorageError(
+                f"another run uses the client states in {directory}: let it end, or name another"
+            ) from None
         except OSError as error:
             raise StorageError(f"client states cannot be kept in {directory}: {error.strerror}") from error
 
@@ -107,7 +109,9 @@ class Spool(StateFiles):
         try:
             staged.replace(self._path(node_id))
         except OSError as error:
-            raise StorageError(f"the state of node {node_id} in {staged} cannot be renamed: {error.strerror}") from error
+            raise StorageError(
+                f"the state of node {node_id} in {staged} cannot be renamed: {error.strerror}"
+            ) from error
 
     def drop(self, node_id: int, ticket: int) -> None:
         """Remove what was staged for a message that is not answered, if anything was."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 from flwr.app import Context, Message, UserConfigValue
@@ -190,9 +189,7 @@ class _Runner:
                 offset += len(buffer)
         packed = pack(reply.proto, [places[id(buffer)] for buffer in reply.buffers])
         directory = write_file(self._spec.directories, slot_name(self._index, task.slot), [*parts, packed])
-        return Reply(
-            ticket=task.ticket, directory=directory, offset=offset, length=len(packed), has_state=has_state
-        )
+        return Reply(ticket=task.ticket, directory=directory, offset=offset, length=len(packed), has_state=has_state)
 
 
 class _EngineError(Exception):
