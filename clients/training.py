@@ -57,7 +57,12 @@ def train(content: RecordDict, context: Context, site: Site) -> RecordDict:
         records = site.records(client)
         loss = train_plain(site.model, site.task, records, experiment.training, settings)
         metrics = MetricRecord({protocol.WEIGHT: float(len(records)), protocol.LOSS: loss})
-    return RecordDict({protocol.ARRAYS: ArrayRecord(site.model.state_dict()), "metrics": metrics})
+    arrays = ArrayRecord(site.model.state_dict())
+    if experiment.privacy.mode == "record":
+        # What a layer writes into a buffer is neither clipped nor noised: the buffers stay as they were received.
+        trained = {name for name, value in site.model.named_parameters(remove_duplicate=False) if value.requires_grad}
+        arrays = ArrayRecord({name: array if name in trained else received[name] for name, array in arrays.items()})
+    return RecordDict({protocol.ARRAYS: arrays, "metrics": metrics})
 
 
 def _train_private(
@@ -69,7 +74,7 @@ def _train_private(
     charge = Charge(
         run=cast("str", config[protocol.RUN]),
         round_number=cast("int", config[protocol.ROUND]),
-        model=protocol.model_digest(received),
+        model=protocol.request_digest(received, config),
         event=plan.round_event,
     )
     # The charge is in the state before a record is read.

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from fedtrain.data import Split
+from fedtrain.errors import RunError
 from fedtrain.report import Evaluation
 from fedtrain.tasks import Task
 
@@ -13,7 +14,11 @@ _BATCH = 500
 
 
 def evaluate(model: nn.Module, task: Task, test: Split, *, round_number: int) -> Evaluation:
-    """Measure the model on all test records."""
+    """Measure the model on all test records.
+
+    Raises:
+        RunError: what the task measures is not what a report can hold.
+    """
     device = next(model.parameters()).device
     metrics = task.metrics()
     model.eval()
@@ -23,4 +28,7 @@ def evaluate(model: nn.Module, task: Task, test: Split, *, round_number: int) ->
             labels = torch.from_numpy(test.labels[start : start + _BATCH].copy())
             outputs = model(task.encode(features, None).to(device))
             metrics.update(outputs, labels.to(device))
-    return Evaluation.model_validate_json(json.dumps({"round": round_number, **metrics.compute()}))
+    try:
+        return Evaluation.model_validate_json(json.dumps({"round": round_number, **metrics.compute()}))
+    except (TypeError, ValueError) as error:
+        raise RunError(f"the task's measurements after round {round_number} cannot be reported: {error}") from error

@@ -1,8 +1,6 @@
 """Which client of the federation each node of the grid is."""
 
-from typing import cast
-
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedtrain.errors import RunError
@@ -26,8 +24,10 @@ def clients_of(grid: Grid, *, clients: int, timeout: float) -> dict[int, int]:
         for reply in collect(grid, questions, timeout=timeout):
             if reply.has_error():
                 raise RunError(f"node {reply.metadata.src_node_id} failed: {reply.error.reason}")
-            answer = reply.content.config_records[protocol.CLIENT]
-            numbers[reply.metadata.src_node_id] = cast("int", answer[protocol.CLIENT])
+            answer = reply.content.config_records.get(protocol.CLIENT, ConfigRecord()).get(protocol.CLIENT)
+            if not isinstance(answer, int):
+                raise RunError(f"node {reply.metadata.src_node_id} does not say which client it is")
+            numbers[reply.metadata.src_node_id] = answer
     if sorted(numbers.values()) != list(range(clients)):
         raise RunError(f"{len(numbers)} nodes answered and federation.clients = {clients}; make them equal")
     return numbers

@@ -40,9 +40,14 @@ class RunFolder:
         """Make the folder of a new run, or open that of a run to be resumed.
 
         Raises:
-            ConfigError: the folder holds a run and ``resume`` is not set, or a run of another configuration.
+            ConfigError: the folder holds a run and ``resume`` is not set, or a run of another configuration; or
+                ``resume`` is set without a folder.
             StorageError: the folder cannot be made.
         """
+        if experiment.output.resume and experiment.output.directory is None:
+            raise ConfigError(
+                "output.resume is set and output.directory is not: name the run folder to go on in (--out)"
+            )
         name = experiment.output.directory or f"runs/{experiment.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
         folder = cls(path=Path(name))
         config = folder.path / "config.toml"

@@ -4,7 +4,7 @@ import platform
 from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from importlib.metadata import version
-from statistics import median
+from statistics import median_high
 from typing import Literal
 
 from fedtrain import __version__
@@ -168,7 +168,7 @@ def _curve(plan: PrivacyPlan, state: RunState, *, clients: int, largest: float) 
     for number, cohort in sorted(state.charged.items()):
         for client in cohort:
             counts[client] += 1
-        points.append(PrivacyPoint(round=number, max=epsilon(max(counts)), median=epsilon(int(median(sorted(counts))))))
+        points.append(PrivacyPoint(round=number, max=epsilon(max(counts)), median=epsilon(median_high(counts))))
     if points:
         points[-1] = points[-1].model_copy(update={"max": largest})
     return tuple(points)

@@ -44,7 +44,6 @@ class Rounds:
         self._experiment = preparation.experiment
         self._clients = clients
         self._strategy = build_strategy(self._experiment)
-        remind(self._strategy, start.strategy)
         private = preparation.plan is not None
         self._grid = ParticipationGrid(
             CheckedGrid(
@@ -107,6 +106,7 @@ class Rounds:
         if self._preparation.plan is not None:
             config[protocol.NOISE_MULTIPLIER] = self._preparation.plan.noise_multiplier
         arrays = ArrayRecord({name: Array(np.asarray(value)) for name, value in state.model.items()})
+        remind(self._strategy, state.strategy)
         # Flower's strategies draw cohorts from Python's global generator.
         random.seed(derive_seed(self._experiment.seed, "cohort", number))
         messages = list(self._strategy.configure_train(number, arrays, config, self._grid))
@@ -122,8 +122,7 @@ class Rounds:
                 reason = f"no answer within federation.deadline = {self._experiment.federation.deadline:g} seconds"
                 dropped.append(Dropped(client=client, reason=reason))
             elif answered[client].has_error():
-                reason = (answered[client].error.reason or "no reason given")[-_REASON_LENGTH:]
-                dropped.append(Dropped(client=client, reason=reason))
+                dropped.append(Dropped(client=client, reason=_readable(answered[client].error.reason or "")))
         lost = {entry.client for entry in dropped}
         return RoundEntry(
             round=number,
@@ -154,7 +153,8 @@ class Rounds:
         model: Arrays = {}
         for key, before in state.model.items():
             # Averaging turns integers and half floats into other types; clients are sent what they expect.
-            model[key] = arrays[key].numpy().astype(before.dtype)
+            value = arrays[key].numpy()
+            model[key] = (value if before.dtype.kind in "fc" else np.rint(value)).astype(before.dtype)
             if not np.isfinite(model[key]).all():
                 raise RunError(f"{name} made {key} not finite in round {number}; lower the learning rates")
         return model
@@ -170,6 +170,14 @@ class Rounds:
             round_number=state.round_number,
         )
         return replace(state, evaluations=(*state.evaluations, evaluation))
+
+
+def _readable(reason: str) -> str:
+    """Return what a client says went wrong, in a form that can do no harm in a report or on a terminal."""
+    clean = "".join(
+        letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in reason
+    )
+    return clean.strip()[-_REASON_LENGTH:] or "no reason given"
 
 
 def initial_state(preparation: Preparation) -> RunState:

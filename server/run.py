@@ -3,13 +3,13 @@
 import logging
 from dataclasses import replace
 
-from fedtrain.report.html import render_html
 from flwr.serverapp import Grid
 
 from fedtrain.config import Experiment
 from fedtrain.data import format_histogram
 from fedtrain.errors import FedtrainError, StorageError
 from fedtrain.report import Evaluation, Report, append_line
+from fedtrain.report.html import render_html
 from server.federation import clients_of
 from server.folder import RunFolder
 from server.preparation import Preparation, prepare
@@ -60,8 +60,9 @@ class Run:
                 f"command with --out {self._folder.path} --resume"
             )
             raise
-        except FedtrainError as error:
-            self._report_failure("failed", str(error))
+        except Exception as error:
+            name = "" if isinstance(error, FedtrainError) else f"{type(error).__name__}: "
+            self._report_failure("failed", f"{name}{error}")
             raise
         report = self._report("completed", None)
         self._screen.say(f"{closing_table(report)}\nreport: {self._folder.html}")

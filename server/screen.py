@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import AbstractContextManager
+from decimal import ROUND_CEILING, Decimal
 from typing import Literal, Protocol, Self
 
 from rich.console import Console
@@ -50,7 +51,7 @@ class SilentScreen(AbstractContextManager["SilentScreen"]):
 
 
 class PlainScreen(SilentScreen):
-    """One line for each round, for files and pipes."""
+    """One line for each round, and for each client that it dropped, for files and pipes."""
 
     def __init__(self, *, rounds: int) -> None:
         self._rounds = rounds
@@ -66,6 +67,8 @@ class PlainScreen(SilentScreen):
         self._durations.append(entry.seconds)
         left = sum(self._durations) / len(self._durations) * (self._rounds - entry.round)
         self.say(f"round {entry.round}/{self._rounds}  {_figures(entry, accuracy, epsilon)}  time left {left:.0f} s")
+        for line in _drops(entry):
+            self.say(line)
 
 
 class LiveScreen(SilentScreen):
@@ -112,9 +115,8 @@ class LiveScreen(SilentScreen):
     def round_done(self, entry: RoundEntry, accuracy: float | None, epsilon: float | None) -> None:
         """Advance the bar."""
         self._progress.update(self._task, completed=entry.round, figures=_figures(entry, accuracy, epsilon))
-        for dropped in entry.dropped:
-            cause = dropped.reason.strip().splitlines()[-1]
-            self.say(f"round {entry.round}: dropped client {dropped.client}: {cause}")
+        for line in _drops(entry):
+            self.say(line)
 
 
 def make_screen(kind: Literal["auto", "plain", "none"], *, rounds: int, done: int) -> Screen:
@@ -152,6 +154,14 @@ def _figures(entry: RoundEntry, accuracy: float | None, epsilon: float | None) -
     return "  ".join(parts)
 
 
+def _drops(entry: RoundEntry) -> list[str]:
+    # The last line of a traceback is the cause.
+    return [
+        f"round {entry.round}: dropped client {dropped.client}: {dropped.reason.strip().splitlines()[-1]}"
+        for dropped in entry.dropped
+    ]
+
+
 def _rounded_up(epsilon: float) -> str:
     # An epsilon is never shown as less than it is.
-    return f"{-(-epsilon * 1000 // 1) / 1000:.3f}"
+    return f"{Decimal(repr(epsilon)).quantize(Decimal('0.001'), ROUND_CEILING):f}"

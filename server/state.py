@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,9 +53,9 @@ class RunState:
 
     def encode(self) -> bytes:
         """Return the checkpoint: safetensors, with everything that is not an array as JSON in its metadata."""
-        tensors = {f"model/{name}": np.ascontiguousarray(value) for name, value in self.model.items()}
-        tensors |= {f"strategy/{name}": np.ascontiguousarray(value) for name, value in self.strategy.items()}
-        metadata = {
+        tensors = {f"model/{name}": np.asarray(value, order="C") for name, value in self.model.items()}
+        tensors |= {f"strategy/{name}": np.asarray(value, order="C") for name, value in self.strategy.items()}
+        facts = {
             "format": _FORMAT,
             "round": str(self.round_number),
             "order": json.dumps(list(self.model)),
@@ -63,7 +64,7 @@ class RunState:
             "charged": json.dumps(self.charged),
             "seconds": json.dumps(self.seconds),
         }
-        return save(tensors, metadata)
+        return save(tensors, {**facts, "sha256": _digest(facts, tensors)})
 
     @classmethod
     def decode(cls, data: bytes) -> "RunState":
@@ -77,6 +78,8 @@ class RunState:
             if header["format"] != _FORMAT:
                 raise StorageError(f"the format is {header['format']!r}, this version reads {_FORMAT!r}")
             tensors = load(data)
+            if header.pop("sha256") != _digest(header, tensors):
+                raise StorageError("its content has changed since it was written")
             return cls(
                 round_number=int(header["round"]),
                 model={name: tensors[f"model/{name}"] for name in json.loads(header["order"])},
@@ -92,3 +95,11 @@ class RunState:
             )
         except (ValueError, KeyError, TypeError, SafetensorError) as error:
             raise StorageError(f"this is not a checkpoint: {error}") from error
+
+
+def _digest(facts: dict[str, str], tensors: Arrays) -> str:
+    digest = sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {value.shape}\n".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()

@@ -52,9 +52,11 @@ def remembered(strategy: FedAvg) -> Arrays:
 
 
 def remind(strategy: FedAvg, arrays: Arrays) -> None:
-    """Give a fresh strategy what another one remembered."""
-    for name in _MEMORY:
+    """Put a strategy where one was that remembered these arrays, whatever it remembers now."""
+    for name in filter(lambda name: hasattr(strategy, name), _MEMORY):
         memory = {key.partition("/")[2]: value for key, value in arrays.items() if key.startswith(f"{name}/")}
-        if memory:
-            is_list = name == "momentum_vector"
-            setattr(strategy, name, [memory[str(i)] for i in range(len(memory))] if is_list else memory)
+        is_list = name == "momentum_vector"
+        setattr(strategy, name, ([memory[str(i)] for i in range(len(memory))] if is_list else memory) or None)
+    if hasattr(strategy, "current_arrays"):
+        # FedAvgM would start from its own last result, which is not yet in the types of the model that clients get.
+        strategy.current_arrays = None

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from fedtrain.config import parse_settings, read_toml
-from fedtrain.errors import FedtrainError
+from fedtrain.errors import FedtrainError, UsageError
 from fedtrain.flower.app import FlowerApp, read_app
 
 _INTERRUPTED = 130
@@ -88,7 +88,9 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 def _finish(as_json: bool, run_config: dict[str, Any], started: float, *, status: int, error: str | None) -> None:
     if as_json:
         result: dict[str, Any] = {"exit_status": status, "error": error, "seconds": time.monotonic() - started}
-        sys.stdout.write(json.dumps({**result, **_summary(run_config)}) + "\n")
+        # Where the input was refused, nothing was run: what the folder holds is from another run.
+        summary = {} if status == UsageError.exit_status else _summary(run_config)
+        sys.stdout.write(json.dumps({**result, **summary}) + "\n")
     elif error is not None:
         sys.stderr.write(f"error: {error}\n")
     raise typer.Exit(status)

@@ -6,10 +6,12 @@ turns the model into NaN. Behind this grid a bad update is an error of its clien
 
 from collections.abc import Iterable
 from io import BytesIO
+from math import inf, prod
+from typing import cast
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord
-from flwr.common.constant import ErrorCode
+from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
+from flwr.common.constant import ErrorCode, SType
 from flwr.serverapp import Grid
 from numpy.lib import format as npy
 
@@ -23,8 +25,9 @@ class CheckedGrid(GridWrapper):
     """Turns replies whose arrays or metrics cannot be aggregated into error replies.
 
     A reply passes if it has one array record with the names, shapes and dtypes of the one that was sent, finite
-    throughout, and one metric record with exactly the expected names, finite, whose weight is allowed. Arrays are put
-    into the order in which they were sent.
+    throughout, and one metric record with exactly the expected names, each a finite number, whose weight is allowed.
+    Arrays are put into the order in which they were sent. Every reply is made anew, so that nothing passes that was not
+    checked: no other record, no other name of a record, and no other sender than the node that was asked.
     """
 
     def __init__(self, inner: Grid, *, metrics: frozenset[str], weight_key: str, public_weight: float | None) -> None:
@@ -48,7 +51,8 @@ class CheckedGrid(GridWrapper):
         ids = list(self._inner.push_messages(messages))
         self._sent = {
             message_id: (message, next(iter(message.content.array_records.values())))
-            for message_id, message in zip(ids, messages, strict=True)
+            # A grid that cannot send answers with fewer ids, or with none in the place of one.
+            for message_id, message in zip(ids, messages, strict=False)
         }
         return ids
 
@@ -57,9 +61,9 @@ class CheckedGrid(GridWrapper):
         return [self._checked(reply) for reply in self._inner.pull_messages(message_ids)]
 
     def _checked(self, reply: Message) -> Message:
-        if reply.has_error():
-            return reply
         request, sent = self._sent[reply.metadata.reply_to_message_id]
+        if reply.has_error():
+            return Message(reply.error, reply_to=request)
         records, metrics = reply.content.array_records, reply.content.metric_records
         problem: str | None
         if len(records) != 1 or len(metrics) != 1:
@@ -71,21 +75,20 @@ class CheckedGrid(GridWrapper):
         if problem:
             error = Error(code=ErrorCode.MOD_FAILED_PRECONDITION, reason=f"unusable update: {problem}")
             return Message(error, reply_to=request)
-        name, received = next(iter(records.items()))
-        if list(received) != list(sent):
-            reply.content[name] = ArrayRecord({key: received[key] for key in sent})
-        return reply
+        received, name = next(iter(records.values())), next(iter(request.content.array_records))
+        arrays = ArrayRecord({key: received[key] for key in sent})
+        return Message(RecordDict({name: arrays, "metrics": next(iter(metrics.values()))}), reply_to=request)
 
     def _metrics_problem(self, record: MetricRecord) -> str | None:
         if set(record) != self._metrics:
             return f"the metrics are {sorted(record)}, not {sorted(self._metrics)}"
         for name, value in record.items():
-            if not np.isfinite(value).all():
-                return f"the metric {name} is not finite"
-        weight = record[self._weight_key]
+            if not isinstance(value, int | float) or not -inf < value < inf:
+                return f"the metric {name} is {value!r}, and one finite number is allowed"
+        weight = cast("float", record[self._weight_key])
         if self._public_weight is not None and weight != self._public_weight:
             return f"the weight is {weight!r}, and only the public {self._public_weight:g} is allowed"
-        if not isinstance(weight, int | float) or not 0 < weight <= _MAX_WEIGHT:
+        if not 0 < weight <= _MAX_WEIGHT:
             return f"the weight is {weight!r}, and a number above 0 and at most {_MAX_WEIGHT:.0f} is allowed"
         return None
 
@@ -101,19 +104,27 @@ def _arrays_problem(received: ArrayRecord, sent: ArrayRecord) -> str | None:
 
 
 def _array_problem(received: Array, expected: Array) -> str | None:
-    # The header is read by itself first: numpy allocates what it says, and a client wrote it.
-    try:
-        header = BytesIO(received.data)
-        if npy.read_magic(header) != (1, 0):
-            return "is not in version 1.0 of the npy format"
-        shape, _, dtype = npy.read_array_header_1_0(header)
-    except ValueError as error:
-        return f"cannot be read: {error}"
-    if shape != tuple(expected.shape) or str(dtype) != expected.dtype:
-        return f"is {dtype}{list(shape)}, not {expected.dtype}{list(expected.shape)}"
-    if len(received.data) - header.tell() != dtype.itemsize * int(np.prod(shape)):
+    if received.stype != SType.NUMPY:
+        return f"is in the format {received.stype!r}, and {SType.NUMPY!r} is allowed"
+    if (received.dtype, received.shape) != (expected.dtype, tuple(expected.shape)):
+        return f"is {received.dtype}{list(received.shape)}, not {expected.dtype}{list(expected.shape)}"
+    dtype = np.dtype(expected.dtype)
+    # numpy evaluates a header and allocates what it says, and a client wrote it: only what numpy itself would write is
+    # accepted, in either order of the values, and nothing is parsed.
+    header = next(filter(received.data.startswith, _headers(dtype, expected.shape)), None)
+    if header is None:
+        return "does not begin with the npy header of its type and shape"
+    if len(received.data) - len(header) != dtype.itemsize * prod(expected.shape):
         return "does not hold as many bytes as its shape says"
-    values = received.numpy()
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
+    values = np.frombuffer(memoryview(received.data)[len(header) :], dtype)
+    if dtype.kind in "fc" and not np.isfinite(values).all():
         return f"has {int((~np.isfinite(values)).sum())} values that are not finite"
     return None
+
+
+def _headers(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> Iterable[bytes]:
+    for fortran_order in (False, True):
+        header = BytesIO()
+        facts = {"descr": npy.dtype_to_descr(dtype), "fortran_order": fortran_order, "shape": tuple(shape)}
+        npy.write_array_header_1_0(header, facts)
+        yield header.getvalue()

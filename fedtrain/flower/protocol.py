@@ -2,7 +2,7 @@
 
 from hashlib import sha256
 
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, ConfigRecord
 
 ARRAYS = "arrays"
 CONFIG = "config"
@@ -18,9 +18,13 @@ RUN = "run-digest"
 CLIENT = "client"
 
 
-def model_digest(arrays: ArrayRecord) -> str:
-    """Return the SHA-256 of a model as sent: names, dtypes, shapes and bytes, in order."""
-    digest = sha256()
+def request_digest(arrays: ArrayRecord, config: ConfigRecord) -> str:
+    """Return the SHA-256 of all that a client is sent: every setting, and names, dtypes, shapes and bytes of the model.
+
+    Only what is the same in all of it is the same work: the noise of a round comes from its seed, so that a second
+    update with the same noise and another learning rate would show what the noise hides.
+    """
+    digest = sha256(f"{sorted(config.items())}\n".encode())
     for name, array in arrays.items():
         digest.update(f"{name} {array.dtype} {array.shape} {len(array.data)}\n".encode())
         digest.update(array.data)

@@ -65,14 +65,15 @@ def collect(
 
     The order makes aggregation independent of who answered first. ``on_reply`` is called as each reply comes.
     """
-    sent = list(grid.push_messages(messages))
+    # Flower's own grid returns None for a message that it could not send.
+    sent = [message_id for message_id in grid.push_messages(messages) if message_id]
     deadline = None if timeout is None else time.monotonic() + timeout
     replies: dict[str, Message] = {}
-    while len(replies) < len(sent):
+    while waiting := [message_id for message_id in sent if message_id not in replies]:
         started = time.monotonic()
         if deadline is not None and started >= deadline:
             break
-        new = list(grid.pull_messages([message_id for message_id in sent if message_id not in replies]))
+        new = list(grid.pull_messages(waiting))
         for reply in new:
             replies[reply.metadata.reply_to_message_id] = reply
             on_reply(reply)

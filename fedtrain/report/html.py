@@ -38,9 +38,10 @@ def render_html(report: Report) -> str:
         report=report,
         final=final,
         figures={name: Markup(svg) for name, svg in _figures(report, classes).items()},  # noqa: S704 - our own drawing
+        curve_name=numbers.short(_curve(report), 40),
         measurements=view.measurements(final) if final is not None else [],
         per_class=view.per_class(final, classes) if final is not None else None,
-        meaning=view.meaning(report.privacy),
+        factor=view.factor(report.privacy),
         mechanism=view.mechanism(report.privacy, report.privacy.mechanism) if report.privacy.mechanism else [],
         spending=view.spending(report.privacy),
         rounds=view.rounds(report),
@@ -56,15 +57,21 @@ def _names(report: Report, final: Evaluation | None) -> tuple[str, ...]:
     return report.data.classes if measured == len(report.data.classes) else tuple(map(str, range(measured)))
 
 
+def _curve(report: Report) -> str:
+    """Return the measurement to draw beside the accuracy: the loss, or the first of the task's own; or nothing."""
+    history = report.evaluation.history
+    names = ["loss", *(history[-1].own if history else ())]
+    return next((name for name in names if plots.series(history, name)), "")
+
+
 def _figures(report: Report, classes: tuple[str, ...]) -> Mapping[str, str]:
     figures = {}
     history, final = report.evaluation.history, report.evaluation.final
     if plots.series(history, "accuracy"):
         figures["accuracy"] = plots.accuracy_svg(history, report.evaluation.best)
-    own = sorted(final.own) if final is not None else []
-    for measurement in ["loss", *own]:
-        if "curve" not in figures and plots.series(history, measurement):
-            figures["curve"] = plots.curve_svg(history, measurement)
+    measurement = _curve(report)
+    if measurement:
+        figures["curve"] = plots.curve_svg(history, measurement)
     if final is not None and final.confusion:
         figures["confusion"] = plots.confusion_svg(final.confusion, classes)
     if final is not None and final.per_class is not None and final.per_class.f1:

@@ -40,7 +40,7 @@ def accuracy_svg(history: Sequence[Evaluation], best: Best | None) -> str:
     """Draw the accuracy on the test records over the rounds."""
     with style("accuracy"):
         figure = Figure(figsize=(_HALF, 3.3))
-        axes = plain_axes(figure, "round", "accuracy")
+        axes = plain_axes(figure, "round", "")
         points = series(history, "accuracy")
         _line(axes, [(number, 100 * value) for number, value in points], BLUE)
         axes.yaxis.set_major_formatter(_PERCENT)
@@ -63,7 +63,7 @@ def curve_svg(history: Sequence[Evaluation], measurement: str) -> str:
     """Draw a measurement, for example the loss, over the rounds."""
     with style("curve"):
         figure = Figure(figsize=(_HALF, 3.3))
-        _line(plain_axes(figure, "round", short(measurement, 40)), series(history, measurement), BLUE)
+        _line(plain_axes(figure, "round", ""), series(history, measurement), BLUE)
         return to_svg(figure, "curve", f"{short(measurement, 40)} over the rounds")
 
 
@@ -106,21 +106,22 @@ def f1_svg(f1: Sequence[float], classes: Sequence[str]) -> str:
     with style("f1"):
         figure = Figure(figsize=(_HALF, 5.6))
         if len(f1) > _NAMED_CLASSES:
-            axes = plain_axes(figure, f"{count(len(f1))} classes in order of F1", "F1")
-            axes.fill_between(np.arange(1, len(f1) + 1), np.sort(f1), color=BLUE, step="mid", linewidth=0)
-            axes.set_ylim(0, 1)
+            axes = plain_axes(figure, f"{count(len(f1))} classes in order of F1", "")
+            order, values = np.arange(1, len(f1) + 1), 100 * np.sort(f1)
+            axes.fill_between(order, values, color=BLUE, alpha=0.12, step="mid", linewidth=0)
+            axes.step(order, values, where="mid", color=BLUE)
+            axes.yaxis.set_major_formatter(_PERCENT)
+            axes.set_ylim(0, 100)
         else:
-            axes = plain_axes(figure, "F1", "")
+            axes = plain_axes(figure, "", "")
             axes.grid(visible=False)
             rows = np.arange(len(f1))
             axes.barh(rows, np.ones(len(f1)), color="#eef1f4", height=0.68)
             axes.barh(rows, f1, color=BLUE, height=0.68)
             axes.set_yticks(rows, [short(name, 18) for name in classes], color=INK)
-            axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.set_xlim(0, 1.11)
             axes.spines["bottom"].set_visible(False)
             axes.set_xticks([])
-            axes.set_xlabel("")
             axes.invert_yaxis()
             for row, value in enumerate(f1):
                 axes.text(1.02, row, percent(value).removesuffix(" %"), va="center", color=INK)
@@ -133,11 +134,12 @@ def histogram_svg(histogram: Sequence[Sequence[int]], classes: Sequence[str]) ->
     with style("histogram"):
         figure = Figure(figsize=(_WHOLE, 3.8))
         if len(counts) <= _BAR_CLIENTS and len(classes) <= len(COLOURS):
-            axes = plain_axes(figure, "client", "training records")
+            axes = plain_axes(figure, "client", "")
             base = np.zeros(len(counts), dtype=np.int64)
             for colour, column in zip(COLOURS, counts.T, strict=False):
                 axes.bar(np.arange(len(counts)), column, bottom=base, color=colour, width=0.78)
                 base += column
+            axes.set_xticks(np.arange(len(counts)))
             axes.set_xlim(-0.6, len(counts) - 0.4)
             names = [short(name, 18) for name in classes]
             keys = [Patch(color=colour) for colour, _ in zip(COLOURS, names, strict=False)]
@@ -160,8 +162,8 @@ def epsilon_svg(curve: Sequence[PrivacyPoint], budget: float | None) -> str:
     largest = [point.max for point in curve]
     median = [point.median for point in curve]
     with style("epsilon"):
-        figure = Figure(figsize=(_HALF, 3.3))
-        axes = plain_axes(figure, "round", "epsilon")
+        figure = Figure(figsize=(_HALF, 4.4))
+        axes = plain_axes(figure, "round", "")
         _line(axes, list(zip(rounds, largest, strict=True)), BLUE)
         labels = [(largest[-1], f"largest {upper(largest[-1])}", BLUE)]
         if median != largest:

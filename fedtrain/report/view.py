@@ -16,6 +16,7 @@ from fedtrain.report.schema import Report, RoundEntry
 _ROWS = 40  # tables up to this length are shown whole
 _FEWER = 20  # rows of a table that is too long
 _PLAIN_EPSILON = 20  # beyond it the factor e^epsilon means nothing to a reader
+_WHOLE_FROM = 100
 
 Rows = Sequence[tuple[str, ...]]
 
@@ -68,21 +69,12 @@ def per_class(evaluation: Evaluation, classes: tuple[str, ...]) -> Table | None:
     return Table(headings=("class", "precision", "recall", "F1", "test records"), rows=rows, note=note)
 
 
-def meaning(privacy: Privacy) -> str:
-    """Say what epsilon and delta mean to the owner of a record."""
-    if privacy.epsilon is None or privacy.delta is None:
+def factor(privacy: Privacy) -> str:
+    """Return e^epsilon, rounded up, or an empty string where it is too large to mean anything to a reader."""
+    if privacy.epsilon is None or privacy.epsilon > _PLAIN_EPSILON:
         return ""
-    if privacy.epsilon > _PLAIN_EPSILON:
-        return (
-            f"An epsilon of {upper(privacy.epsilon)} is large: the formal guarantee permits that almost everything "
-            "about a record could be inferred."
-        )
-    factor = upper(math.exp(privacy.epsilon))
-    return (
-        "Whatever anyone concludes from what the clients sent and from the model: with or without any one record, its "
-        f"probability changes by a factor of at most e^{upper(privacy.epsilon)}, that is {factor}, "
-        f"apart from events of probability {exact(privacy.delta)}."
-    )
+    value = math.exp(privacy.epsilon)
+    return upper(value) if value < _WHOLE_FROM else count(math.ceil(value))
 
 
 def mechanism(privacy: Privacy, shown: Mechanism) -> Rows:

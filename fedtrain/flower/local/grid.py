@@ -95,7 +95,7 @@ class LocalGrid(Grid):  # type: ignore[misc]  # flwr ships no types
             directories=self._directories,
             state_directory=(state_dir or self._directories[-1] / "states").absolute(),
             durable_state=state_dir is not None,
-            environment={},
+            environment=dict(os.environ),
         )
         start_fork_server(preload, spec.threads)
         self._pool = Pool(spec, self.workers, self._spool)

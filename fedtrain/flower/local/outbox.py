@@ -20,19 +20,41 @@ from fedtrain.flower.local.worker import arena_name
 
 
 class Arena:
-    """The file with the messages of one push. It is removed when the last of them is answered."""
+    """The file with the messages of one push. Its memory is used again when the last of them is answered."""
 
-    def __init__(self, path: Path, *, number: int, directory: int, users: int) -> None:
+    def __init__(self, *, number: int, directory: int, users: int, spares: "SpareFile") -> None:
         self.number = number
         self.directory = directory
-        self._path = path
         self._users = users
+        self._spares = spares
 
     def release(self) -> None:
         """Note that one message is answered."""
         self._users -= 1
         if self._users == 0:
-            remove_file(self._path)
+            self._spares.keep(self)
+
+
+class SpareFile:
+    """At most one file that is no longer needed: to overwrite it is several times faster than to fill new memory."""
+
+    def __init__(self, directories: Sequence[Path]) -> None:
+        self._directories = directories
+        self._path: Path | None = None
+
+    def keep(self, arena: Arena) -> None:
+        """Take over the file of an arena that is released."""
+        path = self._directories[arena.directory] / arena_name(arena.number)
+        if self._path is None and arena.directory == 0:
+            self._path = path
+        else:
+            remove_file(path)
+
+    def reuse(self, number: int) -> None:
+        """Let the next arena, with this number, overwrite the spare file if there is one."""
+        if self._path is not None:
+            self._path.rename(self._path.with_name(arena_name(number)))
+            self._path = None
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -73,6 +95,7 @@ class Outbox:
     def __init__(self, directories: Sequence[Path]) -> None:
         self._directories = directories
         self._numbers = count()
+        self._spares = SpareFile(directories)
 
     def add(self, messages: Iterable[Message], timeout: float | None) -> list[Request]:
         """Give each message an id, and write all of them to a new arena.
@@ -90,9 +113,9 @@ class Outbox:
             return []
         parts, regions = _layout(encoded)
         number = next(self._numbers)
+        self._spares.reuse(number)
         directory = write_file(self._directories, arena_name(number), parts)
-        path = self._directories[directory] / arena_name(number)
-        arena = Arena(path, number=number, directory=directory, users=len(encoded))
+        arena = Arena(number=number, directory=directory, users=len(encoded), spares=self._spares)
         now, wall = time.monotonic(), time.time()
         requests = []
         for (metadata, content, _), region in zip(encoded, regions, strict=True):

@@ -25,6 +25,8 @@ _PROCESS_NAME = "fedtrain-worker"
 _STACK_WAIT = 1.0  # seconds for a worker to write its stacks
 _EXIT_WAIT = 2.0  # seconds for an idle worker to end by itself
 _KILL_WAIT = 10.0  # seconds for the operating system to end a killed process
+# The GNU allocator keeps freed memory of this size: a worker needs it again for the next model, and new pages are slow.
+_MEMORY_VARIABLES = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
 _spawn_lock = threading.Lock()
 
 
@@ -37,9 +39,10 @@ def start_fork_server(preload: Sequence[str], threads: int) -> None:
     """
     get_context("forkserver").set_forkserver_preload([*preload, "fedtrain.flower.local.worker"])
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+    variables = {"PYTHONPATH": path, **_MEMORY_VARIABLES, **thread_variables(threads)}
     # Its import path is not inherited in Python 3.11, and numeric libraries read their variables when they are imported.
     # Ctrl-C is blocked there: it would kill the server in the middle of its imports.
-    with _spawn_lock, _environment({"PYTHONPATH": path, **thread_variables(threads)}), _blocked_interrupt():
+    with _spawn_lock, _environment(variables), _blocked_interrupt():
         forkserver.ensure_running()
 
 
@@ -62,7 +65,8 @@ class WorkerProcess:
     """A started worker. Creating one takes milliseconds, or as long as the fork server still imports."""
 
     def __init__(self, index: int, spec: WorkerSpec) -> None:
-        spec = replace(spec, environment={**thread_variables(spec.threads), **device_variables(index)})
+        variables = {**thread_variables(spec.threads), **device_variables(index)}
+        spec = replace(spec, environment={**spec.environment, **variables})
         self._index = index
         self._directories = spec.directories
         self.connection: Connection[bytes, bytes]

@@ -44,7 +44,7 @@ class WorkerSpec:
     directories: tuple[Path, ...]
     state_directory: Path
     durable_state: bool
-    environment: dict[str, str]
+    environment: dict[str, str]  # all of it: the fork server's is as old as that process
 
 
 def slot_name(worker: int, slot: int) -> str:
@@ -87,6 +87,7 @@ def _prepare_process(index: int, spec: WorkerSpec) -> None:
     trace = os.open(spec.directories[-1] / trace_name(index), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     faulthandler.enable(file=trace, all_threads=True)
     faulthandler.register(signal.SIGUSR1, file=trace, all_threads=True)
+    os.environ.clear()
     os.environ.update(spec.environment)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(spec.threads)

@@ -122,7 +122,7 @@ def no_privacy():
     }
 
 
-def plain_report(rounds=30, clients=10, cohort=10, classes=DIGITS, private=True, every=1):
+def plain_report(rounds=30, clients=10, cohort=10, classes=DIGITS, *, private=True, every=1):
     """Build the report as plain JSON data."""
     generator = np.random.default_rng(7)
     log = round_log(rounds, clients, cohort, generator)

@@ -1,0 +1,79 @@
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    status: int
+    stdout: str
+    stderr: str
+    out: Path
+
+    @property
+    def report(self):
+        return json.loads((self.out / "report.json").read_text())
+
+    def model(self, name="final"):
+        return sha256((self.out / f"model-{name}.safetensors").read_bytes()).hexdigest()
+
+
+class Cli:
+    """Runs the installed command in processes of its own."""
+
+    def __init__(self, cache: Path) -> None:
+        self.environment = {**os.environ, "FEDTRAIN_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
+
+    def start(self, *arguments, cwd=ROOT):
+        return subprocess.Popen(
+            [sys.executable, "-c", "from fedtrain.cli import main; main()", *map(str, arguments)],
+            cwd=cwd,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments, out, cwd=ROOT):
+        process = self.start("simulate", *arguments, "--out", out, cwd=cwd)
+        stdout, stderr = process.communicate(timeout=240)
+        return Outcome(status=process.returncode, stdout=stdout, stderr=stderr, out=Path(out))
+
+
+@pytest.fixture(scope="session")
+def cli(tmp_path_factory):
+    return Cli(tmp_path_factory.mktemp("cache"))
+
+
+SHORT = (
+    "--config",
+    ROOT / "simulations" / "demo.toml",
+    "--set",
+    "federation.rounds=6",
+    "--set",
+    "federation.cohort=5",
+    "--set",
+    "federation.min_results=3",
+)
+
+
+@pytest.fixture(scope="session")
+def short_arguments():
+    return SHORT
+
+
+@pytest.fixture(scope="session")
+def short(cli, tmp_path_factory):
+    """Run six rounds of five clients, uninterrupted: the reference for others."""
+    outcome = cli.run(*SHORT, "--workers", 2, out=tmp_path_factory.mktemp("short") / "run")
+    assert outcome.status == 0, outcome.stderr
+    return outcome

@@ -1,0 +1,222 @@
+import os
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common.constant import ErrorCode
+from flwr.serverapp.strategy import FedAvg
+from flwr.supercore.run import Run
+
+from fedtrain.errors import UsageError
+
+ECHO = """
+@app.train()
+def train(message, context):
+    values = {
+        "partition": context.node_config["partition-id"],
+        "partitions": context.node_config["num-partitions"],
+        "node": context.node_id,
+        "pid": os.getpid(),
+    }
+    config = ConfigRecord({"rate": context.run_config.get("rate", 0.0), "threads": os.environ["OMP_NUM_THREADS"]})
+    return Message(RecordDict({"values": MetricRecord(values), "config": config}), reply_to=message)
+"""
+
+SLOW_FIRST = """
+@app.train()
+def train(message, context):
+    time.sleep(0.3 if context.node_config["partition-id"] == 0 else 0)
+    return Message(RecordDict(), reply_to=message)
+"""
+
+
+def test_every_node_sees_its_own_context(make_grid, messages):
+    grid = make_grid(ECHO, run_config={"rate": 0.5}, nodes=4)
+    assert list(grid.get_node_ids()) == [1000, 1001, 1002, 1003]
+    assert [info.node_id for info in grid.get_nodes()] == [1000, 1001, 1002, 1003]
+    replies = grid.send_and_receive(messages([3, 1]))
+    values = [dict(reply.content["values"]) for reply in replies]
+    assert [(v["partition"], v["partitions"], v["node"]) for v in values] == [(3, 4, 1003), (1, 4, 1001)]
+    assert all(reply.content["config"] == {"rate": 0.5, "threads": "1"} for reply in replies)
+
+
+def test_a_reply_carries_the_metadata_that_flower_gives_it(make_grid):
+    grid = make_grid(ECHO)
+    (message,) = sent = [grid.create_message(RecordDict(), "train", 1002, "7", ttl=60.0)]
+    (reply,) = grid.send_and_receive(sent)
+    assert reply.metadata.reply_to_message_id == message.metadata.message_id != ""
+    assert reply.metadata.message_id not in {"", message.metadata.message_id}
+    assert (reply.metadata.src_node_id, reply.metadata.dst_node_id) == (1002, message.metadata.src_node_id)
+    assert (reply.metadata.group_id, reply.metadata.message_type) == ("7", "train")
+    assert reply.metadata.run_id == grid.run.run_id == message.metadata.run_id
+
+
+def test_replies_come_in_the_order_of_the_messages(make_grid, messages):
+    grid = make_grid(SLOW_FIRST)
+    replies = grid.send_and_receive(messages([0, 1, 2, 3]))
+    assert [reply.metadata.src_node_id for reply in replies] == [1000, 1001, 1002, 1003]
+
+
+def test_pull_returns_what_is_ready_and_each_reply_once(make_grid, messages):
+    grid = make_grid(SLOW_FIRST)
+    grid.send_and_receive(messages([1, 2]))  # the workers are up
+    ids = grid.push_messages(messages([0, 1, 2]))
+    fast, slow = [], []
+    while len(fast) < 2:
+        fast += grid.pull_messages(ids)
+    assert {reply.metadata.reply_to_message_id for reply in fast} == set(ids[1:])
+    while not slow:
+        slow = list(grid.pull_messages(ids))
+    assert [reply.metadata.reply_to_message_id for reply in slow] == ids[:1]
+    assert grid.pull_messages(ids) == []
+    assert grid.pull_messages(["unknown"]) == []
+
+
+def test_a_message_behind_a_slow_one_is_taken_over_by_an_idle_worker(make_grid, messages):
+    app = """
+    @app.train()
+    def train(message, context):
+        time.sleep(1.5 if context.node_config["partition-id"] == 0 else 0.02)
+        return Message(RecordDict(), reply_to=message)
+    """
+    grid = make_grid(app, nodes=8)
+    grid.send_and_receive(messages([1, 2]))
+    ids = grid.push_messages(messages(range(8)))
+    replies = []
+    while len(replies) < 7:  # all but the slow one
+        replies += grid.pull_messages(ids)
+    assert ids[0] not in {reply.metadata.reply_to_message_id for reply in replies}
+
+
+def test_work_is_spread_over_the_workers(make_grid, messages):
+    grid = make_grid(ECHO.replace("values = {", "time.sleep(0.05); values = {"), nodes=8, workers=2)
+    pids = set()
+    for _ in range(3):
+        pids |= {reply.content["values"]["pid"] for reply in grid.send_and_receive(messages(range(8)))}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+
+
+def test_a_large_config_passes_both_ways(make_grid, messages):
+    app = """
+    @app.train()
+    def train(message, context):
+        return Message(RecordDict({"blob": message.content["blob"]}), reply_to=message)
+    """
+    grid = make_grid(app)
+    content = RecordDict({"blob": ConfigRecord({"bytes": os.urandom(3_000_000)})})
+    replies = grid.send_and_receive(messages(range(4), content))
+    assert all(reply.content["blob"] == content["blob"] for reply in replies)
+
+
+def test_a_legacy_client_runs(make_grid):
+    app = """
+    from flwr.client import NumPyClient
+
+    class Client(NumPyClient):
+        def fit(self, parameters, config):
+            return [parameters[0] + 1], 5, {"loss": 0.25}
+
+    app = ClientApp(client_fn=lambda context: Client().to_client())
+    """
+    grid = make_grid(app)
+    parameters = ArrayRecord([np.zeros(3, np.float32)])
+    content = RecordDict({"fitins.parameters": parameters, "fitins.config": ConfigRecord({})})
+    (reply,) = grid.send_and_receive([Message(content, 1000, "train")])
+    assert reply.content["fitres.num_examples"]["num_examples"] == 5
+    assert np.array_equal(reply.content["fitres.parameters"].to_numpy_ndarrays()[0], np.ones(3))
+
+
+def test_fedavg_averages_the_clients(make_grid):
+    app = """
+    @app.train()
+    def train(message, context):
+        (array,) = message.content["arrays"].to_numpy_ndarrays()
+        partition = context.node_config["partition-id"]
+        content = {
+            "arrays": ArrayRecord([array + partition]),
+            "metrics": MetricRecord({"num-examples": 1 + partition % 2}),
+        }
+        return Message(RecordDict(content), reply_to=message)
+    """
+    grid = make_grid(app)
+    strategy = FedAvg(fraction_evaluate=0.0)
+    result = strategy.start(grid=grid, initial_arrays=ArrayRecord([np.zeros(5)]), num_rounds=2)
+    assert np.allclose(result.arrays.to_numpy_ndarrays()[0], 2 * (0 + 1 * 2 + 2 + 3 * 2) / 6)
+
+
+def test_a_message_to_an_unknown_node_is_answered_with_an_error(make_grid, messages):
+    grid = make_grid(ECHO)
+    replies = grid.send_and_receive(messages([0, 4]))
+    assert replies[0].has_content()
+    assert replies[1].error.code == ErrorCode.NODE_UNAVAILABLE
+    assert "1000 to 1003" in replies[1].error.reason
+
+
+def test_only_instruction_messages_can_be_pushed(make_grid, messages):
+    grid = make_grid(ECHO)
+    (message,) = messages([0])
+    (reply,) = grid.send_and_receive([message])
+    with pytest.raises(UsageError, match="instruction message"):
+        grid.push_messages([reply])
+    with pytest.raises(UsageError, match="instruction message"):
+        grid.push_messages(messages([1], ttl=-1.0))
+
+
+def test_the_run_can_be_described_but_not_switched(make_grid):
+    grid = make_grid(ECHO, run_config={"rate": 0.5})
+    described = grid.run
+    assert described.override_config == {"rate": 0.5}
+    described.fab_id = "me/app"
+    assert grid.run.fab_id == ""
+    grid.set_run(described)
+    assert grid.run.fab_id == "me/app"
+    with pytest.raises(UsageError, match="cannot switch"):
+        grid.set_run(Run.create_empty(1))
+    with pytest.raises(UsageError, match="not a str"):
+        grid.set_run("run")
+
+
+@pytest.mark.parametrize("option", ["nodes", "workers", "threads"])
+def test_counts_must_be_positive(make_grid, option):
+    with pytest.raises(UsageError, match=f"{option} must be at least 1, not 0"):
+        make_grid(ECHO, **{option: 0})
+
+
+def test_there_are_never_more_workers_than_nodes(make_grid):
+    assert make_grid(ECHO, nodes=1, workers=8).workers == 1
+
+
+def test_a_closed_grid_refuses_messages(make_grid, messages):
+    with make_grid(ECHO) as grid:
+        sent = messages([0])
+    grid.close()
+    with pytest.raises(UsageError, match="closed"):
+        grid.push_messages(sent)
+    with pytest.raises(UsageError, match="closed"):
+        grid.pull_messages([])
+
+
+def test_workers_see_the_environment_of_the_parent(make_grid, messages, monkeypatch):
+    monkeypatch.setenv("FEDTRAIN_TEST_VARIABLE", "seen")
+    app = """
+    @app.train()
+    def train(message, context):
+        value = os.environ["FEDTRAIN_TEST_VARIABLE"]
+        return Message(RecordDict({"c": ConfigRecord({"value": value, "path": os.environ.get("PYTHONPATH", "")})}), reply_to=message)
+    """
+    (reply,) = make_grid(app).send_and_receive(messages([0]))
+    assert reply.content["c"]["value"] == "seen"
+    assert reply.content["c"]["path"] == os.environ.get("PYTHONPATH", "")
+
+
+def test_workers_draw_different_numbers_from_numpys_global_generator(make_grid, messages):
+    app = """
+    @app.train()
+    def train(message, context):
+        time.sleep(0.05)
+        value = float(np.random.random())
+        return Message(RecordDict({"m": MetricRecord({"value": value})}), reply_to=message)
+    """
+    replies = make_grid(app).send_and_receive(messages(range(4)))
+    assert len({reply.content["m"]["value"] for reply in replies}) == 4

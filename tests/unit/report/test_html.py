@@ -1,0 +1,207 @@
+import html.parser
+import re
+import time
+
+import pytest
+
+from fedtrain.report.html import render_html
+
+HOSTILE = '<script>alert("x")</script><img src="http://evil.example/x.png" onerror=alert(1)>'
+VOID = {"meta", "link", "br"}
+
+
+class Page(html.parser.HTMLParser):
+    """Reads a page strictly: every element that is opened is closed, in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text, self.links, self.open = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        assert not any(name.startswith("on") for name, _ in attrs)
+        self.links += [value for name, value in attrs if name in {"href", "src", "action", "data", "xlink:href"}]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.text.append(data)
+
+    @property
+    def words(self):
+        return re.sub(r"\s+", " ", " ".join(self.text))
+
+
+@pytest.fixture(scope="module")
+def page(build, parse):
+    """Give the page of the usual report."""
+    return render_html(parse(build()))
+
+
+def test_the_headline_says_what_was_reached_and_what_is_promised(plain, parse):
+    plain["privacy"]["clients"][3]["epsilon"] = plain["privacy"]["epsilon"] = plain["privacy"]["curve"][-1]["max"] = (
+        7.501
+    )
+    plain["evaluation"]["final"]["accuracy"] = plain["evaluation"]["history"][-1]["accuracy"] = 0.99999
+    plain["evaluation"]["best"] = {"round": 30, "accuracy": 0.99999}
+    words = Page(render_html(parse(plain))).words
+    assert "99.99 %" in words
+    assert "100.00 %" not in words
+    assert "7.51" in words
+    assert "δ = 10⁻⁵" in words
+    assert "30 of 30" in words
+    assert "completed" in words
+    assert plain["privacy"]["statement"] in words
+    for text in plain["privacy"]["not_covered"]:
+        assert text in words
+    assert "read directly from the data, and epsilon does not cover them" in words
+
+
+def test_every_section_is_there(page):
+    for name in ("evaluation", "privacy", "data", "rounds", "configuration", "model"):
+        assert f'<section id="{name}">' in page
+        assert f'href="#{name}"' in page
+    assert page.count("<svg") == 6
+    words = Page(page).words
+    for text in ("no answer within 600 s", "dirichlet", "1f" * 32, "python 3.11.9", "Poisson-sampled Gaussian"):
+        assert text in words
+
+
+def test_the_page_asks_nothing_of_a_network(page):
+    read = Page(page)
+    assert all(link.startswith(("#", "data:")) for link in read.links)
+    assert not {"script", "img", "iframe", "object", "embed", "form"} & set(read.tags)
+    assert "@import" not in page
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", page))
+    assert "default-src 'none'" in page
+
+
+def test_the_same_report_gives_the_same_page(plain, parse, page):
+    assert render_html(parse(plain)) == page
+
+
+def test_text_of_users_is_escaped_everywhere(plain, parse):
+    plain["name"] = HOSTILE
+    plain["status"], plain["reason"] = "interrupted", HOSTILE
+    plain["config"] = {f"{HOSTILE}.{HOSTILE}": HOSTILE}
+    plain["data"]["kind"] = HOSTILE
+    plain["data"]["classes"][2] = HOSTILE
+    plain["round_log"][0].update(completed=[], dropped=[{"client": 1, "reason": HOSTILE}])
+    plain["model"]["final"]["file"] = HOSTILE
+    plain["software"] = {HOSTILE: HOSTILE}
+    plain["fedtrain"] = HOSTILE
+    plain["privacy"].update(
+        statement=HOSTILE, not_covered=[HOSTILE], accountant=HOSTILE, random_source=HOSTILE, composition=HOSTILE
+    )
+    for entry in (plain["evaluation"]["final"], plain["evaluation"]["history"][-1]):
+        entry[HOSTILE] = {HOSTILE: 1.0}
+    text = render_html(parse(plain))
+    page = Page(text)
+    assert "<script" not in text
+    assert not {"script", "img"} & set(page.tags)
+    assert all(link.startswith(("#", "data:")) for link in page.links)
+    assert page.words.count("<script>") >= 15
+
+
+def test_a_run_without_privacy_says_so(build, parse):
+    words = Page(render_html(parse(build(rounds=3, private=False)))).words
+    assert words.count("No privacy guarantee") == 2
+    assert "ε" not in words
+    assert "Mechanism" not in words
+
+
+def test_a_run_that_failed_before_its_first_round_has_a_page(build, parse):
+    plain = build(rounds=0)
+    plain.update(status="failed", reason="the disk is full", planned_rounds=10, config={}, software={})
+    plain["model"].update(final=None, best=None)
+    plain["data"].update(train_records=None, histogram=None, classes=[])
+    words = Page(render_html(parse(plain))).words
+    assert "The run failed after 0 of 10 rounds: the disk is full" in words
+    for text in ("never evaluated", "No round was run", "known to the clients only", "0 of 10"):
+        assert text in words
+
+
+def test_an_exceeded_budget_is_said_aloud(plain, parse, page):
+    assert "budget is exceeded" not in page
+    plain["privacy"]["budget"] = 7.0
+    assert "The budget is exceeded: epsilon 7.20 is more than 7" in Page(render_html(parse(plain))).words
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "text"),
+    [
+        (0.7, "which is 2.02, apart from a probability of 10⁻⁵"),
+        (8.0, "which is 2,981, apart"),
+        (900.0, "An epsilon of 900.00 is very large"),
+    ],
+)
+def test_epsilon_is_put_in_plain_numbers(build, parse, epsilon, text):
+    plain = build(rounds=1)
+    for client in plain["privacy"]["clients"]:
+        client["epsilon"] = epsilon
+    plain["privacy"].update(epsilon=epsilon, budget=None, curve=[])
+    words = Page(render_html(parse(plain))).words
+    assert text in words
+    assert "budget" not in words
+
+
+def test_a_task_with_its_own_measurements_has_a_page(plain, parse):
+    own = [{"round": number, "word_error": 1 / number, "levels": [1, 2]} for number in range(1, 31)]
+    plain["evaluation"] = {"final": own[-1], "best": None, "history": own}
+    page = render_html(parse(plain))
+    words = Page(page).words
+    assert "Word_error on the test records" in words
+    assert "word_error 0.03333333333333333" in words
+    assert "levels [1, 2]" in words
+    assert page.count("<svg") == 3
+
+
+def test_a_task_may_measure_other_classes_than_the_data_has(plain, parse):
+    for entry in (plain["evaluation"]["final"], plain["evaluation"]["history"][-1]):
+        entry["confusion"] = [[3, 1], [0, 4]]
+        entry["per_class"] = {"precision": [1.0, 0.8], "recall": [0.75, 1.0], "f1": [0.85, 0.88]}
+    assert "<td>0</td><td>100.00 %</td><td>75.00 %</td><td>85.00 %</td><td>4</td>" in render_html(parse(plain))
+
+
+def test_a_thousand_clients_and_five_hundred_rounds_are_summed_up(build, parse):
+    report = parse(build(rounds=500, clients=1000, cohort=40, every=50, classes=tuple(f"kind {n}" for n in range(60))))
+    start = time.process_time()
+    page = render_html(report)
+    assert time.process_time() - start < 3
+    assert len(page.encode()) < 2_000_000
+    words = Page(page).words
+    for text in ("of 1,000; the median client spent", "Each row sums up to 25 rounds", "1 to 25", "476 to 500"):
+        assert text in words
+    assert "20 classes with the lowest F1, of 60" in words
+    asked = re.findall(r"<tr><td>\d+ to \d+</td><td>([\d,]+)</td>", page)
+    assert sum(int(number.replace(",", "")) for number in asked) == 500 * 40
+
+
+def test_reasons_are_counted_and_the_most_frequent_come_first(build, parse):
+    plain = build(rounds=40)
+    for entry in plain["round_log"]:
+        number = entry["round"]
+        reason = f"only in round {number}" if number > 10 else "often"
+        entry.update(completed=[], dropped=[{"client": number % 10, "reason": reason}])
+    page = render_html(parse(plain))
+    rows = re.findall(r"<tr><td>(often|only in round \d+)</td><td>(\d+)</td><td>([^<]*)</td>", page)
+    assert rows[0] == ("often", "10", "1, 2, 3, 4, 5, 6, 7, 8 and 2 more")
+    assert len(rows) == 20
+    assert "The 20 most frequent of 31 reasons" in page
+
+
+def test_the_page_holds_the_numbers_of_the_report(plain, page):
+    for client in plain["privacy"]["clients"]:
+        assert f"<tr><td>{client['client']}</td><td>7.20</td><td>30</td><td>360</td></tr>" in page
+    for row, name in zip(plain["evaluation"]["final"]["confusion"], plain["data"]["classes"], strict=True):
+        assert re.search(rf"<tr><td>{name}</td>(<td>\d+\.\d\d %</td>){{3}}<td>{sum(row):,}</td></tr>", page)

@@ -1,0 +1,71 @@
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedtrain.report import numbers
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1, "100.00 %"), (0.999999, "99.99 %"), (0.29, "29.00 %"), (0.98765, "98.76 %"), (0.0, "0.00 %")],
+)
+def test_a_percentage_is_rounded_down(value, text):
+    assert numbers.percent(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (0, "0"),
+        (8.0, "8.00"),
+        (0.1, "0.10"),
+        (7.9901, "8.00"),
+        (2.000000001, "2.01"),
+        (0.000121, "0.00013"),
+        (12345.6, "12345.60"),
+    ],
+)
+def test_an_epsilon_is_rounded_up(value, text):
+    assert numbers.upper(value) == text
+
+
+@given(st.floats(min_value=0, max_value=1e9))
+def test_an_epsilon_is_never_understated(value):
+    shown = Decimal(numbers.upper(value))
+    assert shown >= Decimal(repr(value))
+    assert shown - Decimal(repr(value)) <= Decimal("0.01")
+
+
+@given(st.floats(min_value=0, max_value=1))
+def test_an_accuracy_is_never_overstated(value):
+    shown = Decimal(numbers.percent(value).removesuffix(" %"))
+    assert Decimal(0) <= 100 * Decimal(repr(value)) - shown < Decimal("0.01")
+
+
+def test_an_error_is_rounded_up():
+    assert [numbers.error(value) for value in (0.12341, 1234.5, 0.0)] == ["0.1235", "1,234.5000", "0.0000"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1e-5, "10⁻⁵"), (2.5e-6, "2.5 × 10⁻⁶"), (1.0853, "1.0853"), (8.0, "8"), (1e22, "10²²"), (3, "3"), (-0.5, "-0.5")],  # noqa: RUF001 - the multiplication sign
+)
+def test_a_number_is_shown_as_it_is(value, text):
+    assert numbers.exact(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0, "0.0 s"), (59.99, "59.9 s"), (60.0, "1 min 00 s"), (3599.9, "59 min 59 s"), (90_000.0, "25 h 00 min")],
+)
+def test_a_duration_is_shown_in_its_largest_units(seconds, text):
+    assert numbers.duration(seconds) == text
+
+
+def test_a_long_text_is_cut_in_its_middle():
+    assert numbers.short("abc", 3) == "abc"
+    assert numbers.short("abcdefghijklmnop", 10) == "abcdef…nop"
+    assert numbers.short("a\x00b\nc", 10) == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c"

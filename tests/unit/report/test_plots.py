@@ -1,0 +1,159 @@
+import subprocess
+import sys
+import warnings
+from xml.etree import ElementTree as ET
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedtrain.report import Evaluation, PrivacyPoint, plots
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '" onload="alert(1)',
+    "$\\frac{$",
+    "_hidden",
+    "漢字",
+    "a\x00b\nc",
+    "x" * 300,
+    "",
+)
+
+
+def history(count):
+    return [Evaluation(round=number, accuracy=number / (count + 1), loss=1 / (number + 1)) for number in range(count)]
+
+
+def texts(svg):
+    return ["".join(element.itertext()) for element in ET.fromstring(svg).iter("text")]
+
+
+def test_the_curves_are_drawn_with_the_best_round(build, parse):
+    report = parse(build(rounds=4))
+    svg = plots.accuracy_svg(report.evaluation.history, report.evaluation.best)
+    assert any(text.startswith("best ") for text in texts(svg))
+    assert "round" in texts(svg)
+    loss = plots.curve_svg(report.evaluation.history, "loss")
+    assert 'aria-label="loss over the rounds"' in loss
+
+
+@pytest.mark.parametrize("count", [1, 2, 500])
+def test_any_number_of_evaluations_can_be_drawn(count):
+    ET.fromstring(plots.accuracy_svg(history(count), None))
+
+
+def test_a_measurement_that_is_not_a_number_is_no_series():
+    entries = [Evaluation(round=0, error=0.5), Evaluation(round=1, error=None), Evaluation(round=2, error=[1.0])]
+    assert plots.series(entries, "error") == [(0, 0.5)]
+    assert plots.series(entries, "accuracy") == []
+    assert plots.series(entries, "model_dump") == []
+
+
+def test_the_confusion_matrix_shows_every_count_and_name():
+    svg = plots.confusion_svg([[11, 2, 0], [1, 1234, 3], [4, 5, 66]], ["cat", "dog", "fox"])
+    shown = texts(svg)
+    assert {"11", "2", "0", "1,234", "66"} <= set(shown)
+    assert shown.count("cat") == 2
+
+
+@pytest.mark.parametrize("classes", [1, 13, 26, 300])
+def test_confusion_and_f1_of_any_number_of_classes_stay_small(classes):
+    names = [f"class {number}" for number in range(classes)]
+    svg = plots.confusion_svg(np.eye(classes, dtype=int).tolist(), names)
+    assert len(svg) < 200_000
+    assert len(plots.f1_svg([0.5] * classes, names)) < 100_000
+
+
+def test_f1_bars_are_named_and_rounded_down():
+    assert {"cat", "dog", "95.99", "100.00"} <= set(texts(plots.f1_svg([0.95999, 1.0], ["cat", "dog"])))
+
+
+def test_few_clients_are_drawn_as_bars_and_many_as_an_image():
+    few = plots.histogram_svg([[3, 4], [5, 0]], ["cat", "dog"])
+    assert "<image" not in few
+    assert {"cat", "dog"} <= set(texts(few))
+    for clients, classes in ((41, 2), (2, 11), (1000, 100)):
+        many = plots.histogram_svg(np.ones((clients, classes), int).tolist(), [str(name) for name in range(classes)])
+        assert "<image" in many
+        assert 'href="data:image/png;base64,' in many
+        assert len(many) < 200_000
+
+
+def test_epsilon_is_drawn_with_the_budget_and_the_median():
+    curve = [PrivacyPoint(round=number, max=number + 0.001, median=number / 2) for number in range(1, 5)]
+    assert {"largest 4.01", "median 2.00", "budget 8"} <= set(texts(plots.epsilon_svg(curve, 8.0)))
+    alone = [PrivacyPoint(round=1, max=0.5, median=0.5)]
+    assert not any(text.startswith(("median", "budget")) for text in texts(plots.epsilon_svg(alone, None)))
+    ET.fromstring(plots.epsilon_svg([PrivacyPoint(round=1, max=0.0, median=0.0)], None))
+
+
+def test_names_are_text_whatever_they_hold():
+    size = len(HOSTILE)
+    drawings = (
+        plots.confusion_svg(np.eye(size, dtype=int).tolist(), HOSTILE),
+        plots.f1_svg([0.5] * size, HOSTILE),
+        plots.histogram_svg(np.ones((3, size), int).tolist(), HOSTILE),
+        plots.curve_svg([Evaluation(round=1, loss=0.5)], HOSTILE[1]),
+    )
+    for svg in drawings:
+        tags = {element.tag for element in ET.fromstring(svg).iter()}
+        assert tags <= {"svg", "g", "defs", "path", "use", "text", "clipPath", "rect", "image"}
+        assert "<script" not in svg
+    assert "$\\frac{$" in texts(drawings[0])
+    assert "_hidden" in texts(drawings[2])
+
+
+def test_ids_of_one_page_are_unique_and_each_reference_leads_somewhere(build, parse):
+    report = parse(build(rounds=4))
+    page = "".join(
+        (
+            plots.accuracy_svg(report.evaluation.history, report.evaluation.best),
+            plots.curve_svg(report.evaluation.history, "loss"),
+            plots.confusion_svg(report.evaluation.final.confusion, report.data.classes),
+            plots.epsilon_svg(report.privacy.curve, 8.0),
+        )
+    )
+    elements = list(ET.fromstring(f"<page>{page}</page>").iter())
+    ids = [element.get("id") for element in elements if element.get("id")]
+    assert len(ids) == len(set(ids))
+    references = {element.get("href") for element in elements if element.tag == "use"}
+    references |= {element.get("clip-path")[4:-1] for element in elements if element.get("clip-path")}
+    assert references == {f"#{name}" for name in ids}
+
+
+def test_the_users_matplotlib_settings_change_nothing_and_are_left_alone():
+    usual = plots.curve_svg(history(5), "loss")
+    with mpl.rc_context({"axes.facecolor": "black", "font.size": 30, "svg.hashsalt": "x"}):
+        assert plots.curve_svg(history(5), "loss") == usual
+        assert mpl.rcParams["font.size"] == 30
+
+
+def test_drawing_uses_no_window_system():
+    program = (
+        "import sys; from fedtrain.report import Evaluation, plots; "
+        "plots.curve_svg([Evaluation(round=1, loss=0.5)], 'loss'); print('matplotlib.pyplot' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_a_png_compares_runs(tmp_path):
+    path = tmp_path / "curves.png"
+    runs = {"without privacy": history(30), "epsilon 8": history(20), "_epsilon 1": history(10)}
+    plots.curve_png(path, runs)
+    first = path.read_bytes()
+    plots.curve_png(path, runs)
+    assert path.read_bytes() == first
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert image.width > 1000
+        colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 24)}
+    assert {(0x33, 0x22, 0x88), (0x88, 0xCC, 0xEE), (0x44, 0xAA, 0x99)} <= colours
+
+
+def test_glyphs_that_only_the_page_has_cause_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "漢字" in plots.f1_svg([0.5], ["漢字"])
