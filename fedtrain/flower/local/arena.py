@@ -1,11 +1,12 @@
 """Files in shared memory that carry message content between the parent and its workers.
 
-One side writes a file once, sends its number through a pipe, and the other side reads the parts it needs with ``pread``: nothing
-is mapped, so a full file system is an error that can be reported, never a SIGBUS. Two directories are used: one in ``/dev/shm``
-where there is one, and one on disk which takes over what does not fit into memory.
+One side writes a file once, sends its number through a pipe, and the other side reads the parts it needs with
+``pread``: nothing is mapped, so a full file system is an error that can be reported, never a SIGBUS. Two directories
+are used: one in ``/dev/shm`` where there is one, and one on disk which takes over what does not fit into memory.
 
-A ticket is an empty file that exists for as long as a dispatched message has not been started. Whoever removes it owns the
-message: the worker that starts it, or the parent that takes it back. ``unlink`` succeeds for exactly one of them.
+A ticket is an empty file that exists for as long as a dispatched message has not been started. Whoever removes it
+owns the message: the worker that starts it, or the parent that takes it back. ``unlink`` succeeds for exactly one of
+them.
 """
 
 import contextlib

@@ -1,13 +1,13 @@
 """Flower messages as bytes, with the array data beside them.
 
-A message becomes Flower's own protobuf with every ``Array.data`` left empty, and a list of these data in the order in which the
-arrays occur. Data are neither copied nor looked at, so that one buffer can serve many messages. A packed message is a table that
-says where each buffer lies, followed by the protobuf:
+A message becomes Flower's own protobuf with every ``Array.data`` left empty, and a list of these data in the order in
+which the arrays occur. Data are neither copied nor looked at, so that one buffer can serve many messages. A packed
+message is a table that says where each buffer lies, followed by the protobuf:
 
     count: uint32 | count x (source: uint8, first: uint64, second: uint64) | protobuf
 
-For a buffer in a file, ``first`` and ``second`` are its offset and its length; for a buffer that the reader holds already,
-``first`` is its index and ``second`` is 0. All integers are little-endian.
+For a buffer in a file, ``first`` and ``second`` are its offset and its length; for a buffer that the reader holds
+already, ``first`` is its index and ``second`` is 0. All integers are little-endian.
 """
 
 import struct
@@ -144,7 +144,8 @@ def unpack(packed: bytes) -> tuple[bytes, list[Place]]:
 
 
 def decode(proto: bytes, buffers: Sequence[bytes]) -> Message:
-    """Build a message from its protobuf and its buffers. Every call builds new records; only the immutable data are shared.
+    """Build a message from its protobuf and its buffers. Every call builds new records; only the immutable data are
+    shared.
 
     Raises:
         CodecError: the protobuf is broken, or it has another number of arrays than there are buffers.
@@ -174,9 +175,15 @@ def _records(proto: recorddict_pb2.RecordDict, next_buffer: Callable[[], bytes])
             record = ArrayRecord()
             for entry in item.array_record.items:
                 value = entry.value
-                # What Array() does after checking types that are known here; ten times faster, which counts for large models.
+                # What Array() does after checking types that are known here; ten times faster, which counts for large
+                # models.
                 array = Array.__new__(Array)
-                fields = {"dtype": value.dtype, "shape": tuple(value.shape), "stype": value.stype, "data": next_buffer()}
+                fields = {
+                    "dtype": value.dtype,
+                    "shape": tuple(value.shape),
+                    "stype": value.stype,
+                    "data": next_buffer(),
+                }
                 array.__dict__.update(fields)
                 record[entry.key] = array
             records[item.key] = record

@@ -1,7 +1,7 @@
 """The short frames that travel through the pipe between the parent and a worker.
 
-Content lies in files (see `arena`), so frames are small: a pipe holds all that can be under way, and no side ever waits for the other
-to read. A frame is a kind (uint8) and the fields of that kind, little-endian.
+Content lies in files (see `arena`), so frames are small: a pipe holds all that can be under way, and no side ever
+waits for the other to read. A frame is a kind (uint8) and the fields of that kind, little-endian.
 """
 
 import struct
@@ -12,10 +12,10 @@ from fedtrain.errors import RunError
 MAX_REASON = 8000  # characters
 
 _TASK = struct.Struct("<BQBBQQQ")
-_READY = struct.Struct("<B")
+_BARE = struct.Struct("<B")
 _REPLY = struct.Struct("<BQBQQB")
 _FAILURE = struct.Struct("<BQH")
-_KIND_TASK, _KIND_READY, _KIND_REPLY, _KIND_FAILURE = range(4)
+_KIND_TASK, _KIND_STOP, _KIND_READY, _KIND_REPLY, _KIND_FAILURE = range(5)
 
 
 class FrameError(RunError):
@@ -35,13 +35,19 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Stop:
+    """Parent to worker: end. (That the pipe is closed means that the parent is gone.)"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Ready:
     """Worker to parent: the app is loaded, or its loading failed; messages will be answered."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """Worker to parent: the reply is in the file of the task's slot; the node's new state is staged, if there is one."""
+    """Worker to parent: the reply is in the file of the task's slot; the node's new state is staged, if there is
+    one."""
 
     ticket: int
     directory: int
@@ -59,7 +65,7 @@ class Failure:
     reason: str
 
 
-Frame = Task | Ready | Reply | Failure
+Frame = Task | Stop | Ready | Reply | Failure
 
 
 def pack_frame(frame: Frame) -> bytes:
@@ -69,8 +75,10 @@ def pack_frame(frame: Frame) -> bytes:
             return _TASK.pack(
                 _KIND_TASK, frame.ticket, frame.slot, frame.directory, frame.arena, frame.offset, frame.length
             )
+        case Stop():
+            return _BARE.pack(_KIND_STOP)
         case Ready():
-            return _READY.pack(_KIND_READY)
+            return _BARE.pack(_KIND_READY)
         case Reply():
             return _REPLY.pack(_KIND_REPLY, frame.ticket, frame.directory, frame.offset, frame.length, frame.has_state)
         case Failure():
@@ -89,9 +97,9 @@ def unpack_frame(data: bytes) -> Frame:
         if kind == _KIND_TASK:
             _, ticket, slot, directory, arena, offset, length = _TASK.unpack(data)
             return Task(ticket=ticket, slot=slot, directory=directory, arena=arena, offset=offset, length=length)
-        if kind == _KIND_READY:
-            _READY.unpack(data)
-            return Ready()
+        if kind in {_KIND_STOP, _KIND_READY}:
+            _BARE.unpack(data)
+            return Stop() if kind == _KIND_STOP else Ready()
         if kind == _KIND_REPLY:
             _, ticket, directory, offset, length, has_state = _REPLY.unpack(data)
             return Reply(ticket=ticket, directory=directory, offset=offset, length=length, has_state=bool(has_state))

@@ -18,10 +18,12 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedtrain.errors import UsageError
 from fedtrain.flower.local.arena import create_directories, remove_directories
+from fedtrain.flower.local.memory import keep_freed_memory
 from fedtrain.flower.local.outbox import Outbox, Request
 from fedtrain.flower.local.pool import Pool
 from fedtrain.flower.local.process import start_fork_server
 from fedtrain.flower.local.state import Spool
+from fedtrain.flower.local.turn import Turn
 from fedtrain.flower.local.worker import FIRST_NODE_ID, TASK_ID, WorkerSpec
 
 _PULL_WAIT = 0.05  # seconds that pull_messages waits for progress
@@ -30,15 +32,16 @@ _PULL_WAIT = 0.05  # seconds that pull_messages waits for progress
 class LocalGrid(Grid):  # type: ignore[misc]  # flwr ships no types
     """Runs a Flower ClientApp for any number of virtual nodes on worker processes of this machine.
 
-    Node ``i`` of ``nodes`` has the id ``1000 + i`` and the node config ``{"partition-id": i, "num-partitions": nodes}``. Its
-    ``Context.state`` lasts from message to message; what a message changed is kept if it was answered without an error. Two
-    messages of one node never run at the same time.
+    Node ``i`` of ``nodes`` has the id ``1000 + i`` and the node config ``{"partition-id": i, "num-partitions":
+    nodes}``. Its ``Context.state`` lasts from message to message; what a message changed is kept if it was answered
+    without an error. Two messages of one node never run at the same time.
 
-    Every message gets exactly one reply. What goes wrong with a client becomes an error reply: an exception, an app that cannot
-    be loaded, a process that crashes, and also (unlike in Flower, which leaves such replies out) a message that was not answered
-    within its time to live or the timeout of `send_and_receive`. Its worker is then stopped, and the reply says where it was.
+    Every message gets exactly one reply. What goes wrong with a client becomes an error reply: an exception, an app
+    that cannot be loaded, a process that crashes, and also (unlike in Flower, which leaves such replies out) a
+    message that was not answered within its time to live or the timeout of `send_and_receive`. Its worker is then
+    stopped, and the reply says where it was.
 
-    Workers take the next messages only while a method of the grid runs; each may hold two. A grid is used by one thread.
+    Workers take the next messages only while a method of the grid runs; each may hold two. Threads take turns.
 
     Args:
         client_app: object reference of the ClientApp, "module:attribute". Each worker loads it as Flower does.
@@ -46,10 +49,14 @@ class LocalGrid(Grid):  # type: ignore[misc]  # flwr ships no types
         run_config: the run config, given to clients as ``Context.run_config``.
         nodes: number of virtual nodes.
         workers: number of processes; by default the number of usable cores, and never more than there are nodes.
-        threads: threads per worker for torch and other numeric libraries; by default 1 however many cores there are, since
-            sums of floating-point numbers depend on it, and a run must not depend on the machine or the number of workers.
-        state_dir: folder that keeps the nodes' states for the next grid that is given it; by default they end with this grid.
-        preload: modules that are imported once, before workers start as copies of that process. They should be slow to import
+        threads: threads per worker for torch and other numeric libraries; by default 1 however many cores there are,
+        since
+            sums of floating-point numbers depend on it, and a run must not depend on the machine or the number of
+            workers.
+        state_dir: folder that keeps the nodes' states for the next grid that is given it; by default they end with
+        this grid.
+        preload: modules that are imported once, before workers start as copies of that process. They should be slow
+        to import
             and start no threads. Only those of the first grid in a process count.
 
     Raises:
@@ -75,6 +82,7 @@ class LocalGrid(Grid):  # type: ignore[misc]  # flwr ships no types
         self.nodes = nodes
         self.workers = min(nodes, workers or _usable_cores())
         self._closed = False
+        self._turn = Turn()
         self._requests: dict[str, Request] = {}
         self._directories = create_directories()
         try:
@@ -97,6 +105,7 @@ class LocalGrid(Grid):  # type: ignore[misc]  # flwr ships no types
             durable_state=state_dir is not None,
             environment=dict(os.environ),
         )
+        keep_freed_memory()
         start_fork_server(preload, spec.threads)
         self._pool = Pool(spec, self.workers, self._spool)
         # Before multiprocessing's own handler, which would wait for the workers to end by themselves.
@@ -158,36 +167,38 @@ class LocalGrid(Grid):  # type: ignore[misc]  # flwr ships no types
             UsageError: a message is not one that can be pushed (then none is), or the grid is closed.
             StorageError: there is no room for the messages.
         """
-        requests = self._push(messages, timeout=None)
-        for request in requests:
-            self._requests[request.metadata.message_id] = request
+        with self._turn:
+            requests = self._push(messages, timeout=None)
+            for request in requests:
+                self._requests[request.metadata.message_id] = request
         return [request.metadata.message_id for request in requests]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Return the replies to these messages that have come, in this order, each once.
 
-        Waits up to 50 ms if there is none yet, so that a caller can ask again at once. Ids of messages that were never pushed, or
-        whose replies were pulled before, are passed over.
+        Waits up to 50 ms if there is none yet, so that a caller can ask again at once. Ids of messages that were
+        never pushed, or whose replies were pulled before, are passed over.
 
         Raises:
             RunError: no worker can be kept running.
             UsageError: the grid is closed.
         """
-        self._check_open()
-        requests = [self._requests[key] for key in dict.fromkeys(message_ids) if key in self._requests]
-        deadline = time.monotonic() + _PULL_WAIT
-        self._pool.step(0)
-        while requests and all(request.reply is None for request in requests):
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
-                break
-            self._pool.step(remaining)
-        replies = []
-        for request in requests:
-            if request.reply is not None:
-                replies.append(request.reply)
-                del self._requests[request.metadata.message_id]
-        return replies
+        with self._turn:
+            self._check_open()
+            requests = [self._requests[key] for key in dict.fromkeys(message_ids) if key in self._requests]
+            deadline = time.monotonic() + _PULL_WAIT
+            self._pool.step(0)
+            while requests and all(request.reply is None for request in requests):
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    break
+                self._pool.step(remaining)
+            replies = []
+            for request in requests:
+                if request.reply is not None:
+                    replies.append(request.reply)
+                    del self._requests[request.metadata.message_id]
+            return replies
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send messages and wait for all replies.
@@ -204,10 +215,16 @@ class LocalGrid(Grid):  # type: ignore[misc]  # flwr ships no types
             StorageError: there is no room for the messages.
             RunError: no worker can be kept running.
         """
+        with self._turn:
+            requests = self._push(messages, timeout)
         replies = []
-        for request in self._push(messages, timeout):
+        for request in requests:
             while request.reply is None:
-                self._pool.step(None)
+                # Not for longer: Flower's older strategies send from a thread for each client.
+                with self._turn:
+                    self._check_open()
+                    if request.reply is None:
+                        self._pool.step(_PULL_WAIT)
             replies.append(request.reply)
         return replies
 

@@ -1,8 +1,9 @@
 """Runs requests on worker processes, and turns whatever goes wrong into error replies.
 
-An idle worker gets the next request at once; when every worker has one, each gets one more, so that none waits for the parent between
-two. A request that was dispatched ahead and not started is taken back when another worker is idle, when its own worker ends, or when
-its time is over; its ticket (see `arena`) decides who has it, so it runs once. Two requests of one node never run at the same time.
+An idle worker gets the next request at once; when every worker has one, each gets one more, so that none waits for
+the parent between two. A request that was dispatched ahead and not started is taken back when another worker is idle,
+when its own worker ends, or when its time is over; its ticket (see `arena`) decides who has it, so it runs once. Two
+requests of one node never run at the same time.
 """
 
 import contextlib
@@ -93,17 +94,16 @@ class Pool:
     def close(self) -> None:
         """End all workers. Those that are idle end by themselves; the others are killed."""
         self._selector.close()
-        processes = [*(worker.process for worker in self._workers), *self._spawner.close()]
-        working = {worker.process for worker in self._workers if worker.requests or not worker.ready}
-        for process in processes:
-            process.connection.close()
-        deadline = exit_deadline()
-        for process in processes:
-            if process in working:
-                process.kill()
-            else:
-                process.finish(deadline)
+        idle = [worker.process for worker in self._workers if worker.ready and not worker.requests]
+        everyone = [*(worker.process for worker in self._workers), *self._spawner.close()]
         self._workers.clear()
+        for process in idle:
+            process.ask_to_end()
+        deadline = exit_deadline()
+        for process in idle:
+            process.finish(deadline)
+        for process in everyone:
+            process.kill()
 
     def _wait_time(self, timeout: float | None) -> float | None:
         while self._deadlines and self._deadlines[0][2].reply is not None:
@@ -280,7 +280,8 @@ class Pool:
         """Stop and replace workers that run late requests, unless they answer while they are asked where they are."""
         for worker in workers:
             for request in worker.requests[1:]:
-                # One that cannot be taken back has started, so the late one before it was answered: `_receive` finds that.
+                # One that cannot be taken back has started, so the late one before it was answered: `_receive` finds
+                # that.
                 self._take_back(worker, request)
             self._receive(worker)
             worker.process.ask_for_stacks()

@@ -1,7 +1,7 @@
 """The life of one worker process, as the parent sees it.
 
-Processes come from multiprocessing's fork server, which has the named modules imported already, so that a worker starts in
-milliseconds. The fork server is one per parent process: the modules of the first `start_fork_server` count.
+Processes come from multiprocessing's fork server, which has the named modules imported already, so that a worker
+starts in milliseconds. The fork server is one per parent process: the modules of the first `start_fork_server` count.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fedtrain.flower.local.arena import remove_file
+from fedtrain.flower.local.frames import Stop, pack_frame
 from fedtrain.flower.local.worker import WorkerSpec, main, slot_name, trace_name
 
 SLOTS = 2  # messages that a worker has in its hands: one that runs, and the next
@@ -25,8 +26,6 @@ _PROCESS_NAME = "fedtrain-worker"
 _STACK_WAIT = 1.0  # seconds for a worker to write its stacks
 _EXIT_WAIT = 2.0  # seconds for an idle worker to end by itself
 _KILL_WAIT = 10.0  # seconds for the operating system to end a killed process
-# The GNU allocator keeps freed memory of this size: a worker needs it again for the next model, and new pages are slow.
-_MEMORY_VARIABLES = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
 _spawn_lock = threading.Lock()
 
 
@@ -39,9 +38,9 @@ def start_fork_server(preload: Sequence[str], threads: int) -> None:
     """
     get_context("forkserver").set_forkserver_preload([*preload, "fedtrain.flower.local.worker"])
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-    variables = {"PYTHONPATH": path, **_MEMORY_VARIABLES, **thread_variables(threads)}
-    # Its import path is not inherited in Python 3.11, and numeric libraries read their variables when they are imported.
-    # Ctrl-C is blocked there: it would kill the server in the middle of its imports.
+    variables = {"PYTHONPATH": path, **thread_variables(threads)}
+    # Its import path is not inherited in Python 3.11, and numeric libraries read their variables when they are
+    # imported. Ctrl-C is blocked there: it would kill the server in the middle of its imports.
     with _spawn_lock, _environment(variables), _blocked_interrupt():
         forkserver.ensure_running()
 
@@ -52,7 +51,8 @@ def thread_variables(threads: int) -> dict[str, str]:
 
 
 def device_variables(index: int) -> dict[str, str]:
-    """Return the environment variable that gives a worker one of several GPUs in turn; none where there is at most one."""
+    """Return the environment variable that gives a worker one of several GPUs in turn; none where there is at most
+    one."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is None:
         devices = [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
@@ -139,10 +139,14 @@ class WorkerProcess:
                 remove_file(directory / slot_name(self._index, slot))
         remove_file(self._directories[-1] / trace_name(self._index))
 
+    def ask_to_end(self) -> None:
+        """Let the process end by itself, as soon as it is idle; `finish` waits for it."""
+        with contextlib.suppress(OSError):  # it has ended already
+            self.connection.send_bytes(pack_frame(Stop()))
+
     def finish(self, deadline: float) -> None:
-        """Wait until ``deadline`` for the process to end by itself, which it does once its pipe is closed. Then kill it."""
+        """Wait for the process to end by itself, until ``deadline`` (monotonic seconds) at most."""
         self._process.join(max(0.0, deadline - time.monotonic()))
-        self.kill()
 
     def _stacks(self) -> str:
         try:
@@ -157,7 +161,7 @@ def stack_deadline() -> float:
 
 
 def exit_deadline() -> float:
-    """Return until when to wait for the workers whose pipes were just closed."""
+    """Return until when to wait for the workers that were just asked to end."""
     return time.monotonic() + _EXIT_WAIT
 
 

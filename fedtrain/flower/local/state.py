@@ -1,7 +1,8 @@
 """The state that each node keeps between its messages: one file per node, so that memory does not grow with nodes.
 
-A worker reads the state of a node, and stages the new one beside it. The parent commits what is staged when it accepts the reply,
-with an atomic rename; of a worker that was stopped or crashed, what is staged is dropped. A file is
+A worker reads the state of a node, and stages the new one beside it. The parent commits what is staged when it
+accepts the reply, with an atomic rename; of a worker that was stopped or crashed, what is staged is dropped. A file
+is
 
     magic "FTS1" | length: uint64 | CRC-32: uint32 | Flower's RecordDict as protobuf
 """
@@ -26,7 +27,8 @@ _HEADER = struct.Struct("<4sQI")
 class StateFiles:
     """The files of one directory, as a worker uses them.
 
-    With ``durable``, a staged state is on the disk, not only in the cache of the operating system, before the message is answered.
+    With ``durable``, a staged state is on the disk, not only in the cache of the operating system, before the message
+    is answered.
     """
 
     def __init__(self, directory: Path, *, durable: bool) -> None:

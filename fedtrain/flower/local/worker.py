@@ -25,6 +25,7 @@ from fedtrain.errors import FedtrainError
 from fedtrain.flower.local.arena import ReadableFile, Region, remove_directories, take_ticket, write_file
 from fedtrain.flower.local.codec import Encoded, Place, Source, decode, encode_message, pack, unpack
 from fedtrain.flower.local.frames import Failure, Frame, Ready, Reply, Task, pack_frame, unpack_frame
+from fedtrain.flower.local.memory import keep_freed_memory
 from fedtrain.flower.local.state import StateFiles, decode_state, encode_state
 
 FIRST_NODE_ID = 1000
@@ -63,30 +64,33 @@ def arena_name(arena: int) -> str:
 
 
 def main(index: int, spec: WorkerSpec, connection: Connection) -> None:
-    """Answer tasks until the parent closes the pipe."""
+    """Answer tasks until the parent says stop, or is gone."""
+    watchdog = threading.Thread(
+        target=_die_with_parent, args=(spec.directories,), name="fedtrain-watchdog", daemon=True
+    )
+    watchdog.start()
     _prepare_process(index, spec)
     TaskIdentity.run_id, TaskIdentity.task_id = spec.run_id, TASK_ID
-    app = _load(spec)
-    runner = _Runner(index, spec, app)
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+    runner = _Runner(index, spec, _load(spec))
+    try:
         connection.send_bytes(pack_frame(Ready()))
-        while True:
-            task = unpack_frame(connection.recv_bytes())
-            assert isinstance(task, Task)
+        while isinstance(task := unpack_frame(connection.recv_bytes()), Task):
             answer = runner.answer(task)
             if answer is not None:
                 connection.send_bytes(pack_frame(answer))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        watchdog.join()  # it removes the files of the run, and ends this process
 
 
 def _prepare_process(index: int, spec: WorkerSpec) -> None:
     os.setsid()  # a group of its own, so that the processes which an app starts can be stopped with it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    threading.Thread(target=_die_with_parent, args=(spec.directories,), name="fedtrain-watchdog", daemon=True).start()
     # The file stays open for as long as the process lives: the handlers write to its descriptor.
     trace = os.open(spec.directories[-1] / trace_name(index), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     faulthandler.enable(file=trace, all_threads=True)
     faulthandler.register(signal.SIGUSR1, file=trace, all_threads=True)
+    keep_freed_memory()
     os.environ.clear()
     os.environ.update(spec.environment)
     if "torch" in sys.modules:
@@ -134,7 +138,8 @@ class _Runner:
             return self._run(task, self._app)
         except _EngineError as error:
             return Failure(ticket=task.ticket, code=ErrorCode.UNKNOWN, reason=str(error.__cause__))
-        except BaseException:  # noqa: BLE001 - whatever an app raises is the answer, also SystemExit and KeyboardInterrupt
+        except BaseException:  # noqa: BLE001 - whatever an app raises is the answer, also SystemExit and
+        KeyboardInterrupt
             reason = traceback.format_exc()
             return Failure(ticket=task.ticket, code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason)
         finally:

@@ -45,6 +45,8 @@ def make_grid(write_app):
 @pytest.fixture
 def messages():
     def make(nodes, content=None, **options):
-        return [Message(RecordDict() if content is None else content, 1000 + node, "train", **options) for node in nodes]
+        return [
+            Message(RecordDict() if content is None else content, 1000 + node, "train", **options) for node in nodes
+        ]
 
     return make

@@ -27,9 +27,9 @@ ARRAYS = st.builds(
 RECORDS = st.one_of(
     st.dictionaries(TEXT, ARRAYS, max_size=4).map(ArrayRecord),
     st.dictionaries(TEXT, scalars_and_lists(INT64, FLOATS), max_size=4).map(MetricRecord),
-    st.dictionaries(TEXT, scalars_and_lists(INT64, FLOATS, st.booleans(), TEXT, st.binary(max_size=20)), max_size=4).map(
-        ConfigRecord
-    ),
+    st.dictionaries(
+        TEXT, scalars_and_lists(INT64, FLOATS, st.booleans(), TEXT, st.binary(max_size=20)), max_size=4
+    ).map(ConfigRecord),
 )
 CONTENTS = st.dictionaries(TEXT, RECORDS, max_size=4).map(RecordDict)
 
@@ -53,7 +53,8 @@ def metadata(**changes):
 def typed(content):
     """Everything in a content, with the types and the order that == does not compare."""
     return [
-        (key, type(record), [(name, type(value), value) for name, value in record.items()]) for key, record in content.items()
+        (key, type(record), [(name, type(value), value) for name, value in record.items()])
+        for key, record in content.items()
     ]
 
 

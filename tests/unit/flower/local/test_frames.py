@@ -6,6 +6,7 @@ from fedtrain.flower.local.frames import (
     FrameError,
     Ready,
     Reply,
+    Stop,
     Task,
     limit_reason,
     pack_frame,
@@ -17,6 +18,7 @@ from fedtrain.flower.local.frames import (
     "frame",
     [
         Task(ticket=2**60, slot=1, directory=1, arena=7, offset=2**40, length=2**33),
+        Stop(),
         Ready(),
         Reply(ticket=3, directory=0, offset=5, length=6, has_state=True),
         Failure(ticket=4, code=8, reason="Grund: \N{LATIN SMALL LETTER U WITH DIAERESIS}"),
@@ -26,7 +28,7 @@ def test_frames_survive(frame):
     assert unpack_frame(pack_frame(frame)) == frame
 
 
-@pytest.mark.parametrize("data", [b"", b"\x00", b"\x01\x00", b"\x09", b"\x03" + bytes(10) + b"\xff"])
+@pytest.mark.parametrize("data", [b"", b"\x00", b"\x01\x00", b"\x09", b"\x04" + bytes(10) + b"\xff"])
 def test_other_bytes_are_refused(data):
     with pytest.raises(FrameError):
         unpack_frame(data)

@@ -127,13 +127,17 @@ print("closed", flush=True)
 
 
 def test_close_removes_everything_while_workers_are_busy(start):
-    process, directories, pids = start("grid.push_messages(messages([0, 1], 'busy')); grid.close(); print('closed', flush=True); input()")
+    process, directories, pids = start(
+        "grid.push_messages(messages([0, 1], 'busy')); grid.close(); print('closed', flush=True); input()"
+    )
     assert process.stdout.readline() == "closed\n"
     assert gone(directories, pids, seconds=0.5)
 
 
 def test_processes_that_a_client_started_end_with_a_stopped_worker(start, tmp_path):
-    app = APP + """
+    app = (
+        APP
+        + """
 @app.query()
 def query(message, context):
     import subprocess
@@ -141,6 +145,7 @@ def query(message, context):
     open(os.path.join(os.environ["PIDS"], "child-" + str(child.pid)), "w").close()
     child.wait()
 """
+    )
     body = """
 (reply,) = grid.send_and_receive([Message(RecordDict(), 1000, "query")], timeout=1.0)
 print(reply.error.reason.splitlines()[0], flush=True)
@@ -154,12 +159,15 @@ grid.close()
 
 
 def test_torch_is_preloaded_and_has_one_thread(start):
-    app = APP + """
+    app = (
+        APP
+        + """
 @app.query()
 def query(message, context):
     torch = sys.modules["torch"]
     return Message(RecordDict({"m": MetricRecord({"threads": torch.get_num_threads()})}), reply_to=message)
 """
+    )
     body = """
 replies = grid.send_and_receive([Message(RecordDict(), 1000 + node, "query") for node in range(4)])
 print([reply.content["m"]["threads"] for reply in replies])

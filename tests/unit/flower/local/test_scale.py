@@ -47,7 +47,9 @@ def test_memory_does_not_grow_with_rounds_or_nodes_seen(make_grid, messages):
 
 
 def test_all_of_ten_thousand_nodes_answer_in_one_push(make_grid, messages):
-    grid = make_grid("@app.train()\ndef train(message, context):\n    return Message(RecordDict(), reply_to=message)\n", nodes=10_000)
+    grid = make_grid(
+        "@app.train()\ndef train(message, context):\n    return Message(RecordDict(), reply_to=message)\n", nodes=10_000
+    )
     nodes = range(0, 10_000, 5)
     replies = grid.send_and_receive(messages(nodes))
     assert [reply.metadata.src_node_id - 1000 for reply in replies] == list(nodes)

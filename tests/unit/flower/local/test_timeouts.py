@@ -98,7 +98,11 @@ def test_the_state_of_a_stopped_client_is_not_kept(make_grid, messages):
 
 
 def test_the_next_message_of_a_stopped_client_is_run(make_grid, messages):
-    grid = make_grid(HANGS.format(body="time.sleep(60)").replace('["partition-id"] == 1', '["partition-id"] == 1 and message.metadata.group_id'))
+    grid = make_grid(
+        HANGS.format(body="time.sleep(60)").replace(
+            '["partition-id"] == 1', '["partition-id"] == 1 and message.metadata.group_id'
+        )
+    )
     grid.send_and_receive(messages([0]))
     ids = grid.push_messages([*messages([1], ttl=0.3, group_id="hang"), *messages([1])])
     replies = []

@@ -1,0 +1,188 @@
+"""What a person gets who gives the command something that it cannot use."""
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def npz(path, x=None, y=None):
+    generator = np.random.default_rng(0)
+    x = generator.random((40, 3), dtype=np.float32) if x is None else x
+    y = generator.integers(0, 2, len(x)) if y is None else y
+    np.savez(path, x=x, y=y)
+    return path
+
+
+def table(path, *extra):
+    settings = {"data.source": "npz", "data.path": path, "task.name": "tabular", "federation.rounds": 1}
+    arguments = [argument for key, value in settings.items() for argument in ("--set", f"{key}={value}")]
+    return [*arguments, *(argument for pair in extra for argument in ("--set", pair))]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "privacy.epsilom=4"], "unknown key privacy.epsilom (its value is 4); did you mean privacy.epsilon?"),
+        (["--set", "training.learning_rate=fast"], "training.learning_rate = 'fast': input should be a valid number"),
+        (["-c", "missing.toml"], "cannot read the configuration missing.toml: No such file or directory"),
+        (["--set", "data.source=parquet", "--set", "data.path=missing.parquet"], "there is no test data"),
+        (
+            ["--set", "data.source=parquet", "--set", "data.path=missing.parquet", "--set", "data.test_fraction=0.1"],
+            "missing.parquet",
+        ),
+        (["--set", "task.model=cnn-cifarr"], "cnn-cifar"),
+        (["--set", "federation.clients=2000", "--set", "federation.cohort=10"], "client"),
+        (
+            ["--set", "privacy.mode=record", "--set", "privacy.sampling_rate=0.5", "--set", "privacy.delta=0.5"],
+            "a larger delta allows publishing a record outright",
+        ),
+        (["--resume"], "output.directory"),
+    ],
+    ids=["key", "type", "config", "no-test-set", "data", "model", "empty-partition", "delta", "resume"],
+)
+def test_input_that_cannot_be_used_is_refused_before_anything_is_written(cli, tmp_path, arguments, message):
+    process = cli.start("simulate", *arguments, *([] if "--resume" in arguments else ["--out", tmp_path / "run"]))
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 2, stderr
+    assert message in stderr
+    assert "Traceback" not in stderr
+    assert not (tmp_path / "run" / "config.toml").exists()
+
+
+def planted(kind, path):
+    x = np.random.default_rng(0).random((40, 3), dtype=np.float32)
+    y = np.arange(40) % 2
+    if kind == "nan":
+        x[7, 1] = np.nan
+    else:
+        y[5] = -1
+    return npz(path, x, y)
+
+
+@pytest.mark.parametrize(("kind", "messages"), [("nan", ["7", "nan"]), ("label", ["5", "-1"])])
+def test_values_that_cannot_be_used_are_named_by_row(cli, tmp_path, kind, messages):
+    data = planted(kind, tmp_path / "data.npz")
+    outcome = cli.run(*table(data, "data.test_fraction=0.2"), out=tmp_path / "run")
+    assert outcome.status == 2, outcome.stderr
+    assert all(message in outcome.stderr for message in messages)
+
+
+@pytest.fixture
+def app(tmp_path):
+    """Make an app whose ClientApp misbehaves, around the real one."""
+    folder = tmp_path / "app"
+    folder.mkdir()
+    project = (ROOT / "pyproject.toml").read_text().replace("clients.app:app", "misbehaving:app")
+    (folder / "pyproject.toml").write_text(project)
+
+    def make(body):
+        lines = "\n".join(f"        {line}" for line in body.splitlines())
+        (folder / "misbehaving.py").write_text(
+            "import os, time\n"
+            "import numpy as np\n"
+            "from flwr.app import Array\n"
+            "from flwr.clientapp import ClientApp\n"
+            "from clients.app import app as real\n"
+            "app = ClientApp()\n"
+            "@app.train()\n"
+            "def train(message, context):\n"
+            "    client = context.node_config['partition-id']\n"
+            "    reply = real(message, context)\n"
+            f"    if client in (3, 5):\n{lines}\n"
+            "    return reply\n"
+        )
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("raise OSError('planted failure')", "OSError: planted failure"),
+        ("time.sleep(600)", "did not answer within"),
+        ("os.kill(os.getpid(), 9)", "SIGKILL"),
+        (
+            """arrays = next(iter(reply.content.array_records.values()))
+name = next(iter(arrays))
+arrays[name] = Array(arrays[name].numpy() * np.float32('nan'))""",
+            "values that are not finite",
+        ),
+    ],
+    ids=["raises", "hangs", "crashes", "nan"],
+)
+def test_a_round_goes_on_without_clients_that_fail(cli, app, tmp_path, body, reason):
+    settings = ["--set", "federation.rounds=2", "--set", "federation.deadline=8.0", "--set", "federation.min_results=8"]
+    outcome = cli.run(app(body), *settings, out=tmp_path / "run")
+    assert outcome.status == 0, outcome.stderr
+    for entry in outcome.report["round_log"]:
+        assert {drop["client"] for drop in entry["dropped"]} == {3, 5}
+        assert all(reason in drop["reason"] for drop in entry["dropped"])
+    assert "round 1: dropped client 3: " in outcome.stdout
+
+
+def test_a_round_below_the_minimum_ends_the_run_with_the_reasons(cli, app, tmp_path):
+    folder = app("raise OSError('planted failure')")
+    outcome = cli.run(folder, "--set", "federation.rounds=2", "--set", "federation.min_results=9", out=tmp_path / "run")
+    assert outcome.status == 1
+    assert "round 1 has 8 usable results of 10 clients, and federation.min_results = 9" in outcome.stderr
+    assert "client 3: " in outcome.stderr
+    assert "planted failure" in outcome.stderr
+    assert outcome.report["status"] == "failed"
+    assert "planted failure" in outcome.report["reason"]
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint_and_the_run_goes_on_later(cli, tmp_path):
+    out = tmp_path / "run"
+    settings = ["--set", "federation.rounds=3", "--set", "training.learning_rate=0.5"]
+    reference = cli.run(*settings, out=tmp_path / "reference")
+    first = cli.run(*settings, out=out)
+    assert first.status == 0, first.stderr
+    # Back to where round 2 had just been saved; no file may now grow beyond 20 kB, which a checkpoint does.
+    shutil.rmtree(out / "clients", ignore_errors=True)
+    newest = max((out / "checkpoints").iterdir())
+    newest.unlink()
+    before = {path.name: path.read_bytes() for path in (out / "checkpoints").iterdir()}
+    process = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from fedtrain.cli import main; main()",
+            "simulate",
+            *settings,
+            "--out",
+            out,
+            "--resume",
+        ],
+        cwd=ROOT,
+        env=cli.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )
+    assert process.returncode == 1, process.stderr
+    assert "cannot write" in process.stderr
+    assert "round-000003.safetensors: File too large" in process.stderr
+    assert {path.name: path.read_bytes() for path in (out / "checkpoints").iterdir()} == before
+    again = cli.run(*settings, "--resume", out=out)
+    assert again.status == 0, again.stderr
+    assert again.model() == reference.model() == first.model()
+
+
+def test_errors_for_machines(cli, tmp_path):
+    process = cli.start("simulate", "--json", "--set", "privacy.epsilom=4", "--out", tmp_path / "run")
+    stdout, stderr = process.communicate(timeout=60)
+    answer = json.loads(stdout)
+    assert (process.returncode, answer["exit_status"]) == (2, 2)
+    assert "did you mean privacy.epsilon" in answer["error"]
+    assert stderr == ""
