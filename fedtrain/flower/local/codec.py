@@ -144,8 +144,9 @@ def unpack(packed: bytes) -> tuple[bytes, list[Place]]:
 
 
 def decode(proto: bytes, buffers: Sequence[bytes]) -> Message:
-    """Build a message from its protobuf and its buffers. Every call builds new records; only the immutable data are
-    shared.
+    """Build a message from its protobuf and its buffers.
+
+    Every call builds new records, so that who changes them changes them alone; the data, immutable bytes, are shared.
 
     Raises:
         CodecError: the protobuf is broken, or it has another number of arrays than there are buffers.
@@ -175,8 +176,7 @@ def _records(proto: recorddict_pb2.RecordDict, next_buffer: Callable[[], bytes])
             record = ArrayRecord()
             for entry in item.array_record.items:
                 value = entry.value
-                # What Array() does after checking types that are known here; ten times faster, which counts for large
-                # models.
+                # What Array() does once it has checked the types, which are known here: ten times faster.
                 array = Array.__new__(Array)
                 fields = {
                     "dtype": value.dtype,

@@ -36,7 +36,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stop:
-    """Parent to worker: end. (That the pipe is closed means that the parent is gone.)"""
+    """Parent to worker: end. A pipe that is closed without this means that the parent is gone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,8 +46,7 @@ class Ready:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """Worker to parent: the reply is in the file of the task's slot; the node's new state is staged, if there is
-    one."""
+    """Worker to parent: the reply is in the file of the task's slot, and the node's new state, if any, is staged."""
 
     ticket: int
     directory: int

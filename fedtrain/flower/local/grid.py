@@ -29,7 +29,7 @@ from fedtrain.flower.local.worker import FIRST_NODE_ID, TASK_ID, WorkerSpec
 _PULL_WAIT = 0.05  # seconds that pull_messages waits for progress
 
 
-class LocalGrid(Grid):  # type: ignore[misc]  # flwr ships no types
+class LocalGrid(Grid):
     """Runs a Flower ClientApp for any number of virtual nodes on worker processes of this machine.
 
     Node ``i`` of ``nodes`` has the id ``1000 + i`` and the node config ``{"partition-id": i, "num-partitions":
@@ -50,14 +50,12 @@ class LocalGrid(Grid):  # type: ignore[misc]  # flwr ships no types
         nodes: number of virtual nodes.
         workers: number of processes; by default the number of usable cores, and never more than there are nodes.
         threads: threads per worker for torch and other numeric libraries; by default 1 however many cores there are,
-        since
-            sums of floating-point numbers depend on it, and a run must not depend on the machine or the number of
-            workers.
+            since sums of floating-point numbers depend on it, and a run must depend neither on the machine nor on
+            the number of workers.
         state_dir: folder that keeps the nodes' states for the next grid that is given it; by default they end with
-        this grid.
+            this grid.
         preload: modules that are imported once, before workers start as copies of that process. They should be slow
-        to import
-            and start no threads. Only those of the first grid in a process count.
+            to import and start no threads. Only those of the first grid in a process count.
 
     Raises:
         UsageError: an argument is out of range.

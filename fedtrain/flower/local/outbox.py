@@ -157,8 +157,7 @@ def _encode(messages: Iterable[Message]) -> Iterable[tuple[Metadata, Encoded, by
 
 
 def _layout(encoded: Sequence[tuple[Metadata, Encoded, bytes]]) -> tuple[list[bytes], list[Region]]:
-    """Put all buffers first, each once, and then the packed messages. Returns the file's parts, and where each
-    message is."""
+    """Put all buffers first, each once, then the packed messages. Returns the file's parts and each message's place."""
     uses = Counter(id(buffer) for _, content, _ in encoded for buffer in content.buffers)
     parts: list[bytes] = []
     places: dict[int, Place] = {}

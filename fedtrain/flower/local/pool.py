@@ -280,8 +280,7 @@ class Pool:
         """Stop and replace workers that run late requests, unless they answer while they are asked where they are."""
         for worker in workers:
             for request in worker.requests[1:]:
-                # One that cannot be taken back has started, so the late one before it was answered: `_receive` finds
-                # that.
+                # One that cannot be taken back has started, so the late one before it was answered in the meantime.
                 self._take_back(worker, request)
             self._receive(worker)
             worker.process.ask_for_stacks()

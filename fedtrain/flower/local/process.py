@@ -51,8 +51,7 @@ def thread_variables(threads: int) -> dict[str, str]:
 
 
 def device_variables(index: int) -> dict[str, str]:
-    """Return the environment variable that gives a worker one of several GPUs in turn; none where there is at most
-    one."""
+    """Return the environment variable that gives a worker one of several GPUs in turn, if there are several."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is None:
         devices = [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]

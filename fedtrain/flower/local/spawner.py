@@ -38,7 +38,7 @@ class Spawner:
         self._thread.join()
         os.close(self._readable)
         os.close(self._writable)
-        left = []
+        left: list[WorkerProcess] = []
         while True:
             try:
                 result = self._results.get_nowait()

@@ -1,8 +1,8 @@
 """The state that each node keeps between its messages: one file per node, so that memory does not grow with nodes.
 
 A worker reads the state of a node, and stages the new one beside it. The parent commits what is staged when it
-accepts the reply, with an atomic rename; of a worker that was stopped or crashed, what is staged is dropped. A file
-is
+accepts the reply, with an atomic rename; of a worker that was stopped or crashed, what is staged is dropped.
+A file is
 
     magic "FTS1" | length: uint64 | CRC-32: uint32 | Flower's RecordDict as protobuf
 """

@@ -6,8 +6,7 @@ from typing import Self
 
 
 class Turn:
-    """Gives threads their turn in the order in which they ask, so that none that asks again at once starves the
-    others."""
+    """Gives threads their turn in the order in which they ask: none that asks again at once starves the others."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -23,11 +22,23 @@ class Turn:
             gate = threading.Lock()
             gate.acquire()
             self._waiting.append(gate)
-        gate.acquire()
+        try:
+            gate.acquire()
+        except BaseException:  # Ctrl-C while it waits
+            with self._mutex:
+                waiting = gate in self._waiting
+                if waiting:
+                    self._waiting.remove(gate)
+            if not waiting:  # its turn had come
+                self._pass_on()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         """Hand the turn to the thread that has waited longest."""
+        self._pass_on()
+
+    def _pass_on(self) -> None:
         with self._mutex:
             if self._waiting:
                 self._waiting.popleft().release()

@@ -138,8 +138,7 @@ class _Runner:
             return self._run(task, self._app)
         except _EngineError as error:
             return Failure(ticket=task.ticket, code=ErrorCode.UNKNOWN, reason=str(error.__cause__))
-        except BaseException:  # noqa: BLE001 - whatever an app raises is the answer, also SystemExit and
-        KeyboardInterrupt
+        except BaseException:  # noqa: BLE001 - whatever an app raises is the answer, also sys.exit()
             reason = traceback.format_exc()
             return Failure(ticket=task.ticket, code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason)
         finally:

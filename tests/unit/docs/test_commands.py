@@ -138,7 +138,7 @@ def test_wrong_commands_are_found():
     assert "variables" in problem("export FLWR_TELEMETRY_ENABLED=1")
 
 
-def test_flower_runs_a_bundle_that_holds_every_file_of_the_app():
+def test_flowers_bundle_holds_the_app_and_leaves_the_library_to_the_installation():
     from flwr.cli.build import build_fab_from_disk
 
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # Flower's, of pathspec
@@ -146,8 +146,9 @@ def test_flower_runs_a_bundle_that_holds_every_file_of_the_app():
     bundled = set(zipfile.ZipFile(BytesIO(bundle)).namelist())
     needed = {
         file.relative_to(ROOT).as_posix()
-        for folder in ("fedtrain", "server", "clients")
+        for folder in ("server", "clients")
         for file in (ROOT / folder).rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
     }
     assert needed <= bundled
+    assert not any(name.startswith(("fedtrain/", "tests/", "docs/")) for name in bundled)

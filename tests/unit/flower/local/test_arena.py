@@ -1,4 +1,4 @@
-import os
+from pathlib import Path
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_parts_are_written_one_after_another_and_overwritten_in_place(tmp_path):
     assert (tmp_path / "f").stat().st_ino == inode
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_directory_is_passed_over(tmp_path):
     full, large = tmp_path / "full", tmp_path / "large"
     for folder in (full, large):
@@ -35,7 +35,7 @@ def test_a_full_directory_is_passed_over(tmp_path):
     assert (large / "f").read_bytes() == b"x" * 11
     assert not (full / "f").is_symlink()
     (full / "f").symlink_to("/dev/full")
-    with pytest.raises(StorageError, match="11 bytes cannot be written .*No space left"):
+    with pytest.raises(StorageError, match=r"11 bytes cannot be written .*No space left"):
         write_file([full], "f", [b"x" * 11])
 
 

@@ -202,8 +202,8 @@ def test_workers_see_the_environment_of_the_parent(make_grid, messages, monkeypa
     app = """
     @app.train()
     def train(message, context):
-        value = os.environ["FEDTRAIN_TEST_VARIABLE"]
-        return Message(RecordDict({"c": ConfigRecord({"value": value, "path": os.environ.get("PYTHONPATH", "")})}), reply_to=message)
+        value, path = os.environ["FEDTRAIN_TEST_VARIABLE"], os.environ.get("PYTHONPATH", "")
+        return Message(RecordDict({"c": ConfigRecord({"value": value, "path": path})}), reply_to=message)
     """
     (reply,) = make_grid(app).send_and_receive(messages([0]))
     assert reply.content["c"]["value"] == "seen"

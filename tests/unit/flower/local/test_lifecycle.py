@@ -30,7 +30,9 @@ from fedtrain.flower.local import LocalGrid
 def messages(nodes, group=""):
     return [Message(RecordDict(), 1000 + node, "train", group_id=group) for node in nodes]
 
-grid = LocalGrid(client_app="client:app", app_dir=Path(sys.argv[1]), run_config={{}}, nodes=4, workers=2, preload={preload})
+grid = LocalGrid(
+    client_app="client:app", app_dir=Path(sys.argv[1]), run_config={{}}, nodes=4, workers=2, preload={preload}
+)
 while len([name for name in os.listdir(os.environ["PIDS"]) if name.isdigit()]) < 2:
     grid.send_and_receive(messages(range(4)))
 print("directories", *grid._directories, flush=True)
@@ -59,7 +61,7 @@ def start(write_app, tmp_path):
         directories = [Path(word) for word in process.stdout.readline().split()[1:]]
         assert directories
         assert all(directory.is_dir() for directory in directories)
-        names = os.listdir(pids)
+        names = [path.name for path in pids.iterdir()]
         assert [name for name in names if name.startswith("main-")] == [f"main-{process.pid}"]
         return process, directories, [int(name) for name in names if name.isdigit()]
 
@@ -154,7 +156,7 @@ grid.close()
     process, directories, pids = start(body, app)
     output, _ = process.communicate(timeout=20)
     assert "did not answer within 1 s" in output
-    (child,) = [int(name.removeprefix("child-")) for name in os.listdir(tmp_path / "pids") if name.startswith("child-")]
+    (child,) = [int(path.name.removeprefix("child-")) for path in (tmp_path / "pids").glob("child-*")]
     assert gone(directories, [*pids, child], seconds=2)
 
 

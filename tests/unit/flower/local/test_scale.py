@@ -1,4 +1,3 @@
-import os
 import random
 from pathlib import Path
 
@@ -24,7 +23,7 @@ def resident_kilobytes():
     raise AssertionError
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_memory_does_not_grow_with_rounds_or_nodes_seen(make_grid, messages):
     grid = make_grid(COUNTS, nodes=10_000)
     draw = random.Random(0)
@@ -43,7 +42,7 @@ def test_memory_does_not_grow_with_rounds_or_nodes_seen(make_grid, messages):
     before = resident_kilobytes()
     play(60)  # 3,000 messages: 48 MB of states, 240 MB of arrays
     assert resident_kilobytes() - before < 8_000
-    assert len(os.listdir(grid._directories[0])) < 20  # files in shared memory
+    assert len(list(grid._directories[0].iterdir())) < 20  # files in shared memory
 
 
 def test_all_of_ten_thousand_nodes_answer_in_one_push(make_grid, messages):
