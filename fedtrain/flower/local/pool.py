@@ -19,14 +19,15 @@ from flwr.app import Message
 from flwr.common.constant import ErrorCode
 
 from fedtrain.errors import RunError, StorageError
-from fedtrain.flower.local.arena import ReadableFile, Region, issue_ticket, take_ticket
-from fedtrain.flower.local.codec import CodecError, Source, decode, unpack
+from fedtrain.flower.local.arena import issue_ticket, take_ticket
+from fedtrain.flower.local.codec import CodecError
 from fedtrain.flower.local.frames import Failure, Ready, Reply, Task, pack_frame, unpack_frame
+from fedtrain.flower.local.inbox import read_reply
 from fedtrain.flower.local.outbox import Request
 from fedtrain.flower.local.process import SLOTS, WorkerProcess, exit_deadline, stack_deadline
 from fedtrain.flower.local.spawner import Spawner
 from fedtrain.flower.local.state import Spool
-from fedtrain.flower.local.worker import WorkerSpec, slot_name
+from fedtrain.flower.local.worker import WorkerSpec
 
 MAX_FRUITLESS_ENDS = 3  # workers in a row that may end before any message is started
 
@@ -95,15 +96,18 @@ class Pool:
         """End all workers. Those that are idle end by themselves; the others are killed."""
         self._selector.close()
         idle = [worker.process for worker in self._workers if worker.ready and not worker.requests]
-        everyone = [*(worker.process for worker in self._workers), *self._spawner.close()]
+        everyone = [worker.process for worker in self._workers]
         self._workers.clear()
-        for process in idle:
-            process.ask_to_end()
-        deadline = exit_deadline()
-        for process in idle:
-            process.finish(deadline)
-        for process in everyone:
-            process.kill()
+        try:
+            everyone.extend(self._spawner.close())
+            for process in idle:
+                process.ask_to_end()
+            deadline = exit_deadline()
+            for process in idle:
+                process.finish(deadline)
+        finally:
+            for process in everyone:
+                process.kill()
 
     def _wait_time(self, timeout: float | None) -> float | None:
         while self._deadlines and self._deadlines[0][2].reply is not None:
@@ -148,7 +152,9 @@ class Pool:
         worker.stale = False
         if isinstance(frame, Reply):
             try:
-                reply = self._read_reply(worker, request, frame)
+                reply = read_reply(self._directories, worker.process.index, request, frame)
+                if frame.has_state:
+                    self._spool.commit(request.node_id, request.ticket)
             except (StorageError, CodecError) as error:
                 self._spool.drop(request.node_id, request.ticket)
                 reply = request.error_reply(ErrorCode.UNKNOWN, f"the client's reply cannot be used: {error}")
@@ -157,32 +163,6 @@ class Pool:
             reply = request.error_reply(frame.code, frame.reason)
         worker.requests.remove(request)
         self._finish(request, reply, dispatched=True)
-
-    def _read_reply(self, worker: _Worker, request: Request, frame: Reply) -> Message:
-        if frame.directory >= len(self._directories):
-            raise CodecError(f"it names directory {frame.directory} of {len(self._directories)}")
-        file = ReadableFile(self._directories[frame.directory] / slot_name(worker.process.index, request.slot))
-        try:
-            proto, places = unpack(file.read(Region(offset=frame.offset, length=frame.length)))
-            buffers: dict[tuple[int, int], bytes] = {}
-            for place in places:
-                if place.source is Source.HELD and place.first >= len(request.buffers):
-                    raise CodecError(f"it names buffer {place.first} of {len(request.buffers)}")
-                if place.source is not Source.HELD and (place.first, place.second) not in buffers:
-                    region = Region(offset=place.first, length=place.second)
-                    buffers[place.first, place.second] = file.read(region)
-        finally:
-            file.close()
-        reply = decode(
-            proto,
-            [
-                request.buffers[place.first] if place.source is Source.HELD else buffers[place.first, place.second]
-                for place in places
-            ],
-        )
-        if frame.has_state:
-            self._spool.commit(request.node_id, request.ticket)
-        return reply
 
     def _finish(self, request: Request, reply: Message, *, dispatched: bool) -> None:
         request.finish(reply)

@@ -1,4 +1,6 @@
 import os
+import random
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -220,3 +222,37 @@ def test_workers_draw_different_numbers_from_numpys_global_generator(make_grid, 
     """
     replies = make_grid(app).send_and_receive(messages(range(4)))
     assert len({reply.content["m"]["value"] for reply in replies}) == 4
+
+
+def test_the_model_does_not_depend_on_the_number_of_workers(make_grid):
+    app = """
+    @app.train()
+    def train(message, context):
+        (array,) = message.content["arrays"].to_numpy_ndarrays()
+        draw = np.random.default_rng([context.node_config["partition-id"], message.content["config"]["server-round"]])
+        time.sleep(float(draw.random()) / 100)
+        content = {
+            "arrays": ArrayRecord([(array + draw.standard_normal(array.shape)).astype(np.float32)]),
+            "metrics": MetricRecord({"num-examples": int(draw.integers(1, 100))}),
+        }
+        return Message(RecordDict(content), reply_to=message)
+    """
+
+    def run(workers):
+        random.seed(5)  # from which Flower draws the nodes
+        strategy = FedAvg(fraction_train=0.7, fraction_evaluate=0.0)
+        with make_grid(app, nodes=12, workers=workers) as grid:
+            arrays = ArrayRecord([np.zeros(1000, np.float32)])
+            return strategy.start(grid=grid, initial_arrays=arrays, num_rounds=3).arrays.to_numpy_ndarrays()[0]
+
+    one, three = run(1), run(3)
+    assert one.tobytes() == three.tobytes()
+    assert np.std(one) > 0.1
+
+
+def test_threads_can_share_a_grid(make_grid, messages):
+    grid = make_grid(SLOW_FIRST, nodes=6)
+    sent = [messages([node])[0] for node in range(6)]
+    with ThreadPoolExecutor(6) as threads:
+        replies = list(threads.map(lambda message: grid.send_and_receive([message])[0], sent))
+    assert [reply.metadata.src_node_id for reply in replies] == [1000 + node for node in range(6)]
