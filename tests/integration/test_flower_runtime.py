@@ -84,4 +84,4 @@ def end_superlink(home):
     listing = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     for line in listing.splitlines():
         if "flower-superlink" in line and str(home) in line:
-            os.kill(int(line.split()[0]), signal.SIGTERM)
+            os.kill(int(line.split()[0]), signal.SIGKILL)
