@@ -43,7 +43,9 @@ damaged_bytes = st.one_of(
         lambda change: VALID[: change[0]] + change[1] + VALID[change[0] :]
     ),
     st.binary(max_size=300),
-    st.text(max_size=200).map(lambda text: b"\x93NUMPY\x01\x00" + len(text.encode()).to_bytes(2, "little") + text.encode()),
+    st.text(max_size=200).map(
+        lambda text: b"\x93NUMPY\x01\x00" + len(text.encode()).to_bytes(2, "little") + text.encode()
+    ),
 )
 
 

@@ -18,10 +18,8 @@ def kind(facts):
         return f"[{facts['$ref'].rsplit('/', 1)[-1]}](#{facts['$ref'].rsplit('/', 1)[-1].lower()})"
     if "anyOf" in facts:
         return " or ".join(kind(choice) for choice in facts["anyOf"])
-    if "const" in facts:
-        return f"`{facts['const']}`"
-    if "enum" in facts:
-        return ", ".join(f"`{value}`" for value in facts["enum"])
+    if "const" in facts or "enum" in facts:
+        return ", ".join(f"`{value}`" for value in facts.get("enum", [facts.get("const")]))
     if facts.get("type") == "array":
         return f"list of {kind(facts['items'])}" if "items" in facts else "list"
     if facts.get("type") == "object":

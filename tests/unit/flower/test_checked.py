@@ -48,7 +48,10 @@ def record(**changes):
 
 def update(arrays=None, metrics=None):
     return RecordDict(
-        {"arrays": record() if arrays is None else arrays, "metrics": MetricRecord(METRICS if metrics is None else metrics)}
+        {
+            "arrays": record() if arrays is None else arrays,
+            "metrics": MetricRecord(METRICS if metrics is None else metrics),
+        }
     )
 
 
@@ -187,7 +190,9 @@ def test_other_shapes_and_types(value, described):
 
 @pytest.mark.parametrize("value", [np.zeros((3, 2), np.float32), np.zeros((2, 3), np.float64), np.zeros(6, ">f4")])
 def test_bytes_that_are_not_what_the_array_says_of_itself(value):
-    assert "does not begin with the npy header of its type and shape" in refused(update(record(weight=raw(saved(value)))))
+    assert "does not begin with the npy header of its type and shape" in refused(
+        update(record(weight=raw(saved(value))))
+    )
 
 
 def test_missing_extra_and_renamed_arrays():
@@ -316,7 +321,11 @@ def test_only_the_public_weight_is_allowed_where_there_is_one():
 
 def test_a_bad_reply_does_not_harm_the_others():
     def answer(message):
-        return update(record(bias=Array(np.full(3, np.nan, np.float32)))) if message.metadata.dst_node_id == 6 else update()
+        return (
+            update(record(bias=Array(np.full(3, np.nan, np.float32))))
+            if message.metadata.dst_node_id == 6
+            else update()
+        )
 
     grid = CheckedGrid(InProcessGrid(answer, [5, 6, 7]), metrics=NAMES, weight_key="num-examples", public_weight=None)
     content = RecordDict({"arrays": record()})

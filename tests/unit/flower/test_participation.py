@@ -75,7 +75,9 @@ def test_a_message_is_charged_before_it_is_sent():
 def test_too_few_clients_are_an_error_and_not_a_wait_for_ever():
     wrapped = grid(maximum=1, cohort=3)
     send(wrapped, 90, 20)
-    with pytest.raises(BudgetError, match=r"only 2 clients are left for a cohort of 3: .* trained in 1 rounds.*max_part"):
+    with pytest.raises(
+        BudgetError, match=r"only 2 clients are left for a cohort of 3: .* trained in 1 rounds.*max_part"
+    ):
         wrapped.get_node_ids()
 
 

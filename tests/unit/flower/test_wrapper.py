@@ -26,9 +26,7 @@ def senders(replies):
 @pytest.mark.parametrize("a_pull", [None, 1, 2])
 def test_replies_come_in_the_order_of_the_messages_whoever_answers_first(a_pull):
     shuffled = random.Random(3)
-    grid = InProcessGrid(
-        echo, NODES, arrange=lambda ids: shuffled.sample(ids, len(ids)), a_pull=a_pull
-    )
+    grid = InProcessGrid(echo, NODES, arrange=lambda ids: shuffled.sample(ids, len(ids)), a_pull=a_pull)
     asked = questions([15, 11, 14, 12, 13])
     seen = []
     replies = collect(grid, asked, on_reply=seen.append)
