@@ -1,4 +1,4 @@
-"""What a client process holds between messages: the experiment, its data, its task and a model to load weights into."""
+"""What a client process holds between messages: the experiment, its data, its task and its model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from fedtrain.training import Records
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """Everything of an experiment that does not change from message to message."""
+    """Everything of an experiment that does not change from message to message; each trains a copy of the model."""
 
     experiment: Experiment
     store: DataStore

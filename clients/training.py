@@ -1,10 +1,12 @@
 """One round of training at one client."""
 
+from copy import deepcopy
 from typing import cast
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDict
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY
+from torch import nn
 
 from clients.site import Site, checked_plan
 from fedtrain.errors import ClientError
@@ -42,7 +44,9 @@ def train(content: RecordDict, context: Context, site: Site) -> RecordDict:
     received = cast("ArrayRecord", content[protocol.ARRAYS])
     config = cast("ConfigRecord", content[protocol.CONFIG])
     round_number = cast("int", config[protocol.ROUND])
-    site.model.load_state_dict(received.to_torch_state_dict())
+    # A process trains one client after another: what a layer keeps, or a failure leaves, must not reach the next.
+    model = deepcopy(site.model)
+    model.load_state_dict(received.to_torch_state_dict())
     settings = RoundSettings(
         learning_rate=cast("float", config[protocol.LEARNING_RATE]),
         proximal_mu=cast("float", config.get(protocol.PROXIMAL_MU, 0.0)),
@@ -52,21 +56,27 @@ def train(content: RecordDict, context: Context, site: Site) -> RecordDict:
     torch.manual_seed(derive_seed(settings.seed, "layers"))
     metrics = MetricRecord({protocol.WEIGHT: 1.0})
     if experiment.privacy.mode == "record":
-        _train_private(site, client, received, config, settings, context)
+        _train_private(site, model, client, received, config, settings, context)
     else:
         records = site.records(client)
-        loss = train_plain(site.model, site.task, records, experiment.training, settings)
+        loss = train_plain(model, site.task, records, experiment.training, settings)
         metrics = MetricRecord({protocol.WEIGHT: float(len(records)), protocol.LOSS: loss})
-    arrays = ArrayRecord(site.model.state_dict())
+    arrays = ArrayRecord(model.state_dict())
     if experiment.privacy.mode == "record":
         # What a layer writes into a buffer is neither clipped nor noised: the buffers stay as they were received.
-        trained = {name for name, value in site.model.named_parameters(remove_duplicate=False) if value.requires_grad}
+        trained = {name for name, value in model.named_parameters(remove_duplicate=False) if value.requires_grad}
         arrays = ArrayRecord({name: array if name in trained else received[name] for name, array in arrays.items()})
     return RecordDict({protocol.ARRAYS: arrays, "metrics": metrics})
 
 
 def _train_private(
-    site: Site, client: int, received: ArrayRecord, config: ConfigRecord, settings: RoundSettings, context: Context
+    site: Site,
+    model: nn.Module,
+    client: int,
+    received: ArrayRecord,
+    config: ConfigRecord,
+    settings: RoundSettings,
+    context: Context,
 ) -> None:
     from fedtrain.training.private import train_private  # noqa: PLC0415 - Opacus takes seconds to import
 
@@ -79,4 +89,4 @@ def _train_private(
     )
     # The charge is in the state before a record is read.
     store_account(context.state, load_account(context.state).reserve(charge, plan.spec))
-    train_private(site.model, site.task, site.records(client), site.experiment.training, settings, plan)
+    train_private(model, site.task, site.records(client), site.experiment.training, settings, plan)

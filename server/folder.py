@@ -40,8 +40,8 @@ class RunFolder:
         """Make the folder of a new run, or open that of a run to be resumed.
 
         Raises:
-            ConfigError: the folder holds a run and ``resume`` is not set, or a run of another configuration; or
-                ``resume`` is set without a folder.
+            ConfigError: the folder holds a run and ``resume`` is not set, or a run of another configuration, or
+                checkpoints without a configuration; or ``resume`` is set without a folder.
             StorageError: the folder cannot be made.
         """
         if experiment.output.resume and experiment.output.directory is None:
@@ -59,6 +59,11 @@ class RunFolder:
                 )
             folder._check_same(experiment, config)
             return folder
+        if folder._checkpoints():
+            raise ConfigError(
+                f"{folder.path} holds checkpoints and no config.toml, which says what run they are of: put it back, or "
+                "name another folder with output.directory (--out)"
+            )
         try:
             (folder.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from fedtrain.report import Report
+from fedtrain.report.numbers import upper
 from fedtrain.report.plots import curve_png
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +27,7 @@ def main() -> None:
         report = run(name)
         final = report.evaluation.final
         epsilon = report.privacy.epsilon
-        guarantee = "no privacy" if epsilon is None else f"epsilon {epsilon:.3f}, delta {report.privacy.delta:g}"
+        guarantee = "no privacy" if epsilon is None else f"epsilon {upper(epsilon)}, delta {report.privacy.delta:g}"
         curves[f"{name}: {guarantee}"] = report.evaluation.history
         print(f"{name}: accuracy {final.accuracy if final else None} after {report.rounds} rounds, {guarantee}")
     if arguments.picture is not None:

@@ -229,4 +229,11 @@ class Experiment(Section):
             raise ValueError(
                 'server.strategy = "QFedAvg" needs the clients\' raw losses, which privacy.mode = "record" never sends'
             )
+        most, federation = self.privacy.max_participations, self.federation
+        if self.privacy.mode == "record" and most and most * federation.clients < federation.rounds * federation.cohort:
+            raise ValueError(
+                f"privacy.max_participations = {most} of {federation.clients} clients is less than federation.rounds = "
+                f"{federation.rounds} of federation.cohort = {federation.cohort}; at least "
+                f"{-(-federation.rounds * federation.cohort // federation.clients)} is allowed"
+            )
         return self

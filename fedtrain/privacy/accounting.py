@@ -8,9 +8,6 @@ from collections.abc import Iterable
 from functools import lru_cache
 from math import isfinite
 
-from dp_accounting import NeighboringRelation, dp_event
-from dp_accounting.pld import PLDAccountant
-
 from fedtrain.errors import PrivacySpecError
 from fedtrain.privacy.events import SampledGaussian, merge
 
@@ -44,6 +41,10 @@ def epsilon_of(events: Iterable[SampledGaussian], delta: float, *, discretizatio
 def _compose(events: tuple[SampledGaussian, ...], delta: float, discretization: float) -> float:
     if not events:
         return 0.0
+    # Imported here because it takes a second, which every worker of a run without privacy would wait for.
+    from dp_accounting import NeighboringRelation, dp_event  # noqa: PLC0415
+    from dp_accounting.pld import PLDAccountant  # noqa: PLC0415
+
     accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, discretization)
     for event in events:
         valid = 0 < event.sampling_rate <= 1 and event.noise_multiplier > 0 and event.steps > 0

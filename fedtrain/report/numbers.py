@@ -7,6 +7,7 @@ decimal form, which is the number that ``report.json`` holds.
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_SMALLEST_POWER, _LARGEST_POWER = -4, 16  # numbers between them are written out
 _MINUTE, _HOUR = 60, 3600
 
 
@@ -29,11 +30,13 @@ def error(value: float) -> str:
 
 def exact(value: float) -> str:
     """Return a number as it is, with a power of ten where it is very small or very large."""
-    digits, _, exponent = repr(value).removesuffix(".0").partition("e")
-    if not exponent:
-        return digits
-    power = f"10{str(int(exponent)).translate(_SUPERSCRIPT)}"
-    return power if digits == "1" else f"{digits.removesuffix('.0')} \N{MULTIPLICATION SIGN} {power}"
+    number = Decimal(repr(value)).normalize()
+    exponent = number.adjusted()
+    if not number or _SMALLEST_POWER < exponent < _LARGEST_POWER:
+        return f"{number:f}"
+    power = f"10{str(exponent).translate(_SUPERSCRIPT)}"
+    digits = f"{number.scaleb(-exponent):f}"
+    return power if digits == "1" else f"{digits} \N{MULTIPLICATION SIGN} {power}"
 
 
 def count(number: int) -> str:
@@ -43,6 +46,8 @@ def count(number: int) -> str:
 
 def duration(seconds: float) -> str:
     """Return a duration in its two largest units."""
+    if seconds < 1:
+        return f"{int(1000 * seconds)} ms"
     if seconds < _MINUTE:
         return f"{int(10 * seconds) / 10} s"
     if seconds < _HOUR:

@@ -66,7 +66,7 @@ def per_class(evaluation: Evaluation, classes: tuple[str, ...]) -> Table | None:
         )
         for index in order
     ]
-    return Table(headings=("class", "precision", "recall", "F1", "test records"), rows=rows, note=note)
+    return Table(headings=("class", "precision", "recall", "F1", "records"), rows=rows, note=note)
 
 
 def factor(privacy: Privacy) -> str:

@@ -4,6 +4,8 @@ What this module keeps, besides what Opacus does:
 
 - a batch is a Poisson sample: each record enters on its own, and the batch may be empty, which is still a noisy step;
 - the divisor is the plan's public batch size, never the size of the batch drawn;
+- each record has exactly one gradient to clip: a model that makes several rows of a record, or a buffer that carries
+  something from record to record, is refused;
 - a record whose gradient is not finite contributes zero, so that it cannot destroy the noise;
 - nothing computed from the records but the noisy weights leaves: no loss, no count.
 """
@@ -56,13 +58,14 @@ def train_private(
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
         wrapped = GradSampleModule(model, loss_reduction="mean")
         try:
-            _steps(wrapped, task, records, config, settings, plan, device)
+            _steps(wrapped, model, task, records, config, settings, plan, device)
         finally:
             wrapped.to_standard_module()
 
 
 def _steps(
     wrapped: GradSampleModule,
+    model: nn.Module,
     task: Task,
     records: Records,
     config: Training,
@@ -81,6 +84,7 @@ def _steps(
     anchors = [parameter.detach().clone() for parameter in parameters] if settings.proximal_mu else []
     sampler = seeded_generator(settings.seed, "sampling")
     augmentation = seeded_generator(settings.seed, "augmentation")
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     for _ in range(plan.spec.steps_per_round):
         drawn = torch.rand(len(records), generator=sampler, dtype=torch.float64) < plan.spec.sampling_rate
         batch = drawn.nonzero().squeeze(1)
@@ -88,6 +92,7 @@ def _steps(
         if len(batch):
             features = task.encode(records.features[batch], augmentation).to(device)
             torch.autograd.backward(task.loss(wrapped(features), records.labels[batch].to(device)))
+            _refuse_mixed_records(model, buffers, records=len(batch))
             silence_non_finite(parameters)
         else:
             for parameter in parameters:
@@ -96,6 +101,31 @@ def _steps(
         if anchors:
             add_proximal_gradient(parameters, anchors, settings.proximal_mu)
         optimizer.original_optimizer.step()
+
+
+def _refuse_mixed_records(model: nn.Module, buffers: dict[str, Tensor], *, records: int) -> None:
+    """Refuse a backward pass that did not leave exactly one gradient of each parameter for each record.
+
+    Clipping bounds rows. With several rows of a record its contribution is a multiple of the bound; with rows of
+    something else, or a buffer filled from the batch, a record is in the gradients of others.
+
+    Raises:
+        TaskError: names the parameter or the buffer. It says nothing of the batch, whose size is private.
+    """
+    for name, parameter in model.named_parameters():
+        gradient = getattr(parameter, "grad_sample", None)
+        if parameter.requires_grad and not (isinstance(gradient, Tensor) and len(gradient) == records):
+            raise TaskError(
+                f"the model cannot be trained privately: its parameter {name} has not one gradient for each record. "
+                "Every layer with parameters must be called in the forward pass, with the records along the first "
+                "dimension of its input; freeze (requires_grad = False) or remove what is not used"
+            )
+    for name, buffer in model.named_buffers():
+        if not torch.equal(buffer, buffers[name]):
+            raise TaskError(
+                f"the model cannot be trained privately: its buffer {name} changes in the forward pass, so that "
+                "records are in the gradients of other records; remove it, or leave it as it is in training mode"
+            )
 
 
 def silence_non_finite(parameters: list[nn.Parameter]) -> None:

@@ -1,6 +1,7 @@
 """What every strategy of Flower that the configuration names has to keep, so that runs can be resumed."""
 
 import copy
+import gc
 import inspect
 import random
 
@@ -42,6 +43,14 @@ CASES = [
     for name, taken in STRATEGY_PARAMETERS.items()
     for label, explicit in (("default", False), ("explicit", True))
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_collections():
+    # Some strategies collect garbage once for each client, which takes long with torch in memory.
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def experiment(name, parameters=None) -> Experiment:

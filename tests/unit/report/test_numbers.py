@@ -51,7 +51,20 @@ def test_an_error_is_rounded_up():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(1e-5, "10⁻⁵"), (2.5e-6, "2.5 × 10⁻⁶"), (1.0853, "1.0853"), (8.0, "8"), (1e22, "10²²"), (3, "3"), (-0.5, "-0.5")],  # noqa: RUF001 - the multiplication sign
+    [
+        (1e-5, "10⁻⁵"),
+        (0.0001, "10⁻⁴"),
+        (0.00025, "2.5 \N{MULTIPLICATION SIGN} 10⁻⁴"),
+        (0.001, "0.001"),
+        (100.0, "100"),
+        (0.0, "0"),
+        (2.5e-6, "2.5 \N{MULTIPLICATION SIGN} 10⁻⁶"),
+        (1.0853, "1.0853"),
+        (8.0, "8"),
+        (1e22, "10²²"),
+        (3, "3"),
+        (-0.5, "-0.5"),
+    ],
 )
 def test_a_number_is_shown_as_it_is(value, text):
     assert numbers.exact(value) == text
@@ -59,7 +72,15 @@ def test_a_number_is_shown_as_it_is(value, text):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.0, "0.0 s"), (59.99, "59.9 s"), (60.0, "1 min 00 s"), (3599.9, "59 min 59 s"), (90_000.0, "25 h 00 min")],
+    [
+        (0.0, "0 ms"),
+        (0.0439, "43 ms"),
+        (1.25, "1.2 s"),
+        (59.99, "59.9 s"),
+        (60.0, "1 min 00 s"),
+        (3599.9, "59 min 59 s"),
+        (90_000.0, "25 h 00 min"),
+    ],
 )
 def test_a_duration_is_shown_in_its_largest_units(seconds, text):
     assert numbers.duration(seconds) == text

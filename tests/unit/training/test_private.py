@@ -169,6 +169,84 @@ def test_the_model_is_left_as_a_plain_module_also_by_a_failure():
     assert not any(layer._forward_hooks for layer in net.modules())
 
 
+class Patches(nn.Module):
+    """Makes four rows of each record."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = nn.Linear(1, 3)
+
+    def forward(self, features):
+        return self.dense(features.reshape(-1, 1)).reshape(len(features), 4, 3).mean(1)
+
+
+class Unused(nn.Module):
+    def __init__(self, *, called):
+        super().__init__()
+        self.called, self.dense, self.other = called, nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, features):
+        return self.dense(features) + (self.other(features).detach() if self.called else 0)
+
+
+class Shared(nn.Module):
+    """Uses a layer twice, and its weights in another layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.dense = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.two.weight = self.one.weight
+
+    def forward(self, features):
+        return self.dense(self.two(self.one(self.one(features))))
+
+
+class Centred(nn.Module):
+    """Takes a running mean over the records away."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(4), persistent=False)
+
+    def forward(self, features):
+        self.mean = self.mean + 0.1 * (features.mean(0) - self.mean)
+        return features - self.mean
+
+
+@pytest.mark.parametrize(
+    ("net", "named"),
+    [
+        (Patches(), "dense.weight"),
+        (Unused(called=False), "other.weight"),
+        (Unused(called=True), "other.weight"),
+        (nn.Sequential(Centred(), nn.Linear(4, 3)), "0.mean"),
+    ],
+)
+def test_a_model_without_one_gradient_for_each_record_is_refused(net, named):
+    data = Records(features=torch.randn(5, 4), labels=torch.zeros(5, dtype=torch.long))
+    before = flat(net)
+    with pytest.raises(TaskError, match=named):
+        train_private(net, Classification(), data, PLAIN, SETTINGS, plan())
+    assert torch.equal(flat(net), before)
+
+
+def test_a_record_is_clipped_once_where_weights_are_used_several_times():
+    torch.manual_seed(0)
+    net, data = Shared(), Records(features=100 * torch.randn(1, 4), labels=torch.zeros(1, dtype=torch.long))
+    before = flat(net)
+    train_private(net, Classification(), data, PLAIN, SETTINGS, plan(batch=1))
+    assert float((flat(net) - before).norm()) == pytest.approx(0.1, rel=1e-3)
+
+
+def test_frozen_weights_stay_and_have_no_part_in_the_norm():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    net[0].requires_grad_(False)
+    frozen = net[0].weight.clone()
+    train_private(net, Classification(), records(), PLAIN, SETTINGS, plan())
+    assert torch.equal(net[0].weight, frozen)
+
+
 def test_momentum_is_after_the_noise_and_allowed():
     net = model()
     train_private(net, Classification(), records(), Training(momentum=0.9), SETTINGS, plan(noise=1.0, steps=3))

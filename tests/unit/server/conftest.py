@@ -1,0 +1,45 @@
+import pytest
+
+from fedtrain.report import Evaluation, RoundEntry
+from server.preparation import prepare
+from server.state import RunState
+from tests.fakes import digits_experiment, private_experiment
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """Hold the decoded digits for all tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def plain(cache):
+    return prepare(digits_experiment(cache))
+
+
+@pytest.fixture(scope="session")
+def private(cache):
+    return prepare(private_experiment(cache))
+
+
+@pytest.fixture
+def make_state():
+    """Give a function that makes the state of a run by hand."""
+
+    def make(charged=(), *, model=None, strategy=None, accuracies=(), seconds=1.5):
+        charged = dict(charged)
+        log = tuple(
+            RoundEntry(round=number, cohort=cohort, completed=cohort, dropped=(), learning_rate=0.1, seconds=0.5)
+            for number, cohort in charged.items()
+        )
+        return RunState(
+            round_number=len(charged),
+            model=model or {},
+            strategy=strategy or {},
+            evaluations=tuple(Evaluation(round=number, accuracy=value) for number, value in enumerate(accuracies)),
+            round_log=log,
+            charged=charged,
+            seconds=seconds,
+        )
+
+    return make
