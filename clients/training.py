@@ -78,8 +78,12 @@ def _train_private(
     settings: RoundSettings,
     context: Context,
 ) -> None:
-    from fedtrain.training.private import train_private  # noqa: PLC0415 - Opacus takes seconds to import
+    from fedtrain.training.private import (  # noqa: PLC0415 - Opacus takes seconds to import
+        refuse_untrainable,
+        train_private,
+    )
 
+    refuse_untrainable(model)
     plan = checked_plan(site.experiment, cast("float", config[protocol.NOISE_MULTIPLIER]))
     charge = Charge(
         run=cast("str", config[protocol.RUN]),

@@ -16,5 +16,9 @@ def derive_seed(seed: int, *labels: str | int) -> int:
 
 
 def seeded_generator(seed: int, *labels: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a torch generator seeded for the purpose that the labels name."""
+    """Return a torch generator seeded for the purpose that the labels name.
+
+    On a CPU torch uses 32 bits of the seed, so that of 10,000 streams two are equal with a probability of about 1 %:
+    good enough for a simulation, and one more reason why it is no more than one.
+    """
     return torch.Generator(device=device).manual_seed(derive_seed(seed, *labels))

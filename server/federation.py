@@ -3,7 +3,7 @@
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedtrain.errors import RunError
+from fedtrain.errors import ConfigError, RunError
 from fedtrain.flower import protocol
 from fedtrain.flower.local import LocalGrid
 from fedtrain.flower.local.worker import FIRST_NODE_ID
@@ -14,7 +14,8 @@ def clients_of(grid: Grid, *, clients: int, timeout: float) -> dict[int, int]:
     """Return the client of each node, by node id. The local engine knows it; nodes elsewhere are asked.
 
     Raises:
-        RunError: the nodes are not exactly the clients.
+        ConfigError: the nodes are not exactly the clients.
+        RunError: a node cannot say which client it is.
     """
     if isinstance(grid, LocalGrid):
         numbers = {node: node - FIRST_NODE_ID for node in grid.get_node_ids()}
@@ -29,5 +30,5 @@ def clients_of(grid: Grid, *, clients: int, timeout: float) -> dict[int, int]:
                 raise RunError(f"node {reply.metadata.src_node_id} does not say which client it is")
             numbers[reply.metadata.src_node_id] = answer
     if sorted(numbers.values()) != list(range(clients)):
-        raise RunError(f"{len(numbers)} nodes answered and federation.clients = {clients}; make them equal")
+        raise ConfigError(f"{len(numbers)} nodes answered and federation.clients = {clients}; make them equal")
     return numbers

@@ -23,6 +23,7 @@ from fedtrain.report import (
     PrivacyPoint,
     Report,
 )
+from fedtrain.report.numbers import upper
 from server.preparation import Preparation
 from server.state import RunState
 
@@ -130,7 +131,7 @@ def _record(preparation: Preparation, plan: PrivacyPlan, state: RunState) -> Pri
         statement=(
             f"Whoever sees every model of this run, the server included, can hardly tell whether any one record was "
             f"among a client's training records: the odds of any conclusion change by a factor of at most "
-            f"exp({largest:.4g}), except with probability {spec.delta:g}. This holds for noise that nobody can "
+            f"exp({upper(largest)}), except with probability {spec.delta:g}. This holds for noise that nobody can "
             "predict; this run is a simulation with seeded noise, and shows what a deployment would promise."
         ),
         not_covered=(

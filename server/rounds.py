@@ -175,7 +175,8 @@ class Rounds:
 def _readable(reason: str) -> str:
     """Return what a client says went wrong, in a form that can do no harm in a report or on a terminal."""
     clean = "".join(
-        letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in reason
+        letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}"
+        for letter in reason.expandtabs()
     )
     return clean.strip()[-_REASON_LENGTH:] or "no reason given"
 

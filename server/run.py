@@ -31,11 +31,13 @@ def run_experiment(grid: Grid, experiment: Experiment) -> None:
         KeyboardInterrupt: likewise, when a person stopped it.
     """
     preparation = prepare(experiment)
+    federation = experiment.federation
+    clients = clients_of(grid, clients=federation.clients, timeout=federation.deadline)
     folder = RunFolder.open(experiment)
     start = folder.load_checkpoint() or initial_state(preparation)
-    screen = make_screen(experiment.output.screen, rounds=experiment.federation.rounds, done=start.round_number)
+    screen = make_screen(experiment.output.screen, rounds=federation.rounds, done=start.round_number)
     screen.say(_introduction(preparation))
-    Run(preparation, folder, screen, start).execute(grid)
+    Run(preparation, folder, screen, start).execute(grid, clients)
 
 
 class Run:
@@ -49,10 +51,10 @@ class Run:
         self._screen = screen
         self._state = start
 
-    def execute(self, grid: Grid) -> None:
-        """Run the rounds that are left, and leave a report however they end."""
+    def execute(self, grid: Grid, clients: dict[int, int]) -> None:
+        """Run the rounds that are left over the nodes of the clients, and leave a report however they end."""
         try:
-            self._train(grid)
+            self._train(grid, clients)
         except KeyboardInterrupt:
             self._report_failure("interrupted", "stopped by the user")
             self._screen.say(
@@ -67,9 +69,7 @@ class Run:
         report = self._report("completed", None)
         self._screen.say(f"{closing_table(report)}\nreport: {self._folder.html}")
 
-    def _train(self, grid: Grid) -> None:
-        federation = self._experiment.federation
-        clients = clients_of(grid, clients=federation.clients, timeout=federation.deadline)
+    def _train(self, grid: Grid, clients: dict[int, int]) -> None:
         rounds = Rounds(grid, clients, self._preparation, self._state)
         if not self._state.evaluations:
             self._state = rounds.evaluated(self._state)
@@ -80,7 +80,7 @@ class Run:
             self._folder.path, enabled=self._experiment.output.tensorboard, after=self._state.round_number
         )
         with tensorboard as board, self._screen:
-            while self._state.round_number < federation.rounds:
+            while self._state.round_number < self._experiment.federation.rounds:
                 self._state = rounds.next(self._state, on_start=self._started, on_reply=self._screen.client_done)
                 self._folder.save_checkpoint(self._state)
                 evaluation, entry = self._state.evaluations[-1], self._state.round_log[-1]
@@ -92,7 +92,8 @@ class Run:
                         for name, value in line.items():
                             if isinstance(value, int | float):
                                 board.add_scalar(name, value, entry.round)
-                self._screen.round_done(entry, evaluation.accuracy, self._epsilon(entry.round))
+                accuracy = evaluation.accuracy if evaluation.round == entry.round else None
+                self._screen.round_done(entry, accuracy, self._epsilon(entry.round))
 
     def _started(self, number: int, cohort: tuple[int, ...]) -> None:
         # From here on the cohort is charged, whatever becomes of the round.

@@ -96,5 +96,10 @@ def digits_experiment(cache, **settings) -> Experiment:
 
 def private_experiment(cache, **settings) -> Experiment:
     """Return the same in record privacy."""
-    private = {"privacy__mode": "record", "privacy__sampling_rate": 0.2, "privacy__delta": 1e-3}
+    private = {
+        "privacy__mode": "record",
+        "privacy__epsilon": 2.0,
+        "privacy__sampling_rate": 0.2,
+        "privacy__delta": 1e-3,
+    }
     return digits_experiment(cache, **(private | settings))

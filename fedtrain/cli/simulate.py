@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from fedtrain.config import parse_settings, read_toml
-from fedtrain.errors import FedtrainError, UsageError
+from fedtrain.errors import FedtrainError
 from fedtrain.flower.app import FlowerApp, read_app
 
 _INTERRUPTED = 130
@@ -41,7 +41,7 @@ def simulate(
     """Run a Flower app on this machine: its ServerApp here, its ClientApp in worker processes."""
     logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, stream=sys.stderr)
     logging.getLogger("flwr").propagate = False  # Flower prints its own messages
-    started = time.monotonic()
+    started = time.time()
     signal.signal(signal.SIGTERM, _interrupt)
     run_config: dict[str, Any] = {}
     try:
@@ -87,19 +87,17 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 def _finish(as_json: bool, run_config: dict[str, Any], started: float, *, status: int, error: str | None) -> None:
     if as_json:
-        result: dict[str, Any] = {"exit_status": status, "error": error, "seconds": time.monotonic() - started}
-        # Where the input was refused, nothing was run: what the folder holds is from another run.
-        summary = {} if status == UsageError.exit_status else _summary(run_config)
-        sys.stdout.write(json.dumps({**result, **summary}) + "\n")
+        result: dict[str, Any] = {"exit_status": status, "error": error, "seconds": time.time() - started}
+        sys.stdout.write(json.dumps({**result, **_summary(run_config, started)}) + "\n")
     elif error is not None:
         sys.stderr.write(f"error: {error}\n")
     raise typer.Exit(status)
 
 
-def _summary(run_config: dict[str, Any]) -> dict[str, Any]:
-    """Return what the run folder's report says, if the app has left one."""
+def _summary(run_config: dict[str, Any], started: float) -> dict[str, Any]:
+    """Return what the run folder's report says, if the app has written one since; an older one is of another run."""
     file = Path(str(run_config.get("output.directory") or "")) / "report.json"
-    if not run_config.get("output.directory") or not file.is_file():
+    if not run_config.get("output.directory") or not file.is_file() or file.stat().st_mtime < started:
         return {}
     report = json.loads(file.read_text(encoding="utf-8"))
     final = report["evaluation"]["final"] or {}

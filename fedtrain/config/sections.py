@@ -165,8 +165,8 @@ class StrategyParameters(Section):
 
     eta: Positive | None = Field(None, description="FedAdam, FedYogi, FedAdagrad: server learning rate")
     eta_l: Positive | None = Field(None, description="FedAdam, FedYogi, FedAdagrad: client learning rate")
-    beta_1: NotNegative | None = Field(None, description="FedAdam, FedYogi: momentum")
-    beta_2: NotNegative | None = Field(None, description="FedAdam, FedYogi: second moment")
+    beta_1: Annotated[float, Field(ge=0, lt=1)] | None = Field(None, description="FedAdam, FedYogi: momentum")
+    beta_2: Annotated[float, Field(ge=0, lt=1)] | None = Field(None, description="FedAdam, FedYogi: second moment")
     tau: Positive | None = Field(None, description="FedAdam, FedYogi, FedAdagrad: adaptivity")
     server_learning_rate: Positive | None = Field(None, description="FedAvgM: server learning rate")
     server_momentum: NotNegative | None = Field(None, description="FedAvgM: server momentum")

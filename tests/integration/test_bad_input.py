@@ -46,8 +46,9 @@ def table(path, *extra):
             "a larger delta allows publishing a record outright",
         ),
         (["--resume"], "output.directory"),
+        (["--nodes", 3], "3 nodes answered and federation.clients = 10; make them equal"),
     ],
-    ids=["key", "type", "config", "no-test-set", "data", "model", "empty-partition", "delta", "resume"],
+    ids=["key", "type", "config", "no-test-set", "data", "model", "empty-partition", "delta", "resume", "nodes"],
 )
 def test_input_that_cannot_be_used_is_refused_before_anything_is_written(cli, tmp_path, arguments, message):
     process = cli.start("simulate", *arguments, *([] if "--resume" in arguments else ["--out", tmp_path / "run"]))

@@ -70,6 +70,10 @@ def test_a_setting_without_key_or_value_is_refused(setting):
             {"server.strategy": "QFedAvg", "privacy.mode": "record", "privacy.sampling_rate": 0.1},
             "raw losses",
         ),
+        (
+            {"privacy.mode": "record", "privacy.sampling_rate": 0.1, "privacy.max_participations": 9},
+            "max_participations = 9 of 10 clients is less than federation.rounds = 10 of .*; at least 10",
+        ),
     ],
 )
 def test_each_problem_names_the_field_the_value_and_what_is_allowed(flat, message):

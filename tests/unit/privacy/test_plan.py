@@ -51,7 +51,7 @@ def test_the_spec_of_an_experiment_is_made_of_public_constants():
     flat = {"privacy.mode": "record", "privacy.sampling_rate": 0.3, "training.local_epochs": 2.0}
     spec = privacy_spec(from_flat(flat))
     assert (spec.steps_per_round, spec.rounds, spec.batch_size) == (7, 10, 32)
-    assert privacy_spec(from_flat({**flat, "privacy.max_participations": 3})).rounds == 3
+    assert privacy_spec(from_flat({**flat, "federation.cohort": 3, "privacy.max_participations": 3})).rounds == 3
     assert privacy_spec(from_flat({**flat, "privacy.max_participations": 99})).rounds == 10
     with pytest.raises(ValueError, match="without a sampling rate"):
         privacy_spec(from_flat({}))

@@ -102,7 +102,7 @@ def test_a_changed_number_is_noticed(state):
 def test_a_changed_fact_is_noticed(state, key, value):
     data = state.encode()
     assert RunState.decode(save(load(data), facts_of(data))).round_number == 2
-    with pytest.raises(StorageError, match="not a checkpoint"):
+    with pytest.raises(StorageError, match="content has changed"):
         RunState.decode(save(load(data), facts_of(data) | {key: value}))
 
 

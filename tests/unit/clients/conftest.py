@@ -1,0 +1,65 @@
+import functools
+
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
+
+from clients.site import open_site
+from fedtrain.config import to_flat
+from fedtrain.flower import protocol
+from server.preparation import prepare
+from tests.fakes import RUN_ID, digits_experiment, private_experiment
+
+CLIENTS = 4
+
+
+class Node:
+    """A client of the simulation, with the state that Flower keeps for it."""
+
+    def __init__(self, experiment, client, *, state=None, node_config=None):
+        self.experiment = experiment
+        self.run_config = to_flat(experiment)
+        config = {"partition-id": client, "num-partitions": CLIENTS} if node_config is None else node_config
+        self.context = Context(RUN_ID, 1000 + client, config, state or RecordDict(), self.run_config)
+
+    @property
+    def site(self):
+        return open_site(self.run_config)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def plain(cache):
+    return digits_experiment(cache)
+
+
+@pytest.fixture(scope="session")
+def private(cache):
+    return private_experiment(cache)
+
+
+@pytest.fixture(scope="session")
+def request_of():
+    """Give a function that makes what the server sends in a round of an experiment."""
+
+    prepared = functools.cache(prepare)
+
+    def make(experiment, number=1, **config):
+        preparation = prepared(experiment)
+        values = {protocol.ROUND: number, protocol.LEARNING_RATE: 0.1, protocol.RUN: "run"}
+        if preparation.plan is not None:
+            values[protocol.NOISE_MULTIPLIER] = preparation.plan.noise_multiplier
+        arrays = {name: Array(value.numpy()) for name, value in preparation.model.state_dict().items()}
+        changes = {key.replace("_", "-"): value for key, value in config.items()}
+        return RecordDict({protocol.ARRAYS: ArrayRecord(arrays), protocol.CONFIG: ConfigRecord(values | changes)})
+
+    return make
+
+
+@pytest.fixture
+def node():
+    """Give a function that makes a client of an experiment."""
+    return Node
