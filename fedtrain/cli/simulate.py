@@ -15,6 +15,7 @@ import typer
 from fedtrain.config import parse_settings, read_toml
 from fedtrain.errors import FedtrainError
 from fedtrain.flower.app import FlowerApp, read_app
+from fedtrain.report import Report
 
 _INTERRUPTED = 130
 
@@ -99,13 +100,15 @@ def _summary(run_config: dict[str, Any], started: float) -> dict[str, Any]:
     file = Path(str(run_config.get("output.directory") or "")) / "report.json"
     if not run_config.get("output.directory") or not file.is_file() or file.stat().st_mtime < started:
         return {}
-    report = json.loads(file.read_text(encoding="utf-8"))
-    final = report["evaluation"]["final"] or {}
+    try:
+        report = Report.model_validate_json(file.read_bytes())
+    except ValueError:  # the app writes reports of another kind
+        return {}
     return {
-        "status": report["status"],
-        "rounds": report["rounds"],
-        "accuracy": final.get("accuracy"),
-        "epsilon": report["privacy"]["epsilon"],
-        "delta": report["privacy"]["delta"],
+        "status": report.status,
+        "rounds": report.rounds,
+        "accuracy": report.evaluation.final and report.evaluation.final.accuracy,
+        "epsilon": report.privacy.epsilon,
+        "delta": report.privacy.delta,
         "report": str(file.with_suffix(".html")),
     }

@@ -81,7 +81,7 @@ def log(home):
 
 
 def end_superlink(home):
-    listing = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     for line in listing.splitlines():
         if "flower-superlink" in line and str(home) in line:
             os.kill(int(line.split()[0]), signal.SIGKILL)

@@ -278,6 +278,15 @@ def test_a_model_that_is_no_longer_finite_ends_the_run(cache):
         go(rounds, state)
 
 
+def test_a_strategy_that_fails_ends_the_run(cache):
+    # QFedAvg multiplies in place, which whole numbers do not allow.
+    preparation = prepare(digits_experiment(cache, **{"server.strategy": "QFedAvg"}))
+    preparation = replace(preparation, model=nn.BatchNorm1d(3), task=None)
+    _, rounds, state = make(preparation, reply, state=initial_state(preparation))
+    with pytest.raises(RunError, match=r"QFedAvg cannot aggregate round 1: .*int64"):
+        go(rounds, state)
+
+
 def test_a_strategy_that_gives_no_model_ends_the_run(cache):
     preparation = prepare(digits_experiment(cache, **{"server.strategy": "Bulyan"}))
     _, rounds, state = make(preparation)

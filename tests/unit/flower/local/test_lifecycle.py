@@ -1,7 +1,9 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -44,16 +46,16 @@ print("directories", *grid._directories, flush=True)
 def start(write_app, tmp_path):
     """Starts a script that opens a grid; returns it, the grid's directories and the workers' process ids."""
     started = []
+    # Not below tmp_path: a socket that multiprocessing makes there has a name of at most 107 bytes.
+    temporary = tempfile.mkdtemp(prefix="ft-")
 
     def run(body, app=APP, preload=()):
         folder = write_app(app)
         pids = tmp_path / "pids"
-        temporary = tmp_path / "temporary"
         pids.mkdir()
-        temporary.mkdir()
         script = tmp_path / "script.py"
         script.write_text(SCRIPT.format(body=body, preload=preload))
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PIDS": str(pids), "TMPDIR": str(temporary)}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PIDS": str(pids), "TMPDIR": temporary}
         process = subprocess.Popen(
             [sys.executable, str(script), str(folder)], stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -69,6 +71,7 @@ def start(write_app, tmp_path):
     for process in started:
         process.kill()
         process.communicate()
+    shutil.rmtree(temporary)
 
 
 def alive(pid):
