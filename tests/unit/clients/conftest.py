@@ -1,6 +1,7 @@
 import functools
 
 import pytest
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
 
 from clients.site import open_site
@@ -24,6 +25,15 @@ class Node:
     @property
     def site(self):
         return open_site(self.run_config)
+
+
+@pytest.fixture(autouse=True, scope="package")
+def one_thread():
+    """Train as the engine's workers do: several threads wait for one another where others use the cores too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

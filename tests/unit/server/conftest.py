@@ -1,9 +1,19 @@
 import pytest
+import torch
 
 from fedtrain.report import Evaluation, RoundEntry
 from server.preparation import prepare
 from server.state import RunState
 from tests.fakes import digits_experiment, private_experiment
+
+
+@pytest.fixture(autouse=True, scope="package")
+def one_thread():
+    """Train as the engine's workers do: several threads wait for one another where others use the cores too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

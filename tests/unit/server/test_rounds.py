@@ -258,14 +258,14 @@ def test_numbers_that_are_counted_stay_whole(cache):
     preparation = replace(preparation, model=norm, task=None)
     state = initial_state(preparation)
     assert state.model["num_batches_tracked"].shape == ()
-    # A third each: the average of 5, 5 and 5 is a little less than 5.
+    # A third each: the average of 7, 7 and 7 comes out a little less than 7.
     _, rounds, state = make(
-        preparation, lambda message: reply(message, lambda value: np.full_like(value, 5)), state=state
+        preparation, lambda message: reply(message, lambda value: np.full_like(value, 7)), state=state
     )
     rounds.evaluated = lambda after: after
     after = rounds.next(state, on_start=lambda *_: None, on_reply=lambda: None)
     counted = after.model["num_batches_tracked"]
-    assert (counted.dtype, counted.shape, int(counted)) == (np.int64, (), 5)
+    assert (counted.dtype, counted.shape, int(counted)) == (np.int64, (), 7)
     norm.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in after.model.items()})
 
 
