@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,8 @@ import pytest
 from safetensors.numpy import load_file
 
 ROOT = Path(__file__).parents[2]
+
+CONTROL_PORT = 39093
 
 CONFIG = """
 name = "on-flower"
@@ -34,6 +37,8 @@ output.directory = "{out}"
 @pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_flwr_run_gives_the_model_of_the_local_engine(cli, tmp_path):
+    if in_use(CONTROL_PORT):
+        pytest.skip(f"another local SuperLink listens on port {CONTROL_PORT}, which Flower always uses")
     home, out = tmp_path / "home", tmp_path / "on-flower"
     config = tmp_path / "run.toml"
     config.write_text(CONFIG.format(out=out))
@@ -74,6 +79,11 @@ def test_flwr_run_gives_the_model_of_the_local_engine(cli, tmp_path):
     assert all(np.allclose(mine[name], theirs[name], atol=1e-5) for name in mine)
     assert report["privacy"]["events"] == local.report["privacy"]["events"]
     assert report["privacy"]["epsilon"] == local.report["privacy"]["epsilon"]
+
+
+def in_use(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def log(home):
