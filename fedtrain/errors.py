@@ -7,10 +7,15 @@ FedtrainError
 |   +-- TaskError         a task or a model, also one that cannot be trained privately
 |   +-- PrivacySpecError  privacy parameters that cannot give the promised guarantee
 |   +-- AppError          a folder that holds no Flower app that can be run
+|   +-- KeyFileError      a key file or roster that is missing, unreadable or readable by others
+|   +-- SiteError         a client's site file
+|   +-- ReportError       a report that cannot be read
 +-- RunError              the run failed; what it saved is kept (exit status 1)
     +-- TooFewResultsError  fewer usable results in a round than the configured minimum
-    +-- BudgetError       a step that the privacy budget does not allow
+    +-- BudgetError       a step that a privacy budget does not allow (exit status 3)
     +-- StorageError      a checkpoint, a report or a cache that cannot be written or read
+    +-- LedgerError       a ledger or record that is damaged, or is not the one it should be
+    +-- ForgeryError      a signature, a digest or a chain that does not hold
     +-- ClientError       a client that cannot train
 """
 
@@ -47,6 +52,18 @@ class AppError(UsageError):
     """A folder does not hold a Flower app that can be run."""
 
 
+class KeyFileError(UsageError):
+    """A key file or a roster is missing, unreadable, malformed, or can be read by others."""
+
+
+class SiteError(UsageError):
+    """A client's site file cannot be used."""
+
+
+class ReportError(UsageError):
+    """A report cannot be read."""
+
+
 class RunError(FedtrainError):
     """The run started and then failed. What it saved is kept."""
 
@@ -56,11 +73,21 @@ class TooFewResultsError(RunError):
 
 
 class BudgetError(RunError):
-    """A step was refused because the privacy budget does not allow it."""
+    """A step was refused because a privacy budget does not allow it. What was reached is kept."""
+
+    exit_status = 3
 
 
 class StorageError(RunError):
     """A file of the run could not be written or read."""
+
+
+class LedgerError(RunError):
+    """A ledger or a run's record is damaged, or is not the one that it should be. Nothing was trained."""
+
+
+class ForgeryError(RunError):
+    """A signature, a digest or a hash chain does not hold."""
 
 
 class ClientError(RunError):

@@ -12,7 +12,8 @@ from safetensors.numpy import save
 from fedtrain.config import Experiment, read_toml, to_flat
 from fedtrain.config.digest import decisive
 from fedtrain.errors import ConfigError, StorageError
-from fedtrain.report import ModelFile, Report, rewrite_lines, write_atomic
+from fedtrain.files import rewrite_lines, write_atomic
+from fedtrain.report import ModelFile, Report
 from server.state import Arrays, RunState
 
 # The newest may be damaged by the machine itself, so one more is kept.

@@ -8,7 +8,8 @@ from flwr.serverapp import Grid
 from fedtrain.config import Experiment
 from fedtrain.data import format_histogram
 from fedtrain.errors import FedtrainError, StorageError
-from fedtrain.report import Evaluation, Report, append_line
+from fedtrain.files import append_line
+from fedtrain.report import Evaluation, Report
 from fedtrain.report.html import render_html
 from server.federation import clients_of
 from server.folder import RunFolder

@@ -59,6 +59,11 @@ class Federation(Section):
     rounds: Count = Field(10, description="rounds of training")
     min_results: Count = Field(1, description="usable results that a round needs; with fewer the run fails")
     deadline: Positive = Field(600.0, description="seconds after which a round goes on without the missing results")
+    sites: str | None = Field(
+        None,
+        description="folder of the clients' own files (keys, ledgers, site.toml), kept over runs; "
+        "unset: clients/ in the run folder",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -129,6 +134,12 @@ class Training(Section):
     batch_size: Count = Field(32, description="records in a batch; in record privacy the expected and the divisor")
     local_epochs: Positive | None = Field(None, description="passes over the records; 1 if unset")
     local_steps: Count | None = Field(None, description="optimizer steps in a round, instead of local_epochs")
+    physical_batch_size: Count | None = Field(
+        None, description="record privacy: records in memory at once; unset: the whole batch. Changes no result"
+    )
+    augmentations: Count = Field(
+        1, description="record privacy: augmented views of each record, averaged before clipping"
+    )
     schedule: Literal["constant", "step", "cosine"] = Field("constant", description="learning rate over the rounds")
     warmup_rounds: Annotated[int, Field(ge=0)] = Field(0, description="rounds of linear warm-up before the schedule")
     step_rounds: Count = Field(10, description="step: rounds between two decays")
@@ -145,18 +156,39 @@ class Training(Section):
 class Privacy(Section):
     """What is promised, and to whom: see docs/explanation/privacy.md."""
 
-    mode: Literal["none", "record"] = Field("none", description="none, or record: DP-SGD at each client")
+    mode: Literal["none", "record", "client"] = Field(
+        "none", description="none; record: DP-SGD at each client; client: clipped updates, noise added by the server"
+    )
     epsilon: Positive = Field(8.0, description="the budget of each client over the whole run")
-    delta: Fraction = Field(1e-5, description="the delta of the budget, below 1 / records of a client")
-    clip_norm: Positive = Field(1.0, description="bound on the L2 norm of each record's gradient")
+    delta: Fraction = Field(1e-5, description="the delta of the budget, below 1 / records of a client, or 1 / clients")
+    clip_norm: Positive = Field(
+        1.0, description="bound on the L2 norm of each record's gradient, or of each client's update"
+    )
     sampling_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="probability with which a record enters a batch"
+        None, description="record: probability with which a record enters a batch"
     )
     noise_multiplier: Positive | None = Field(
         None, description="noise over clip_norm; unset: the least that keeps the budget"
     )
     max_participations: Count | None = Field(
         None, description="rounds that a client trains in at most; unset: all rounds"
+    )
+    cohorts: Literal["poisson", "capped"] = Field(
+        "poisson",
+        description="client: each client is drawn with probability cohort / clients, and cohorts are kept secret; "
+        "or cohorts of fixed size, and no discount for the draw",
+    )
+    adaptive_clipping: bool = Field(False, description="client: let clip_norm follow a quantile of the updates' norms")
+    clipping_quantile: Fraction = Field(0.5, description="adaptive clipping: the fraction of updates not clipped")
+    clipping_rate: Positive = Field(0.2, description="adaptive clipping: learning rate of the logarithm of clip_norm")
+    clipping_noise: Positive | None = Field(
+        None, description="adaptive clipping: deviation of the noise on the count; unset: cohort / 20"
+    )
+    noise: Literal["seeded", "secure"] = Field(
+        "seeded", description="seeded: repeatable, protects nobody; secure: from the operating system's generator"
+    )
+    tuning: str = Field(
+        "not declared", description="what was tried on these records before, in words; goes into the report"
     )
 
 
@@ -208,7 +240,7 @@ class Experiment(Section):
     """A federated experiment."""
 
     name: str = Field("experiment", description="the name in reports")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="seed of everything random in a simulation")
+    seed: Annotated[int, Field(ge=0, lt=2**53)] = Field(0, description="seed of everything random in a simulation")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where tensors live")
     federation: Federation = Field(default_factory=Federation)
     data: Data = Field(default_factory=Data)

@@ -15,7 +15,6 @@ from fedtrain.report.schema import (
     Report,
     RoundEntry,
 )
-from fedtrain.report.write import append_line, read_lines, rewrite_lines, sync_folder, write_atomic
 
 __all__ = [
     "SCHEMA",
@@ -34,9 +33,4 @@ __all__ = [
     "PrivacyPoint",
     "Report",
     "RoundEntry",
-    "append_line",
-    "read_lines",
-    "rewrite_lines",
-    "sync_folder",
-    "write_atomic",
 ]

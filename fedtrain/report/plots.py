@@ -14,11 +14,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from fedtrain.files import write_atomic
 from fedtrain.report.evaluation import Best, Evaluation
 from fedtrain.report.figures import BLUE, COLOURS, INK, MUTED, VERMILION, plain_axes, style, to_png, to_svg
 from fedtrain.report.numbers import count, exact, percent, short, upper
 from fedtrain.report.privacy import PrivacyPoint
-from fedtrain.report.write import write_atomic
 
 _WHOLE, _HALF = 13.3, 6.5  # inches; 72 to the inch, as the page is laid out
 _MARKED_POINTS = 40

@@ -8,7 +8,9 @@ from safetensors.numpy import load_file
 from clients.app import app
 from fedtrain.config import to_flat
 from fedtrain.errors import ConfigError, DataError, StorageError, TooFewResultsError
-from fedtrain.report import Report, read_lines, write
+from fedtrain import files
+from fedtrain.files import read_lines
+from fedtrain.report import Report
 from server.app import app as server
 from server.run import Run, run_experiment
 from tests.fakes import RUN_ID, InProcessGrid, digits_experiment, private_experiment
@@ -130,7 +132,7 @@ def test_a_kill_at_any_write_loses_nothing_that_was_reached(make, tmp_path, monk
     small = {"federation__rounds": 2, "data__max_records": 60, "training__learning_rate": 0.5}
     whole = make("whole", **small)
     run_experiment(federation(whole), whole)
-    real, countdown = write._write_durably, [0]
+    real, countdown = files._write_durably, [0]
 
     def killing(descriptor, data):
         countdown[0] -= 1
@@ -138,7 +140,7 @@ def test_a_kill_at_any_write_loses_nothing_that_was_reached(make, tmp_path, monk
             raise Stopped
         real(descriptor, data)
 
-    monkeypatch.setattr(write, "_write_durably", killing)
+    monkeypatch.setattr(files, "_write_durably", killing)
     kills = 0
     while True:
         name = f"killed-{kills}"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from fedtrain.errors import StorageError
-from fedtrain.report import append_line, read_lines, rewrite_lines, sync_folder, write_atomic
+from fedtrain.files import append_line, read_lines, rewrite_lines, sync_folder, write_atomic
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 
 def names(folder):
@@ -23,7 +23,7 @@ def in_process_with_file_limit(code, limit, folder):
         import resource
         from pathlib import Path
         from fedtrain.errors import StorageError
-        from fedtrain.report import append_line, rewrite_lines, write_atomic
+        from fedtrain.files import append_line, rewrite_lines, write_atomic
         resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
         folder = Path({str(folder)!r})
         try:
@@ -101,7 +101,7 @@ def test_ctrl_c_while_writing_leaves_no_temporary_file(tmp_path):
     program = """
         import signal, sys
         from pathlib import Path
-        from fedtrain.report import write_atomic
+        from fedtrain.files import write_atomic
         path = Path(sys.argv[1]) / "model"
         def interrupt(number, frame): raise KeyboardInterrupt
         signal.signal(signal.SIGALRM, interrupt)

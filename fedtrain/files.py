@@ -1,4 +1,4 @@
-"""Writes to the run folder that survive a full disk, Ctrl-C and a power failure.
+"""Writes that survive a full disk, Ctrl-C and a power failure.
 
 A file that is written whole is replaced atomically: a reader sees the previous content or the new one. A file of
 lines only grows; a line that a crash tore is no line, and the next append removes it.
