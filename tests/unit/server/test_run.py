@@ -6,9 +6,9 @@ from flwr.app import Context, Error, RecordDict
 from safetensors.numpy import load_file
 
 from clients.app import app
+from fedtrain import files
 from fedtrain.config import to_flat
 from fedtrain.errors import ConfigError, DataError, StorageError, TooFewResultsError
-from fedtrain import files
 from fedtrain.files import read_lines
 from fedtrain.report import Report
 from server.app import app as server
