@@ -68,7 +68,15 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
         StorageError: the record is not JSON (numbers must be finite), or the file cannot be written; then it holds
             its previous lines.
     """
-    line = _encode(path, record)
+    append_bytes(path, _encode(path, record))
+
+
+def append_bytes(path: Path, lines: bytes) -> None:
+    """Append whole lines, durably. Creates the file; removes a line that a crash tore.
+
+    Raises:
+        StorageError: the file cannot be written; then it holds its previous lines.
+    """
     try:
         created = not path.exists()
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -77,7 +85,7 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
             os.ftruncate(descriptor, end)
             os.lseek(descriptor, end, os.SEEK_SET)
             try:
-                _write_durably(descriptor, line)
+                _write_durably(descriptor, lines)
             except BaseException:
                 os.ftruncate(descriptor, end)
                 raise
