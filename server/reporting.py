@@ -120,7 +120,7 @@ def _record(preparation: Preparation, plan: PrivacyPlan, state: RunState) -> Pri
             noise_multiplier=plan.noise_multiplier,
             clip_norm=spec.clip_norm,
             steps_per_round=spec.steps_per_round,
-            expected_batch_size=spec.batch_size,
+            expected_batch_size=spec.divisor,
         ),
         accountant=f"{ACCOUNTANT}, dp-accounting {version('dp-accounting')}",
         random_source=_SEEDED,

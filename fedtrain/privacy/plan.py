@@ -1,63 +1,93 @@
 """From a promise (a spec) to the mechanism that keeps it (a plan).
 
-Sampler, clipping, noise and accounting of record privacy all derive from one plan, and only ``calibrate`` makes plans.
+Sampler, clipping, noise and accounting all derive from one plan, and only ``calibrate`` makes plans.
 """
 
-from dataclasses import dataclass
-from math import ceil, isfinite
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from math import ceil, isclose, isfinite
+from typing import Literal, Self
+
+from pydantic import JsonValue, TypeAdapter
+from rfc8785 import dumps as canonical
 
 from fedtrain.errors import PrivacySpecError
 from fedtrain.privacy.accounting import COARSE, FINE, epsilon_of
-from fedtrain.privacy.events import SampledGaussian
+from fedtrain.privacy.events import KIND, SampledGaussian
 
 # Beyond this much noise a step moves the weights by noise alone; below it the guarantee is vacuous.
 NOISE_BOUNDS = (0.3, 1000.0)
 
+_NEIGHBOURS = {
+    "record": {"add or remove one record"},
+    "client": {"add or remove one client", "zero out one client"},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveClipping:
+    """Let the clipping norm follow a quantile of the norms (Andrew et al. 2021, algorithm 1).
+
+    Attributes:
+        quantile: the fraction of the contributions that is not to be clipped.
+        learning_rate: rate of the geometric update of the clipping norm.
+        count_noise: standard deviation of the noise on the count of contributions that were not clipped, each counted
+            as +1/2 or -1/2, so that one contribution moves the count by 1/2.
+    """
+
+    quantile: float
+    learning_rate: float
+    count_noise: float
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacySpec:
-    """A promise of record-level differential privacy, in public constants only.
-
-    Two data sets of a client are neighbours if one is the other with one record added or removed.
+    """A promise of differential privacy, in public constants only.
 
     Attributes:
+        unit: what is protected: one record of a client, or one client with all its records.
+        neighbouring: what two data sets differ in that are not to be told apart. To zero out a client is to replace its
+            contribution by zero, while everyone knows that it took part.
         epsilon: the budget of each client over the whole run.
         delta: the delta of the budget.
-        clip_norm: bound on the L2 norm of each record's gradient.
-        sampling_rate: probability with which each record enters a batch, independently (Poisson sampling).
-        batch_size: the divisor of the summed gradients: a public constant, never the size of the batch drawn.
-        steps_per_round: optimizer steps in a round.
+        clip_norm: bound on the L2 norm of each record's gradient, or of each client's update; with adaptive clipping,
+            of the first round.
+        sampling_rate: probability with which each unit enters a step, independently (Poisson sampling); 1 if no
+            sampling is counted on.
+        divisor: divisor of the sum: a public constant (the expected batch size or cohort), never the size drawn.
+        population: the public number of units: the expected records of a client, or the clients.
+        steps_per_round: noised releases in a round.
         rounds: rounds that one client trains in at most.
+        adaptive: how the clipping norm adapts; None if it is fixed.
     """
 
+    unit: Literal["record", "client"]
+    neighbouring: Literal["add or remove one record", "add or remove one client", "zero out one client"]
     epsilon: float
     delta: float
     clip_norm: float
     sampling_rate: float
-    batch_size: int
+    divisor: int
+    population: float
     steps_per_round: int
     rounds: int
+    adaptive: AdaptiveClipping | None = None
 
     @property
     def steps(self) -> int:
-        """All optimizer steps that a client takes at most."""
+        """All noised releases that a client takes part in at most."""
         return self.steps_per_round * self.rounds
-
-    @property
-    def expected_records(self) -> float:
-        """The public estimate of a client's number of records."""
-        return self.batch_size / self.sampling_rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyPlan:
-    """A spec with the noise that keeps it. Made by ``calibrate`` alone."""
+    """A spec with the noise that keeps it. Made by ``calibrate``, and read back by ``from_data``, alone."""
 
     spec: PrivacySpec
     noise_multiplier: float
 
     def event(self, steps: int) -> SampledGaussian:
-        """Return what ``steps`` optimizer steps under this plan do to privacy."""
+        """Return what ``steps`` noised releases under this plan do to privacy."""
         return SampledGaussian(
             sampling_rate=self.spec.sampling_rate, noise_multiplier=self.noise_multiplier, steps=steps
         )
@@ -67,6 +97,58 @@ class PrivacyPlan:
         """What one round does to the privacy of a client that trains in it."""
         return self.event(self.spec.steps_per_round)
 
+    @property
+    def value_noise_multiplier(self) -> float:
+        """The noise on the sum of the contributions, over the clipping norm.
+
+        With adaptive clipping the noised count spends a part of each release, so that the sum has more noise than the
+        ``noise_multiplier`` z of both together: ``(z^-2 - (2 count_noise)^-2)^(-1/2)`` (Andrew et al. 2021, theorem 1).
+        """
+        z, adaptive = self.noise_multiplier, self.spec.adaptive
+        if adaptive is None:
+            return z
+        return float((z**-2 - (2 * adaptive.count_noise) ** -2) ** -0.5)
+
+    def as_data(self) -> dict[str, JsonValue]:
+        """Return the plan as a JSON object that names its mechanism."""
+        return {"kind": KIND, "noise_multiplier": self.noise_multiplier, "spec": asdict(self.spec)}
+
+    @property
+    def digest(self) -> str:
+        """The hex SHA-256 of the plan's data as canonical JSON (RFC 8785)."""
+        return sha256(canonical(self.as_data())).hexdigest()
+
+    @classmethod
+    def from_data(cls, data: object) -> Self:
+        """Return the plan of a JSON object as ``as_data`` makes it, for an auditor.
+
+        Every constant is checked, and that they agree with each other. Whether the noise keeps the budget is for
+        ``calibrate(plan.spec, noise_multiplier=plan.noise_multiplier)``.
+
+        Raises:
+            PrivacySpecError: another mechanism, other fields or types, or constants that no plan can have.
+        """
+        try:
+            read = _PLAN.validate_json(canonical(data))
+        except ValueError as error:  # pydantic's are ValueErrors too
+            raise PrivacySpecError(f"not a privacy plan: {error}") from error
+        plan = cls(spec=read.spec, noise_multiplier=read.noise_multiplier)
+        if canonical(plan.as_data()) != canonical(data):
+            raise PrivacySpecError("not a privacy plan: it has fields or types that a plan does not have")
+        _check(plan.spec)
+        _check_noise(plan.spec, plan.noise_multiplier)
+        return plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PlanData:
+    kind: Literal["poisson-sampled-gaussian"]
+    noise_multiplier: float
+    spec: PrivacySpec
+
+
+_PLAN = TypeAdapter(_PlanData)
+
 
 def calibrate(spec: PrivacySpec, *, noise_multiplier: float | None = None) -> PrivacyPlan:
     """Return the plan with the least noise that keeps the spec.
@@ -74,7 +156,7 @@ def calibrate(spec: PrivacySpec, *, noise_multiplier: float | None = None) -> Pr
     With ``noise_multiplier`` that noise is used instead, if it keeps the spec.
 
     Formal guarantee: training under the plan, with noise that nobody can predict, is (epsilon, delta)-differentially
-    private for every record of the client, by the accounting of ``fedtrain.privacy.accounting``.
+    private for every unit of the spec, by the accounting of ``fedtrain.privacy.accounting``.
 
     Raises:
         PrivacySpecError: the spec is inconsistent, or no allowed noise keeps it; the arithmetic is shown.
@@ -90,10 +172,7 @@ def calibrate(spec: PrivacySpec, *, noise_multiplier: float | None = None) -> Pr
         f"{spec.sampling_rate:g} and delta {spec.delta:g}"
     )
     if noise_multiplier is not None:
-        if not NOISE_BOUNDS[0] <= noise_multiplier <= NOISE_BOUNDS[1]:
-            raise PrivacySpecError(
-                f"noise multiplier {noise_multiplier:g} is outside of {NOISE_BOUNDS[0]:g} to {NOISE_BOUNDS[1]:g}"
-            )
+        _check_noise(spec, noise_multiplier)
         if (epsilon := spent(noise_multiplier, FINE)) > spec.epsilon:
             raise PrivacySpecError(
                 f"noise multiplier {noise_multiplier:g} spends epsilon {epsilon:.4g} over {promise}, more than the "
@@ -115,7 +194,9 @@ def calibrate(spec: PrivacySpec, *, noise_multiplier: float | None = None) -> Pr
         else:
             high = middle
     # Few digits survive printing and copying exactly; rounding up only adds noise.
-    return PrivacyPlan(spec=spec, noise_multiplier=ceil(high * 1e4) / 1e4)
+    noise_multiplier = ceil(high * 1e4) / 1e4
+    _check_noise(spec, noise_multiplier)
+    return PrivacyPlan(spec=spec, noise_multiplier=noise_multiplier)
 
 
 def _check(spec: PrivacySpec) -> None:
@@ -125,11 +206,56 @@ def _check(spec: PrivacySpec) -> None:
         raise PrivacySpecError(f"sampling rate = {spec.sampling_rate:g} is not allowed: it is in (0, 1]")
     if not (isfinite(spec.clip_norm) and spec.clip_norm > 0):
         raise PrivacySpecError(f"clip norm = {spec.clip_norm:g} is not allowed: it is finite and above 0")
-    if min(spec.batch_size, spec.steps_per_round, spec.rounds) < 1:
-        raise PrivacySpecError("batch size, steps a round and rounds are each at least 1")
-    if not 0 < spec.delta < 1 / spec.expected_records:
+    if min(spec.divisor, spec.steps_per_round, spec.rounds) < 1:
+        raise PrivacySpecError("divisor, steps a round and rounds are each at least 1")
+    _check_population(spec)
+    if spec.adaptive is not None:
+        _check_adaptive(spec, spec.adaptive)
+
+
+def _check_population(spec: PrivacySpec) -> None:
+    if spec.neighbouring not in _NEIGHBOURS[spec.unit]:
+        raise PrivacySpecError(f'"{spec.neighbouring}" does not say what protects one {spec.unit}')
+    if not (isfinite(spec.population) and spec.population >= 1):
+        raise PrivacySpecError(f"population = {spec.population:g} is not allowed: it is finite and at least 1")
+    fixed = spec.neighbouring == "zero out one client"
+    expected = 1.0 if fixed else spec.divisor / spec.population
+    if not isclose(spec.sampling_rate, expected, rel_tol=1e-9):
         raise PrivacySpecError(
-            f"delta = {spec.delta:g} is not allowed: it must be below 1 / records of a client, and batch size "
-            f"{spec.batch_size} / sampling rate {spec.sampling_rate:g} means {spec.expected_records:g} records, "
-            f"so below {1 / spec.expected_records:.3g}; a larger delta allows publishing a record outright"
+            f"sampling rate = {spec.sampling_rate:g} is not allowed: to {spec.neighbouring}, with divisor "
+            f"{spec.divisor} and population {spec.population:g}, it is {expected:g}"
+        )
+    if not 0 < spec.delta < 1 / spec.population:
+        why = (
+            f"batch size {spec.divisor} / sampling rate {spec.sampling_rate:g} means {spec.population:g} records"
+            if spec.unit == "record"
+            else f"there are {spec.population:g} clients"
+        )
+        below = "1 / records of a client" if spec.unit == "record" else "1 / clients"
+        raise PrivacySpecError(
+            f"delta = {spec.delta:g} is not allowed: it must be below {below}, and {why}, "
+            f"so below {1 / spec.population:.3g}; a larger delta allows publishing a {spec.unit} outright"
+        )
+
+
+def _check_adaptive(spec: PrivacySpec, adaptive: AdaptiveClipping) -> None:
+    if spec.unit != "client":
+        raise PrivacySpecError("adaptive clipping is for client privacy: the norms of single records are not summed")
+    if not 0 < adaptive.quantile < 1:
+        raise PrivacySpecError(f"clipping quantile = {adaptive.quantile:g} is not allowed: it is in (0, 1)")
+    for name, value in (("rate", adaptive.learning_rate), ("noise", adaptive.count_noise)):
+        if not (isfinite(value) and value > 0):
+            raise PrivacySpecError(f"clipping {name} = {value:g} is not allowed: it is finite and above 0")
+
+
+def _check_noise(spec: PrivacySpec, noise_multiplier: float) -> None:
+    if not NOISE_BOUNDS[0] <= noise_multiplier <= NOISE_BOUNDS[1]:
+        raise PrivacySpecError(
+            f"noise multiplier {noise_multiplier:g} is outside of {NOISE_BOUNDS[0]:g} to {NOISE_BOUNDS[1]:g}"
+        )
+    if spec.adaptive is not None and 2 * spec.adaptive.count_noise <= noise_multiplier:
+        raise PrivacySpecError(
+            f"clipping noise {spec.adaptive.count_noise:g} is too little: the count alone has noise multiplier 2 * "
+            f"{spec.adaptive.count_noise:g} = {2 * spec.adaptive.count_noise:g}, and count and update together must "
+            f"have {noise_multiplier:g}; raise privacy.clipping_noise above {noise_multiplier / 2:g}, or the budget"
         )

@@ -77,7 +77,7 @@ def _steps(
         make_optimizer(config, wrapped, settings.learning_rate),
         noise_multiplier=plan.noise_multiplier,
         max_grad_norm=plan.spec.clip_norm,
-        expected_batch_size=plan.spec.batch_size,
+        expected_batch_size=plan.spec.divisor,
         generator=seeded_generator(settings.seed, "noise", device=device),
     )
     parameters: list[nn.Parameter] = optimizer.params

@@ -6,7 +6,16 @@ from fedtrain.errors import BudgetError
 from fedtrain.privacy import Account, Charge, PrivacySpec, SampledGaussian, calibrate, epsilon_of
 
 SPEC = PrivacySpec(
-    epsilon=4.0, delta=1e-4, clip_norm=1.0, sampling_rate=0.5, batch_size=72, steps_per_round=4, rounds=3
+    unit="record",
+    neighbouring="add or remove one record",
+    epsilon=4.0,
+    delta=1e-4,
+    clip_norm=1.0,
+    sampling_rate=0.5,
+    divisor=72,
+    population=144.0,
+    steps_per_round=4,
+    rounds=3,
 )
 PLAN = calibrate(SPEC)
 

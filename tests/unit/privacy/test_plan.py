@@ -8,7 +8,16 @@ from fedtrain.privacy import PrivacySpec, calibrate, epsilon_of
 from fedtrain.privacy.spec import privacy_spec
 
 SPEC = PrivacySpec(
-    epsilon=4.0, delta=1e-4, clip_norm=1.0, sampling_rate=0.5, batch_size=72, steps_per_round=4, rounds=10
+    unit="record",
+    neighbouring="add or remove one record",
+    epsilon=4.0,
+    delta=1e-4,
+    clip_norm=1.0,
+    sampling_rate=0.5,
+    divisor=72,
+    population=144.0,
+    steps_per_round=4,
+    rounds=10,
 )
 
 
@@ -50,8 +59,8 @@ def test_what_cannot_be_promised_is_refused_with_the_arithmetic(change, message)
 def test_the_spec_of_an_experiment_is_made_of_public_constants():
     flat = {"privacy.mode": "record", "privacy.sampling_rate": 0.3, "training.local_epochs": 2.0}
     spec = privacy_spec(from_flat(flat))
-    assert (spec.steps_per_round, spec.rounds, spec.batch_size) == (7, 10, 32)
+    assert (spec.steps_per_round, spec.rounds, spec.divisor) == (7, 10, 32)
     assert privacy_spec(from_flat({**flat, "federation.cohort": 3, "privacy.max_participations": 3})).rounds == 3
     assert privacy_spec(from_flat({**flat, "privacy.max_participations": 99})).rounds == 10
-    with pytest.raises(ValueError, match="without a sampling rate"):
+    with pytest.raises(ValueError, match="promises nothing"):
         privacy_spec(from_flat({}))

@@ -38,7 +38,16 @@ PLAIN = Training(learning_rate=1.0)
 def plan(*, noise=1e-9, rate=1.0, batch=20, steps=1, clip=0.1):
     # Made by hand, which only a test may do: it needs noise that no budget allows.
     spec = PrivacySpec(
-        epsilon=1.0, delta=1e-5, clip_norm=clip, sampling_rate=rate, batch_size=batch, steps_per_round=steps, rounds=1
+        unit="record",
+        neighbouring="add or remove one record",
+        epsilon=1.0,
+        delta=1e-5,
+        clip_norm=clip,
+        sampling_rate=rate,
+        divisor=batch,
+        population=batch / rate,
+        steps_per_round=steps,
+        rounds=1,
     )
     return PrivacyPlan(spec=spec, noise_multiplier=noise)
 
