@@ -5,7 +5,9 @@ matplotlib, which the processes that only write records do without.
 """
 
 from fedtrain.report.evaluation import Best, Evaluation, Evaluations, PerClass
-from fedtrain.report.privacy import ClientPrivacy, Mechanism, Privacy, PrivacyEvent, PrivacyPoint
+from fedtrain.report.mechanism import Accountant, AdaptiveClipping, Adversary, Mechanism, PrivacyEvent, Sampling
+from fedtrain.report.privacy import ClientPrivacy, Privacy, PrivacyPoint
+from fedtrain.report.proof import LedgerProof, Proof
 from fedtrain.report.schema import (
     SCHEMA,
     DataSummary,
@@ -18,12 +20,16 @@ from fedtrain.report.schema import (
 
 __all__ = [
     "SCHEMA",
+    "Accountant",
+    "AdaptiveClipping",
+    "Adversary",
     "Best",
     "ClientPrivacy",
     "DataSummary",
     "Dropped",
     "Evaluation",
     "Evaluations",
+    "LedgerProof",
     "Mechanism",
     "ModelFile",
     "ModelSummary",
@@ -31,6 +37,8 @@ __all__ = [
     "Privacy",
     "PrivacyEvent",
     "PrivacyPoint",
+    "Proof",
     "Report",
     "RoundEntry",
+    "Sampling",
 ]

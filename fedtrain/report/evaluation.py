@@ -23,7 +23,11 @@ class PerClass(Part):
 
 
 class Evaluation(Part):
-    """One central evaluation on the test records. A task may add measurements of its own."""
+    """One central evaluation on the test records. A task may add measurements of its own.
+
+    A task of your own may measure something else: then the fields of classification are null, and its own numbers,
+    lists and mappings stand beside them. A measurement that is undefined, or not finite, is null.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -59,7 +63,10 @@ class Evaluation(Part):
 
 
 class Best(Part):
-    """The round with the best accuracy on the test records."""
+    """The round with the best accuracy on the test records.
+
+    Chosen by accuracy on the test records, which are public to the run; never by anything of the clients.
+    """
 
     round: Count = Field(description="the round")
     accuracy: Fraction = Field(description="its accuracy")

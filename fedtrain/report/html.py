@@ -1,6 +1,5 @@
 """The report as one page that stands alone: no scripts, no requests, readable offline and on paper."""
 
-import math
 from collections.abc import Mapping
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -47,7 +46,6 @@ def render_html(report: Report) -> str:
         rounds=view.rounds(report),
         drops=view.drops(report),
         configuration=view.configuration(report),
-        over_budget=report.privacy.epsilon is not None and report.privacy.epsilon > (report.privacy.budget or math.inf),
     )
 
 

@@ -9,105 +9,170 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedtrain.report.base import Count, NotNegative, Part, Positive, Round, ascending
+from fedtrain.report.base import Count, NotNegative, Part, Positive, ascending
+from fedtrain.report.mechanism import Accountant, Adversary, Mechanism, PrivacyEvent, Sampling
+from fedtrain.report.numbers import exact, upper
 
-SamplingRate = Annotated[float, Field(gt=0, le=1)]
+CURVE_CLIENTS = 40
+"""With more clients than this the curve gives the largest and the median epsilon only."""
+
 Delta = Annotated[float, Field(gt=0, lt=1)]
+Mode = Literal["none", "record", "client"]
+Unit = Literal["record", "client"]
+Neighbouring = Literal["add or remove one record", "add or remove one client", "zero out one client"]
+Noise = Literal["seeded", "secure"]
 
+_ROUNDING = 1e-6  # two bounds of one composition on different grids
 
-class Mechanism(Part):
-    """The mechanism that each client runs on its own records."""
-
-    name: Literal["Poisson-sampled Gaussian"] = Field(description="the kind of mechanism")
-    sampling_rate: SamplingRate = Field(description="probability with which each record enters a batch")
-    noise_multiplier: Positive = Field(description="standard deviation of the noise over clip_norm")
-    clip_norm: Positive = Field(description="bound on the L2 norm of each record's gradient")
-    steps_per_round: Round = Field(description="noisy steps that a client takes in a round")
-    expected_batch_size: Positive = Field(description="public divisor of the summed gradients, in records")
+_NEIGHBOURING: dict[Unit, tuple[Neighbouring, ...]] = {
+    "record": ("add or remove one record",),
+    "client": ("add or remove one client", "zero out one client"),
+}
+_UNSET_IN_NONE = (
+    *("epsilon", "delta", "budget", "unit", "neighbouring", "adversaries", "trusted", "mechanism", "sampling"),
+    *("accountants", "noise", "clients", "events", "curve"),
+)
+_SET_OTHERWISE = ("epsilon", "delta", "unit", "neighbouring", "mechanism", "sampling", "noise")
 
 
 class ClientPrivacy(Part):
     """What one client has spent."""
 
     client: Count = Field(description="the client")
-    epsilon: NotNegative = Field(description="epsilon of all its steps together, at privacy.delta")
-    rounds: tuple[Round, ...] = Field(description="the rounds that were charged to it, each once, in order")
-    steps: Count = Field(description="noisy steps that were charged to it")
-
-
-class PrivacyEvent(Part):
-    """One charge to one client: so many steps of the mechanism."""
-
-    client: Count = Field(description="the client")
-    round: Round = Field(description="the round")
-    sampling_rate: SamplingRate = Field(description="sampling rate of these steps")
-    noise_multiplier: Positive = Field(description="noise multiplier of these steps")
-    steps: Round = Field(description="how many steps")
+    epsilon: NotNegative = Field(description="epsilon of everything charged to its data set, in all runs")
+    run_epsilon: NotNegative = Field(description="epsilon of what this run charged to it")
+    budget: Positive | None = Field(description="epsilon that the client itself enforces; null if it is not known")
+    rounds: tuple[Count, ...] = Field(description="the rounds of this run that were charged, each once, in order")
+    steps: Count = Field(description="noisy steps that were charged, in all runs")
+    dataset: str | None = Field(description="keyed digest of its data set; null if its ledger has no entry")
+    entries: Count = Field(description="entries of its ledger, in all runs")
+    unanswered: tuple[Count, ...] = Field(
+        description="rounds that were charged without an entry: asked, and nothing signed says that it did not train"
+    )
 
 
 class PrivacyPoint(Part):
-    """What the clients had spent after a round."""
+    """What the clients had spent after a round, all charges of other runs included from the start."""
 
-    round: Count = Field(description="the round")
+    round: Count = Field(description="the round; 0 is before the first")
     max: NotNegative = Field(description="largest epsilon over the clients")
-    median: NotNegative = Field(description="median epsilon over the clients")
+    median: NotNegative = Field(description="median epsilon over the clients, the higher one of two")
+    clients: tuple[NotNegative, ...] = Field(
+        description="epsilon of each client, in the order of privacy.clients; empty where there are more than 40"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.median > self.max:
             raise ValueError(f"round {self.round}: median = {self.median} is more than max = {self.max}")
+        if self.clients and max(self.clients) != self.max:
+            raise ValueError(f"round {self.round}: max = {self.max} is not the largest over the clients")
         return self
 
 
 class Privacy(Part):
     """The privacy guarantee, all that is needed to check it, and what it does not cover."""
 
-    mode: Literal["none", "record"] = Field(description="none: no guarantee; record: DP-SGD at each client")
+    mode: Mode = Field(
+        description="none: no guarantee; record: DP-SGD at each client; client: noise on the sum of clipped updates"
+    )
     epsilon: NotNegative | None = Field(description="largest epsilon over the clients; null in mode none")
     delta: Delta | None = Field(description="delta of every epsilon here; null in mode none")
-    budget: Positive | None = Field(description="epsilon that no client may exceed; null if there is none")
-    unit: Literal["record"] = Field(description="what is protected")
-    neighbouring: Literal["add or remove one record"] = Field(description="which data sets are neighbours")
+    budget: Positive | None = Field(description="epsilon that this run may charge to a client; null if there is none")
+    unit: Unit | None = Field(description="what is protected; null in mode none")
+    neighbouring: Neighbouring | None = Field(description="which data sets are neighbours; null in mode none")
+    adversaries: tuple[Adversary, ...] = Field(description="who is protected against whom")
+    trusted: tuple[str, ...] = Field(description="whom the guarantee relies on, and for what")
     mechanism: Mechanism | None = Field(description="the mechanism; null in mode none")
-    accountant: str = Field(description="what computed the epsilons, with its version")
-    random_source: str = Field(description="where the noise and the batches came from")
-    composition: str = Field(description="how steps, rounds and clients are combined into one epsilon")
+    sampling: Sampling | None = Field(description="how the units of a step are chosen; null in mode none")
+    accountants: tuple[Accountant, ...] = Field(description="what computed epsilon, each by its role")
+    composition: str = Field(description="scope of epsilon: how steps, rounds, runs and clients are combined into one")
+    noise: Noise | None = Field(
+        description="seeded: repeatable, protects nobody; secure: cryptographic; null in mode none"
+    )
+    random_source: str = Field(description="where the noise and the draws came from, in words")
+    tuning: str = Field(description="what was tried on the same records before, as declared by who ran it")
     statement: str = Field(description="the guarantee in plain language")
-    not_covered: tuple[str, ...] = Field(description="what the guarantee does not cover, in plain language")
+    accesses_not_covered: tuple[str, ...] = Field(description="accesses to the data that epsilon does not account for")
+    not_covered: tuple[str, ...] = Field(description="what else the guarantee does not cover, in plain language")
     clients: tuple[ClientPrivacy, ...] = Field(description="what each client has spent")
     events: tuple[PrivacyEvent, ...] = Field(description="every charge; the epsilons can be recomputed from them")
     curve: tuple[PrivacyPoint, ...] = Field(description="epsilon over the rounds; may be empty")
+
+    @property
+    def exceeded(self) -> tuple[str, ...]:
+        """Say of each budget that is exceeded by how much."""
+        found = []
+        over = [client for client in self.clients if self.budget is not None and client.run_epsilon > self.budget]
+        if over:
+            most = upper(max(client.run_epsilon for client in over))
+            names = ", ".join(str(client.client) for client in over[:8]) + (", ..." if over[8:] else "")
+            found.append(f"this run charged epsilon {most}, more than {exact(self.budget or 0)}, to client {names}")
+        found += [
+            f"client {client.client} has spent {upper(client.epsilon)}, more than its own {exact(client.budget)}"
+            for client in self.clients
+            if client.budget is not None and client.epsilon > client.budget
+        ]
+        return tuple(found)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.mode == "none":
             self._check_none()
         else:
-            self._check_epsilon()
+            self._check_claim(self.mode)
+            self._check_sampling()
+            self._check_curve()
             self._check_charges()
         return self
 
     def _check_none(self) -> None:
-        for name in ("epsilon", "delta", "budget", "mechanism", "clients", "events", "curve"):
+        for name in _UNSET_IN_NONE:
             if getattr(self, name) not in (None, ()):
                 raise ValueError(f'{name} is set, but mode = "none" gives no guarantee that it could describe')
 
-    def _check_epsilon(self) -> None:
-        if self.epsilon is None or self.delta is None or self.mechanism is None:
-            raise ValueError('epsilon, delta and mechanism are to be set in mode = "record"')
+    def _check_claim(self, mode: Unit) -> None:
+        for name in _SET_OTHERWISE:
+            if getattr(self, name) is None:
+                raise ValueError(f'{", ".join(_SET_OTHERWISE)} are to be set in mode = "{mode}"')
+        if self.unit != mode or self.neighbouring not in _NEIGHBOURING[mode]:
+            raise ValueError(f'unit = "{self.unit}", "{self.neighbouring}", is not what mode = "{mode}" protects')
         largest = max((client.epsilon for client in self.clients), default=0.0)
         if self.epsilon != largest:
             raise ValueError(f"epsilon = {self.epsilon} is not the largest over the clients, {largest}")
+        roles = [accountant.role for accountant in self.accountants]
+        if len(set(roles)) != len(roles) or "claim" not in roles:
+            raise ValueError('accountants are to have each role once, "claim" among them')
+        for accountant in self.accountants:
+            if accountant.role == "claim" and accountant.epsilon != self.epsilon:
+                raise ValueError(f"the claim of {accountant.name} is {accountant.epsilon}, not epsilon {self.epsilon}")
+        for client in self.clients:
+            if client.run_epsilon > client.epsilon + _ROUNDING:
+                raise ValueError(f"client {client.client}: run_epsilon is more than epsilon, which includes it")
+
+    def _check_sampling(self) -> None:
+        mechanism, sampling = self.mechanism, self.sampling
+        assert mechanism is not None
+        assert sampling is not None
+        if sampling.rate != mechanism.sampling_rate:
+            raise ValueError(f"sampling.rate = {sampling.rate}, mechanism.sampling_rate = {mechanism.sampling_rate}")
+        if sampling.scheme not in {"none", f"Poisson, {self.mode}s"}:
+            raise ValueError(
+                f'sampling.scheme = "{sampling.scheme}" does not sample what mode = "{self.mode}" protects'
+            )
+
+    def _check_curve(self) -> None:
         if not ascending(tuple(point.round for point in self.curve)):
             raise ValueError("curve is not in the order of the rounds, each once")
-        if self.curve and not math.isclose(self.curve[-1].max, self.epsilon, rel_tol=1e-9):
+        for point in self.curve:
+            if point.clients and len(point.clients) != len(self.clients):
+                raise ValueError(f"curve has {len(point.clients)} clients in round {point.round}, not those of clients")
+        if self.curve and not math.isclose(self.curve[-1].max, self.epsilon or 0.0, rel_tol=1e-9):
             raise ValueError(f"curve ends at {self.curve[-1].max}, not at epsilon = {self.epsilon}")
 
     def _check_charges(self) -> None:
-        rounds: dict[int, set[int]] = defaultdict(set)
         steps: dict[int, int] = defaultdict(int)
         for event in self.events:
-            rounds[event.client].add(event.round)
             steps[event.client] += event.steps
         numbers = {client.client for client in self.clients}
         if len(numbers) != len(self.clients):
@@ -119,5 +184,7 @@ class Privacy(Part):
                 raise ValueError(
                     f"client {client.client}: steps = {client.steps}, but its events are {steps[client.client]} steps"
                 )
-            if not ascending(client.rounds) or set(client.rounds) != rounds[client.client]:
-                raise ValueError(f"client {client.client}: rounds are not those of its events, each once, in order")
+            if not ascending(client.rounds) or not set(client.unanswered) <= set(client.rounds):
+                raise ValueError(
+                    f"client {client.client}: rounds are not in order, each once, those of unanswered among them"
+                )

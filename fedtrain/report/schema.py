@@ -4,16 +4,18 @@
 ``Report.model_json_schema()`` describes it to other programs. docs/reference/report.md lists every field.
 """
 
+from collections import defaultdict
 from datetime import timedelta
-from typing import Annotated, Final, Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from fedtrain.report.base import Count, NotNegative, Part, Round, Scalar, ascending
+from fedtrain.report.base import Count, NotNegative, Part, Positive, Round, Scalar, Sha256, ascending
 from fedtrain.report.evaluation import Evaluations
 from fedtrain.report.privacy import Privacy
+from fedtrain.report.proof import Proof
 
-SCHEMA: Final = "fedtrain.report/1"
+SCHEMA: Final = "fedtrain.report/2"
 
 
 class DataSummary(Part):
@@ -52,17 +54,26 @@ class Dropped(Part):
 
 
 class RoundEntry(Part):
-    """One round."""
+    """One round. Who took part is null where cohorts are secret: the accounting relies on that."""
 
     round: Round = Field(description="the round, from 1")
-    cohort: tuple[Count, ...] = Field(description="clients that were asked")
-    completed: tuple[Count, ...] = Field(description="clients whose results were used")
-    dropped: tuple[Dropped, ...] = Field(description="clients whose results were not used")
+    cohort: tuple[Count, ...] | None = Field(description="clients that were asked; null if cohorts are secret")
+    completed: tuple[Count, ...] | None = Field(
+        description="clients whose results were used; null if cohorts are secret"
+    )
+    dropped: tuple[Dropped, ...] | None = Field(
+        description="clients whose results were not used; null if cohorts are secret"
+    )
+    clip_norm: Positive | None = Field(description="clip norm in this round; null in mode none")
     learning_rate: NotNegative = Field(description="learning rate of the clients in this round")
     seconds: NotNegative = Field(description="duration of the round")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.cohort is None or self.completed is None or self.dropped is None:
+            if (self.cohort, self.completed, self.dropped) != (None, None, None):
+                raise ValueError(f"round {self.round}: cohort, completed and dropped are to be secret together")
+            return self
         answered = [*self.completed, *(entry.client for entry in self.dropped)]
         if len(set(answered)) != len(answered) or not set(answered) <= set(self.cohort):
             raise ValueError(f"round {self.round}: completed and dropped are to name clients of the cohort, each once")
@@ -73,7 +84,7 @@ class ModelFile(Part):
     """A file of weights in the run folder."""
 
     file: str = Field(description="its name, relative to the run folder")
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(description="SHA-256 of its bytes, in hexadecimal")
+    sha256: Sha256 = Field(description="SHA-256 of its bytes, in hexadecimal")
 
 
 class ModelSummary(Part):
@@ -87,9 +98,10 @@ class ModelSummary(Part):
 class Report(Part):
     """What a run did, what it reached, and what it promises."""
 
-    schema_: Literal["fedtrain.report/1"] = Field(alias="schema", description="the version of this format")
+    schema_: Literal["fedtrain.report/2"] = Field(alias="schema", description="the version of this format")
     fedtrain: str = Field(description="version of fedtrain that wrote it")
     name: str = Field(description="the experiment's name")
+    run: str = Field(description="identifies the run in ledgers and in the server's record")
     created: AwareDatetime = Field(description="when it was written: ISO 8601, UTC")
     status: Literal["completed", "interrupted", "failed"] = Field(description="how the run ended")
     reason: str | None = Field(description="why it did not complete; null if it did")
@@ -103,6 +115,8 @@ class Report(Part):
     round_log: tuple[RoundEntry, ...] = Field(description="every round")
     model: ModelSummary = Field(description="the trained model")
     software: dict[str, str] = Field(description="versions of what it ran on, by name")
+    software_digests: dict[str, Sha256] = Field(description="SHA-256 of the code that ran, by name")
+    proof: Proof | None = Field(description="what an audit checks all this against; null in mode none")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -120,4 +134,16 @@ class Report(Part):
             raise ValueError(
                 f"evaluation.history reaches round {self.evaluation.history[-1].round}, rounds = {self.rounds}"
             )
+        if (self.proof is None) != (self.privacy.mode == "none"):
+            raise ValueError("proof is to be set exactly where privacy.mode promises something")
+        self._check_rounds_of_run()
         return self
+
+    def _check_rounds_of_run(self) -> None:
+        rounds: dict[int, set[int]] = defaultdict(set)
+        for event in self.privacy.events:
+            if event.run == self.run:
+                rounds[event.client].add(event.round)
+        for client in self.privacy.clients:
+            if set(client.rounds) != rounds[client.client]:
+                raise ValueError(f"client {client.client}: rounds are not those of its events of this run")

@@ -2,15 +2,16 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from pydantic import JsonValue
 
 from fedtrain.report.evaluation import Evaluation
+from fedtrain.report.mechanism import Mechanism
 from fedtrain.report.numbers import count, duration, error, exact, percent, short, upper
-from fedtrain.report.privacy import Mechanism, Privacy
+from fedtrain.report.privacy import Privacy
 from fedtrain.report.schema import Report, RoundEntry
 
 _ROWS = 40  # tables up to this length are shown whole
@@ -82,13 +83,12 @@ def mechanism(privacy: Privacy, shown: Mechanism) -> Rows:
     return [
         ("mechanism", shown.name),
         ("protected unit", f"one {privacy.unit}"),
-        ("neighbouring data sets", privacy.neighbouring),
+        ("neighbouring data sets", privacy.neighbouring or ""),
         ("sampling rate", exact(shown.sampling_rate)),
         ("noise multiplier", exact(shown.noise_multiplier)),
         ("clipping norm", exact(shown.clip_norm)),
         ("steps in a round", count(shown.steps_per_round)),
-        ("expected batch size", exact(shown.expected_batch_size)),
-        ("accountant", privacy.accountant),
+        ("divisor of the sum", exact(shown.divisor)),
         ("composition", privacy.composition),
         ("random source", privacy.random_source),
     ]
@@ -126,7 +126,7 @@ def drops(report: Report) -> Table:
     """Return why results were not used, the most frequent reason first."""
     by_reason: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for entry in report.round_log:
-        for dropped in entry.dropped:
+        for dropped in entry.dropped or ():
             by_reason[dropped.reason].append((entry.round, dropped.client))
     order = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[1]))
     rows = [
@@ -161,12 +161,17 @@ def _block(block: tuple[RoundEntry, ...]) -> tuple[str, ...]:
     rates = sorted({entry.learning_rate for entry in block})
     return (
         str(first.round) if len(block) == 1 else f"{first.round} to {last.round}",
-        count(sum(len(entry.cohort) for entry in block)),
-        count(sum(len(entry.completed) for entry in block)),
-        count(sum(len(entry.dropped) for entry in block)),
+        _total(entry.cohort for entry in block),
+        _total(entry.completed for entry in block),
+        _total(entry.dropped for entry in block),
         f"{rates[0]:.4g}" if len(rates) == 1 else f"{rates[0]:.4g} to {rates[-1]:.4g}",
         duration(sum(entry.seconds for entry in block)),
     )
+
+
+def _total(lists: Iterable[tuple[object, ...] | None]) -> str:
+    known = [entries for entries in lists if entries is not None]
+    return count(sum(map(len, known))) if known else "secret"
 
 
 def _some(numbers: set[int]) -> str:

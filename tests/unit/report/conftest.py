@@ -2,11 +2,15 @@
 
 import json
 import math
+from statistics import median_high
 
 import numpy as np
 import pytest
 
+from fedtrain.privacy import PrivacyPlan, PrivacySpec
 from fedtrain.report import SCHEMA, Report
+
+RUN = "7a" * 32
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -45,6 +49,7 @@ def round_log(rounds, clients, cohort, generator):
                 "cohort": asked,
                 "completed": [client for client in asked if client not in lost],
                 "dropped": [{"client": client, "reason": reasons[client % 2]} for client in lost],
+                "clip_norm": 1.0,
                 "learning_rate": 0.25 * (1 + math.cos(math.pi * number / rounds)),
                 "seconds": 1.1 + float(generator.random()),
             }
@@ -52,9 +57,33 @@ def round_log(rounds, clients, cohort, generator):
     return log
 
 
+def plan(rounds):
+    """Calibrate nothing: a plan with the noise that the reports here were made with."""
+    spec = PrivacySpec(
+        unit="record",
+        neighbouring="add or remove one record",
+        epsilon=8.0,
+        delta=1e-5,
+        clip_norm=1.0,
+        sampling_rate=0.08,
+        divisor=32,
+        population=400.0,
+        steps_per_round=12,
+        rounds=max(rounds, 1),
+    )
+    return PrivacyPlan(spec=spec, noise_multiplier=1.0853)
+
+
 def privacy(log, clients, budget):
     events = [
-        {"client": client, "round": entry["round"], "sampling_rate": 0.08, "noise_multiplier": 1.0853, "steps": 12}
+        {
+            "client": client,
+            "run": RUN,
+            "round": entry["round"],
+            "sampling_rate": 0.08,
+            "noise_multiplier": 1.0853,
+            "steps": 12,
+        }
         for entry in log
         for client in entry["cohort"]
     ]
@@ -66,35 +95,68 @@ def privacy(log, clients, budget):
         for client in entry["cohort"]:
             rounds[client].append(entry["round"])
         epsilons = [spent(len(charged)) for charged in rounds.values()]
-        curve.append({"round": entry["round"], "max": max(epsilons), "median": float(np.median(epsilons))})
+        point = {"round": entry["round"], "max": max(epsilons), "median": median_high(epsilons)}
+        curve.append({**point, "clients": epsilons if clients <= 40 else []})
+    largest = max(spent(len(charged)) for charged in rounds.values())
     return {
         "mode": "record",
-        "epsilon": max(spent(len(charged)) for charged in rounds.values()),
+        "epsilon": largest,
         "delta": 1e-5,
         "budget": budget,
         "unit": "record",
         "neighbouring": "add or remove one record",
+        "adversaries": [
+            {"who": "whoever gets the model", "sees": "the final model", "bounded": True, "by": "epsilon"},
+            {"who": "the network", "sees": "every message", "bounded": False, "by": "nothing is encrypted"},
+        ],
+        "trusted": ["each client with its own records"],
         "mechanism": {
             "name": "Poisson-sampled Gaussian",
             "sampling_rate": 0.08,
             "noise_multiplier": 1.0853,
             "clip_norm": 1.0,
+            "divisor": 32.0,
+            "population": 400.0,
             "steps_per_round": 12,
-            "expected_batch_size": 32.0,
+            "rounds": max(len(log), 1),
+            "adaptive_clipping": None,
+            "plan_digest": plan(len(log)).digest,
+            "plan": plan(len(log)).as_data(),
         },
-        "accountant": "dp-accounting PLD, pessimistic",
-        "random_source": "seeded generator, for simulation only",
+        "sampling": {
+            "scheme": "Poisson, records",
+            "rate": 0.08,
+            "amplification": True,
+            "reason": "each client draws in secret",
+        },
+        "accountants": [
+            {"name": "PLD", "version": "0.6.0", "role": "claim", "epsilon": largest, "note": None},
+            {"name": "PRV", "version": "1.6.0", "role": "second opinion", "epsilon": 1.01 * largest, "note": None},
+        ],
         "composition": "every step of every round is composed for each client; over clients with disjoint records "
         "the largest counts",
+        "noise": "seeded",
+        "random_source": "seeded generator, for simulation only",
+        "tuning": "not declared",
         "statement": "Each record of each client is protected against everyone, the server included: nobody who sees "
         "what the clients send, or the model, can tell with confidence whether any one record was used.",
+        "accesses_not_covered": ["The label histogram in this report, which a simulation reads directly."],
         "not_covered": [
             "The number of clients and which of them took part in which round.",
             "Several records of one person: their epsilons add up.",
-            "The label histogram in this report, which a simulation reads directly.",
         ],
         "clients": [
-            {"client": client, "epsilon": spent(len(charged)), "rounds": charged, "steps": 12 * len(charged)}
+            {
+                "client": client,
+                "epsilon": spent(len(charged)),
+                "run_epsilon": spent(len(charged)),
+                "budget": None,
+                "rounds": charged,
+                "steps": 12 * len(charged),
+                "dataset": "5e" * 32,
+                "entries": 2 * len(charged),
+                "unanswered": [],
+            }
             for client, charged in rounds.items()
         ],
         "events": events,
@@ -103,22 +165,16 @@ def privacy(log, clients, budget):
 
 
 def no_privacy():
+    nothing = ("epsilon", "delta", "budget", "unit", "neighbouring", "mechanism", "sampling", "noise")
+    lists = ("adversaries", "trusted", "accountants", "accesses_not_covered", "not_covered")
     return {
         "mode": "none",
-        "epsilon": None,
-        "delta": None,
-        "budget": None,
-        "unit": "record",
-        "neighbouring": "add or remove one record",
-        "mechanism": None,
-        "accountant": "none",
-        "random_source": "none",
+        **dict.fromkeys(nothing),
+        **{name: [] for name in (*lists, "clients", "events", "curve")},
         "composition": "none",
+        "random_source": "none",
+        "tuning": "not declared",
         "statement": "The model may reveal the records that it was trained on.",
-        "not_covered": [],
-        "clients": [],
-        "events": [],
-        "curve": [],
     }
 
 
@@ -134,6 +190,7 @@ def plain_report(rounds=30, clients=10, cohort=10, classes=DIGITS, *, private=Tr
         "schema": SCHEMA,
         "fedtrain": "0.1.0",
         "name": "Handwritten digits, ten hospitals",
+        "run": RUN,
         "created": "2026-02-03T04:05:06Z",
         "status": "completed",
         "reason": None,
@@ -183,6 +240,8 @@ def plain_report(rounds=30, clients=10, cohort=10, classes=DIGITS, *, private=Tr
             "best": {"file": "best.safetensors", "sha256": "a0" * 32},
         },
         "software": {"python": "3.11.9", "torch": "2.9.1", "opacus": "1.6.0", "flwr": "1.41.0"},
+        "software_digests": {"fedtrain": "c3" * 32},
+        "proof": {"roster": {}, "record": [], "ledgers": []} if private else None,
     }
 
 

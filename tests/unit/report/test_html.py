@@ -42,6 +42,15 @@ class Page(html.parser.HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.text))
 
 
+def spend(privacy, epsilon):
+    """Let every client have spent as much."""
+    for client in privacy["clients"]:
+        client.update(epsilon=epsilon, run_epsilon=epsilon)
+    for accountant in privacy["accountants"]:
+        accountant["epsilon"] = epsilon
+    privacy.update(epsilon=epsilon, curve=[])
+
+
 @pytest.fixture(scope="module")
 def page(build, parse):
     """Give the page of the usual report."""
@@ -49,9 +58,7 @@ def page(build, parse):
 
 
 def test_the_headline_says_what_was_reached_and_what_is_promised(plain, parse):
-    plain["privacy"]["clients"][3]["epsilon"] = plain["privacy"]["epsilon"] = plain["privacy"]["curve"][-1]["max"] = (
-        7.501
-    )
+    spend(plain["privacy"], 7.501)
     plain["evaluation"]["final"]["accuracy"] = plain["evaluation"]["history"][-1]["accuracy"] = 0.99999
     plain["evaluation"]["best"] = {"round": 30, "accuracy": 0.99999}
     words = Page(render_html(parse(plain))).words
@@ -101,8 +108,18 @@ def test_text_of_users_is_escaped_everywhere(plain, parse):
     plain["software"] = {HOSTILE: HOSTILE}
     plain["fedtrain"] = HOSTILE
     plain["privacy"].update(
-        statement=HOSTILE, not_covered=[HOSTILE], accountant=HOSTILE, random_source=HOSTILE, composition=HOSTILE
+        statement=HOSTILE,
+        not_covered=[HOSTILE],
+        accesses_not_covered=[HOSTILE],
+        adversaries=[{"who": HOSTILE, "sees": HOSTILE, "bounded": False, "by": HOSTILE}],
+        trusted=[HOSTILE],
+        random_source=HOSTILE,
+        composition=HOSTILE,
+        tuning=HOSTILE,
     )
+    for accountant in plain["privacy"]["accountants"]:
+        accountant.update(name=HOSTILE, version=HOSTILE, note=HOSTILE)
+    plain["privacy"]["sampling"]["reason"] = HOSTILE
     for entry in (plain["evaluation"]["final"], plain["evaluation"]["history"][-1]):
         entry[HOSTILE] = {HOSTILE: 1.0}
     text = render_html(parse(plain))
@@ -134,7 +151,7 @@ def test_a_run_that_failed_before_its_first_round_has_a_page(build, parse):
 def test_an_exceeded_budget_is_said_aloud(plain, parse, page):
     assert "budget is exceeded" not in page
     plain["privacy"]["budget"] = 7.0
-    assert "The budget is exceeded: epsilon 7.20 is more than 7" in Page(render_html(parse(plain))).words
+    assert "A budget is exceeded: this run charged epsilon 7.20, more than 7" in Page(render_html(parse(plain))).words
 
 
 @pytest.mark.parametrize(
@@ -147,9 +164,8 @@ def test_an_exceeded_budget_is_said_aloud(plain, parse, page):
 )
 def test_epsilon_is_put_in_plain_numbers(build, parse, epsilon, text):
     plain = build(rounds=1)
-    for client in plain["privacy"]["clients"]:
-        client["epsilon"] = epsilon
-    plain["privacy"].update(epsilon=epsilon, budget=None, curve=[])
+    spend(plain["privacy"], epsilon)
+    plain["privacy"].update(budget=None)
     words = Page(render_html(parse(plain))).words
     assert text in words
     assert "budget" not in words

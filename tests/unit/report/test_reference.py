@@ -1,24 +1,38 @@
+"""The tables of docs/reference/report.md are those of the report.
+
+``python tests/unit/report/test_reference.py`` writes them anew.
+"""
+
 import re
 from pathlib import Path
-
-import pytest
+from typing import get_args
 
 import fedtrain.report
 from fedtrain.report.base import Part
 
-TEXT = (Path(__file__).parents[3] / "docs/reference/report.md").read_text()
-PARTS = {
-    name: part for name, part in vars(fedtrain.report).items() if isinstance(part, type) and issubclass(part, Part)
-}
+PAGE = Path(__file__).parents[3] / "docs/reference/report.md"
+BEGIN, END = "<!-- parts:begin -->\n", "<!-- parts:end -->\n"
+PARTS = {part for part in vars(fedtrain.report).values() if isinstance(part, type) and issubclass(part, Part)}
 
 
-def tables():
-    """Read the tables of fields, by the first sentence above each."""
-    found = {}
-    for section in re.split(r"^## ", TEXT, flags=re.MULTILINE):
-        rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", section, flags=re.MULTILINE)
-        if rows:
-            found[section.split("\n")[2]] = {name: (kind, meaning) for name, kind, meaning in rows}
+def nested(annotation, path):
+    """Give each part that a type holds, with its path."""
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        yield annotation, path
+    for inner in get_args(annotation):
+        yield from nested(inner, path if type(None) in get_args(annotation) else f"{path}[]")
+
+
+def paths():
+    """Give each part with all paths that lead to it, outer ones first."""
+    found, waiting = {}, [(fedtrain.report.Report, "")]
+    while waiting:
+        part, path = waiting.pop(0)
+        found.setdefault(part, []).append(path)
+        inner = []
+        for name, field in part.model_fields.items():
+            inner += nested(field.annotation, f"{path}.{name}".removeprefix("."))
+        waiting = inner + waiting
     return found
 
 
@@ -35,14 +49,35 @@ def kind(schema):
     return "date and time" if schema.get("format") == "date-time" else schema.get("type", "object")
 
 
-@pytest.mark.parametrize("name", sorted(PARTS))
-def test_every_field_is_documented_as_it_is(name):
-    part = PARTS[name]
+def section(part, places):
+    """Write a heading, what the part is about, and a table of its fields."""
+    heading = ", ".join(f"`{place}`" for place in places if place) or "The whole report"
+    about = re.sub(r"(?<=\S)\n[ ]+(?=\S)", " ", part.__doc__.replace("``", "`").strip()).replace("\n    ", "\n")
     fields = part.model_json_schema(by_alias=True)["properties"]
-    expected = {field: (kind(schema), schema["description"]) for field, schema in fields.items()}
-    heading = part.__doc__.split("\n")[0].replace("``", "`")
-    assert tables()[heading] == expected
+    rows = [f"| `{name}` | {kind(schema)} | {schema['description']} |" for name, schema in fields.items()]
+    table = ["| field | type | meaning |", "| --- | --- | --- |", *rows]
+    return "\n".join([f"## {heading}", "", about, "", *table, ""])
 
 
-def test_no_part_is_documented_that_is_not_there():
-    assert len(tables()) == len(PARTS) == 15
+def tables():
+    return "\n".join(section(part, dict.fromkeys(places)) for part, places in paths().items())
+
+
+def split(page):
+    """Return the page before, within and after the tables."""
+    head, _, rest = page.partition(BEGIN)
+    body, _, tail = rest.partition(END)
+    return head, body, tail
+
+
+def test_the_page_has_exactly_the_tables_of_the_report():
+    assert split(PAGE.read_text())[1] == tables()
+
+
+def test_every_part_that_the_package_names_is_in_the_report():
+    assert set(paths()) == PARTS
+
+
+if __name__ == "__main__":
+    before, _, after = split(PAGE.read_text())
+    PAGE.write_text(f"{before}{BEGIN}{tables()}{END}{after}")

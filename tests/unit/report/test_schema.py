@@ -30,7 +30,7 @@ def test_a_report_cannot_be_changed(plain, parse):
 def test_the_json_schema_describes_every_field():
     schema = Report.model_json_schema(by_alias=True)
     for part in [schema, *schema["$defs"].values()]:
-        for name, field in part["properties"].items():
+        for name, field in part.get("properties", {}).items():
             assert field.get("description"), (part["title"], name)
     assert "schema" in schema["required"]
 
@@ -48,7 +48,7 @@ def _set(tree, path, value):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("schema", "fedtrain.report/2", "fedtrain.report/1"),
+        ("schema", "fedtrain.report/1", "fedtrain.report/2"),
         ("created", "2026-02-03T04:05:06+01:00", "not in UTC"),
         ("created", "2026-02-03T04:05:06", "timezone"),
         ("created", 1_700_000_000, "datetime"),
@@ -76,12 +76,30 @@ def _set(tree, path, value):
         ("privacy.delta", 1.0, "less than 1"),
         ("privacy.mechanism", None, "are to be set"),
         ("privacy.mechanism.sampling_rate", 0.0, "greater than 0"),
-        ("privacy.unit", "client", "record"),
+        ("privacy.unit", "client", "is not what mode"),
+        ("privacy.neighbouring", "zero out one client", "is not what mode"),
+        ("privacy.mode", "client", "is not what mode"),
+        ("privacy.noise", None, "are to be set"),
+        ("privacy.mechanism.name", "Gaussian", "does not go with sampling_rate"),
+        ("privacy.mechanism.sampling_rate", 0.07, "sampling.rate = 0.08"),
+        ("privacy.sampling.rate", 0.07, "sampling.rate = 0.07"),
+        ("privacy.sampling.scheme", "Poisson, clients", "does not sample what mode"),
+        ("privacy.sampling.scheme", "none", "rate 1 and no amplification"),
+        ("privacy.accountants.0.epsilon", 7.0, "is 7.0, not epsilon 7.2"),
+        ("privacy.accountants.0.role", "ceiling", '"claim" among them'),
+        ("privacy.accountants.1.role", "claim", "each role once"),
+        ("privacy.clients.1.run_epsilon", 7.3, "run_epsilon is more than epsilon"),
+        ("privacy.clients.1.unanswered", [31], "those of unanswered among them"),
+        ("privacy.events.3.run", "another", "those of its events of this run"),
+        ("privacy.curve.29.clients", [7.2], "curve has 1 clients in round 30"),
+        ("proof", None, "proof is to be set"),
+        ("round_log.0.cohort", None, "secret together"),
+        ("round_log.0.completed", None, "secret together"),
         ("privacy.clients.1.steps", 12, "events are 360 steps"),
-        ("privacy.clients.1.rounds", [1, 2], "rounds are not those of its events"),
+        ("privacy.clients.1.rounds", [1, 2], "rounds are not those of its events of this run"),
         ("privacy.clients.1.client", 0, "more than once"),
         ("privacy.clients.1.client", 77, "clients lacks: [1]"),
-        ("privacy.curve.29.max", 7.9, "curve ends at 7.9"),
+        ("privacy.curve.29.max", 7.9, "not the largest over the clients"),
         ("privacy.curve.0.median", 7.9, "more than max"),
         ("privacy.curve.3.round", 2, "curve is not in the order"),
         ("privacy.mode", "none", "epsilon is set"),
@@ -151,8 +169,37 @@ def test_measurements_are_finite_numbers(value):
 def test_a_client_that_never_took_part_has_spent_nothing(plain, parse):
     plain["data"]["clients"] = 11
     plain["data"]["histogram"].append([0] * 10)
-    plain["privacy"]["clients"].append({"client": 10, "epsilon": 0.0, "rounds": [], "steps": 0})
+    nothing = {"epsilon": 0.0, "run_epsilon": 0.0, "steps": 0, "entries": 0, "budget": None, "dataset": None}
+    plain["privacy"]["clients"].append({"client": 10, **nothing, "rounds": [], "unanswered": []})
+    for point in plain["privacy"]["curve"]:
+        point["clients"].append(0.0)
     assert parse(plain).privacy.clients[10].epsilon == 0.0
+
+
+def test_a_curve_that_ends_elsewhere_is_refused(plain, parse):
+    plain["privacy"]["curve"][-1].update(max=7.9, clients=[])
+    with pytest.raises(ValidationError, match=r"curve ends at 7\.9"):
+        parse(plain)
+
+
+def test_earlier_runs_count_for_epsilon_and_not_for_the_rounds(plain, parse):
+    plain["privacy"]["events"].insert(0, plain["privacy"]["events"][0] | {"run": "earlier", "round": 77})
+    plain["privacy"]["clients"][0]["steps"] += 12
+    assert parse(plain).privacy.clients[0].rounds == tuple(range(1, 31))
+
+
+def test_secret_cohorts_are_null(plain, parse):
+    plain["round_log"][0].update(cohort=None, completed=None, dropped=None)
+    assert parse(plain).round_log[0].cohort is None
+
+
+def test_exceeded_budgets_are_named(plain, parse):
+    assert parse(plain).privacy.exceeded == ()
+    plain["privacy"]["budget"] = 7.0
+    plain["privacy"]["clients"][4]["budget"] = 6.5
+    first, second = parse(plain).privacy.exceeded
+    assert first == "this run charged epsilon 7.20, more than 7, to client 0, 1, 2, 3, 4, 5, 6, 7, ..."
+    assert second == "client 4 has spent 7.20, more than its own 6.5"
 
 
 def test_a_round_that_was_repeated_is_charged_twice(plain, parse):
