@@ -1,0 +1,196 @@
+"""Client-level privacy: each client's whole update is clipped, and one Gaussian is added to the sum.
+
+This is the mechanism of DP-FedAvg (McMahan et al. 2018) with the adaptive clipping of Andrew et al. 2021 (algorithm 1).
+What it keeps, whatever a client sends:
+
+- an update is one vector over all arrays together, matched by name; its L2 norm is at most the clipping norm, and an
+  update that is not finite counts as zero;
+- the divisor is public: never the number of clients that were drawn or answered;
+- with no updates at all the release is noise, like any other;
+- the count of adaptive clipping is centred, so that a client moves it by 1/2, and has noise that is accounted for.
+
+Updates are ordered mappings of names to floating arrays, and hold the trained parameters only.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import exp, fsum, inf, isfinite, log, sqrt
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedtrain.errors import RunError
+from fedtrain.privacy.noise import RandomSource
+from fedtrain.privacy.plan import AdaptiveClipping, PrivacyPlan
+
+Update = Mapping[str, NDArray[np.floating[Any]]]
+
+# Clipping stops short of the norm by this fraction, so that no rounding, in the norm or in a float64 sum over up to
+# 50,000 clients, lets a client move the sum by more than the norm.
+_HAIR = 2.0**-20
+
+# An adaptive clipping norm outside of these has run away: training stands still, or the noise drowns it.
+_NORMS = (1e-12, 1e12)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contribution:
+    """What one client adds to a round.
+
+    Attributes:
+        update: the change of each trained array; clipped again before it is summed.
+        within: whether the norm of the update was at most the clipping norm before it was clipped. Not used if the
+            clipping norm is fixed.
+    """
+
+    update: Update
+    within: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """What a round makes public.
+
+    Attributes:
+        mean: the noisy sum of the updates over the public divisor, by name, in float64.
+        clip_norm: the clipping norm of the next round.
+    """
+
+    mean: dict[str, NDArray[np.float64]]
+    clip_norm: float
+
+
+def clip_update(update: Update, clip_norm: float) -> tuple[dict[str, NDArray[np.floating[Any]]], bool]:
+    """Return the update with its norm bounded, and whether the norm was within the bound before.
+
+    The L2 norm is over all arrays together, computed in float64. The result has the names, shapes and dtypes of the
+    update. In those dtypes its norm is at most ``clip_norm``, since values are rounded towards zero; to clip it again
+    changes nothing.
+
+    An update whose norm is not finite becomes zero. It is not within the bound: no bound is above its norm, and to
+    count it as short would shrink the clipping norm of the clients whose updates are sound.
+
+    Raises:
+        ValueError: ``clip_norm`` is not finite and above 0.
+    """
+    if not 0 < clip_norm < inf:
+        raise ValueError(f"clip_norm = {clip_norm!r} is not allowed: it is finite and above 0")
+    norm = _norm(update)
+    if not isfinite(norm):
+        return {name: np.zeros_like(value) for name, value in update.items()}, False
+    if norm <= clip_norm * (1 - _HAIR):
+        return dict(update), True
+    factor = clip_norm * (1 - 2 * _HAIR) / norm
+    return {name: _shrunk(value, factor) for name, value in update.items()}, norm <= clip_norm
+
+
+def release(
+    plan: PrivacyPlan,
+    *,
+    clip_norm: float,
+    shapes: Mapping[str, tuple[int, ...]],
+    contributions: Iterable[Contribution],
+    source: RandomSource,
+) -> Release:
+    """Sum what the clients contribute, add noise, and divide by the plan's public divisor.
+
+    Contributions are summed in their order, in float64. Noise is drawn for each array in the order of ``shapes``, then
+    for the count.
+
+    Formal guarantee: if the noise cannot be predicted, the release is the output of one step of ``plan.event`` on the
+    clients that contribute, each of which may be added, removed, or replaced by zero; whatever any of them sends. The
+    sum has noise of ``plan.value_noise_multiplier * clip_norm``, the count of ``count_noise``, and the two together are
+    one Gaussian mechanism of ``plan.noise_multiplier`` (Andrew et al. 2021, theorem 1).
+
+    Args:
+        plan: the plan, whose unit is the client.
+        clip_norm: the clipping norm of this round, the same at each client.
+        shapes: the shape of each array of an update.
+        contributions: of the clients that were drawn and answered; may be empty.
+        source: where the noise comes from.
+
+    Raises:
+        ValueError: the plan protects records, ``clip_norm`` is not finite and above 0, or a contribution has other
+            names or shapes than ``shapes``.
+        RunError: the clipping norm ran away.
+    """
+    spec = plan.spec
+    if spec.unit != "client":
+        raise ValueError(f"the plan protects one {spec.unit}, and a plan that protects one client is allowed")
+    if not 0 < clip_norm < inf:
+        raise ValueError(f"clip_norm = {clip_norm!r} is not allowed: it is finite and above 0")
+    total = {name: np.zeros(shape) for name, shape in shapes.items()}
+    count = 0.0
+    for contribution in contributions:
+        received = {name: value.shape for name, value in contribution.update.items()}
+        if received != dict(shapes):
+            raise ValueError(f"an update has the arrays {received}, and {dict(shapes)} are allowed")
+        # Clipped again, in the order of the sum: the bound must not depend on what a client did.
+        clipped, _ = clip_update({name: contribution.update[name] for name in total}, clip_norm)
+        for name, value in clipped.items():
+            total[name] += value
+        count += 0.5 if contribution.within else -0.5
+    deviation = plan.value_noise_multiplier * clip_norm
+    mean = {name: (value + _noise(source, value.shape, deviation)) / spec.divisor for name, value in total.items()}
+    if spec.adaptive is not None:
+        noisy_count = count + float(_noise(source, (), spec.adaptive.count_noise))
+        clip_norm = next_clip_norm(spec.adaptive, clip_norm, noisy_count=noisy_count, divisor=spec.divisor)
+    return Release(mean=mean, clip_norm=clip_norm)
+
+
+def next_clip_norm(adaptive: AdaptiveClipping, clip_norm: float, *, noisy_count: float, divisor: int) -> float:
+    """Return the clipping norm of the next round: ``C * exp(-rate * (b - quantile))`` (Andrew et al. 2021, eq. 2).
+
+    ``b`` estimates the fraction of updates within the clipping norm: ``noisy_count`` is the sum of +1/2 for each client
+    within it and -1/2 for each other, with noise, so ``b = noisy_count / divisor + 1/2``. A client that is missing
+    counts 0, as if half of it were within.
+
+    Where more than the quantile are within, the norm shrinks; where fewer are, it grows.
+
+    Raises:
+        RunError: the result is so small or large that nothing can be learnt with it.
+    """
+    fraction = noisy_count / divisor + 0.5
+    exponent = -adaptive.learning_rate * (fraction - adaptive.quantile)
+    low, high = _NORMS
+    if not log(low) <= log(clip_norm) + exponent <= log(high):
+        raise RunError(
+            f"adaptive clipping ran away: the clipping norm is {clip_norm:g}, the noisy fraction of updates within it "
+            f"{fraction:.4g}, and the next norm would not be in {low:g} to {high:g}; lower privacy.clipping_rate or "
+            "privacy.clipping_noise, or start from another privacy.clip_norm"
+        )
+    return clip_norm * exp(exponent)
+
+
+def poisson_cohort(clients: Sequence[int], rate: float, source: RandomSource) -> tuple[int, ...]:
+    """Draw a cohort: each client with probability ``rate``, independently of all others. It may be empty.
+
+    The amplification by sampling holds against those who do not know the cohort: neither it nor its size may be
+    published.
+    """
+    drawn = source.bernoulli(len(clients), rate)
+    return tuple(client for client, taken in zip(clients, drawn.tolist(), strict=True) if taken)
+
+
+def _norm(update: Update) -> float:
+    """Return the L2 norm in float64; not finite if a value is not, or if it is too large for float64."""
+    peak = float(np.max([np.max(np.abs(value), initial=0.0) for value in update.values()], initial=0.0))
+    if not 0 < peak < inf:
+        return peak
+    # Over the largest value, so that squares neither overflow nor vanish.
+    squares = (float(np.sum(np.square(value.astype(np.float64) / peak))) for value in update.values())
+    return peak * sqrt(fsum(squares))
+
+
+def _shrunk(value: NDArray[np.floating[Any]], factor: float) -> NDArray[np.floating[Any]]:
+    """Return ``value * factor`` in the dtype of ``value``, each rounded towards zero."""
+    exact = value.astype(np.float64) * factor
+    rounded = exact.astype(value.dtype)
+    return np.where(np.abs(rounded) > np.abs(exact), np.nextafter(rounded, value.dtype.type(0)), rounded)
+
+
+def _noise(source: RandomSource, shape: tuple[int, ...], deviation: float) -> NDArray[np.float64]:
+    drawn = source.gaussian(shape, std=deviation, device=torch.device("cpu"), dtype=torch.float64)
+    return np.asarray(drawn.numpy(), dtype=np.float64)
