@@ -1,0 +1,130 @@
+"""Client-level privacy in Flower's messages: the client clips what it sends, the server releases one noisy mean.
+
+The strategy above is sum-based and unmodified. It is given one reply in the place of all, which holds the model that
+was sent plus the noisy mean update, with weight 1: its own weighted average leaves that as it is.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedtrain.flower import protocol
+from fedtrain.privacy import PrivacyPlan
+from fedtrain.privacy.client_level import Contribution, Update, clip_update, release
+from fedtrain.privacy.noise import RandomSource
+
+
+def clip_reply(
+    *, received: ArrayRecord, trained: ArrayRecord, trainable: frozenset[str], clip_norm: float
+) -> tuple[ArrayRecord, bool]:
+    """Return what a client sends, and whether its update was within the clipping norm.
+
+    Trainable arrays are as received plus the clipped update, in the dtypes received; all others are as received, since
+    neither clipping nor noise covers them. Rounding to the dtype can lengthen the update by a part in millions: the
+    server clips again.
+
+    An update that is not finite becomes zero, and is not within the norm.
+
+    Raises:
+        ValueError: ``clip_norm`` is not finite and above 0, or a trainable array was not received.
+    """
+    clipped, within = clip_update(_update(trained, received, trainable), clip_norm)
+    return _moved(received, clipped), within
+
+
+def refusal(reply: Message) -> str | None:
+    """Return why a checked reply cannot be used with adaptive clipping, ``None`` if it can.
+
+    It has to say whether its update was within the clipping norm: 0 or 1.
+    """
+    value = next(iter(reply.content.metric_records.values())).get(protocol.WITHIN_CLIP)
+    if isinstance(value, int | float) and value in {0, 1}:
+        return None
+    return f"the metric {protocol.WITHIN_CLIP} is {value!r}, and 0 or 1 is allowed"
+
+
+def release_round(
+    replies: Sequence[Message],
+    *,
+    sent: ArrayRecord,
+    trainable: frozenset[str],
+    plan: PrivacyPlan,
+    clip_norm: float,
+    source: RandomSource,
+) -> tuple[list[Message], float]:
+    """Return the one reply that a strategy gets in the place of all, and the clipping norm of the next round.
+
+    Formal guarantee: as of ``fedtrain.privacy.client_level.release``, which gives the mean update. All else that the
+    reply holds was sent, or is a public constant.
+
+    Args:
+        replies: as the checks let them pass: arrays named, shaped and typed as sent, and one metric record. Error
+            replies, and with adaptive clipping those that ``refusal`` names, are left out, as if their clients had not
+            been drawn. There may be none.
+        sent: the arrays that each client received.
+        trainable: the names of the arrays that are trained.
+        plan: the plan, whose unit is the client.
+        clip_norm: the clipping norm that each client received.
+        source: where the noise comes from.
+
+    Raises:
+        ValueError: an argument is not as described.
+        RunError: adaptive clipping ran away.
+    """
+    released = release(
+        plan,
+        clip_norm=clip_norm,
+        shapes={name: tuple(sent[name].shape) for name in _ordered(trainable, sent)},
+        contributions=_contributions(replies, sent, trainable, adaptive=plan.spec.adaptive is not None),
+        source=source,
+    )
+    content = RecordDict(
+        {
+            protocol.ARRAYS: _moved(sent, released.mean),
+            protocol.METRICS: MetricRecord({protocol.WEIGHT: 1.0}),
+        }
+    )
+    # From the server to itself: with an empty cohort there is no message to which this could be the reply.
+    return [Message(content, TaskIdentity.node_id, MessageType.TRAIN)], released.clip_norm
+
+
+def _contributions(
+    replies: Sequence[Message], sent: ArrayRecord, trainable: frozenset[str], *, adaptive: bool
+) -> Iterator[Contribution]:
+    for reply in replies:
+        if reply.has_error() or (adaptive and refusal(reply)):
+            continue
+        arrays = next(iter(reply.content.array_records.values()))
+        metrics = next(iter(reply.content.metric_records.values()))
+        yield Contribution(
+            update=_update(arrays, sent, trainable), within=metrics.get(protocol.WITHIN_CLIP, 0.0) == 1.0
+        )
+
+
+def _update(after: ArrayRecord, before: ArrayRecord, trainable: frozenset[str]) -> Update:
+    """Return the change of each trainable array, in float64."""
+    return {
+        name: np.subtract(after[name].numpy(), before[name].numpy(), dtype=np.float64)
+        for name in _ordered(trainable, before)
+    }
+
+
+def _ordered(trainable: frozenset[str], arrays: ArrayRecord) -> list[str]:
+    """Return the names in the order of the arrays, so that sums and noise do not depend on the order of a set."""
+    if missing := trainable - set(arrays):
+        raise ValueError(f"the trainable arrays {sorted(missing)} are not among those that were sent: {list(arrays)}")
+    return [name for name in arrays if name in trainable]
+
+
+def _moved(arrays: ArrayRecord, change: Update) -> ArrayRecord:
+    """Return the arrays, each that has a change with it added, in their own dtypes and order."""
+    moved = {}
+    for name, array in arrays.items():
+        if name in change:
+            before = array.numpy()
+            moved[name] = Array(np.asarray(before + change[name], dtype=before.dtype))
+        else:
+            moved[name] = array
+    return ArrayRecord(moved)
