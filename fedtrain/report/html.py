@@ -41,10 +41,14 @@ def render_html(report: Report) -> str:
         measurements=view.measurements(final) if final is not None else [],
         per_class=view.per_class(final, classes) if final is not None else None,
         factor=view.factor(report.privacy),
-        mechanism=view.mechanism(report.privacy, report.privacy.mechanism) if report.privacy.mechanism else [],
+        mechanism=view.mechanism(report.privacy.mechanism, report.privacy) if report.privacy.mechanism else [],
+        sampling=view.sampling(report.privacy),
+        adversaries=view.adversaries(report.privacy),
+        accountants=view.accountants(report.privacy),
         spending=view.spending(report.privacy),
         rounds=view.rounds(report),
         drops=view.drops(report),
+        secret=any(entry.cohort is None for entry in report.round_log),
         configuration=view.configuration(report),
     )
 
@@ -75,7 +79,7 @@ def _figures(report: Report, classes: tuple[str, ...]) -> Mapping[str, str]:
     if final is not None and final.per_class is not None and final.per_class.f1:
         figures["f1"] = plots.f1_svg(final.per_class.f1, classes)
     if report.privacy.curve:
-        figures["epsilon"] = plots.epsilon_svg(report.privacy.curve, report.privacy.budget)
+        figures["epsilon"] = plots.epsilon_svg(report.privacy.curve, view.budgets(report.privacy))
     if report.data.histogram and report.data.classes:
         figures["histogram"] = plots.histogram_svg(report.data.histogram, report.data.classes)
     return figures

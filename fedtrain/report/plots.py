@@ -156,24 +156,31 @@ def histogram_svg(histogram: Sequence[Sequence[int]], classes: Sequence[str]) ->
         return to_svg(figure, "histogram", "Training records of each client by class")
 
 
-def epsilon_svg(curve: Sequence[PrivacyPoint], budget: float | None) -> str:
-    """Draw what the clients had spent after each round: the largest epsilon, the median, and the budget."""
+def epsilon_svg(curve: Sequence[PrivacyPoint], budgets: Mapping[str, float]) -> str:
+    """Draw what the clients had spent after each round, and the budgets by their labels.
+
+    Few clients are drawn as a line each; of many, the largest and the median with the band between the extremes.
+    """
     rounds = [point.round for point in curve]
-    largest = [point.max for point in curve]
-    median = [point.median for point in curve]
+    largest, median = [point.max for point in curve], [point.median for point in curve]
+    clients = list(zip(*(point.clients for point in curve), strict=True)) if all(p.clients for p in curve) else []
     with style("epsilon"):
         figure = Figure(figsize=(_HALF, 4.4))
-        axes = plain_axes(figure, "round", "")
-        _line(axes, list(zip(rounds, largest, strict=True)), BLUE)
+        axes = plain_axes(figure, "round" if rounds[-1] else "round (0: all rounds are charged at the start)", "")
         labels = [(largest[-1], f"largest {upper(largest[-1])}", BLUE)]
+        few = 1 < len(clients) <= len(COLOURS)
+        for colour, values in zip(COLOURS, clients if few else (), strict=False):
+            axes.plot(rounds, values, color=colour, linewidth=1.2, alpha=0.8)
+        _line(axes, list(zip(rounds, largest, strict=True)), BLUE)
         if median != largest:
-            axes.plot(rounds, median, color=MUTED, linewidth=1.4)
-            axes.fill_between(rounds, median, largest, color=BLUE, alpha=0.12, linewidth=0)
+            lowest = median if few or not clients else [min(point.clients) for point in curve]
+            axes.plot(rounds, median, color=MUTED, linewidth=1.4, linestyle=(0, (1, 1.5)) if few else "-")
+            axes.fill_between(rounds, lowest, largest, color=BLUE, alpha=0 if few else 0.12, linewidth=0)
             labels.append((median[-1], f"median {upper(median[-1])}", MUTED))
-        if budget is not None:
+        for label, budget in budgets.items():
             axes.axhline(budget, color=VERMILION, linestyle=(0, (5, 3)), linewidth=1.4)
-            labels.append((budget, f"budget {exact(budget)}", VERMILION))
-        axes.set_ylim(0, 1.15 * max(largest[-1], budget or 0) or 1)
+            labels.append((budget, f"{label} {exact(budget)}", VERMILION))
+        axes.set_ylim(0, 1.15 * max(largest[-1], *budgets.values(), 0) or 1)
         axes.legend(
             [Line2D([], [], color=colour) for _, _, colour in sorted(labels, reverse=True)],
             [label for _, label, _ in sorted(labels, reverse=True)],

@@ -78,20 +78,66 @@ def factor(privacy: Privacy) -> str:
     return upper(value) if value < _WHOLE_FROM else count(math.ceil(value))
 
 
-def mechanism(privacy: Privacy, shown: Mechanism) -> Rows:
+def mechanism(shown: Mechanism, privacy: Privacy) -> Rows:
     """Return the mechanism and its accounting, with numbers exactly as they were used."""
-    return [
+    rows = [
         ("mechanism", shown.name),
         ("protected unit", f"one {privacy.unit}"),
         ("neighbouring data sets", privacy.neighbouring or ""),
         ("sampling rate", exact(shown.sampling_rate)),
         ("noise multiplier", exact(shown.noise_multiplier)),
-        ("clipping norm", exact(shown.clip_norm)),
+        ("clipping norm", exact(shown.clip_norm) + (", adaptive" if shown.adaptive_clipping else "")),
         ("steps in a round", count(shown.steps_per_round)),
+        ("rounds of a client, at most", count(shown.rounds)),
         ("divisor of the sum", exact(shown.divisor)),
-        ("composition", privacy.composition),
+        (f"protected {privacy.unit}s, public", exact(shown.population)),
+        ("plan, SHA-256", shown.plan_digest),
         ("random source", privacy.random_source),
+        ("tuning before this run", privacy.tuning),
     ]
+    adaptive = shown.adaptive_clipping
+    if adaptive is not None:
+        rows[6:6] = [
+            ("clipping quantile", exact(adaptive.quantile)),
+            ("clipping learning rate", exact(adaptive.learning_rate)),
+            ("noise on the count", exact(adaptive.count_noise)),
+            ("noise multiplier of the sum", exact(adaptive.value_noise_multiplier)),
+        ]
+    return rows
+
+
+def sampling(privacy: Privacy) -> str:
+    """Return in one sentence how units are chosen, and whether epsilon makes use of it."""
+    chosen = privacy.sampling
+    if chosen is None:
+        return ""
+    use = "Epsilon relies on this draw." if chosen.amplification else "Epsilon does not rely on a draw."
+    return f"{chosen.reason} {use}"
+
+
+def adversaries(privacy: Privacy) -> Table:
+    """Return who may want to learn about what is protected, and what bounds it."""
+    rows = [(row.who, row.sees, "yes" if row.bounded else "no", row.by) for row in privacy.adversaries]
+    return Table(headings=("who", "what they see", "bounded", "by what"), rows=rows)
+
+
+def accountants(privacy: Privacy) -> Table:
+    """Return what computed the largest epsilon, and what each found."""
+    rows = [
+        (entry.role, f"{entry.name} ({entry.version})", upper(entry.epsilon), entry.note or "")
+        for entry in privacy.accountants
+    ]
+    return Table(headings=("role", "accountant", "epsilon", "note"), rows=rows)
+
+
+def budgets(privacy: Privacy) -> dict[str, float]:
+    """Return the budgets that hold for all clients, by what they are called."""
+    own = {client.budget for client in privacy.clients}
+    earlier = any(client.epsilon != client.run_epsilon for client in privacy.clients)
+    lines = {"budget of this run" if earlier else "budget": privacy.budget}
+    if len(own) == 1:
+        lines["clients' own budget"] = own.pop()
+    return {label: budget for label, budget in lines.items() if budget is not None}
 
 
 def spending(privacy: Privacy) -> Table:
@@ -105,11 +151,19 @@ def spending(privacy: Privacy) -> Table:
             f"The {_FEWER} clients that spent most, of {count(len(privacy.clients))}; "
             f"the median client spent {upper(middle)}. report.json has all."
         )
-    rows = [
-        (str(client.client), upper(client.epsilon), count(len(client.rounds)), count(client.steps))
-        for client in clients
-    ]
-    return Table(headings=("client", "epsilon", "rounds", "steps"), rows=rows, note=note)
+    columns = {
+        "client": [str(client.client) for client in clients],
+        "epsilon": [upper(client.epsilon) for client in clients],
+        "in this run": [upper(client.run_epsilon) for client in clients],
+        "own budget": [exact(client.budget) if client.budget is not None else "not known" for client in clients],
+        "rounds": [count(len(client.rounds)) for client in clients],
+        "unanswered": [count(len(client.unanswered)) for client in clients],
+        "steps": [count(client.steps) for client in clients],
+        "ledger entries": [count(client.entries) for client in clients],
+    }
+    if all(client.budget is None for client in clients):
+        del columns["own budget"]
+    return Table(headings=tuple(columns), rows=list(zip(*columns.values(), strict=True)), note=note)
 
 
 def rounds(report: Report) -> Table:

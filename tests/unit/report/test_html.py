@@ -218,6 +218,46 @@ def test_reasons_are_counted_and_the_most_frequent_come_first(build, parse):
 
 def test_the_page_holds_the_numbers_of_the_report(plain, page):
     for client in plain["privacy"]["clients"]:
-        assert f"<tr><td>{client['client']}</td><td>7.20</td><td>30</td><td>360</td></tr>" in page
+        cells = (client["client"], "7.20", "7.20", 30, 0, 360, 60)
+        assert "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" in page
     for row, name in zip(plain["evaluation"]["final"]["confusion"], plain["data"]["classes"], strict=True):
         assert re.search(rf"<tr><td>{name}</td>(<td>\d+\.\d\d %</td>){{3}}<td>{sum(row):,}</td></tr>", page)
+
+
+def test_a_compliance_officer_finds_who_is_protected_against_whom_and_how_to_check(plain, parse):
+    for client in plain["privacy"]["clients"]:
+        client["budget"] = 10.0
+    plain["privacy"]["clients"][2]["unanswered"] = [3, 4]
+    words = Page(render_html(parse(plain))).words
+    for heading in (
+        "What the numbers mean",
+        "Who is protected against whom",
+        "Whom this relies on",
+        "How to check this",
+    ):
+        assert heading in words
+    assert "whoever gets the model the final model yes epsilon" in words
+    assert "the network every message no nothing is encrypted" in words
+    assert "each client draws in secret Epsilon relies on this draw." in words
+    assert "claim PLD (0.6.0) 7.20 second opinion PRV (1.6.0) 7.28" in words
+    assert "fedtrain audit report.json --roster roster.json" in words
+    assert "the noise is seeded, and protects nobody" in words
+    assert "2 7.20 7.20 10 30 2 360 60" in words
+    assert "clients' own budget 10" in words
+    plain["privacy"]["noise"] = "secure"
+    assert "protects nobody" not in Page(render_html(parse(plain))).words
+
+
+def test_adaptive_clipping_and_secret_cohorts_are_shown(plain, parse):
+    plain["privacy"]["mechanism"]["adaptive_clipping"] = {
+        "quantile": 0.5,
+        "learning_rate": 0.2,
+        "count_noise": 2.5,
+        "value_noise_multiplier": 1.1125,
+    }
+    for entry in plain["round_log"]:
+        entry.update(cohort=None, completed=None, dropped=None)
+    words = Page(render_html(parse(plain))).words
+    assert "clipping norm 1, adaptive clipping quantile 0.5 clipping learning rate 0.2 noise on the count 2.5" in words
+    assert "1 secret secret secret" in words
+    assert "Cohorts are secret" in words

@@ -83,10 +83,10 @@ def test_few_clients_are_drawn_as_bars_and_many_as_an_image():
 
 def test_epsilon_is_drawn_with_the_budget_and_the_median():
     curve = [PrivacyPoint(round=number, max=number + 0.001, median=number / 2, clients=()) for number in range(1, 5)]
-    assert {"largest 4.01", "median 2.00", "budget 8"} <= set(texts(plots.epsilon_svg(curve, 8.0)))
+    assert {"largest 4.01", "median 2.00", "budget 8"} <= set(texts(plots.epsilon_svg(curve, {"budget": 8.0})))
     alone = [PrivacyPoint(round=1, max=0.5, median=0.5, clients=())]
-    assert not any(text.startswith(("median", "budget")) for text in texts(plots.epsilon_svg(alone, None)))
-    ET.fromstring(plots.epsilon_svg([PrivacyPoint(round=1, max=0.0, median=0.0, clients=())], None))
+    assert not any(text.startswith(("median", "budget")) for text in texts(plots.epsilon_svg(alone, {})))
+    ET.fromstring(plots.epsilon_svg([PrivacyPoint(round=1, max=0.0, median=0.0, clients=())], {}))
 
 
 def test_names_are_text_whatever_they_hold():
@@ -112,7 +112,7 @@ def test_ids_of_one_page_are_unique_and_each_reference_leads_somewhere(build, pa
             plots.accuracy_svg(report.evaluation.history, report.evaluation.best),
             plots.curve_svg(report.evaluation.history, "loss"),
             plots.confusion_svg(report.evaluation.final.confusion, report.data.classes),
-            plots.epsilon_svg(report.privacy.curve, 8.0),
+            plots.epsilon_svg(report.privacy.curve, {"budget": 8.0}),
         )
     )
     elements = list(ET.fromstring(f"<page>{page}</page>").iter())
