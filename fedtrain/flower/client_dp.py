@@ -34,17 +34,6 @@ def clip_reply(
     return _moved(received, clipped), within
 
 
-def refusal(reply: Message) -> str | None:
-    """Return why a checked reply cannot be used with adaptive clipping, ``None`` if it can.
-
-    It has to say whether its update was within the clipping norm: 0 or 1.
-    """
-    value = next(iter(reply.content.metric_records.values())).get(protocol.WITHIN_CLIP)
-    if isinstance(value, int | float) and value in {0, 1}:
-        return None
-    return f"the metric {protocol.WITHIN_CLIP} is {value!r}, and 0 or 1 is allowed"
-
-
 def release_round(
     replies: Sequence[Message],
     *,
@@ -61,8 +50,8 @@ def release_round(
 
     Args:
         replies: as the checks let them pass: arrays named, shaped and typed as sent, and one metric record. Error
-            replies, and with adaptive clipping those that ``refusal`` names, are left out, as if their clients had not
-            been drawn. There may be none.
+            replies are left out, as if their clients had not been drawn; with adaptive clipping also those that do not
+            say with 0 or 1 whether their update was within the clipping norm. There may be none.
         sent: the arrays that each client received.
         trainable: the names of the arrays that are trained.
         plan: the plan, whose unit is the client.
@@ -94,13 +83,13 @@ def _contributions(
     replies: Sequence[Message], sent: ArrayRecord, trainable: frozenset[str], *, adaptive: bool
 ) -> Iterator[Contribution]:
     for reply in replies:
-        if reply.has_error() or (adaptive and refusal(reply)):
+        if reply.has_error():
             continue
         arrays = next(iter(reply.content.array_records.values()))
-        metrics = next(iter(reply.content.metric_records.values()))
-        yield Contribution(
-            update=_update(arrays, sent, trainable), within=metrics.get(protocol.WITHIN_CLIP, 0.0) == 1.0
-        )
+        within = next(iter(reply.content.metric_records.values())).get(protocol.WITHIN_CLIP)
+        if adaptive and within not in (0, 1):
+            continue
+        yield Contribution(update=_update(arrays, sent, trainable), within=within == 1)
 
 
 def _update(after: ArrayRecord, before: ArrayRecord, trainable: frozenset[str]) -> Update:
