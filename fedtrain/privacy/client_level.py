@@ -141,7 +141,7 @@ def release(
 
 
 def next_clip_norm(adaptive: AdaptiveClipping, clip_norm: float, *, noisy_count: float, divisor: int) -> float:
-    """Return the clipping norm of the next round: ``C * exp(-rate * (b - quantile))`` (Andrew et al. 2021, eq. 2).
+    """Return the clipping norm of the next round: ``C * exp(-rate * (b - quantile))``, as Andrew et al. 2021, algorithm 1.
 
     ``b`` estimates the fraction of updates within the clipping norm: ``noisy_count`` is the sum of +1/2 for each client
     within it and -1/2 for each other, with noise, so ``b = noisy_count / divisor + 1/2``. A client that is missing
