@@ -1,6 +1,5 @@
 """Privacy plans and their accounting."""
 
-from fedtrain.privacy.account import Account, Charge
 from fedtrain.privacy.accounting import ACCOUNTANT, COARSE, epsilon_of
 from fedtrain.privacy.events import SampledGaussian, merge
 from fedtrain.privacy.plan import AdaptiveClipping, PrivacyPlan, PrivacySpec, calibrate
@@ -8,9 +7,7 @@ from fedtrain.privacy.plan import AdaptiveClipping, PrivacyPlan, PrivacySpec, ca
 __all__ = [
     "ACCOUNTANT",
     "COARSE",
-    "Account",
     "AdaptiveClipping",
-    "Charge",
     "PrivacyPlan",
     "PrivacySpec",
     "SampledGaussian",

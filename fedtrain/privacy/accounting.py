@@ -1,62 +1,150 @@
 """How much privacy a sequence of events spends.
 
-The claim is the privacy loss distribution (PLD) of dp-accounting (Koskela et al. 2020; Doroshenko et al. 2022), with
-pessimistic discretization: an upper bound. Neighbouring data sets differ in one record added or removed.
+Three accountants bound it (fedtrain.privacy.accountants): privacy loss distributions are the claim, privacy loss random
+variables of another library the second opinion, Renyi divergences the ceiling, and what the others fall back to. A GDP
+(central limit) approximation is not among them: it can be below the true epsilon.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from math import isfinite
+from typing import TYPE_CHECKING
 
 from fedtrain.errors import PrivacySpecError
+from fedtrain.privacy.accountants.base import Accountant, checked
 from fedtrain.privacy.events import SampledGaussian, merge
+
+if TYPE_CHECKING:
+    from fedtrain.privacy.accountants.pld import PldComposition
 
 ACCOUNTANT = "dp-accounting PLD, pessimistic"
 
-# Steps of the privacy loss. Each gives an upper bound; the coarse one is up to 0.5% looser and about ten times faster.
+# Grids of the privacy loss. Each gives an upper bound; the coarse one is about ten times faster, and looser by about
+# 1e-6 / 3 for each step.
 FINE = 1e-4
 COARSE = 1e-3
 
-# Below this noise the losses are so large that the fine grid would take minutes and change nothing that matters.
-_FINE_NOISE = 0.5
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """An upper bound on epsilon, and where it is from.
+
+    Attributes:
+        epsilon: the bound: finite, not negative.
+        accountant: the library and the method.
+        version: the version of the library.
+        note: why it is not of the accountant that was asked for; None if it is.
+    """
+
+    epsilon: float
+    accountant: str
+    version: str
+    note: str | None = None
 
 
 def epsilon_of(events: Iterable[SampledGaussian], delta: float, *, discretization: float = FINE) -> float:
+    """Return the epsilon of ``claim``."""
+    return claim(events, delta, discretization=discretization).epsilon
+
+
+def claim(events: Iterable[SampledGaussian], delta: float, *, discretization: float = FINE) -> Bound:
     """Return an upper bound on the epsilon that all events together spend at ``delta``.
 
-    Zero if there are no steps. The result does not depend on the order of the events.
+    Zero if there are no steps. The result does not depend on the order or grouping of the events. Where the privacy
+    loss distribution cannot be composed, the bound is the ceiling, and its note says why.
 
     Raises:
         PrivacySpecError: an event outside of the mechanism's domain, or a composition that cannot be bounded.
     """
-    if not 0 < delta < 1:
-        raise PrivacySpecError(f"delta = {delta:g} is not allowed: it is in (0, 1)")
-    composed = tuple(event for event in merge(events) if event.steps)
-    if any(event.noise_multiplier < _FINE_NOISE for event in composed):
-        discretization = max(discretization, COARSE)
-    return _compose(composed, delta, discretization)
+    # Imported where they are used: they take a second, and Opacus three, which a run without privacy need not wait for.
+    from fedtrain.privacy.accountants.pld import PldAccountant  # noqa: PLC0415
+    from fedtrain.privacy.accountants.rdp import RdpAccountant  # noqa: PLC0415
+
+    return first_bound((PldAccountant(discretization=discretization), RdpAccountant()), events, delta)
+
+
+def second_opinion(events: Iterable[SampledGaussian], delta: float) -> Bound:
+    """Return the bound of an independent implementation; the ceiling where that cannot give one, with a note.
+
+    Raises:
+        PrivacySpecError: as for ``claim``.
+    """
+    from fedtrain.privacy.accountants.prv import PrvAccountant  # noqa: PLC0415
+    from fedtrain.privacy.accountants.rdp import RdpAccountant  # noqa: PLC0415
+
+    return first_bound((PrvAccountant(), RdpAccountant()), events, delta)
+
+
+def ceiling(events: Iterable[SampledGaussian], delta: float) -> Bound:
+    """Return a bound that is never below the true epsilon, and larger than the others.
+
+    Raises:
+        PrivacySpecError: as for ``claim``.
+    """
+    from fedtrain.privacy.accountants.rdp import RdpAccountant  # noqa: PLC0415
+
+    return first_bound((RdpAccountant(),), events, delta)
+
+
+def first_bound(accountants: Sequence[Accountant], events: Iterable[SampledGaussian], delta: float) -> Bound:
+    """Return the bound of the first accountant that gives one: finite and not negative.
+
+    Raises:
+        PrivacySpecError: an event outside of the mechanism's domain, or no accountant gives a bound.
+    """
+    return _first_bound(tuple(accountants), checked(events, delta), delta)
 
 
 @lru_cache(maxsize=4096)
-def _compose(events: tuple[SampledGaussian, ...], delta: float, discretization: float) -> float:
-    if not events:
-        return 0.0
-    # Imported here because it takes a second, which every worker of a run without privacy would wait for.
-    from dp_accounting import NeighboringRelation, dp_event  # noqa: PLC0415
-    from dp_accounting.pld import PLDAccountant  # noqa: PLC0415
+def _first_bound(accountants: tuple[Accountant, ...], events: tuple[SampledGaussian, ...], delta: float) -> Bound:
+    failures: list[str] = []
+    for accountant in accountants:
+        try:
+            epsilon = accountant.epsilon(events, delta)
+        except Exception as error:  # noqa: BLE001 - a numerical library raises anything, and another one is at hand
+            failures.append(f"{accountant.name} gave no bound: {str(error) or type(error).__name__}")
+            continue
+        if 0 <= epsilon < float("inf"):
+            note = "; ".join(failures) or None
+            return Bound(epsilon=epsilon, accountant=accountant.name, version=accountant.version, note=note)
+        failures.append(f"{accountant.name} gave no bound: epsilon {epsilon:g}")
+    raise PrivacySpecError(f"the epsilon at delta {delta:g} cannot be bounded: {'; '.join(failures)}")
 
-    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, discretization)
-    for event in events:
-        valid = 0 < event.sampling_rate <= 1 and event.noise_multiplier > 0 and event.steps > 0
-        if not (valid and isfinite(event.noise_multiplier)):
-            raise PrivacySpecError(
-                f"{event} is not a Poisson-sampled Gaussian: the sampling rate is in (0, 1], the noise multiplier "
-                "finite and above 0, the number of steps not negative"
-            )
-        gaussian = dp_event.GaussianDpEvent(event.noise_multiplier)
-        step = dp_event.PoissonSampledDpEvent(event.sampling_rate, gaussian)
-        accountant.compose(dp_event.SelfComposedDpEvent(step, event.steps))
-    epsilon = float(accountant.get_epsilon(delta))
-    if not (isfinite(epsilon) and epsilon >= 0):
-        raise PrivacySpecError(f"the epsilon of {events} at delta {delta:g} cannot be bounded")
-    return epsilon
+
+class Composition:
+    """A claim that grows with every round: an event of a mechanism seen before costs milliseconds.
+
+    The bound is that of ``claim`` on the same grid, within rounding.
+    """
+
+    def __init__(self, discretization: float = COARSE) -> None:
+        self._discretization = discretization
+        self._events: tuple[SampledGaussian, ...] = ()
+        self._composed: PldComposition | None = None
+
+    def add(self, event: SampledGaussian) -> None:
+        """Add an event.
+
+        Raises:
+            PrivacySpecError: the event is outside of the mechanism's domain; nothing was added.
+        """
+        from fedtrain.privacy.accountants.pld import PldComposition  # noqa: PLC0415
+
+        events = checked([event], 0.5)
+        self._events = merge((*self._events, *events))
+        self._composed = self._composed or PldComposition(self._discretization)
+        self._composed.add(events)
+
+    def epsilon(self, delta: float) -> float:
+        """Return an upper bound on the epsilon that all events added so far spend at ``delta``.
+
+        Raises:
+            PrivacySpecError: as for ``claim``.
+        """
+        checked((), delta)
+        if self._composed is None:
+            return 0.0
+        try:
+            return self._composed.epsilon(delta)
+        except Exception:  # noqa: BLE001 - as for a claim, which then tells why
+            return claim(self._events, delta, discretization=self._discretization).epsilon

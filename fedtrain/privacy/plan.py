@@ -9,8 +9,8 @@ from math import ceil, isclose, isfinite
 from typing import Literal, Self
 
 from pydantic import JsonValue, TypeAdapter
-from rfc8785 import dumps as canonical
 
+from fedtrain.crypto.canonical import canonical
 from fedtrain.errors import PrivacySpecError
 from fedtrain.privacy.accounting import COARSE, FINE, epsilon_of
 from fedtrain.privacy.events import KIND, SampledGaussian

@@ -1,0 +1,75 @@
+"""What every accountant is, and what it accepts."""
+
+from collections.abc import Iterable
+from math import fsum, isfinite
+from typing import Protocol
+
+from fedtrain.errors import PrivacySpecError
+from fedtrain.privacy.events import SampledGaussian, merge
+
+
+class Accountant(Protocol):
+    """Bounds what a composition of mechanisms spends.
+
+    Contract (tests/contract/test_accountants.py): nothing spends zero; more steps, a higher rate, less noise or a
+    smaller delta never spend less; order and grouping do not matter; the result is finite and not negative, or an
+    exception. Implementations are immutable and can be hashed.
+    """
+
+    @property
+    def name(self) -> str:
+        """The library and the method."""
+
+    @property
+    def version(self) -> str:
+        """The version of the library."""
+
+    def epsilon(self, events: Iterable[SampledGaussian], delta: float) -> float:
+        """Return an upper bound on the epsilon that all events together spend at ``delta``.
+
+        Raises:
+            PrivacySpecError: an event outside of the mechanism's domain, or a composition that cannot be bounded.
+        """
+
+
+def checked(events: Iterable[SampledGaussian], delta: float) -> tuple[SampledGaussian, ...]:
+    """Return the events that spend anything, merged and in a fixed order.
+
+    Raises:
+        PrivacySpecError: a delta or an event that no accountant accepts.
+    """
+    if not 0 < delta < 1:
+        raise PrivacySpecError(f"delta = {delta:g} is not allowed: it is in (0, 1)")
+    found = tuple(events)
+    for event in found:
+        valid = 0 < event.sampling_rate <= 1 and event.noise_multiplier > 0 and event.steps >= 0
+        if not (valid and isfinite(event.noise_multiplier)):
+            raise PrivacySpecError(
+                f"{event} is not a Poisson-sampled Gaussian: the sampling rate is in (0, 1], the noise multiplier "
+                "finite and above 0, the number of steps not negative"
+            )
+    return tuple(event for event in merge(found) if event.steps)
+
+
+def folded(events: tuple[SampledGaussian, ...]) -> tuple[SampledGaussian, ...]:
+    """Return merged events with those without sampling joined into one step, which is exactly the same mechanism.
+
+    Gaussian mechanisms compose to one Gaussian mechanism, of noise ``(sum of steps / noise^2)^(-1/2)``.
+    """
+    sampled = tuple(event for event in events if event.sampling_rate < 1)
+    whole = [event.steps / event.noise_multiplier**2 for event in events if event.sampling_rate == 1]
+    if not whole:
+        return sampled
+    joined = SampledGaussian(sampling_rate=1.0, noise_multiplier=fsum(whole) ** -0.5, steps=1)
+    return (*sampled, joined)
+
+
+def bounded(epsilon: float, delta: float) -> float:
+    """Return an accountant's result, if it is one.
+
+    Raises:
+        PrivacySpecError: it is not a number, infinite or negative.
+    """
+    if not (isfinite(epsilon) and epsilon >= 0):
+        raise PrivacySpecError(f"it gives epsilon {epsilon:g} at delta {delta:g}, which bounds nothing")
+    return float(epsilon)
