@@ -44,6 +44,9 @@ STRATEGY_PARAMETERS: dict[str, frozenset[str]] = {
     "QFedAvg": frozenset({"client_learning_rate", "q"}),
 }
 
+# What these compute is not a function of the sum of the updates.
+_SINGLE_UPDATES = frozenset({"FedMedian", "FedTrimmedAvg", "Krum", "MultiKrum", "Bulyan", "QFedAvg"})
+
 
 class Section(BaseModel):
     """A part of the tree: immutable, strictly typed, without unknown keys."""
@@ -252,20 +255,84 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.privacy.mode == "record" and self.privacy.sampling_rate is None:
+        _check_participations(self)
+        if self.privacy.mode == "record":
+            _check_record_privacy(self)
+        else:
+            _check_without_records(self)
+        if self.privacy.mode == "client":
+            _check_client_privacy(self)
+        elif self.privacy.adaptive_clipping:
             raise ValueError(
-                'privacy.sampling_rate is not set, and privacy.mode = "record" needs it: a public constant, '
-                "for example training.batch_size over the usual number of records of a client"
-            )
-        if self.privacy.mode == "record" and self.server.strategy == "QFedAvg":
-            raise ValueError(
-                'server.strategy = "QFedAvg" needs the clients\' raw losses, which privacy.mode = "record" never sends'
-            )
-        most, federation = self.privacy.max_participations, self.federation
-        if self.privacy.mode == "record" and most and most * federation.clients < federation.rounds * federation.cohort:
-            raise ValueError(
-                f"privacy.max_participations = {most} of {federation.clients} clients is less than federation.rounds = "
-                f"{federation.rounds} of federation.cohort = {federation.cohort}; at least "
-                f"{-(-federation.rounds * federation.cohort // federation.clients)} is allowed"
+                f'privacy.adaptive_clipping = true is for privacy.mode = "client", and it is "{self.privacy.mode}"'
             )
         return self
+
+
+def _check_record_privacy(experiment: Experiment) -> None:
+    if experiment.privacy.sampling_rate is None:
+        raise ValueError(
+            'privacy.sampling_rate is not set, and privacy.mode = "record" needs it: a public constant, '
+            "for example training.batch_size over the usual number of records of a client"
+        )
+    if experiment.server.strategy == "QFedAvg":
+        raise ValueError(
+            'server.strategy = "QFedAvg" needs the clients\' raw losses, which privacy.mode = "record" never sends'
+        )
+    task = experiment.task
+    if experiment.training.augmentations > 1 and task.name in {"vision", "tabular"} and not task.augment:
+        raise ValueError(
+            f"training.augmentations = {experiment.training.augmentations} would be so many equal views of each "
+            "record; set task.augment, or leave it at 1"
+        )
+
+
+def _check_without_records(experiment: Experiment) -> None:
+    training, mode = experiment.training, experiment.privacy.mode
+    if training.physical_batch_size is not None:
+        raise ValueError(
+            f'training.physical_batch_size is for privacy.mode = "record", and it is "{mode}"; '
+            "lower training.batch_size"
+        )
+    if training.augmentations > 1:
+        raise ValueError(
+            f'training.augmentations = {training.augmentations} is for privacy.mode = "record", and it is "{mode}"'
+        )
+
+
+def _check_client_privacy(experiment: Experiment) -> None:
+    privacy, federation, strategy = experiment.privacy, experiment.federation, experiment.server.strategy
+    if strategy in _SINGLE_UPDATES:
+        raise ValueError(
+            f'server.strategy = "{strategy}" needs single updates or losses, and privacy.mode = "client" adds its '
+            f"noise to their sum alone; allowed: {', '.join(sorted(set(STRATEGY_PARAMETERS) - _SINGLE_UPDATES))}"
+        )
+    if privacy.sampling_rate is not None:
+        raise ValueError(
+            'privacy.sampling_rate is for privacy.mode = "record"; with "client" the rate is federation.cohort / '
+            f"federation.clients = {federation.cohort / federation.clients:g}"
+        )
+    if privacy.cohorts == "capped":
+        return
+    if privacy.max_participations is not None:
+        raise ValueError(
+            'privacy.max_participations caps what privacy.cohorts = "poisson" draws at random, which nothing can; '
+            'set privacy.cohorts = "capped"'
+        )
+    if federation.min_results > 1:
+        raise ValueError(
+            f'federation.min_results = {federation.min_results} is not allowed with privacy.cohorts = "poisson": a '
+            "cohort may be small or empty by chance, and the round is then one of noise; leave it at 1"
+        )
+
+
+def _check_participations(experiment: Experiment) -> None:
+    most, federation = experiment.privacy.max_participations, experiment.federation
+    if experiment.privacy.mode == "none" or most is None:
+        return
+    if most * federation.clients < federation.rounds * federation.cohort:
+        raise ValueError(
+            f"privacy.max_participations = {most} of {federation.clients} clients is less than federation.rounds = "
+            f"{federation.rounds} of federation.cohort = {federation.cohort}; at least "
+            f"{-(-federation.rounds * federation.cohort // federation.clients)} is allowed"
+        )

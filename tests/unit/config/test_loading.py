@@ -7,6 +7,9 @@ from fedtrain.config import Experiment, from_flat, parse_settings, read_toml, to
 from fedtrain.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
+RECORD = {"privacy.mode": "record", "privacy.sampling_rate": 0.1}
+CLIENT = {"privacy.mode": "client"}
+CAPPED = {**CLIENT, "privacy.cohorts": "capped"}
 
 
 def test_defaults_survive_the_round_trip_through_flat():
@@ -74,11 +77,47 @@ def test_a_setting_without_key_or_value_is_refused(setting):
             {"privacy.mode": "record", "privacy.sampling_rate": 0.1, "privacy.max_participations": 9},
             "max_participations = 9 of 10 clients is less than federation.rounds = 10 of .*; at least 10",
         ),
+        ({**CAPPED, "privacy.max_participations": 4, "federation.cohort": 5}, "at least 5 is allowed"),
+        ({**CLIENT, "privacy.sampling_rate": 0.5, "federation.cohort": 4}, "federation.cohort / .* = 0.4"),
+        ({**CLIENT, "privacy.max_participations": 10}, 'set privacy.cohorts = "capped"'),
+        ({**CLIENT, "federation.min_results": 2}, "min_results = 2 is not allowed .* leave it at 1"),
+        ({"privacy.adaptive_clipping": True}, "adaptive_clipping = true is for .*client.*, and it is .none"),
+        ({**RECORD, "privacy.adaptive_clipping": True}, "adaptive_clipping = true is for .*client.*record"),
+        ({**CLIENT, "training.physical_batch_size": 8}, "physical_batch_size is for .*record.*client"),
+        ({"training.physical_batch_size": 8}, "physical_batch_size is for .*record.*none"),
+        ({**CLIENT, "training.augmentations": 2}, "augmentations = 2 is for .*record.*client"),
+        ({"training.augmentations": 2}, "augmentations = 2 is for .*record.*none"),
+        ({**RECORD, "training.augmentations": 2}, "so many equal views of each record; set task.augment"),
+        ({**RECORD, "training.augmentations": 2, "task.name": "tabular"}, "equal views"),
     ],
 )
 def test_each_problem_names_the_field_the_value_and_what_is_allowed(flat, message):
     with pytest.raises(ConfigError, match=message):
         from_flat(flat)
+
+
+@pytest.mark.parametrize("strategy", ["FedMedian", "FedTrimmedAvg", "Krum", "MultiKrum", "Bulyan", "QFedAvg"])
+def test_client_privacy_refuses_strategies_that_need_more_than_the_sum(strategy):
+    with pytest.raises(ConfigError, match=f'"{strategy}" needs single updates or losses.*allowed: FedAdagrad, FedAdam'):
+        from_flat({**CLIENT, "server.strategy": strategy})
+
+
+@pytest.mark.parametrize("strategy", ["FedAvg", "FedAvgM", "FedAdam", "FedYogi", "FedAdagrad", "FedProx"])
+def test_client_privacy_takes_strategies_of_the_sum(strategy):
+    assert from_flat({**CLIENT, "server.strategy": strategy}).server.strategy == strategy
+
+
+@pytest.mark.parametrize(
+    "flat",
+    [
+        {**CLIENT, "privacy.adaptive_clipping": True, "federation.cohort": 3},
+        {**CAPPED, "privacy.max_participations": 5, "federation.cohort": 5, "federation.min_results": 5},
+        {**RECORD, "training.augmentations": 4, "training.physical_batch_size": 8, "task.augment": True},
+        {**RECORD, "training.augmentations": 4, "task.name": "mine:task"},
+    ],
+)
+def test_what_the_modes_allow(flat):
+    from_flat(flat)
 
 
 def test_all_problems_are_told_at_once():
