@@ -13,6 +13,7 @@ from fedtrain.errors import ClientError
 from fedtrain.flower import protocol
 from fedtrain.flower.accounts import load_account, store_account
 from fedtrain.privacy import Charge
+from fedtrain.privacy.noise import open_source
 from fedtrain.seeding import derive_seed
 from fedtrain.training import RoundSettings, train_plain
 
@@ -93,4 +94,5 @@ def _train_private(
     )
     # The charge is in the state before a record is read.
     store_account(context.state, load_account(context.state).reserve(charge, plan.spec))
-    train_private(model, site.task, site.records(client), site.experiment.training, settings, plan)
+    source = open_source("seeded", settings.seed)
+    train_private(model, site.task, site.records(client), site.experiment.training, settings, plan, source)

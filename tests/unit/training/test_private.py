@@ -10,6 +10,7 @@ from torch import nn
 from fedtrain.config import Training
 from fedtrain.errors import TaskError
 from fedtrain.privacy import PrivacyPlan, PrivacySpec
+from fedtrain.privacy.noise import SecureSource, SeededSource
 from fedtrain.training import Records, RoundSettings
 from fedtrain.training.private import refuse_untrainable, train_private
 
@@ -35,7 +36,7 @@ SETTINGS = RoundSettings(learning_rate=1.0, proximal_mu=0.0, seed=5)
 PLAIN = Training(learning_rate=1.0)
 
 
-def plan(*, noise=1e-9, rate=1.0, batch=20, steps=1, clip=0.1):
+def plan(*, noise=1e-5, rate=1.0, batch=20, steps=1, clip=0.1):
     # Made by hand, which only a test may do: it needs noise that no budget allows.
     spec = PrivacySpec(
         unit="record",
@@ -71,7 +72,7 @@ def flat(net):
 def change(data, mechanism, settings=SETTINGS, task=None):
     net = model()
     before = flat(net)
-    train_private(net, task or Classification(), data, PLAIN, settings, mechanism)
+    train_private(net, task or Classification(), data, PLAIN, settings, mechanism, SeededSource(settings.seed))
     return flat(net) - before
 
 
@@ -161,7 +162,7 @@ def test_the_proximal_term_is_added_after_the_noise():
 def test_the_model_is_left_as_a_plain_module():
     net = model()
     names = list(net.state_dict())
-    train_private(net, Classification(), records(), PLAIN, SETTINGS, plan())
+    train_private(net, Classification(), records(), PLAIN, SETTINGS, plan(), SeededSource(5))
     assert list(net.state_dict()) == names
     assert not any(layer._forward_hooks or layer._backward_hooks for layer in net.modules())
     assert not any(hasattr(parameter, "grad_sample") for parameter in net.parameters())
@@ -174,7 +175,7 @@ def test_the_model_is_left_as_a_plain_module_also_by_a_failure():
 
     net = model()
     with pytest.raises(RuntimeError, match="planted"):
-        train_private(net, Broken(), records(), PLAIN, SETTINGS, plan())
+        train_private(net, Broken(), records(), PLAIN, SETTINGS, plan(), SeededSource(5))
     assert not any(layer._forward_hooks for layer in net.modules())
 
 
@@ -235,7 +236,7 @@ def test_a_model_without_one_gradient_for_each_record_is_refused(net, named):
     data = Records(features=torch.randn(5, 4), labels=torch.zeros(5, dtype=torch.long))
     before = flat(net)
     with pytest.raises(TaskError, match=named):
-        train_private(net, Classification(), data, PLAIN, SETTINGS, plan())
+        train_private(net, Classification(), data, PLAIN, SETTINGS, plan(), SeededSource(5))
     assert torch.equal(flat(net), before)
 
 
@@ -243,7 +244,7 @@ def test_a_record_is_clipped_once_where_weights_are_used_several_times():
     torch.manual_seed(0)
     net, data = Shared(), Records(features=100 * torch.randn(1, 4), labels=torch.zeros(1, dtype=torch.long))
     before = flat(net)
-    train_private(net, Classification(), data, PLAIN, SETTINGS, plan(batch=1))
+    train_private(net, Classification(), data, PLAIN, SETTINGS, plan(batch=1), SeededSource(5))
     assert float((flat(net) - before).norm()) == pytest.approx(0.1, rel=1e-3)
 
 
@@ -252,13 +253,14 @@ def test_frozen_weights_stay_and_have_no_part_in_the_norm():
     net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
     net[0].requires_grad_(False)
     frozen = net[0].weight.clone()
-    train_private(net, Classification(), records(), PLAIN, SETTINGS, plan())
+    train_private(net, Classification(), records(), PLAIN, SETTINGS, plan(), SeededSource(5))
     assert torch.equal(net[0].weight, frozen)
 
 
 def test_momentum_is_after_the_noise_and_allowed():
     net = model()
-    train_private(net, Classification(), records(), Training(momentum=0.9), SETTINGS, plan(noise=1.0, steps=3))
+    momentum = Training(momentum=0.9)
+    train_private(net, Classification(), records(), momentum, SETTINGS, plan(noise=1.0, steps=3), SeededSource(5))
     assert flat(net).isfinite().all()
 
 

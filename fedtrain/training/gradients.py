@@ -1,0 +1,74 @@
+"""The gradients of single records, between the backward pass and clipping.
+
+Each trainable parameter holds them as ``grad_sample``, shape (rows, *parameter). A row is one view of one record, and
+the views of a record are next to each other.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from fedtrain.errors import TaskError
+from fedtrain.tasks import Task
+
+
+def encode_views(task: Task, features: Tensor, generator: torch.Generator, views: int) -> Tensor:
+    """Encode each record ``views`` times, each time augmented anew: shape (n * views, *input), records outermost."""
+    if views == 1:
+        return task.encode(features, generator)
+    return torch.stack([task.encode(features, generator) for _ in range(views)], dim=1).flatten(0, 1)
+
+
+def rows_of(gradient: Tensor) -> Tensor:
+    """Return the gradients of a parameter as a matrix with a row for each row of the batch, which may be empty."""
+    return gradient.reshape(len(gradient), gradient.shape[1:].numel())
+
+
+def average_views(parameters: list[nn.Parameter], views: int) -> None:
+    """Put the mean over the views of each record in the place of their gradients (De et al. 2022, section 3.2).
+
+    It comes before clipping, so that a record has one gradient to clip, and the sensitivity is that of one view.
+    """
+    if views == 1:
+        return
+    for parameter in parameters:
+        gradient: Tensor = parameter.grad_sample  # type: ignore[attr-defined]
+        by_record = gradient.reshape(len(gradient) // views, views, *parameter.shape)
+        parameter.grad_sample = by_record.mean(1)  # type: ignore[attr-defined]
+
+
+def silence_non_finite(parameters: list[nn.Parameter]) -> None:
+    """Set the whole gradient of each record to zero that has a value in it which is not finite.
+
+    The norm of such a record is not a number, so clipping would pass it on and one record could turn all weights into
+    NaN. A view that is not finite has made the mean over its record's views so.
+    """
+    gradients: list[Tensor] = [parameter.grad_sample for parameter in parameters]  # type: ignore[attr-defined]
+    finite = torch.stack([rows_of(gradient).isfinite().all(1) for gradient in gradients]).all(0)
+    if not finite.all():
+        for gradient in gradients:
+            gradient[~finite] = 0.0
+
+
+def refuse_mixed_records(model: nn.Module, buffers: dict[str, Tensor], *, rows: int) -> None:
+    """Refuse a backward pass that did not leave exactly one gradient of each parameter for each row.
+
+    Clipping bounds rows. With several rows of a record its contribution is a multiple of the bound; with rows of
+    something else, or a buffer filled from the batch, a record is in the gradients of others.
+
+    Raises:
+        TaskError: names the parameter or the buffer. It says nothing of the batch, whose size is private.
+    """
+    for name, parameter in model.named_parameters():
+        gradient = getattr(parameter, "grad_sample", None)
+        if parameter.requires_grad and not (isinstance(gradient, Tensor) and len(gradient) == rows):
+            raise TaskError(
+                f"the model cannot be trained privately: its parameter {name} has not one gradient for each record. "
+                "Every layer with parameters must be called in the forward pass, with the records along the first "
+                "dimension of its input; freeze (requires_grad = False) or remove what is not used"
+            )
+    for name, buffer in model.named_buffers():
+        if not torch.equal(buffer, buffers[name]):
+            raise TaskError(
+                f"the model cannot be trained privately: its buffer {name} changes in the forward pass, so that "
+                "records are in the gradients of other records; remove it, or leave it as it is in training mode"
+            )
