@@ -69,21 +69,24 @@ def clip_update(update: Update, clip_norm: float) -> tuple[dict[str, NDArray[np.
     update. In those dtypes its norm is at most ``clip_norm``, since values are rounded towards zero; to clip it again
     changes nothing.
 
-    An update whose norm is not finite becomes zero. It is not within the bound: no bound is above its norm, and to
-    count it as short would shrink the clipping norm of the clients whose updates are sound.
+    An update with a value that is not finite becomes zero. It is not within the bound: no bound is above its norm, and
+    to count it as short would shrink the clipping norm of the clients whose updates are sound.
 
     Raises:
         ValueError: ``clip_norm`` is not finite and above 0.
     """
     if not 0 < clip_norm < inf:
         raise ValueError(f"clip_norm = {clip_norm!r} is not allowed: it is finite and above 0")
-    norm = _norm(update)
-    if not isfinite(norm):
+    # The norm is peak * length. Neither the squares nor the factor leave the range of float64, whatever the values are.
+    peak = float(np.max([np.max(np.abs(value), initial=0.0) for value in update.values()], initial=0.0))
+    if not isfinite(peak):
         return {name: np.zeros_like(value) for name, value in update.items()}, False
+    length = sqrt(fsum(float(np.sum(np.square(_over(value, peak)))) for value in update.values()))
+    norm = peak * length
     if norm <= clip_norm * (1 - _HAIR):
         return dict(update), True
-    factor = clip_norm * (1 - 2 * _HAIR) / norm
-    return {name: _shrunk(value, factor) for name, value in update.items()}, norm <= clip_norm
+    factor = clip_norm * (1 - 2 * _HAIR) / length
+    return {name: _scaled(value, peak, factor) for name, value in update.items()}, norm <= clip_norm
 
 
 def release(
@@ -127,8 +130,8 @@ def release(
         received = {name: value.shape for name, value in contribution.update.items()}
         if received != dict(shapes):
             raise ValueError(f"an update has the arrays {received}, and {dict(shapes)} are allowed")
-        # Clipped again, in the order of the sum: the bound must not depend on what a client did.
-        clipped, _ = clip_update({name: contribution.update[name] for name in total}, clip_norm)
+        # Clipped again: the bound must not depend on what a client did.
+        clipped, _ = clip_update(contribution.update, clip_norm)
         for name, value in clipped.items():
             total[name] += value
         count += 0.5 if contribution.within else -0.5
@@ -141,7 +144,7 @@ def release(
 
 
 def next_clip_norm(adaptive: AdaptiveClipping, clip_norm: float, *, noisy_count: float, divisor: int) -> float:
-    """Return the clipping norm of the next round: ``C * exp(-rate * (b - quantile))``, as Andrew et al. 2021, algorithm 1.
+    """Return the next clipping norm, ``C * exp(-rate * (b - quantile))`` (Andrew et al. 2021, algorithm 1).
 
     ``b`` estimates the fraction of updates within the clipping norm: ``noisy_count`` is the sum of +1/2 for each client
     within it and -1/2 for each other, with noise, so ``b = noisy_count / divisor + 1/2``. A client that is missing
@@ -174,19 +177,13 @@ def poisson_cohort(clients: Sequence[int], rate: float, source: RandomSource) ->
     return tuple(client for client, taken in zip(clients, drawn.tolist(), strict=True) if taken)
 
 
-def _norm(update: Update) -> float:
-    """Return the L2 norm in float64; not finite if a value is not, or if it is too large for float64."""
-    peak = float(np.max([np.max(np.abs(value), initial=0.0) for value in update.values()], initial=0.0))
-    if not 0 < peak < inf:
-        return peak
-    # Over the largest value, so that squares neither overflow nor vanish.
-    squares = (float(np.sum(np.square(value.astype(np.float64) / peak))) for value in update.values())
-    return peak * sqrt(fsum(squares))
+def _over(value: NDArray[np.floating[Any]], peak: float) -> NDArray[np.float64]:
+    return value.astype(np.float64) / (peak or 1.0)
 
 
-def _shrunk(value: NDArray[np.floating[Any]], factor: float) -> NDArray[np.floating[Any]]:
-    """Return ``value * factor`` in the dtype of ``value``, each rounded towards zero."""
-    exact = value.astype(np.float64) * factor
+def _scaled(value: NDArray[np.floating[Any]], peak: float, factor: float) -> NDArray[np.floating[Any]]:
+    """Return ``value / peak * factor`` in the dtype of ``value``, each rounded towards zero."""
+    exact = _over(value, peak) * factor
     rounded = exact.astype(value.dtype)
     return np.where(np.abs(rounded) > np.abs(exact), np.nextafter(rounded, value.dtype.type(0)), rounded)
 
