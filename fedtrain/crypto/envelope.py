@@ -64,6 +64,18 @@ class SignedEnvelope:
             raise ForgeryError(f"the signature of key {self.key_id[:16]} does not hold: the content was changed")
         return self.payload
 
+    def verify_own(self, identity: Identity, payload_type: str) -> bytes:
+        """Do the same as ``verify`` with one's own key, three times as fast: sign again, and compare.
+
+        Raises:
+            ForgeryError: as `verify`; also where a signature holds that this key did not make in this way.
+        """
+        if self.payload_type != payload_type or self.key_id != identity.public.key_id:
+            return self.verify(identity.public, payload_type)
+        if identity.sign(pre_authentication(self.payload_type, self.payload)) != self.signature:
+            raise ForgeryError(f"the signature of key {self.key_id[:16]} does not hold: the content was changed")
+        return self.payload
+
     def as_json(self) -> dict[str, object]:
         """Return the envelope as DSSE has it: payload and signature in base64, the key id in hexadecimal."""
         return {

@@ -1,0 +1,41 @@
+"""What was spent on each data set, signed and durable, and the signed record of each run."""
+
+from fedtrain.ledger.budget import check, rounds_left, spent
+from fedtrain.ledger.chain import EMPTY, Head, read_chain
+from fedtrain.ledger.charges import unanswered
+from fedtrain.ledger.copies import LedgerCopies
+from fedtrain.ledger.dataset import dataset_digest, dataset_key
+from fedtrain.ledger.entry import LedgerEntry
+from fedtrain.ledger.log import Ledger
+from fedtrain.ledger.record import Asked, Closed, Completed, Drop, Opened, Record, Update, read_records
+from fedtrain.ledger.runlog import RunLog
+from fedtrain.ledger.site import SitePolicy, read_policy
+from fedtrain.ledger.statement import Statement, read_statement
+
+__all__ = [
+    "EMPTY",
+    "Asked",
+    "Closed",
+    "Completed",
+    "Drop",
+    "Head",
+    "Ledger",
+    "LedgerCopies",
+    "LedgerEntry",
+    "Opened",
+    "Record",
+    "RunLog",
+    "SitePolicy",
+    "Statement",
+    "Update",
+    "check",
+    "dataset_digest",
+    "dataset_key",
+    "read_chain",
+    "read_policy",
+    "read_records",
+    "read_statement",
+    "rounds_left",
+    "spent",
+    "unanswered",
+]

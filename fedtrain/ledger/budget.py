@@ -1,0 +1,97 @@
+"""What a data set has spent, and what may still be spent on it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from fedtrain.errors import BudgetError
+from fedtrain.ledger.entry import LedgerEntry
+from fedtrain.ledger.site import SitePolicy
+from fedtrain.privacy import COARSE, SampledGaussian, epsilon_of
+
+
+def spent(entries: Iterable[LedgerEntry], delta: float) -> float:
+    """Return an upper bound on the epsilon that a ledger has spent at ``delta``.
+
+    Every reservation is charged, of whatever run, settled or not.
+
+    Raises:
+        PrivacySpecError: the composition cannot be bounded.
+    """
+    return epsilon_of(_charged(entries), delta)
+
+
+def check(policy: SitePolicy, entries: Sequence[LedgerEntry], event: SampledGaussian, *, mode: str) -> None:
+    """Refuse a step that the site's policy or budget does not allow. To be called before it is reserved.
+
+    Args:
+        policy: what the client allows.
+        entries: the ledger of the data set.
+        event: what the step would do.
+        mode: the privacy mode of the run.
+
+    Raises:
+        BudgetError: the mode, the noise, or the epsilon that the step would bring the data set to is not allowed.
+        PrivacySpecError: the composition cannot be bounded.
+    """
+    if mode not in policy.modes:
+        allowed = ", ".join(policy.modes) or "none at all"
+        raise BudgetError(
+            f"privacy mode {mode!r} is not allowed by this client (allowed: {allowed}); nothing was trained"
+        )
+    if event.noise_multiplier < policy.minimum_noise:
+        raise BudgetError(
+            f"noise multiplier {event.noise_multiplier:.4g} is below the minimum of this client, "
+            f"{policy.minimum_noise:.4g}; nothing was trained"
+        )
+    charged = _charged(entries)
+    if not _fits(policy, [*charged, event]):
+        before, after = (epsilon_of(events, policy.delta) for events in (charged, [*charged, event]))
+        raise BudgetError(
+            f"it would bring epsilon from {before:.4g} to {after:.4g}, beyond this client's budget of "
+            f"{policy.epsilon:g} at delta {policy.delta:g}; nothing was trained"
+        )
+
+
+def rounds_left(
+    policy: SitePolicy, entries: Sequence[LedgerEntry], event: SampledGaussian, *, limit: int = 100_000
+) -> int:
+    """Return how many more such events the budget allows, ``limit`` at most.
+
+    Raises:
+        PrivacySpecError: the composition cannot be bounded.
+    """
+    charged = _charged(entries)
+
+    def allowed(count: int, *, coarse: bool) -> bool:
+        events = [*charged, replace(event, steps=event.steps * count)]
+        if coarse:
+            return epsilon_of(events, policy.delta, discretization=COARSE) <= policy.epsilon
+        return _fits(policy, events)
+
+    # On the coarse grid first, which is fast and never too generous; the exact number is close above.
+    rough = _last(lambda count: allowed(count, coarse=True), 0, limit)
+    return _last(lambda count: allowed(count, coarse=False), rough, limit)
+
+
+def _charged(entries: Iterable[LedgerEntry]) -> list[SampledGaussian]:
+    return [entry.event for entry in entries if entry.status == "reserved"]
+
+
+def _fits(policy: SitePolicy, events: Sequence[SampledGaussian]) -> bool:
+    # Both are upper bounds. The coarse one is about ten times faster, and decides all but the last rounds of a budget.
+    return (
+        epsilon_of(events, policy.delta, discretization=COARSE) <= policy.epsilon
+        or epsilon_of(events, policy.delta) <= policy.epsilon
+    )
+
+
+def _last(allowed: Callable[[int], bool], low: int, limit: int) -> int:
+    """Return the largest number from ``low`` to ``limit`` that is allowed, where all up to one are, or else ``low``."""
+    step = 1
+    while low + step <= limit and allowed(low + step):
+        low, step = low + step, step * 2
+    high = min(low + step, limit + 1)  # not allowed
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if allowed(middle) else (low, middle)
+    return low

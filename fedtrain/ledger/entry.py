@@ -1,0 +1,74 @@
+"""One line of a ledger: a privacy charge that is reserved, or what became of it."""
+
+from math import isfinite
+from typing import Annotated, Literal, Self
+
+from pydantic import PlainSerializer, PlainValidator, TypeAdapter, model_validator
+
+from fedtrain.errors import PrivacySpecError
+from fedtrain.ledger.payload import Digest, Name, Number, Payload, Time
+from fedtrain.privacy import SampledGaussian
+
+PAYLOAD_TYPE = "application/vnd.fedtrain.ledger-entry.v1+json"
+
+
+def _event(value: object) -> SampledGaussian:
+    event = value if isinstance(value, SampledGaussian) else SampledGaussian.from_data(value)
+    # Events of one mechanism are added up, so that a negative number of steps would take a charge back.
+    rate, noise = event.sampling_rate, event.noise_multiplier
+    if not (0 < rate <= 1 and noise > 0 and isfinite(noise) and event.steps >= 1):
+        raise PrivacySpecError(
+            f"{event} cannot be charged: the sampling rate is in (0, 1], the noise multiplier finite and above 0, and "
+            "there is at least one step"
+        )
+    return event
+
+
+Event = Annotated[SampledGaussian, PlainValidator(_event), PlainSerializer(SampledGaussian.as_data)]
+
+
+class LedgerEntry(Payload):
+    """A reservation, or its settlement.
+
+    A reservation charges the data set, whether or not it is ever settled. A settlement repeats the reservation and adds
+    what was made of it; it charges nothing.
+
+    Attributes:
+        sequence: the place in the ledger, from 0.
+        previous: digest of the line before; 64 zeros for the first.
+        dataset: keyed digest of the data set's content.
+        run: id of the run.
+        round: the round, from 1; 0 if the whole run is reserved at once.
+        plan: digest of the privacy plan.
+        model: digest of all that the client received for this round.
+        update: digest of what it sends; ``None`` while reserved.
+        event: what is done to the privacy of the records.
+        status: whether this line reserves or settles.
+        time: when it was written, in UTC, by the client's clock.
+    """
+
+    sequence: Number
+    previous: Digest
+    dataset: Digest
+    run: Name
+    round: Number
+    plan: Digest
+    model: Digest
+    update: Digest | None
+    event: Event
+    status: Literal["reserved", "settled"]
+    time: Time
+
+    @model_validator(mode="after")
+    def _has_update_if_settled(self) -> Self:
+        if (self.status == "settled") != (self.update is not None):
+            raise ValueError("an entry has an update if, and only if, it is settled")
+        return self
+
+    @property
+    def subject(self) -> tuple[str, int, str, str, SampledGaussian]:
+        """What the reservation is for: run, round, plan, model and event. Its settlement has the same."""
+        return (self.run, self.round, self.plan, self.model, self.event)
+
+
+ENTRY = TypeAdapter(LedgerEntry)

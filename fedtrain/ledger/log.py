@@ -1,0 +1,268 @@
+"""The ledger of one data set on a client's disk: reserve before data is touched, settle before an update leaves.
+
+A crash at any moment leaves the charge of everything that may have been released: what `reserve` returned is on the
+disk, and what a crash tore is completed from the intent (`fedtrain.ledger.journal`) and so stays spent. Whatever else
+is wrong with the files is refused, and nothing is repaired by guessing.
+"""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from filelock import BaseFileLock, FileLock, Timeout
+
+from fedtrain.crypto import Identity, SignedEnvelope
+from fedtrain.errors import ForgeryError, LedgerError, StorageError
+from fedtrain.ledger.chain import EMPTY, Head, read_own_chain
+from fedtrain.ledger.entry import ENTRY, PAYLOAD_TYPE, LedgerEntry
+from fedtrain.ledger.journal import Content, Journal
+from fedtrain.ledger.payload import decode, now
+from fedtrain.ledger.statement import PAYLOAD_TYPE as STATEMENT_TYPE
+from fedtrain.ledger.statement import Statement
+from fedtrain.privacy import SampledGaussian
+
+_PATIENCE = 60.0
+
+_ADVICE = (
+    "nothing was changed, and nothing is trained on this data set. Restore the file from a copy that is not older (a "
+    "server that was shown it and a report keep one); without one, what was spent on the data set is not known"
+)
+
+
+class Ledger:
+    """An open ledger. Until it is closed no other process can open it. Made by `Ledger.open`.
+
+    Attributes:
+        entries: what it holds, oldest first.
+        envelopes: the same as it was signed.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        lock: BaseFileLock,
+        identity: Identity,
+        dataset: str,
+        envelopes: tuple[SignedEnvelope, ...],
+        entries: tuple[LedgerEntry, ...],
+    ) -> None:
+        self._journal = journal
+        self._lock = lock
+        self._identity = identity
+        self._dataset = dataset
+        self.envelopes = envelopes
+        self.entries = entries
+
+    @classmethod
+    def open(cls, folder: Path, *, dataset: str, identity: Identity, timeout: float = _PATIENCE) -> Self:
+        """Open the ledger of a data set, FOLDER/DATASET.jsonl, verify all of it, and complete a torn last line.
+
+        Args:
+            folder: where the client keeps its ledgers; made if need be.
+            dataset: the data set's digest, 64 hexadecimal digits.
+            identity: whose ledger it is.
+            timeout: seconds to wait for another process that has it open.
+
+        Raises:
+            LedgerError: the ledger is damaged, is of another key or data set, or another process has it open.
+            StorageError: it cannot be read or written.
+        """
+        path = folder / f"{dataset}.jsonl"
+        lock = _locked(path.with_suffix(".lock"), timeout)
+        try:
+            journal = Journal(path, path.with_suffix(".intent"))
+            envelopes, missing = _recovered(path, journal.content, identity)
+            entries = _verified(path, envelopes, identity, dataset)
+            if missing:
+                journal.complete(missing)
+        except BaseException:
+            lock.release()
+            raise
+        return cls(journal, lock, identity, dataset, envelopes, entries)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let others open the ledger. Nothing can be written after it."""
+        self._lock.release()
+
+    @property
+    def head(self) -> Head:
+        """Where the ledger ends."""
+        return Head(sequence=len(self.envelopes), digest=self.envelopes[-1].digest) if self.envelopes else EMPTY
+
+    def reserve(
+        self, *, run: str, round_number: int, plan: str, model: str, event: SampledGaussian, repeatable: bool
+    ) -> LedgerEntry:
+        """Charge the data set. When this returns, the charge survives a power failure.
+
+        Args:
+            run: id of the run.
+            round_number: the round, from 1; 0 for the whole run at once.
+            plan: digest of the privacy plan.
+            model: digest of all that was received for this round.
+            event: what is going to be done to the privacy of the records.
+            repeatable: whether the same run, round, plan, model and event give the very same update again, as with
+                seeded noise. Then a reservation that has all of them is returned, and not made again.
+
+        Raises:
+            StorageError: it cannot be written; then nothing is reserved.
+            LedgerError: another process changed the file, or the ledger was closed.
+        """
+        subject = (run, round_number, plan, model, event)
+        if repeatable:
+            for entry in self.entries:
+                if entry.status == "reserved" and entry.subject == subject:
+                    return entry
+        entry = LedgerEntry(
+            sequence=self.head.sequence,
+            previous=self.head.digest,
+            dataset=self._dataset,
+            run=run,
+            round=round_number,
+            plan=plan,
+            model=model,
+            update=None,
+            event=event,
+            status="reserved",
+            time=now(),
+        )
+        self._append(entry)
+        return entry
+
+    def settle(self, reservation: LedgerEntry, update: str) -> LedgerEntry:
+        """Note what was made of a reservation. When this returns, it survives a power failure.
+
+        The same update again changes nothing. Reservations that are the same but for their place are interchangeable:
+        of two, two updates can be settled.
+
+        Args:
+            reservation: as `reserve` returned it.
+            update: digest of what is about to be sent.
+
+        Raises:
+            LedgerError: the ledger has no such reservation, or it was settled with another update.
+            StorageError: it cannot be written; then the reservation is as it was.
+        """
+        same = [entry for entry in self.entries if entry.subject == reservation.subject]
+        settled = [entry for entry in same if entry.status == "settled"]
+        for entry in settled:
+            if entry.update == update:
+                return entry
+        reserved = len(same) - len(settled)
+        if not reserved:
+            raise LedgerError(
+                f"round {reservation.round} of run {reservation.run} was never reserved in this ledger; its update is "
+                "not sent"
+            )
+        if len(settled) >= reserved:
+            raise LedgerError(
+                f"round {reservation.round} of run {reservation.run} was settled with another update "
+                f"({settled[-1].update}): each reservation pays for one; this one ({update}) is not sent"
+            )
+        head = self.head
+        link = {"sequence": head.sequence, "previous": head.digest, "time": now()}
+        entry = LedgerEntry.model_validate({**dict(reservation), **link, "status": "settled", "update": update})
+        self._append(entry)
+        return entry
+
+    def statement(self, *, run: str, round_number: int, refusal: str | None = None) -> SignedEnvelope:
+        """Sign that these entries are all there is in this ledger.
+
+        Args:
+            run: id of the run in which it is said.
+            round_number: the round.
+            refusal: why the client does not train in it; ``None`` if it does not refuse.
+        """
+        statement = Statement(
+            run=run,
+            round=round_number,
+            dataset=self._dataset,
+            sequence=self.head.sequence,
+            head=self.head.digest,
+            refusal=refusal,
+            time=now(),
+        )
+        return SignedEnvelope.sign(STATEMENT_TYPE, statement.encode(), self._identity)
+
+    def _append(self, entry: LedgerEntry) -> None:
+        if not self._lock.is_locked:
+            raise LedgerError("the ledger is closed; nothing was written")
+        envelope = SignedEnvelope.sign(PAYLOAD_TYPE, entry.encode(), self._identity)
+        self._journal.append(envelope.line())
+        self.envelopes = (*self.envelopes, envelope)
+        self.entries = (*self.entries, entry)
+
+
+def _locked(path: Path, timeout: float) -> BaseFileLock:
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=timeout)
+    except Timeout as error:
+        raise LedgerError(
+            f"another process has held the ledger of this data set for {timeout:g} s: a run, a node or a command that "
+            f"uses the same folder of ledgers. Wait for it to end; the command `fuser {path}` shows which it is"
+        ) from error
+    except OSError as error:
+        raise StorageError(f"cannot lock the ledger {path}: {error.strerror or error}") from error
+    return lock
+
+
+def _recovered(path: Path, content: Content, identity: Identity) -> tuple[tuple[SignedEnvelope, ...], bytes]:
+    """Return the lines, with the last completed if a crash tore it, and the bytes that are missing in the file."""
+    envelopes = []
+    for number, line in enumerate(content.lines):
+        try:
+            envelopes.append(SignedEnvelope.from_line(line))
+        except ForgeryError as error:
+            raise LedgerError(f"{path}, line {number + 1}, is damaged: {error}; {_ADVICE}") from error
+    intended = _intended(content.intent, identity)
+    if intended is None or intended.sequence < len(envelopes):
+        known = intended is None or content.lines[intended.sequence] == content.intent
+        if content.tail or not known:
+            what = f"has {len(content.tail)} bytes after its last line" if content.tail else "has another line"
+            raise LedgerError(
+                f"{path} {what} that {path.with_suffix('.intent').name} does not account for: it was damaged or "
+                f"replaced, and not by a crash of this program; {_ADVICE}"
+            )
+        return tuple(envelopes), b""
+    head = envelopes[-1].digest if envelopes else EMPTY.digest
+    if (intended.sequence, intended.previous) != (len(envelopes), head):
+        raise LedgerError(
+            f"{path} ends after {len(envelopes)} entries, and {path.with_suffix('.intent').name} holds entry "
+            f"{intended.sequence} of it: entries were removed, or an older copy was put in its place; {_ADVICE}"
+        )
+    if not content.intent.startswith(content.tail):
+        raise LedgerError(
+            f"{path} ends in {len(content.tail)} bytes that are not a part of the line that was being written: it was "
+            f"damaged, and not by a crash of this program alone; {_ADVICE}"
+        )
+    completed = SignedEnvelope.from_line(content.intent)
+    return (*envelopes, completed), content.intent[len(content.tail) :]
+
+
+def _intended(line: bytes, identity: Identity) -> LedgerEntry | None:
+    """Return the entry of the intent; ``None`` if there is none, or if a crash tore it before an append began."""
+    try:
+        return decode(ENTRY, SignedEnvelope.from_line(line).verify_own(identity, PAYLOAD_TYPE))
+    except ForgeryError:
+        return None
+
+
+def _verified(
+    path: Path, envelopes: tuple[SignedEnvelope, ...], identity: Identity, dataset: str
+) -> tuple[LedgerEntry, ...]:
+    try:
+        entries = read_own_chain(envelopes, identity)
+    except ForgeryError as error:
+        raise LedgerError(f"{path} is damaged, or is not this client's ledger: {error}; {_ADVICE}") from error
+    if entries and entries[0].dataset != dataset:
+        raise LedgerError(f"{path} is the ledger of another data set, {entries[0].dataset}; {_ADVICE}")
+    return entries

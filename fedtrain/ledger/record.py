@@ -1,0 +1,183 @@
+"""The server's signed record of a run: what was asked of whom, and what came of it, in one hash chain.
+
+In client privacy with Poisson cohorts, ``cohort``, ``updates`` and ``dropped`` are empty: the amplification by sampling
+holds only while nobody knows who was drawn.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue, TypeAdapter
+
+from fedtrain.crypto import Identity, PublicIdentity, SignedEnvelope
+from fedtrain.errors import ForgeryError
+from fedtrain.ledger.payload import NOTHING, Digest, Name, Number, Part, Payload, Time, decode
+
+PAYLOAD_TYPE = "application/vnd.fedtrain.run-record.v1+json"
+
+
+class Link(Payload):
+    """What each record begins with. The log that it is appended to fills it in.
+
+    Attributes:
+        sequence: the place in the record, from 0.
+        previous: digest of the line before; 64 zeros for the first.
+        time: when it was written, in UTC, by the server's clock.
+    """
+
+    sequence: Number = 0
+    previous: Digest = NOTHING
+    time: Time = ""
+
+
+class Opened(Link):
+    """The run begins.
+
+    Attributes:
+        kind: "opened".
+        run: its id.
+        mode: the privacy mode.
+        config: digest of its configuration.
+        plan: the privacy plan as data.
+        noise: where noise comes from.
+        roster: digest of the pinned keys.
+        clients: number of clients.
+        rounds: planned rounds.
+        fedtrain: version of the program.
+    """
+
+    kind: Literal["opened"] = "opened"
+    run: Name
+    mode: Literal["record", "client"]
+    config: Digest
+    plan: dict[str, JsonValue]
+    noise: Literal["seeded", "secure"]
+    roster: Digest
+    clients: Number
+    rounds: Number
+    fedtrain: Name
+
+
+class Asked(Link):
+    """Work is about to be sent. From here on it is charged to each client of the cohort.
+
+    Attributes:
+        kind: "asked".
+        round: the round, from 1.
+        cohort: the clients.
+        model: digest of all that they are sent.
+    """
+
+    kind: Literal["asked"] = "asked"
+    round: Number
+    cohort: tuple[Number, ...]
+    model: Digest
+
+
+class Update(Part):
+    """An update that entered the aggregate.
+
+    Attributes:
+        client: whose it is.
+        update: its digest.
+        sequence: number of entries of the client's ledger when it arrived.
+        head: digest of the last of them.
+    """
+
+    client: Number
+    update: Digest
+    sequence: Number
+    head: Digest
+
+
+class Drop(Part):
+    """A client of the cohort whose update did not enter the aggregate, and why."""
+
+    client: Number
+    reason: str
+
+
+class Completed(Link):
+    """A round is complete.
+
+    Attributes:
+        kind: "completed".
+        round: the round, from 1.
+        model: digest of all that the clients were sent.
+        updates: what entered the aggregate.
+        dropped: what did not.
+        aggregate: digest of the new global model.
+        clip_norm: the clipping norm of this round.
+    """
+
+    kind: Literal["completed"] = "completed"
+    round: Number
+    model: Digest
+    updates: tuple[Update, ...]
+    dropped: tuple[Drop, ...]
+    aggregate: Digest
+    clip_norm: float
+
+
+class Closed(Link):
+    """The run ends, for good or until it is resumed.
+
+    Attributes:
+        kind: "closed".
+        status: how it ended.
+        rounds: rounds that are complete.
+        report: digest of the canonical JSON of the report without its proof.
+    """
+
+    kind: Literal["closed"] = "closed"
+    status: Literal["completed", "interrupted", "failed"]
+    rounds: Number
+    report: Digest
+
+
+Record = Annotated[Opened | Asked | Completed | Closed, Field(discriminator="kind")]
+_RECORD: TypeAdapter[Opened | Asked | Completed | Closed] = TypeAdapter(Record)
+
+
+def read_records(envelopes: Sequence[SignedEnvelope], public: PublicIdentity) -> tuple[Record, ...]:
+    """Return the record of a run, verified.
+
+    Of each line are verified: signature, type, canonical form, place and link to the line before; and that the first
+    opens the run, and no other.
+
+    Raises:
+        ForgeryError: one of these does not hold. It names the record by its place.
+    """
+    return _read(envelopes, lambda envelope: envelope.verify(public, PAYLOAD_TYPE))
+
+
+def read_own_records(envelopes: Sequence[SignedEnvelope], identity: Identity) -> tuple[Record, ...]:
+    """Do the same with a record of one's own, three times as fast.
+
+    Raises:
+        ForgeryError: as `read_records`.
+    """
+    return _read(envelopes, lambda envelope: envelope.verify_own(identity, PAYLOAD_TYPE))
+
+
+def _read(envelopes: Sequence[SignedEnvelope], verified: Callable[[SignedEnvelope], bytes]) -> tuple[Record, ...]:
+    records: list[Record] = []
+    previous = NOTHING
+    for number, envelope in enumerate(envelopes):
+        try:
+            record = decode(_RECORD, verified(envelope))
+            _check_link(record, number, previous)
+        except ForgeryError as error:
+            raise ForgeryError(f"record {number} of the run: {error}") from error
+        records.append(record)
+        previous = envelope.digest
+    return tuple(records)
+
+
+def _check_link(record: Record, number: int, previous: str) -> None:
+    if record.sequence != number:
+        raise ForgeryError(f"it is in the place of record {number}, and says that it is {record.sequence}")
+    if record.previous != previous:
+        raise ForgeryError("it does not follow the line before it: one of the two was replaced")
+    if isinstance(record, Opened) != (number == 0):
+        raise ForgeryError("the first record opens the run, and no other does")
