@@ -246,3 +246,13 @@ def test_a_name_that_was_not_sent_is_refused_and_not_left_untrained():
         clip_reply(
             received=record(VALUES), trained=record(VALUES), trainable=frozenset({"module.weight"}), clip_norm=1.0
         )
+
+
+def test_noise_is_drawn_in_the_order_in_which_arrays_were_sent():
+    # The order of a set of names changes from process to process, and a seeded run must not.
+    loud = dataclasses.replace(PLAN, noise_multiplier=1.5)
+    after = arrays_of(released([], plan=loud)[0])
+    source = SeededSource(0)
+    for name in ("weight", "bias", "scale"):
+        noise = source.gaussian(VALUES[name].shape, std=1.5, device=torch.device("cpu"), dtype=torch.float64).numpy()
+        assert after[name] == pytest.approx((VALUES[name] + noise / 4).astype(VALUES[name].dtype), rel=1e-6)
