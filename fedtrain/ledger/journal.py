@@ -123,7 +123,8 @@ def _write(descriptor: int, data: bytes, offset: int) -> None:
     while data:
         written = os.pwrite(descriptor, data, end - len(data))
         data = data[written:]
-    os.ftruncate(descriptor, end)
+    if os.fstat(descriptor).st_size > end:
+        os.ftruncate(descriptor, end)
     os.fsync(descriptor)
 
 
