@@ -1,17 +1,33 @@
 """Privacy plans and their accounting."""
 
-from fedtrain.privacy.accounting import ACCOUNTANT, COARSE, epsilon_of
+from fedtrain.privacy.accounting import (
+    ACCOUNTANT,
+    COARSE,
+    FINE,
+    Bound,
+    Composition,
+    ceiling,
+    claim,
+    epsilon_of,
+    second_opinion,
+)
 from fedtrain.privacy.events import SampledGaussian, merge
 from fedtrain.privacy.plan import AdaptiveClipping, PrivacyPlan, PrivacySpec, calibrate
 
 __all__ = [
     "ACCOUNTANT",
     "COARSE",
+    "FINE",
     "AdaptiveClipping",
+    "Bound",
+    "Composition",
     "PrivacyPlan",
     "PrivacySpec",
     "SampledGaussian",
     "calibrate",
+    "ceiling",
+    "claim",
     "epsilon_of",
     "merge",
+    "second_opinion",
 ]

@@ -209,6 +209,22 @@ def curve_png(path: Path, runs: Mapping[str, Sequence[Evaluation]]) -> None:
         write_atomic(path, to_png(figure))
 
 
+def plan_png(path: Path, points: Sequence[tuple[int, float]], budget: float) -> None:
+    """Write a PNG of the epsilon that a plan spends over the (rounds, epsilon) of it, with its budget.
+
+    Raises:
+        StorageError: the file cannot be written; the previous one is kept.
+    """
+    with style("plan"):
+        figure = Figure(figsize=(7.2, 3.8))
+        axes = plain_axes(figure, "rounds that a client trains in", "epsilon")
+        line = _line(axes, points, BLUE)
+        limit = axes.axhline(budget, color=VERMILION, linestyle=(0, (5, 3)), linewidth=1.4)
+        axes.set_ylim(0, 1.15 * max(budget, *(epsilon for _, epsilon in points)))
+        axes.legend([limit, line], [f"budget {exact(budget)}", f"plan {upper(points[-1][1])}"], loc="lower right")
+        write_atomic(path, to_png(figure))
+
+
 def _line(axes: Axes, points: Sequence[tuple[float, float]], colour: str) -> Line2D:
     marker = "o" if len(points) <= _MARKED_POINTS else ""
     x, y = [x for x, _ in points], [y for _, y in points]
