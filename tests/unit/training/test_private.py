@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import math
 
@@ -9,18 +10,21 @@ from torch import nn
 
 from fedtrain.config import Training
 from fedtrain.errors import TaskError
-from fedtrain.privacy import PrivacyPlan, PrivacySpec
 from fedtrain.privacy.noise import SecureSource, SeededSource
-from fedtrain.training import Records, RoundSettings
+from fedtrain.training import Records
 from fedtrain.training.private import refuse_untrainable, train_private
-
-
-class Classification:
-    def encode(self, features, generator):
-        return features
-
-    def loss(self, outputs, labels):
-        return nn.functional.cross_entropy(outputs, labels)
+from fedtrain.training.steps import shuffled_batches
+from tests.unit.training.mechanism import (
+    PLAIN,
+    SETTINGS,
+    Classification,
+    change,
+    clipped_sum,
+    flat,
+    model,
+    plan,
+    records,
+)
 
 
 class SpyingClassification(Classification):
@@ -30,62 +34,6 @@ class SpyingClassification(Classification):
     def encode(self, features, generator):
         self.batches.append(len(features))
         return features
-
-
-SETTINGS = RoundSettings(learning_rate=1.0, proximal_mu=0.0, seed=5)
-PLAIN = Training(learning_rate=1.0)
-
-
-def plan(*, noise=1e-5, rate=1.0, batch=20, steps=1, clip=0.1):
-    # Made by hand, which only a test may do: it needs noise that no budget allows.
-    spec = PrivacySpec(
-        unit="record",
-        neighbouring="add or remove one record",
-        epsilon=1.0,
-        delta=1e-5,
-        clip_norm=clip,
-        sampling_rate=rate,
-        divisor=batch,
-        population=batch / rate,
-        steps_per_round=steps,
-        rounds=1,
-    )
-    return PrivacyPlan(spec=spec, noise_multiplier=noise)
-
-
-def model():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
-
-
-def records(count=20):
-    generator = torch.Generator().manual_seed(0)
-    return Records(
-        features=torch.randn(count, 4, generator=generator), labels=torch.randint(0, 3, (count,), generator=generator)
-    )
-
-
-def flat(net):
-    return torch.cat([parameter.detach().flatten() for parameter in net.parameters()])
-
-
-def change(data, mechanism, settings=SETTINGS, task=None):
-    net = model()
-    before = flat(net)
-    train_private(net, task or Classification(), data, PLAIN, settings, mechanism, SeededSource(settings.seed))
-    return flat(net) - before
-
-
-def clipped_sum(data, clip):
-    net, total = model(), None
-    for index in range(len(data)):
-        net.zero_grad()
-        one = slice(index, index + 1)
-        nn.functional.cross_entropy(net(data.features[one]), data.labels[one]).backward()
-        gradient = torch.cat([parameter.grad.flatten() for parameter in net.parameters()])
-        gradient = gradient * min(1.0, clip / float(gradient.norm()))
-        total = gradient if total is None else total + gradient
-    return total
 
 
 def test_a_step_is_the_sum_of_clipped_gradients_over_the_public_batch_size():
@@ -121,18 +69,36 @@ def test_an_empty_batch_is_a_noisy_step():
     assert float(moved.std()) == pytest.approx(math.sqrt(3) * 1.0 * 0.1 / 20, rel=0.25)
 
 
-def noise_of(multiplier, settings=SETTINGS):
-    # Records without a gradient leave the noise alone; many seeds give a sample of it.
+SOURCES = {"seeded": SeededSource, "secure": lambda seed: SecureSource()}
+
+
+def noise_of(multiplier, kind):
+    # A batch without records leaves the noise alone; many rounds give a sample of it.
     mechanism = plan(rate=1e-12, noise=multiplier)
-    draws = [change(records(1), mechanism, dataclasses.replace(settings, seed=seed)) for seed in range(40)]
+    draws = [change(records(1), mechanism, source=SOURCES[kind](seed)) for seed in range(40)]
     return torch.cat(draws).numpy() / (0.1 / 20)
 
 
-def test_the_noise_is_gaussian_of_the_declared_scale():
-    sample = noise_of(1.0)
-    assert stats.kstest(sample, "norm").pvalue > 1e-3
-    assert stats.kstest(sample, "norm", args=(0, 1.2)).pvalue < 1e-3
-    assert stats.kstest(noise_of(1.2), "norm").pvalue < 1e-3
+@pytest.mark.parametrize("kind", SOURCES)
+def test_the_noise_is_gaussian_of_the_declared_scale(kind):
+    sample, wrong = noise_of(1.0, kind), noise_of(1.3, kind)
+    assert stats.kstest(sample, "norm").pvalue > 1e-6
+    assert stats.kstest(wrong, "norm", args=(0, 1.3)).pvalue > 1e-6
+    assert stats.kstest(sample, "norm", args=(0, 1.5)).pvalue < 1e-9
+    # The chi-square test of the variance is sharper.
+    assert 1e-6 < stats.chi2.cdf(np.square(sample).sum(), len(sample)) < 1 - 1e-6
+    assert stats.chi2.sf(np.square(wrong).sum(), len(wrong)) < 1e-9
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_the_noise_does_not_depend_on_views_or_chunks(views):
+    mechanism, data = plan(noise=1.0), records()
+    config = Training(learning_rate=1.0, augmentations=views, physical_batch_size=6)
+    noisy = change(data, mechanism, config=config)
+    noise = (noisy + clipped_sum(data, 0.1) / 20) / (0.1 / 20)
+    generator = SeededSource(5)
+    drawn = [generator.gaussian(p.shape, std=1.0, device=torch.device("cpu")) for p in model().parameters()]
+    torch.testing.assert_close(noise, -torch.cat([value.flatten() for value in drawn]), rtol=1e-3, atol=1e-3)
 
 
 def test_batches_are_poisson_samples_whose_size_says_nothing_exact():
@@ -142,6 +108,21 @@ def test_batches_are_poisson_samples_whose_size_says_nothing_exact():
     assert len(set(sizes)) > 10
     assert sizes.mean() == pytest.approx(20, abs=1.5)
     assert sizes.var() == pytest.approx(200 * 0.1 * 0.9, rel=0.4)
+
+
+def test_shuffled_batches_would_be_seen():
+    # Passes over shuffled records in batches of 20: all batches have one size.
+    sizes = np.array([len(batch) for batch in shuffled_batches(200, Training(batch_size=20, local_steps=300), None)])
+    assert sizes.var() < 0.6 * 200 * 0.1 * 0.9
+
+
+def test_the_number_of_records_is_not_in_the_step():
+    mechanism = plan(noise=1.0, rate=1e-12)
+    assert torch.equal(change(records(10), mechanism), change(records(1000), mechanism))
+    # Twice the records are twice the sum, over the same divisor; an average would hide and reveal their number.
+    data, mechanism = records(), plan()
+    twice = Records(features=data.features.repeat(2, 1), labels=data.labels.repeat(2))
+    torch.testing.assert_close(change(twice, mechanism), 2 * change(data, mechanism), rtol=1e-3, atol=1e-5)
 
 
 def test_the_same_seed_repeats_and_another_does_not():
@@ -164,8 +145,19 @@ def test_the_model_is_left_as_a_plain_module():
     names = list(net.state_dict())
     train_private(net, Classification(), records(), PLAIN, SETTINGS, plan(), SeededSource(5))
     assert list(net.state_dict()) == names
-    assert not any(layer._forward_hooks or layer._backward_hooks for layer in net.modules())
-    assert not any(hasattr(parameter, "grad_sample") for parameter in net.parameters())
+    assert type(net) is nn.Sequential
+    assert_plain(net)
+    # It trains on like any other module, and can be copied.
+    nn.functional.cross_entropy(copy.deepcopy(net)(records().features), records().labels).backward()
+
+
+def assert_plain(net):
+    for layer, fresh in zip(net.modules(), model().modules(), strict=True):
+        assert vars(layer).keys() == vars(fresh).keys()
+        assert not any(hooks for name, hooks in vars(layer).items() if name.endswith("_hooks"))
+    for parameter in net.parameters():
+        assert not vars(parameter)
+        assert parameter.grad is None
 
 
 def test_the_model_is_left_as_a_plain_module_also_by_a_failure():
@@ -176,7 +168,7 @@ def test_the_model_is_left_as_a_plain_module_also_by_a_failure():
     net = model()
     with pytest.raises(RuntimeError, match="planted"):
         train_private(net, Broken(), records(), PLAIN, SETTINGS, plan(), SeededSource(5))
-    assert not any(layer._forward_hooks for layer in net.modules())
+    assert_plain(net)
 
 
 class Patches(nn.Module):

@@ -1,0 +1,163 @@
+"""Batches in chunks, and several views of a record."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from fedtrain.config import Training
+from fedtrain.privacy.noise import SeededSource
+from fedtrain.training import Records
+from tests.unit.training.mechanism import Classification, Counting, change, clipped_sum, plan, records
+
+BOUND = 0.1 / 20
+
+
+def config(**fields):
+    return Training(learning_rate=1.0, **fields)
+
+
+class Augmented(Classification):
+    """Adds noise to the features, as an augmentation."""
+
+    def encode(self, features, generator):
+        return features + 0.3 * torch.randn(features.shape, generator=generator)
+
+
+class Views(Classification):
+    """Makes the views of a list, one after another."""
+
+    def __init__(self, *views):
+        self.views, self.calls = views, 0
+
+    def encode(self, features, generator):
+        view = self.views[self.calls % len(self.views)]
+        self.calls += 1
+        return view(features)
+
+
+@pytest.mark.parametrize("physical", [1, 7, 19, 20, 64])
+@pytest.mark.parametrize("views", [1, 3])
+def test_chunks_give_the_result_of_the_whole_batch(physical, views):
+    mechanism = plan(rate=0.7, noise=1.0, steps=3)
+    results = [
+        change(records(), mechanism, task=Augmented(), config=config(physical_batch_size=size, augmentations=views))
+        for size in (physical, None)
+    ]
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("physical", [None, 1, 6])
+def test_noise_is_added_once_a_step_whatever_the_chunks(physical):
+    source = Counting(SeededSource(5))
+    change(records(), plan(noise=2.0, steps=3), config=config(physical_batch_size=physical), source=source)
+    assert source.noises == [(shape, pytest.approx(0.2)) for shape in ((8, 4), (8,), (3, 8), (3,))] * 3
+    assert source.masks == [(20, 1.0)] * 3
+
+
+@pytest.mark.parametrize("physical", [None, 3])
+def test_the_divisor_is_the_public_one_whatever_the_chunks(physical):
+    data = records()
+    moved = change(data, plan(batch=7), config=config(physical_batch_size=physical))
+    torch.testing.assert_close(moved, -clipped_sum(data, 0.1) / 7, rtol=1e-4, atol=1e-6)
+
+
+class Rows(Classification):
+    def __init__(self):
+        self.rows = []
+
+    def loss(self, outputs, labels):
+        self.rows.append(len(outputs))
+        return super().loss(outputs, labels)
+
+
+def test_no_more_records_than_the_physical_batch_are_computed_at_once():
+    task = Rows()
+    change(records(), plan(), task=task, config=config(physical_batch_size=8, augmentations=2))
+    assert task.rows == [16, 16, 8]
+
+
+def test_views_that_are_the_same_are_one_view():
+    one = change(records(), plan(noise=1.0, rate=0.5, steps=3))
+    for physical in (None, 3):
+        four = change(
+            records(),
+            plan(noise=1.0, rate=0.5, steps=3),
+            config=config(augmentations=4, physical_batch_size=physical),
+        )
+        torch.testing.assert_close(four, one, rtol=1e-5, atol=1e-7)
+
+
+def test_views_are_averaged_before_clipping():
+    task = Views(lambda features: features, lambda features: -3 * features)
+    data = records()
+    encode = lambda features, view: features if view == 0 else -3 * features
+    moved = change(data, plan(), task=task, config=config(augmentations=2))
+    expected = -clipped_sum(data, 0.1, views=2, encode=encode) / 20
+    torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-6)
+    # Clipped each on its own and then averaged, they would give something else.
+    apart = sum(change(data, plan(), task=Views(view)) for view in task.views) / 2
+    assert not torch.allclose(moved, apart, rtol=1e-2)
+
+
+@pytest.mark.parametrize("physical", [None, 3])
+def test_one_record_moves_the_weights_by_at_most_the_bound_with_any_number_of_views(physical):
+    several = config(augmentations=5, physical_batch_size=physical)
+    data = records()
+    wild = Records(features=data.features.clone(), labels=data.labels.clone())
+    wild.features[3] *= 1000
+    wild.labels[3] = (wild.labels[3] + 1) % 3
+    without = Records(features=data.features[1:], labels=data.labels[1:])
+    source, task = SeededSource(5), Augmented()
+    with_it = change(data, plan(), task=Classification(), config=several)
+    assert float((change(wild, plan(), task=Classification(), config=several) - with_it).norm()) <= 2.001 * BOUND
+    assert float((change(without, plan(), task=Classification(), config=several) - with_it).norm()) <= 1.001 * BOUND
+    assert change(data, plan(), task=task, config=several, source=source).isfinite().all()
+
+
+@pytest.mark.parametrize("physical", [None, 1, 7])
+@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
+def test_one_view_that_is_not_finite_silences_its_record(physical, poison):
+    def poisoned(features):
+        changed = features.clone()
+        changed[2, 1] = poison
+        return changed
+
+    data = records()
+    clean = Records(features=data.features[torch.arange(20) != 2], labels=data.labels[torch.arange(20) != 2])
+    same = lambda features: features
+    moved = change(
+        data,
+        plan(),
+        task=Views(same, poisoned, same),
+        config=config(augmentations=3, physical_batch_size=physical),
+    )
+    torch.testing.assert_close(moved, change(clean, plan()), rtol=1e-4, atol=1e-6)
+
+
+def test_views_that_overflow_only_in_their_mean_silence_their_record():
+    class Huge(Classification):
+        def loss(self, outputs, labels):
+            return outputs.sum(1).mean()
+
+    # Each view's gradient is finite and their sum is not.
+    task = Huge()
+    net = nn.Linear(4, 3, bias=False)
+    data = Records(features=torch.full((2, 4), 2e38), labels=torch.zeros(2, dtype=torch.long))
+    data.features[1] = 1e-3
+    moved = change(data, plan(), task=task, config=config(augmentations=2), net=net)
+    assert moved.isfinite().all()
+    assert float(moved.norm()) <= BOUND * 1.001
+
+
+@pytest.mark.parametrize("fields", [{"physical_batch_size": 4}, {"augmentations": 3}])
+def test_empty_batches_step(fields):
+    moved = change(records(), plan(rate=1e-12, noise=1.0, steps=2), config=config(**fields))
+    assert moved.abs().min() > 0
+    torch.testing.assert_close(moved, change(records(), plan(rate=1e-12, noise=1.0, steps=2)))
+
+
+def test_a_client_without_records_steps():
+    data = Records(features=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
+    assert change(data, plan(noise=1.0), config=config(physical_batch_size=4)).abs().min() > 0
