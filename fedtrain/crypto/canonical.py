@@ -41,7 +41,7 @@ def is_canonical(data: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     try:
-        return canonical(json.loads(data, parse_constant=_refuse)) == data
+        return canonical(json.loads(data, parse_int=_double, parse_constant=_refuse)) == data
     except (ValueError, RecursionError):
         return False
 
@@ -62,6 +62,12 @@ def _plain_int(text: str) -> int:
     if len(text) > len(str(-_EXACT)) or abs(value := int(text)) > _EXACT:
         raise _SpecialNumberError
     return value
+
+
+def _double(text: str) -> int | float:
+    # All numbers of RFC 8785 are doubles, and large ones are written without a point.
+    value = float(text)
+    return int(text) if abs(value) <= _EXACT else value
 
 
 def _refuse(name: str) -> NoReturn:

@@ -6,7 +6,6 @@ has one form and one digest.
 """
 
 import base64
-import binascii
 import json
 import re
 from dataclasses import dataclass
@@ -154,7 +153,7 @@ def pre_authentication(payload_type: str, payload: bytes) -> bytes:
 def _decode(name: str, text: str) -> bytes:
     try:
         data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
+    except ValueError as error:
         raise ForgeryError(f"not an envelope: {name} is not base64: {error}") from error
     if base64.b64encode(data).decode() != text:  # bits after the end that have no meaning
         raise ForgeryError(f"not an envelope: {name} is not base64 in its only form")

@@ -1,7 +1,6 @@
 """Who signs: an Ed25519 key (RFC 8032) on a machine's own disk, and its public half."""
 
 import base64
-import binascii
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -58,9 +57,10 @@ class PublicIdentity:
             ValueError: the text is not the base64 of 32 bytes.
         """
         try:
-            public = cls(key=base64.b64decode(text, validate=True))
-        except (binascii.Error, UnicodeEncodeError) as error:
+            key = base64.b64decode(text, validate=True)
+        except ValueError as error:
             raise ValueError(f"not a public key in base64: {error}") from error
+        public = cls(key=key)
         if public.encode() != text:
             raise ValueError("not a public key in base64: it ends in bits that have no meaning")
         return public

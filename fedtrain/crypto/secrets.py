@@ -51,7 +51,7 @@ def _read(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise KeyFileError(f"cannot read the key file {path}: {error.strerror or error}") from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise KeyFileError(f"the key file {path} is not a regular file")
@@ -60,7 +60,9 @@ def _read(path: Path) -> bytes | None:
                 f"the key file {path} can be used by others (mode {stat.S_IMODE(status.st_mode):04o}); if one of them "
                 f"may have read it, make a new key; if not, run: chmod 600 {path}"
             )
-        data = file.read(_LARGEST + 1)
+        data = os.read(descriptor, _LARGEST + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > _LARGEST:
         raise KeyFileError(f"the key file {path} is larger than any key")
     return data
