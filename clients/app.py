@@ -1,13 +1,14 @@
 """The Flower ClientApp. Flower finds it through ``pyproject.toml``."""
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from clients.joining import introduce
+from clients.reticence import reticent
 from clients.site import open_site
-from clients.training import client_number, train
-from fedtrain.flower import protocol
+from clients.training import train
 
-app = ClientApp()
+app = ClientApp(mods=[reticent])
 
 
 @app.train()
@@ -18,7 +19,5 @@ def handle_training(message: Message, context: Context) -> Message:
 
 @app.query()
 def handle_query(message: Message, context: Context) -> Message:
-    """Say which client of the simulation this node is."""
-    clients = int(context.run_config["federation.clients"])
-    number = client_number(context, clients)
-    return Message(RecordDict({protocol.CLIENT: ConfigRecord({protocol.CLIENT: number})}), reply_to=message)
+    """Say which client of the simulation this node is, and what its ledger holds."""
+    return Message(introduce(message.content, context, open_site(context.run_config)), reply_to=message)

@@ -32,6 +32,16 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def record(self) -> Path:
+        """The server's signed record of a private run."""
+        return self.path / "record.jsonl"
+
+    @property
+    def roster(self) -> Path:
+        """The public keys of a private run."""
+        return self.path / "roster.json"
+
+    @property
     def html(self) -> Path:
         """The report for people."""
         return self.path / "report.html"

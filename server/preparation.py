@@ -13,7 +13,7 @@ from fedtrain.device import resolve_device
 from fedtrain.privacy import PrivacyPlan, calibrate
 from fedtrain.privacy.spec import privacy_spec
 from fedtrain.seeding import derive_seed
-from fedtrain.tasks import Task, build_task
+from fedtrain.tasks import Task, build_task, refuse_batch_statistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,17 +42,19 @@ def prepare(experiment: Experiment) -> Preparation:
     """
     device = resolve_device(experiment.device)
     plan = None
-    if experiment.privacy.mode == "record":
+    if experiment.privacy.mode != "none":
         plan = calibrate(privacy_spec(experiment), noise_multiplier=experiment.privacy.noise_multiplier)
     store = open_store(experiment.data, seed=experiment.seed)
     partitions = partition(store, experiment.data, clients=experiment.federation.clients, seed=experiment.seed)
     task = build_task(experiment.task, store.info)
     torch.manual_seed(derive_seed(experiment.seed, "model"))
     model = task.model()
-    if plan is not None:
+    if experiment.privacy.mode == "record":
         from fedtrain.training.private import refuse_untrainable  # noqa: PLC0415 - Opacus takes seconds to import
 
         refuse_untrainable(model)
+    elif experiment.privacy.mode == "client":
+        refuse_batch_statistics(model)
     return Preparation(
         experiment=experiment,
         store=store,

@@ -2,8 +2,7 @@
 
 import random
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import cast
 
@@ -13,17 +12,20 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 from flwr.app.exception import AppExitException
 from flwr.serverapp import Grid
 
-from fedtrain.config.digest import experiment_digest
-from fedtrain.errors import RunError, TooFewResultsError
+from fedtrain.errors import BudgetError, RunError, TooFewResultsError
 from fedtrain.flower import protocol
-from fedtrain.flower.checked import CheckedGrid
-from fedtrain.flower.participation import ParticipationGrid
+from fedtrain.flower.client_dp import release_round
 from fedtrain.flower.wrapper import collect
+from fedtrain.privacy.client_level import poisson_cohort
+from fedtrain.privacy.noise import open_source
 from fedtrain.report import Dropped, RoundEntry
 from fedtrain.seeding import derive_seed
+from fedtrain.tasks import trainable_names
 from fedtrain.training import learning_rate
+from server.composition import compose
 from server.evaluation import evaluate
 from server.preparation import Preparation
+from server.proof import Proof
 from server.state import Arrays, RunState
 from server.strategies import build_strategy, remembered, remind
 
@@ -38,59 +40,53 @@ class Rounds:
     run that continues from a checkpoint reaches the same model as one that was never interrupted.
     """
 
-    def __init__(self, grid: Grid, clients: dict[int, int], preparation: Preparation, start: RunState) -> None:
-        """Compose the grid and the strategy for a run that stands at ``start``."""
+    def __init__(
+        self, grid: Grid, clients: Mapping[int, int], preparation: Preparation, proof: Proof | None, *, done: int
+    ) -> None:
+        """Compose the grid and the strategy.
+
+        Args:
+            grid: where the clients are.
+            clients: the client of each node.
+            preparation: what was made before.
+            proof: the record of a private run; ``None`` without privacy.
+            done: rounds that are complete.
+        """
         self._preparation = preparation
         self._experiment = preparation.experiment
-        self._clients = clients
+        self._clients = dict(clients)
+        self._proof = proof
         self._strategy = build_strategy(self._experiment)
-        private = preparation.plan is not None
-        self._grid = ParticipationGrid(
-            CheckedGrid(
-                grid,
-                metrics=frozenset({protocol.WEIGHT} if private else {protocol.WEIGHT, protocol.LOSS}),
-                weight_key=protocol.WEIGHT,
-                public_weight=1.0 if private else None,
-            ),
-            clients=clients,
-            maximum=preparation.plan.spec.rounds if preparation.plan else self._experiment.federation.rounds,
-            cohort=self._experiment.federation.cohort,
-            counts=Counter(client for cohort in start.charged.values() for client in cohort),
-        )
-        self._run = experiment_digest(self._experiment)
+        self._grid, self._drawn = compose(grid, clients, preparation, proof, done=done)
 
-    def next(
-        self, state: RunState, *, on_start: Callable[[int, tuple[int, ...]], None], on_reply: Callable[[], None]
-    ) -> RunState:
+    def next(self, state: RunState, *, on_start: Callable[[int, int], None], on_reply: Callable[[], None]) -> RunState:
         """Run the next round and return the state after it.
 
-        ``on_start`` is called with the round and its cohort before anything is sent; from then on it is charged.
+        ``on_start`` is called with the round and the size of its cohort before anything is sent.
 
         Raises:
-            RunError: the round failed; the state before it still stands.
+            BudgetError: so many clients refused that the round cannot be used; the state before it still stands.
+            RunError: the round failed; likewise.
         """
         started = time.monotonic()
         number = state.round_number + 1
         rate = learning_rate(self._experiment.training, round_number=number, rounds=self._experiment.federation.rounds)
-        messages = self._messages(state, number, rate)
+        messages, digest = self._messages(state, number, rate)
         cohort = tuple(self._clients[message.metadata.dst_node_id] for message in messages)
-        on_start(number, cohort)
+        if self._proof is not None:
+            self._proof.asked(number, cohort, digest)
+        on_start(number, len(cohort))
         replies = collect(
             self._grid,
             messages,
             timeout=self._experiment.federation.deadline,
             on_reply=lambda _: on_reply(),
         )
-        entry = self._entry(number, cohort, replies, rate)
+        entry = self._entry(number, cohort, replies, rate, clip_norm=state.clip_norm or None)
         self._require(entry)
-        model = self._aggregate(state, number, replies)
-        state = replace(
-            state,
-            round_number=number,
-            model=model,
-            strategy=remembered(self._strategy),
-            charged={**state.charged, number: cohort},
-        )
+        state = self._aggregated(state, entry, replies)
+        if self._proof is not None:
+            self._proof.completed(entry, digest, model=state.model, clip_norm=state.clip_norm)
         last = number == self._experiment.federation.rounds
         if last or number % self._experiment.server.evaluate_every == 0:
             state = self.evaluated(state)
@@ -101,20 +97,36 @@ class Rounds:
             seconds=state.seconds + seconds,
         )
 
-    def _messages(self, state: RunState, number: int, rate: float) -> list[Message]:
-        config = ConfigRecord({protocol.LEARNING_RATE: rate, protocol.RUN: self._run})
-        if self._preparation.plan is not None:
-            config[protocol.NOISE_MULTIPLIER] = self._preparation.plan.noise_multiplier
-        arrays = ArrayRecord({name: Array(np.asarray(value)) for name, value in state.model.items()})
+    def _messages(self, state: RunState, number: int, rate: float) -> tuple[list[Message], str]:
+        """Return what is sent in a round, and the digest of it, which is the same for all clients."""
+        config = ConfigRecord({protocol.LEARNING_RATE: rate})
+        if self._proof is not None:
+            config[protocol.RUN] = self._proof.run
+            config[protocol.NOISE_MULTIPLIER] = self._proof.plan.noise_multiplier
+            config[protocol.CLIP_NORM] = state.clip_norm
+        arrays = _record(state.model)
         remind(self._strategy, state.strategy)
+        if self._drawn is not None:
+            self._drawn.draw(self._lottery(number))
         # Flower's strategies draw cohorts from Python's global generator.
         random.seed(derive_seed(self._experiment.seed, "cohort", number))
         messages = list(self._strategy.configure_train(number, arrays, config, self._grid))
         for message in messages:
             message.metadata.ttl = self._experiment.federation.deadline
-        return messages
+        # The strategy adds its settings to the config that it was given.
+        return messages, protocol.request_digest(arrays, config)
 
-    def _entry(self, number: int, cohort: tuple[int, ...], replies: list[Message], rate: float) -> RoundEntry:
+    def _lottery(self, number: int) -> list[int]:
+        """Draw a Poisson cohort, as nodes, from the clients that have reserved the run."""
+        assert self._proof is not None
+        refused, spec = self._proof.refused, self._proof.plan.spec
+        nodes = {client: node for node, client in self._clients.items() if client not in refused}
+        source = open_source(self._proof.noise, derive_seed(self._experiment.seed, "cohort", number))
+        return [nodes[client] for client in poisson_cohort(sorted(nodes), spec.sampling_rate, source)]
+
+    def _entry(
+        self, number: int, cohort: tuple[int, ...], replies: list[Message], rate: float, *, clip_norm: float | None
+    ) -> RoundEntry:
         answered = {self._clients[reply.metadata.src_node_id]: reply for reply in replies}
         dropped = []
         for client in cohort:
@@ -129,20 +141,43 @@ class Rounds:
             cohort=cohort,
             completed=tuple(client for client in cohort if client not in lost),
             dropped=tuple(dropped),
+            clip_norm=clip_norm,
             learning_rate=rate,
             seconds=0.0,
         )
 
     def _require(self, entry: RoundEntry) -> None:
         minimum = self._experiment.federation.min_results
-        if len(entry.completed) < minimum:
-            reasons = "\n".join(f"client {drop.client}: {drop.reason}" for drop in entry.dropped)
-            raise TooFewResultsError(
-                f"round {entry.round} has {len(entry.completed)} usable results of {len(entry.cohort)} clients, and "
-                f"federation.min_results = {minimum}:\n{reasons}"
-            )
+        # A Poisson cohort may be empty by chance; its round is noise, and counts.
+        completed, dropped = entry.completed or (), entry.dropped or ()
+        if self._drawn is not None or len(completed) >= minimum:
+            return
+        reasons = "\n".join(f"client {drop.client}: {drop.reason}" for drop in dropped)
+        refused = [drop.client for drop in dropped if self._proof and drop.client in self._proof.refused]
+        kind = BudgetError if len(completed) + len(refused) >= minimum else TooFewResultsError
+        raise kind(
+            f"round {entry.round} has {len(completed)} usable results of {len(completed) + len(dropped)} clients, and "
+            f"federation.min_results = {minimum}:\n{reasons}"
+        )
 
-    def _aggregate(self, state: RunState, number: int, replies: list[Message]) -> Arrays:
+    def _aggregated(self, state: RunState, entry: RoundEntry, replies: list[Message]) -> RunState:
+        clip_norm = state.clip_norm
+        if self._proof is not None and self._experiment.privacy.mode == "client":
+            seed = derive_seed(self._experiment.seed, "noise", entry.round)
+            replies, clip_norm = release_round(
+                replies,
+                sent=_record(state.model),
+                plan=self._proof.plan,
+                clip_norm=clip_norm,
+                source=open_source(self._proof.noise, seed),
+                trainable=trainable_names(self._preparation.model),
+            )
+        model = self._model(state, entry.round, replies)
+        return replace(
+            state, round_number=entry.round, model=model, strategy=remembered(self._strategy), clip_norm=clip_norm
+        )
+
+    def _model(self, state: RunState, number: int, replies: list[Message]) -> Arrays:
         name = self._experiment.server.strategy
         try:
             arrays, _ = self._strategy.aggregate_train(number, replies)
@@ -172,6 +207,10 @@ class Rounds:
         return replace(state, evaluations=(*state.evaluations, evaluation))
 
 
+def _record(model: Arrays) -> ArrayRecord:
+    return ArrayRecord({name: Array(np.asarray(value)) for name, value in model.items()})
+
+
 def _readable(reason: str) -> str:
     """Return what a client says went wrong, in a form that can do no harm in a report or on a terminal."""
     clean = "".join(
@@ -190,6 +229,6 @@ def initial_state(preparation: Preparation) -> RunState:
         strategy={},
         evaluations=(),
         round_log=(),
-        charged={},
+        clip_norm=preparation.plan.spec.clip_norm if preparation.plan else 0.0,
         seconds=0.0,
     )

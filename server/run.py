@@ -1,22 +1,25 @@
 """A whole run: prepare, train round after round, save after each, report whatever happens."""
 
 import logging
-from dataclasses import replace
+from collections.abc import Mapping
+from secrets import token_hex
 
 from flwr.serverapp import Grid
 
 from fedtrain.config import Experiment
 from fedtrain.data import format_histogram
-from fedtrain.errors import FedtrainError, StorageError
+from fedtrain.errors import BudgetError, FedtrainError, StorageError
 from fedtrain.files import append_line
 from fedtrain.report import Evaluation, Report
 from fedtrain.report.html import render_html
 from server.federation import clients_of
 from server.folder import RunFolder
 from server.preparation import Preparation, prepare
-from server.reporting import Status, build_report, largest_epsilon
+from server.proof import Proof, open_proof
+from server.reporting import Status, build_report
 from server.rounds import Rounds, initial_state
 from server.screen import Screen, closing_table, make_screen
+from server.spending import largest_epsilon
 from server.state import RunState
 from server.tensorboard import open_board
 
@@ -38,21 +41,29 @@ def run_experiment(grid: Grid, experiment: Experiment) -> None:
     start = folder.load_checkpoint() or initial_state(preparation)
     screen = make_screen(experiment.output.screen, rounds=federation.rounds, done=start.round_number)
     screen.say(_introduction(preparation))
-    Run(preparation, folder, screen, start).execute(grid, clients)
+    proof = None
+    if preparation.plan is not None:
+        proof, clients = open_proof(grid, clients, preparation, preparation.plan, folder)
+        for client, reason in proof.refused.items():
+            screen.say(f"client {client} does not take part: {reason}")
+    Run(preparation, folder, screen, start, proof).execute(grid, clients)
 
 
 class Run:
     """A run in progress: where it stands, and where that is kept."""
 
-    def __init__(self, preparation: Preparation, folder: RunFolder, screen: Screen, start: RunState) -> None:
+    def __init__(
+        self, preparation: Preparation, folder: RunFolder, screen: Screen, start: RunState, proof: Proof | None
+    ) -> None:
         """Begin at a state, which is that of the newest checkpoint in the folder, or the initial one."""
         self._preparation = preparation
         self._experiment = preparation.experiment
         self._folder = folder
         self._screen = screen
         self._state = start
+        self._proof = proof
 
-    def execute(self, grid: Grid, clients: dict[int, int]) -> None:
+    def execute(self, grid: Grid, clients: Mapping[int, int]) -> None:
         """Run the rounds that are left over the nodes of the clients, and leave a report however they end."""
         try:
             self._train(grid, clients)
@@ -64,14 +75,22 @@ class Run:
             )
             raise
         except Exception as error:
+            if isinstance(error, BudgetError):
+                self._refresh(grid, clients)
             name = "" if isinstance(error, FedtrainError) else f"{type(error).__name__}: "
             self._report_failure("failed", f"{name}{error}")
             raise
+        self._refresh(grid, clients)
         report = self._report("completed", None)
         self._screen.say(f"{closing_table(report)}\nreport: {self._folder.html}")
 
-    def _train(self, grid: Grid, clients: dict[int, int]) -> None:
-        rounds = Rounds(grid, clients, self._preparation, self._state)
+    def _refresh(self, grid: Grid, clients: Mapping[int, int]) -> None:
+        if self._proof is not None:
+            deadline = self._experiment.federation.deadline
+            self._proof.refresh(grid, clients, round_number=self._state.round_number, timeout=deadline)
+
+    def _train(self, grid: Grid, clients: Mapping[int, int]) -> None:
+        rounds = Rounds(grid, clients, self._preparation, self._proof, done=self._state.round_number)
         if not self._state.evaluations:
             self._state = rounds.evaluated(self._state)
         # A kill may have come between a checkpoint and what follows it.
@@ -82,7 +101,9 @@ class Run:
         )
         with tensorboard as board, self._screen:
             while self._state.round_number < self._experiment.federation.rounds:
-                self._state = rounds.next(self._state, on_start=self._started, on_reply=self._screen.client_done)
+                self._state = rounds.next(
+                    self._state, on_start=self._screen.round_started, on_reply=self._screen.client_done
+                )
                 self._folder.save_checkpoint(self._state)
                 evaluation, entry = self._state.evaluations[-1], self._state.round_log[-1]
                 line = self._line(evaluation)
@@ -96,19 +117,13 @@ class Run:
                 accuracy = evaluation.accuracy if evaluation.round == entry.round else None
                 self._screen.round_done(entry, accuracy, self._epsilon(entry.round))
 
-    def _started(self, number: int, cohort: tuple[int, ...]) -> None:
-        # From here on the cohort is charged, whatever becomes of the round.
-        self._state = replace(self._state, charged={**self._state.charged, number: cohort})
-        self._screen.round_started(number, len(cohort))
-
     def _line(self, evaluation: Evaluation) -> dict[str, object]:
         line = evaluation.model_dump(mode="json", exclude_none=True)
         epsilon = self._epsilon(evaluation.round)
         return line if epsilon is None else {**line, "epsilon": epsilon}
 
     def _epsilon(self, up_to: int) -> float | None:
-        plan = self._preparation.plan
-        return None if plan is None else largest_epsilon(plan, self._state, up_to=up_to)
+        return None if self._proof is None else largest_epsilon(self._proof, up_to=up_to)
 
     def _save_if_best(self) -> None:
         best = self._state.best
@@ -119,6 +134,8 @@ class Run:
         report = build_report(
             self._preparation,
             self._state,
+            self._proof,
+            run=token_hex(16) if self._proof is None else self._proof.run,
             status=status,
             reason=reason,
             final=self._folder.save_model("final", self._state.model),
@@ -146,8 +163,10 @@ def _introduction(preparation: Preparation) -> str:
     )
     if (plan := preparation.plan) is None:
         return f"{text}no privacy: no guarantee is given"
+    spec, noise = plan.spec, experiment.privacy.noise
+    whose = "for each client" if spec.unit == "record" else "for whole clients"
+    source = "noise from a seed, for simulation only" if noise == "seeded" else "noise that cannot be repeated"
     return (
-        f"{text}record privacy: epsilon <= {plan.spec.epsilon:g} at delta {plan.spec.delta:g} for each client, noise "
-        f"multiplier {plan.noise_multiplier:g}, sampling rate {plan.spec.sampling_rate:g}, {plan.spec.steps} steps; "
-        "noise from a seed, for simulation only"
+        f"{text}{spec.unit} privacy: epsilon <= {spec.epsilon:g} at delta {spec.delta:g} {whose}, noise multiplier "
+        f"{plan.noise_multiplier:g}, sampling rate {spec.sampling_rate:g}, {spec.steps} steps; {source}"
     )

@@ -136,7 +136,7 @@ def closing_table(report: Report) -> str:
     step = -(-len(history) // _ROWS)
     for entry in history[::-1][:: max(step, 1)][::-1]:
         accuracy = "" if entry.accuracy is None else f"{entry.accuracy:.4f}"
-        private = report.privacy.mode == "record"
+        private = report.privacy.mode != "none"
         epsilon = _rounded_up(spent.get(entry.round, 0.0)) if private else "no guarantee"
         table.add_row(str(entry.round), accuracy, epsilon)
     console = Console(width=100, file=None, color_system=None)
@@ -146,7 +146,7 @@ def closing_table(report: Report) -> str:
 
 
 def _figures(entry: RoundEntry, accuracy: float | None, epsilon: float | None) -> str:
-    parts = [f"clients {len(entry.completed)}/{len(entry.cohort)}"]
+    parts = [f"clients {len(entry.completed or ())}/{len(entry.cohort or ())}"]
     if accuracy is not None:
         parts.append(f"accuracy {accuracy:.4f}")
     if epsilon is not None:
@@ -158,7 +158,7 @@ def _drops(entry: RoundEntry) -> list[str]:
     # The last line of a traceback is the cause.
     return [
         f"round {entry.round}: dropped client {dropped.client}: {dropped.reason.strip().splitlines()[-1]}"
-        for dropped in entry.dropped
+        for dropped in entry.dropped or ()
     ]
 
 

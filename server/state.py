@@ -15,7 +15,7 @@ from fedtrain.report import Best, Evaluation, RoundEntry
 
 Arrays = dict[str, NDArray[np.generic]]
 
-_FORMAT = "fedtrain.checkpoint/1"
+_FORMAT = "fedtrain.checkpoint/2"
 _EVALUATIONS = TypeAdapter(tuple[Evaluation, ...])
 _ROUNDS = TypeAdapter(tuple[RoundEntry, ...])
 
@@ -30,7 +30,7 @@ class RunState:
         strategy: what the strategy remembers.
         evaluations: every central evaluation so far.
         round_log: every round so far.
-        charged: the clients that were sent work, by round; a round that did not complete is charged too.
+        clip_norm: the clipping norm of the next round; 0 without privacy.
         seconds: time spent so far.
     """
 
@@ -39,7 +39,7 @@ class RunState:
     strategy: Arrays
     evaluations: tuple[Evaluation, ...]
     round_log: tuple[RoundEntry, ...]
-    charged: dict[int, tuple[int, ...]]
+    clip_norm: float
     seconds: float
 
     @property
@@ -61,7 +61,7 @@ class RunState:
             "order": json.dumps(list(self.model)),
             "evaluations": _EVALUATIONS.dump_json(self.evaluations).decode(),
             "round_log": _ROUNDS.dump_json(self.round_log).decode(),
-            "charged": json.dumps(self.charged),
+            "clip_norm": json.dumps(self.clip_norm),
             "seconds": json.dumps(self.seconds),
         }
         return save(tensors, {**facts, "sha256": _digest(facts, tensors)})
@@ -90,7 +90,7 @@ class RunState:
                 },
                 evaluations=_EVALUATIONS.validate_json(header["evaluations"]),
                 round_log=_ROUNDS.validate_json(header["round_log"]),
-                charged={int(key): tuple(clients) for key, clients in json.loads(header["charged"]).items()},
+                clip_norm=float(json.loads(header["clip_norm"])),
                 seconds=json.loads(header["seconds"]),
             )
         except (ValueError, KeyError, TypeError, SafetensorError) as error:

@@ -26,13 +26,15 @@ def build_strategy(experiment: Experiment) -> FedAvg:
         parameters.setdefault("client_learning_rate", experiment.training.learning_rate)
         parameters["train_loss_key"] = protocol.LOSS
     kind = getattr(flower, experiment.server.strategy)
+    drawn = experiment.privacy.mode == "client" and experiment.privacy.cohorts == "poisson"
     return cast(
         "FedAvg",
         kind(
-            fraction_train=federation.cohort / federation.clients,
+            # A Poisson cohort is drawn before the strategy sees it, and may be empty.
+            fraction_train=1.0 if drawn else federation.cohort / federation.clients,
             fraction_evaluate=0.0,
-            min_train_nodes=federation.cohort,
-            min_available_nodes=federation.cohort,
+            min_train_nodes=0 if drawn else federation.cohort,
+            min_available_nodes=0 if drawn else federation.cohort,
             weighted_by_key=protocol.WEIGHT,
             arrayrecord_key=protocol.ARRAYS,
             configrecord_key=protocol.CONFIG,

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 import traceback
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -56,6 +57,9 @@ def simulate(
         if as_json and "output.screen" in flower_app.config:
             overrides["output.screen"] = "none"
         run_config = flower_app.run_config(overrides)
+        if run_config.get("output.directory") == "" and "name" in run_config:
+            # Clients keep their ledgers in the run folder, so it has a name before they start.
+            run_config["output.directory"] = f"runs/{run_config['name']}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
         _run(flower_app, run_config, nodes=nodes, workers=workers)
     except FedtrainError as error:
         _finish(as_json, run_config, started, status=error.exit_status, error=str(error))

@@ -30,7 +30,15 @@ class CheckedGrid(GridWrapper):
     checked: no other record, no other name of a record, and no other sender than the node that was asked.
     """
 
-    def __init__(self, inner: Grid, *, metrics: frozenset[str], weight_key: str, public_weight: float | None) -> None:
+    def __init__(
+        self,
+        inner: Grid,
+        *,
+        metrics: frozenset[str],
+        weight_key: str,
+        public_weight: float | None,
+        indicator: str | None = None,
+    ) -> None:
         """Wrap a grid.
 
         Args:
@@ -38,11 +46,13 @@ class CheckedGrid(GridWrapper):
             metrics: the names of the metrics of a reply, the weight among them.
             weight_key: the metric that weighs the client in averages.
             public_weight: the only weight that is allowed; ``None`` allows any above 0 up to 2^31.
+            indicator: the metric that is 0 or 1, if there is one.
         """
         super().__init__(inner)
         self._metrics = metrics
         self._weight_key = weight_key
         self._public_weight = public_weight
+        self._indicator = indicator
         self._sent: dict[str, tuple[Message, ArrayRecord]] = {}
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -85,6 +95,8 @@ class CheckedGrid(GridWrapper):
         for name, value in record.items():
             if not isinstance(value, int | float) or not -inf < value < inf:
                 return f"the metric {name} is {value!r}, and one finite number is allowed"
+        if self._indicator is not None and record[self._indicator] not in (0, 1):
+            return f"the metric {self._indicator} is {record[self._indicator]!r}, and 0 or 1 is allowed"
         weight = cast("float", record[self._weight_key])
         if self._public_weight is not None and weight != self._public_weight:
             return f"the weight is {weight!r}, and only the public {self._public_weight:g} is allowed"

@@ -1,7 +1,7 @@
-"""Count every training message against its client, and offer only clients that may still train, in a fixed order."""
+"""Which clients a strategy is offered: those that may still train, or those that were drawn, in a fixed order."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -15,10 +15,18 @@ class ParticipationGrid(GridWrapper):
 
     What the server counts is never less than what clients trained: a client trains only when it is sent a message.
     Nodes are offered in the order of their clients, so that a seeded strategy draws the same cohorts on every runtime.
+    Clients that refused are not offered while the others are enough.
     """
 
     def __init__(
-        self, inner: Grid, *, clients: Mapping[int, int], maximum: int, cohort: int, counts: Mapping[int, int]
+        self,
+        inner: Grid,
+        *,
+        clients: Mapping[int, int],
+        maximum: int,
+        cohort: int,
+        counts: Mapping[int, int],
+        refused: Collection[int] = (),
     ) -> None:
         """Wrap a grid.
 
@@ -28,6 +36,7 @@ class ParticipationGrid(GridWrapper):
             maximum: messages that one client is sent at most.
             cohort: clients that a round needs.
             counts: messages that clients were sent before.
+            refused: clients that refused so far; whoever holds the collection may add to it.
         """
         super().__init__(inner)
         self._nodes = {client: node for node, client in sorted(clients.items(), key=lambda item: item[1])}
@@ -35,6 +44,7 @@ class ParticipationGrid(GridWrapper):
         self._maximum = maximum
         self._cohort = cohort
         self._counts = Counter(counts)
+        self._refused = refused
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the nodes that may still train.
@@ -52,10 +62,27 @@ class ParticipationGrid(GridWrapper):
                 f"have trained in {self._maximum} rounds, all that the privacy plan allows; set a higher "
                 "privacy.max_participations (which means more noise) or fewer rounds"
             )
-        return allowed
+        willing = [node for node in allowed if self._clients[node] not in self._refused]
+        return willing if len(willing) >= self._cohort else allowed
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Charge the receivers, then send."""
         messages = list(messages)
         self._counts.update(self._clients[message.metadata.dst_node_id] for message in messages)
         return self._inner.push_messages(messages)
+
+
+class DrawnGrid(GridWrapper):
+    """Offers exactly the nodes that were drawn for a round, which may be none. The strategy takes them all."""
+
+    def __init__(self, inner: Grid) -> None:
+        super().__init__(inner)
+        self._drawn: tuple[int, ...] = ()
+
+    def draw(self, nodes: Iterable[int]) -> None:
+        """Set the nodes of the next round."""
+        self._drawn = tuple(nodes)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the nodes that were drawn."""
+        return list(self._drawn)

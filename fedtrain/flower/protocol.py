@@ -6,16 +6,25 @@ from flwr.app import ArrayRecord, ConfigRecord
 
 ARRAYS = "arrays"
 CONFIG = "config"
+METRICS = "metrics"
 WEIGHT = "num-examples"
 LOSS = "train_loss"
+WITHIN_CLIP = "within-clip"
 
 ROUND = "server-round"
 LEARNING_RATE = "learning-rate"
 NOISE_MULTIPLIER = "noise-multiplier"
+CLIP_NORM = "clip-norm"
 PROXIMAL_MU = "proximal-mu"
-RUN = "run-digest"
+RUN = "run"
 
 CLIENT = "client"
+
+LEDGER = "ledger"
+KNOWN = "known"
+KEY = "key"
+ENTRIES = "entries"
+STATEMENT = "statement"
 
 
 def request_digest(arrays: ArrayRecord, config: ConfigRecord) -> str:
@@ -25,7 +34,14 @@ def request_digest(arrays: ArrayRecord, config: ConfigRecord) -> str:
     update with the same noise and another learning rate would show what the noise hides.
     """
     digest = sha256(f"{sorted(config.items())}\n".encode())
-    for name, array in arrays.items():
-        digest.update(f"{name} {array.dtype} {array.shape} {len(array.data)}\n".encode())
+    digest.update(bytes.fromhex(arrays_digest(arrays)))
+    return digest.hexdigest()
+
+
+def arrays_digest(arrays: ArrayRecord) -> str:
+    """Return the SHA-256 of names, dtypes, shapes and bytes of arrays, whatever their order."""
+    digest = sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name!r} {array.dtype} {tuple(array.shape)} {len(array.data)}\n".encode())
         digest.update(array.data)
     return digest.hexdigest()

@@ -24,25 +24,26 @@ evaluations = st.lists(st.none() | st.floats(0, 1), max_size=4).map(
 
 @st.composite
 def states(draw):
-    charged = dict(enumerate(draw(st.lists(clients, max_size=4)), start=1))
+    cohorts = dict(enumerate(draw(st.lists(clients, max_size=4)), start=1))
     log = tuple(
         RoundEntry(
             round=number,
             cohort=cohort,
             completed=cohort[1:],
             dropped=tuple(Dropped(client=client, reason=draw(texts)) for client in cohort[:1]),
+            clip_norm=draw(st.none() | st.floats(1e-9, 1e9)),
             learning_rate=draw(st.floats(0, 1e6)),
             seconds=draw(st.floats(0, 1e6)),
         )
-        for number, cohort in charged.items()
+        for number, cohort in cohorts.items()
     )
     return RunState(
-        round_number=len(charged),
+        round_number=len(cohorts),
         model=draw(tensors),
         strategy=draw(tensors),
         evaluations=draw(evaluations),
         round_log=log,
-        charged=charged,
+        clip_norm=draw(st.floats(0, 1e9)),
         seconds=draw(st.floats(0, 1e9)),
     )
 
@@ -59,7 +60,7 @@ def facts(state):
         bits(state.strategy),
         state.evaluations,
         state.round_log,
-        state.charged,
+        state.clip_norm,
         state.seconds,
     )
 
@@ -75,8 +76,10 @@ STATE = RunState(
     model={"w": np.arange(4, dtype=np.float32), "n": np.array(3)},
     strategy={"m_t/w": np.ones(4, np.float32)},
     evaluations=(Evaluation(round=0, accuracy=0.25), Evaluation(round=1, accuracy=0.5)),
-    round_log=(RoundEntry(round=1, cohort=(0, 1), completed=(0, 1), dropped=(), learning_rate=0.1, seconds=2.0),),
-    charged={1: (0, 1)},
+    round_log=(
+        RoundEntry(round=1, cohort=(0, 1), completed=(0, 1), dropped=(), clip_norm=0.5, learning_rate=0.1, seconds=2.0),
+    ),
+    clip_norm=0.25,
     seconds=3.0,
 )
 WRITTEN = STATE.encode()

@@ -46,9 +46,23 @@ def plain(cache):
     return digits_experiment(cache)
 
 
-@pytest.fixture(scope="session")
-def private(cache):
-    return private_experiment(cache)
+@pytest.fixture
+def private(cache, tmp_path):
+    return private_experiment(cache, federation__sites=str(tmp_path / "sites"))
+
+
+@pytest.fixture
+def by_client(cache, tmp_path):
+    """Return an experiment in client privacy with cohorts that are known, and four participations at most."""
+    settings = {
+        "privacy__mode": "client",
+        "privacy__cohorts": "capped",
+        "privacy__epsilon": 8.0,
+        "privacy__delta": 1e-3,
+        "privacy__max_participations": 2,
+        "privacy__clip_norm": 0.01,
+    }
+    return digits_experiment(cache, **settings, federation__sites=str(tmp_path / "sites"))
 
 
 @pytest.fixture(scope="session")
@@ -60,11 +74,15 @@ def request_of():
     def make(experiment, number=1, **config):
         preparation = prepared(experiment)
         values = {protocol.ROUND: number, protocol.LEARNING_RATE: 0.1, protocol.RUN: "run"}
+        records = {}
         if preparation.plan is not None:
             values[protocol.NOISE_MULTIPLIER] = preparation.plan.noise_multiplier
+            values[protocol.CLIP_NORM] = preparation.plan.spec.clip_norm
+            records = {protocol.LEDGER: ConfigRecord({protocol.KNOWN: 0})}
         arrays = {name: Array(value.numpy()) for name, value in preparation.model.state_dict().items()}
         changes = {key.replace("_", "-"): value for key, value in config.items()}
-        return RecordDict({protocol.ARRAYS: ArrayRecord(arrays), protocol.CONFIG: ConfigRecord(values | changes)})
+        settings = ConfigRecord(values | changes)
+        return RecordDict({protocol.ARRAYS: ArrayRecord(arrays), protocol.CONFIG: settings, **records})
 
     return make
 

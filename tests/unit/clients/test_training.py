@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,13 +9,15 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from torch import nn
 
 from clients.app import app
-from clients.training import client_number, train
-from fedtrain.data import Partitions
-from fedtrain.errors import BudgetError, ClientError, DataError, PrivacySpecError, TaskError
+from clients.node import open_node
+from clients.training import train
+from clients.work import client_number
+from fedtrain.errors import ClientError, DataError, TaskError
 from fedtrain.flower import protocol
-from fedtrain.flower.accounts import load_account, store_account
-from fedtrain.privacy import Account, Charge
-from tests.fakes import InProcessGrid
+from fedtrain.flower.ledgers import ShownLedger
+from fedtrain.ledger import read_statement
+from fedtrain.privacy import SampledGaussian
+from tests.fakes import InProcessGrid, private_experiment
 
 
 def bits(content):
@@ -25,26 +28,45 @@ def run(node, content, site=None):
     return train(content, node.context, site or node.site)
 
 
-class CountingPartitions(Partitions):
-    """Counts how often the records of a client are looked up."""
-
-    reads = 0
-
-    def indices(self, client):
-        type(self).reads += 1
-        return super().indices(client)
+def ledger_of(node):
+    """Return the entries of a client's ledger on the disk."""
+    client = node.context.node_config["partition-id"]
+    with open_node(node.experiment, client).open_ledger(node.site.records(client)) as ledger:
+        return ledger.entries
 
 
-@pytest.fixture
-def counted():
-    """Give a function that returns a site which counts reads, and a function that returns the count."""
+def reserved(node):
+    return [entry for entry in ledger_of(node) if entry.status == "reserved"]
 
-    def make(site):
-        CountingPartitions.reads = 0
-        partitions = CountingPartitions(offsets=site.partitions.offsets, rows=site.partitions.rows)
-        return dataclasses.replace(site, partitions=partitions), lambda: CountingPartitions.reads
 
-    return make
+def refusal(node, content, site=None):
+    """Return why a client refuses. It sends no arrays then."""
+    reply = run(node, content, site)
+    assert list(reply) == [protocol.LEDGER]
+    shown = ShownLedger.from_record(reply[protocol.LEDGER])
+    return read_statement(shown.statement, shown.key).refusal
+
+
+class Watching:
+    """A task that says when records are encoded, which is when they are trained on."""
+
+    def __init__(self, task, watch):
+        self._task, self._watch = task, watch
+
+    def __getattr__(self, name):
+        return getattr(self._task, name)
+
+    def encode(self, features, generator):
+        self._watch()
+        return self._task.encode(features, generator)
+
+
+def watched(site, watch):
+    return dataclasses.replace(site, task=Watching(site.task, watch))
+
+
+def forbidden():
+    pytest.fail("a record was trained on")
 
 
 def test_a_node_knows_its_client_from_its_partition(plain, node):
@@ -57,7 +79,6 @@ def test_a_node_outside_of_a_simulation_does_not_train(private, node, request_of
     outside = node(private, 1, node_config=config)
     with pytest.raises(ClientError, match=r"not part of a simulation.*protects nobody outside"):
         run(outside, request_of(private))
-    assert load_account(outside.context.state) == Account()
 
 
 def test_another_number_of_nodes_than_clients_would_mix_up_the_data(plain, node, request_of):
@@ -83,14 +104,14 @@ def test_a_plain_reply_holds_the_weights_the_loss_and_the_count(plain, node, req
         sent = content[protocol.ARRAYS][name]
         assert (array.dtype, array.shape) == (sent.dtype, sent.shape)
         assert array.data != sent.data
-    assert load_account(client.context.state) == Account()
 
 
-def test_a_private_reply_holds_weights_and_a_constant_and_nothing_else(private, node, request_of):
+def test_a_private_reply_holds_weights_a_constant_and_the_ledger_and_nothing_else(private, node, request_of):
     client = node(private, 2)
     content = request_of(private)
     reply = run(client, content)
-    assert list(reply) == [protocol.ARRAYS, "metrics"]
+    assert list(reply) == [protocol.ARRAYS, protocol.METRICS, protocol.LEDGER]
+    assert set(reply[protocol.LEDGER]) == {protocol.KEY, protocol.ENTRIES, protocol.STATEMENT}
     assert reply["metrics"] == MetricRecord({protocol.WEIGHT: 1.0})
     assert list(reply[protocol.ARRAYS]) == list(content[protocol.ARRAYS])
     # No array but those of the model, of the same size to the byte, so that none carries more than its weights.
@@ -133,77 +154,102 @@ def test_noise_is_added_to_every_weight(private, node, request_of):
         assert mild[name] != strong[name]
 
 
-def test_a_charge_is_in_the_state_before_a_record_is_read(private, node, request_of):
+def test_a_reservation_is_on_the_disk_before_a_record_is_trained_on(private, node, request_of):
     client = node(private, 0)
     seen = []
 
-    class Watching(Partitions):
-        def indices(self, number):
-            seen.append(load_account(client.context.state))
-            raise KeyboardInterrupt
+    def watch():
+        seen.append(ledger_of(client))
+        raise KeyboardInterrupt
 
-    watched = dataclasses.replace(
-        client.site, partitions=Watching(offsets=client.site.partitions.offsets, rows=client.site.partitions.rows)
-    )
     with pytest.raises(KeyboardInterrupt):
-        run(client, request_of(private), watched)
-    (account,) = seen
-    (charge,) = account.charges
-    assert (charge.run, charge.round_number) == ("run", 1)
-    assert charge.event.steps == 2
+        run(client, request_of(private), watched(client.site, watch))
+    ((entry,),) = seen
+    assert (entry.status, entry.run, entry.round, entry.event.steps) == ("reserved", "run", 1, 2)
     # And it stays, though nothing came of it.
-    assert load_account(client.context.state) == account
+    assert ledger_of(client) == (entry,)
 
 
-def test_a_spent_budget_is_refused_before_a_record_is_read(private, node, request_of, counted):
+def test_the_entry_of_an_update_names_what_was_received_and_what_is_sent(private, node, request_of):
+    client, content = node(private, 0), request_of(private)
+    reply = run(client, content)
+    reservation, settled = ledger_of(client)
+    assert (reservation.status, settled.status) == ("reserved", "settled")
+    assert settled.update == protocol.arrays_digest(reply[protocol.ARRAYS])
+    assert settled.model == protocol.request_digest(content[protocol.ARRAYS], content[protocol.CONFIG])
+    shown = ShownLedger.from_record(reply[protocol.LEDGER])
+    assert (len(shown.entries), shown.statement) == (2, None)
+
+
+def test_only_entries_that_the_server_does_not_know_are_shown(private, node, request_of):
     client = node(private, 0)
-    site, reads = counted(client.site)
+    run(client, request_of(private))
+    content = request_of(private, 2)
+    content[protocol.LEDGER][protocol.KNOWN] = 2
+    shown = ShownLedger.from_record(run(client, content)[protocol.LEDGER])
+    assert len(shown.entries) == 2
+    assert len(ledger_of(client)) == 4
+
+
+def test_a_spent_budget_is_refused_before_a_record_is_trained_on(private, node, request_of):
+    client = node(private, 0)
     for number in (1, 2, 3):
-        run(client, request_of(private, number), site)
-    assert reads() == 3
-    before = load_account(client.context.state)
-    with pytest.raises(BudgetError, match=r"round 4 would bring epsilon from .* nothing was trained"):
-        run(client, request_of(private, 4), site)
-    assert reads() == 3
-    assert load_account(client.context.state) == before
+        run(client, request_of(private, number))
+    before = ledger_of(client)
+    reason = refusal(client, request_of(private, 4), watched(client.site, forbidden))
+    assert "budget" in reason
+    assert ledger_of(client) == before
 
 
-def test_what_other_runs_spent_counts(private, node, request_of, counted):
+def test_what_other_runs_spent_counts(private, node, request_of):
     client = node(private, 0)
-    site, reads = counted(client.site)
-    (event,) = [charge.event for charge in _charges(node, private, request_of)]
-    others = tuple(Charge(run="other", round_number=number, model="m", event=event) for number in (1, 2, 3))
-    store_account(client.context.state, Account(charges=others))
-    with pytest.raises(BudgetError):
-        run(client, request_of(private), site)
-    assert reads() == 0
+    for number in (1, 2, 3):
+        run(client, request_of(private, number, run="other"))
+    assert "budget" in refusal(client, request_of(private), watched(client.site, forbidden))
 
 
-def _charges(node, private, request_of):
-    fresh = node(private, 0)
-    run(fresh, request_of(private))
-    return load_account(fresh.context.state).charges
+def test_another_name_of_the_same_records_does_not_reset_the_budget(private, node, request_of):
+    client = node(private, 0)
+    for number in (1, 2, 3):
+        run(client, request_of(private, number))
+    site, order = client.site, torch.randperm(len(client.site.records(0)))
+
+    class Shuffled(type(site)):
+        def records(self, number):
+            records = super().records(number)
+            return dataclasses.replace(records, features=records.features[order], labels=records.labels[order])
+
+    assert "budget" in refusal(client, request_of(private, 4), Shuffled(**vars(site)))
 
 
 def test_the_same_round_again_is_not_charged_twice_and_tells_nothing_new(private, node, request_of):
     client = node(private, 0)
     first = run(client, request_of(private))
-    spent = load_account(client.context.state)
+    spent = ledger_of(client)
     again = run(client, request_of(private))
-    assert load_account(client.context.state) == spent
+    assert ledger_of(client) == spent
     assert bits(first) == bits(again)
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"learning_rate": 0.05}, {"proximal_mu": 0.5}, {"run_digest": "other"}, {"server_round": 2}, {"anything": 1}],
+    [{"learning_rate": 0.05}, {"proximal_mu": 0.5}, {"run": "other"}, {"server_round": 2}, {"anything": 1}],
 )
 def test_any_other_request_is_charged(private, node, request_of, change):
     # The same noise with another learning rate would show what the noise hides.
     client = node(private, 0)
     run(client, request_of(private))
     run(client, request_of(private, **change))
-    assert len(load_account(client.context.state).charges) == 2
+    assert len(reserved(client)) == 2
+
+
+def test_secure_noise_is_never_repeated_and_each_attempt_is_charged(private, node, request_of, cache, tmp_path):
+    secure = private_experiment(cache, privacy__noise="secure", federation__sites=str(tmp_path / "sites"))
+    client = node(secure, 0)
+    first, second = run(client, request_of(secure)), run(client, request_of(secure))
+    assert len(reserved(client)) == 2
+    for name, array in bits(first).items():
+        assert bits(second)[name] != array
 
 
 def test_another_model_is_charged(private, node, request_of):
@@ -212,17 +258,48 @@ def test_another_model_is_charged(private, node, request_of):
     content = request_of(private)
     content[protocol.ARRAYS] = first[protocol.ARRAYS]
     run(client, content)
-    assert len(load_account(client.context.state).charges) == 2
+    assert len(reserved(client)) == 2
 
 
 @pytest.mark.parametrize("noise", [0.5, 0.3, 0.0, -1.0, float("nan"), float("inf")])
-def test_noise_that_does_not_keep_the_budget_is_refused_by_the_client(private, node, request_of, counted, noise):
+def test_noise_that_does_not_keep_the_budget_is_refused_by_the_client(private, node, request_of, noise):
     client = node(private, 0)
-    site, reads = counted(client.site)
-    with pytest.raises(PrivacySpecError, match="noise multiplier"):
-        run(client, request_of(private, noise_multiplier=noise), site)
-    assert reads() == 0
-    assert load_account(client.context.state) == Account()
+    reason = refusal(client, request_of(private, noise_multiplier=noise), watched(client.site, forbidden))
+    assert "noise multiplier" in reason
+    assert ledger_of(client) == ()
+
+
+SITE = """
+[budget]
+epsilon = {epsilon}
+delta = 1e-3
+
+[policy]
+minimum_noise = {noise}
+modes = ["{mode}"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "noise", "mode", "reason"),
+    [(0.5, 0, "record", "budget"), (50.0, 90.0, "record", "noise"), (50.0, 0, "client", "mode")],
+)
+def test_the_site_file_decides_and_not_the_experiment(private, node, request_of, epsilon, noise, mode, reason):
+    folder = Path(private.federation.sites)
+    folder.mkdir()
+    (folder / "site.toml").write_text(SITE.format(epsilon=epsilon, noise=noise, mode=mode))
+    client = node(private, 0)
+    assert reason in refusal(client, request_of(private), watched(client.site, forbidden))
+    # A client's own file goes before that of all.
+    (folder / "client-0000").mkdir(exist_ok=True)
+    (folder / "client-0000" / "site.toml").write_text(SITE.format(epsilon=50, noise=0, mode="record"))
+    assert protocol.ARRAYS in run(client, request_of(private))
+
+
+def test_a_client_needs_a_place_for_its_ledger(cache, node, request_of):
+    nowhere = private_experiment(cache)
+    with pytest.raises(ClientError, match=r"set federation.sites, or output.directory"):
+        run(node(nowhere, 0), request_of(nowhere))
 
 
 def test_a_request_for_plain_training_does_not_turn_privacy_off(private, node, request_of):
@@ -290,15 +367,16 @@ def test_buffers_are_part_of_a_plain_reply(plain, node, request_of):
     assert (run(client, content, site)[protocol.ARRAYS]["seen"].numpy() > 0).all()
 
 
-def test_batch_normalisation_is_refused_by_the_client_too(private, node, request_of, counted):
+@pytest.mark.parametrize("kind", ["private", "by_client"])
+def test_batch_normalisation_is_refused_by_the_client_too(kind, request, node, request_of):
+    private = request.getfixturevalue(kind)
     client = node(private, 0)
-    site, reads = counted(client.site)
+    site = watched(client.site, forbidden)
     _, content = leaky(site, request_of(private))
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))
     content[protocol.ARRAYS] = ArrayRecord(model.state_dict())
     with pytest.raises(TaskError, match="BatchNorm1d"):
         run(client, content, dataclasses.replace(site, model=model))
-    assert reads() == 0
 
 
 def test_the_app_answers_messages(plain, node, request_of):
@@ -319,5 +397,37 @@ def test_training_on_a_model_that_is_not_finite_harms_nobody(private, node, requ
     name, array = next(iter(content[protocol.ARRAYS].items()))
     content[protocol.ARRAYS][name] = Array(np.full(array.shape, np.nan, np.float32))
     reply = run(client, content)
-    assert len(load_account(client.context.state).charges) == 1
+    assert len(reserved(client)) == 1
     assert np.isnan(reply[protocol.ARRAYS][name].numpy()).all()
+
+
+def test_an_update_in_client_privacy_is_clipped_as_a_whole(by_client, node, request_of):
+    client, content = node(by_client, 0), request_of(by_client)
+    reply = run(client, content)
+    assert reply[protocol.METRICS] == MetricRecord({protocol.WEIGHT: 1.0, protocol.WITHIN_CLIP: 0.0})
+    moved = [
+        array.numpy().astype(np.float64) - content[protocol.ARRAYS][name].numpy()
+        for name, array in reply[protocol.ARRAYS].items()
+    ]
+    norm = np.sqrt(sum(float((change**2).sum()) for change in moved))
+    assert norm == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_fixed_clipping_norm_is_not_the_servers_to_raise(by_client, node, request_of):
+    lax = run(node(by_client, 0), request_of(by_client, clip_norm=1000.0))
+    strict = run(node(by_client, 0), request_of(by_client))
+    assert bits(lax) == bits(strict)
+
+
+def test_a_capped_client_counts_its_own_participations(by_client, node, request_of):
+    client = node(by_client, 0)
+    for number in (1, 2):
+        run(client, request_of(by_client, number))
+    assert {entry.event for entry in reserved(client)} == {
+        SampledGaussian(
+            sampling_rate=1.0,
+            noise_multiplier=request_of(by_client)[protocol.CONFIG][protocol.NOISE_MULTIPLIER],
+            steps=1,
+        )
+    }
+    assert "budget" in refusal(client, request_of(by_client, 3), watched(client.site, forbidden))

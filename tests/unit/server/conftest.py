@@ -36,19 +36,26 @@ def private(cache):
 def make_state():
     """Give a function that makes the state of a run by hand."""
 
-    def make(charged=(), *, model=None, strategy=None, accuracies=(), seconds=1.5):
-        charged = dict(charged)
+    def make(cohorts=(), *, model=None, strategy=None, accuracies=(), seconds=1.5):
         log = tuple(
-            RoundEntry(round=number, cohort=cohort, completed=cohort, dropped=(), learning_rate=0.1, seconds=0.5)
-            for number, cohort in charged.items()
+            RoundEntry(
+                round=number,
+                cohort=cohort,
+                completed=cohort,
+                dropped=(),
+                clip_norm=None,
+                learning_rate=0.1,
+                seconds=0.5,
+            )
+            for number, cohort in dict(cohorts).items()
         )
         return RunState(
-            round_number=len(charged),
+            round_number=len(log),
             model=model or {},
             strategy=strategy or {},
             evaluations=tuple(Evaluation(round=number, accuracy=value) for number, value in enumerate(accuracies)),
             round_log=log,
-            charged=charged,
+            clip_norm=0.5,
             seconds=seconds,
         )
 

@@ -7,22 +7,19 @@ import torch
 from flwr.app import Array, ArrayRecord, Error, MetricRecord, RecordDict
 from torch import nn
 
-from fedtrain.config.digest import experiment_digest
-from fedtrain.errors import BudgetError, RunError, TooFewResultsError
+from fedtrain.errors import RunError, TooFewResultsError
 from fedtrain.flower import protocol
 from server.preparation import prepare
 from server.rounds import Rounds, initial_state
-from tests.fakes import InProcessGrid, digits_experiment, private_experiment
+from tests.fakes import InProcessGrid, digits_experiment
 
 CLIENTS = {500 - 7 * client: client for client in range(4)}
 NODE_OF = {client: node for node, client in CLIENTS.items()}
 
 
-def reply(message, change=lambda value: value, *, private=False, weight=None):
+def reply(message, change=lambda value: value, *, weight=10.0):
     arrays = message.content[protocol.ARRAYS]
-    metrics = {protocol.WEIGHT: weight or (1.0 if private else 10.0)}
-    if not private:
-        metrics[protocol.LOSS] = 0.5
+    metrics = {protocol.WEIGHT: weight, protocol.LOSS: 0.5}
     return RecordDict(
         {
             protocol.ARRAYS: ArrayRecord(
@@ -33,12 +30,12 @@ def reply(message, change=lambda value: value, *, private=False, weight=None):
     )
 
 
-def client_step(message, *, private=False):
+def client_step(message):
     """Train as a client might: a step that depends on the node, the round and the received model."""
     seed = [message.metadata.dst_node_id, message.content[protocol.CONFIG][protocol.ROUND]]
     noise = np.random.default_rng(seed)
     step = lambda value: (0.9 * value + noise.normal(0, 0.01, value.shape)).astype(value.dtype)
-    return reply(message, step, private=private, weight=None if private else 10.0 * message.metadata.dst_node_id)
+    return reply(message, step, weight=10.0 * message.metadata.dst_node_id)
 
 
 class Story:
@@ -62,7 +59,7 @@ def go(rounds, state, story=None):
 def make(preparation, answer=client_step, *, state=None):
     grid = InProcessGrid(answer, CLIENTS)
     state = state or initial_state(preparation)
-    return grid, Rounds(grid, CLIENTS, preparation, state), state
+    return grid, Rounds(grid, CLIENTS, preparation, None, done=0), state
 
 
 def test_a_round_sends_the_model_and_takes_the_average(plain):
@@ -74,15 +71,15 @@ def test_a_round_sends_the_model_and_takes_the_average(plain):
         assert after.model[name].dtype == value.dtype
         np.testing.assert_allclose(after.model[name], value + 1, rtol=1e-6)
     (entry,) = after.round_log
-    assert entry.cohort == entry.completed == after.charged[1]
-    assert story.started == [(1, entry.cohort)]
+    assert entry.cohort == entry.completed
+    assert story.started == [(1, 2)]
     assert story.answers == 2
     assert {CLIENTS[message.metadata.dst_node_id] for message in grid.sent} == set(entry.cohort)
     for message in grid.sent:
         config = message.content[protocol.CONFIG]
         assert config[protocol.LEARNING_RATE] == entry.learning_rate == 0.1
         assert config[protocol.ROUND] == 1
-        assert config[protocol.RUN] == experiment_digest(plain.experiment)
+        assert protocol.RUN not in config
         assert protocol.NOISE_MULTIPLIER not in config
         assert message.metadata.ttl == plain.experiment.federation.deadline
 
@@ -96,7 +93,7 @@ def test_the_average_is_weighted(plain):
 
     _, rounds, state = make(plain, answer)
     after = go(rounds, state)
-    cohort = after.charged[1]
+    cohort = after.round_log[0].cohort
     shares = [weights[NODE_OF[client]] for client in cohort]
     expected = np.dot(cohort, shares) / sum(shares)
     for value in after.model.values():
@@ -117,7 +114,7 @@ def test_a_run_that_goes_on_from_a_state_is_the_same_run(cache, strategy):
     _, resumed, again = make(preparation, state=kept)
     for number in (3, 4):
         again = go(resumed, again)
-        assert again.charged == states[number].charged
+        assert again.round_log[-1].cohort == states[number].round_log[-1].cohort
         for name, value in states[number].model.items():
             assert again.model[name].tobytes() == value.tobytes()
     # And by the same object, gone back.
@@ -148,7 +145,7 @@ def test_a_long_reason_keeps_its_end(plain):
         return Error(1, text) if message.metadata.dst_node_id == failing else reply(message)
 
     _, rounds, state = make(plain, reply)
-    failing = NODE_OF[go(rounds, state).charged[1][0]]
+    failing = NODE_OF[go(rounds, state).round_log[0].cohort[0]]
     _, rounds, state = make(plain, answer)
     (entry,) = go(rounds, state).round_log
     assert [drop.client for drop in entry.dropped] == [CLIENTS[failing]]
@@ -157,7 +154,7 @@ def test_a_long_reason_keeps_its_end(plain):
     assert entry.dropped[0].reason.endswith("the cause")
 
 
-def test_a_client_that_does_not_answer_is_dropped_and_charged(cache):
+def test_a_client_that_does_not_answer_is_dropped(cache):
     preparation = prepare(digits_experiment(cache, federation__deadline=0.2))
     silent = []
 
@@ -170,7 +167,7 @@ def test_a_client_that_does_not_answer_is_dropped_and_charged(cache):
     (drop,) = after.round_log[0].dropped
     assert drop.client == CLIENTS[silent[0]]
     assert drop.reason == "no answer within federation.deadline = 0.2 seconds"
-    assert drop.client in after.charged[1]
+    assert drop.client in after.round_log[0].cohort
 
 
 def test_fewer_results_than_the_minimum_end_the_run(cache):
@@ -185,7 +182,7 @@ def test_fewer_results_than_the_minimum_end_the_run(cache):
     story = Story()
     with pytest.raises(TooFewResultsError, match=r"1 usable results of 2 .*min_results = 2:\nclient \d: broken"):
         go(rounds, state, story)
-    # It was announced, and so charged, before it failed.
+    # It was announced before it failed.
     assert len(story.started) == 1
 
 
@@ -209,36 +206,6 @@ def test_one_client_cannot_spoil_the_model_or_end_the_run(plain):
         assert "unusable update" in after.round_log[0].dropped[0].reason
         for name, value in state.model.items():
             np.testing.assert_allclose(after.model[name], value, rtol=1e-6)
-
-
-def test_a_private_round_sends_the_noise_and_takes_the_public_weight_alone(private):
-    grid, rounds, state = make(private, lambda message: client_step(message, private=True))
-    after = go(rounds, state)
-    assert {m.content[protocol.CONFIG][protocol.NOISE_MULTIPLIER] for m in grid.sent} == {private.plan.noise_multiplier}
-    assert after.round_log[0].completed == after.round_log[0].cohort
-    _, rounds, state = make(private, lambda message: reply(message, weight=17.0, private=True))
-    with pytest.raises(TooFewResultsError, match="only the public 1 is allowed"):
-        go(rounds, state)
-    _, rounds, state = make(private, reply)
-    with pytest.raises(TooFewResultsError, match="the metrics are"):
-        go(rounds, state)
-
-
-def test_no_client_trains_in_more_rounds_than_the_plan_counts(cache):
-    preparation = prepare(private_experiment(cache, federation__rounds=2, privacy__max_participations=1))
-    assert preparation.plan.spec.rounds == 1
-    grid, rounds, state = make(preparation, lambda message: client_step(message, private=True))
-    for _ in range(2):
-        state = go(rounds, state)
-    assert sorted(CLIENTS[message.metadata.dst_node_id] for message in grid.sent) == [0, 1, 2, 3]
-    story = Story()
-    with pytest.raises(BudgetError, match="only 0 clients are left for a cohort of 2"):
-        go(rounds, state, story)
-    assert story.started == []
-    # Nor after a restart.
-    _, resumed, state = make(preparation, lambda message: client_step(message, private=True), state=state)
-    with pytest.raises(BudgetError):
-        go(resumed, state)
 
 
 def test_evaluation_can_be_rarer_and_the_last_round_is_always_evaluated(cache):

@@ -1,0 +1,40 @@
+"""What a client answers when it is asked who it is and what its ledger holds."""
+
+from typing import cast
+
+from flwr.app import ConfigRecord, Context, RecordDict
+
+from clients.node import open_node
+from clients.private import reserve, shown
+from clients.site import Site, checked_plan
+from clients.work import client_number
+from fedtrain.errors import BudgetError, PrivacySpecError
+from fedtrain.flower import protocol
+
+
+def introduce(content: RecordDict, context: Context, site: Site) -> RecordDict:
+    """Say which client this is, and in a private mode show its ledger with a signed statement that this is all of it.
+
+    In client privacy with Poisson cohorts a client that is told the noise of the run reserves the whole run, or says in
+    the statement why it does not.
+    """
+    experiment = site.experiment
+    client = client_number(context, experiment.federation.clients)
+    reply = RecordDict({protocol.CLIENT: ConfigRecord({protocol.CLIENT: client})})
+    question = content.config_records.get(protocol.LEDGER)
+    if question is None:
+        return reply
+    run, known = cast("str", question[protocol.RUN]), cast("int", question[protocol.KNOWN])
+    node = open_node(experiment, client)
+    with node.open_ledger(site.records(client)) as ledger:
+        refusal = None
+        if protocol.NOISE_MULTIPLIER in question:
+            try:
+                plan = checked_plan(experiment, cast("float", question[protocol.NOISE_MULTIPLIER]))
+                reserve(ledger, node, experiment, plan, run=run, round_number=0, model=plan.digest)
+            except (BudgetError, PrivacySpecError) as error:
+                refusal = str(error)
+        number = cast("int", question[protocol.ROUND])
+        statement = ledger.statement(run=run, round_number=number, refusal=refusal)
+        reply[protocol.LEDGER] = shown(node, ledger, known, statement)
+    return reply

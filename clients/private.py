@@ -1,0 +1,125 @@
+"""A round in a private mode: the client's own checks, the reservation, the local step, and what is shown of the ledger.
+
+The order is the guarantee. The plan is checked against the client's own site file and ledger; the reservation is on the
+disk before a record is touched; the entry for the update is on the disk before the update leaves. A crash leaves a
+reservation too many, never one too few.
+"""
+
+from typing import cast
+
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from clients.node import Node, open_node
+from clients.site import checked_plan
+from clients.work import Work
+from fedtrain.config import Experiment
+from fedtrain.crypto import SignedEnvelope
+from fedtrain.errors import BudgetError, PrivacySpecError
+from fedtrain.flower import protocol
+from fedtrain.flower.client_dp import clip_reply
+from fedtrain.flower.ledgers import ShownLedger
+from fedtrain.ledger import Ledger, LedgerEntry, check
+from fedtrain.privacy import PrivacyPlan
+from fedtrain.privacy.noise import open_source
+from fedtrain.tasks import refuse_batch_statistics
+from fedtrain.training import Records, train_plain
+
+
+def answer_privately(content: RecordDict, work: Work, records: Records) -> RecordDict:
+    """Train under the plan, if this client's budget allows it, and return the reply's content.
+
+    The reply holds the arrays, public constants, and the ledger's new entries. In client privacy it also says whether
+    the update was within the clipping norm, which the server is trusted with. A refusal holds no arrays, and a signed
+    statement of the ledger.
+    """
+    privacy = work.site.experiment.privacy
+    known = cast("int", cast("ConfigRecord", content[protocol.LEDGER])[protocol.KNOWN])
+    run = cast("str", work.config[protocol.RUN])
+    node = open_node(work.site.experiment, work.client)
+    with node.open_ledger(records) as ledger:
+        try:
+            plan = checked_plan(work.site.experiment, cast("float", work.config[protocol.NOISE_MULTIPLIER]))
+            reservation = reserve(
+                ledger,
+                node,
+                work.site.experiment,
+                plan,
+                run=run,
+                round_number=work.round_number,
+                model=work.digest,
+            )
+        except (BudgetError, PrivacySpecError) as refusal:
+            statement = ledger.statement(run=run, round_number=work.round_number, refusal=str(refusal))
+            return RecordDict({protocol.LEDGER: shown(node, ledger, known, statement)})
+    metrics = MetricRecord({protocol.WEIGHT: 1.0})
+    if privacy.mode == "record":
+        arrays = _by_record(work, records, plan)
+    else:
+        arrays, within = _by_client(work, records, plan)
+        metrics[protocol.WITHIN_CLIP] = float(within)
+    with node.open_ledger(records) as ledger:
+        if reservation.round:
+            ledger.settle(reservation, protocol.arrays_digest(arrays))
+        record = shown(node, ledger, known, None)
+    return RecordDict({protocol.ARRAYS: arrays, protocol.METRICS: metrics, protocol.LEDGER: record})
+
+
+def reserve(
+    ledger: Ledger, node: Node, experiment: Experiment, plan: PrivacyPlan, *, run: str, round_number: int, model: str
+) -> LedgerEntry:
+    """Reserve what a round spends, durably, if the client's policy and budget allow it.
+
+    With secret Poisson cohorts every round of the run spends, whether the client is drawn or not: the whole run is
+    reserved at once, as round 0.
+
+    With seeded noise the same work gives the very same update, which tells nobody anything new, and is not charged
+    again (docs/decisions/0006). With secure noise each attempt is another release.
+
+    Raises:
+        BudgetError: the policy or the budget does not allow it; nothing is reserved.
+    """
+    privacy = experiment.privacy
+    event, repeatable = plan.round_event, privacy.noise == "seeded"
+    if privacy.mode == "client" and privacy.cohorts == "poisson":
+        event, round_number, model, repeatable = plan.event(plan.spec.steps), 0, plan.digest, True
+    same = (run, round_number, plan.digest, model, event)
+    for entry in ledger.entries if repeatable else ():
+        if entry.status == "reserved" and (entry.run, entry.round, entry.plan, entry.model, entry.event) == same:
+            return entry
+    check(node.policy, ledger.entries, event, mode=privacy.mode)
+    return ledger.reserve(
+        run=run, round_number=round_number, plan=plan.digest, model=model, event=event, repeatable=repeatable
+    )
+
+
+def shown(node: Node, ledger: Ledger, known: int, statement: SignedEnvelope | None) -> ConfigRecord:
+    """Return what the server is shown: the entries that it does not know, and a statement if there is one."""
+    entries = ledger.envelopes[known:]
+    return ShownLedger(key=node.identity.public, entries=entries, statement=statement).to_record()
+
+
+def _by_record(work: Work, records: Records, plan: PrivacyPlan) -> ArrayRecord:
+    """Return the weights after noisy steps on the records, all else as received."""
+    from fedtrain.training.private import (  # noqa: PLC0415 - Opacus takes seconds to import
+        refuse_untrainable,
+        train_private,
+    )
+
+    experiment = work.site.experiment
+    refuse_untrainable(work.model)
+    source = open_source(experiment.privacy.noise, work.settings.seed)
+    train_private(work.model, work.site.task, records, experiment.training, work.settings, plan, source)
+    trained = ArrayRecord(work.model.state_dict())
+    return ArrayRecord(
+        {name: trained[name] if name in work.trainable else array for name, array in work.received.items()}
+    )
+
+
+def _by_client(work: Work, records: Records, plan: PrivacyPlan) -> tuple[ArrayRecord, bool]:
+    """Return the weights after plain steps, with the whole change clipped, and whether it was within the norm."""
+    refuse_batch_statistics(work.model)
+    train_plain(work.model, work.site.task, records, work.site.experiment.training, work.settings)
+    # A fixed norm is the plan's, whatever the message says; an adaptive one follows the server, who is trusted with it.
+    norm = plan.spec.clip_norm if plan.spec.adaptive is None else cast("float", work.config[protocol.CLIP_NORM])
+    trained = ArrayRecord(work.model.state_dict())
+    return clip_reply(received=work.received, trained=trained, trainable=work.trainable, clip_norm=norm)

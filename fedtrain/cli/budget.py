@@ -1,0 +1,125 @@
+"""``fedtrain budget``: what a client's data sets have spent, what is left, and how many more rounds fit."""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fedtrain.cli.failing import reporting_errors
+from fedtrain.config import Experiment, from_flat, parse_settings, read_toml
+from fedtrain.crypto import Identity
+from fedtrain.errors import SiteError
+from fedtrain.ledger import Ledger, SitePolicy, read_policy, rounds_left, spent
+from fedtrain.privacy import SampledGaussian, calibrate
+from fedtrain.privacy.spec import privacy_spec
+from fedtrain.report.numbers import upper
+
+_SHOWN = 12  # letters of a data set's digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    client: str
+    dataset: str
+    runs: int
+    rounds: int
+    delta: float
+    spent: float
+    budget: float
+    rounds_left: int | None
+
+
+def budget(
+    sites: Annotated[Path, typer.Argument(help="Folder of one client, or of all sites of a simulation.")],
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="Experiment whose rounds are to fit; by default the last run's."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value, over the file's. Repeatable.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+) -> None:
+    """Show what is spent and left of the budget of each data set, and how many more rounds fit."""
+    with reporting_errors():
+        flat = {**(read_toml(config) if config is not None else {}), **parse_settings(settings or ())}
+        experiment = from_flat(flat) if flat else None
+        event = None if experiment is None else calibrate(privacy_spec(experiment)).round_event
+        rows = [row for folder in _clients(sites) for row in _rows(folder, _policy(folder, experiment), event)]
+        if as_json:
+            sys.stdout.write(json.dumps({"datasets": [asdict(row) for row in rows]}) + "\n")
+        else:
+            Console(width=110).print(_table(rows))
+
+
+def _clients(sites: Path) -> list[Path]:
+    folders = [sites] if (sites / "ledgers").is_dir() else sorted(path.parent for path in sites.glob("*/ledgers"))
+    if not folders:
+        raise SiteError(
+            f"{sites} holds no ledgers: name the folder of a client, which has a folder ledgers/, or the folder of all "
+            "sites (federation.sites, or clients/ in a run folder)"
+        )
+    return folders
+
+
+def _rows(folder: Path, policy: SitePolicy, event: SampledGaussian | None) -> list[_Row]:
+    identity = Identity.load(folder / "identity.pem")
+    rows = []
+    for file in sorted((folder / "ledgers").glob("*.jsonl")):
+        with Ledger.open(folder / "ledgers", dataset=file.stem, identity=identity) as ledger:
+            entries = ledger.entries
+        reserved = [entry for entry in entries if entry.status == "reserved"]
+        coming = event or (reserved[-1].event if reserved else None)
+        rows.append(
+            _Row(
+                client=folder.name,
+                dataset=file.stem,
+                runs=len({entry.run for entry in reserved}),
+                rounds=len(reserved),
+                delta=policy.delta,
+                spent=spent(entries, policy.delta),
+                budget=policy.epsilon,
+                rounds_left=None if coming is None else rounds_left(policy, entries, coming),
+            )
+        )
+    return rows
+
+
+def _policy(folder: Path, experiment: Experiment | None) -> SitePolicy:
+    """Return the budget that the client enforces: of its site file, of all sites', or else of the experiment."""
+    for file in (folder / "site.toml", folder.parent / "site.toml"):
+        if file.exists():
+            return read_policy(file)
+    run = folder.parent.parent / "config.toml"
+    if experiment is None and run.exists():
+        experiment = from_flat(read_toml(run))
+    if experiment is None:
+        raise SiteError(
+            f"{folder} has no site.toml, so that its budget is that of the experiment: name one with --config, or "
+            "write site.toml with epsilon and delta under [budget]"
+        )
+    return SitePolicy(epsilon=experiment.privacy.epsilon, delta=experiment.privacy.delta)
+
+
+def _table(rows: list[_Row]) -> Table:
+    headings = ("client", "data set", "runs", "charges", "spent", "left", "budget", "delta", "rounds that fit")
+    table = Table(*headings, box=None)
+    for row in rows:
+        left = max(0.0, row.budget - row.spent)
+        table.add_row(
+            row.client,
+            row.dataset[:_SHOWN],
+            str(row.runs),
+            str(row.rounds),
+            upper(row.spent),
+            f"{int(left * 100) / 100:.2f}",
+            f"{row.budget:g}",
+            f"{row.delta:g}",
+            "" if row.rounds_left is None else str(row.rounds_left),
+        )
+    return table

@@ -1,0 +1,122 @@
+"""The server's copies of the clients' ledgers, as far as it was shown them: one file for each client.
+
+A copy holds the same lines as the client's own file, verified against the client's pinned key. It only grows. A line
+that a crash tore is forgotten: the client shows it again.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fedtrain.crypto import PublicIdentity, SignedEnvelope
+from fedtrain.errors import ForgeryError, LedgerError, StorageError
+from fedtrain.files import append_bytes, write_atomic
+from fedtrain.ledger.chain import EMPTY, Head, read_chain
+from fedtrain.ledger.entry import LedgerEntry
+from fedtrain.ledger.statement import Statement, read_statement
+
+
+class LedgerCopies:
+    """Copies of the ledgers of many clients in one folder.
+
+    Raises:
+        LedgerError: a copy in the folder is damaged.
+        StorageError: it cannot be read.
+    """
+
+    def __init__(self, folder: Path, keys: Mapping[int, PublicIdentity]) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._keys = dict(keys)
+        self._envelopes: dict[int, list[SignedEnvelope]] = {client: [] for client in keys}
+        self._entries: dict[int, list[LedgerEntry]] = {client: [] for client in keys}
+        self._statements: dict[int, SignedEnvelope] = {}
+        for client in keys:
+            self._load(client)
+
+    def entries(self, client: int) -> tuple[LedgerEntry, ...]:
+        """Return the entries that are known of a client, oldest first."""
+        return tuple(self._entries[client])
+
+    def length(self, client: int) -> int:
+        """Return how many entries are known of a client."""
+        return len(self._entries[client])
+
+    def envelopes(self, client: int) -> tuple[SignedEnvelope, ...]:
+        """Return the same as they were signed."""
+        return tuple(self._envelopes[client])
+
+    def statement(self, client: int) -> SignedEnvelope | None:
+        """Return the newest statement of a client."""
+        return self._statements.get(client)
+
+    def head(self, client: int) -> Head:
+        """Return where the copy of a client's ledger ends."""
+        envelopes = self._envelopes[client]
+        return Head(sequence=len(envelopes), digest=envelopes[-1].digest) if envelopes else EMPTY
+
+    def receive(
+        self, client: int, envelopes: Sequence[SignedEnvelope], statement: SignedEnvelope | None, *, first: int
+    ) -> Statement | None:
+        """Take over what a client shows: entries from sequence ``first`` on, of which some may be known already.
+
+        Returns the statement, read.
+
+        Raises:
+            ForgeryError: a signature or the chain does not hold, or what is shown differs from what was shown before.
+            StorageError: it cannot be kept; then nothing of it is.
+        """
+        known = self._envelopes[client]
+        if first > len(known):
+            raise ForgeryError(f"client {client} shows entries from {first} on, and only {len(known)} are known")
+        overlap = known[first : first + len(envelopes)]
+        for number, (old, new) in enumerate(zip(overlap, envelopes, strict=False), start=first):
+            if old.digest != new.digest:
+                raise ForgeryError(f"client {client} shows another entry {number} than before: its ledger has a fork")
+        added = list(envelopes[len(overlap) :])
+        entries = read_chain(added, self._keys[client], after=self.head(client))
+        dataset = {entry.dataset for entry in [*self._entries[client][:1], *entries]}
+        if len(dataset) > 1:
+            raise ForgeryError(f"client {client} shows entries of {len(dataset)} data sets as one ledger")
+        stated = None if statement is None else read_statement(statement, self._keys[client])
+        if stated is not None:
+            self._check(client, stated, [*known, *added])
+        if added:
+            append_bytes(self._file(client), b"".join(envelope.line() for envelope in added))
+        known += added
+        self._entries[client] += entries
+        if statement is not None:
+            write_atomic(self._statement_file(client), statement.line())
+            self._statements[client] = statement
+        return stated
+
+    @staticmethod
+    def _check(client: int, statement: Statement, envelopes: Sequence[SignedEnvelope]) -> None:
+        head = envelopes[-1].digest if envelopes else EMPTY.digest
+        if (statement.sequence, statement.head) != (len(envelopes), head):
+            raise ForgeryError(
+                f"client {client} states that its ledger has {statement.sequence} entries, and shows {len(envelopes)}"
+            )
+
+    def _load(self, client: int) -> None:
+        try:
+            lines = self._file(client).read_bytes().split(b"\n")[:-1] if self._file(client).exists() else []
+            stated = self._statement_file(client)
+            statement = SignedEnvelope.from_line(stated.read_bytes()) if stated.exists() else None
+            envelopes = [SignedEnvelope.from_line(line + b"\n") for line in lines]
+            self._entries[client] = list(read_chain(envelopes, self._keys[client]))
+        except OSError as error:
+            raise StorageError(f"cannot read {self._file(client)}: {error.strerror or error}") from error
+        except ForgeryError as error:
+            raise LedgerError(
+                f"the copy of client {client}'s ledger in {self._file(client)} is damaged: {error}; remove it, and the "
+                "client shows its ledger again"
+            ) from error
+        self._envelopes[client] = envelopes
+        if statement is not None:
+            self._statements[client] = statement
+
+    def _file(self, client: int) -> Path:
+        return self._folder / f"client-{client:04d}.jsonl"
+
+    def _statement_file(self, client: int) -> Path:
+        return self._folder / f"client-{client:04d}.statement"

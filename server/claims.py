@@ -1,0 +1,306 @@
+"""The privacy part of the report: what is promised, on what grounds, and what is not covered."""
+
+from fedtrain.config import Experiment
+from fedtrain.privacy import PrivacyPlan, epsilon_of
+from fedtrain.privacy.accounting import ceiling, claim, second_opinion
+from fedtrain.report import (
+    Accountant,
+    AdaptiveClipping,
+    Adversary,
+    ClientPrivacy,
+    Mechanism,
+    Privacy,
+    PrivacyEvent,
+    Sampling,
+)
+from fedtrain.report.numbers import upper
+from server.proof import Proof
+from server.spending import Charge, charges, curve
+
+_SEEDED = "a seeded fast generator, for simulation only: whoever knows the seed can remove the noise"
+_SECURE = "an AES-256-CTR key stream with a key from the operating system, never stored"
+
+
+def private_claim(experiment: Experiment, proof: Proof, *, rounds: int) -> Privacy:
+    """Return what a private run can claim after so many rounds."""
+    plan, spec, mode = proof.plan, proof.plan.spec, experiment.privacy.mode
+    assert mode != "none"
+    spent = charges(proof)
+    clients = tuple(_client(client, mine, proof) for client, mine in spent.items())
+    most = max(clients, key=lambda client: client.epsilon)
+    return Privacy(
+        mode=mode,
+        epsilon=most.epsilon,
+        delta=spec.delta,
+        budget=spec.epsilon,
+        unit=spec.unit,
+        neighbouring=spec.neighbouring,
+        adversaries=_adversaries(mode, proof.noise),
+        trusted=_TRUSTED[mode],
+        mechanism=_mechanism(plan),
+        sampling=_sampling(experiment, plan),
+        accountants=_accountants(spent[most.client], spec.delta),
+        composition=_COMPOSITION,
+        noise=proof.noise,
+        random_source=_SECURE if proof.noise == "secure" else _SEEDED,
+        tuning=experiment.privacy.tuning,
+        statement=_statement(plan, most.epsilon, proof.noise),
+        accesses_not_covered=_ACCESSES[mode],
+        not_covered=_NOT_COVERED,
+        clients=clients,
+        events=tuple(_event(charge) for mine in spent.values() for charge in mine),
+        curve=curve(spent, proof, rounds=range(1, rounds + 1)),
+    )
+
+
+def no_claim(experiment: Experiment) -> Privacy:
+    """Return the claim of a run without privacy: none."""
+    return Privacy(
+        mode="none",
+        epsilon=None,
+        delta=None,
+        budget=None,
+        unit=None,
+        neighbouring=None,
+        adversaries=(),
+        trusted=(),
+        mechanism=None,
+        sampling=None,
+        accountants=(),
+        composition="none",
+        noise=None,
+        random_source="none",
+        tuning=experiment.privacy.tuning,
+        statement="This run gives no privacy guarantee. Its models may reveal the records that they were trained on.",
+        accesses_not_covered=("Everything.",),
+        not_covered=("Everything.",),
+        clients=(),
+        events=(),
+        curve=(),
+    )
+
+
+def _client(client: int, mine: tuple[Charge, ...], proof: Proof) -> ClientPrivacy:
+    delta = proof.plan.spec.delta
+    entries = proof.copies.entries(client)
+    return ClientPrivacy(
+        client=client,
+        epsilon=epsilon_of((charge.event for charge in mine), delta),
+        run_epsilon=epsilon_of((charge.event for charge in mine if charge.run == proof.run), delta),
+        budget=None,
+        rounds=tuple(sorted({charge.round for charge in mine if charge.run == proof.run})),
+        steps=sum(charge.event.steps for charge in mine),
+        dataset=entries[0].dataset if entries else None,
+        entries=len(entries),
+        unanswered=tuple(sorted({charge.round for charge in mine if charge.unanswered})),
+    )
+
+
+def _event(charge: Charge) -> PrivacyEvent:
+    return PrivacyEvent(
+        client=charge.client,
+        run=charge.run,
+        round=charge.round,
+        sampling_rate=charge.event.sampling_rate,
+        noise_multiplier=charge.event.noise_multiplier,
+        steps=charge.event.steps,
+    )
+
+
+def _mechanism(plan: PrivacyPlan) -> Mechanism:
+    spec = plan.spec
+    adaptive = None
+    if spec.adaptive is not None:
+        adaptive = AdaptiveClipping(
+            quantile=spec.adaptive.quantile,
+            learning_rate=spec.adaptive.learning_rate,
+            count_noise=spec.adaptive.count_noise,
+            value_noise_multiplier=plan.value_noise_multiplier,
+        )
+    return Mechanism(
+        name="Gaussian" if spec.sampling_rate == 1 else "Poisson-sampled Gaussian",
+        sampling_rate=spec.sampling_rate,
+        noise_multiplier=plan.noise_multiplier,
+        clip_norm=spec.clip_norm,
+        divisor=spec.divisor,
+        population=spec.population,
+        steps_per_round=spec.steps_per_round,
+        rounds=spec.rounds,
+        adaptive_clipping=adaptive,
+        plan_digest=plan.digest,
+        plan=plan.as_data(),
+    )
+
+
+def _sampling(experiment: Experiment, plan: PrivacyPlan) -> Sampling:
+    rate = plan.spec.sampling_rate
+    if experiment.privacy.mode == "record":
+        return Sampling(
+            scheme="Poisson, records",
+            rate=rate,
+            amplification=rate < 1,
+            reason="each client draws its own batches, and nobody else learns which records are in them; "
+            "the choice of the cohort by the server is not counted on",
+        )
+    if experiment.privacy.cohorts == "poisson":
+        return Sampling(
+            scheme="Poisson, clients",
+            rate=rate,
+            amplification=rate < 1,
+            reason="the server, which is trusted, draws each client by itself and keeps the cohorts secret: "
+            "they are not in this report",
+        )
+    return Sampling(
+        scheme="none",
+        rate=1.0,
+        amplification=False,
+        reason="cohorts are known, so every participation counts in full, up to the cap",
+    )
+
+
+def _accountants(mine: tuple[Charge, ...], delta: float) -> tuple[Accountant, ...]:
+    events = [charge.event for charge in mine]
+    bounds = {
+        "claim": claim(events, delta),
+        "second opinion": second_opinion(events, delta),
+        "ceiling": ceiling(events, delta),
+    }
+    return tuple(
+        Accountant.model_validate(
+            {
+                "name": bound.accountant,
+                "version": bound.version,
+                "role": role,
+                "epsilon": bound.epsilon,
+                "note": bound.note,
+            }
+        )
+        for role, bound in bounds.items()
+    )
+
+
+def _adversaries(mode: str, noise: str) -> tuple[Adversary, ...]:
+    """Return who is bounded by what. Seeded noise bounds nobody: whoever knows the seed can take it away."""
+    return tuple(
+        adversary.model_copy(
+            update={"bounded": False, "by": f"nothing: the noise is seeded; with secure noise, {adversary.by}"}
+        )
+        if noise == "seeded" and adversary.bounded
+        else adversary
+        for adversary in _ADVERSARIES[mode]
+    )
+
+
+def _statement(plan: PrivacyPlan, epsilon: float, noise: str) -> str:
+    spec = plan.spec
+    odds = (
+        f"the odds of any conclusion change by a factor of at most exp({upper(epsilon)}), except with probability "
+        f"{spec.delta:g}"
+    )
+    if spec.unit == "record":
+        text = (
+            "Whoever sees every model and every update of this run, the server included, can hardly tell whether any "
+            f"one record was among a client's training records: {odds}."
+        )
+    else:
+        text = (
+            "Whoever sees the models of this run can hardly tell whether any one client's records were used at all: "
+            f"{odds}. The server sees each client's update and is trusted with it, and with the noise."
+        )
+    if noise == "seeded":
+        text += (
+            " This holds for noise that nobody can predict; this run is a simulation with seeded noise, and shows what "
+            "a deployment would promise."
+        )
+    return text
+
+
+_COMPOSITION = (
+    "for each client over all steps of all runs in the ledger of its data set, this run included; over clients, whose "
+    "records are disjoint, the largest epsilon. A round is charged before a record is trained on, and also where a "
+    "client was asked and nothing signed says that it did not train."
+)
+
+_ADVERSARIES = {
+    "record": (
+        Adversary(
+            who="whoever gets the model",
+            sees="the final and the best model",
+            bounded=True,
+            by="noise in every step at the client",
+        ),
+        Adversary(
+            who="another client",
+            sees="the global model of each round that it takes part in",
+            bounded=True,
+            by="noise in every step at the client",
+        ),
+        Adversary(
+            who="the server, also one that chooses the models it sends",
+            sees="every update of every client, and who took part",
+            bounded=True,
+            by="noise in every step at the client, whatever model is sent",
+        ),
+        Adversary(
+            who="whoever reads this report",
+            sees="configuration, measurements on test records, ledgers",
+            bounded=True,
+            by="all are public constants or computed from released models, except what is listed as not covered",
+        ),
+    ),
+    "client": (
+        Adversary(
+            who="whoever gets the model",
+            sees="the final and the best model",
+            bounded=True,
+            by="noise on the sum of the clipped updates",
+        ),
+        Adversary(
+            who="another client",
+            sees="the global model of each round that it takes part in",
+            bounded=True,
+            by="noise on the sum; with secret cohorts only as far as it does not learn who else took part",
+        ),
+        Adversary(
+            who="the server",
+            sees="every clipped update of every client",
+            bounded=False,
+            by="nothing: the server is trusted with the updates and the noise",
+        ),
+        Adversary(
+            who="whoever reads this report",
+            sees="configuration, measurements on test records, ledgers",
+            bounded=True,
+            by="all are public constants or computed from released models, except what is listed as not covered",
+        ),
+    ),
+}
+
+_TRUSTED = {
+    "record": (
+        "Each client's own program, to sample, clip and add noise: one that does not harms its own records alone.",
+    ),
+    "client": (
+        "The server, to clip, to add the noise, and to keep updates and cohorts to itself.",
+        "Each client's own program, to train on nothing but its own records.",
+    ),
+}
+
+_ACCESSES = {
+    "record": (
+        "The label histogram in this report, and the sizes of the data sets: read directly from the data.",
+        "The keyed digest of each data set, which tells only whether the same client used the same records before.",
+    ),
+    "client": (
+        "The label histogram in this report, and the sizes of the data sets: read directly from the data.",
+        "Which clients there are: their keys and ledgers are in this report.",
+    ),
+}
+
+_NOT_COVERED = (
+    "The test records: they are held by the server, and the best model is selected on them.",
+    "Records that are in several data sets of a client: each data set has its own ledger, and their epsilons add up.",
+    "Tuning: the choice of the configuration by earlier runs, beyond what is in the ledgers.",
+    "One person's records at several clients, and, where the unit is a record, several records of one person.",
+    "How long a client takes, and whether it answers.",
+)

@@ -1,0 +1,57 @@
+"""Ask the clients of a private run who they are, and what their ledgers hold."""
+
+from collections.abc import Mapping
+from typing import cast
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedtrain.errors import ForgeryError
+from fedtrain.flower import protocol
+from fedtrain.flower.ledgers import ShownLedger
+from fedtrain.flower.wrapper import collect
+
+# A client that has not answered by then is not waited for; what it may have reserved is charged all the same.
+_PATIENCE = 120.0
+
+
+def ask_ledgers(
+    grid: Grid,
+    clients: Mapping[int, int],
+    *,
+    run: str,
+    round_number: int,
+    noise_multiplier: float | None,
+    known: Mapping[int, int],
+    timeout: float,
+) -> tuple[dict[int, ShownLedger], dict[int, str]]:
+    """Return what each client shows of its ledger, and why the others show none. Nothing is verified here.
+
+    Args:
+        grid: where the clients are.
+        clients: the client of each node.
+        run: the id of the run.
+        round_number: rounds that were asked so far.
+        noise_multiplier: where it is given, clients that take part in secret cohorts reserve the whole run.
+        known: entries that are known already, by client.
+        timeout: seconds to wait.
+    """
+    questions = []
+    for node, client in clients.items():
+        question = ConfigRecord({protocol.RUN: run, protocol.ROUND: round_number, protocol.KNOWN: known.get(client, 0)})
+        if noise_multiplier is not None:
+            question[protocol.NOISE_MULTIPLIER] = noise_multiplier
+        questions.append(Message(RecordDict({protocol.LEDGER: question}), node, "query"))
+    shown: dict[int, ShownLedger] = {}
+    silent = dict.fromkeys(clients.values(), "no answer")
+    for reply in collect(grid, questions, timeout=min(timeout, _PATIENCE)):
+        client = clients[reply.metadata.src_node_id]
+        if reply.has_error():
+            silent[client] = (reply.error.reason or "no reason given").strip().splitlines()[-1]
+            continue
+        try:
+            shown[client] = ShownLedger.from_record(cast("ConfigRecord", reply.content[protocol.LEDGER]))
+            del silent[client]
+        except (ForgeryError, KeyError) as error:
+            silent[client] = f"its answer cannot be used: {error}"
+    return shown, silent

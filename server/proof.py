@@ -1,0 +1,231 @@
+"""What a private run can show afterwards: the server's signed record, the pinned keys, the clients' ledgers."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from secrets import token_hex
+from typing import Literal, cast
+
+import numpy as np
+from flwr.app import Array, ArrayRecord
+from flwr.serverapp import Grid
+from pydantic import JsonValue
+
+from fedtrain import __version__
+from fedtrain.config import to_flat
+from fedtrain.config.digest import config_digest
+from fedtrain.crypto import Identity, Roster, SignedEnvelope
+from fedtrain.errors import ClientError, ForgeryError, LedgerError
+from fedtrain.flower import protocol
+from fedtrain.flower.ledgers import ShownLedger
+from fedtrain.ledger import (
+    Asked,
+    Closed,
+    Completed,
+    Drop,
+    LedgerCopies,
+    Opened,
+    RunLog,
+    Statement,
+    Update,
+    read_statement,
+    unanswered,
+)
+from fedtrain.privacy import PrivacyPlan
+from fedtrain.report import LedgerProof, Report, RoundEntry
+from fedtrain.report import Proof as ReportProof
+from fedtrain.report.digest import body_digest
+from server.folder import RunFolder
+from server.joining import ask_ledgers
+from server.preparation import Preparation
+from server.state import Arrays
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """The record of a private run, as it grows.
+
+    Attributes:
+        plan: the privacy plan.
+        noise: where noise comes from.
+        log: the server's signed record, on the disk.
+        roster: the public keys of server and clients.
+        copies: the server's copies of the clients' ledgers.
+        withheld: whether cohorts are secret, and kept out of the record.
+        refused: why clients do not take part, by client.
+    """
+
+    plan: PrivacyPlan
+    noise: Literal["seeded", "secure"]
+    log: RunLog
+    roster: Roster
+    copies: LedgerCopies
+    withheld: bool
+    refused: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def run(self) -> str:
+        """The id of the run."""
+        return _opened(self.log).run
+
+    def asked(self, round_number: int, cohort: tuple[int, ...], model: str) -> None:
+        """Note durably what is about to be asked of whom. From here on it is charged, whatever becomes of it."""
+        self.log.append(Asked(round=round_number, cohort=() if self.withheld else cohort, model=model))
+
+    def completed(self, entry: RoundEntry, request: str, *, model: Arrays, clip_norm: float) -> None:
+        """Note what came of a round: whose updates were used, by digest and ledger head, and the model's digest."""
+        used, dropped = (entry.completed or (), entry.dropped or ()) if not self.withheld else ((), ())
+        arrays = ArrayRecord({name: Array(np.asarray(value)) for name, value in model.items()})
+        self.log.append(
+            Completed(
+                round=entry.round,
+                model=request,
+                updates=tuple(self._update(client, entry.round, request) for client in used),
+                dropped=tuple(Drop(client=drop.client, reason=drop.reason) for drop in dropped),
+                aggregate=protocol.arrays_digest(arrays),
+                clip_norm=clip_norm,
+            )
+        )
+
+    def closed(self, report: Report) -> ReportProof:
+        """Sign a report as the end of the run so far, and return what proves it."""
+        self.log.append(Closed(status=report.status, rounds=report.rounds, report=body_digest(report)))
+        return ReportProof(
+            roster=cast("dict[str, JsonValue]", self.roster.as_json()),
+            record=_as_json(self.log.envelopes),
+            ledgers=tuple(self._ledger(client) for client in sorted(self.roster.clients)),
+        )
+
+    def _ledger(self, client: int) -> LedgerProof:
+        statement = self.copies.statement(client)
+        return LedgerProof(
+            client=client,
+            entries=_as_json(self.copies.envelopes(client)),
+            statement=None if statement is None else _as_json([statement])[0],
+        )
+
+    def participations(self, *, done: int) -> Counter[int]:
+        """Return how often each client was asked, if so many rounds are complete.
+
+        With seeded noise a round that was asked and not completed is going to be repeated with the same clients, and
+        counts then. With secure noise each time counts.
+        """
+        asked = [record for record in self.log.records if isinstance(record, Asked)]
+        if self.noise == "secure":
+            return Counter(client for record in asked for client in record.cohort)
+        distinct = {(record.round, record.model): record.cohort for record in asked if record.round <= done}
+        return Counter(client for cohort in distinct.values() for client in cohort)
+
+    def unanswered(self, client: int) -> tuple[int, ...]:
+        """Return the rounds that are charged to a client although its ledger, as far as it is known, has no entry."""
+        statement = self.copies.statement(client)
+        stated = None if statement is None else self._read(client, statement)
+        return unanswered(client, self.log.records, self.copies.entries(client), stated, noise=self.noise)
+
+    def refresh(self, grid: Grid, clients: Mapping[int, int], *, round_number: int, timeout: float) -> None:
+        """Ask every client for the rest of its ledger, with a statement that this is all of it."""
+        known = {client: self.copies.length(client) for client in clients.values()}
+        shown, _ = ask_ledgers(
+            grid, clients, run=self.run, round_number=round_number, noise_multiplier=None, known=known, timeout=timeout
+        )
+        for client, ledger in shown.items():
+            self.take(client, ledger, first=known[client])
+
+    def take(self, client: int, shown: ShownLedger, *, first: int) -> None:
+        """Take over what a client shows; what does not hold is not taken over, and the client is asked no more."""
+        try:
+            self.copies.receive(client, shown.entries, shown.statement, first=first)
+        except ForgeryError as error:
+            self.refused[client] = str(error)
+            return
+        statement = self.copies.statement(client)
+        if statement is not None and (refusal := self._read(client, statement).refusal) is not None:
+            self.refused[client] = refusal
+
+    def _read(self, client: int, statement: SignedEnvelope) -> Statement:
+        return read_statement(statement, self.roster.clients[client])
+
+    def _update(self, client: int, round_number: int, model: str) -> Update:
+        head = self.copies.head(client)
+        key = (self.run, round_number, model, "settled")
+        update = next(
+            entry.update
+            for entry in reversed(self.copies.entries(client))
+            if (entry.run, entry.round, entry.model, entry.status) == key
+        )
+        return Update(client=client, update=update or "", sequence=head.sequence, head=head.digest)
+
+
+def open_proof(
+    grid: Grid, clients: Mapping[int, int], preparation: Preparation, plan: PrivacyPlan, folder: RunFolder
+) -> tuple[Proof, dict[int, int]]:
+    """Begin the record of a run, or go on with that of a run that is resumed; return it with the clients that joined.
+
+    In a simulation the clients' keys are those that they show at the first start; the roster then pins them.
+
+    Raises:
+        ClientError: fewer clients joined than a cohort needs.
+        LedgerError: the record or a copy of a ledger is damaged.
+        BudgetError: no client's budget allows the run.
+        StorageError: the run folder cannot be written.
+    """
+    experiment = preparation.experiment
+    federation, privacy = experiment.federation, experiment.privacy
+    assert privacy.mode != "none"
+    identity = Identity.load_or_create(folder.path / "keys" / "server.pem")
+    log = RunLog.open(folder.record, identity)
+    run = _opened(log).run if log.records else token_hex(16)
+    asked_rounds = max((record.round for record in log.records if isinstance(record, Asked)), default=0)
+    ask = partial(ask_ledgers, grid, clients, run=run, round_number=asked_rounds, known={}, timeout=federation.deadline)
+    shown, silent = ask(noise_multiplier=None)
+    if folder.roster.exists():
+        roster = Roster.read(folder.roster)
+    else:
+        roster = Roster(server=identity.public, clients={client: ledger.key for client, ledger in shown.items()})
+    joined = {node: client for node, client in clients.items() if client in roster.clients}
+    if len(joined) < federation.cohort:
+        reasons = "\n".join(f"client {client}: {reason}" for client, reason in sorted(silent.items()))
+        raise ClientError(f"{len(joined)} clients joined, and federation.cohort = {federation.cohort}:\n{reasons}")
+    if not folder.roster.exists():
+        roster.write(folder.roster)
+    withheld = privacy.mode == "client" and privacy.cohorts == "poisson"
+    proof = Proof(
+        plan=plan,
+        noise=privacy.noise,
+        log=log,
+        roster=roster,
+        copies=LedgerCopies(folder.path / "ledgers", roster.clients),
+        withheld=withheld,
+    )
+    if not log.records:
+        log.append(
+            Opened(
+                run=run,
+                mode=privacy.mode,
+                config=config_digest(to_flat(experiment)),
+                plan=plan.as_data(),
+                noise=privacy.noise,
+                roster=roster.digest,
+                clients=federation.clients,
+                rounds=federation.rounds,
+                fedtrain=__version__,
+            )
+        )
+    if withheld:
+        shown, _ = ask(noise_multiplier=plan.noise_multiplier)
+    for client, ledger in shown.items():
+        if client in roster.clients:
+            proof.take(client, ledger, first=0)
+    return proof, joined
+
+
+def _as_json(envelopes: Sequence[SignedEnvelope]) -> tuple[dict[str, JsonValue], ...]:
+    return tuple(cast("dict[str, JsonValue]", envelope.as_json()) for envelope in envelopes)
+
+
+def _opened(log: RunLog) -> Opened:
+    first = log.records[0]
+    if not isinstance(first, Opened):
+        raise LedgerError(f"the record of the run does not begin with its opening, but with {first.kind!r}")
+    return first
