@@ -4,6 +4,7 @@ The page and the pictures are in ``fedtrain.report.html`` and ``fedtrain.report.
 matplotlib, which the processes that only write records do without.
 """
 
+from fedtrain.report.digest import body_digest
 from fedtrain.report.evaluation import Best, Evaluation, Evaluations, PerClass
 from fedtrain.report.mechanism import Accountant, AdaptiveClipping, Adversary, Mechanism, PrivacyEvent, Sampling
 from fedtrain.report.privacy import ClientPrivacy, Privacy, PrivacyPoint
@@ -41,4 +42,5 @@ __all__ = [
     "Report",
     "RoundEntry",
     "Sampling",
+    "body_digest",
 ]

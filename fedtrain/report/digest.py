@@ -2,8 +2,7 @@
 
 from hashlib import sha256
 
-from rfc8785 import dumps as canonical
-
+from fedtrain.crypto import canonical
 from fedtrain.report.schema import Report
 
 

@@ -1,0 +1,161 @@
+"""Whether the epsilons of the report follow from the signed entries, by three accountants."""
+
+from collections.abc import Callable, Iterable
+
+from fedtrain.privacy import SampledGaussian
+from fedtrain.privacy.accounting import Bound, ceiling, claim, second_opinion
+from fedtrain.report.audit.evidence import Evidence
+from fedtrain.report.audit.verdict import Finding, UnprovenError, decide, not_proven
+
+TOLERANCE = 1e-3
+"""By how much two computations of one epsilon may differ, absolutely or relatively, by versions of a library."""
+
+_OPINION = 0.12  # the second opinion is the upper end of an interval of 0.1 at most, and rounding
+_OPINION_RELATIVE = 0.01
+
+Accounting = Callable[[Iterable[SampledGaussian], float], Bound]
+
+
+def near(told: float, found: float) -> bool:
+    """Say whether two values of one epsilon agree."""
+    return abs(told - found) <= TOLERANCE * max(1.0, found)
+
+
+def events(evidence: Evidence) -> Finding:
+    """Every entry of this run has the run's plan, and the sampling rate, noise and steps that it prescribes."""
+    plan, run = evidence.plan, evidence.opened.run
+    expected = plan.event(plan.spec.steps) if evidence.secret else plan.round_event
+    problems, count = [], 0
+    for client, ledger in evidence.ledgers.items():
+        for entry in ledger.entries:
+            if entry.run != run:
+                continue
+            count += 1
+            where = f"round {entry.round}, client {client}: entry {entry.sequence}"
+            if entry.plan != plan.digest:
+                problems.append(
+                    f"{where} was signed for the plan {entry.plan[:16]}, and the run's is {plan.digest[:16]}"
+                )
+            for name in ("sampling_rate", "noise_multiplier", "steps"):
+                signed, planned = getattr(entry.event, name), getattr(expected, name)
+                if signed != planned:
+                    problems.append(f"{where} has {name} {signed}, and the plan {planned}")
+    return decide(problems, f"{count} entries of this run have the plan's sampling rate, noise and steps")
+
+
+def largest(evidence: Evidence) -> Finding:
+    """The epsilon of each client, composed again with the accountant of the claim, is the one in the report."""
+    delta, problems = _delta(evidence), []
+    spent, run = evidence.spent, evidence.opened.run
+    for client in evidence.report.privacy.clients:
+        if client.client not in spent:
+            continue
+        mine = spent[client.client]
+        for name, told, charged in (
+            ("epsilon", client.epsilon, mine.events()),
+            ("epsilon of this run", client.run_epsilon, mine.events(run)),
+        ):
+            found = claim(charged, delta).epsilon
+            if not near(told, found):
+                word = "understated" if told < found else "overstated"
+                problems.append(
+                    f"client {client.client}: {name} is {word}: {told:.6g}, and its entries give {found:.6g}"
+                )
+    return decide(problems, f"{claim((), delta).accountant} gives the epsilon of each of {len(spent)} clients again")
+
+
+def opinion(evidence: Evidence) -> Finding:
+    """An independent implementation of another accountant agrees, within the width of its interval."""
+    delta, problems, gave_up = _delta(evidence), [], []
+    for client in evidence.report.privacy.clients:
+        if client.client not in evidence.spent:
+            continue
+        bound = second_opinion(evidence.spent[client.client].events(), delta)
+        if bound.note is not None:
+            gave_up.append(f"client {client.client}: {bound.note}")
+        elif abs(client.epsilon - bound.epsilon) > _OPINION + _OPINION_RELATIVE * bound.epsilon:
+            where = f"client {client.client}"
+            problems.append(f"{where}: epsilon is {client.epsilon:.6g}, {bound.accountant} gives {bound.epsilon:.6g}")
+    if gave_up and not problems:
+        return not_proven(gave_up[0])
+    return decide(problems, f"{second_opinion((), delta).accountant} agrees")
+
+
+def bound(evidence: Evidence) -> Finding:
+    """No epsilon is above what the loosest accountant gives."""
+    delta, problems = _delta(evidence), []
+    for client in evidence.report.privacy.clients:
+        if client.client not in evidence.spent:
+            continue
+        found = ceiling(evidence.spent[client.client].events(), delta)
+        if client.epsilon > found.epsilon and not near(client.epsilon, found.epsilon):
+            where = f"client {client.client}"
+            problems.append(f"{where}: epsilon is {client.epsilon:.6g}, {found.accountant} gives {found.epsilon:.6g}")
+    return decide(problems, f"no epsilon is above that of {ceiling((), delta).accountant}")
+
+
+def accountants(evidence: Evidence) -> Finding:
+    """The accountants that the report names are those that it may claim with, and gave what it says.
+
+    The central limit (GDP) approximation, for example, can be below the true epsilon: no claim may rest on it.
+    """
+    privacy, delta = evidence.report.privacy, _delta(evidence)
+    most = max(privacy.clients, key=lambda client: client.epsilon, default=None)
+    if most is None or most.client not in evidence.spent:
+        raise UnprovenError("there is no ledger of the client that spent most")
+    charged = evidence.spent[most.client].events()
+    expected: dict[str, Accounting] = {"claim": claim, "second opinion": second_opinion, "ceiling": ceiling}
+    told = {accountant.role: accountant for accountant in privacy.accountants}
+    problems = [f"no {role} is named" for role in expected if role not in told]
+    for role, accountant in told.items():
+        found = expected[role](charged, delta)
+        if accountant.name != found.accountant:
+            problems.append(
+                f'the {role} is of "{accountant.name}", which is not the accountant of that role, "{found.accountant}"'
+            )
+        elif not near(accountant.epsilon, found.epsilon):
+            problems.append(f"the {role} is {accountant.epsilon:.6g}, and {accountant.name} gives {found.epsilon:.6g}")
+    return decide(
+        problems, "; ".join(f"{role}: {accountant.name}, {accountant.version}" for role, accountant in told.items())
+    )
+
+
+def delta(evidence: Evidence) -> Finding:
+    """Delta is the plan's, and below one in the number of protected units."""
+    told, spec = _delta(evidence), evidence.plan.spec
+    problems = []
+    if told != spec.delta:
+        problems.append(f"delta is {told:g} in the report, and {spec.delta:g} in the plan that the clients agreed to")
+    if told >= 1 / spec.population:
+        problems.append(f"delta is {told:g}, not below 1 / {spec.population:g}")
+    clients = len(evidence.roster.clients)
+    if spec.unit == "client" and spec.population > evidence.report.data.clients:
+        problems.append(f"the plan protects {spec.population:g} clients, and there are {clients}")
+    return decide(problems, f"delta {told:g} is the plan's, and below 1 / {spec.population:g} {spec.unit}s")
+
+
+def budget(evidence: Evidence) -> Finding:
+    """This run charged no client more than its budget, and no client spent more than its own, where it is known."""
+    privacy, spec, told = evidence.report.privacy, evidence.plan.spec, _delta(evidence)
+    problems = []
+    if privacy.budget != spec.epsilon:
+        problems.append(f"the budget is {privacy.budget} in the report, and {spec.epsilon} in the plan")
+    for client, mine in evidence.spent.items():
+        found = claim(mine.events(evidence.opened.run), told).epsilon
+        if found > spec.epsilon and not near(spec.epsilon, found):
+            problems.append(
+                f"client {client}: this run charged epsilon {found:.6g}, beyond the budget of {spec.epsilon:g}"
+            )
+    problems += [
+        f"client {entry.client}: epsilon {entry.epsilon:.6g} is beyond its own budget of {entry.budget:g}"
+        for entry in privacy.clients
+        if entry.budget is not None and entry.epsilon > entry.budget
+    ]
+    return decide(problems, f"this run charged no client more than epsilon {spec.epsilon:g}")
+
+
+def _delta(evidence: Evidence) -> float:
+    told = evidence.report.privacy.delta
+    if told is None:
+        raise UnprovenError("the report claims no delta")
+    return told

@@ -1,0 +1,40 @@
+"""What no audit of a report can prove. It is listed every time, so that nobody takes it for proven."""
+
+from fedtrain.report.audit.evidence import Evidence
+from fedtrain.report.audit.verdict import Check, Finding, not_proven
+
+LIMITS = (
+    (
+        "data sets",
+        "that a data set is what it is said to be, and that its records are in no other: a ledger knows a keyed digest",
+    ),
+    ("one ledger each", "that a client has no second ledger under another key, or uses the records without any"),
+    (
+        "collusion",
+        "that server and clients did not agree on a false story: what all holders of keys sign together, verifies",
+    ),
+    (
+        "measurements",
+        "every measurement, and that the model files are those that the rounds gave: the server alone signs them",
+    ),
+    ("software", "that the programs which ran were those of the digests in the report"),
+)
+"""What is not proven, by name."""
+
+
+def noise(evidence: Evidence) -> Finding:
+    """Whether noise was drawn at all, and from where, only those who drew it know."""
+    if evidence.report.privacy.noise == "seeded":
+        return not_proven(
+            "seeded noise protects nobody: this is a simulation, and its numbers are those that a deployment with "
+            "secure noise would have"
+        )
+    who = "the server" if evidence.report.privacy.mode == "client" else "each client"
+    return not_proven(
+        f"that {who} really drew the noise of the plan, from a generator that nobody can predict, and clipped"
+    )
+
+
+def limits() -> tuple[Check, ...]:
+    """Return the fixed list."""
+    return tuple(Check(name=name, status="not proven", detail=detail) for name, detail in LIMITS)

@@ -1,0 +1,46 @@
+"""What is charged to each client, from its ledger and the server's record alone."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fedtrain.privacy import SampledGaussian, merge
+
+
+@dataclass(frozen=True, kw_only=True)
+class Charge:
+    """Steps that count for one client.
+
+    Attributes:
+        run: the run.
+        round: the round; 0 for a whole run.
+        event: the steps.
+    """
+
+    run: str
+    round: int
+    event: SampledGaussian
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """Everything that is charged to one client.
+
+    Attributes:
+        charges: each reservation of its ledger, and each question that it left unanswered.
+        unanswered: the rounds of the latter.
+    """
+
+    charges: tuple[Charge, ...]
+    unanswered: tuple[int, ...]
+
+    def events(self, run: str | None = None) -> tuple[SampledGaussian, ...]:
+        """Return the steps of one run, or of all, merged: equal charges give equal tuples, in whatever order."""
+        return _merged(charge for charge in self.charges if run is None or charge.run == run)
+
+    def until(self, run: str, number: int) -> tuple[SampledGaussian, ...]:
+        """Return all steps but those of later rounds of a run, merged."""
+        return _merged(charge for charge in self.charges if charge.run != run or charge.round <= number)
+
+
+def _merged(charges: Iterable[Charge]) -> tuple[SampledGaussian, ...]:
+    return merge(charge.event for charge in charges)

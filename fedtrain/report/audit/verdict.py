@@ -1,0 +1,77 @@
+"""What an audit found."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Status = Literal["holds", "fails", "not proven"]
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        status: holds, fails, or not proven: neither can be said from what there is.
+        detail: what was checked, or what is wrong and where, in words.
+    """
+
+    status: Status
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One check by its name, and what it found."""
+
+    name: str
+    status: Status
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """All checks of an audit, in the order in which they were made."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether no check fails. What is not proven is for the reader to judge."""
+        return not self.of("fails")
+
+    def of(self, status: Status) -> tuple[Check, ...]:
+        """Return the checks with one status."""
+        return tuple(check for check in self.checks if check.status == status)
+
+    @property
+    def summary(self) -> str:
+        """The verdict in one sentence."""
+        held, failed, open_ = (len(self.of(status)) for status in ("holds", "fails", "not proven"))
+        if failed:
+            return f"The report is refuted: {failed} of {len(self.checks)} checks fail."
+        return f"The report holds as far as it can be proven: {held} checks hold, {open_} cannot be proven."
+
+
+class UnprovenError(Exception):
+    """What a check needs is not there: the message says why. No error of the caller, so it is none of ours."""
+
+
+def fails(detail: str) -> Finding:
+    """Return that something is wrong."""
+    return Finding(status="fails", detail=detail)
+
+
+def not_proven(detail: str) -> Finding:
+    """Return that neither can be said."""
+    return Finding(status="not proven", detail=detail)
+
+
+def decide(problems: Sequence[str], detail: str) -> Finding:
+    """Return that a check fails, with the first problems and the number of the others, or else that it holds."""
+    if not problems:
+        return Finding(status="holds", detail=detail)
+    more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    return fails("; ".join(problems[:_SHOWN]) + more)
