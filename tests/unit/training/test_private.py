@@ -232,6 +232,21 @@ def test_a_model_without_one_gradient_for_each_record_is_refused(net, named):
     assert torch.equal(flat(net), before)
 
 
+class Shifted(nn.Module):
+    """Has a buffer that stays as it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("shift", torch.ones(4))
+
+    def forward(self, features):
+        return features - self.shift
+
+
+def test_buffers_that_do_not_change_are_allowed():
+    assert change(records(), plan(steps=2), net=nn.Sequential(Shifted(), nn.Linear(4, 3))).abs().max() > 0
+
+
 def test_a_record_is_clipped_once_where_weights_are_used_several_times():
     torch.manual_seed(0)
     net, data = Shared(), Records(features=100 * torch.randn(1, 4), labels=torch.zeros(1, dtype=torch.long))

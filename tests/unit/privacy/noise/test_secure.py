@@ -10,7 +10,7 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from fedtrain.privacy.noise import SecureSource
-from fedtrain.privacy.noise.keystream import _STREAMS, Keystream
+from fedtrain.privacy.noise.keystream import _STREAMS, Keystream, _forget_all
 
 CPU = torch.device("cpu")
 KEY = bytes(range(32))
@@ -51,6 +51,16 @@ def test_words_are_the_keystream_of_aes_256_without_gaps(known_key):
     stream = Keystream()
     drawn = torch.cat([stream.words(count) for count in (1, 0, 2, 5)])
     assert drawn.tolist() == numbers(8).tolist()
+
+
+def test_a_forgotten_key_is_replaced_by_one_of_the_system(known_key, monkeypatch):
+    stream, other = Keystream(), Keystream()
+    first = words(stream)
+    assert first == words(other)
+    monkeypatch.setattr(os, "urandom", bytes)
+    _forget_all()
+    second = words(stream)
+    assert second == words(other) == words(Keystream()) != first
 
 
 def test_every_stream_has_a_key_of_its_own():
