@@ -1,12 +1,18 @@
+import ast
 import dataclasses
+import json
+import math
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fedtrain.config import from_flat
+from fedtrain.crypto.canonical import canonical
 from fedtrain.errors import PrivacySpecError
-from fedtrain.privacy import PrivacySpec, calibrate, epsilon_of
-from fedtrain.privacy.spec import privacy_spec
+from fedtrain.privacy import AdaptiveClipping, PrivacyPlan, PrivacySpec, calibrate, epsilon_of
 
+ROOT = Path(__file__).parents[3]
 SPEC = PrivacySpec(
     unit="record",
     neighbouring="add or remove one record",
@@ -19,13 +25,39 @@ SPEC = PrivacySpec(
     steps_per_round=4,
     rounds=10,
 )
+CLIENT = dataclasses.replace(
+    SPEC, unit="client", neighbouring="add or remove one client", divisor=20, population=40.0, steps_per_round=1
+)
+CAPPED = dataclasses.replace(CLIENT, neighbouring="zero out one client", sampling_rate=1.0)
+ADAPTIVE = AdaptiveClipping(quantile=0.5, learning_rate=0.2, count_noise=10.0)
 
 
-def test_the_noise_keeps_the_budget_and_hardly_less_would():
-    plan = calibrate(SPEC)
-    assert epsilon_of([plan.event(SPEC.steps)], SPEC.delta) <= SPEC.epsilon
+def replaced(data, path, value):
+    """Return the data with one field changed; a value of ... removes it."""
+    data = json.loads(json.dumps(data))
+    *parents, name = path.split(".")
+    part = data
+    for parent in parents:
+        part = part[parent]
+    if value is ...:
+        del part[name]
+    else:
+        part[name] = value
+    return data
+
+
+@pytest.mark.parametrize("spec", [SPEC, CLIENT, CAPPED, dataclasses.replace(CLIENT, adaptive=ADAPTIVE)])
+def test_the_noise_keeps_the_budget_and_hardly_less_would(spec):
+    plan = calibrate(spec)
+    assert epsilon_of([plan.event(spec.steps)], spec.delta) <= spec.epsilon
     less = dataclasses.replace(plan, noise_multiplier=plan.noise_multiplier * 0.99)
-    assert epsilon_of([less.event(SPEC.steps)], SPEC.delta) > SPEC.epsilon
+    assert epsilon_of([less.event(spec.steps)], spec.delta) > spec.epsilon
+
+
+def test_a_round_is_so_many_steps_of_the_plan():
+    plan = calibrate(SPEC)
+    assert plan.round_event == plan.event(4)
+    assert (plan.event(7).steps, plan.event(7).sampling_rate) == (7, 0.5)
 
 
 def test_a_given_noise_is_kept_if_it_keeps_the_budget():
@@ -38,29 +70,130 @@ def test_a_given_noise_is_kept_if_it_keeps_the_budget():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("spec", "change", "message"),
     [
-        ({"epsilon": 0.0}, "epsilon = 0"),
-        ({"epsilon": float("inf")}, "epsilon = inf"),
-        ({"delta": 0.0}, "delta = 0"),
-        ({"delta": 1 / 144}, r"below 1 / records of a client, and batch size 72 / sampling rate 0.5 means 144 records"),
-        ({"sampling_rate": 0.0}, "sampling rate = 0"),
-        ({"sampling_rate": 1.5}, "sampling rate = 1.5"),
-        ({"clip_norm": 0.0}, "clip norm = 0"),
-        ({"rounds": 0}, "at least 1"),
-        ({"epsilon": 1e-6}, "cannot be kept: even noise multiplier 1000 spends"),
+        (SPEC, {"epsilon": 0.0}, "epsilon = 0"),
+        (SPEC, {"epsilon": float("inf")}, "epsilon = inf"),
+        (SPEC, {"epsilon": float("nan")}, "epsilon = nan"),
+        (SPEC, {"delta": 0.0}, "delta = 0"),
+        (
+            SPEC,
+            {"delta": 1 / 144},
+            r"below 1 / records of a client, and batch size 72 / sampling rate 0.5 means 144 records, so below 0.00694",
+        ),
+        (
+            CLIENT,
+            {"delta": 1 / 40},
+            r"below 1 / clients, and there are 40 clients, so below 0.025; .* a client outright",
+        ),
+        (CAPPED, {"delta": 0.3}, r"below 1 / clients, and there are 40 clients"),
+        (SPEC, {"sampling_rate": 0.0}, "sampling rate = 0"),
+        (SPEC, {"sampling_rate": 1.5}, "sampling rate = 1.5"),
+        (SPEC, {"sampling_rate": float("nan")}, "sampling rate = nan"),
+        (SPEC, {"sampling_rate": 0.25}, "with divisor 72 and population 144, it is 0.5"),
+        (CLIENT, {"sampling_rate": 0.1}, "with divisor 20 and population 40, it is 0.5"),
+        (CAPPED, {"sampling_rate": 0.5}, "to zero out one client, .*, it is 1"),
+        (SPEC, {"population": 0.5, "delta": 0.5}, "population = 0.5"),
+        (SPEC, {"population": float("inf")}, "population = inf"),
+        (SPEC, {"neighbouring": "zero out one client"}, "does not say what protects one record"),
+        (CLIENT, {"neighbouring": "add or remove one record"}, "does not say what protects one client"),
+        (SPEC, {"clip_norm": 0.0}, "clip norm = 0"),
+        (SPEC, {"rounds": 0}, "at least 1"),
+        (SPEC, {"divisor": 0}, "at least 1"),
+        (SPEC, {"epsilon": 1e-6}, "cannot be kept: even noise multiplier 1000 spends"),
+        (SPEC, {"adaptive": ADAPTIVE}, "adaptive clipping is for client privacy"),
+        (CLIENT, {"adaptive": dataclasses.replace(ADAPTIVE, quantile=1.0)}, "clipping quantile = 1"),
+        (CLIENT, {"adaptive": dataclasses.replace(ADAPTIVE, learning_rate=0.0)}, "clipping rate = 0"),
+        (CLIENT, {"adaptive": dataclasses.replace(ADAPTIVE, count_noise=float("inf"))}, "clipping noise = inf"),
+        (
+            CLIENT,
+            {"adaptive": dataclasses.replace(ADAPTIVE, count_noise=0.5)},
+            r"clipping noise 0.5 is too little: .* 2 \* 0.5 = 1, and .* together must have 1\.\d+; .* above 0\.\d+",
+        ),
     ],
 )
-def test_what_cannot_be_promised_is_refused_with_the_arithmetic(change, message):
+def test_what_cannot_be_promised_is_refused_with_the_arithmetic(spec, change, message):
     with pytest.raises(PrivacySpecError, match=message):
-        calibrate(dataclasses.replace(SPEC, **change))
+        calibrate(dataclasses.replace(spec, **change))
 
 
-def test_the_spec_of_an_experiment_is_made_of_public_constants():
-    flat = {"privacy.mode": "record", "privacy.sampling_rate": 0.3, "training.local_epochs": 2.0}
-    spec = privacy_spec(from_flat(flat))
-    assert (spec.steps_per_round, spec.rounds, spec.divisor) == (7, 10, 32)
-    assert privacy_spec(from_flat({**flat, "federation.cohort": 3, "privacy.max_participations": 3})).rounds == 3
-    assert privacy_spec(from_flat({**flat, "privacy.max_participations": 99})).rounds == 10
-    with pytest.raises(ValueError, match="promises nothing"):
-        privacy_spec(from_flat({}))
+def test_adaptive_clipping_gives_the_sum_the_noise_that_the_count_leaves():
+    spec = dataclasses.replace(CLIENT, adaptive=ADAPTIVE)
+    plan = calibrate(spec)
+    assert calibrate(CLIENT).value_noise_multiplier == calibrate(CLIENT).noise_multiplier == plan.noise_multiplier
+    # Two Gaussians on orthogonal queries: 1/z^2 of both together is the sum of theirs, the count moving by 1/2.
+    together = plan.value_noise_multiplier**-2 + (ADAPTIVE.count_noise / 0.5) ** -2
+    assert together == pytest.approx(plan.noise_multiplier**-2)
+    with pytest.raises(PrivacySpecError, match="too little"):
+        calibrate(spec, noise_multiplier=20.0)
+
+
+@pytest.mark.parametrize("spec", [SPEC, CLIENT, CAPPED, dataclasses.replace(CLIENT, adaptive=ADAPTIVE)])
+def test_a_plan_is_data_that_an_auditor_reads(spec):
+    plan = calibrate(spec)
+    read = PrivacyPlan.from_data(json.loads(canonical(plan.as_data())))
+    assert read == plan
+    assert read.digest == plan.digest
+    assert len(bytes.fromhex(plan.digest)) == 32
+
+
+def test_the_digest_is_that_of_every_constant():
+    plan = calibrate(dataclasses.replace(CLIENT, adaptive=ADAPTIVE))
+    changes = [{"noise_multiplier": plan.noise_multiplier + 1e-9}]
+    changes += [
+        {"spec": dataclasses.replace(plan.spec, **{field.name: 7 if field.name != "adaptive" else None})}
+        for field in dataclasses.fields(plan.spec)
+    ]
+    digests = {dataclasses.replace(plan, **change).digest for change in changes}
+    assert len(digests | {plan.digest}) == len(changes) + 1
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("kind", "shuffled-gaussian", "not a privacy plan"),
+        ("kind", ..., "not a privacy plan"),
+        ("extra", 1, "fields or types that a plan does not have"),
+        ("spec.extra", 1, "fields or types that a plan does not have"),
+        ("spec.adaptive", ..., "fields or types that a plan does not have"),
+        ("spec.rounds", "10", "fields or types that a plan does not have"),
+        ("spec.rounds", 2**60, "not a privacy plan"),
+        ("spec.rounds", 1.5, "not a privacy plan"),
+        ("spec.epsilon", math.nan, "not a privacy plan"),
+        ("spec.unit", "photo", "not a privacy plan"),
+        ("spec.population", ..., "not a privacy plan"),
+        ("spec.population", 288.0, "it is 0.25"),
+        ("spec.delta", 0.1, "must be below"),
+        ("noise_multiplier", 0.0, "outside of"),
+        ("noise_multiplier", 1e9, "outside of"),
+    ],
+)
+def test_data_that_is_no_plan_is_refused(path, value, message):
+    data = calibrate(SPEC).as_data()
+    with pytest.raises(PrivacySpecError, match=message):
+        PrivacyPlan.from_data(replaced(data, path, value))
+
+
+@settings(max_examples=50)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(),
+        lambda inner: (
+            st.lists(inner) | st.dictionaries(st.sampled_from(["kind", "spec", "noise_multiplier"]) | st.text(), inner)
+        ),
+    )
+)
+def test_any_other_json_is_refused(data):
+    with pytest.raises(PrivacySpecError, match="not a privacy plan"):
+        PrivacyPlan.from_data(data)
+
+
+def test_only_calibrate_and_the_reader_make_plans():
+    makers = {
+        file.relative_to(ROOT).as_posix()
+        for package in ("fedtrain", "server", "clients")
+        for file in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "PrivacyPlan"
+    }
+    assert makers == {"fedtrain/privacy/plan.py"}
