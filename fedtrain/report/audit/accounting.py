@@ -23,7 +23,7 @@ def near(told: float, found: float) -> bool:
 
 def events(evidence: Evidence) -> Finding:
     """Every entry of this run has the run's plan, and the sampling rate, noise and steps that it prescribes."""
-    plan, run = evidence.plan, evidence.opened.run
+    plan, run, digest = evidence.plan, evidence.opened.run, evidence.plan.digest
     expected = plan.event(plan.spec.steps) if evidence.secret else plan.round_event
     problems, count = [], 0
     for client, ledger in evidence.ledgers.items():
@@ -32,10 +32,8 @@ def events(evidence: Evidence) -> Finding:
                 continue
             count += 1
             where = f"round {entry.round}, client {client}: entry {entry.sequence}"
-            if entry.plan != plan.digest:
-                problems.append(
-                    f"{where} was signed for the plan {entry.plan[:16]}, and the run's is {plan.digest[:16]}"
-                )
+            if entry.plan != digest:
+                problems.append(f"{where} was signed for the plan {entry.plan[:16]}, and the run's is {digest[:16]}")
             for name in ("sampling_rate", "noise_multiplier", "steps"):
                 signed, planned = getattr(entry.event, name), getattr(expected, name)
                 if signed != planned:

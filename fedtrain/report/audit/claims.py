@@ -109,8 +109,10 @@ def curve(evidence: Evidence) -> Finding:
     spent = [evidence.spent[client.client] for client in privacy.clients if client.client in evidence.spent]
     cells: list[tuple[int, Events, float]] = []
     problems: list[str] = []
-    for point in privacy.curve:
-        until = [mine.until(run, point.round) for mine in spent]
+    numbers = [point.round for point in privacy.curve]
+    courses = [mine.course(run, numbers) for mine in spent]
+    for place, point in enumerate(privacy.curve):
+        until = [course[place] for course in courses]
         if point.clients and len(point.clients) == len(until):
             cells += [(point.round, *cell) for cell in zip(until, point.clients, strict=True)]
             if median_high(point.clients) != point.median:

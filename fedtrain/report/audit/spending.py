@@ -1,6 +1,7 @@
 """What is charged to each client, from its ledger and the server's record alone."""
 
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fedtrain.privacy import SampledGaussian, merge
@@ -37,9 +38,17 @@ class Spent:
         """Return the steps of one run, or of all, merged: equal charges give equal tuples, in whatever order."""
         return _merged(charge for charge in self.charges if run is None or charge.run == run)
 
-    def until(self, run: str, number: int) -> tuple[SampledGaussian, ...]:
-        """Return all steps but those of later rounds of a run, merged."""
-        return _merged(charge for charge in self.charges if charge.run != run or charge.round <= number)
+    def course(self, run: str, rounds: Sequence[int]) -> tuple[tuple[SampledGaussian, ...], ...]:
+        """Return all steps but those of later rounds of a run, merged, for each of some rounds in ascending order."""
+        later = sorted((charge for charge in self.charges if charge.run == run), key=lambda charge: charge.round)
+        merged = _merged(charge for charge in self.charges if charge.run != run)
+        points, place = [], 0
+        for number in rounds:
+            end = bisect_right(later, number, key=lambda charge: charge.round)
+            merged = merge((*merged, *(charge.event for charge in later[place:end])))
+            points.append(merged)
+            place = end
+        return tuple(points)
 
 
 def _merged(charges: Iterable[Charge]) -> tuple[SampledGaussian, ...]:

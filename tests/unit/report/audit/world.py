@@ -14,8 +14,8 @@ from fedtrain.ledger.entry import PAYLOAD_TYPE as ENTRY
 from fedtrain.ledger.record import PAYLOAD_TYPE as RECORD
 from fedtrain.ledger.statement import PAYLOAD_TYPE as STATEMENT
 from fedtrain.ledger.statement import Statement
-from fedtrain.privacy import AdaptiveClipping, PrivacyPlan, PrivacySpec, SampledGaussian, epsilon_of
-from fedtrain.privacy.accounting import ceiling, claim, second_opinion
+from fedtrain.privacy import COARSE, AdaptiveClipping, PrivacyPlan, PrivacySpec, SampledGaussian, epsilon_of, merge
+from fedtrain.privacy.accounting import FINE, ceiling, claim, second_opinion
 from fedtrain.report import SCHEMA, Report, body_digest
 
 NOTHING = "0" * 64
@@ -32,6 +32,12 @@ def payload(envelope):
 
 def line(envelope):
     return SignedEnvelope.from_json(envelope).line()
+
+
+def places(ledger):
+    """Give the place and the digest of the line of each entry, by the update that it settles."""
+    lines = enumerate(ledger)
+    return {payload(entry)["update"]: (place, sha256(line(entry)).hexdigest()) for place, entry in lines}
 
 
 def chain(payload_type, payloads, identity):
@@ -135,6 +141,7 @@ class World:
             "fedtrain": "0.1.0",
         }
         missing = {*self.lost, *self.refused, *self.silent}
+        settled = {client: places(ledger) for client, ledger in ledgers.items()}
         for number in range(1, self.rounds + 1):
             model = digest(self.run, "model", number)
             cohort = [] if self.secret else list(range(self.clients))
@@ -142,8 +149,7 @@ class World:
             updates = []
             for client in used:
                 update = digest(self.run, "update", number, client)
-                (place,) = [place for place, entry in enumerate(ledgers[client]) if payload(entry)["update"] == update]
-                head = sha256(line(ledgers[client][place])).hexdigest()
+                place, head = settled[client][update]
                 updates.append({"client": client, "update": update, "sequence": place + 1, "head": head})
             yield {"kind": "asked", "time": TIME, "round": number, "cohort": cohort, "model": model}
             yield {
@@ -265,9 +271,15 @@ class World:
 
     def curve(self, spent):
         delta, points = self.plan.spec.delta, []
-        for number in [0] if self.secret else range(self.rounds + 1):
+        last = 0 if self.secret else self.rounds
+        for number in range(last + 1):
+            grid = FINE if number == last else COARSE
             values = [
-                epsilon_of((event for run, when, event in mine if run != self.run or when <= number), delta)
+                epsilon_of(
+                    merge(event for run, when, event in mine if run != self.run or when <= number),
+                    delta,
+                    discretization=grid,
+                )
                 for mine in spent.values()
             ]
             shown = values if len(values) <= 40 else []
