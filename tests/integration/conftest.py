@@ -44,7 +44,10 @@ class Cli:
         )
 
     def run(self, *arguments, out, cwd=ROOT):
-        process = self.start("simulate", *arguments, "--out", out, cwd=cwd)
+        return self.call("simulate", *arguments, "--out", out, cwd=cwd, out=out)
+
+    def call(self, *arguments, cwd=ROOT, out="."):
+        process = self.start(*arguments, cwd=cwd)
         stdout, stderr = process.communicate(timeout=240)
         return Outcome(status=process.returncode, stdout=stdout, stderr=stderr, out=Path(out))
 

@@ -1,6 +1,5 @@
 """Epsilon over two runs on the same ledgers, with a kill in the second, is that of the configuration alone."""
 
-import json
 import time
 
 import pytest
@@ -81,8 +80,5 @@ def test_two_runs_and_a_kill_cost_what_the_configuration_says(cli, tmp_path, mod
             assert client["epsilon"] == pytest.approx(expected, abs=1e-3)
             assert client["unanswered"] == []
     for outcome in (first, second):
-        audit = cli.finish(
-            cli.start("audit", outcome.out / "report.json", "--roster", outcome.out / "roster.json", "--json")
-        )
-        verdict = json.loads(audit.stdout)
-        assert audit.status == 0, verdict
+        audit = cli.call("audit", outcome.out / "report.json", "--roster", outcome.out / "roster.json", "--json")
+        assert audit.status == 0, audit.stdout

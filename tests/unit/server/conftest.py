@@ -5,6 +5,7 @@ from fedtrain.report import Evaluation, RoundEntry
 from server.preparation import prepare
 from server.state import RunState
 from tests.fakes import digits_experiment, private_experiment
+from tests.notary import Notary
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -30,6 +31,12 @@ def plain(cache):
 @pytest.fixture(scope="session")
 def private(cache):
     return prepare(private_experiment(cache))
+
+
+@pytest.fixture
+def notary(private, tmp_path):
+    """Sign as the server and the clients of the private experiment."""
+    return Notary(private, tmp_path / "notary")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ from flwr.app import ConfigRecord, Context, Error, RecordDict
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY
 
 from clients.app import app
+from fedtrain.config import from_flat, to_flat
 from fedtrain.errors import ConfigError, RunError
 from server.federation import clients_of
 from tests.fakes import RUN_ID, InProcessGrid
@@ -14,7 +15,8 @@ def ask_the_app(message):
     """Answer as a node of another runtime does: through our ClientApp."""
     node = message.metadata.dst_node_id
     config = {PARTITION_ID_KEY: PARTITIONS[node], NUM_PARTITIONS_KEY: len(PARTITIONS)}
-    context = Context(RUN_ID, node, config, RecordDict(), {"federation.clients": len(PARTITIONS)})
+    run_config = to_flat(from_flat({"federation.clients": len(PARTITIONS), "federation.cohort": 1}))
+    context = Context(RUN_ID, node, config, RecordDict(), run_config)
     return app(message, context)
 
 

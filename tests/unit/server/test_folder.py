@@ -161,7 +161,9 @@ def test_a_model_is_written_with_its_digest(experiment):
 
 def test_reports_are_written(experiment, make_state):
     folder = RunFolder.open(experiment())
-    report = build_report(prepare(experiment()), make_state(), status="interrupted", reason=None, final=None, best=None)
+    report = build_report(
+        prepare(experiment()), make_state(), None, run="r", status="interrupted", reason=None, final=None, best=None
+    )
     folder.save_report(report, "<p>page</p>")
     assert json.loads((folder.path / "report.json").read_text())["status"] == "interrupted"
     assert folder.html.read_text() == "<p>page</p>"
@@ -177,7 +179,7 @@ from server.state import RunState
 
 def state(number, size):
     return RunState(round_number=number, model={"w": np.full(size, number)}, strategy={}, evaluations=(),
-                    round_log=(), charged={}, seconds=0.0)
+                    round_log=(), clip_norm=0.0, seconds=0.0)
 
 folder = RunFolder(path=Path(sys.argv[1]))
 folder.save_checkpoint(state(1, 1000))

@@ -23,6 +23,7 @@ def entry(number=2, *, dropped=(), seconds=4.0):
         cohort=(0, 1, 2),
         completed=tuple(client for client in (0, 1, 2) if client not in dict(dropped)),
         dropped=tuple(Dropped(client=client, reason=reason) for client, reason in dict(dropped).items()),
+        clip_norm=None,
         learning_rate=0.1,
         seconds=seconds,
     )
@@ -126,14 +127,18 @@ def test_epsilons_are_rounded_up(epsilon, shown):
     assert _rounded_up(epsilon) == shown
 
 
-def table(preparation: Preparation, state):
-    report = build_report(preparation, state, status="interrupted", reason=None, final=None, best=None)
+def table(preparation: Preparation, state, proof=None):
+    report = build_report(
+        preparation, state, proof, run="this", status="interrupted", reason=None, final=None, best=None
+    )
     return report, [line.split() for line in closing_table(report).splitlines()]
 
 
-def test_the_closing_table_shows_accuracy_and_epsilon(private, make_state):
-    state = make_state({1: (0, 1), 2: (0, 2)}, accuracies=(0.1, 0.23456, None))
-    report, lines = table(private, state)
+def test_the_closing_table_shows_accuracy_and_epsilon(private, notary, make_state):
+    cohorts = {1: (0, 1), 2: (0, 2)}
+    for number, cohort in cohorts.items():
+        notary.round(number, cohort)
+    report, lines = table(private, make_state(cohorts, accuracies=(0.1, 0.23456, None)), notary.proof)
     assert lines[0] == ["round", "central", "accuracy", "epsilon"]
     assert lines[1] == ["0", "0.1000", "0.000"]
     assert lines[2][:2] == ["1", "0.2346"]

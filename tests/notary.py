@@ -1,0 +1,89 @@
+"""Signs as a server and its clients do, with real keys and real files, for tests that need no training."""
+
+from hashlib import sha256
+
+from fedtrain.config import to_flat
+from fedtrain.config.digest import config_digest
+from fedtrain.crypto import Identity, Roster
+from fedtrain.ledger import Ledger, LedgerCopies, Opened, RunLog
+from fedtrain.report import Dropped, RoundEntry
+from server.proof import Proof
+
+
+def digest(*parts):
+    return sha256(repr(parts).encode()).hexdigest()
+
+
+class Notary:
+    """A private run's signed records, as they grow, without the training."""
+
+    def __init__(self, preparation, folder, *, noise="seeded", run="this", withheld=False, identities=None, sites=None):
+        experiment, self.folder, self.run = preparation.experiment, folder, run
+        clients = range(experiment.federation.clients)
+        self.sites = sites or folder / "sites"
+        self.server = Identity.load_or_create(folder / "server.pem")
+        self.identities = identities or {client: Identity.generate() for client in clients}
+        roster = Roster(server=self.server.public, clients={c: key.public for c, key in self.identities.items()})
+        log = RunLog.open(folder / "record.jsonl", self.server)
+        log.append(
+            Opened(
+                run=run,
+                mode=experiment.privacy.mode,
+                config=config_digest(to_flat(experiment)),
+                plan=preparation.plan.as_data(),
+                noise=noise,
+                roster=roster.digest,
+                clients=len(clients),
+                rounds=experiment.federation.rounds,
+                fedtrain="test",
+            )
+        )
+        copies = LedgerCopies(folder / "copies", roster.clients)
+        self.plan = preparation.plan
+        self.proof = Proof(plan=preparation.plan, noise=noise, log=log, roster=roster, copies=copies, withheld=withheld)
+
+    def ledger(self, client):
+        return Ledger.open(self.sites / str(client), dataset=digest(client), identity=self.identities[client])
+
+    def train(self, client, number, *, run=None, show=True, repeatable=True):
+        """Let a client train, and show its new entries if it answers."""
+        with self.ledger(client) as ledger:
+            reservation = ledger.reserve(
+                run=run or self.run,
+                round_number=number,
+                plan=self.plan.digest,
+                model=digest("request", number),
+                event=self.plan.round_event,
+                repeatable=repeatable,
+            )
+            ledger.settle(reservation, digest("update", client, number))
+            envelopes = ledger.envelopes
+        if show:
+            self.proof.copies.receive(client, envelopes, None, first=0)
+
+    def state(self, client, number, *, refusal=None):
+        """Let a client state that what it shows is all there is."""
+        with self.ledger(client) as ledger:
+            statement = ledger.statement(run=self.run, round_number=number, refusal=refusal)
+            self.proof.copies.receive(client, ledger.envelopes, statement, first=0)
+
+    def ask(self, number, cohort):
+        self.proof.asked(number, tuple(cohort), digest("request", number))
+
+    def round(self, number, cohort, *, silent=()):
+        """Run a round in which some clients do not answer."""
+        self.ask(number, cohort)
+        answering = tuple(client for client in cohort if client not in silent)
+        for client in answering:
+            self.train(client, number)
+        entry = RoundEntry(
+            round=number,
+            cohort=tuple(cohort),
+            completed=answering,
+            dropped=tuple(Dropped(client=client, reason="no answer") for client in silent),
+            clip_norm=self.plan.spec.clip_norm,
+            learning_rate=0.1,
+            seconds=0.5,
+        )
+        self.proof.completed(entry, digest("request", number), model={}, clip_norm=self.plan.spec.clip_norm)
+        return entry
