@@ -1,0 +1,79 @@
+from dataclasses import replace
+
+import pytest
+
+from fedtrain.errors import BudgetError
+from fedtrain.ledger import SitePolicy, check, rounds_left, spent
+from fedtrain.privacy import SampledGaussian, epsilon_of
+
+EVENT = SampledGaussian(sampling_rate=0.01, noise_multiplier=1.0, steps=100)
+POLICY = SitePolicy(epsilon=2.0, delta=1e-5)
+
+
+def test_reservations_are_charged_and_settlements_are_not(place):
+    with place.open() as ledger:
+        assert spent(ledger.entries, 1e-5) == 0
+        first = place.reserve(ledger, 1, event=EVENT)
+        one = spent(ledger.entries, 1e-5)
+        assert one == epsilon_of([EVENT], 1e-5)
+        ledger.settle(first, "e" * 64)
+        assert spent(ledger.entries, 1e-5) == one
+        place.reserve(ledger, 2, run="another", event=EVENT)
+        assert spent(ledger.entries, 1e-5) == epsilon_of([EVENT, EVENT], 1e-5) > one
+
+
+def test_a_step_within_the_budget_passes_and_one_beyond_is_refused(place):
+    left = rounds_left(POLICY, [], EVENT)
+    assert left > 2
+    with place.open() as ledger:
+        place.reserve(ledger, event=replace(EVENT, steps=EVENT.steps * (left - 1)))
+        check(POLICY, ledger.entries, EVENT, mode="record")
+        place.reserve(ledger, 2, event=EVENT)
+        before = spent(ledger.entries, 1e-5)
+        after = epsilon_of([replace(EVENT, steps=EVENT.steps * (left + 1))], 1e-5)
+        assert before <= 2 < after
+        with pytest.raises(BudgetError) as raised:
+            check(POLICY, ledger.entries, EVENT, mode="record")
+        assert str(raised.value) == (
+            f"it would bring epsilon from {before:.4g} to {after:.4g}, beyond this client's budget of 2 at "
+            "delta 1e-05; nothing was trained"
+        )
+
+
+def test_a_budget_that_is_met_exactly_is_kept():
+    exact = SitePolicy(epsilon=epsilon_of([EVENT], 1e-5), delta=1e-5)
+    check(exact, [], EVENT, mode="client")
+    assert rounds_left(exact, [], EVENT) == 1
+
+
+def test_a_mode_or_too_little_noise_is_refused():
+    strict = SitePolicy(epsilon=8.0, delta=1e-5, minimum_noise=1.0, modes=("record",))
+    check(strict, [], EVENT, mode="record")
+    with pytest.raises(BudgetError, match=r"mode 'client' is not allowed by this client \(allowed: record\)"):
+        check(strict, [], EVENT, mode="client")
+    with pytest.raises(BudgetError, match=r"noise multiplier 0\.9999 is below the minimum of this client, 1;"):
+        check(strict, [], replace(EVENT, noise_multiplier=0.9999), mode="record")
+    closed = SitePolicy(epsilon=8.0, delta=1e-5, modes=())
+    with pytest.raises(BudgetError, match="none at all"):
+        check(closed, [], EVENT, mode="record")
+
+
+@pytest.mark.parametrize("epsilon", [0.01, 0.5, 2.0])
+def test_the_rounds_left_are_as_many_as_fit(place, epsilon):
+    policy = SitePolicy(epsilon=epsilon, delta=1e-5)
+    with place.open() as ledger:
+        place.reserve(ledger, event=replace(EVENT, noise_multiplier=2.0))
+        used = ledger.entries[0].event
+        left = rounds_left(policy, ledger.entries, EVENT)
+
+    def total(count):
+        return epsilon_of([used, replace(EVENT, steps=EVENT.steps * count)], 1e-5)
+
+    assert total(left + 1) > epsilon
+    assert total(left) <= epsilon or left == 0
+
+
+def test_no_more_rounds_are_counted_than_asked():
+    gentle = replace(EVENT, noise_multiplier=50.0, steps=1)
+    for limit in (0, 1, 2, 3, 5, 8, 100):
+        assert rounds_left(POLICY, [], gentle, limit=limit) == limit
