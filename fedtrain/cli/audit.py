@@ -1,0 +1,85 @@
+"""``fedtrain audit``: check a report as a third party."""
+
+import json
+import sys
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fedtrain.cli.failing import reporting_errors
+from fedtrain.crypto import Roster
+from fedtrain.errors import ReportError
+from fedtrain.files import write_atomic
+from fedtrain.report.audit import Verdict, read_report
+from fedtrain.report.audit import audit as check
+
+_STYLES = {"holds": "green", "fails": "bold red", "not proven": "yellow"}
+
+
+def audit(
+    report: Annotated[Path, typer.Argument(help="The report, report.json.")],
+    ledgers: Annotated[
+        list[Path] | None,
+        typer.Option("--ledger", metavar="FILE", help="Ledger file that a client gave you. Repeatable."),
+    ] = None,
+    roster: Annotated[
+        Path | None, typer.Option("--roster", metavar="FILE", help="Public keys that you trust, from elsewhere.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Also write the verdict as a page for a person.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+) -> None:
+    """Check everything that a report claims about privacy, trusting nothing in it."""
+    with reporting_errors():
+        data = _read(report)
+        read = read_report(data)
+        files = {str(path): _read(path) for path in ledgers or ()}
+        verdict = check(read, roster=None if roster is None else Roster.read(roster), ledgers=files)
+        if html is not None:
+            from fedtrain.report.audit.page import render_audit  # noqa: PLC0415 - only the page needs templates
+
+            page = render_audit(
+                verdict, read, digest=sha256(data).hexdigest(), pinned=roster is not None, files=len(files)
+            )
+            write_atomic(html, page.encode())
+        if as_json:
+            sys.stdout.write(json.dumps(_as_data(verdict)) + "\n")
+        else:
+            _print(verdict)
+    raise typer.Exit(0 if verdict.holds else 1)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ReportError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _as_data(verdict: Verdict) -> dict[str, object]:
+    return {
+        "exit_status": 0 if verdict.holds else 1,
+        "verdict": verdict.summary,
+        "checks": [asdict(found) for found in verdict.checks],
+    }
+
+
+def _print(verdict: Verdict) -> None:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for found in verdict.checks:
+        # As text, not as markup: details quote the report.
+        table.add_row(Text(found.status, style=_STYLES[found.status]), Text(found.name), Text(found.detail))
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    console.print()
+    console.print(Text(verdict.summary, style="bold"))

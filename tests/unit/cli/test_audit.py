@@ -1,0 +1,131 @@
+import html.parser
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from fedtrain.cli.app import app
+from tests.unit.report.audit.world import client_world, line
+
+
+@pytest.fixture(scope="module")
+def world():
+    return client_world("capped")
+
+
+@pytest.fixture
+def files(world, tmp_path):
+    """Write the report, the roster, and the ledger of client 1."""
+    plain = world.report()
+    (tmp_path / "report.json").write_text(json.dumps(plain))
+    world.roster.write(tmp_path / "roster.json")
+    (tmp_path / "mine.jsonl").write_bytes(b"".join(map(line, plain["proof"]["ledgers"][1]["entries"])))
+    return tmp_path
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, ["audit", *map(str, arguments)])
+
+
+def test_an_honest_report_holds(files):
+    result = call(
+        files / "report.json",
+        "--roster",
+        files / "roster.json",
+        "--ledger",
+        files / "mine.jsonl",
+        "--html",
+        files / "a.html",
+    )
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].split()[:3] == ["holds", "pinned", "keys"]
+    assert any(line.startswith("holds") and "clients' own files" in line for line in lines)
+    assert any(line.startswith("not proven") and "collusion" in line for line in lines)
+    assert lines[-1] == "The report holds as far as it can be proven: 22 checks hold, 6 cannot be proven."
+    page = (files / "a.html").read_text()
+    assert "What is not proven" in page
+    assert "What fails" not in page
+    assert "Do not rely" not in page
+
+
+def test_a_forged_report_is_refuted_with_status_one(files, world):
+    plain = json.loads((files / "report.json").read_text())
+    plain["privacy"]["delta"] = 1e-4
+    plain["name"] = "<script>alert(1)</script>"
+    (files / "report.json").write_text(json.dumps(plain))
+    result = call(files / "report.json", "--roster", files / "roster.json", "--html", files / "a.html")
+    assert result.exit_code == 1
+    assert "delta is 0.0001 in the report, and 1e-05 in the plan" in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("The report is refuted: ")
+    page = (files / "a.html").read_text()
+    assert "<script" not in page
+    assert "Do not rely on this report" in page
+    assert "delta is 0.0001 in the report" in page
+    tags = []
+    reader = html.parser.HTMLParser()
+    reader.handle_starttag = lambda tag, _: tags.append(tag)
+    reader.feed(page)
+    assert not {"script", "img", "iframe", "form"} & set(tags)
+
+
+def test_without_pinned_keys_the_report_holds_and_says_that_they_are_not_proven(files):
+    result = call(files / "report.json", "--json", "--html", files / "a.html")
+    assert result.exit_code == 0
+    (text,) = result.stdout.splitlines()
+    answer = json.loads(text)
+    assert answer["exit_status"] == 0
+    assert answer["verdict"].startswith("The report holds as far as")
+    first = answer["checks"][0]
+    assert (first["name"], first["status"]) == ("pinned keys", "not proven")
+    assert "No keys were pinned" in (files / "a.html").read_text()
+
+
+def test_the_machine_is_told_of_a_refutation(files):
+    plain = json.loads((files / "report.json").read_text())
+    plain["privacy"]["delta"] = 1e-4
+    (files / "report.json").write_text(json.dumps(plain))
+    result = call(files / "report.json", "--json")
+    assert result.exit_code == json.loads(result.stdout)["exit_status"] == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the report cannot be read"),
+        (b'{"schema": "fedtrain.report/1"}', "the report cannot be read: schema: Input should be 'fedtrain.report/2'"),
+        (b'{"a": 1, "a": 2}', "the report cannot be read: it has the key 'a' twice"),
+        (b"[" * 100_000, "the report cannot be read"),
+        (b"\xff", "the report cannot be read"),
+    ],
+)
+def test_what_is_no_report_is_refused_with_status_two(tmp_path, content, message):
+    (tmp_path / "report.json").write_bytes(content)
+    result = call(tmp_path / "report.json")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--roster", "--ledger"])
+def test_a_file_that_is_missing_is_refused_with_status_two(files, option):
+    result = call(files / "report.json", option, files / "nothing")
+    assert result.exit_code == 2
+    assert "cannot read" in result.stderr
+
+
+def test_a_missing_report_is_refused_with_status_two(tmp_path):
+    assert call(tmp_path / "nothing").exit_code == 2
+
+
+def test_a_report_without_privacy_has_nothing_to_audit(files):
+    plain = json.loads((files / "report.json").read_text())
+    nothing = ("epsilon", "delta", "budget", "unit", "neighbouring", "mechanism", "sampling", "noise")
+    lists = ("accountants", "clients", "events", "curve")
+    plain["privacy"].update({**dict.fromkeys(nothing), **{name: [] for name in lists}, "mode": "none"})
+    plain["proof"] = None
+    (files / "report.json").write_text(json.dumps(plain))
+    result = call(files / "report.json", "--html", files / "a.html")
+    assert result.exit_code == 0, result.output
+    assert "the report claims no privacy" in result.stdout
+    assert "the report claims no privacy" in (files / "a.html").read_text()
