@@ -66,7 +66,10 @@ def parse(module, command, arguments):
         group = typer.main.get_command(import_module(module).app)
     if command not in group.commands:
         pytest.fail(f"there is no command {command}", pytrace=False)
-    return group.commands[command].make_context(command, list(arguments)).params
+    found, arguments = group.commands[command], list(arguments)
+    while hasattr(found, "commands") and arguments:
+        found = found.commands[arguments.pop(0)]
+    return found.make_context(command, arguments).params
 
 
 def check_make(targets):
@@ -76,12 +79,12 @@ def check_make(targets):
 
 def check_fedtrain(arguments):
     given = parse("fedtrain.cli.app", arguments[0], arguments[1:])
-    overrides = parse_settings(given["settings"] or ())
-    if str(given["app"]) != ".":  # another app has keys of its own
+    overrides = parse_settings(given.get("settings") or ())
+    if str(given.get("app", ".")) != ".":  # another app has keys of its own
         return None
-    flat = read_toml(ROOT / given["config"]) if given["config"] else {}
+    flat = read_toml(ROOT / given["config"]) if given.get("config") else {}
     from_flat({**flat, **overrides})
-    return "it resumes without a run folder" if given["resume"] and given["out"] is None else None
+    return "it resumes without a run folder" if given.get("resume") and given["out"] is None else None
 
 
 def check_flwr(arguments):
