@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fedtrain import __version__
+from fedtrain.cli.audit import audit
 from fedtrain.cli.budget import budget
 from fedtrain.cli.privacy import privacy
 from fedtrain.cli.simulate import simulate
@@ -17,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(simulate)
+app.command()(audit)
 app.add_typer(privacy)
 app.command()(budget)
 
