@@ -2,8 +2,8 @@
 
 It is there for what no type can rule out: a library that changed, a layer that escapes the hooks, a device that
 computes something else. It works on the tensors that are about to be used, by other code than that which made them. No
-message of it says anything about the batch, its size included. That it fails can depend on the records in one case only:
-where their sum is so long that the noise is lost beside it in rounding, and the step would not have been private.
+message of it says anything about the batch, its size included. That it fails can depend on the records in one case
+only: where their sum is so long that the noise is lost beside it in rounding, and the step would not be private.
 """
 
 import torch
