@@ -143,3 +143,11 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path):
         read_or_create_secret(folder / "key", lambda: b"secret")
     folder.chmod(0o700)
     assert names(folder) == []
+
+
+def test_a_key_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "folder").mkdir()
+    long = tmp_path / "folder" / ("x" * 250)
+    with pytest.raises(StorageError, match=f"cannot write the key file {long}: File name too long"):
+        read_or_create_secret(long, lambda: b"secret")
+    assert names(tmp_path / "folder") == []

@@ -354,3 +354,13 @@ def test_opening_a_long_ledger_takes_no_time_that_is_felt(place):
     with place.open() as ledger:
         assert len(ledger.entries) == 400
     assert time.process_time() - started < 0.3
+
+
+def test_a_first_line_of_which_nothing_was_written_is_completed(place):
+    with place.open() as ledger:
+        first = place.reserve(ledger)
+    place.file.unlink()
+    with place.open() as ledger:
+        assert ledger.entries == (first,)
+    with place.open() as ledger:
+        assert ledger.entries == (first,)
