@@ -73,7 +73,7 @@ class Proof:
         """Note durably what is about to be asked of whom. From here on it is charged, whatever becomes of it."""
         self.log.append(Asked(round=round_number, cohort=() if self.withheld else cohort, model=model))
 
-    def completed(self, entry: RoundEntry, request: str, *, model: Arrays, clip_norm: float) -> None:
+    def completed(self, entry: RoundEntry, request: str, *, model: Arrays) -> None:
         """Note what came of a round: whose updates were used, by digest and ledger head, and the model's digest."""
         used, dropped = (entry.completed or (), entry.dropped or ()) if not self.withheld else ((), ())
         arrays = ArrayRecord({name: Array(np.asarray(value)) for name, value in model.items()})
@@ -84,7 +84,7 @@ class Proof:
                 updates=tuple(self._update(client, entry.round, request) for client in used),
                 dropped=tuple(Drop(client=drop.client, reason=drop.reason) for drop in dropped),
                 aggregate=protocol.arrays_digest(arrays),
-                clip_norm=clip_norm,
+                clip_norm=entry.clip_norm or 0.0,
             )
         )
 

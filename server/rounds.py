@@ -86,7 +86,7 @@ class Rounds:
         self._require(entry)
         state = self._aggregated(state, entry, replies)
         if self._proof is not None:
-            self._proof.completed(entry, digest, model=state.model, clip_norm=state.clip_norm)
+            self._proof.completed(entry, digest, model=state.model)
         last = number == self._experiment.federation.rounds
         if last or number % self._experiment.server.evaluate_every == 0:
             state = self.evaluated(state)
