@@ -123,11 +123,15 @@ class Proof:
         stated = None if statement is None else self._read(client, statement)
         return unanswered(client, self.log.records, self.copies.entries(client), stated, noise=self.noise)
 
-    def refresh(self, grid: Grid, clients: Mapping[int, int], *, round_number: int, timeout: float) -> None:
-        """Ask every client for the rest of its ledger, with a statement that this is all of it."""
+    def refresh(self, grid: Grid, clients: Mapping[int, int], *, timeout: float) -> None:
+        """Ask every client for the rest of its ledger, with a statement that this is all, up to the last round asked.
+
+        To be called when no message is under way, and none follows.
+        """
         known = {client: self.copies.length(client) for client in clients.values()}
+        last = max((record.round for record in self.log.records if isinstance(record, Asked)), default=0)
         shown, _ = ask_ledgers(
-            grid, clients, run=self.run, round_number=round_number, noise_multiplier=None, known=known, timeout=timeout
+            grid, clients, run=self.run, round_number=last, noise_multiplier=None, known=known, timeout=timeout
         )
         for client, ledger in shown.items():
             self.take(client, ledger, first=known[client])
@@ -158,11 +162,19 @@ class Proof:
 
 
 def open_proof(
-    grid: Grid, clients: Mapping[int, int], preparation: Preparation, plan: PrivacyPlan, folder: RunFolder
+    grid: Grid, clients: Mapping[int, int], preparation: Preparation, plan: PrivacyPlan, folder: RunFolder, *, done: int
 ) -> tuple[Proof, dict[int, int]]:
     """Begin the record of a run, or go on with that of a run that is resumed; return it with the clients that joined.
 
     In a simulation the clients' keys are those that they show at the first start; the roster then pins them.
+
+    Args:
+        grid: where the clients are.
+        clients: the client of each node.
+        preparation: what was made before.
+        plan: the privacy plan.
+        folder: the run folder.
+        done: rounds that are complete.
 
     Raises:
         ClientError: fewer clients joined than a cohort needs.
@@ -176,8 +188,8 @@ def open_proof(
     identity = Identity.load_or_create(folder.path / "keys" / "server.pem")
     log = RunLog.open(folder.record, identity)
     run = _opened(log).run if log.records else token_hex(16)
-    asked_rounds = max((record.round for record in log.records if isinstance(record, Asked)), default=0)
-    ask = partial(ask_ledgers, grid, clients, run=run, round_number=asked_rounds, known={}, timeout=federation.deadline)
+    # What clients state now covers the rounds that are complete: later ones are asked again.
+    ask = partial(ask_ledgers, grid, clients, run=run, round_number=done, known={}, timeout=federation.deadline)
     shown, silent = ask(noise_multiplier=None)
     if folder.roster.exists():
         roster = Roster.read(folder.roster)
@@ -190,14 +202,9 @@ def open_proof(
     if not folder.roster.exists():
         roster.write(folder.roster)
     withheld = privacy.mode == "client" and privacy.cohorts == "poisson"
-    proof = Proof(
-        plan=plan,
-        noise=privacy.noise,
-        log=log,
-        roster=roster,
-        copies=LedgerCopies(folder.path / "ledgers", roster.clients),
-        withheld=withheld,
-    )
+    copies = LedgerCopies(folder.path / "ledgers", roster.clients)
+    copies.forget_statements()
+    proof = Proof(plan=plan, noise=privacy.noise, log=log, roster=roster, copies=copies, withheld=withheld)
     if not log.records:
         log.append(
             Opened(

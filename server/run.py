@@ -43,7 +43,7 @@ def run_experiment(grid: Grid, experiment: Experiment) -> None:
     screen.say(_introduction(preparation))
     proof = None
     if preparation.plan is not None:
-        proof, clients = open_proof(grid, clients, preparation, preparation.plan, folder)
+        proof, clients = open_proof(grid, clients, preparation, preparation.plan, folder, done=start.round_number)
         for client, reason in proof.refused.items():
             screen.say(f"client {client} does not take part: {reason}")
     Run(preparation, folder, screen, start, proof).execute(grid, clients)
@@ -86,8 +86,7 @@ class Run:
 
     def _refresh(self, grid: Grid, clients: Mapping[int, int]) -> None:
         if self._proof is not None:
-            deadline = self._experiment.federation.deadline
-            self._proof.refresh(grid, clients, round_number=self._state.round_number, timeout=deadline)
+            self._proof.refresh(grid, clients, timeout=self._experiment.federation.deadline)
 
     def _train(self, grid: Grid, clients: Mapping[int, int]) -> None:
         rounds = Rounds(grid, clients, self._preparation, self._proof, done=self._state.round_number)

@@ -4,12 +4,13 @@ import copy
 import itertools
 from collections.abc import Callable, Iterable
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedtrain.config import Experiment, from_flat
+from clients.app import app
+from fedtrain.config import Experiment, from_flat, to_flat
 
 SERVER_NODE = 1
 RUN_ID = 7
@@ -103,3 +104,20 @@ def private_experiment(cache, **settings) -> Experiment:
         "privacy__delta": 1e-3,
     }
     return digits_experiment(cache, **(private | settings))
+
+
+NODES = {31: 1, 32: 3, 33: 0, 34: 2}
+
+
+def federation(experiment, before=lambda message: None) -> InProcessGrid:
+    """Return a grid whose nodes run our ClientApp in this process; ``before`` is called with each training message."""
+    states = {node: RecordDict() for node in NODES}
+
+    def answer(message):
+        node = message.metadata.dst_node_id
+        if message.metadata.message_type == "train":
+            before(message)
+        config = {"partition-id": NODES[node], "num-partitions": len(NODES)}
+        return app(message, Context(RUN_ID, node, config, states[node], to_flat(experiment)))
+
+    return InProcessGrid(answer, NODES)

@@ -49,6 +49,19 @@ class LedgerCopies:
         """Return the newest statement of a client."""
         return self._statements.get(client)
 
+    def forget_statements(self) -> None:
+        """Forget what clients stated, before they are asked again for what their statements were about.
+
+        Raises:
+            StorageError: a statement cannot be removed.
+        """
+        self._statements.clear()
+        try:
+            for file in self._folder.glob("*.statement"):
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot remove a statement in {self._folder}: {error.strerror or error}") from error
+
     def head(self, client: int) -> Head:
         """Return where the copy of a client's ledger ends."""
         envelopes = self._envelopes[client]

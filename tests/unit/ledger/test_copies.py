@@ -48,6 +48,15 @@ def test_what_is_shown_is_kept_over_a_restart(ledger, copies):
     assert again.head(3).digest == envelopes[-1].digest
 
 
+def test_statements_can_be_forgotten(ledger, copies):
+    envelopes, statement = spend(ledger(), 1)
+    kept = copies()
+    kept.receive(3, envelopes, statement, first=0)
+    kept.forget_statements()
+    assert kept.statement(3) is copies().statement(3) is None
+    assert copies().length(3) == 2
+
+
 def test_only_what_is_new_is_added(ledger, copies):
     kept = copies()
     kept.receive(3, spend(ledger(), 1)[0], None, first=0)

@@ -5,7 +5,6 @@ import pytest
 from flwr.app import Context, Error, RecordDict
 from safetensors.numpy import load_file
 
-from clients.app import app
 from fedtrain import files
 from fedtrain.config import to_flat
 from fedtrain.errors import ConfigError, DataError, StorageError, TooFewResultsError
@@ -13,23 +12,7 @@ from fedtrain.files import read_lines
 from fedtrain.report import Report
 from server.app import app as server
 from server.run import Run, run_experiment
-from tests.fakes import RUN_ID, InProcessGrid, digits_experiment, private_experiment
-
-NODES = {31: 1, 32: 3, 33: 0, 34: 2}
-
-
-def federation(experiment, before=lambda message: None):
-    """Return a grid whose nodes run our ClientApp in this process; ``before`` is called with each training message."""
-    states = {node: RecordDict() for node in NODES}
-
-    def answer(message):
-        node = message.metadata.dst_node_id
-        if message.metadata.message_type == "train":
-            before(message)
-        config = {"partition-id": NODES[node], "num-partitions": len(NODES)}
-        return app(message, Context(RUN_ID, node, config, states[node], to_flat(experiment)))
-
-    return InProcessGrid(answer, NODES)
+from tests.fakes import RUN_ID, digits_experiment, federation, private_experiment
 
 
 @pytest.fixture

@@ -1,0 +1,100 @@
+import pytest
+from flwr.app import Error
+
+from fedtrain.crypto import Identity, Roster
+from fedtrain.errors import ClientError, LedgerError
+from server.folder import RunFolder
+from server.preparation import prepare
+from server.proof import open_proof
+from tests.fakes import NODES, digits_experiment, federation, private_experiment
+
+
+@pytest.fixture
+def begin(cache, tmp_path):
+    """Give a function that opens the proof of a run, in one run folder, again and again."""
+
+    def begin(answer=None, *, kind=private_experiment, **settings):
+        experiment = kind(cache, **settings, output__directory=str(tmp_path / "run"), output__resume=True)
+        preparation = prepare(experiment)
+        grid = federation(experiment)
+        if answer is not None:
+            real = grid._answer
+            grid._answer = lambda message: answer(message, real)
+        return open_proof(grid, NODES, preparation, preparation.plan, RunFolder.open(experiment), done=0)
+
+    return begin
+
+
+def without(client):
+    """Let one client fail."""
+    return lambda message, real: Error(1, "gone") if NODES[message.metadata.dst_node_id] == client else real(message)
+
+
+def test_the_keys_that_clients_show_at_the_first_start_are_pinned(begin, tmp_path):
+    proof, joined = begin()
+    assert joined == NODES
+    assert Roster.read(tmp_path / "run" / "roster.json") == proof.roster
+    assert sorted(proof.roster.clients) == [0, 1, 2, 3]
+    assert proof.log.records[0].roster == proof.roster.digest
+    again, _ = begin()
+    assert (again.run, again.roster) == (proof.run, proof.roster)
+    assert len(again.log.records) == 1
+
+
+def test_another_key_later_is_not_accepted(begin, tmp_path):
+    proof, _ = begin()
+    key = tmp_path / "run" / "clients" / "client-0002" / "identity.pem"
+    key.unlink()
+    Identity.load_or_create(key)
+    again, _ = begin()
+    assert again.roster == proof.roster
+    assert list(again.refused) == [2]
+    assert "key" in again.refused[2]
+
+
+def test_a_client_that_does_not_join_takes_no_part(begin):
+    proof, joined = begin(without(3))
+    assert sorted(joined.values()) == [0, 1, 2]
+    assert sorted(proof.roster.clients) == [0, 1, 2]
+
+
+def test_too_few_clients_end_the_run_with_their_reasons(begin, tmp_path):
+    with pytest.raises(ClientError, match=r"3 clients joined, and federation.cohort = 4:\nclient 3: gone"):
+        begin(without(3), federation__cohort=4)
+    assert not (tmp_path / "run" / "roster.json").exists()
+
+
+def test_a_client_that_is_gone_when_a_run_is_resumed_keeps_its_place(begin):
+    proof, _ = begin()
+    again, joined = begin(without(3))
+    assert again.roster == proof.roster
+    assert joined == NODES
+
+
+def test_a_record_that_was_changed_stops_the_run(begin, tmp_path):
+    begin()
+    record = tmp_path / "run" / "record.jsonl"
+    data = bytearray(record.read_bytes())
+    data[100] ^= 1
+    record.write_bytes(data)
+    with pytest.raises(LedgerError, match=r"record.jsonl is damaged"):
+        begin()
+
+
+def test_with_secret_cohorts_every_client_reserves_the_run_when_it_joins(begin):
+    client_mode = {"privacy__mode": "client", "privacy__delta": 1e-2}
+    proof, _ = begin(kind=digits_experiment, **client_mode)
+    assert [proof.copies.length(client) for client in range(4)] == [1] * 4
+    assert {entry.event for client in range(4) for entry in proof.copies.entries(client)} == {proof.plan.event(3)}
+    assert proof.withheld
+    again, _ = begin(kind=digits_experiment, **client_mode)
+    assert [again.copies.length(client) for client in range(4)] == [1] * 4
+
+
+def test_a_client_whose_budget_does_not_allow_the_run_is_left_out(begin, tmp_path):
+    sites = tmp_path / "run" / "clients" / "client-0001"
+    sites.mkdir(parents=True)
+    (sites / "site.toml").write_text("[budget]\nepsilon = 0.1\ndelta = 1e-2\n")
+    proof, _ = begin(kind=digits_experiment, privacy__mode="client", privacy__delta=1e-2)
+    assert list(proof.refused) == [1]
+    assert "budget of 0.1" in proof.refused[1]
