@@ -112,7 +112,7 @@ def test_another_key_is_refused(tmp_path, copies):
 
 
 def test_a_statement_of_fewer_entries_than_are_shown_is_refused(ledger, copies):
-    first, statement = spend(ledger(), 1)
+    _, statement = spend(ledger(), 1)
     more, _ = spend(ledger(), 2)
     kept = copies()
     with pytest.raises(ForgeryError, match=r"states that its ledger has 2 entries, and shows 4"):
