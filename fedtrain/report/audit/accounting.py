@@ -43,7 +43,7 @@ def events(evidence: Evidence) -> Finding:
 
 def largest(evidence: Evidence) -> Finding:
     """The epsilon of each client, composed again with the accountant of the claim, is the one in the report."""
-    delta, problems = _delta(evidence), []
+    delta, problems = evidence.delta, []
     spent, run = evidence.spent, evidence.opened.run
     for client in evidence.report.privacy.clients:
         if client.client not in spent:
@@ -64,7 +64,7 @@ def largest(evidence: Evidence) -> Finding:
 
 def opinion(evidence: Evidence) -> Finding:
     """An independent implementation of another accountant agrees, within the width of its interval."""
-    delta, problems, gave_up = _delta(evidence), [], []
+    delta, problems, gave_up = evidence.delta, [], []
     for client in evidence.report.privacy.clients:
         if client.client not in evidence.spent:
             continue
@@ -81,7 +81,7 @@ def opinion(evidence: Evidence) -> Finding:
 
 def bound(evidence: Evidence) -> Finding:
     """No epsilon is above what the loosest accountant gives."""
-    delta, problems = _delta(evidence), []
+    delta, problems = evidence.delta, []
     for client in evidence.report.privacy.clients:
         if client.client not in evidence.spent:
             continue
@@ -97,7 +97,7 @@ def accountants(evidence: Evidence) -> Finding:
 
     The central limit (GDP) approximation, for example, can be below the true epsilon: no claim may rest on it.
     """
-    privacy, delta = evidence.report.privacy, _delta(evidence)
+    privacy, delta = evidence.report.privacy, evidence.delta
     most = max(privacy.clients, key=lambda client: client.epsilon, default=None)
     if most is None or most.client not in evidence.spent:
         raise UnprovenError("there is no ledger of the client that spent most")
@@ -120,7 +120,7 @@ def accountants(evidence: Evidence) -> Finding:
 
 def delta(evidence: Evidence) -> Finding:
     """Delta is the plan's, and below one in the number of protected units."""
-    told, spec = _delta(evidence), evidence.plan.spec
+    told, spec = evidence.delta, evidence.plan.spec
     problems = []
     if told != spec.delta:
         problems.append(f"delta is {told:g} in the report, and {spec.delta:g} in the plan that the clients agreed to")
@@ -134,7 +134,7 @@ def delta(evidence: Evidence) -> Finding:
 
 def budget(evidence: Evidence) -> Finding:
     """This run charged no client more than its budget, and no client spent more than its own, where it is known."""
-    privacy, spec, told = evidence.report.privacy, evidence.plan.spec, _delta(evidence)
+    privacy, spec, told = evidence.report.privacy, evidence.plan.spec, evidence.delta
     problems = []
     if privacy.budget != spec.epsilon:
         problems.append(f"the budget is {privacy.budget} in the report, and {spec.epsilon} in the plan")
@@ -150,10 +150,3 @@ def budget(evidence: Evidence) -> Finding:
         if entry.budget is not None and entry.epsilon > entry.budget
     ]
     return decide(problems, f"this run charged no client more than epsilon {spec.epsilon:g}")
-
-
-def _delta(evidence: Evidence) -> float:
-    told = evidence.report.privacy.delta
-    if told is None:
-        raise UnprovenError("the report claims no delta")
-    return told

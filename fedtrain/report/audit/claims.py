@@ -126,12 +126,13 @@ def curve(evidence: Evidence) -> Finding:
         return not_proven("there are many clients and several mechanisms: only the end of the curve is checked")
     cells.sort(key=lambda cell: (_steps(cell[1]), cell[2]))
     distinct = list(dict.fromkeys(found for _, found, _ in cells))
-    computed = {found: epsilon_of(found, privacy.delta or 0, discretization=COARSE) for found in _some(distinct)}
+    computed = {found: epsilon_of(found, evidence.delta, discretization=COARSE) for found in _some(distinct)}
     for number, found, value in cells:
         if found in computed and abs(value - computed[found]) > _CURVE_TOLERANCE * max(1.0, computed[found]):
             problems.append(f"round {number}: the curve says {value:.6g}, and the charges give {computed[found]:.6g}")
     problems += _disorder(cells)
-    return decide(problems, f"{len(computed)} of {len(distinct)} values composed again, the others lie between them")
+    between = "" if len(computed) == len(distinct) else ", the others lie between them"
+    return decide(problems, f"{len(computed)} of {len(distinct)} values composed again{between}")
 
 
 def _steps(events: Events) -> int:

@@ -3,7 +3,7 @@
 from fedtrain.config.digest import config_digest
 from fedtrain.ledger import Asked, Closed, Completed
 from fedtrain.report.audit.evidence import Evidence
-from fedtrain.report.audit.verdict import Finding, decide
+from fedtrain.report.audit.verdict import Finding, decide, fails
 from fedtrain.report.digest import body_digest
 from fedtrain.report.schema import RoundEntry
 
@@ -35,9 +35,10 @@ def opening(evidence: Evidence) -> Finding:
 
 def closing(evidence: Evidence) -> Finding:
     """The server's last record signs how the run ended, and everything in the report but the proof."""
-    report, last = evidence.report, evidence.records[-1]
+    report, last = evidence.report, evidence.records[-1] if evidence.records else None
     if not isinstance(last, Closed):
-        return decide([f"the server's record does not end with a closing: its last record is of kind {last.kind}"], "")
+        kind = "there is none" if last is None else f"its last record is of kind {last.kind}"
+        return fails(f"the server's record does not end with a closing: {kind}")
     problems = []
     if last.status != report.status:
         problems.append(f"the server closed the run as {last.status}, and the report says {report.status}")

@@ -90,7 +90,7 @@ class Evidence:
     """All that an audit looks at.
 
     Attributes:
-        report: the report.
+        report: the report; its mode promises something.
         pinned: the keys that the auditor trusts; None if none were given.
         copies: ledgers that the auditor got from clients.
     """
@@ -102,16 +102,20 @@ class Evidence:
     @property
     def proof(self) -> Proof:
         """The proof of the report."""
-        if self.report.proof is None:
-            raise UnprovenError("the report has no proof")
+        assert self.report.proof is not None  # it is set wherever a mode promises something
         return self.report.proof
 
     @property
     def mechanism(self) -> Mechanism:
         """The mechanism that the report claims."""
-        if self.report.privacy.mechanism is None:
-            raise UnprovenError("the report claims no mechanism")
+        assert self.report.privacy.mechanism is not None  # likewise
         return self.report.privacy.mechanism
+
+    @property
+    def delta(self) -> float:
+        """The delta that the report claims."""
+        assert self.report.privacy.delta is not None  # likewise
+        return self.report.privacy.delta
 
     @cached_property
     def claimed(self) -> Roster | str:

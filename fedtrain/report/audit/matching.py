@@ -39,7 +39,8 @@ def updates(evidence: Evidence) -> Finding:
             else:
                 problems += _head(ledger, update, found[0], where)
     if evidence.secret:
-        named = sum(len(record.cohort) for record in evidence.asked) + count
+        named = count + sum(len(record.cohort) for record in evidence.asked)
+        named += sum(len(record.dropped) for record in evidence.completed)
         problems += ["the record names clients, and the accounting needs cohorts to be secret"] if named else []
         return decide(problems, "cohorts are secret: no record names who took part")
     return decide(problems, f"{count} updates, each settled in its client's ledger")

@@ -33,6 +33,8 @@ def record(evidence: Evidence) -> Finding:
     """The server signed its record, and nothing is missing from its middle."""
     if isinstance(evidence.read, str):
         return fails(f"the server's record: {evidence.read}")
+    if not evidence.read:
+        return fails("the server's record is empty")
     return decide([], f"{len(evidence.read)} records, each signed by the server and linked to the one before")
 
 

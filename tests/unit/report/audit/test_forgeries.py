@@ -24,6 +24,7 @@ from tests.unit.report.audit.world import (
     chain,
     changed,
     client_world,
+    edit_records,
     line,
     mechanism,
     payload,
@@ -41,13 +42,6 @@ def flip(text):
 
 def entries(plain, client):
     return plain["proof"]["ledgers"][client]["entries"]
-
-
-def edit_records(world, plain, edit):
-    """Change the payloads of the server's record, and sign all again with the server's key."""
-    records = [payload(envelope) for envelope in plain["proof"]["record"]]
-    edit(records)
-    return world.closed({**plain, "proof": {**plain["proof"], "record": chain(RECORD, records, world.server)}})
 
 
 def resigned(world, plain, edit):

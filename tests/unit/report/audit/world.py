@@ -383,3 +383,10 @@ def changed(plain, path, value):
         tree = tree[branch]
     tree[leaf] = value
     return broken
+
+
+def edit_records(world, plain, edit):
+    """Change the payloads of the server's record, and sign all again with the server's key."""
+    records = [payload(envelope) for envelope in plain["proof"]["record"]]
+    edit(records)
+    return world.closed({**plain, "proof": {**plain["proof"], "record": chain(RECORD, records, world.server)}})
