@@ -27,8 +27,7 @@ def privacy_spec(experiment: Experiment) -> PrivacySpec:
 
 def _record(experiment: Experiment) -> PrivacySpec:
     privacy, training = experiment.privacy, experiment.training
-    if privacy.sampling_rate is None:
-        raise ValueError("record privacy without a sampling rate")
+    assert privacy.sampling_rate is not None  # the experiment is validated
     return PrivacySpec(
         unit="record",
         neighbouring="add or remove one record",
