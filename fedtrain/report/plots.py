@@ -181,6 +181,8 @@ def epsilon_svg(curve: Sequence[PrivacyPoint], budgets: Mapping[str, float]) -> 
             axes.axhline(budget, color=VERMILION, linestyle=(0, (5, 3)), linewidth=1.4)
             labels.append((budget, f"{label} {exact(budget)}", VERMILION))
         axes.set_ylim(0, 1.15 * max(largest[-1], *budgets.values(), 0) or 1)
+        if len(rounds) == 1:
+            axes.set_xticks(rounds)
         axes.legend(
             [Line2D([], [], color=colour) for _, _, colour in sorted(labels, reverse=True)],
             [label for _, label, _ in sorted(labels, reverse=True)],

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 import warnings
@@ -87,6 +88,33 @@ def test_epsilon_is_drawn_with_the_budget_and_the_median():
     alone = [PrivacyPoint(round=1, max=0.5, median=0.5, clients=())]
     assert not any(text.startswith(("median", "budget")) for text in texts(plots.epsilon_svg(alone, {})))
     ET.fromstring(plots.epsilon_svg([PrivacyPoint(round=1, max=0.0, median=0.0, clients=())], {}))
+
+
+def course(clients, rounds):
+    """Give a curve on which each client has spent another epsilon."""
+    return [
+        PrivacyPoint(
+            round=number,
+            max=float(clients * number),
+            median=float((clients // 2 + 1) * number),
+            clients=tuple(float((client + 1) * number) for client in range(clients)),
+        )
+        for number in range(rounds + 1)
+    ]
+
+
+def test_few_clients_have_a_line_each_and_many_a_band():
+    lines = lambda svg: len(re.findall(r"stroke-width: 1\.2\b", svg))
+    few, many = plots.epsilon_svg(course(8, 3), {}), plots.epsilon_svg(course(30, 3), {})
+    assert (lines(few), lines(many)) == (8, 0)
+    assert {"largest 90.00", "median 48.00"} <= set(texts(many))
+
+
+def test_a_charge_for_the_whole_run_is_one_point_at_its_start():
+    svg = plots.epsilon_svg(course(3, 0), {"budget of this run": 4.0, "clients' own budget": 5.0})
+    assert "round (0: all rounds are charged at the start)" in texts(svg)
+    assert {"budget of this run 4", "clients' own budget 5"} <= set(texts(svg))
+    assert "0.04" not in texts(svg)
 
 
 def test_names_are_text_whatever_they_hold():
