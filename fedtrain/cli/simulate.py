@@ -57,7 +57,7 @@ def simulate(
         if as_json and "output.screen" in flower_app.config:
             overrides["output.screen"] = "none"
         run_config = flower_app.run_config(overrides)
-        if run_config.get("output.directory") == "" and "name" in run_config:
+        if run_config.get("output.directory") == "" and "name" in run_config and not run_config.get("output.resume"):
             # Clients keep their ledgers in the run folder, so it has a name before they start.
             run_config["output.directory"] = f"runs/{run_config['name']}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
         _run(flower_app, run_config, nodes=nodes, workers=workers)
