@@ -1,5 +1,6 @@
-"""Whole private runs in this process: budgets that end, secure noise, secret cohorts, and what leaves a client."""
+"""Whole private runs in this process: budgets that end, kills, secure noise, secret cohorts, what leaves a client."""
 
+import os
 import struct
 from collections import Counter
 
@@ -228,3 +229,44 @@ def test_an_empty_cohort_is_a_noisy_round(make, finished):
     report = finished()
     assert report.rounds == 10
     assert report.privacy.epsilon <= experiment.privacy.epsilon
+
+
+class Stopped(BaseException):
+    """Ends the process, as a kill does: nothing more is written."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["record", "secret cohorts"])
+def test_a_kill_at_any_sync_costs_no_privacy_and_changes_no_model(make, finished, tmp_path, monkeypatch, mode):
+    small = {**MODES[mode], "federation__rounds": 2, "data__max_records": 80}
+    whole = make("whole", **small)
+    run_experiment(federation(whole), whole)
+    expected = finished("whole")
+    real, countdown = os.fsync, [0]
+
+    def killing(descriptor):
+        countdown[0] -= 1
+        if countdown[0] == 0:
+            raise Stopped
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", killing)
+    kills, step = 0, 7
+    while True:
+        name = f"killed-{kills}"
+        countdown[0] = step * kills + 1
+        try:
+            first = make(name, **small)
+            run_experiment(federation(first), first)
+            break
+        except Stopped:
+            kills += 1
+        countdown[0] = -1
+        again = make(name, **small, output__resume=True)
+        run_experiment(federation(again), again)
+        report = finished(name)
+        assert report.model == expected.model
+        assert [client.epsilon for client in report.privacy.clients] == [
+            client.epsilon for client in expected.privacy.clients
+        ]
+    assert kills >= 10
