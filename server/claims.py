@@ -139,22 +139,22 @@ def _sampling(experiment: Experiment, plan: PrivacyPlan) -> Sampling:
             scheme="Poisson, records",
             rate=rate,
             amplification=rate < 1,
-            reason="each client draws its own batches, and nobody else learns which records are in them; "
-            "the choice of the cohort by the server is not counted on",
+            reason="Each client draws its own batches, and nobody else learns which records are in them. "
+            "The choice of the cohort by the server is not counted on.",
         )
     if experiment.privacy.cohorts == "poisson":
         return Sampling(
             scheme="Poisson, clients",
             rate=rate,
             amplification=rate < 1,
-            reason="the server, which is trusted, draws each client by itself and keeps the cohorts secret: "
-            "they are not in this report",
+            reason="The server, which is trusted, draws each client by itself and keeps the cohorts secret: "
+            "they are not in this report.",
         )
     return Sampling(
         scheme="none",
         rate=1.0,
         amplification=False,
-        reason="cohorts are known, so every participation counts in full, up to the cap",
+        reason="Cohorts are known, so every participation counts in full, up to the cap.",
     )
 
 
@@ -216,7 +216,7 @@ def _statement(plan: PrivacyPlan, epsilon: float, noise: str) -> str:
 
 
 _COMPOSITION = (
-    "for each client over all steps of all runs in the ledger of its data set, this run included; over clients, whose "
+    "For each client over all steps of all runs in the ledger of its data set, this run included; over clients, whose "
     "records are disjoint, the largest epsilon. A round is charged before a record is trained on, and also where a "
     "client was asked and nothing signed says that it did not train."
 )
