@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TEST_WORKERS ?= 2
+# Where CI is set, as it is in continuous integration, the slow tests run too.
+TESTS := $(if $(CI),,-m 'not slow')
 
 .PHONY: demo test lint bench clean
 
@@ -19,7 +21,7 @@ demo: $(STAMP)
 	$(BIN)/fedtrain simulate --config simulations/demo.toml --out runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -29,6 +31,8 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/simulation.py
+	$(BIN)/python benchmarks/accounting.py
+	$(BIN)/python benchmarks/audit.py
 
 clean:
 	rm -rf $(VENV) runs build dist

@@ -6,7 +6,6 @@ from fedtrain.privacy.accounting import ceiling, claim, second_opinion
 from fedtrain.report import (
     Accountant,
     AdaptiveClipping,
-    Adversary,
     ClientPrivacy,
     Mechanism,
     Privacy,
@@ -14,6 +13,7 @@ from fedtrain.report import (
     Sampling,
 )
 from fedtrain.report.numbers import upper
+from server import grounds
 from server.proof import Proof
 from server.spending import Charge, charges, curve
 
@@ -35,18 +35,18 @@ def private_claim(experiment: Experiment, proof: Proof, *, rounds: int) -> Priva
         budget=spec.epsilon,
         unit=spec.unit,
         neighbouring=spec.neighbouring,
-        adversaries=_adversaries(mode, proof.noise),
-        trusted=_TRUSTED[mode],
+        adversaries=grounds.adversaries(mode, proof.noise),
+        trusted=grounds.TRUSTED[mode],
         mechanism=_mechanism(plan),
         sampling=_sampling(experiment, plan),
         accountants=_accountants(spent[most.client], spec.delta),
-        composition=_COMPOSITION,
+        composition=grounds.COMPOSITION,
         noise=proof.noise,
         random_source=_SECURE if proof.noise == "secure" else _SEEDED,
         tuning=experiment.privacy.tuning,
         statement=_statement(plan, most.epsilon, proof.noise),
-        accesses_not_covered=_ACCESSES[mode],
-        not_covered=_NOT_COVERED,
+        accesses_not_covered=grounds.ACCESSES_NOT_COVERED[mode],
+        not_covered=grounds.NOT_COVERED,
         clients=clients,
         events=tuple(_event(charge) for mine in spent.values() for charge in mine),
         curve=curve(spent, proof, rounds=range(1, rounds + 1)),
@@ -179,18 +179,6 @@ def _accountants(mine: tuple[Charge, ...], delta: float) -> tuple[Accountant, ..
     )
 
 
-def _adversaries(mode: str, noise: str) -> tuple[Adversary, ...]:
-    """Return who is bounded by what. Seeded noise bounds nobody: whoever knows the seed can take it away."""
-    return tuple(
-        adversary.model_copy(
-            update={"bounded": False, "by": f"nothing: the noise is seeded; with secure noise, {adversary.by}"}
-        )
-        if noise == "seeded" and adversary.bounded
-        else adversary
-        for adversary in _ADVERSARIES[mode]
-    )
-
-
 def _statement(plan: PrivacyPlan, epsilon: float, noise: str) -> str:
     spec = plan.spec
     odds = (
@@ -213,94 +201,3 @@ def _statement(plan: PrivacyPlan, epsilon: float, noise: str) -> str:
             "a deployment would promise."
         )
     return text
-
-
-_COMPOSITION = (
-    "For each client over all steps of all runs in the ledger of its data set, this run included; over clients, whose "
-    "records are disjoint, the largest epsilon. A round is charged before a record is trained on, and also where a "
-    "client was asked and nothing signed says that it did not train."
-)
-
-_ADVERSARIES = {
-    "record": (
-        Adversary(
-            who="whoever gets the model",
-            sees="the final and the best model",
-            bounded=True,
-            by="noise in every step at the client",
-        ),
-        Adversary(
-            who="another client",
-            sees="the global model of each round that it takes part in",
-            bounded=True,
-            by="noise in every step at the client",
-        ),
-        Adversary(
-            who="the server, also one that chooses the models it sends",
-            sees="every update of every client, and who took part",
-            bounded=True,
-            by="noise in every step at the client, whatever model is sent",
-        ),
-        Adversary(
-            who="whoever reads this report",
-            sees="configuration, measurements on test records, ledgers",
-            bounded=True,
-            by="all are public constants or computed from released models, except what is listed as not covered",
-        ),
-    ),
-    "client": (
-        Adversary(
-            who="whoever gets the model",
-            sees="the final and the best model",
-            bounded=True,
-            by="noise on the sum of the clipped updates",
-        ),
-        Adversary(
-            who="another client",
-            sees="the global model of each round that it takes part in",
-            bounded=True,
-            by="noise on the sum; with secret cohorts only as far as it does not learn who else took part",
-        ),
-        Adversary(
-            who="the server",
-            sees="every clipped update of every client",
-            bounded=False,
-            by="nothing: the server is trusted with the updates and the noise",
-        ),
-        Adversary(
-            who="whoever reads this report",
-            sees="configuration, measurements on test records, ledgers",
-            bounded=True,
-            by="all are public constants or computed from released models, except what is listed as not covered",
-        ),
-    ),
-}
-
-_TRUSTED = {
-    "record": (
-        "Each client's own program, to sample, clip and add noise: one that does not harms its own records alone.",
-    ),
-    "client": (
-        "The server, to clip, to add the noise, and to keep updates and cohorts to itself.",
-        "Each client's own program, to train on nothing but its own records.",
-    ),
-}
-
-_ACCESSES = {
-    "record": (
-        "The label histogram in this report, and the sizes of the data sets: read directly from the data.",
-        "The keyed digest of each data set, which tells only whether the same client used the same records before.",
-    ),
-    "client": (
-        "The label histogram in this report, and the sizes of the data sets: read directly from the data.",
-        "Which clients there are: their keys and ledgers are in this report.",
-    ),
-}
-
-_NOT_COVERED = (
-    "The test records: they are held by the server, and the best model is selected on them.",
-    "Records that are in several data sets of a client: each data set has its own ledger, and their epsilons add up.",
-    "Tuning: the choice of the configuration by earlier runs, beyond what is in the ledgers.",
-    "One person's records at several clients, and, where the unit is a record, several records of one person.",
-    "How long a client takes, and whether it answers.",
-)

@@ -3,8 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from secrets import token_hex
 from typing import Literal, cast
 
 import numpy as np
@@ -12,11 +10,8 @@ from flwr.app import Array, ArrayRecord
 from flwr.serverapp import Grid
 from pydantic import JsonValue
 
-from fedtrain import __version__
-from fedtrain.config import to_flat
-from fedtrain.config.digest import config_digest
-from fedtrain.crypto import Identity, Roster, SignedEnvelope
-from fedtrain.errors import ClientError, ForgeryError, LedgerError
+from fedtrain.crypto import Roster, SignedEnvelope
+from fedtrain.errors import ForgeryError, LedgerError
 from fedtrain.flower import protocol
 from fedtrain.flower.ledgers import ShownLedger
 from fedtrain.ledger import (
@@ -36,9 +31,7 @@ from fedtrain.privacy import PrivacyPlan
 from fedtrain.report import LedgerProof, Report, RoundEntry
 from fedtrain.report import Proof as ReportProof
 from fedtrain.report.digest import body_digest
-from server.folder import RunFolder
 from server.joining import ask_ledgers
-from server.preparation import Preparation
 from server.state import Arrays
 
 
@@ -67,7 +60,7 @@ class Proof:
     @property
     def run(self) -> str:
         """The id of the run."""
-        return _opened(self.log).run
+        return opening(self.log).run
 
     def asked(self, round_number: int, cohort: tuple[int, ...], model: str) -> None:
         """Note durably what is about to be asked of whom. From here on it is charged, whatever becomes of it."""
@@ -161,77 +154,16 @@ class Proof:
         return Update(client=client, update=update or "", sequence=head.sequence, head=head.digest)
 
 
-def open_proof(
-    grid: Grid, clients: Mapping[int, int], preparation: Preparation, plan: PrivacyPlan, folder: RunFolder, *, done: int
-) -> tuple[Proof, dict[int, int]]:
-    """Begin the record of a run, or go on with that of a run that is resumed; return it with the clients that joined.
-
-    In a simulation the clients' keys are those that they show at the first start; the roster then pins them.
-
-    Args:
-        grid: where the clients are.
-        clients: the client of each node.
-        preparation: what was made before.
-        plan: the privacy plan.
-        folder: the run folder.
-        done: rounds that are complete.
-
-    Raises:
-        ClientError: fewer clients joined than a cohort needs.
-        LedgerError: the record or a copy of a ledger is damaged.
-        BudgetError: no client's budget allows the run.
-        StorageError: the run folder cannot be written.
-    """
-    experiment = preparation.experiment
-    federation, privacy = experiment.federation, experiment.privacy
-    assert privacy.mode != "none"
-    identity = Identity.load_or_create(folder.path / "keys" / "server.pem")
-    log = RunLog.open(folder.record, identity)
-    run = _opened(log).run if log.records else token_hex(16)
-    # What clients state now covers the rounds that are complete: later ones are asked again.
-    ask = partial(ask_ledgers, grid, clients, run=run, round_number=done, known={}, timeout=federation.deadline)
-    shown, silent = ask(noise_multiplier=None)
-    if folder.roster.exists():
-        roster = Roster.read(folder.roster)
-    else:
-        roster = Roster(server=identity.public, clients={client: ledger.key for client, ledger in shown.items()})
-    joined = {node: client for node, client in clients.items() if client in roster.clients}
-    if len(joined) < federation.cohort:
-        reasons = "\n".join(f"client {client}: {reason}" for client, reason in sorted(silent.items()))
-        raise ClientError(f"{len(joined)} clients joined, and federation.cohort = {federation.cohort}:\n{reasons}")
-    if not folder.roster.exists():
-        roster.write(folder.roster)
-    withheld = privacy.mode == "client" and privacy.cohorts == "poisson"
-    copies = LedgerCopies(folder.path / "ledgers", roster.clients)
-    copies.forget_statements()
-    proof = Proof(plan=plan, noise=privacy.noise, log=log, roster=roster, copies=copies, withheld=withheld)
-    if not log.records:
-        log.append(
-            Opened(
-                run=run,
-                mode=privacy.mode,
-                config=config_digest(to_flat(experiment)),
-                plan=plan.as_data(),
-                noise=privacy.noise,
-                roster=roster.digest,
-                clients=federation.clients,
-                rounds=federation.rounds,
-                fedtrain=__version__,
-            )
-        )
-    if withheld:
-        shown, _ = ask(noise_multiplier=plan.noise_multiplier)
-    for client, ledger in shown.items():
-        if client in roster.clients:
-            proof.take(client, ledger, first=0)
-    return proof, joined
-
-
 def _as_json(envelopes: Sequence[SignedEnvelope]) -> tuple[dict[str, JsonValue], ...]:
     return tuple(cast("dict[str, JsonValue]", envelope.as_json()) for envelope in envelopes)
 
 
-def _opened(log: RunLog) -> Opened:
+def opening(log: RunLog) -> Opened:
+    """Return the record that opens a run.
+
+    Raises:
+        LedgerError: the log begins with another.
+    """
     first = log.records[0]
     if not isinstance(first, Opened):
         raise LedgerError(f"the record of the run does not begin with its opening, but with {first.kind!r}")

@@ -14,8 +14,9 @@ from fedtrain.report import Evaluation, Report
 from fedtrain.report.html import render_html
 from server.federation import clients_of
 from server.folder import RunFolder
+from server.opening import open_proof
 from server.preparation import Preparation, prepare
-from server.proof import Proof, open_proof
+from server.proof import Proof
 from server.reporting import Status, build_report
 from server.rounds import Rounds, initial_state
 from server.screen import Screen, closing_table, make_screen

@@ -5,7 +5,7 @@ from fedtrain.crypto import Identity, Roster
 from fedtrain.errors import ClientError, LedgerError
 from server.folder import RunFolder
 from server.preparation import prepare
-from server.proof import open_proof
+from server.opening import open_proof
 from tests.fakes import NODES, digits_experiment, federation, private_experiment
 
 
