@@ -2,19 +2,12 @@
 
 from collections import Counter
 from math import isclose
-from statistics import median_high
 
-from fedtrain.privacy import COARSE, SampledGaussian, epsilon_of
 from fedtrain.report.audit.evidence import Evidence
 from fedtrain.report.audit.spending import Spent
-from fedtrain.report.audit.verdict import Finding, decide, not_proven
+from fedtrain.report.audit.verdict import Finding, decide
 from fedtrain.report.mechanism import PrivacyEvent
 from fedtrain.report.privacy import ClientPrivacy
-
-_COMPUTED = 12  # values of the curve that are composed again; each takes a tenth of a second
-_CURVE_TOLERANCE = 0.01  # the curve is composed on a coarse grid
-
-Events = tuple[SampledGaussian, ...]
 
 
 def mechanism(evidence: Evidence) -> Finding:
@@ -101,60 +94,3 @@ def events(evidence: Evidence) -> Finding:
 
 def _key(event: PrivacyEvent) -> tuple[int, str, int, float, float, int]:
     return (event.client, event.run, event.round, event.sampling_rate, event.noise_multiplier, event.steps)
-
-
-def curve(evidence: Evidence) -> Finding:
-    """Epsilon over the rounds is what the charges give: some values composed again, all in the order of the steps."""
-    privacy, run = evidence.report.privacy, evidence.opened.run
-    spent = [evidence.spent[client.client] for client in privacy.clients if client.client in evidence.spent]
-    cells: list[tuple[int, Events, float]] = []
-    problems: list[str] = []
-    numbers = [point.round for point in privacy.curve]
-    courses = [mine.course(run, numbers) for mine in spent]
-    for place, point in enumerate(privacy.curve):
-        until = [course[place] for course in courses]
-        if point.clients and len(point.clients) == len(until):
-            cells += [(point.round, *cell) for cell in zip(until, point.clients, strict=True)]
-            if median_high(point.clients) != point.median:
-                problems.append(f"round {point.round}: the median of the curve is not that of its clients")
-        else:
-            until.sort(key=_steps)
-            cells += [(point.round, until[-1], point.max), (point.round, until[len(until) // 2], point.median)]
-    if len({(event.sampling_rate, event.noise_multiplier) for _, found, _ in cells for event in found}) > 1 and not all(
-        point.clients for point in privacy.curve
-    ):
-        return not_proven("there are many clients and several mechanisms: only the end of the curve is checked")
-    cells.sort(key=lambda cell: (_steps(cell[1]), cell[2]))
-    distinct = list(dict.fromkeys(found for _, found, _ in cells))
-    computed = {found: epsilon_of(found, evidence.delta, discretization=COARSE) for found in _some(distinct)}
-    for number, found, value in cells:
-        if found in computed and abs(value - computed[found]) > _CURVE_TOLERANCE * max(1.0, computed[found]):
-            problems.append(f"round {number}: the curve says {value:.6g}, and the charges give {computed[found]:.6g}")
-    problems += _disorder(cells)
-    between = "" if len(computed) == len(distinct) else ", the others lie between them"
-    return decide(problems, f"{len(computed)} of {len(distinct)} values composed again{between}")
-
-
-def _steps(events: Events) -> int:
-    return sum(event.steps for event in events)
-
-
-def _some(distinct: list[Events]) -> list[Events]:
-    """Return some of the values, evenly spaced, the first and the last among them."""
-    if len(distinct) <= _COMPUTED:
-        return distinct
-    return [distinct[round(index * (len(distinct) - 1) / (_COMPUTED - 1))] for index in range(_COMPUTED)]
-
-
-def _disorder(cells: list[tuple[int, Events, float]]) -> list[str]:
-    """Say where more steps of one mechanism are said to spend less."""
-    problems = []
-    before: dict[tuple[float, float], float] = {}
-    for number, found, value in cells:
-        if len(found) != 1:
-            continue
-        key = (found[0].sampling_rate, found[0].noise_multiplier)
-        if value < before.get(key, 0.0) * (1 - _CURVE_TOLERANCE):
-            problems.append(f"round {number}: the curve says {value:.6g}, less than for fewer steps")
-        before[key] = max(value, before.get(key, 0.0))
-    return problems

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from fedtrain.crypto import Roster
 from fedtrain.errors import ReportError
-from fedtrain.report.audit import accounting, claims, copies, course, limits, matching, signatures
+from fedtrain.report.audit import accounting, claims, copies, course, curve, limits, matching, promise, signatures
 from fedtrain.report.audit.evidence import Evidence, read_copy
 from fedtrain.report.audit.verdict import Check, Finding, UnprovenError, Verdict, not_proven
 from fedtrain.report.schema import Report
@@ -34,9 +34,9 @@ CHECKS: Final[tuple[tuple[str, Callable[[Evidence], Finding]], ...]] = (
     ("epsilon, second opinion", accounting.opinion),
     ("epsilon, ceiling", accounting.bound),
     ("accountants", accounting.accountants),
-    ("epsilon over the rounds", claims.curve),
-    ("delta", accounting.delta),
-    ("budget", accounting.budget),
+    ("epsilon over the rounds", curve.curve),
+    ("delta", promise.delta),
+    ("budget", promise.budget),
     ("noise", limits.noise),
 )
 """Each check by its name. What they are about is in docs/how-to/audit-a-report.md."""
