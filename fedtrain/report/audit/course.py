@@ -1,5 +1,7 @@
 """Whether the server's record tells the story that the report tells: its opening, its rounds and its end."""
 
+from collections import Counter
+
 from fedtrain.config.digest import config_digest
 from fedtrain.ledger import Asked, Closed, Completed
 from fedtrain.report.audit.evidence import Evidence
@@ -73,14 +75,11 @@ def rounds(evidence: Evidence) -> Finding:
 def _completed(record: Completed, asked: Asked | None) -> list[str]:
     if asked is None or (asked.round, asked.model) != (record.round, record.model):
         return [f"round {record.round} was completed without having been asked with that model"]
-    named = [*(update.client for update in record.updates), *(drop.client for drop in record.dropped)]
-    problems = [
-        f"round {record.round}: client {client} was not asked" for client in named if client not in asked.cohort
-    ]
+    named = Counter([*(update.client for update in record.updates), *(drop.client for drop in record.dropped)])
+    cohort = set(asked.cohort)
+    problems = [f"round {record.round}: client {client} was not asked" for client in named if client not in cohort]
     problems += [
-        f"round {record.round}: client {client} is named twice"
-        for client in sorted(set(named))
-        if named.count(client) > 1
+        f"round {record.round}: client {client} is named twice" for client in sorted(named) if named[client] > 1
     ]
     return problems
 

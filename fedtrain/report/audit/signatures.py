@@ -1,5 +1,7 @@
 """Whose signatures there are, and whether they hold."""
 
+from collections import Counter
+
 from fedtrain.ledger import Asked
 from fedtrain.report.audit.evidence import Evidence
 from fedtrain.report.audit.verdict import Finding, decide, fails, not_proven
@@ -40,14 +42,11 @@ def record(evidence: Evidence) -> Finding:
 
 def ledgers(evidence: Evidence) -> Finding:
     """Each client of the roster has one ledger, which it signed, and from whose middle nothing is missing."""
-    problems = []
-    shown = [ledger.client for ledger in evidence.proof.ledgers]
-    problems += [
-        f"client {client} has more than one ledger" for client in sorted(set(shown)) if shown.count(client) > 1
-    ]
-    problems += [
-        f"client {client} has a ledger and no key" for client in shown if client not in evidence.roster.clients
-    ]
+    shown = Counter(ledger.client for ledger in evidence.proof.ledgers)
+    strangers = [client for client in shown if client not in evidence.roster.clients]
+    if strangers:
+        return decide([f"client {client} has a ledger and no key" for client in strangers], "")
+    problems = [f"client {client} has more than one ledger" for client in sorted(shown) if shown[client] > 1]
     problems += [f"client {client} has no ledger" for client in evidence.roster.clients if client not in shown]
     owners: dict[str, int] = {}
     for ledger in evidence.ledgers.values():
