@@ -9,7 +9,8 @@ from fedtrain.ledger.entry import LedgerEntry
 from fedtrain.ledger.log import Ledger
 from fedtrain.ledger.record import Asked, Closed, Completed, Drop, Opened, Record, Update, read_records
 from fedtrain.ledger.runlog import RunLog
-from fedtrain.ledger.site import SitePolicy, read_policy
+from fedtrain.ledger.site import SitePolicy, find_policy, read_policy
+from fedtrain.ledger.sites import client_folder
 from fedtrain.ledger.statement import Statement, read_statement
 
 __all__ = [
@@ -29,8 +30,10 @@ __all__ = [
     "Statement",
     "Update",
     "check",
+    "client_folder",
     "dataset_digest",
     "dataset_key",
+    "find_policy",
     "read_chain",
     "read_policy",
     "read_records",

@@ -5,8 +5,22 @@ from dataclasses import replace
 
 from fedtrain.errors import BudgetError
 from fedtrain.ledger.entry import LedgerEntry
+from fedtrain.ledger.payload import Noise, Unit
 from fedtrain.ledger.site import SitePolicy
 from fedtrain.privacy import COARSE, SampledGaussian, epsilon_of
+
+_PROTECTED: dict[Unit, str] = {"record": "single records", "client": "whole clients"}
+_MIXED: dict[Noise, str] = {
+    "secure": "the ledger of this data set holds charges of runs with seeded noise. What was released with seeded "
+    "noise protects nobody: who can compute the noise subtracts it. To add secure noise to it would promise what does "
+    "not hold",
+    "seeded": "the ledger of this data set holds charges of runs with secure noise. What is released with seeded noise "
+    "protects nobody: who can compute the noise subtracts it. It would end what the secure noise promises",
+}
+_ELSEWHERE = (
+    "Use another folder of sites for such runs, if its owner accepts that their losses are then counted apart, or "
+    "another data set"
+)
 
 
 def spent(entries: Iterable[LedgerEntry], delta: float) -> float:
@@ -20,7 +34,9 @@ def spent(entries: Iterable[LedgerEntry], delta: float) -> float:
     return epsilon_of(_charged(entries), delta)
 
 
-def check(policy: SitePolicy, entries: Sequence[LedgerEntry], event: SampledGaussian, *, mode: str) -> None:
+def check(
+    policy: SitePolicy, entries: Sequence[LedgerEntry], event: SampledGaussian, *, mode: str, unit: Unit, noise: Noise
+) -> None:
     """Refuse a step that the site's policy or budget does not allow. To be called before it is reserved.
 
     Args:
@@ -28,9 +44,12 @@ def check(policy: SitePolicy, entries: Sequence[LedgerEntry], event: SampledGaus
         entries: the ledger of the data set.
         event: what the step would do.
         mode: the privacy mode of the run.
+        unit: what the step protects.
+        noise: where its randomness would come from.
 
     Raises:
-        BudgetError: the mode, the noise, or the epsilon that the step would bring the data set to is not allowed.
+        BudgetError: the mode, the source or the amount of the noise, or the epsilon that the step would bring the data
+            set to is not allowed; or the ledger holds charges of another unit or source of noise, which do not add up.
         PrivacySpecError: the composition cannot be bounded.
     """
     if mode not in policy.modes:
@@ -38,11 +57,18 @@ def check(policy: SitePolicy, entries: Sequence[LedgerEntry], event: SampledGaus
         raise BudgetError(
             f"privacy mode {mode!r} is not allowed by this client (allowed: {allowed}); nothing was trained"
         )
+    if noise not in policy.noise:
+        allowed = ", ".join(policy.noise) or "none at all"
+        raise BudgetError(
+            f"{noise} noise is not allowed by this client (allowed: {allowed}); nothing was trained. Set privacy.noise "
+            "of the run to what is allowed, or let the owner of the client change [policy] noise in its site file"
+        )
     if event.noise_multiplier < policy.minimum_noise:
         raise BudgetError(
             f"noise multiplier {event.noise_multiplier:.4g} is below the minimum of this client, "
             f"{policy.minimum_noise:.4g}; nothing was trained"
         )
+    _check_sums(entries, unit, noise)
     charged = _charged(entries)
     if not _fits(policy, [*charged, event]):
         before, after = (epsilon_of(events, policy.delta) for events in (charged, [*charged, event]))
@@ -71,6 +97,18 @@ def rounds_left(
     # On the coarse grid first, which is fast and never too generous; the exact number is close above.
     rough = _last(lambda count: allowed(count, coarse=True), 0, limit)
     return _last(lambda count: allowed(count, coarse=False), rough, limit)
+
+
+def _check_sums(entries: Iterable[LedgerEntry], unit: Unit, noise: Noise) -> None:
+    """Check that a charge can be added to those of a ledger."""
+    for entry in entries:
+        if entry.unit != unit:
+            raise BudgetError(
+                f"the ledger of this data set holds charges that protect {_PROTECTED[entry.unit]}; charges that "
+                f"protect {_PROTECTED[unit]} do not add up with them; nothing was trained. {_ELSEWHERE}"
+            )
+        if entry.noise != noise:
+            raise BudgetError(f"{_MIXED[noise]}; nothing was trained. {_ELSEWHERE}")
 
 
 def _charged(entries: Iterable[LedgerEntry]) -> list[SampledGaussian]:

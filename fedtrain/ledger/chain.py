@@ -90,6 +90,6 @@ def _check_dataset(entry: LedgerEntry, first: LedgerEntry) -> None:
 
 def _check_settlement(entry: LedgerEntry, unsettled: Counter[object]) -> None:
     """Check that a reservation is there to settle, and count on."""
-    unsettled[entry.subject] += 1 if entry.status == "reserved" else -1
-    if unsettled[entry.subject] < 0:
+    unsettled[entry.charge] += 1 if entry.status == "reserved" else -1
+    if unsettled[entry.charge] < 0:
         raise ForgeryError("it settles what was not reserved, or was settled before")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import PlainSerializer, PlainValidator, TypeAdapter, model_validator
 
 from fedtrain.errors import PrivacySpecError
-from fedtrain.ledger.payload import Digest, Name, Number, Payload, Time
+from fedtrain.ledger.payload import Digest, Name, Noise, Number, Payload, Time, Unit
 from fedtrain.privacy import SampledGaussian
 
 PAYLOAD_TYPE = "application/vnd.fedtrain.ledger-entry.v1+json"
@@ -43,6 +43,9 @@ class LedgerEntry(Payload):
         model: digest of all that the client received for this round.
         update: digest of what it sends; ``None`` while reserved.
         event: what is done to the privacy of the records.
+        unit: what the event protects: each record, or all of the client's records together. Charges of the two do not
+            add up.
+        noise: where its randomness comes from. Who can compute seeded noise, as the server can, subtracts it.
         status: whether this line reserves or settles.
         time: when it was written, in UTC, by the client's clock.
     """
@@ -56,6 +59,8 @@ class LedgerEntry(Payload):
     model: Digest
     update: Digest | None
     event: Event
+    unit: Unit
+    noise: Noise
     status: Literal["reserved", "settled"]
     time: Time
 
@@ -69,6 +74,11 @@ class LedgerEntry(Payload):
     def subject(self) -> tuple[str, int, str, str, SampledGaussian]:
         """What the reservation is for: run, round, plan, model and event. Its settlement has the same."""
         return (self.run, self.round, self.plan, self.model, self.event)
+
+    @property
+    def charge(self) -> tuple[tuple[str, int, str, str, SampledGaussian], Unit, Noise]:
+        """All that a settlement repeats of its reservation: the subject, the unit and the noise."""
+        return (self.subject, self.unit, self.noise)
 
 
 ENTRY = TypeAdapter(LedgerEntry)

@@ -16,7 +16,9 @@ from fedtrain.errors import ForgeryError, LedgerError, StorageError
 from fedtrain.ledger.chain import EMPTY, Head, read_own_chain
 from fedtrain.ledger.entry import ENTRY, PAYLOAD_TYPE, LedgerEntry
 from fedtrain.ledger.journal import Content, Journal
-from fedtrain.ledger.payload import decode, now
+from fedtrain.ledger.payload import Noise, Unit, decode, now
+from fedtrain.ledger.site import SitePolicy
+from fedtrain.ledger.stated import Stated
 from fedtrain.ledger.statement import PAYLOAD_TYPE as STATEMENT_TYPE
 from fedtrain.ledger.statement import Statement
 from fedtrain.privacy import SampledGaussian
@@ -40,6 +42,7 @@ class Ledger:
     def __init__(
         self,
         journal: Journal,
+        stated: Stated,
         lock: BaseFileLock,
         identity: Identity,
         dataset: str,
@@ -47,6 +50,7 @@ class Ledger:
         entries: tuple[LedgerEntry, ...],
     ) -> None:
         self._journal = journal
+        self._stated = stated
         self._lock = lock
         self._identity = identity
         self._dataset = dataset
@@ -73,12 +77,13 @@ class Ledger:
             journal = Journal(path, path.with_suffix(".intent"))
             envelopes, missing = _recovered(path, journal.content, identity)
             entries = _verified(path, envelopes, identity, dataset)
+            stated = Stated(path.with_suffix(".stated"))
             if missing:
                 journal.complete(missing)
         except BaseException:
             lock.release()
             raise
-        return cls(journal, lock, identity, dataset, envelopes, entries)
+        return cls(journal, stated, lock, identity, dataset, envelopes, entries)
 
     def __enter__(self) -> Self:
         return self
@@ -97,8 +102,30 @@ class Ledger:
         """Where the ledger ends."""
         return Head(sequence=len(self.envelopes), digest=self.envelopes[-1].digest) if self.envelopes else EMPTY
 
+    def reserved(
+        self, *, run: str, round_number: int, plan: str, model: str, event: SampledGaussian
+    ) -> LedgerEntry | None:
+        """Return the first reservation of exactly this subject, or ``None`` if there is none.
+
+        For the arguments see `reserve`.
+        """
+        subject = (run, round_number, plan, model, event)
+        for entry in self.entries:
+            if entry.status == "reserved" and entry.subject == subject:
+                return entry
+        return None
+
     def reserve(
-        self, *, run: str, round_number: int, plan: str, model: str, event: SampledGaussian, repeatable: bool
+        self,
+        *,
+        run: str,
+        round_number: int,
+        plan: str,
+        model: str,
+        event: SampledGaussian,
+        repeatable: bool,
+        unit: Unit,
+        noise: Noise,
     ) -> LedgerEntry:
         """Charge the data set. When this returns, the charge survives a power failure.
 
@@ -109,17 +136,25 @@ class Ledger:
             model: digest of all that was received for this round.
             event: what is going to be done to the privacy of the records.
             repeatable: whether the same run, round, plan, model and event give the very same update again, as with
-                seeded noise. Then a reservation that has all of them is returned, and not made again.
+                seeded noise. Then a reservation that has all of them, and unit and noise too, is returned, and not made
+                again.
+            unit: what the event protects.
+            noise: where the randomness of the event comes from.
 
         Raises:
             StorageError: it cannot be written; then nothing is reserved.
-            LedgerError: another process changed the file, or the ledger was closed.
+            LedgerError: this client has stated that it did not train in this round, another process changed the file,
+                or the ledger was closed.
         """
-        subject = (run, round_number, plan, model, event)
-        if repeatable:
-            for entry in self.entries:
-                if entry.status == "reserved" and entry.subject == subject:
-                    return entry
+        made = self.reserved(run=run, round_number=round_number, plan=plan, model=model, event=event)
+        if repeatable and made is not None and (made.unit, made.noise) == (unit, noise):
+            return made
+        if 0 < round_number <= (stated := self._stated.round_of(run)):
+            raise LedgerError(
+                f"this client has stated that it did not train in round {stated} of this run or before; round "
+                f"{round_number} is not reserved, and nothing was trained. A server that goes back to an earlier round "
+                "asks its clients for new statements first, when it resumes the run"
+            )
         entry = LedgerEntry(
             sequence=self.head.sequence,
             previous=self.head.digest,
@@ -130,6 +165,8 @@ class Ledger:
             model=model,
             update=None,
             event=event,
+            unit=unit,
+            noise=noise,
             status="reserved",
             time=now(),
         )
@@ -150,7 +187,7 @@ class Ledger:
             LedgerError: the ledger has no such reservation, or it was settled with another update.
             StorageError: it cannot be written; then the reservation is as it was.
         """
-        same = [entry for entry in self.entries if entry.subject == reservation.subject]
+        same = [entry for entry in self.entries if entry.charge == reservation.charge]
         settled = [entry for entry in same if entry.status == "settled"]
         for entry in settled:
             if entry.update == update:
@@ -172,32 +209,49 @@ class Ledger:
         self._append(entry)
         return entry
 
-    def statement(self, *, run: str, round_number: int, refusal: str | None = None) -> SignedEnvelope:
-        """Sign that these entries are all there is in this ledger.
+    def statement(
+        self, *, run: str, round_number: int, policy: SitePolicy, refusal: str | None = None
+    ) -> SignedEnvelope:
+        """Sign that these entries are all there is in this ledger, and what its budget is.
+
+        It binds the client. That it was made is on the disk before this returns, and from then on `reserve` refuses
+        this round of the run and those before. A later statement of the run, of a lower round too, takes its place.
 
         Args:
             run: id of the run in which it is said.
             round_number: the round.
+            policy: what the client allows.
             refusal: why the client does not train in it; ``None`` if it does not refuse.
+
+        Raises:
+            StorageError: that it was made cannot be written; then nothing was stated.
+            LedgerError: the ledger was closed.
         """
+        self._check_open()
         statement = Statement(
             run=run,
             round=round_number,
             dataset=self._dataset,
             sequence=self.head.sequence,
             head=self.head.digest,
+            epsilon=policy.epsilon,
+            delta=policy.delta,
             refusal=refusal,
             time=now(),
         )
+        self._stated.note(run, round_number)
         return SignedEnvelope.sign(STATEMENT_TYPE, statement.encode(), self._identity)
 
     def _append(self, entry: LedgerEntry) -> None:
-        if not self._lock.is_locked:
-            raise LedgerError("the ledger is closed; nothing was written")
+        self._check_open()
         envelope = SignedEnvelope.sign(PAYLOAD_TYPE, entry.encode(), self._identity)
         self._journal.append(envelope.line())
         self.envelopes = (*self.envelopes, envelope)
         self.entries = (*self.entries, entry)
+
+    def _check_open(self) -> None:
+        if not self._lock.is_locked:
+            raise LedgerError("the ledger is closed; nothing was written")
 
 
 def _locked(path: Path, timeout: float) -> BaseFileLock:

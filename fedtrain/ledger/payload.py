@@ -1,7 +1,7 @@
 """What all signed payloads share: strict types, one form as bytes."""
 
 from datetime import UTC, datetime
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
@@ -10,6 +10,8 @@ from fedtrain.errors import ForgeryError, PrivacySpecError
 
 NOTHING = "0" * 64
 
+Unit = Literal["record", "client"]
+Noise = Literal["seeded", "secure"]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Number = Annotated[int, Field(ge=0, le=2**53 - 1)]

@@ -11,7 +11,7 @@ from pydantic import Field, JsonValue, TypeAdapter
 
 from fedtrain.crypto import Identity, PublicIdentity, SignedEnvelope
 from fedtrain.errors import ForgeryError
-from fedtrain.ledger.payload import NOTHING, Digest, Name, Number, Part, Payload, Time, decode
+from fedtrain.ledger.payload import NOTHING, Digest, Name, Noise, Number, Part, Payload, Time, decode
 
 PAYLOAD_TYPE = "application/vnd.fedtrain.run-record.v1+json"
 
@@ -22,7 +22,8 @@ class Link(Payload):
     Attributes:
         sequence: the place in the record, from 0.
         previous: digest of the line before; 64 zeros for the first.
-        time: when it was written, in UTC, by the server's clock.
+        time: when it was written, in UTC, by the server's clock. A server that must not tell how long its rounds took
+            gives all its records the same time instead.
     """
 
     sequence: Number = 0
@@ -51,7 +52,7 @@ class Opened(Link):
     mode: Literal["record", "client"]
     config: Digest
     plan: dict[str, JsonValue]
-    noise: Literal["seeded", "secure"]
+    noise: Noise
     roster: Digest
     clients: Number
     rounds: Number

@@ -58,7 +58,9 @@ class RunLog:
             ) from error
 
     def append(self, record: Record) -> Record:
-        """Append a record, durably; its place, link and time are filled in. Return it as it was signed.
+        """Append a record, durably; its place and link are filled in, and its time if it has none. Return it as signed.
+
+        A record that has a time keeps it: how long a round took can tell who took part in it.
 
         Raises:
             StorageError: it cannot be written; then the file has its previous lines.
@@ -67,7 +69,7 @@ class RunLog:
         if (record.kind == "opened") != (not self.records):
             raise ValueError("the first record opens the run, and no other does")
         previous = self.envelopes[-1].digest if self.envelopes else NOTHING
-        link = {"sequence": len(self.records), "previous": previous, "time": now()}
+        link = {"sequence": len(self.records), "previous": previous, "time": record.time or now()}
         record = record.model_copy(update=link)
         envelope = SignedEnvelope.sign(PAYLOAD_TYPE, record.encode(), self._identity)
         append_bytes(self._path, envelope.line())

@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedtrain.errors import SiteError
+from fedtrain.ledger.payload import Noise
+
+SITE_FILE = "site.toml"
 
 Mode = Literal["none", "record", "client"]
 
@@ -22,13 +25,15 @@ class SitePolicy(_Part):
         epsilon: budget of each data set, over all runs.
         delta: the delta of the budget.
         minimum_noise: the least noise multiplier that is allowed.
-        modes: the privacy modes that are allowed.
+        modes: the privacy modes that are allowed; "none" is training without privacy.
+        noise: where noise may come from.
     """
 
     epsilon: Annotated[float, Field(gt=0)]
     delta: Annotated[float, Field(gt=0, lt=1)]
     minimum_noise: Annotated[float, Field(ge=0)] = 0.0
     modes: Annotated[tuple[Mode, ...], Field(strict=False)] = ("record", "client")
+    noise: Annotated[tuple[Noise, ...], Field(strict=False)] = ("seeded", "secure")
 
 
 class _Budget(_Part):
@@ -39,6 +44,7 @@ class _Budget(_Part):
 class _Policy(_Part):
     minimum_noise: Annotated[float, Field(ge=0)] = 0.0
     modes: Annotated[tuple[Mode, ...], Field(strict=False)] = ("record", "client")
+    noise: Annotated[tuple[Noise, ...], Field(strict=False)] = ("seeded", "secure")
 
 
 class _Site(_Part):
@@ -53,16 +59,39 @@ def read_policy(path: Path) -> SitePolicy:
         SiteError: it is missing or unreadable, is not TOML, or has a field that is missing, unknown or not allowed.
     """
     try:
-        site = _Site.model_validate(tomllib.loads(path.read_bytes().decode()))
+        return _parsed(path, path.read_bytes())
     except OSError as error:
         raise SiteError(f"cannot read the site file {path}: {error.strerror or error}") from error
+
+
+def find_policy(folder: Path) -> SitePolicy | None:
+    """Read the site file of a client: ``site.toml`` in its folder, or else in the folder above, which is for all.
+
+    Returns ``None`` if neither is there. A file that is there and cannot be read is never passed over.
+
+    Raises:
+        SiteError: as `read_policy`.
+    """
+    for path in (folder / SITE_FILE, folder.parent / SITE_FILE):
+        try:
+            return _parsed(path, path.read_bytes())
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise SiteError(f"cannot read the site file {path}: {error.strerror or error}") from error
+    return None
+
+
+def _parsed(path: Path, data: bytes) -> SitePolicy:
+    try:
+        site = _Site.model_validate(tomllib.loads(data.decode()))
     except ValidationError as error:
         problems = "\n".join(
             f"  {'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors(include_url=False)
         )
         raise SiteError(
             f"the site file {path} cannot be used:\n{problems}\nit has [budget] epsilon and delta, and may have "
-            "[policy] minimum_noise and modes"
+            "[policy] minimum_noise, modes and noise"
         ) from error
     except (ValueError, RecursionError) as error:
         raise SiteError(f"the site file {path} is not TOML: {error}") from error

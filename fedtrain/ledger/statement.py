@@ -1,6 +1,8 @@
-"""A client's signed word on its ledger: this is all there is, and, if it refuses a round, why."""
+"""A client's signed word on its ledger: this is all there is, this is its budget, and why it refuses a round, if so."""
 
-from pydantic import TypeAdapter
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
 
 from fedtrain.crypto import PublicIdentity, SignedEnvelope
 from fedtrain.ledger.payload import Digest, Name, Number, Payload, Time, decode
@@ -17,6 +19,8 @@ class Statement(Payload):
         dataset: keyed digest of the data set's content.
         sequence: number of entries of the ledger.
         head: digest of the last line; 64 zeros if there is none.
+        epsilon: the budget that the client enforces for this data set, over all runs.
+        delta: the delta of that budget.
         refusal: why the client does not train; ``None`` if it does not refuse.
         time: when it was signed, in UTC, by the client's clock.
     """
@@ -26,6 +30,8 @@ class Statement(Payload):
     dataset: Digest
     sequence: Number
     head: Digest
+    epsilon: Annotated[float, Field(gt=0)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
     refusal: str | None
     time: Time
 

@@ -46,6 +46,8 @@ class LedgerMachine(RuleBasedStateMachine):
             model="b" * 64,
             event=EVENT,
             repeatable=repeatable,
+            unit="record",
+            noise="seeded" if repeatable else "secure",
         )
 
     def note(self, entry):

@@ -33,13 +33,25 @@ def reserved(request, run="run"):
         model=request[1],
         update=None,
         event=EVENT,
+        unit="record",
+        noise="seeded",
         status="reserved",
         time=TIME,
     )
 
 
 def stated(round_number, sequence):
-    return Statement(run="run", round=round_number, dataset=A, sequence=sequence, head=A, refusal=None, time=TIME)
+    return Statement(
+        run="run",
+        round=round_number,
+        dataset=A,
+        sequence=sequence,
+        head=A,
+        epsilon=8.0,
+        delta=1e-5,
+        refusal=None,
+        time=TIME,
+    )
 
 
 @given(requests, requests, noises)

@@ -4,11 +4,12 @@ from pathlib import Path
 import pytest
 
 from fedtrain.crypto import Identity
-from fedtrain.ledger import Ledger
+from fedtrain.ledger import Ledger, SitePolicy
 from fedtrain.privacy import SampledGaussian
 
 DATASET = "d" * 64
 EVENT = SampledGaussian(sampling_rate=0.01, noise_multiplier=1.5, steps=10)
+POLICY = SitePolicy(epsilon=8.0, delta=1e-5)
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,31 @@ class Place:
         return Ledger.open(self.folder, **{"dataset": DATASET, "identity": self.identity} | changes)
 
     @staticmethod
-    def reserve(ledger, round_number=1, *, repeatable=False, model="b" * 64, run="run", event=EVENT):
+    def reserve(
+        ledger,
+        round_number=1,
+        *,
+        repeatable=False,
+        model="b" * 64,
+        run="run",
+        event=EVENT,
+        unit="record",
+        noise="seeded",
+    ):
         return ledger.reserve(
-            run=run, round_number=round_number, plan="a" * 64, model=model, event=event, repeatable=repeatable
+            run=run,
+            round_number=round_number,
+            plan="a" * 64,
+            model=model,
+            event=event,
+            repeatable=repeatable,
+            unit=unit,
+            noise=noise,
         )
+
+    @staticmethod
+    def state(ledger, round_number, *, run="run", **changes):
+        return ledger.statement(run=run, round_number=round_number, **{"policy": POLICY} | changes)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from fedtrain.ledger import SitePolicy, check, rounds_left, spent
 from fedtrain.privacy import SampledGaussian, epsilon_of
 
 EVENT = SampledGaussian(sampling_rate=0.01, noise_multiplier=1.0, steps=100)
+AS = {"unit": "record", "noise": "seeded"}
 POLICY = SitePolicy(epsilon=2.0, delta=1e-5)
 
 
@@ -27,13 +28,13 @@ def test_a_step_within_the_budget_passes_and_one_beyond_is_refused(place):
     assert left > 2
     with place.open() as ledger:
         place.reserve(ledger, event=replace(EVENT, steps=EVENT.steps * (left - 1)))
-        check(POLICY, ledger.entries, EVENT, mode="record")
+        check(POLICY, ledger.entries, EVENT, mode="record", **AS)
         place.reserve(ledger, 2, event=EVENT)
         before = spent(ledger.entries, 1e-5)
         after = epsilon_of([replace(EVENT, steps=EVENT.steps * (left + 1))], 1e-5)
         assert before <= 2 < after
         with pytest.raises(BudgetError) as raised:
-            check(POLICY, ledger.entries, EVENT, mode="record")
+            check(POLICY, ledger.entries, EVENT, mode="record", **AS)
         assert str(raised.value) == (
             f"it would bring epsilon from {before:.4g} to {after:.4g}, beyond this client's budget of 2 at "
             "delta 1e-05; nothing was trained"
@@ -42,20 +43,20 @@ def test_a_step_within_the_budget_passes_and_one_beyond_is_refused(place):
 
 def test_a_budget_that_is_met_exactly_is_kept():
     exact = SitePolicy(epsilon=epsilon_of([EVENT], 1e-5), delta=1e-5)
-    check(exact, [], EVENT, mode="client")
+    check(exact, [], EVENT, mode="client", **AS)
     assert rounds_left(exact, [], EVENT) == 1
 
 
 def test_a_mode_or_too_little_noise_is_refused():
     strict = SitePolicy(epsilon=8.0, delta=1e-5, minimum_noise=1.0, modes=("record",))
-    check(strict, [], EVENT, mode="record")
+    check(strict, [], EVENT, mode="record", **AS)
     with pytest.raises(BudgetError, match=r"mode 'client' is not allowed by this client \(allowed: record\)"):
-        check(strict, [], EVENT, mode="client")
+        check(strict, [], EVENT, mode="client", **AS)
     with pytest.raises(BudgetError, match=r"noise multiplier 0\.9999 is below the minimum of this client, 1;"):
-        check(strict, [], replace(EVENT, noise_multiplier=0.9999), mode="record")
+        check(strict, [], replace(EVENT, noise_multiplier=0.9999), mode="record", **AS)
     closed = SitePolicy(epsilon=8.0, delta=1e-5, modes=())
     with pytest.raises(BudgetError, match="none at all"):
-        check(closed, [], EVENT, mode="record")
+        check(closed, [], EVENT, mode="record", **AS)
 
 
 @pytest.mark.parametrize("epsilon", [0.01, 0.5, 2.0])

@@ -24,6 +24,8 @@ def data(**changes):
         "model": "b" * 64,
         "update": None,
         "event": EVENT,
+        "unit": "record",
+        "noise": "seeded",
         "status": "reserved",
         "time": "2026-01-02T03:04:05Z",
     } | changes

@@ -32,6 +32,8 @@ def entry(round_number, *, model=A, run="run", status="reserved", steps=10):
         model=model,
         update=B if status == "settled" else None,
         event=SampledGaussian(sampling_rate=0.1, noise_multiplier=1.0, steps=steps),
+        unit="record",
+        noise="seeded",
         status=status,
         time="2026-01-02T03:04:05Z",
     )
@@ -39,7 +41,15 @@ def entry(round_number, *, model=A, run="run", status="reserved", steps=10):
 
 def statement(round_number, sequence, *, run="run", refusal=None):
     return Statement(
-        run=run, round=round_number, dataset=A, sequence=sequence, head=A, refusal=refusal, time="2026-01-02T03:04:05Z"
+        run=run,
+        round=round_number,
+        dataset=A,
+        sequence=sequence,
+        head=A,
+        epsilon=8.0,
+        delta=1e-5,
+        refusal=refusal,
+        time="2026-01-02T03:04:05Z",
     )
 
 

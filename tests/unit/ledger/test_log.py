@@ -93,10 +93,10 @@ def test_what_no_entry_may_hold_is_refused_and_not_written(place, change):
 
 def test_a_statement_says_where_the_ledger_ends(place):
     with place.open() as ledger:
-        empty = read_statement(ledger.statement(run="run", round_number=0), place.identity.public)
+        empty = read_statement(place.state(ledger, 0), place.identity.public)
         assert (empty.sequence, empty.head, empty.refusal) == (0, EMPTY.digest, None)
         place.reserve(ledger)
-        signed = ledger.statement(run="run", round_number=3, refusal="too much")
+        signed = place.state(ledger, 3, refusal="too much")
         statement = read_statement(signed, place.identity.public)
         assert (statement.sequence, statement.head) == (1, ledger.envelopes[-1].digest)
         assert (statement.run, statement.round, statement.refusal) == ("run", 3, "too much")
@@ -172,7 +172,7 @@ def test_two_processes_share_a_ledger(place, tmp_path):
         for number in range(1, 9):
             with Ledger.open(Path(folder), dataset="d" * 64, identity=identity) as ledger:
                 entry = ledger.reserve(run=run, round_number=number, plan="a" * 64, model="b" * 64, event=event,
-                                       repeatable=False)
+                                       repeatable=False, unit="record", noise="seeded")
             with Ledger.open(Path(folder), dataset="d" * 64, identity=identity) as ledger:
                 ledger.settle(entry, f"{number:064x}")
         """

@@ -29,7 +29,8 @@ PROGRAM = """
     def open_ledger(): return Ledger.open(folder, dataset="d" * 64, identity=identity)
     def reserve(ledger, number):
         return ledger.reserve(
-            run="run", round_number=number, plan="a" * 64, model="b" * 64, event=event, repeatable=False
+            run="run", round_number=number, plan="a" * 64, model="b" * 64, event=event, repeatable=False,
+            unit="record", noise="seeded"
         )
     """
 

@@ -15,6 +15,8 @@ STATEMENT = Statement(
     dataset="d" * 64,
     sequence=7,
     head="e" * 64,
+    epsilon=8.0,
+    delta=1e-5,
     refusal="beyond the budget",
     time="2026-01-02T03:04:05Z",
 )
