@@ -5,18 +5,21 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from fedtrain.crypto import Identity
 from fedtrain.errors import LedgerError
-from fedtrain.ledger import Ledger, read_chain, spent
+from fedtrain.ledger import Ledger, SitePolicy, read_chain, read_statement, spent
 from fedtrain.privacy import SampledGaussian, epsilon_of
 
 DATASET = "d" * 64
 EVENT = SampledGaussian(sampling_rate=0.01, noise_multiplier=2.0, steps=5)
+POLICY = SitePolicy(epsilon=8.0, delta=1e-5)
 rounds = st.integers(1, 3)
+runs = st.sampled_from(["seeded", "secure"])
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -32,6 +35,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.returned = Counter()  # of reservations that must be charged, by round and repeatability
         self.updates = Counter()
         self.reservations = []
+        self.stated = Counter()  # the round of the newest statement, by run
         self.start()
 
     def start(self):
@@ -50,6 +54,18 @@ class LedgerMachine(RuleBasedStateMachine):
             noise="seeded" if repeatable else "secure",
         )
 
+    def refuses(self, number, repeatable):
+        """Say whether a reservation is to be refused, and if so check that it is, and changes nothing."""
+        run = "seeded" if repeatable else "secure"
+        before = self.ledger.entries
+        made = any((entry.run, entry.round) == (run, number) for entry in before)
+        if number > self.stated[run] or (repeatable and made):
+            return False
+        with pytest.raises(LedgerError, match=f"did not train in round {self.stated[run]} of this run or before"):
+            self.reserve(number, repeatable)
+        assert self.ledger.entries == before
+        return True
+
     def note(self, entry):
         if entry.run == "secure" or not self.returned[entry.run, entry.round]:
             self.returned[entry.run, entry.round] += 1
@@ -57,7 +73,31 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(number=rounds, repeatable=st.booleans())
     def reserves(self, number, repeatable):
-        self.note(self.reserve(number, repeatable))
+        if not self.refuses(number, repeatable):
+            self.note(self.reserve(number, repeatable))
+
+    @rule(run=runs, number=st.integers(0, 3))
+    def states(self, run, number):
+        """Also of a lower round than before, as when a run is resumed from there."""
+        signed = self.ledger.statement(run=run, round_number=number, policy=POLICY)
+        self.stated[run] = number
+        statement = read_statement(signed, self.identity.public)
+        assert (statement.sequence, statement.head) == (self.ledger.head.sequence, self.ledger.head.digest)
+
+    @rule(run=runs, number=st.integers(0, 3), written=st.booleans())
+    def crashes_while_it_states(self, run, number, written):
+        """The statement was not returned; that it was made is on the disk, or is not."""
+        file = self.file.with_suffix(".stated")
+        before = file.read_bytes() if file.exists() else None
+        self.ledger.statement(run=run, round_number=number, policy=POLICY)
+        self.ledger.close()
+        if written:
+            self.stated[run] = number
+        elif before is None:
+            file.unlink()
+        else:
+            file.write_bytes(before)
+        self.start()
 
     @precondition(lambda self: self.reservations)
     @rule(data=st.data(), which=st.integers(0, 2))
@@ -86,6 +126,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def crashes_while_it_appends(self, number, repeatable, kept):
         """The line is in the intent, and a part of it in the ledger."""
         before = len(self.ledger.entries)
+        if self.refuses(number, repeatable):
+            return
         self.reserve(number, repeatable)
         self.ledger.close()
         if len(self.ledger.entries) > before:
@@ -97,6 +139,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def crashes_while_it_writes_the_intent(self, number, repeatable, kept):
         """The ledger is whole, and a part of the new intent has replaced the old one."""
         before, old = len(self.ledger.entries), self.intent.read_bytes() if self.intent.exists() else b""
+        if self.refuses(number, repeatable):
+            return
         self.reserve(number, repeatable)
         self.ledger.close()
         if len(self.ledger.entries) > before:

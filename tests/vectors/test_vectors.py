@@ -113,12 +113,19 @@ def ledger():
         model=digest("model"),
         update=None,
         event=SampledGaussian(sampling_rate=1e-05, noise_multiplier=1.25, steps=100),
+        unit="record",
+        noise="seeded",
         status="reserved",
         time=TIME,
     )
     settled = first.model_copy(update={"status": "settled", "update": digest("update")})
     whole = first.model_copy(
-        update={"round": 0, "event": SampledGaussian(sampling_rate=1.0, noise_multiplier=1000.0, steps=1)}
+        update={
+            "round": 0,
+            "event": SampledGaussian(sampling_rate=1.0, noise_multiplier=1000.0, steps=1),
+            "unit": "client",
+            "noise": "secure",
+        }
     )
     return linked(ENTRY, first, settled, whole)
 
@@ -134,6 +141,8 @@ def statement():
                 dataset=digest("dataset"),
                 sequence=len(entries),
                 head=entries[-1].digest,
+                epsilon=8.0,
+                delta=1e-05,
                 refusal='beyond the budget of "größe" 8',
                 time=TIME,
             )
@@ -192,17 +201,19 @@ def read(name):
 def test_a_ledger_is_read():
     entries = read_chain(read("ledger.jsonl"), IDENTITY.public)
     assert entries == read_own_chain(read("ledger.jsonl"), IDENTITY)
-    assert [(entry.status, entry.round, entry.event.steps) for entry in entries] == [
-        ("reserved", 1, 100),
-        ("settled", 1, 100),
-        ("reserved", 0, 1),
+    assert [(entry.status, entry.round, entry.event.steps, entry.unit, entry.noise) for entry in entries] == [
+        ("reserved", 1, 100, "record", "seeded"),
+        ("settled", 1, 100, "record", "seeded"),
+        ("reserved", 0, 1, "client", "secure"),
     ]
     assert entries[0].event.sampling_rate == 1e-05
 
 
 def test_a_statement_is_read():
     (envelope,) = read("statement.jsonl")
-    assert read_statement(envelope, IDENTITY.public).head == read("ledger.jsonl")[-1].digest
+    statement = read_statement(envelope, IDENTITY.public)
+    assert statement.head == read("ledger.jsonl")[-1].digest
+    assert (statement.epsilon, statement.delta) == (8.0, 1e-05)
 
 
 def test_a_record_is_read():

@@ -27,6 +27,10 @@ class Place:
     def intent(self):
         return self.folder / f"{DATASET}.intent"
 
+    @property
+    def stated(self):
+        return self.folder / f"{DATASET}.stated"
+
     def open(self, **changes):
         return Ledger.open(self.folder, **{"dataset": DATASET, "identity": self.identity} | changes)
 

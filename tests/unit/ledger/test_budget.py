@@ -78,3 +78,57 @@ def test_no_more_rounds_are_counted_than_asked():
     gentle = replace(EVENT, noise_multiplier=50.0, steps=1)
     for limit in (0, 1, 2, 3, 5, 8, 100):
         assert rounds_left(POLICY, [], gentle, limit=limit) == limit
+
+
+def test_a_source_of_noise_that_is_not_allowed_is_refused():
+    strict = SitePolicy(epsilon=8.0, delta=1e-5, noise=("secure",))
+    check(strict, [], EVENT, mode="record", unit="record", noise="secure")
+    with pytest.raises(
+        BudgetError, match=r"seeded noise is not allowed by this client \(allowed: secure\); nothing was"
+    ):
+        check(strict, [], EVENT, mode="record", unit="record", noise="seeded")
+    closed = SitePolicy(epsilon=8.0, delta=1e-5, noise=())
+    with pytest.raises(BudgetError, match=r"secure noise is not allowed by this client \(allowed: none at all\)"):
+        check(closed, [], EVENT, mode="record", unit="record", noise="secure")
+
+
+@pytest.mark.parametrize(
+    ("held", "unit", "noise", "why"),
+    [
+        (
+            {"unit": "record"},
+            "client",
+            "seeded",
+            "charges that protect single records; charges that protect whole clients",
+        ),
+        (
+            {"unit": "client"},
+            "record",
+            "seeded",
+            "charges that protect whole clients; charges that protect single records",
+        ),
+        (
+            {"noise": "seeded"},
+            "record",
+            "secure",
+            "charges of runs with seeded noise. What was released with seeded noise",
+        ),
+        (
+            {"noise": "secure"},
+            "record",
+            "seeded",
+            "charges of runs with secure noise. What is released with seeded noise",
+        ),
+    ],
+)
+def test_charges_that_do_not_add_up_are_refused(place, held, unit, noise, why):
+    """Whatever the budget, whichever run: also where the other charge is not the newest."""
+    policy = SitePolicy(epsilon=1000.0, delta=1e-5)
+    with place.open() as ledger:
+        first = place.reserve(ledger, run="earlier", **held)
+        check(policy, ledger.entries, EVENT, mode=first.unit, unit=first.unit, noise=first.noise)
+        with pytest.raises(BudgetError, match=f"holds {why}.*nothing was trained. Use another folder of sites"):
+            check(policy, ledger.entries, EVENT, mode=unit, unit=unit, noise=noise)
+        place.reserve(ledger, run="later", unit=unit, noise=noise)
+        with pytest.raises(BudgetError, match=f"holds {why}"):
+            check(policy, ledger.entries, EVENT, mode=unit, unit=unit, noise=noise)

@@ -106,6 +106,8 @@ def test_another_key_type_or_data_set_is_refused():
         ([{}, {"round": 0, "run": "other"} | SETTLED], 1),
         ([{}, {"round": 0, "plan": "c" * 64} | SETTLED], 1),
         ([{}, {"round": 0, "event": EVENT | {"steps": 1}} | SETTLED], 1),
+        ([{}, {"round": 0, "unit": "client"} | SETTLED], 1),
+        ([{}, {"round": 0, "noise": "secure"} | SETTLED], 1),
         ([{}, {"round": 0} | SETTLED, {"round": 0} | SETTLED, {"round": 0}], 2),
     ],
 )
@@ -162,6 +164,10 @@ def test_two_equal_reservations_are_settled_twice():
                 {"noise_multiplier": None},
             )
         ),
+        data(unit="user"),
+        data(unit=None),
+        data(noise="none"),
+        data(noise=""),
         data(event=None),
         data(event={}),
     ],

@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 from fedtrain.crypto import Identity
 from fedtrain.errors import LedgerError, StorageError
-from fedtrain.ledger import EMPTY, read_chain, read_statement
+from fedtrain.ledger import EMPTY, SitePolicy, read_chain, read_statement
 from fedtrain.privacy import SampledGaussian
+from tests.unit.ledger.conftest import EVENT
 
 ROOT = Path(__file__).parents[3]
 
@@ -42,6 +43,39 @@ def test_what_can_be_repeated_is_reserved_once(place):
         for change in ({"round_number": 2}, {"model": "c" * 64}, {"run": "other"}, {"event": other}):
             place.reserve(ledger, repeatable=True, **change)
         assert len(ledger.entries) == 6
+
+
+def test_what_differs_in_unit_or_noise_is_not_the_same(place):
+    with place.open() as ledger:
+        first = place.reserve(ledger, repeatable=True)
+        for change in ({"unit": "client"}, {"noise": "secure"}):
+            other = place.reserve(ledger, repeatable=True, **change)
+            assert other != first
+            ledger.settle(other, "e" * 64)
+            with pytest.raises(LedgerError, match="each reservation pays for one"):
+                ledger.settle(other, "f" * 64)
+        assert ledger.settle(first, "d" * 64).charge == first.charge
+    with place.open() as ledger:
+        assert len(ledger.entries) == 6
+
+
+def test_the_first_reservation_of_a_subject_is_found(place):
+    subject = {"run": "run", "round_number": 1, "plan": "a" * 64, "model": "b" * 64, "event": EVENT}
+    with place.open() as ledger:
+        assert ledger.reserved(**subject) is None
+        first = place.reserve(ledger)
+        place.reserve(ledger)
+        ledger.settle(first, "e" * 64)
+        assert ledger.reserved(**subject) == first
+        other = SampledGaussian(sampling_rate=0.01, noise_multiplier=1.5, steps=11)
+        for change in (
+            {"round_number": 2},
+            {"run": "other"},
+            {"plan": "b" * 64},
+            {"model": "c" * 64},
+            {"event": other},
+        ):
+            assert ledger.reserved(**subject | change) is None
 
 
 def test_what_cannot_be_repeated_is_reserved_each_time(place):
@@ -101,6 +135,10 @@ def test_a_statement_says_where_the_ledger_ends(place):
         assert (statement.sequence, statement.head) == (1, ledger.envelopes[-1].digest)
         assert (statement.run, statement.round, statement.refusal) == ("run", 3, "too much")
         assert statement.dataset == ledger.entries[0].dataset
+        assert (statement.epsilon, statement.delta) == (8.0, 1e-5)
+        other = place.state(ledger, 3, policy=SitePolicy(epsilon=0.5, delta=1e-6))
+        statement = read_statement(other, place.identity.public)
+        assert (statement.epsilon, statement.delta) == (0.5, 1e-6)
 
 
 def test_an_open_ledger_keeps_others_out_and_says_so(place):
@@ -125,7 +163,10 @@ def test_a_closed_ledger_is_not_written(place):
         pass
     with pytest.raises(LedgerError, match="closed"):
         place.reserve(ledger)
+    with pytest.raises(LedgerError, match="closed"):
+        place.state(ledger, 1)
     assert not place.file.exists()
+    assert not place.stated.exists()
 
 
 def test_another_key_is_refused(filled):

@@ -68,6 +68,18 @@ def test_a_record_is_returned_as_it_was_signed(path):
     assert log.records[-1].previous == log.envelopes[0].digest
 
 
+def test_a_record_keeps_the_time_that_it_was_given(path):
+    times = ("2026-01-02T03:04:05Z", "2001-02-03T04:05:06Z")
+    log = RunLog.open(path, IDENTITY)
+    log.append(OPENED.model_copy(update={"time": times[0]}))
+    log.append(Asked(**ASKED.model_dump(exclude={"time"}), time=times[1]))
+    log.append(COMPLETED)
+    records = RunLog.open(path, IDENTITY).records
+    assert records == log.records
+    assert tuple(record.time for record in records[:2]) == times
+    assert records[2].time not in {"", *times}
+
+
 def test_a_run_goes_on_after_it_was_closed(path):
     filled(path, OPENED, ASKED, Closed(status="interrupted", rounds=0, report=B))
     assert len(filled(path, ASKED, COMPLETED, CLOSED).records) == 6

@@ -1,7 +1,7 @@
 import pytest
 
 from fedtrain.errors import SiteError
-from fedtrain.ledger import SitePolicy, read_policy
+from fedtrain.ledger import SitePolicy, find_policy, read_policy
 
 BUDGET = "[budget]\nepsilon = 8\ndelta = 1e-5\n"
 
@@ -9,11 +9,15 @@ BUDGET = "[budget]\nepsilon = 8\ndelta = 1e-5\n"
 def test_a_site_file_is_read(tmp_path):
     path = tmp_path / "site.toml"
     path.write_text(BUDGET)
-    assert read_policy(path) == SitePolicy(epsilon=8.0, delta=1e-5, minimum_noise=0.0, modes=("record", "client"))
+    assert read_policy(path) == SitePolicy(
+        epsilon=8.0, delta=1e-5, minimum_noise=0.0, modes=("record", "client"), noise=("seeded", "secure")
+    )
     path.write_text(BUDGET + '[policy]\nminimum_noise = 1.1\nmodes = ["record"]\n')
     assert read_policy(path) == SitePolicy(epsilon=8.0, delta=1e-5, minimum_noise=1.1, modes=("record",))
     path.write_text(BUDGET + "[policy]\nmodes = []\n")
     assert read_policy(path).modes == ()
+    path.write_text(BUDGET + '[policy]\nmodes = ["none", "record"]\nnoise = ["secure"]\n')
+    assert read_policy(path) == SitePolicy(epsilon=8.0, delta=1e-5, modes=("none", "record"), noise=("secure",))
 
 
 @pytest.mark.parametrize(
@@ -34,6 +38,8 @@ def test_a_site_file_is_read(tmp_path):
         (BUDGET + "[policy]\nminimum_noise = -1\n", "policy.minimum_noise"),
         (BUDGET + '[policy]\nmodes = ["records"]\n', "policy.modes.0"),
         (BUDGET + '[policy]\nmodes = "record"\n', "policy.modes"),
+        (BUDGET + '[policy]\nnoise = ["none"]\n', "policy.noise.0"),
+        (BUDGET + '[policy]\nnoise = "secure"\n', "policy.noise"),
     ],
 )
 def test_a_site_file_with_anything_else_is_refused(tmp_path, text, where):
@@ -51,3 +57,27 @@ def test_what_is_no_toml_is_named(tmp_path):
             read_policy(path)
     with pytest.raises(SiteError, match="No such file"):
         read_policy(tmp_path / "missing")
+
+
+def test_a_clients_own_site_file_comes_before_that_of_all(tmp_path):
+    folder = tmp_path / "client-0000"
+    assert find_policy(folder) is None
+    (tmp_path / "site.toml").write_text("[budget]\nepsilon = 1\ndelta = 1e-5\n")
+    assert find_policy(folder) == SitePolicy(epsilon=1.0, delta=1e-5)
+    folder.mkdir()
+    assert find_policy(folder) == SitePolicy(epsilon=1.0, delta=1e-5)
+    (folder / "site.toml").write_text("[budget]\nepsilon = 2\ndelta = 1e-5\n")
+    assert find_policy(folder) == SitePolicy(epsilon=2.0, delta=1e-5)
+
+
+def test_a_site_file_that_cannot_be_used_is_not_passed_over(tmp_path):
+    folder = tmp_path / "client-0000"
+    folder.mkdir()
+    (tmp_path / "site.toml").write_text(BUDGET)
+    (folder / "site.toml").write_text("[budget]")
+    with pytest.raises(SiteError, match=f"{folder}/site.toml cannot be used"):
+        find_policy(folder)
+    (folder / "site.toml").unlink()
+    (folder / "site.toml").mkdir()
+    with pytest.raises(SiteError, match=f"cannot read the site file {folder}/site.toml: Is a directory"):
+        find_policy(folder)

@@ -38,7 +38,11 @@ def test_what_the_client_did_not_sign_is_refused():
         sign(STATEMENT.encode() + b" "),
         sign(canonical(STATEMENT.model_dump() | {"sequence": -1})),
         sign(canonical(STATEMENT.model_dump() | {"more": 1})),
-        sign(canonical(STATEMENT.model_dump(exclude={"refusal"}))),
+        *(sign(canonical(STATEMENT.model_dump(exclude={name}))) for name in ("refusal", "epsilon", "delta")),
+        *(
+            sign(canonical(STATEMENT.model_dump() | change))
+            for change in ({"epsilon": 0}, {"epsilon": "8"}, {"epsilon": None}, {"delta": 0}, {"delta": 1})
+        ),
     ):
         with pytest.raises(ForgeryError):
             read_statement(wrong, IDENTITY.public)
