@@ -5,7 +5,8 @@ from typing import cast
 from flwr.app import ConfigRecord, Context, RecordDict
 
 from clients.node import open_node
-from clients.private import reserve, shown
+from clients.private import shown
+from clients.reserving import reserve_run, secret_cohorts
 from clients.site import Site, checked_plan
 from clients.work import client_number
 from fedtrain.errors import BudgetError, PrivacySpecError
@@ -28,13 +29,13 @@ def introduce(content: RecordDict, context: Context, site: Site) -> RecordDict:
     node = open_node(experiment, client)
     with node.open_ledger(site.records(client)) as ledger:
         refusal = None
-        if protocol.NOISE_MULTIPLIER in question:
+        if secret_cohorts(experiment) and protocol.NOISE_MULTIPLIER in question:
             try:
                 plan = checked_plan(experiment, cast("float", question[protocol.NOISE_MULTIPLIER]))
-                reserve(ledger, node, experiment, plan, run=run, round_number=0, model=plan.digest)
+                reserve_run(ledger, node, experiment, plan, run=run)
             except (BudgetError, PrivacySpecError) as error:
                 refusal = str(error)
         number = cast("int", question[protocol.ROUND])
-        statement = ledger.statement(run=run, round_number=number, refusal=refusal)
-        reply[protocol.LEDGER] = shown(node, ledger, known, statement)
+        statement = ledger.statement(run=run, round_number=number, policy=node.policy, refusal=refusal)
+        reply[protocol.LEDGER] = shown(node, ledger, known, statement=statement)
     return reply

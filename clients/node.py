@@ -1,18 +1,24 @@
 """The files of one client: its identity, the key of its data set ids, its site file and its ledgers.
 
-Nothing of them is read from a message: the server cannot change what a client allows.
+Nothing of them is read from a message. In a simulation the experiment says in which folder they are.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedtrain.config import Experiment
-from fedtrain.crypto import Identity
-from fedtrain.errors import ClientError
-from fedtrain.ledger import Ledger, SitePolicy, dataset_digest, dataset_key, read_policy
+from fedtrain.crypto import Identity, nonce_of
+from fedtrain.errors import BudgetError, ConfigError, KeyFileError
+from fedtrain.ledger import (
+    Ledger,
+    LedgerEntry,
+    SitePolicy,
+    client_folder,
+    dataset_digest,
+    dataset_key,
+    find_policy,
+)
 from fedtrain.training import Records
-
-SITE_FILE = "site.toml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,15 +29,33 @@ class Node:
     identity: Identity
     policy: SitePolicy
 
+    def nonce(self, reservation: LedgerEntry) -> bytes:
+        """Return the nonce with which the entry for a reservation commits to its update.
+
+        It is the same whenever the same work is done again, as the update then is with seeded noise.
+        """
+        run, number, plan, model, event = reservation.subject
+        return nonce_of(self._key, [run, number, plan, model, event.as_data()])
+
+    @property
+    def _key(self) -> bytes:
+        file = self.folder / "dataset.key"
+        if not file.exists() and any((self.folder / "ledgers").glob("*.jsonl")):
+            raise KeyFileError(
+                f"{file} is gone, and with a new one every data set would have a new ledger and a new budget. Put it "
+                f"back; or, if what was spent does not matter, move {self.folder / 'ledgers'} away"
+            )
+        return dataset_key(file)
+
     def open_ledger(self, records: Records) -> Ledger:
         """Open the ledger of a data set, which its content decides, whatever its name.
 
         Raises:
-            LedgerError: the ledger is damaged, or another process holds it.
+            KeyFileError: the key of the data set digests is gone, or cannot be used.
+        LedgerError: the ledger is damaged, or another process holds it.
             StorageError: it cannot be read or written.
         """
-        key = dataset_key(self.folder / "dataset.key")
-        dataset = dataset_digest(records.features.numpy(), records.labels.numpy(), key)
+        dataset = dataset_digest(records.features.numpy(), records.labels.numpy(), self._key)
         return Ledger.open(self.folder / "ledgers", dataset=dataset, identity=self.identity)
 
 
@@ -42,30 +66,30 @@ def open_node(experiment: Experiment, client: int) -> Node:
     budget is that of the experiment.
 
     Raises:
-        ClientError: there is no place for the files.
+        ConfigError: there is no place for the files.
         KeyFileError: a key file cannot be used.
         SiteError: the site file cannot be used.
     """
-    sites = sites_folder(experiment)
-    folder = sites / f"client-{client:04d}"
+    folder = client_folder(experiment, client)
     identity = Identity.load_or_create(folder / "identity.pem")
-    for file in (folder / SITE_FILE, sites / SITE_FILE):
-        if file.exists():
-            return Node(folder=folder, identity=identity, policy=read_policy(file))
     privacy = experiment.privacy
-    return Node(folder=folder, identity=identity, policy=SitePolicy(epsilon=privacy.epsilon, delta=privacy.delta))
+    policy = find_policy(folder) or SitePolicy(epsilon=privacy.epsilon, delta=privacy.delta)
+    return Node(folder=folder, identity=identity, policy=policy)
 
 
-def sites_folder(experiment: Experiment) -> Path:
-    """Return the folder of all clients' files.
+def refuse_without_privacy(experiment: Experiment, client: int) -> None:
+    """Refuse training without privacy where the client has a site file that does not list mode "none".
 
     Raises:
-        ClientError: neither it nor the run folder is named.
+        BudgetError: likewise; nothing was trained.
+        SiteError: the site file cannot be used.
     """
-    if experiment.federation.sites is not None:
-        return Path(experiment.federation.sites)
-    if experiment.output.directory is not None:
-        return Path(experiment.output.directory) / "clients"
-    raise ClientError(
-        "a client's ledger needs a place that outlasts the run: set federation.sites, or output.directory (--out)"
-    )
+    try:
+        policy = find_policy(client_folder(experiment, client))
+    except ConfigError:  # no folder is named that could hold a site file
+        return
+    if policy is not None and "none" not in policy.modes:
+        raise BudgetError(
+            f"client {client} does not train without privacy: its site file allows the modes "
+            f"{', '.join(policy.modes)}; nothing was trained"
+        )

@@ -10,15 +10,15 @@ from typing import cast
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from clients.node import Node, open_node
+from clients.reserving import reserve, reserved_run, secret_cohorts
 from clients.site import checked_plan
 from clients.work import Work
-from fedtrain.config import Experiment
-from fedtrain.crypto import SignedEnvelope
+from fedtrain.crypto import SignedEnvelope, commit
 from fedtrain.errors import BudgetError, PrivacySpecError
 from fedtrain.flower import protocol
 from fedtrain.flower.client_dp import clip_reply
 from fedtrain.flower.ledgers import ShownLedger
-from fedtrain.ledger import Ledger, LedgerEntry, check
+from fedtrain.ledger import Ledger
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.noise import open_source
 from fedtrain.tasks import refuse_batch_statistics
@@ -31,71 +31,49 @@ def answer_privately(content: RecordDict, work: Work, records: Records) -> Recor
     The reply holds the arrays, public constants, and the ledger's new entries. In client privacy it also says whether
     the update was within the clipping norm, which the server is trusted with. A refusal holds no arrays, and a signed
     statement of the ledger.
+
+    Raises:
+        ClientError: in client privacy with secret cohorts, this client has not reserved the run.
+        PrivacySpecError: likewise, the noise does not keep the promise. A statement would tell who was drawn.
     """
-    privacy = work.site.experiment.privacy
+    experiment, run = work.site.experiment, cast("str", work.config[protocol.RUN])
     known = cast("int", cast("ConfigRecord", content[protocol.LEDGER])[protocol.KNOWN])
-    run = cast("str", work.config[protocol.RUN])
-    node = open_node(work.site.experiment, work.client)
+    noise_multiplier = cast("float", work.config[protocol.NOISE_MULTIPLIER])
+    node = open_node(experiment, work.client)
     with node.open_ledger(records) as ledger:
-        try:
-            plan = checked_plan(work.site.experiment, cast("float", work.config[protocol.NOISE_MULTIPLIER]))
-            reservation = reserve(
-                ledger,
-                node,
-                work.site.experiment,
-                plan,
-                run=run,
-                round_number=work.round_number,
-                model=work.digest,
-            )
-        except (BudgetError, PrivacySpecError) as refusal:
-            statement = ledger.statement(run=run, round_number=work.round_number, refusal=str(refusal))
-            return RecordDict({protocol.LEDGER: shown(node, ledger, known, statement)})
+        if secret_cohorts(experiment):
+            plan = checked_plan(experiment, noise_multiplier)
+            reservation = reserved_run(ledger, plan, run=run)
+        else:
+            try:
+                plan = checked_plan(experiment, noise_multiplier)
+                reservation = reserve(ledger, node, work, plan, run=run)
+            except (BudgetError, PrivacySpecError) as refusal:
+                statement = ledger.statement(
+                    run=run, round_number=work.round_number, policy=node.policy, refusal=str(refusal)
+                )
+                return RecordDict({protocol.LEDGER: shown(node, ledger, known, statement=statement)})
     metrics = MetricRecord({protocol.WEIGHT: 1.0})
-    if privacy.mode == "record":
+    if experiment.privacy.mode == "record":
         arrays = _by_record(work, records, plan)
     else:
         arrays, within = _by_client(work, records, plan)
         metrics[protocol.WITHIN_CLIP] = float(within)
+    nonce = b""
     with node.open_ledger(records) as ledger:
-        if reservation.round:
-            ledger.settle(reservation, protocol.arrays_digest(arrays))
-        record = shown(node, ledger, known, None)
+        if not secret_cohorts(experiment):
+            nonce = node.nonce(reservation)
+            ledger.settle(reservation, commit(protocol.arrays_digest(arrays), nonce))
+        record = shown(node, ledger, known, nonce=nonce)
     return RecordDict({protocol.ARRAYS: arrays, protocol.METRICS: metrics, protocol.LEDGER: record})
 
 
-def reserve(
-    ledger: Ledger, node: Node, experiment: Experiment, plan: PrivacyPlan, *, run: str, round_number: int, model: str
-) -> LedgerEntry:
-    """Reserve what a round spends, durably, if the client's policy and budget allow it.
-
-    With secret Poisson cohorts every round of the run spends, whether the client is drawn or not: the whole run is
-    reserved at once, as round 0.
-
-    With seeded noise the same work gives the very same update, which tells nobody anything new, and is not charged
-    again (docs/decisions/0006). With secure noise each attempt is another release.
-
-    Raises:
-        BudgetError: the policy or the budget does not allow it; nothing is reserved.
-    """
-    privacy = experiment.privacy
-    event, repeatable = plan.round_event, privacy.noise == "seeded"
-    if privacy.mode == "client" and privacy.cohorts == "poisson":
-        event, round_number, model, repeatable = plan.event(plan.spec.steps), 0, plan.digest, True
-    same = (run, round_number, plan.digest, model, event)
-    for entry in ledger.entries if repeatable else ():
-        if entry.status == "reserved" and (entry.run, entry.round, entry.plan, entry.model, entry.event) == same:
-            return entry
-    check(node.policy, ledger.entries, event, mode=privacy.mode)
-    return ledger.reserve(
-        run=run, round_number=round_number, plan=plan.digest, model=model, event=event, repeatable=repeatable
-    )
-
-
-def shown(node: Node, ledger: Ledger, known: int, statement: SignedEnvelope | None) -> ConfigRecord:
+def shown(
+    node: Node, ledger: Ledger, known: int, *, statement: SignedEnvelope | None = None, nonce: bytes = b""
+) -> ConfigRecord:
     """Return what the server is shown: the entries that it does not know, and a statement if there is one."""
     entries = ledger.envelopes[known:]
-    return ShownLedger(key=node.identity.public, entries=entries, statement=statement).to_record()
+    return ShownLedger(key=node.identity.public, entries=entries, statement=statement, nonce=nonce).to_record()
 
 
 def _by_record(work: Work, records: Records, plan: PrivacyPlan) -> ArrayRecord:

@@ -10,15 +10,10 @@ from fedtrain.report import (
     Mechanism,
     Privacy,
     PrivacyEvent,
-    Sampling,
+    grounds,
 )
-from fedtrain.report.numbers import upper
-from server import grounds
 from server.proof import Proof
 from server.spending import Charge, charges, curve
-
-_SEEDED = "a seeded fast generator, for simulation only: whoever knows the seed can remove the noise"
-_SECURE = "an AES-256-CTR key stream with a key from the operating system, never stored"
 
 
 def private_claim(experiment: Experiment, proof: Proof, *, rounds: int) -> Privacy:
@@ -38,14 +33,14 @@ def private_claim(experiment: Experiment, proof: Proof, *, rounds: int) -> Priva
         adversaries=grounds.adversaries(mode, proof.noise),
         trusted=grounds.TRUSTED[mode],
         mechanism=_mechanism(plan),
-        sampling=_sampling(experiment, plan),
+        sampling=grounds.sampling(plan),
         accountants=_accountants(spent[most.client], spec.delta),
         composition=grounds.COMPOSITION,
         noise=proof.noise,
-        random_source=_SECURE if proof.noise == "secure" else _SEEDED,
+        random_source=grounds.RANDOM_SOURCE[proof.noise],
         tuning=experiment.privacy.tuning,
-        statement=_statement(plan, most.epsilon, proof.noise),
-        accesses_not_covered=grounds.ACCESSES_NOT_COVERED[mode],
+        statement=grounds.statement(plan, most.epsilon, proof.noise),
+        accesses_not_covered=grounds.accesses_not_covered(mode, proof.noise),
         not_covered=grounds.NOT_COVERED,
         clients=clients,
         events=tuple(_event(charge) for mine in spent.values() for charge in mine),
@@ -82,12 +77,14 @@ def no_claim(experiment: Experiment) -> Privacy:
 
 def _client(client: int, mine: tuple[Charge, ...], proof: Proof) -> ClientPrivacy:
     delta = proof.plan.spec.delta
+    stated = proof.stated(client)
     entries = proof.copies.entries(client)
     return ClientPrivacy(
         client=client,
         epsilon=epsilon_of((charge.event for charge in mine), delta),
         run_epsilon=epsilon_of((charge.event for charge in mine if charge.run == proof.run), delta),
-        budget=None,
+        # A budget at another delta cannot be compared.
+        budget=stated.epsilon if stated is not None and stated.delta == delta else None,
         rounds=tuple(sorted({charge.round for charge in mine if charge.run == proof.run})),
         steps=sum(charge.event.steps for charge in mine),
         dataset=entries[0].dataset if entries else None,
@@ -132,32 +129,6 @@ def _mechanism(plan: PrivacyPlan) -> Mechanism:
     )
 
 
-def _sampling(experiment: Experiment, plan: PrivacyPlan) -> Sampling:
-    rate = plan.spec.sampling_rate
-    if experiment.privacy.mode == "record":
-        return Sampling(
-            scheme="Poisson, records",
-            rate=rate,
-            amplification=rate < 1,
-            reason="Each client draws its own batches, and nobody else learns which records are in them. "
-            "The choice of the cohort by the server is not counted on.",
-        )
-    if experiment.privacy.cohorts == "poisson":
-        return Sampling(
-            scheme="Poisson, clients",
-            rate=rate,
-            amplification=rate < 1,
-            reason="The server, which is trusted, draws each client by itself and keeps the cohorts secret: "
-            "they are not in this report.",
-        )
-    return Sampling(
-        scheme="none",
-        rate=1.0,
-        amplification=False,
-        reason="Cohorts are known, so every participation counts in full, up to the cap.",
-    )
-
-
 def _accountants(mine: tuple[Charge, ...], delta: float) -> tuple[Accountant, ...]:
     events = [charge.event for charge in mine]
     bounds = {
@@ -177,27 +148,3 @@ def _accountants(mine: tuple[Charge, ...], delta: float) -> tuple[Accountant, ..
         )
         for role, bound in bounds.items()
     )
-
-
-def _statement(plan: PrivacyPlan, epsilon: float, noise: str) -> str:
-    spec = plan.spec
-    odds = (
-        f"the odds of any conclusion change by a factor of at most exp({upper(epsilon)}), except with probability "
-        f"{spec.delta:g}"
-    )
-    if spec.unit == "record":
-        text = (
-            "Whoever sees every model and every update of this run, the server included, can hardly tell whether any "
-            f"one record was among a client's training records: {odds}."
-        )
-    else:
-        text = (
-            "Whoever sees the models of this run can hardly tell whether any one client's records were used at all: "
-            f"{odds}. The server sees each client's update and is trusted with it, and with the noise."
-        )
-    if noise == "seeded":
-        text += (
-            " This holds for noise that nobody can predict; this run is a simulation with seeded noise, and shows what "
-            "a deployment would promise."
-        )
-    return text

@@ -1,5 +1,6 @@
 """Ask the clients of a private run who they are, and what their ledgers hold."""
 
+import re
 from collections.abc import Mapping
 from typing import cast
 
@@ -11,8 +12,10 @@ from fedtrain.flower import protocol
 from fedtrain.flower.ledgers import ShownLedger
 from fedtrain.flower.wrapper import collect
 
-# A client that has not answered by then is not waited for; what it may have reserved is charged all the same.
+# A client that has not answered by then is not waited for, and has no part in a run with secret cohorts.
 _PATIENCE = 120.0
+
+_EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\w*: ")
 
 
 def ask_ledgers(
@@ -47,7 +50,7 @@ def ask_ledgers(
     for reply in collect(grid, questions, timeout=min(timeout, _PATIENCE)):
         client = clients[reply.metadata.src_node_id]
         if reply.has_error():
-            silent[client] = (reply.error.reason or "no reason given").strip().splitlines()[-1]
+            silent[client] = _cause(reply.error.reason or "no reason given")
             continue
         try:
             shown[client] = ShownLedger.from_record(cast("ConfigRecord", reply.content[protocol.LEDGER]))
@@ -55,3 +58,11 @@ def ask_ledgers(
         except (ForgeryError, KeyError) as error:
             silent[client] = f"its answer cannot be used: {error}"
     return shown, silent
+
+
+def _cause(reason: str) -> str:
+    """Return the message of the exception that a traceback ends with, all lines of it."""
+    lines = reason.strip().splitlines()
+    starts = [number for number, line in enumerate(lines) if _EXCEPTION.match(line)]
+    text = "\n".join(lines[starts[-1] :]) if starts else lines[-1]
+    return _EXCEPTION.sub("", text, count=1)

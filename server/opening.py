@@ -1,7 +1,8 @@
 """Begin the proof of a private run, or go on with that of a run that is resumed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from secrets import token_hex
 
 from flwr.serverapp import Grid
@@ -10,8 +11,8 @@ from fedtrain import __version__
 from fedtrain.config import to_flat
 from fedtrain.config.digest import config_digest
 from fedtrain.crypto import Identity, Roster
-from fedtrain.errors import ClientError
-from fedtrain.ledger import LedgerCopies, Opened, RunLog
+from fedtrain.errors import BudgetError, ClientError, LedgerError
+from fedtrain.ledger import Asked, Closed, Completed, LedgerCopies, Opened, Record, RunLog
 from fedtrain.privacy import PrivacyPlan
 from server.folder import RunFolder
 from server.joining import ask_ledgers
@@ -37,7 +38,7 @@ def open_proof(
     Raises:
         ClientError: fewer clients joined than a cohort needs.
         LedgerError: the record or a copy of a ledger is damaged.
-        BudgetError: no client's budget allows the run.
+        BudgetError: a round would have to be repeated that was released, and was reserved once.
         StorageError: the run folder cannot be written.
     """
     experiment = preparation.experiment
@@ -45,7 +46,11 @@ def open_proof(
     assert privacy.mode != "none"
     identity = Identity.load_or_create(folder.path / "keys" / "server.pem")
     log = RunLog.open(folder.record, identity)
+    _refuse_gaps(folder, log, done)
     run = opening(log).run if log.records else token_hex(16)
+    withheld = privacy.mode == "client" and privacy.cohorts == "poisson"
+    if withheld and privacy.noise == "secure":
+        _refuse_repetition(log.records, done)
     # What clients state now covers the rounds that are complete: later ones are asked again.
     ask = partial(ask_ledgers, grid, clients, run=run, round_number=done, known={}, timeout=federation.deadline)
     shown, silent = ask(noise_multiplier=None)
@@ -59,9 +64,7 @@ def open_proof(
         raise ClientError(f"{len(joined)} clients joined, and federation.cohort = {federation.cohort}:\n{reasons}")
     if not folder.roster.exists():
         roster.write(folder.roster)
-    withheld = privacy.mode == "client" and privacy.cohorts == "poisson"
     copies = LedgerCopies(folder.path / "ledgers", roster.clients)
-    copies.forget_statements()
     proof = Proof(plan=plan, noise=privacy.noise, log=log, roster=roster, copies=copies, withheld=withheld)
     if not log.records:
         log.append(
@@ -83,3 +86,41 @@ def open_proof(
         if client in roster.clients:
             proof.take(client, ledger, first=0)
     return proof, joined
+
+
+def _refuse_repetition(records: Sequence[Record], done: int) -> None:
+    """Refuse to repeat a round whose model was sent on or published: clients reserved each round of the run once.
+
+    What has no checkpoint was not: a kill, or a full disk, between a round's record and its checkpoint is no release.
+    """
+    for record, following in pairwise(records):
+        if not isinstance(record, Completed) or record.round <= done:
+            continue
+        repeated = isinstance(following, Asked) and following.round == record.round
+        unpublished = isinstance(following, Closed) and following.rounds < record.round
+        if not (repeated or unpublished):
+            raise BudgetError(
+                f"round {record.round} was completed, and the newest checkpoint is that of round {done}: with secure "
+                "noise its repetition would be another release, which no client has reserved. Put the checkpoint back, "
+                "or begin another run"
+            )
+
+
+def _refuse_gaps(folder: RunFolder, log: RunLog, done: int) -> None:
+    """Refuse to go on without the record of what was asked before, or with other keys than those it names.
+
+    Raises:
+        LedgerError: likewise.
+    """
+    if not log.records and done:
+        raise LedgerError(
+            f"{folder.record} is gone, and {done} rounds were completed: without it nobody can tell what was asked. "
+            "Put it back, or begin another run"
+        )
+    if log.records:
+        pinned = opening(log).roster
+        if not folder.roster.exists() or Roster.read(folder.roster).digest != pinned:
+            raise LedgerError(
+                f"{folder.roster} is gone, or does not hold the keys that the run was opened with. Put it back, or "
+                "begin another run"
+            )

@@ -10,6 +10,7 @@ from torch import nn
 from fedtrain.config import Experiment
 from fedtrain.data import DataStore, label_histogram, open_store, partition
 from fedtrain.device import resolve_device
+from fedtrain.ledger import client_folder, find_policy
 from fedtrain.privacy import PrivacyPlan, calibrate
 from fedtrain.privacy.spec import privacy_spec
 from fedtrain.seeding import derive_seed
@@ -44,6 +45,9 @@ def prepare(experiment: Experiment) -> Preparation:
     plan = None
     if experiment.privacy.mode != "none":
         plan = calibrate(privacy_spec(experiment), noise_multiplier=experiment.privacy.noise_multiplier)
+        for client in range(experiment.federation.clients):
+            # A simulated client's site file is here: what is wrong with it is better said before anything is trained.
+            find_policy(client_folder(experiment, client))
     store = open_store(experiment.data, seed=experiment.seed)
     partitions = partition(store, experiment.data, clients=experiment.federation.clients, seed=experiment.seed)
     task = build_task(experiment.task, store.info)

@@ -24,6 +24,7 @@ from fedtrain.ledger import (
     RunLog,
     Statement,
     Update,
+    now,
     read_statement,
     unanswered,
 )
@@ -64,7 +65,8 @@ class Proof:
 
     def asked(self, round_number: int, cohort: tuple[int, ...], model: str) -> None:
         """Note durably what is about to be asked of whom. From here on it is charged, whatever becomes of it."""
-        self.log.append(Asked(round=round_number, cohort=() if self.withheld else cohort, model=model))
+        asked = Asked(time=self._time, round=round_number, cohort=() if self.withheld else cohort, model=model)
+        self.log.append(asked)
 
     def completed(self, entry: RoundEntry, request: str, *, model: Arrays) -> None:
         """Note what came of a round: whose updates were used, by digest and ledger head, and the model's digest."""
@@ -72,6 +74,7 @@ class Proof:
         arrays = ArrayRecord({name: Array(np.asarray(value)) for name, value in model.items()})
         self.log.append(
             Completed(
+                time=self._time,
                 round=entry.round,
                 model=request,
                 updates=tuple(self._update(client, entry.round, request) for client in used),
@@ -83,7 +86,7 @@ class Proof:
 
     def closed(self, report: Report) -> ReportProof:
         """Sign a report as the end of the run so far, and return what proves it."""
-        self.log.append(Closed(status=report.status, rounds=report.rounds, report=body_digest(report)))
+        self.log.append(Closed(time=self._time, status=report.status, rounds=report.rounds, report=body_digest(report)))
         return ReportProof(
             roster=cast("dict[str, JsonValue]", self.roster.as_json()),
             record=_as_json(self.log.envelopes),
@@ -110,11 +113,24 @@ class Proof:
         distinct = {(record.round, record.model): record.cohort for record in asked if record.round <= done}
         return Counter(client for cohort in distinct.values() for client in cohort)
 
+    def drawable(self) -> list[int]:
+        """Return the clients that have reserved a run with secret cohorts, as their ledgers show."""
+        return [
+            client
+            for client in sorted(self.roster.clients)
+            if client not in self.refused
+            and any((entry.run, entry.round) == (self.run, 0) for entry in self.copies.entries(client))
+        ]
+
     def unanswered(self, client: int) -> tuple[int, ...]:
         """Return the rounds that are charged to a client although its ledger, as far as it is known, has no entry."""
+        entries = self.copies.entries(client)
+        return unanswered(client, self.log.records, entries, self.stated(client), noise=self.noise)
+
+    def stated(self, client: int) -> Statement | None:
+        """Return what a client stated last."""
         statement = self.copies.statement(client)
-        stated = None if statement is None else self._read(client, statement)
-        return unanswered(client, self.log.records, self.copies.entries(client), stated, noise=self.noise)
+        return None if statement is None else read_statement(statement, self.roster.clients[client])
 
     def refresh(self, grid: Grid, clients: Mapping[int, int], *, timeout: float) -> None:
         """Ask every client for the rest of its ledger, with a statement that this is all, up to the last round asked.
@@ -136,12 +152,17 @@ class Proof:
         except ForgeryError as error:
             self.refused[client] = str(error)
             return
-        statement = self.copies.statement(client)
-        if statement is not None and (refusal := self._read(client, statement).refusal) is not None:
-            self.refused[client] = refusal
+        stated = self.stated(client)
+        if stated is not None and stated.refusal is not None:
+            self.refused[client] = stated.refusal
 
-    def _read(self, client: int, statement: SignedEnvelope) -> Statement:
-        return read_statement(statement, self.roster.clients[client])
+    @property
+    def _time(self) -> str:
+        """The time of the next record.
+
+        How long a round takes tells how many trained: where that is secret, every record has the time of the first.
+        """
+        return opening(self.log).time if self.withheld else now()
 
     def _update(self, client: int, round_number: int, model: str) -> Update:
         head = self.copies.head(client)

@@ -44,6 +44,8 @@ def build_report(
         StorageError: the closing record cannot be written.
     """
     experiment, info = preparation.experiment, preparation.store.info
+    # Whoever trains with secure noise means it: then the report has nothing that is read directly from the data.
+    counted = experiment.privacy.noise == "seeded" or proof is None
     evaluations = state.evaluations
     report = Report(
         schema=SCHEMA,
@@ -63,10 +65,10 @@ def build_report(
             kind=info.kind,
             shape=info.shape,
             classes=info.classes,
-            train_records=len(preparation.store.train),
+            train_records=len(preparation.store.train) if counted else None,
             test_records=len(preparation.store.test),
             clients=experiment.federation.clients,
-            histogram=tuple(map(tuple, preparation.histogram.tolist())),
+            histogram=tuple(map(tuple, preparation.histogram.tolist())) if counted else None,
         ),
         round_log=tuple(_published(entry, withheld=proof is not None and proof.withheld) for entry in state.round_log),
         model=ModelSummary(

@@ -119,10 +119,10 @@ class Rounds:
     def _lottery(self, number: int) -> list[int]:
         """Draw a Poisson cohort, as nodes, from the clients that have reserved the run."""
         assert self._proof is not None
-        refused, spec = self._proof.refused, self._proof.plan.spec
-        nodes = {client: node for node, client in self._clients.items() if client not in refused}
+        nodes = {client: node for node, client in self._clients.items()}
         source = open_source(self._proof.noise, derive_seed(self._experiment.seed, "cohort", number))
-        return [nodes[client] for client in poisson_cohort(sorted(nodes), spec.sampling_rate, source)]
+        rate = self._proof.plan.spec.sampling_rate
+        return [nodes[client] for client in poisson_cohort(self._proof.drawable(), rate, source)]
 
     def _entry(
         self, number: int, cohort: tuple[int, ...], replies: list[Message], rate: float, *, clip_norm: float | None

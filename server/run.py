@@ -101,10 +101,10 @@ class Run:
         )
         with tensorboard as board, self._screen:
             while self._state.round_number < self._experiment.federation.rounds:
-                self._state = rounds.next(
-                    self._state, on_start=self._screen.round_started, on_reply=self._screen.client_done
-                )
-                self._folder.save_checkpoint(self._state)
+                state = rounds.next(self._state, on_start=self._screen.round_started, on_reply=self._screen.client_done)
+                # A round without a checkpoint is going to be repeated: nothing of it may be published.
+                self._folder.save_checkpoint(state)
+                self._state = state
                 evaluation, entry = self._state.evaluations[-1], self._state.round_log[-1]
                 line = self._line(evaluation)
                 if evaluation.round == entry.round:
@@ -157,10 +157,15 @@ def _introduction(preparation: Preparation) -> str:
     federation = experiment.federation
     text = (
         f"{experiment.name}: {federation.rounds} rounds, {federation.cohort} of {federation.clients} clients a round, "
-        f"{len(preparation.store.train)} training and {len(preparation.store.test)} test records\n"
-        "training records of each client and class:\n"
-        f"{format_histogram(preparation.histogram, info.classes)}\n"
     )
+    if experiment.privacy.mode == "none" or experiment.privacy.noise == "seeded":
+        text += (
+            f"{len(preparation.store.train)} training and {len(preparation.store.test)} test records\n"
+            "training records of each client and class:\n"
+            f"{format_histogram(preparation.histogram, info.classes)}\n"
+        )
+    else:
+        text += f"{len(preparation.store.test)} test records\n"
     if (plan := preparation.plan) is None:
         return f"{text}no privacy: no guarantee is given"
     spec, noise = plan.spec, experiment.privacy.noise

@@ -5,7 +5,7 @@ from hashlib import sha256
 from fedtrain.config import to_flat
 from fedtrain.config.digest import config_digest
 from fedtrain.crypto import Identity, Roster
-from fedtrain.ledger import Ledger, LedgerCopies, Opened, RunLog
+from fedtrain.ledger import Ledger, LedgerCopies, Opened, RunLog, SitePolicy
 from fedtrain.report import Dropped, RoundEntry
 from server.proof import Proof
 
@@ -55,6 +55,8 @@ class Notary:
                 model=digest("request", number),
                 event=self.plan.round_event,
                 repeatable=repeatable,
+                unit=self.plan.spec.unit,
+                noise=self.proof.noise,
             )
             ledger.settle(reservation, digest("update", client, number))
             envelopes = ledger.envelopes
@@ -64,7 +66,8 @@ class Notary:
     def state(self, client, number, *, refusal=None):
         """Let a client state that what it shows is all there is."""
         with self.ledger(client) as ledger:
-            statement = ledger.statement(run=self.run, round_number=number, refusal=refusal)
+            policy = SitePolicy(epsilon=9.0, delta=self.plan.spec.delta)
+            statement = ledger.statement(run=self.run, round_number=number, policy=policy, refusal=refusal)
             self.proof.copies.receive(client, ledger.envelopes, statement, first=0)
 
     def ask(self, number, cohort):

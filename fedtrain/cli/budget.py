@@ -14,7 +14,7 @@ from fedtrain.cli.failing import reporting_errors
 from fedtrain.config import Experiment, from_flat, parse_settings, read_toml
 from fedtrain.crypto import Identity
 from fedtrain.errors import SiteError
-from fedtrain.ledger import Ledger, SitePolicy, read_policy, rounds_left, spent
+from fedtrain.ledger import Ledger, SitePolicy, find_policy, rounds_left, spent
 from fedtrain.privacy import SampledGaussian, calibrate
 from fedtrain.privacy.spec import privacy_spec
 from fedtrain.report.numbers import upper
@@ -92,9 +92,8 @@ def _rows(folder: Path, policy: SitePolicy, event: SampledGaussian | None) -> li
 
 def _policy(folder: Path, experiment: Experiment | None) -> SitePolicy:
     """Return the budget that the client enforces: of its site file, of all sites', or else of the experiment."""
-    for file in (folder / "site.toml", folder.parent / "site.toml"):
-        if file.exists():
-            return read_policy(file)
+    if (policy := find_policy(folder)) is not None:
+        return policy
     run = folder.parent.parent / "config.toml"
     if experiment is None and run.exists():
         experiment = from_flat(read_toml(run))

@@ -99,7 +99,7 @@ def _check(store: DataStore, data: Data, clients: int) -> None:
 
 def _build(store: DataStore, data: Data, *, clients: int, seed: int) -> Entry:
     # Flower Datasets takes seconds to import, which a cached split need not pay.
-    from fedtrain.data.partitioners import assign  # noqa: PLC0415
+    from fedtrain.data.partitioners import assign  # noqa: PLC0415 - it takes a second to import
 
     parts = assign(store.train, data.partition, clients=clients, seed=seed)
     sizes = np.array([len(part) for part in parts], dtype=np.int64)

@@ -8,7 +8,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-from fedtrain.errors import ForgeryError, LedgerError
+from fedtrain.crypto import commit
+from fedtrain.errors import ForgeryError
 from fedtrain.flower import protocol
 from fedtrain.flower.ledgers import ShownLedger
 from fedtrain.flower.wrapper import GridWrapper
@@ -28,8 +29,8 @@ class LedgerGrid(GridWrapper):
     """Tells each client what is known of its ledger, and takes the ledger's new entries out of its reply.
 
     A reply passes if its client's signed ledger holds a settled entry with this run, this plan, this round, what was
-    sent and what came back, each by its digest. A client that refuses says so in a signed statement, and its reply
-    becomes an error reply.
+    sent and what came back, the one by its digest and the other by a commitment that the reply opens. A client that
+    refuses says so in a signed statement, and its reply becomes an error reply.
 
     In client privacy with Poisson cohorts (``per_round=False``) a ledger holds one reservation for the whole run, which
     was checked when the client joined: replies then carry no entries.
@@ -52,7 +53,7 @@ class LedgerGrid(GridWrapper):
             inner: the grid inside.
             clients: the client of each node.
             copies: the server's copies of the clients' ledgers; entries are added to them.
-            refused: why clients do not take part; those that refuse are added.
+            refused: why clients do not take part; those that refuse, or whose ledgers do not hold, are added.
             run: the id of the run.
             plan: digest of the privacy plan.
             per_round: whether each round has entries of its own.
@@ -104,8 +105,8 @@ class LedgerGrid(GridWrapper):
             return reply
         try:
             problem = self._problem(reply.content, request)
-        except (ForgeryError, LedgerError) as error:
-            problem = f"unusable ledger: {error}"
+        except ForgeryError as error:
+            problem = self._refused[request.client] = f"unusable ledger: {error}"
         if problem:
             reason = Error(code=ErrorCode.MOD_FAILED_PRECONDITION, reason=problem)
             return Message(reason, reply_to=request.message)
@@ -124,7 +125,7 @@ class LedgerGrid(GridWrapper):
         if not self._per_round:
             return None
         arrays = list(content.array_records.values())
-        update = protocol.arrays_digest(arrays[0]) if len(arrays) == 1 else ""
+        update = commit(protocol.arrays_digest(arrays[0]), shown.nonce) if len(arrays) == 1 else ""
         expected = (self._run, request.round_number, self._plan, request.model, update)
         for entry in reversed(self._copies.entries(request.client)):
             if entry.status == "settled" and (

@@ -17,11 +17,13 @@ class ShownLedger:
         key: the client's public key. A server with a roster does not need it.
         entries: the entries after those that the server knows.
         statement: the client's word that this is all; ``None`` where the last entry says as much.
+        nonce: opens the commitment to the update that the entries hold, for the server alone; empty without an update.
     """
 
     key: PublicIdentity
     entries: tuple[SignedEnvelope, ...]
     statement: SignedEnvelope | None
+    nonce: bytes = b""
 
     def to_record(self) -> ConfigRecord:
         """Return it as part of a message."""
@@ -30,6 +32,7 @@ class ShownLedger:
                 protocol.KEY: self.key.encode(),
                 protocol.ENTRIES: [entry.line() for entry in self.entries],
                 protocol.STATEMENT: b"" if self.statement is None else self.statement.line(),
+                protocol.NONCE: self.nonce,
             }
         )
 
@@ -40,9 +43,13 @@ class ShownLedger:
         Raises:
             ForgeryError: the record is malformed.
         """
-        key, entries, statement = (record.get(name) for name in (protocol.KEY, protocol.ENTRIES, protocol.STATEMENT))
-        if not (isinstance(key, str) and isinstance(entries, list) and isinstance(statement, bytes)):
-            raise ForgeryError("the ledger record of the reply is malformed: it has a key, entries and a statement")
+        names = (protocol.KEY, protocol.ENTRIES, protocol.STATEMENT, protocol.NONCE)
+        key, entries, statement, nonce = (record.get(name) for name in names)
+        whole = isinstance(key, str) and isinstance(entries, list)
+        if not (whole and isinstance(statement, bytes) and isinstance(nonce, bytes)):
+            raise ForgeryError("the ledger record is malformed: it has a key, entries, a statement and a nonce")
+        assert isinstance(key, str)
+        assert isinstance(entries, list)
         try:
             public = PublicIdentity.decode(key)
         except ValueError as error:
@@ -53,4 +60,5 @@ class ShownLedger:
             key=public,
             entries=tuple(SignedEnvelope.from_line(entry) for entry in entries if isinstance(entry, bytes)),
             statement=SignedEnvelope.from_line(statement) if statement else None,
+            nonce=nonce,
         )

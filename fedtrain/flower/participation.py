@@ -59,8 +59,9 @@ class ParticipationGrid(GridWrapper):
         if len(allowed) < self._cohort:
             raise BudgetError(
                 f"only {len(allowed)} clients are left for a cohort of {self._cohort}: the others are not connected or "
-                f"have trained in {self._maximum} rounds, all that the privacy plan allows; set a higher "
-                "privacy.max_participations (which means more noise) or fewer rounds"
+                f"have trained in {self._maximum} rounds, all that the privacy plan allows (with secure noise a round "
+                "that was lost counts too); begin another run with a higher privacy.max_participations, which means "
+                "more noise, or with fewer rounds"
             )
         willing = [node for node in allowed if self._clients[node] not in self._refused]
         return willing if len(willing) >= self._cohort else allowed

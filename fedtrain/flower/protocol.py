@@ -25,6 +25,7 @@ KNOWN = "known"
 KEY = "key"
 ENTRIES = "entries"
 STATEMENT = "statement"
+NONCE = "nonce"
 
 
 def request_digest(arrays: ArrayRecord, config: ConfigRecord) -> str:

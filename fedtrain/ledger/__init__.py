@@ -7,6 +7,7 @@ from fedtrain.ledger.copies import LedgerCopies
 from fedtrain.ledger.dataset import dataset_digest, dataset_key
 from fedtrain.ledger.entry import LedgerEntry
 from fedtrain.ledger.log import Ledger
+from fedtrain.ledger.payload import now
 from fedtrain.ledger.record import Asked, Closed, Completed, Drop, Opened, Record, Update, read_records
 from fedtrain.ledger.runlog import RunLog
 from fedtrain.ledger.site import SitePolicy, find_policy, read_policy
@@ -34,6 +35,7 @@ __all__ = [
     "dataset_digest",
     "dataset_key",
     "find_policy",
+    "now",
     "read_chain",
     "read_policy",
     "read_records",

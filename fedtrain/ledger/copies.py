@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedtrain.crypto import PublicIdentity, SignedEnvelope
 from fedtrain.errors import ForgeryError, LedgerError, StorageError
-from fedtrain.files import append_bytes, write_atomic
+from fedtrain.files import append_bytes
 from fedtrain.ledger.chain import EMPTY, Head, read_chain
 from fedtrain.ledger.entry import LedgerEntry
 from fedtrain.ledger.statement import Statement, read_statement
@@ -25,7 +25,10 @@ class LedgerCopies:
 
     def __init__(self, folder: Path, keys: Mapping[int, PublicIdentity]) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"copies of ledgers cannot be kept in {folder}: {error.strerror or error}") from error
         self._keys = dict(keys)
         self._envelopes: dict[int, list[SignedEnvelope]] = {client: [] for client in keys}
         self._entries: dict[int, list[LedgerEntry]] = {client: [] for client in keys}
@@ -46,21 +49,8 @@ class LedgerCopies:
         return tuple(self._envelopes[client])
 
     def statement(self, client: int) -> SignedEnvelope | None:
-        """Return the newest statement of a client."""
+        """Return the newest statement of a client since this object was made; a run that goes on asks for another."""
         return self._statements.get(client)
-
-    def forget_statements(self) -> None:
-        """Forget what clients stated, before they are asked again for what their statements were about.
-
-        Raises:
-            StorageError: a statement cannot be removed.
-        """
-        self._statements.clear()
-        try:
-            for file in self._folder.glob("*.statement"):
-                file.unlink(missing_ok=True)
-        except OSError as error:
-            raise StorageError(f"cannot remove a statement in {self._folder}: {error.strerror or error}") from error
 
     def head(self, client: int) -> Head:
         """Return where the copy of a client's ledger ends."""
@@ -90,6 +80,9 @@ class LedgerCopies:
         dataset = {entry.dataset for entry in [*self._entries[client][:1], *entries]}
         if len(dataset) > 1:
             raise ForgeryError(f"client {client} shows entries of {len(dataset)} data sets as one ledger")
+        for other, theirs in self._entries.items():
+            if other != client and theirs and theirs[0].dataset in dataset:
+                raise ForgeryError(f"clients {other} and {client} show ledgers of the same data set")
         stated = None if statement is None else read_statement(statement, self._keys[client])
         if stated is not None:
             self._check(client, stated, [*known, *added])
@@ -98,7 +91,6 @@ class LedgerCopies:
         known += added
         self._entries[client] += entries
         if statement is not None:
-            write_atomic(self._statement_file(client), statement.line())
             self._statements[client] = statement
         return stated
 
@@ -113,8 +105,6 @@ class LedgerCopies:
     def _load(self, client: int) -> None:
         try:
             lines = self._file(client).read_bytes().split(b"\n")[:-1] if self._file(client).exists() else []
-            stated = self._statement_file(client)
-            statement = SignedEnvelope.from_line(stated.read_bytes()) if stated.exists() else None
             envelopes = [SignedEnvelope.from_line(line + b"\n") for line in lines]
             self._entries[client] = list(read_chain(envelopes, self._keys[client]))
         except OSError as error:
@@ -125,11 +115,6 @@ class LedgerCopies:
                 "client shows its ledger again"
             ) from error
         self._envelopes[client] = envelopes
-        if statement is not None:
-            self._statements[client] = statement
 
     def _file(self, client: int) -> Path:
         return self._folder / f"client-{client:04d}.jsonl"
-
-    def _statement_file(self, client: int) -> Path:
-        return self._folder / f"client-{client:04d}.statement"

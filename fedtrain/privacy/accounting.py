@@ -57,8 +57,8 @@ def claim(events: Iterable[SampledGaussian], delta: float, *, discretization: fl
         PrivacySpecError: an event outside of the mechanism's domain, or a composition that cannot be bounded.
     """
     # Imported where they are used: they take a second, and Opacus three, which a run without privacy need not wait for.
-    from fedtrain.privacy.accountants.pld import PldAccountant  # noqa: PLC0415
-    from fedtrain.privacy.accountants.rdp import RdpAccountant  # noqa: PLC0415
+    from fedtrain.privacy.accountants.pld import PldAccountant  # noqa: PLC0415 - it takes a second to import
+    from fedtrain.privacy.accountants.rdp import RdpAccountant  # noqa: PLC0415 - it takes a second to import
 
     return first_bound((PldAccountant(discretization=discretization), RdpAccountant()), events, delta)
 
@@ -69,8 +69,8 @@ def second_opinion(events: Iterable[SampledGaussian], delta: float) -> Bound:
     Raises:
         PrivacySpecError: as for ``claim``.
     """
-    from fedtrain.privacy.accountants.prv import PrvAccountant  # noqa: PLC0415
-    from fedtrain.privacy.accountants.rdp import RdpAccountant  # noqa: PLC0415
+    from fedtrain.privacy.accountants.prv import PrvAccountant  # noqa: PLC0415 - it takes a second to import
+    from fedtrain.privacy.accountants.rdp import RdpAccountant  # noqa: PLC0415 - it takes a second to import
 
     return first_bound((PrvAccountant(), RdpAccountant()), events, delta)
 
@@ -81,7 +81,7 @@ def ceiling(events: Iterable[SampledGaussian], delta: float) -> Bound:
     Raises:
         PrivacySpecError: as for ``claim``.
     """
-    from fedtrain.privacy.accountants.rdp import RdpAccountant  # noqa: PLC0415
+    from fedtrain.privacy.accountants.rdp import RdpAccountant  # noqa: PLC0415 - it takes a second to import
 
     return first_bound((RdpAccountant(),), events, delta)
 
@@ -128,7 +128,7 @@ class Composition:
         Raises:
             PrivacySpecError: the event is outside of the mechanism's domain; nothing was added.
         """
-        from fedtrain.privacy.accountants.pld import PldComposition  # noqa: PLC0415
+        from fedtrain.privacy.accountants.pld import PldComposition  # noqa: PLC0415 - it takes a second to import
 
         events = checked([event], 0.5)
         self._events = merge((*self._events, *events))

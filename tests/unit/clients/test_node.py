@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from clients.node import open_node, sites_folder
-from fedtrain.errors import ClientError, KeyFileError, SiteError
-from tests.fakes import private_experiment
+from clients.node import open_node
+from fedtrain.errors import KeyFileError, SiteError
+from fedtrain.privacy import SampledGaussian
 
+EVENT = SampledGaussian(sampling_rate=0.5, noise_multiplier=2.0, steps=1)
 BUDGET = "[budget]\nepsilon = {}\ndelta = 1e-6\n"
 
 
@@ -44,14 +45,22 @@ def test_a_key_that_others_can_read_stops_the_client(private):
         open_node(private, 0)
 
 
-def test_the_folder_of_all_sites(cache, tmp_path):
-    nowhere = private_experiment(cache)
-    with pytest.raises(ClientError, match=r"set federation.sites, or output.directory"):
-        sites_folder(nowhere)
-    run = private_experiment(cache, output__directory=str(tmp_path / "run"))
-    assert sites_folder(run) == tmp_path / "run" / "clients"
-    both = private_experiment(cache, output__directory=str(tmp_path / "run"), federation__sites=str(tmp_path / "s"))
-    assert sites_folder(both) == tmp_path / "s"
+def test_a_lost_data_set_key_stops_the_client_that_has_ledgers(private, node):
+    records, one = node(private, 0).site.records(0), open_node(private, 0)
+    with one.open_ledger(records) as ledger:
+        ledger.reserve(
+            run="r",
+            round_number=1,
+            plan="a" * 64,
+            model="b" * 64,
+            event=EVENT,
+            repeatable=True,
+            unit="record",
+            noise="seeded",
+        )
+    (one.folder / "dataset.key").unlink()
+    with pytest.raises(KeyFileError, match=r"dataset.key is gone, and with a new one every data set would have"):
+        one.open_ledger(records)
 
 
 def test_a_ledger_belongs_to_the_records_and_not_to_their_order(private, node):

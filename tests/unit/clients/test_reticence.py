@@ -1,12 +1,23 @@
+import sys
+import traceback
+
 import pytest
 from flwr.app import Message
 
 from clients.node import open_node
 from clients.reticence import reticent
-from fedtrain.errors import BudgetError, ClientError, DataError
+from fedtrain.crypto import Identity
+from fedtrain.errors import ClientError, DataError, FedtrainError, KeyFileError, TaskError
 from tests.fakes import InProcessGrid
 
 SECRET = "patient 4711 has label 3"
+
+
+class AwkwardError(FedtrainError):
+    """Cannot be made from its text."""
+
+    def __init__(self, first, second):
+        super().__init__(f"{first} {second}")
 
 
 @pytest.fixture
@@ -22,21 +33,50 @@ def raising(error):
     return call_next
 
 
-@pytest.mark.parametrize("error", [ValueError(SECRET), KeyError(SECRET), DataError(f"row 7: {SECRET}")])
-def test_what_an_exception_says_of_the_records_stays_at_the_client(private, node, message, error):
+def told(private, node, message, call_next):
+    """Return all that the engine would send of the exception."""
     with pytest.raises(ClientError) as caught:
-        reticent(message, node(private, 0).context, raising(error))
-    assert "4711" not in str(caught.value)
-    assert type(error).__name__ in str(caught.value)
-    # Nor is it in the chain of causes, which a traceback shows.
-    assert caught.value.__cause__ is None
-    assert caught.value.__suppress_context__
-    assert "4711" in (open_node(private, 0).folder / "errors.log").read_text()
+        reticent(message, node(private, 0).context, call_next)
+    return "".join(traceback.format_exception(caught.value))
 
 
-def test_the_librarys_own_errors_are_passed_on(private, node, message):
-    with pytest.raises(BudgetError, match="beyond the budget"):
-        reticent(message, node(private, 0).context, raising(BudgetError("beyond the budget")))
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError(SECRET),
+        KeyError(SECRET),
+        SystemExit(SECRET),
+        KeyboardInterrupt(SECRET),
+        BaseException(SECRET),
+        DataError(f"row 7: {SECRET}"),
+        TaskError(SECRET),
+        AwkwardError("patient 4711", "has label 3"),
+        type("Patient4711", (Exception,), {})(),
+    ],
+    ids=repr,
+)
+def test_what_an_exception_says_of_the_records_stays_at_the_client(private, node, message, error):
+    assert "4711" not in told(private, node, message, raising(error))
+    log = open_node(private, 0).folder / "errors.log"
+    assert "4711" in log.read_text()
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_task_that_leaves_by_exit_is_silent_too(private, node, message):
+    assert "4711" not in told(private, node, message, lambda *_: sys.exit(SECRET))
+
+
+def test_a_log_that_cannot_be_written_changes_nothing(private, node, message):
+    folder = open_node(private, 0).folder
+    (folder / "errors.log").mkdir()
+    text = told(private, node, message, raising(ValueError(SECRET)))
+    assert "4711" not in text
+    assert "ValueError" in text
+
+
+def test_the_librarys_own_errors_are_passed_on(private, node, message, tmp_path):
+    with pytest.raises(KeyFileError, match="there is no key file"):
+        reticent(message, node(private, 0).context, lambda *_: Identity.load(tmp_path / "none"))
 
 
 def test_without_privacy_exceptions_are_the_authors(plain, node, message):

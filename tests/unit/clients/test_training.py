@@ -12,12 +12,13 @@ from clients.app import app
 from clients.node import open_node
 from clients.training import train
 from clients.work import client_number
-from fedtrain.errors import ClientError, DataError, TaskError
+from fedtrain.crypto import commit
+from fedtrain.errors import ClientError, DataError, LedgerError, TaskError
 from fedtrain.flower import protocol
 from fedtrain.flower.ledgers import ShownLedger
 from fedtrain.ledger import read_statement
 from fedtrain.privacy import SampledGaussian
-from tests.fakes import InProcessGrid, private_experiment
+from tests.fakes import InProcessGrid, digits_experiment, private_experiment
 
 
 def bits(content):
@@ -111,7 +112,7 @@ def test_a_private_reply_holds_weights_a_constant_and_the_ledger_and_nothing_els
     content = request_of(private)
     reply = run(client, content)
     assert list(reply) == [protocol.ARRAYS, protocol.METRICS, protocol.LEDGER]
-    assert set(reply[protocol.LEDGER]) == {protocol.KEY, protocol.ENTRIES, protocol.STATEMENT}
+    assert set(reply[protocol.LEDGER]) == {protocol.KEY, protocol.ENTRIES, protocol.STATEMENT, protocol.NONCE}
     assert reply["metrics"] == MetricRecord({protocol.WEIGHT: 1.0})
     assert list(reply[protocol.ARRAYS]) == list(content[protocol.ARRAYS])
     # No array but those of the model, of the same size to the byte, so that none carries more than its weights.
@@ -175,9 +176,11 @@ def test_the_entry_of_an_update_names_what_was_received_and_what_is_sent(private
     reply = run(client, content)
     reservation, settled = ledger_of(client)
     assert (reservation.status, settled.status) == ("reserved", "settled")
-    assert settled.update == protocol.arrays_digest(reply[protocol.ARRAYS])
+    digest, shown = protocol.arrays_digest(reply[protocol.ARRAYS]), ShownLedger.from_record(reply[protocol.LEDGER])
+    # A bare digest would confirm who guesses the records; the nonce opens it, and is for the server alone.
+    assert settled.update == commit(digest, shown.nonce) != digest
+    assert len(shown.nonce) == 32
     assert settled.model == protocol.request_digest(content[protocol.ARRAYS], content[protocol.CONFIG])
-    shown = ShownLedger.from_record(reply[protocol.LEDGER])
     assert (len(shown.entries), shown.statement) == (2, None)
 
 
@@ -191,27 +194,19 @@ def test_only_entries_that_the_server_does_not_know_are_shown(private, node, req
     assert len(ledger_of(client)) == 4
 
 
-def test_a_spent_budget_is_refused_before_a_record_is_trained_on(private, node, request_of):
-    client = node(private, 0)
-    for number in (1, 2, 3):
-        run(client, request_of(private, number))
-    before = ledger_of(client)
-    reason = refusal(client, request_of(private, 4), watched(client.site, forbidden))
-    assert "budget" in reason
-    assert ledger_of(client) == before
-
-
 def test_what_other_runs_spent_counts(private, node, request_of):
     client = node(private, 0)
     for number in (1, 2, 3):
         run(client, request_of(private, number, run="other"))
+    before = ledger_of(client)
     assert "budget" in refusal(client, request_of(private), watched(client.site, forbidden))
+    assert ledger_of(client) == before
 
 
 def test_another_name_of_the_same_records_does_not_reset_the_budget(private, node, request_of):
     client = node(private, 0)
     for number in (1, 2, 3):
-        run(client, request_of(private, number))
+        run(client, request_of(private, number, run="other"))
     site, order = client.site, torch.randperm(len(client.site.records(0)))
 
     class Shuffled(type(site)):
@@ -219,7 +214,7 @@ def test_another_name_of_the_same_records_does_not_reset_the_budget(private, nod
             records = super().records(number)
             return dataclasses.replace(records, features=records.features[order], labels=records.labels[order])
 
-    assert "budget" in refusal(client, request_of(private, 4), Shuffled(**vars(site)))
+    assert "budget" in refusal(client, request_of(private), Shuffled(**vars(site)))
 
 
 def test_the_same_round_again_is_not_charged_twice_and_tells_nothing_new(private, node, request_of):
@@ -293,13 +288,7 @@ def test_the_site_file_decides_and_not_the_experiment(private, node, request_of,
     # A client's own file goes before that of all.
     (folder / "client-0000").mkdir(exist_ok=True)
     (folder / "client-0000" / "site.toml").write_text(SITE.format(epsilon=50, noise=0, mode="record"))
-    assert protocol.ARRAYS in run(client, request_of(private))
-
-
-def test_a_client_needs_a_place_for_its_ledger(cache, node, request_of):
-    nowhere = private_experiment(cache)
-    with pytest.raises(ClientError, match=r"set federation.sites, or output.directory"):
-        run(node(nowhere, 0), request_of(nowhere))
+    assert protocol.ARRAYS in run(client, request_of(private, 2))
 
 
 def test_a_request_for_plain_training_does_not_turn_privacy_off(private, node, request_of):
@@ -430,4 +419,39 @@ def test_a_capped_client_counts_its_own_participations(by_client, node, request_
             steps=1,
         )
     }
-    assert "budget" in refusal(client, request_of(by_client, 3), watched(client.site, forbidden))
+    assert "has taken part in this run 2 times" in refusal(
+        client, request_of(by_client, 3), watched(client.site, forbidden)
+    )
+
+
+def test_a_client_trains_in_no_more_rounds_than_the_noise_is_calibrated_for(cache, node, request_of, tmp_path):
+    sites = tmp_path / "sites"
+    sites.mkdir()
+    (sites / "site.toml").write_text(SITE.format(epsilon=50.0, noise=0, mode="record"))
+    settings = {"federation__sites": str(sites), "federation__rounds": 3, "privacy__max_participations": 2}
+    capped = private_experiment(cache, **settings)
+    client = node(capped, 0)
+    for number in (1, 2):
+        run(client, request_of(capped, number))
+    reason = refusal(client, request_of(capped, 3), watched(client.site, forbidden))
+    assert "has taken part in this run 2 times" in reason
+    # Nor in a round that the experiment does not have.
+    assert "is not one of the 3 rounds" in refusal(node(capped, 1), request_of(capped, 4))
+
+
+def test_what_a_client_has_stated_binds_it(private, node, request_of):
+    client = node(private, 0)
+    with open_node(private, 0).open_ledger(client.site.records(0)) as ledger:
+        ledger.statement(run="run", round_number=1, policy=open_node(private, 0).policy)
+    with pytest.raises(LedgerError, match="stated"):
+        run(client, request_of(private, 1), watched(client.site, forbidden))
+    assert protocol.ARRAYS in run(client, request_of(private, 2))
+
+
+def test_with_secret_cohorts_a_client_that_has_not_reserved_the_run_says_nothing(cache, node, request_of, tmp_path):
+    settings = {"privacy__mode": "client", "privacy__delta": 1e-2, "federation__sites": str(tmp_path / "sites")}
+    secret = digits_experiment(cache, **settings)
+    client = node(secret, 0)
+    with pytest.raises(ClientError, match="has not reserved the run"):
+        run(client, request_of(secret), watched(client.site, forbidden))
+    assert ledger_of(client) == ()

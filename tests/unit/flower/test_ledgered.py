@@ -2,19 +2,20 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
-from fedtrain.crypto import Identity
+from fedtrain.crypto import Identity, commit
 from fedtrain.errors import ForgeryError
 from fedtrain.flower import protocol
 from fedtrain.flower.ledgered import LedgerGrid
 from fedtrain.flower.ledgers import ShownLedger
 from fedtrain.flower.wrapper import collect
-from fedtrain.ledger import Ledger, LedgerCopies
+from fedtrain.ledger import Ledger, LedgerCopies, SitePolicy
 from fedtrain.privacy import SampledGaussian
 from tests.fakes import InProcessGrid
 
 EVENT = SampledGaussian(sampling_rate=0.5, noise_multiplier=2.0, steps=3)
 NODES = {71: 0, 72: 1}
-RUN, PLAN = "this", "a" * 64
+RUN, PLAN, NONCE = "this", "a" * 64, bytes(32)
+POLICY = SitePolicy(epsilon=9.0, delta=1e-5)
 
 
 class Client:
@@ -22,13 +23,14 @@ class Client:
 
     def __init__(self, folder):
         self.identity = Identity.generate()
+        self._dataset = self.identity.public.key_id
         self._folder = folder
         self.asked_from = []
 
     def ledger(self):
-        return Ledger.open(self._folder, dataset="d" * 64, identity=self.identity)
+        return Ledger.open(self._folder, dataset=self._dataset, identity=self.identity)
 
-    def answer(self, message, *, update=None, run=RUN, plan=PLAN, settle=True, refusal=None):
+    def answer(self, message, *, update=None, nonce=NONCE, run=RUN, plan=PLAN, settle=True, refusal=None):
         arrays, config = message.content[protocol.ARRAYS], message.content[protocol.CONFIG]
         known = message.content[protocol.LEDGER][protocol.KNOWN]
         self.asked_from.append(known)
@@ -43,12 +45,17 @@ class Client:
                     model=protocol.request_digest(arrays, config),
                     event=EVENT,
                     repeatable=True,
+                    unit="record",
+                    noise="seeded",
                 )
                 if settle:
-                    ledger.settle(entry, update or protocol.arrays_digest(moved))
+                    ledger.settle(entry, update or commit(protocol.arrays_digest(moved), NONCE))
             else:
-                statement = ledger.statement(run=run, round_number=config[protocol.ROUND], refusal=refusal)
-            shown = ShownLedger(key=self.identity.public, entries=ledger.envelopes[known:], statement=statement)
+                statement = ledger.statement(
+                    run=run, round_number=config[protocol.ROUND], policy=POLICY, refusal=refusal
+                )
+            entries = ledger.envelopes[known:]
+            shown = ShownLedger(key=self.identity.public, entries=entries, statement=statement, nonce=nonce)
         content = RecordDict({protocol.LEDGER: shown.to_record()})
         if refusal is None:
             content[protocol.ARRAYS] = moved
@@ -100,7 +107,16 @@ def test_a_reply_that_the_ledger_bears_out_passes_without_its_ledger_record(make
 
 def test_each_client_is_told_what_is_known_of_its_own_ledger(make, clients):
     with clients[72].ledger() as ledger:
-        ledger.reserve(run="old", round_number=1, plan=PLAN, model="e" * 64, event=EVENT, repeatable=True)
+        ledger.reserve(
+            run="old",
+            round_number=1,
+            plan=PLAN,
+            model="e" * 64,
+            event=EVENT,
+            repeatable=True,
+            unit="record",
+            noise="seeded",
+        )
     grid = make(lambda node, message: clients[node].answer(message))
     send(grid, 1)
     send(grid, 2)
@@ -112,6 +128,7 @@ def test_each_client_is_told_what_is_known_of_its_own_ledger(make, clients):
     ("lie", "reason"),
     [
         ({"update": "f" * 64}, "no entry for this update"),
+        ({"nonce": b"another"}, "no entry for this update"),
         ({"run": "another"}, "no entry for this update"),
         ({"plan": "f" * 64}, "no entry for this update"),
         ({"settle": False}, "no entry for this update"),
@@ -146,8 +163,8 @@ def test_another_clients_ledger_is_refused(make, clients, copies):
     [
         None,
         ConfigRecord(),
-        ConfigRecord({protocol.KEY: "AAAA", protocol.ENTRIES: [b"x"], protocol.STATEMENT: b""}),
-        ConfigRecord({protocol.KEY: "not base64", protocol.ENTRIES: [b"x"], protocol.STATEMENT: b""}),
+        ConfigRecord({protocol.KEY: "AAAA", protocol.ENTRIES: [b"x"], protocol.STATEMENT: b"", protocol.NONCE: b""}),
+        ConfigRecord({protocol.KEY: "no", protocol.ENTRIES: [b"x"], protocol.STATEMENT: b"", protocol.NONCE: b""}),
     ],
 )
 def test_a_reply_without_a_usable_ledger_record_is_an_error(make, clients, record):
@@ -179,6 +196,6 @@ def test_with_one_reservation_for_the_run_no_round_has_an_entry(make, clients, c
 
 def test_lines_that_are_not_lines_are_refused():
     key = Identity.generate().public.encode()
-    record = ConfigRecord({protocol.KEY: key, protocol.ENTRIES: ["text"], protocol.STATEMENT: b""})
+    record = ConfigRecord({protocol.KEY: key, protocol.ENTRIES: ["text"], protocol.STATEMENT: b"", protocol.NONCE: b""})
     with pytest.raises(ForgeryError, match="not lines of a ledger"):
         ShownLedger.from_record(record)

@@ -2,10 +2,11 @@ import pytest
 
 from fedtrain.crypto import Identity
 from fedtrain.errors import ForgeryError, LedgerError
-from fedtrain.ledger import Ledger, LedgerCopies
+from fedtrain.ledger import Ledger, LedgerCopies, SitePolicy
 from fedtrain.privacy import SampledGaussian
 
 EVENT = SampledGaussian(sampling_rate=0.5, noise_multiplier=2.0, steps=3)
+POLICY = SitePolicy(epsilon=9.0, delta=1e-5)
 DATASET, OTHER = "a" * 64, "b" * 64
 
 
@@ -30,10 +31,17 @@ def spend(ledger, *rounds):
     with ledger:
         for number in rounds:
             entry = ledger.reserve(
-                run="r", round_number=number, plan="1" * 64, model="2" * 64, event=EVENT, repeatable=True
+                run="r",
+                round_number=number,
+                plan="1" * 64,
+                model="2" * 64,
+                event=EVENT,
+                repeatable=True,
+                unit="record",
+                noise="seeded",
             )
             ledger.settle(entry, "3" * 64)
-        return ledger.envelopes, ledger.statement(run="r", round_number=max(rounds))
+        return ledger.envelopes, ledger.statement(run="r", round_number=max(rounds), policy=POLICY)
 
 
 def test_what_is_shown_is_kept_over_a_restart(ledger, copies):
@@ -43,18 +51,9 @@ def test_what_is_shown_is_kept_over_a_restart(ledger, copies):
     assert stated.sequence == first.length(3) == 4
     again = copies()
     assert again.envelopes(3) == envelopes
-    assert again.statement(3) == statement
+    assert (first.statement(3), again.statement(3)) == (statement, None)
     assert [entry.round for entry in again.entries(3)] == [1, 1, 2, 2]
     assert again.head(3).digest == envelopes[-1].digest
-
-
-def test_statements_can_be_forgotten(ledger, copies):
-    envelopes, statement = spend(ledger(), 1)
-    kept = copies()
-    kept.receive(3, envelopes, statement, first=0)
-    kept.forget_statements()
-    assert kept.statement(3) is copies().statement(3) is None
-    assert copies().length(3) == 2
 
 
 def test_only_what_is_new_is_added(ledger, copies):
@@ -100,6 +99,15 @@ def test_another_data_set_is_not_the_same_ledger(ledger, copies):
     other, _ = spend(ledger(OTHER), 1, 2)
     with pytest.raises(ForgeryError):
         kept.receive(3, other[2:], None, first=2)
+
+
+def test_two_clients_cannot_have_one_data_set(tmp_path, ledger, identity):
+    other = Identity.generate()
+    kept = LedgerCopies(tmp_path / "copies", {3: identity.public, 4: other.public})
+    kept.receive(3, spend(ledger(), 1)[0], None, first=0)
+    envelopes, _ = spend(Ledger.open(tmp_path / "theirs", dataset=DATASET, identity=other), 1)
+    with pytest.raises(ForgeryError, match="clients 3 and 4 show ledgers of the same data set"):
+        kept.receive(4, envelopes, None, first=0)
 
 
 def test_another_key_is_refused(tmp_path, copies):

@@ -30,7 +30,7 @@ def plain(cache):
 
 @pytest.fixture(scope="session")
 def private(cache):
-    return prepare(private_experiment(cache))
+    return prepare(private_experiment(cache, federation__sites=str(cache / "sites")))
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from flwr.app import Error
 from fedtrain.crypto import Identity, Roster
 from fedtrain.errors import ClientError, LedgerError
 from server.folder import RunFolder
-from server.preparation import prepare
 from server.opening import open_proof
+from server.preparation import prepare
 from tests.fakes import NODES, digits_experiment, federation, private_experiment
 
 

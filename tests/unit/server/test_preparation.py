@@ -29,10 +29,10 @@ def test_the_first_model_depends_on_the_seed_alone(cache):
 def test_a_plan_is_calibrated_or_checked(private, cache):
     assert private.plan.noise_multiplier > 0.3
     assert private.plan.spec.rounds == 3
-    given = prepare(private_experiment(cache, privacy__noise_multiplier=30.0))
+    given = prepare(private_experiment(cache, federation__sites="sites", privacy__noise_multiplier=30.0))
     assert given.plan.noise_multiplier == 30.0
     with pytest.raises(PrivacySpecError, match="spends epsilon"):
-        prepare(private_experiment(cache, privacy__noise_multiplier=0.31))
+        prepare(private_experiment(cache, federation__sites="sites", privacy__noise_multiplier=0.31))
 
 
 def test_delta_is_checked_before_the_data_is_opened(tmp_path):
@@ -62,4 +62,4 @@ def test_a_model_that_cannot_be_trained_privately_is_refused(cache, tmp_path, mo
     monkeypatch.syspath_prepend(tmp_path)
     prepare(digits_experiment(cache, task__name="batch_task:Normalised"))
     with pytest.raises(TaskError, match=r"BatchNorm1d\(64\)"):
-        prepare(private_experiment(cache, task__name="batch_task:Normalised"))
+        prepare(private_experiment(cache, federation__sites="sites", task__name="batch_task:Normalised"))

@@ -1,7 +1,10 @@
 """Whole private runs in this process: budgets that end, kills, secure noise, secret cohorts, what leaves a client."""
 
+import base64
+import json
 import os
 import struct
+import time
 from collections import Counter
 
 import pytest
@@ -9,7 +12,7 @@ from flwr.app import Error
 from flwr.common.serde import message_to_proto
 
 from fedtrain.crypto import Roster
-from fedtrain.errors import BudgetError
+from fedtrain.errors import BudgetError, TooFewResultsError
 from fedtrain.report import Report
 from fedtrain.report.audit import audit
 from server.run import run_experiment
@@ -270,3 +273,109 @@ def test_a_kill_at_any_sync_costs_no_privacy_and_changes_no_model(make, finished
             client.epsilon for client in expected.privacy.clients
         ]
     assert kills >= 10
+
+
+def record_of(tmp_path, folder="run"):
+    """Return the payloads of the server's record."""
+    lines = (tmp_path / folder / "record.jsonl").read_text().splitlines()
+    return [json.loads(base64.b64decode(json.loads(line)["payload"])) for line in lines]
+
+
+def test_the_times_of_the_record_do_not_tell_how_many_trained(make, tmp_path):
+    experiment = make(**CLIENT)
+
+    def slow(_message):
+        time.sleep(1.1)
+
+    run_experiment(federation(experiment, slow), experiment)
+    assert len({record["time"] for record in record_of(tmp_path)}) == 1
+    # Where cohorts are known, times are what they are.
+    known = make("known", **MODES["capped"])
+    run_experiment(federation(known, slow), known)
+    assert len({record["time"] for record in record_of(tmp_path, "known")}) > 1
+
+
+def test_only_clients_that_reserved_the_run_are_drawn(make, finished):
+    experiment = make(**CLIENT, federation__cohort=3, federation__rounds=5)
+    grid = federation(experiment)
+    real, joins = grid._answer, []
+
+    def losing(message):
+        reply = real(message)
+        asked = message.content.get("ledger", {})
+        if NODES[message.metadata.dst_node_id] == 1 and "noise-multiplier" in asked:
+            joins.append(message)
+            return Error(1, "the answer was lost")
+        return reply
+
+    grid._answer = losing
+    run_experiment(grid, experiment)
+    assert joins
+    trained = {NODES[m.metadata.dst_node_id] for m in grid.sent if m.metadata.message_type == "train"}
+    assert trained == {0, 2, 3}
+    # It reserved the run all the same, and says so at the end.
+    assert {client.steps for client in finished().privacy.clients} == {5}
+
+
+def test_a_round_with_secret_cohorts_is_not_released_twice(make, tmp_path):
+    settings = {**MODES["secure and secret"], "federation__rounds": 3}
+    whole = make(**settings)
+    run_experiment(federation(whole), whole)
+    (tmp_path / "run" / "checkpoints" / "round-000003.safetensors").unlink()
+    again = make(**settings, output__resume=True)
+    with pytest.raises(BudgetError, match=r"round 3 was completed, and the newest checkpoint is that of round 2"):
+        run_experiment(federation(again), again)
+
+
+@pytest.mark.parametrize(
+    ("second", "reason"),
+    [
+        ({"kind": digits_experiment, "privacy__mode": "client", "privacy__delta": 1e-3}, "whole clients"),
+        ({"privacy__noise": "secure"}, "seeded"),
+    ],
+)
+def test_charges_that_do_not_add_up_are_not_added(make, finished, tmp_path, second, reason):
+    sites = tmp_path / "sites"
+    sites.mkdir()
+    (sites / "site.toml").write_text("[budget]\nepsilon = 50.0\ndelta = 1e-3\n")
+    first = make("one", federation__sites=str(sites), federation__cohort=4)
+    run_experiment(federation(first), first)
+    other = make("two", federation__sites=str(sites), privacy__cohorts="capped", federation__cohort=4, **second)
+    with pytest.raises(BudgetError, match=reason):
+        run_experiment(federation(other), other)
+
+
+def test_a_site_file_that_does_not_list_it_forbids_training_without_privacy(make, tmp_path):
+    sites = tmp_path / "sites"
+    sites.mkdir()
+    (sites / "site.toml").write_text("[budget]\nepsilon = 1.0\ndelta = 1e-3\n")
+    plain = make(kind=digits_experiment, federation__sites=str(sites))
+    grid = federation(plain)
+    real = grid._answer
+
+    def answer(message):
+        try:
+            return real(message)
+        except BudgetError as error:
+            return Error(1, str(error))
+
+    grid._answer = answer
+    with pytest.raises(
+        TooFewResultsError, match=r"does not train without privacy: its site file allows the modes record"
+    ):
+        run_experiment(grid, plain)
+    (sites / "site.toml").write_text('[budget]\nepsilon = 1.0\ndelta = 1e-3\n[policy]\nmodes = ["none"]\n')
+    allowed = make("allowed", kind=digits_experiment, federation__sites=str(sites))
+    run_experiment(federation(allowed), allowed)
+
+
+def test_with_secure_noise_nothing_is_counted(make, finished, capsys):
+    experiment = make(privacy__noise="secure", output__screen="plain")
+    run_experiment(federation(experiment), experiment)
+    report = finished()
+    assert (report.data.histogram, report.data.train_records) == (None, None)
+    assert "training records" not in capsys.readouterr().out
+    assert "histogram" not in " ".join(report.privacy.accesses_not_covered)
+    seeded = make("seeded")
+    run_experiment(federation(seeded), seeded)
+    assert finished("seeded").data.histogram is not None

@@ -1,8 +1,13 @@
-"""What a claim rests on, in words: who is protected against whom, who is trusted, and what is not covered."""
+"""What a claim rests on, in words: who is protected against whom, who is trusted, and what is not covered.
+
+All of it follows from the mode, the plan and the source of noise, so that an audit can compare it.
+"""
 
 from typing import Literal
 
-from fedtrain.report import Adversary
+from fedtrain.privacy import PrivacyPlan
+from fedtrain.report.mechanism import Adversary, Sampling
+from fedtrain.report.numbers import upper
 
 Mode = Literal["record", "client"]
 
@@ -17,6 +22,63 @@ def adversaries(mode: Mode, noise: Literal["seeded", "secure"]) -> tuple[Adversa
         else adversary
         for adversary in _ADVERSARIES[mode]
     )
+
+
+def sampling(plan: PrivacyPlan) -> Sampling:
+    """Return how units are chosen, and whether epsilon makes use of it."""
+    spec = plan.spec
+    if spec.unit == "record":
+        return Sampling(
+            scheme="Poisson, records",
+            rate=spec.sampling_rate,
+            amplification=spec.sampling_rate < 1,
+            reason="Each client draws its own batches, and nobody else learns which records are in them. "
+            "The choice of the cohort by the server is not counted on.",
+        )
+    if spec.neighbouring == "add or remove one client":
+        return Sampling(
+            scheme="Poisson, clients",
+            rate=spec.sampling_rate,
+            amplification=spec.sampling_rate < 1,
+            reason="The server, which is trusted, draws each client by itself and keeps the cohorts secret: "
+            "they are not in this report.",
+        )
+    return Sampling(
+        scheme="none",
+        rate=1.0,
+        amplification=False,
+        reason="Cohorts are known, so every participation counts in full, up to the cap.",
+    )
+
+
+def statement(plan: PrivacyPlan, epsilon: float, noise: Literal["seeded", "secure"]) -> str:
+    """Return the guarantee in plain language."""
+    spec = plan.spec
+    odds = (
+        f"the odds of any conclusion change by a factor of at most exp({upper(epsilon)}), except with probability "
+        f"{spec.delta:g}"
+    )
+    if spec.unit == "record":
+        text = (
+            "Whoever sees every model and every update of this run, the server included, can hardly tell whether any "
+            f"one record was among a client's training records: {odds}."
+        )
+    else:
+        text = (
+            "Whoever sees the models of this run can hardly tell whether any one client's records were used at all: "
+            f"{odds}. The server sees each client's update and is trusted with it, and with the noise."
+        )
+    if noise == "seeded":
+        text += (
+            " This holds for noise that nobody can predict; this run is a simulation with seeded noise, and shows what "
+            "a deployment would promise."
+        )
+    return text
+
+
+def accesses_not_covered(mode: Mode, noise: Literal["seeded", "secure"]) -> tuple[str, ...]:
+    """Return which accesses to the data epsilon does not pay for. With secure noise, a report has no counts."""
+    return (_COUNTS, *_ACCESSES[mode]) if noise == "seeded" else _ACCESSES[mode]
 
 
 _ADVERSARIES: dict[Mode, tuple[Adversary, ...]] = {
@@ -84,14 +146,20 @@ TRUSTED: dict[Mode, tuple[str, ...]] = {
     ),
 }
 
-ACCESSES_NOT_COVERED: dict[Mode, tuple[str, ...]] = {
+_COUNTS = "The label histogram in this report, and the sizes of the data sets: read directly from the data."
+
+RANDOM_SOURCE: dict[Literal["seeded", "secure"], str] = {
+    "seeded": "a seeded fast generator, for simulation only: whoever knows the seed can remove the noise",
+    "secure": "an AES-256-CTR key stream with a key from the operating system, never stored",
+}
+
+_ACCESSES: dict[Mode, tuple[str, ...]] = {
     "record": (
-        "The label histogram in this report, and the sizes of the data sets: read directly from the data.",
         "The keyed digest of each data set, which tells only whether the same client used the same records before.",
     ),
     "client": (
-        "The label histogram in this report, and the sizes of the data sets: read directly from the data.",
         "Which clients there are: their keys and ledgers are in this report.",
+        "When the run began and ended: with secret cohorts, how long it took depends a little on how many trained.",
     ),
 }
 
