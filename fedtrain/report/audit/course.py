@@ -5,7 +5,8 @@ from collections import Counter
 from fedtrain.config.digest import config_digest
 from fedtrain.ledger import Asked, Closed, Completed
 from fedtrain.report.audit.evidence import Evidence
-from fedtrain.report.audit.verdict import Finding, decide, fails
+from fedtrain.report.audit.repeats import repeats
+from fedtrain.report.audit.verdict import Finding, UnprovenError, decide, fails
 from fedtrain.report.digest import body_digest
 from fedtrain.report.schema import RoundEntry
 
@@ -18,7 +19,6 @@ def opening(evidence: Evidence) -> Finding:
         "mode": (opened.mode, report.privacy.mode),
         "configuration digest": (opened.config, config_digest(report.config)),
         "noise": (opened.noise, report.privacy.noise),
-        "noise of the configuration": (opened.noise, report.config.get("privacy.noise", opened.noise)),
         "clients": (opened.clients, report.data.clients),
         "planned rounds": (opened.rounds, report.planned_rounds),
         "roster digest": (opened.roster, evidence.roster.digest),
@@ -30,9 +30,24 @@ def opening(evidence: Evidence) -> Finding:
     ]
     if opened.plan != mechanism.plan:
         problems.append("the plan of the report is not the one that the run was opened with")
+    problems += _paid(evidence)
     return decide(
         problems, "run, configuration, mode, plan, noise and keys are those that the server opened the run with"
     )
+
+
+def _paid(evidence: Evidence) -> list[str]:
+    """Say where the plan does not pay for the rounds, or is none."""
+    planned = evidence.opened.rounds
+    try:
+        spec, secret = evidence.plan.spec, evidence.secret
+    except UnprovenError as error:
+        return [str(error)]
+    if secret and spec.rounds != planned:
+        return [f"the plan pays for {spec.rounds} rounds, and the run was opened with {planned}"]
+    if spec.rounds > planned:
+        return [f"the plan has {spec.rounds} rounds for each client, and the run was opened with {planned}"]
+    return []
 
 
 def closing(evidence: Evidence) -> Finding:
@@ -54,22 +69,27 @@ def closing(evidence: Evidence) -> Finding:
 def rounds(evidence: Evidence) -> Finding:
     """Rounds were asked before they were completed, one after the other, each of those that took part in them.
 
-    A run that is resumed may do a round again.
+    A run that is resumed may do a round again, as far as that is paid for. One that stopped may have lost its last.
     """
-    problems = []
-    done = 0
+    problems: list[str] = []
+    done, planned, told = 0, evidence.opened.rounds, evidence.report.rounds
     open_: Asked | None = None
     for record in evidence.records:
         if isinstance(record, Asked):
+            if record.round > planned:
+                problems.append(f"round {record.round} was asked, and the run was opened with {planned}")
             if not 1 <= record.round <= done + 1:
                 problems.append(f"round {record.round} was asked when {done} rounds were completed")
             open_ = record
         elif isinstance(record, Completed):
             problems += _completed(record, open_)
             done, open_ = max(done, record.round), None
-    if done != evidence.report.rounds:
-        problems.append(f"the server completed {done} rounds, and the report says {evidence.report.rounds}")
-    return decide(problems, f"{done} rounds, each asked before it was completed")
+    lost = 1 if evidence.report.status != "completed" else 0
+    if not told <= done <= told + lost:
+        problems.append(f"the server completed {done} rounds, and the report says {told}")
+    problems += repeats(evidence)
+    more = ", and another that was lost when the run stopped" if done > told else ""
+    return decide(problems, f"{told} rounds, each asked before it was completed{more}")
 
 
 def _completed(record: Completed, asked: Asked | None) -> list[str]:
@@ -88,7 +108,8 @@ def log(evidence: Evidence) -> Finding:
     """The rounds of the report are those of the server's record: who was asked, used and dropped, and the clip norm."""
     told = {entry.round: entry for entry in evidence.report.round_log}
     asked = {record.round: record for record in evidence.asked}
-    completed = {record.round: record for record in evidence.completed}
+    # What was completed after the last round of the report was lost: the check "rounds" is about it.
+    completed = {record.round: record for record in evidence.completed if record.round <= evidence.report.rounds}
     problems = [
         f"round {number} is in the report's log and was never completed" for number in told if number not in completed
     ]

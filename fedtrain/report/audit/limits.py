@@ -18,20 +18,45 @@ LIMITS = (
         "every measurement, and that the model files are those that the rounds gave: the server alone signs them",
     ),
     ("software", "that the programs which ran were those of the digests in the report"),
+    (
+        "texts",
+        "what the report says of its name, tuning, software, learning rates and durations: the server alone signs them",
+    ),
 )
 """What is not proven, by name."""
 
 
 def noise(evidence: Evidence) -> Finding:
-    """Whether noise was drawn at all, and from where, only those who drew it know."""
+    """Whether noise was drawn at all, and from where, only those who drew it know. What clients signed of it is told.
+
+    A reservation for seeded noise, of whatever run, is one that the epsilon of its client counts and that protects it
+    from nobody who knows the seed.
+    """
     if evidence.report.privacy.noise == "seeded":
         return not_proven(
             "seeded noise protects nobody: this is a simulation, and its numbers are those that a deployment with "
             "secure noise would have"
         )
-    who = "the server" if evidence.report.privacy.mode == "client" else "each client"
+    seeded = [
+        f"client {client} (entry {entry.sequence})"
+        for client, ledger in evidence.ledgers.items()
+        for entry in ledger.entries
+        if entry.noise == "seeded"
+    ]
+    if seeded:
+        more = f" and {len(seeded) - 1} more" if seeded[1:] else ""
+        return not_proven(
+            f"seeded noise protects nobody, and ledgers have reservations for it, by {seeded[0]}{more}: epsilon counts "
+            "them as if nobody could know the seed"
+        )
+    if evidence.report.privacy.mode == "client":
+        return not_proven(
+            "that the server really drew the noise of the plan, from a generator that nobody can predict, and clipped: "
+            "clients signed that they were promised secure noise, and cannot see it"
+        )
     return not_proven(
-        f"that {who} really drew the noise of the plan, from a generator that nobody can predict, and clipped"
+        "that each client really drew the noise of the plan, and clipped: clients signed that they drew secure noise, "
+        "and drawing itself cannot be proven"
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from fedtrain.ledger import LedgerEntry, Update
 from fedtrain.report.audit.evidence import Evidence, KnownLedger
+from fedtrain.report.audit.statements import refused, vouched
 from fedtrain.report.audit.verdict import Finding, decide
 
 Key = tuple[int, str, str]
@@ -76,8 +77,7 @@ def _joined(evidence: Evidence) -> Finding:
     problems, joined = [], 0
     for client, ledger in evidence.ledgers.items():
         reserved = list(_of_run(evidence, ledger, "reserved"))
-        stated = ledger.statement
-        if not reserved and not (ledger.covered and stated is not None and stated.run == evidence.report.run):
+        if not reserved and not (vouched(evidence, ledger) or refused(evidence, ledger)):
             problems.append(f"client {client}: no reservation for the run, and nothing signed says that it has none")
         elif len(reserved) > 1:
             problems.append(

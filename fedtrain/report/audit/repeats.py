@@ -1,0 +1,36 @@
+"""Whether rounds that were done again are paid for, where clients reserve the whole run in advance."""
+
+from itertools import pairwise
+
+from fedtrain.ledger import Asked, Completed
+from fedtrain.report.audit.evidence import Evidence
+
+
+def repeats(evidence: Evidence) -> list[str]:
+    """Say which rounds were released more than once, where cohorts are secret and each round is reserved once.
+
+    A round may be done again if its model was lost, which a record that is followed by the same question again says.
+    With secure noise, what is followed by anything else was released. With seeded noise the same model comes again,
+    and tells nothing new. Elsewhere each repetition has a reservation of its own.
+    """
+    if not evidence.secret:
+        return []
+    problems: list[str] = []
+    models: dict[int, str] = {}
+    released: dict[int, Completed] = {}
+    secure = evidence.opened.noise == "secure"
+    for record, after in pairwise([*evidence.records, None]):
+        if isinstance(record, Asked) and models.setdefault(record.round, record.model) != record.model:
+            problems.append(f"round {record.round} was asked with two models: the round before was released twice")
+        if not isinstance(record, Completed):
+            continue
+        if secure and isinstance(after, Asked) and after.round == record.round:
+            continue
+        before = released.setdefault(record.round, record)
+        if before is record:
+            continue
+        if secure:
+            problems.append(f"round {record.round} was released twice, and reserved once")
+        elif before.aggregate != record.aggregate:
+            problems.append(f"round {record.round} was done twice and gave two models, and it was reserved once")
+    return problems
