@@ -13,8 +13,8 @@ from rich.table import Table
 from fedtrain.cli.failing import reporting_errors
 from fedtrain.config import Experiment, from_flat, parse_settings, read_toml
 from fedtrain.crypto import Identity
-from fedtrain.errors import SiteError
-from fedtrain.ledger import Ledger, SitePolicy, find_policy, rounds_left, spent
+from fedtrain.errors import PrivacySpecError, SiteError
+from fedtrain.ledger import Ledger, LedgerEntry, SitePolicy, find_policy, rounds_left, spent
 from fedtrain.privacy import SampledGaussian, calibrate
 from fedtrain.privacy.spec import privacy_spec
 from fedtrain.report.numbers import upper
@@ -31,7 +31,8 @@ class _Row:
     delta: float
     spent: float
     budget: float
-    rounds_left: int | None
+    fits: int | None
+    unit: str
 
 
 def budget(
@@ -49,8 +50,10 @@ def budget(
     with reporting_errors():
         flat = {**(read_toml(config) if config is not None else {}), **parse_settings(settings or ())}
         experiment = from_flat(flat) if flat else None
-        event = None if experiment is None else calibrate(privacy_spec(experiment)).round_event
-        rows = [row for folder in _clients(sites) for row in _rows(folder, _policy(folder, experiment), event)]
+        coming = None if experiment is None else _coming(experiment)
+        rows = [
+            row for folder in _clients(sites.resolve()) for row in _rows(folder, _policy(folder, experiment), coming)
+        ]
         if as_json:
             sys.stdout.write(json.dumps({"datasets": [asdict(row) for row in rows]}) + "\n")
         else:
@@ -67,14 +70,26 @@ def _clients(sites: Path) -> list[Path]:
     return folders
 
 
-def _rows(folder: Path, policy: SitePolicy, event: SampledGaussian | None) -> list[_Row]:
+def _coming(experiment: Experiment) -> tuple[SampledGaussian, str]:
+    """Return what the experiment reserves at once, and whether that is a round or the whole run."""
+    if experiment.privacy.mode == "none":
+        raise PrivacySpecError(
+            'privacy.mode = "none" spends no budget: name an experiment in mode record or client, or none'
+        )
+    plan = calibrate(privacy_spec(experiment), noise_multiplier=experiment.privacy.noise_multiplier)
+    if experiment.privacy.mode == "client" and experiment.privacy.cohorts == "poisson":
+        return plan.event(plan.spec.steps), "run"
+    return plan.round_event, "round"
+
+
+def _rows(folder: Path, policy: SitePolicy, coming: tuple[SampledGaussian, str] | None) -> list[_Row]:
     identity = Identity.load(folder / "identity.pem")
     rows = []
     for file in sorted((folder / "ledgers").glob("*.jsonl")):
         with Ledger.open(folder / "ledgers", dataset=file.stem, identity=identity) as ledger:
             entries = ledger.entries
         reserved = [entry for entry in entries if entry.status == "reserved"]
-        coming = event or (reserved[-1].event if reserved else None)
+        event, unit = coming or _last(reserved)
         rows.append(
             _Row(
                 client=folder.name,
@@ -84,10 +99,18 @@ def _rows(folder: Path, policy: SitePolicy, event: SampledGaussian | None) -> li
                 delta=policy.delta,
                 spent=spent(entries, policy.delta),
                 budget=policy.epsilon,
-                rounds_left=None if coming is None else rounds_left(policy, entries, coming),
+                fits=None if event is None else rounds_left(policy, entries, event),
+                unit=unit,
             )
         )
     return rows
+
+
+def _last(reserved: list[LedgerEntry]) -> tuple[SampledGaussian | None, str]:
+    """Return what was reserved last. Round 0 is a whole run."""
+    if not reserved:
+        return None, "round"
+    return reserved[-1].event, "round" if reserved[-1].round else "run"
 
 
 def _policy(folder: Path, experiment: Experiment | None) -> SitePolicy:
@@ -106,7 +129,7 @@ def _policy(folder: Path, experiment: Experiment | None) -> SitePolicy:
 
 
 def _table(rows: list[_Row]) -> Table:
-    headings = ("client", "data set", "runs", "charges", "spent", "left", "budget", "delta", "rounds that fit")
+    headings = ("client", "data set", "runs", "charges", "spent", "left", "budget", "delta", "what fits")
     table = Table(*headings, box=None)
     for row in rows:
         left = max(0.0, row.budget - row.spent)
@@ -119,6 +142,6 @@ def _table(rows: list[_Row]) -> Table:
             f"{int(left * 100) / 100:.2f}",
             f"{row.budget:g}",
             f"{row.delta:g}",
-            "" if row.rounds_left is None else str(row.rounds_left),
+            "" if row.fits is None else f"{row.fits} {row.unit}{'' if row.fits == 1 else 's'}",
         )
     return table

@@ -165,10 +165,10 @@ def _bound(role: str, bound: Bound) -> str:
 
 def _bars(rounds: Sequence[Projection], budget: float) -> list[str]:
     largest = max(budget, *(point.epsilon for point in rounds))
-    line = round(_BAR * budget / largest)
+    line = round(_BAR * (budget / largest))
     rows = []
     for point in rounds:
-        length = ceil(_BAR * point.epsilon / largest)
+        length = ceil(_BAR * (point.epsilon / largest))
         letters = ["#" if index < length else " " for index in range(_BAR + 1)]
         letters[line] = "|"
         beyond = "  beyond the budget" if point.epsilon > budget else ""

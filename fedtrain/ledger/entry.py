@@ -1,6 +1,5 @@
 """One line of a ledger: a privacy charge that is reserved, or what became of it."""
 
-from math import isfinite
 from typing import Annotated, Literal, Self
 
 from pydantic import PlainSerializer, PlainValidator, TypeAdapter, model_validator
@@ -9,6 +8,10 @@ from fedtrain.errors import PrivacySpecError
 from fedtrain.ledger.payload import Digest, Name, Noise, Number, Payload, Time, Unit
 from fedtrain.privacy import SampledGaussian
 
+_RATES = (1e-9, 1.0)
+_NOISES = (0.01, 1e6)
+_MOST_STEPS = 10**8
+
 PAYLOAD_TYPE = "application/vnd.fedtrain.ledger-entry.v1+json"
 
 
@@ -16,10 +19,11 @@ def _event(value: object) -> SampledGaussian:
     event = value if isinstance(value, SampledGaussian) else SampledGaussian.from_data(value)
     # Events of one mechanism are added up, so that a negative number of steps would take a charge back.
     rate, noise = event.sampling_rate, event.noise_multiplier
-    if not (0 < rate <= 1 and noise > 0 and isfinite(noise) and event.steps >= 1):
+    # What no plan contains, accountants need not be able to compose.
+    if not (_RATES[0] <= rate <= _RATES[1] and _NOISES[0] <= noise <= _NOISES[1] and 1 <= event.steps <= _MOST_STEPS):
         raise PrivacySpecError(
-            f"{event} cannot be charged: the sampling rate is in (0, 1], the noise multiplier finite and above 0, and "
-            "there is at least one step"
+            f"{event} cannot be charged: the sampling rate is in {_RATES}, the noise multiplier in {_NOISES}, and "
+            f"there are 1 to {_MOST_STEPS} steps"
         )
     return event
 

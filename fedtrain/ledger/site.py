@@ -76,7 +76,8 @@ def find_policy(folder: Path) -> SitePolicy | None:
         try:
             return _parsed(path, path.read_bytes())
         except FileNotFoundError:
-            continue
+            if path.is_symlink():
+                raise SiteError(f"the site file {path} is a link to a file that is not there") from None
         except OSError as error:
             raise SiteError(f"cannot read the site file {path}: {error.strerror or error}") from error
     return None

@@ -18,6 +18,9 @@ from fedtrain.privacy.events import KIND, SampledGaussian
 # Beyond this much noise a step moves the weights by noise alone; below it the guarantee is vacuous.
 NOISE_BOUNDS = (0.3, 1000.0)
 
+LARGEST_EPSILON = 1000.0
+MOST_STEPS = 1_000_000
+
 _NEIGHBOURS = {
     "record": {"add or remove one record"},
     "client": {"add or remove one client", "zero out one client"},
@@ -200,14 +203,22 @@ def calibrate(spec: PrivacySpec, *, noise_multiplier: float | None = None) -> Pr
 
 
 def _check(spec: PrivacySpec) -> None:
-    if not (isfinite(spec.epsilon) and spec.epsilon > 0):
-        raise PrivacySpecError(f"epsilon = {spec.epsilon:g} is not allowed: it is finite and above 0")
+    if not 0 < spec.epsilon <= LARGEST_EPSILON:
+        raise PrivacySpecError(
+            f"epsilon = {spec.epsilon:g} is not allowed: it is above 0 and at most {LARGEST_EPSILON:g}; the odds of a "
+            f"conclusion may change by a factor of exp(epsilon), and beyond that nothing is promised"
+        )
     if not 0 < spec.sampling_rate <= 1:
         raise PrivacySpecError(f"sampling rate = {spec.sampling_rate:g} is not allowed: it is in (0, 1]")
     if not (isfinite(spec.clip_norm) and spec.clip_norm > 0):
         raise PrivacySpecError(f"clip norm = {spec.clip_norm:g} is not allowed: it is finite and above 0")
     if min(spec.divisor, spec.steps_per_round, spec.rounds) < 1:
         raise PrivacySpecError("divisor, steps a round and rounds are each at least 1")
+    if spec.steps > MOST_STEPS:
+        raise PrivacySpecError(
+            f"{spec.rounds} rounds of {spec.steps_per_round} steps = {spec.steps} steps of one client are not allowed: "
+            f"at most {MOST_STEPS} are; beyond that the accounting takes hours"
+        )
     _check_population(spec)
     if spec.adaptive is not None:
         _check_adaptive(spec, spec.adaptive)

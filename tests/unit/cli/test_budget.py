@@ -56,7 +56,7 @@ def test_what_is_spent_and_left_of_the_sites_budget(sites):
     assert first["spent"] == pytest.approx(epsilon_of([EVENT] * 3, 1e-4), rel=1e-9)
     assert (first["budget"], first["delta"]) == (1.0, 1e-4)
     # One more would fit if, and only if, the epsilon of one more is within the budget.
-    fits = first["rounds_left"]
+    fits = first["fits"]
     assert epsilon_of([EVENT] * (3 + fits), 1e-4) <= 1.0 < epsilon_of([EVENT] * (4 + fits), 1e-4)
 
 
@@ -70,8 +70,8 @@ def test_the_rounds_of_an_experiment(sites, tmp_path):
     (sites / "site.toml").write_text(SITE.replace("1.0", "5.0"))
     experiment = {"privacy": {"mode": "record", "epsilon": 2.0, "delta": 1e-4, "sampling_rate": 0.2}}
     (tmp_path / "exp.toml").write_text(tomli_w.dumps(experiment))
-    few = rows(sites, "--config", tmp_path / "exp.toml", "--set", "federation.rounds=2")[0]["rounds_left"]
-    many = rows(sites, "--config", tmp_path / "exp.toml", "--set", "federation.rounds=50")[0]["rounds_left"]
+    few = rows(sites, "--config", tmp_path / "exp.toml", "--set", "federation.rounds=2")[0]["fits"]
+    many = rows(sites, "--config", tmp_path / "exp.toml", "--set", "federation.rounds=50")[0]["fits"]
     assert 2 <= few < many
 
 
@@ -122,3 +122,23 @@ def test_a_damaged_ledger_is_refused(sites):
 def test_the_policy_of_a_site_has_no_defaults_for_its_budget():
     with pytest.raises(ValueError, match="epsilon"):
         SitePolicy(delta=1e-5)
+
+
+def test_a_run_with_secret_cohorts_is_reserved_as_a_whole(sites):
+    (sites / "site.toml").write_text(SITE.replace("1.0", "9.0"))
+    secret = ("privacy.mode=client", "privacy.delta=1e-2", "privacy.epsilon=2", "federation.rounds=4")
+    (row,) = rows(sites, *(word for setting in secret for word in ("--set", setting)))
+    assert row["unit"] == "run"
+    assert 1 <= row["fits"] < 20
+
+
+def test_an_experiment_without_privacy_spends_nothing(sites):
+    result = run(sites, "--set", "privacy.mode=none")
+    assert result.exit_code == 2
+    assert 'privacy.mode = "none" spends no budget' in result.stderr
+
+
+def test_the_folder_can_be_the_current_one(sites, monkeypatch):
+    (sites / "site.toml").write_text(SITE)
+    monkeypatch.chdir(sites / "client-0000")
+    assert rows(".")[0]["budget"] == 1.0

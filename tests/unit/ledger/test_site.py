@@ -81,3 +81,11 @@ def test_a_site_file_that_cannot_be_used_is_not_passed_over(tmp_path):
     (folder / "site.toml").mkdir()
     with pytest.raises(SiteError, match=f"cannot read the site file {folder}/site.toml: Is a directory"):
         find_policy(folder)
+
+
+def test_a_link_to_nothing_is_not_passed_over(tmp_path):
+    (tmp_path / "client").mkdir()
+    (tmp_path / "site.toml").write_text("[budget]\nepsilon = 1.0\ndelta = 1e-5\n")
+    (tmp_path / "client" / "site.toml").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(SiteError, match="is a link to a file that is not there"):
+        find_policy(tmp_path / "client")
