@@ -7,7 +7,7 @@ decimal form, which is the number that ``report.json`` holds.
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_SMALLEST_POWER, _LARGEST_POWER = -4, 16  # numbers between them are written out
+_SMALLEST_POWER, _LARGEST_POWER = -4, 16  # numbers between them are written out; floats beyond are whole numbers
 _MINUTE, _HOUR = 60, 3600
 
 
@@ -17,15 +17,23 @@ def percent(fraction: float) -> str:
 
 
 def upper(value: float) -> str:
-    """Return a number that is not negative with two decimals, or two digits if it is small, rounded up."""
-    exact = Decimal(repr(value))
-    places = max(2, 1 - exact.adjusted()) if exact else 0
-    return f"{exact.quantize(Decimal(1).scaleb(-places), ROUND_CEILING):f}"
+    """Return a number that is not negative with two decimals, or two digits if it is small, rounded up.
+
+    A very large one is returned as it is, as by `exact`.
+    """
+    number = Decimal(repr(value))
+    if number.adjusted() >= _LARGEST_POWER:
+        return exact(value)
+    places = max(2, 1 - number.adjusted()) if number else 0
+    return f"{number.quantize(Decimal(1).scaleb(-places), ROUND_CEILING):f}"
 
 
 def error(value: float) -> str:
-    """Return a loss or an error with four decimals, rounded up."""
-    return f"{Decimal(repr(value)).quantize(Decimal('0.0001'), ROUND_CEILING):,f}"
+    """Return a loss or an error with four decimals, rounded up; a very large one as it is, as by `exact`."""
+    number = Decimal(repr(value))
+    if number.adjusted() >= _LARGEST_POWER:
+        return exact(value)
+    return f"{number.quantize(Decimal('0.0001'), ROUND_CEILING):,f}"
 
 
 def exact(value: float) -> str:
@@ -55,10 +63,18 @@ def duration(seconds: float) -> str:
     return f"{int(seconds // _HOUR):,} h {int(seconds % _HOUR // _MINUTE):02d} min"
 
 
+def printable(text: str, *, kept: str = "") -> str:
+    """Return a text that only shows itself, wherever it is from: on a terminal it can neither move nor hide others.
+
+    Control characters, line breaks, marks that turn the direction of writing, lone surrogates and all else that is not
+    printable is replaced, but for the characters in ``kept``.
+    """
+    return "".join(letter if letter.isprintable() or letter in kept else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
 def short(text: str, limit: int) -> str:
-    """Return a text that fits: control characters replaced, and the middle left out where it is too long."""
-    printable = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
-    if len(printable) <= limit:
-        return printable
-    tail = (limit - 1) // 3
-    return f"{printable[: limit - 1 - tail]}…{printable[len(printable) - tail :]}"
+    """Return a text that fits and is printable: the middle is left out where it is too long."""
+    if len(text) > limit:
+        tail = (limit - 1) // 3
+        text = f"{text[: limit - 1 - tail]}…{text[len(text) - tail :]}"
+    return printable(text)

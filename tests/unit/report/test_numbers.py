@@ -26,13 +26,16 @@ def test_a_percentage_is_rounded_down(value, text):
         (2.000000001, "2.01"),
         (0.000121, "0.00013"),
         (12345.6, "12345.60"),
+        (9.999e15, "9999000000000000.00"),
+        (1e16, "10¹⁶"),
+        (1e300, "10³⁰⁰"),
     ],
 )
 def test_an_epsilon_is_rounded_up(value, text):
     assert numbers.upper(value) == text
 
 
-@given(st.floats(min_value=0, max_value=1e9))
+@given(st.floats(min_value=0, max_value=1e15))
 def test_an_epsilon_is_never_understated(value):
     shown = Decimal(numbers.upper(value))
     assert shown >= Decimal(repr(value))
@@ -47,6 +50,13 @@ def test_an_accuracy_is_never_overstated(value):
 
 def test_an_error_is_rounded_up():
     assert [numbers.error(value) for value in (0.12341, 1234.5, 0.0)] == ["0.1235", "1,234.5000", "0.0000"]
+    assert [numbers.error(value) for value in (1e300, -2e20)] == ["10³⁰⁰", "-2 \N{MULTIPLICATION SIGN} 10²⁰"]
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_every_finite_number_can_be_shown(value):
+    assert all(map(str.isprintable, (numbers.upper(abs(value)), numbers.error(value), numbers.exact(value))))
+    assert numbers.duration(abs(value)).isprintable()
 
 
 @pytest.mark.parametrize(
@@ -90,3 +100,12 @@ def test_a_long_text_is_cut_in_its_middle():
     assert numbers.short("abc", 3) == "abc"
     assert numbers.short("abcdefghijklmnop", 10) == "abcdef…nop"
     assert numbers.short("a\x00b\nc", 10) == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c"
+
+
+def test_a_text_can_do_nothing_but_show_itself():
+    hostile = "a\x1b[2J\r\n\x07\u202eb\u2066\u2028\x9b\ud800\u200bc"
+    replaced = "\N{REPLACEMENT CHARACTER}"
+    shown = f"a{replaced}[2J{replaced * 4}b{replaced * 5}c"
+    assert numbers.printable(hostile) == shown
+    assert numbers.printable("a\nb\tc", kept="\n") == f"a\nb{replaced}c"
+    assert numbers.short(hostile, 100) == shown
