@@ -7,6 +7,8 @@ from pydantic import ConfigDict, Field, JsonValue, model_validator
 
 from fedtrain.report.base import Count, Fraction, Part, ascending
 
+_INEXACT = 2**53  # from it on, not every reader of JSON tells a whole number from the next
+
 
 class PerClass(Part):
     """Measurements of each class, in the order of ``data.classes``."""
@@ -56,8 +58,8 @@ class Evaluation(Part):
         for name, value in self.own.items():
             if not _is_measurement(value):
                 raise ValueError(
-                    f"{name} = {value!r} is not allowed: measurements are finite numbers, null where undefined, "
-                    "and lists and mappings of them"
+                    f"{name} = {value!r} is not allowed: measurements are finite numbers, whole ones below 2**53, null "
+                    "where undefined, and lists and mappings of them"
                 )
         return self
 
@@ -104,4 +106,6 @@ def _is_measurement(value: JsonValue) -> bool:
         return all(_is_measurement(item) for item in value)
     if isinstance(value, bool | str):
         return False
+    if isinstance(value, int):
+        return abs(value) < _INEXACT
     return value is None or math.isfinite(value)
