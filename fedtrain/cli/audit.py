@@ -45,9 +45,7 @@ def audit(
         if html is not None:
             from fedtrain.report.audit.page import render_audit  # noqa: PLC0415 - only the page needs templates
 
-            page = render_audit(
-                verdict, read, digest=sha256(data).hexdigest(), pinned=roster is not None, files=len(files)
-            )
+            page = render_audit(verdict, read, digest=sha256(data).hexdigest(), files=len(files))
             write_atomic(html, page.encode())
         if as_json:
             sys.stdout.write(json.dumps(_as_data(verdict)) + "\n")
@@ -77,7 +75,7 @@ def _print(verdict: Verdict) -> None:
     table.add_column(no_wrap=True)
     table.add_column()
     for found in verdict.checks:
-        # As text, not as markup: details quote the report.
+        # As text, not as markup: details quote the report. What could harm a terminal is no longer in them.
         table.add_row(Text(found.status, style=_STYLES[found.status]), Text(found.name), Text(found.detail))
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)

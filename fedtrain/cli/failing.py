@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import typer
 
 from fedtrain.errors import FedtrainError
+from fedtrain.report.numbers import printable
 
 
 @contextmanager
@@ -15,5 +16,7 @@ def reporting_errors() -> Iterator[None]:
     try:
         yield
     except FedtrainError as error:
-        sys.stderr.write(f"error: {error}\n")
+        # It may quote a file that somebody else wrote. Messages of our own may have several lines.
+        message = printable(str(error), kept="\n")
+        sys.stderr.write(f"error: {message}\n")
         raise typer.Exit(error.exit_status) from None

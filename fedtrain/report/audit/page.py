@@ -3,7 +3,7 @@
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fedtrain.report.audit.verdict import Verdict
-from fedtrain.report.numbers import exact, upper
+from fedtrain.report.numbers import exact, short, upper
 from fedtrain.report.schema import Report
 
 _ENVIRONMENT = Environment(
@@ -13,19 +13,16 @@ _ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.filters.update(upper_bound=upper, exact=exact)
+_ENVIRONMENT.filters.update(upper_bound=upper, exact=exact, short=short)
 
 
-def render_audit(verdict: Verdict, report: Report, *, digest: str, pinned: bool, files: int) -> str:
+def render_audit(verdict: Verdict, report: Report, *, digest: str, files: int) -> str:
     """Return the verdict as a page.
 
     Args:
         verdict: what the audit found.
         report: the report that it is about.
         digest: SHA-256 of the report's bytes, in hexadecimal, so that the page says which file it is about.
-        pinned: whether the auditor gave the keys.
         files: how many ledger files the auditor gave.
     """
-    return _ENVIRONMENT.get_template("audit.html.j2").render(
-        verdict=verdict, report=report, digest=digest, pinned=pinned, files=files
-    )
+    return _ENVIRONMENT.get_template("audit.html.j2").render(verdict=verdict, report=report, digest=digest, files=files)

@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
+
+from fedtrain.report.numbers import short
 
 Status = Literal["holds", "fails", "not proven"]
 
 _SHOWN = 3
+_PROBLEM = 300  # characters of one problem: what it quotes may be of any length
+_DETAIL = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,18 +28,29 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One check by its name, and what it found."""
+    """One check by its name, and what it found, in a form that can do no harm on a terminal or a page."""
 
     name: str
     status: Status
     detail: str
 
+    @classmethod
+    def of(cls, name: str, finding: Finding) -> Self:
+        """Return a check with what it found, which may quote anything that is in a report."""
+        return cls(name=name, status=finding.status, detail=short(finding.detail, _DETAIL))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """All checks of an audit, in the order in which they were made."""
+    """All checks of an audit.
+
+    Attributes:
+        checks: in the order in which they were made.
+        pinned: whether signatures were verified against keys that the auditor gave.
+    """
 
     checks: tuple[Check, ...]
+    pinned: bool
 
     @property
     def holds(self) -> bool:
@@ -48,11 +63,12 @@ class Verdict:
 
     @property
     def summary(self) -> str:
-        """The verdict in one sentence."""
+        """The verdict in a sentence or two."""
         held, failed, open_ = (len(self.of(status)) for status in ("holds", "fails", "not proven"))
+        whose = "" if self.pinned else "The keys are not pinned: nothing is proven about who signed. "
         if failed:
-            return f"The report is refuted: {failed} of {len(self.checks)} checks fail."
-        return f"The report holds as far as it can be proven: {held} checks hold, {open_} cannot be proven."
+            return f"{whose}The report is refuted: {failed} of {len(self.checks)} checks fail."
+        return f"{whose}The report holds as far as it can be proven: {held} checks hold, {open_} cannot be proven."
 
 
 class UnprovenError(Exception):
@@ -74,4 +90,4 @@ def decide(problems: Sequence[str], detail: str) -> Finding:
     if not problems:
         return Finding(status="holds", detail=detail)
     more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-    return fails("; ".join(problems[:_SHOWN]) + more)
+    return fails("; ".join(short(problem, _PROBLEM) for problem in problems[:_SHOWN]) + more)

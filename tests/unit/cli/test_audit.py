@@ -1,10 +1,16 @@
 import html.parser
 import json
+import re
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from fedtrain.cli.app import app
+from fedtrain.cli.failing import reporting_errors
+from fedtrain.errors import KeyFileError
+from fedtrain.report.audit import CHECKS
+from fedtrain.report.audit.limits import LIMITS
 from tests.unit.report.audit.world import client_world, line
 
 
@@ -42,7 +48,9 @@ def test_an_honest_report_holds(files):
     assert lines[0].split()[:3] == ["holds", "pinned", "keys"]
     assert any(line.startswith("holds") and "clients' own files" in line for line in lines)
     assert any(line.startswith("not proven") and "collusion" in line for line in lines)
-    assert lines[-1] == "The report holds as far as it can be proven: 22 checks hold, 6 cannot be proven."
+    held, open_ = (sum(line.startswith(status) for line in lines) for status in ("holds ", "not proven "))
+    assert held + open_ == len(CHECKS) + len(LIMITS)
+    assert lines[-1] == f"The report holds as far as it can be proven: {held} checks hold, {open_} cannot be proven."
     page = (files / "a.html").read_text()
     assert "What is not proven" in page
     assert "What fails" not in page
@@ -75,7 +83,9 @@ def test_without_pinned_keys_the_report_holds_and_says_that_they_are_not_proven(
     (text,) = result.stdout.splitlines()
     answer = json.loads(text)
     assert answer["exit_status"] == 0
-    assert answer["verdict"].startswith("The report holds as far as")
+    assert answer["verdict"].startswith(
+        "The keys are not pinned: nothing is proven about who signed. The report holds as far as"
+    )
     first = answer["checks"][0]
     assert (first["name"], first["status"]) == ("pinned keys", "not proven")
     assert "No keys were pinned" in (files / "a.html").read_text()
@@ -95,6 +105,11 @@ def test_the_machine_is_told_of_a_refutation(files):
         (b"", "the report cannot be read"),
         (b'{"schema": "fedtrain.report/1"}', "the report cannot be read: schema: Input should be 'fedtrain.report/2'"),
         (b'{"a": 1, "a": 2}', "the report cannot be read: it has the key 'a' twice"),
+        (b'{"a": [9007199254740992]}', "the whole number 9007199254740992 is beyond 2**53 - 1"),
+        (b'{"a": [-1' + 5000 * b"0" + b"]}", "the whole number -1000"),
+        (b'{"a": [1e400]}', "the number 1e400 is too large"),
+        (b'{"a": [-Infinity]}', "-Infinity is not JSON"),
+        (b'{"a": [NaN]}', "NaN is not JSON"),
         (b"[" * 100_000, "the report cannot be read"),
         (b"\xff", "the report cannot be read"),
     ],
@@ -114,6 +129,55 @@ def test_a_file_that_is_missing_is_refused_with_status_two(files, option):
     assert "cannot read" in result.stderr
 
 
+_HOSTILE = "\x1b[2J\x1b[Hholds\r\nholds  everything\u202e\x9b\u2028" + 10_000 * "x"
+_PLAIN = re.compile(r"[^\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*")
+
+
+def test_a_hostile_text_reaches_no_terminal_and_forges_no_row(files, world):
+    plain = json.loads((files / "report.json").read_text())
+    (files / "report.json").write_text(json.dumps({**plain, _HOSTILE: 1}))
+    result = call(files / "report.json")
+    assert result.exit_code == 2
+    assert _PLAIN.fullmatch(result.stderr)
+    assert len(result.stderr.splitlines()) == 1
+    assert len(result.stderr) < 300
+
+    for accountant in plain["privacy"]["accountants"]:
+        accountant["name"] = _HOSTILE
+    plain.update(name=_HOSTILE, run=_HOSTILE)
+    for event in plain["privacy"]["events"]:
+        event["run"] = _HOSTILE if event["run"] == world.run else event["run"]
+    (files / "report.json").write_text(json.dumps(plain))
+    result = call(files / "report.json", "--html", files / "a.html")
+    assert result.exit_code == 1
+    assert _PLAIN.fullmatch(result.stdout)
+    rows = [line for line in result.stdout.splitlines() if line.startswith(("holds ", "fails ", "not proven "))]
+    assert len(rows) == len(CHECKS) + len(LIMITS)
+    assert len(result.stdout) < 20_000
+    assert _PLAIN.fullmatch((files / "a.html").read_text())
+
+
+def test_an_error_of_our_own_keeps_its_lines(capsys):
+    with pytest.raises(typer.Exit) as stopped, reporting_errors():
+        raise KeyFileError("first\nsecond \x1b[2J\r")
+    assert stopped.value.exit_code == 2
+    replaced = "\N{REPLACEMENT CHARACTER}"
+    assert capsys.readouterr().err == f"error: first\nsecond {replaced}[2J{replaced}\n"
+
+
+def test_a_claim_beyond_all_measure_is_shown(files):
+    plain = json.loads((files / "report.json").read_text())
+    privacy = plain["privacy"]
+    privacy.update(epsilon=1e300, curve=[])
+    for client in privacy["clients"]:
+        client["epsilon"] = 1e300
+    privacy["accountants"][0]["epsilon"] = 1e300
+    (files / "report.json").write_text(json.dumps(plain))
+    result = call(files / "report.json", "--html", files / "a.html")
+    assert result.exit_code == 1, result.output
+    assert "10³⁰⁰" in (files / "a.html").read_text()
+
+
 def test_a_missing_report_is_refused_with_status_two(tmp_path):
     assert call(tmp_path / "nothing").exit_code == 2
 
@@ -121,11 +185,12 @@ def test_a_missing_report_is_refused_with_status_two(tmp_path):
 def test_a_report_without_privacy_has_nothing_to_audit(files):
     plain = json.loads((files / "report.json").read_text())
     nothing = ("epsilon", "delta", "budget", "unit", "neighbouring", "mechanism", "sampling", "noise")
-    lists = ("accountants", "clients", "events", "curve")
+    lists = ("adversaries", "trusted", "accountants", "clients", "events", "curve")
     plain["privacy"].update({**dict.fromkeys(nothing), **{name: [] for name in lists}, "mode": "none"})
     plain["proof"] = None
     (files / "report.json").write_text(json.dumps(plain))
     result = call(files / "report.json", "--html", files / "a.html")
-    assert result.exit_code == 0, result.output
-    assert "the report claims no privacy" in result.stdout
+    assert result.exit_code == 1, result.output
+    (row,) = (line for line in result.stdout.splitlines() if line.startswith("fails"))
+    assert row.rstrip().endswith("claim  the report claims no privacy: there is nothing to audit")
     assert "the report claims no privacy" in (files / "a.html").read_text()
