@@ -1,5 +1,4 @@
 import math
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -138,11 +137,10 @@ def test_a_grid_between_the_known_ones_is_used():
     assert fine <= odd <= coarse
 
 
-def test_two_hundred_different_rounds_take_seconds():
+def test_two_hundred_different_rounds_are_bounded():
+    # What they cost is measured by benchmarks/accounting.py.
     rounds = [event(0.05, 1 + number / 100, 20) for number in range(200)]
-    started = time.process_time()
     epsilon = epsilon_of(rounds, 1e-5)
-    assert time.process_time() - started < 10
     # One mechanism that is milder than each of them, and one that is worse, on the fine grid.
     assert epsilon_of([event(0.05, 2.99, 4000)], 1e-5) < epsilon < epsilon_of([event(0.05, 1.0, 4000)], 1e-5)
 
@@ -166,17 +164,6 @@ def test_a_composition_that_grows_gives_the_claim_after_each_round(rounds):
         assert found[-1] == pytest.approx(epsilon_of(rounds[:number], 1e-5, discretization=COARSE), rel=1e-6)
         assert found[-1] == composition.epsilon(1e-5)
     assert all(less <= more for less, more in pairwise(found))
-
-
-def test_the_next_round_of_a_known_mechanism_costs_milliseconds():
-    composition = Composition()
-    costs = []
-    for _ in range(50):
-        started = time.process_time()
-        composition.add(event(0.02, 1.0, 20))
-        composition.epsilon(1e-5)
-        costs.append(time.process_time() - started)
-    assert sorted(costs[1:])[len(costs) // 2] < 0.05
 
 
 def test_a_composition_falls_back_too():
