@@ -160,7 +160,9 @@ def test_a_task_may_measure_what_it_likes():
     assert Evaluation.model_validate_json(evaluation.model_dump_json()) == evaluation
 
 
-@pytest.mark.parametrize("value", ["text", True, float("nan"), [1.0, float("inf")], {"a": {"b": "text"}}])
+@pytest.mark.parametrize(
+    "value", ["text", True, float("nan"), [1.0, float("inf")], {"a": {"b": "text"}}, 2**53, -(10**400)]
+)
 def test_measurements_are_finite_numbers(value):
     with pytest.raises(ValidationError, match="extra_one"):
         Evaluation(round=1, extra_one=value)

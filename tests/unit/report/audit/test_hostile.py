@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,13 +12,17 @@ from typer.testing import CliRunner
 
 from fedtrain.cli.app import app
 from fedtrain.privacy import PrivacyPlan
+from fedtrain.report import Report
+from fedtrain.report.audit import CHECKS, audit
+from fedtrain.report.audit.limits import LIMITS
 from tests.unit.report.audit.world import RECORD, World, chain, payload, spec
 
 _HERE = "@@here@@"
 _UNPRINTABLE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_SECONDS = 30  # far more than any answer takes, and far less than what keeps a machine busy
 _SETTINGS = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
-    deadline=30_000,  # milliseconds: far more than any takes, and far less than a machine that is kept busy
+    deadline=1000 * _SECONDS,
 )
 
 _NUMBERS = ("1e308", "1e-320", "5e-324", "1e15", "0.1", "-0.0", "-1", "0", "1", "2", "9007199254740991")
@@ -117,3 +122,40 @@ def test_whatever_the_server_signs_gets_an_answer(worlds, tmp_path, which, liter
     signed = chain(RECORD, _replaced(records, path, json.loads(literal)), world.server)
     text = json.dumps({**plain, "proof": {**plain["proof"], "record": signed}})
     assert _answered(world, tmp_path, text.encode()) in {0, 1}
+
+
+def test_what_cannot_be_computed_fails_its_own_check(worlds):
+    world, plain = worlds[0]
+    # read_report refuses this number; whoever reads a report in another way has no digest of it.
+    report = Report.model_validate_json(json.dumps(_replaced(plain, ("config", "seed"), 2**60)))
+    verdict = audit(report, roster=world.roster)
+    checks = {check.name: check for check in verdict.checks}
+    assert checks.keys() == {name for name, _ in (*CHECKS, *LIMITS)}
+    assert checks["closing"].status == "fails"
+    assert checks["closing"].detail.startswith("cannot be checked: ")
+    assert checks["epsilon"].status == "holds"
+
+
+@pytest.mark.parametrize(
+    "ledgers",
+    [
+        [],
+        [{"client": client, "entries": [], "statement": None} for client in range(100_000)],
+        [{"client": 0, "entries": [], "statement": None}] * 100_000,
+    ],
+    ids=["none", "of strangers", "of one client"],
+)
+def test_any_number_of_ledgers_gets_an_answer(worlds, tmp_path, ledgers):
+    world, plain = worlds[0]
+    data = json.dumps(_replaced(plain, ("proof", "ledgers"), ledgers)).encode()
+    began = time.monotonic()
+    assert _answered(world, tmp_path, data) == 1
+    assert time.monotonic() - began < _SECONDS
+
+
+def test_an_object_of_many_keys_gets_an_answer(worlds, tmp_path):
+    world, _ = worlds[0]
+    data = "{" + ",".join(f'"{number}":0' for number in range(200_000)) + ',"199999":0}'
+    began = time.monotonic()
+    assert _answered(world, tmp_path, data.encode()) == 2
+    assert time.monotonic() - began < _SECONDS
