@@ -1,12 +1,10 @@
 """Whether epsilon over the rounds is what the charges give."""
 
-from functools import partial
 from itertools import pairwise
 from statistics import median_high
 
-from fedtrain.privacy import COARSE, SampledGaussian, claim
+from fedtrain.privacy import COARSE, SampledGaussian, epsilon_of
 from fedtrain.report.audit.accounting import near
-from fedtrain.report.audit.composing import composed
 from fedtrain.report.audit.evidence import Evidence
 from fedtrain.report.audit.verdict import Finding, decide, not_proven
 
@@ -42,14 +40,10 @@ def curve(evidence: Evidence) -> Finding:
         return not_proven("there are many clients and several mechanisms: only the end of the curve is checked")
     cells.sort(key=lambda cell: (_steps(cell[1]), cell[2]))
     distinct = list(dict.fromkeys(found for _, found, _ in cells))
-    coarse = partial(claim, discretization=COARSE)
-    computed = {found: composed(coarse, found, evidence.delta) for found in _some(distinct)}
+    computed = {found: epsilon_of(found, evidence.delta, discretization=COARSE) for found in _some(distinct)}
     for number, found, value in cells:
-        bound = computed.get(found)
-        if isinstance(bound, str):
-            problems.append(f"round {number}: {bound}")
-        elif bound is not None and abs(value - bound.epsilon) > _CURVE_TOLERANCE * max(1.0, bound.epsilon):
-            problems.append(f"round {number}: the curve says {value:.6g}, and the charges give {bound.epsilon:.6g}")
+        if found in computed and abs(value - computed[found]) > _CURVE_TOLERANCE * max(1.0, computed[found]):
+            problems.append(f"round {number}: the curve says {value:.6g}, and the charges give {computed[found]:.6g}")
     problems += [*_disorder(cells), *falls]
     others = ", the others do not fall from round to round" if several else ", the others lie between them"
     return decide(
