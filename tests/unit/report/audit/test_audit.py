@@ -8,7 +8,7 @@ import pytest
 
 from fedtrain.crypto import Identity, Roster
 from fedtrain.ledger.entry import PAYLOAD_TYPE
-from fedtrain.privacy import PrivacyPlan
+from fedtrain.privacy import PrivacyPlan, SampledGaussian
 from fedtrain.report.audit import CHECKS, audit, read_report
 from fedtrain.report.audit.limits import LIMITS
 from tests.unit.report.audit.world import (
@@ -37,7 +37,9 @@ PAGE = Path(__file__).parents[4] / "docs" / "how-to" / "audit-a-report.md"
         lambda: client_world("capped"),
         adaptive_world,
         lambda: record_world(earlier=(), lost=(), refused=(), silent=()),
-        lambda: World(plan=PrivacyPlan(spec=spec(rounds=1), noise_multiplier=2.0), rounds=0, earlier=()),
+        lambda: World(
+            plan=PrivacyPlan(spec=spec(rounds=1), noise_multiplier=2.0), rounds=0, earlier=(), status="interrupted"
+        ),
     ],
     ids=["record", "seeded", "interrupted", "poisson", "capped", "adaptive", "undisturbed", "no rounds"],
 )
@@ -49,6 +51,8 @@ def test_an_honest_report_holds(make, judge):
     assert not verdict.of("fails")
     assert verdict.holds
     named = {"clients' own files", "noise", *(name for name, _ in LIMITS)}
+    if world.silent and world.status == "completed":
+        named.add("clients' statements")
     assert {name for name, check in checks.items() if check.status == "not proven"} <= named
     assert [check.name for check in verdict.checks] == [*(name for name, _ in CHECKS), *(name for name, _ in LIMITS)]
 
@@ -63,16 +67,14 @@ def test_every_check_and_every_limit_is_on_the_page():
         assert f"- **{name}**" in text
 
 
-def test_a_report_without_privacy_claims_nothing(honest):
+def test_a_report_without_privacy_has_nothing_to_audit(honest):
     plain = copy.deepcopy(honest)
     privacy = plain["privacy"]
     unset = ("epsilon", "delta", "budget", "unit", "neighbouring", "mechanism", "sampling", "noise")
-    privacy.update(
-        {**dict.fromkeys(unset), "mode": "none", "accountants": [], "clients": [], "events": [], "curve": []}
-    )
+    empty = ("adversaries", "trusted", "accountants", "clients", "events", "curve")
+    privacy.update({**dict.fromkeys(unset), "mode": "none", **{name: [] for name in empty}})
     verdict = audit(read_report(json.dumps({**plain, "proof": None}).encode()))
-    assert [(check.name, check.status) for check in verdict.checks] == [("claim", "not proven")]
-    assert verdict.holds
+    assert [(check.name, check.status) for check in verdict.checks] == [("claim", "fails")]
 
 
 def test_what_rests_on_something_broken_is_not_looked_at(world, honest, judge):
@@ -91,6 +93,19 @@ def test_what_rests_on_something_broken_is_not_looked_at(world, honest, judge):
     assert (
         "round 1, client 1: an update was used, and the client has no ledger" in checks["updates have entries"].detail
     )
+
+
+def test_without_the_ledger_of_who_spent_most_the_accountants_are_not_proven(world, honest, judge):
+    plain = copy.deepcopy(honest)
+    del plain["proof"]["ledgers"][0]
+    verdict, checks = judge(plain, world.roster)
+    assert not verdict.holds
+    assert checks["accountants"].detail == "there is no ledger of the client that spent most"
+
+
+def test_a_delta_that_lets_a_record_be_published_is_named(world, honest, judge):
+    _, checks = judge(changed(honest, "privacy.delta", 0.02), world.roster)
+    assert "delta is 0.02, not below 1 / 64" in checks["delta"].detail
 
 
 def test_without_any_usable_keys_nothing_is_verified(honest, judge):
@@ -155,7 +170,7 @@ def test_two_clients_with_one_data_set_are_named(judge):
     same = [{**entry, "dataset": digest("records", 0)} for entry in world.ledger(1)]
     plain["proof"]["ledgers"][1]["entries"] = chain(PAYLOAD_TYPE, same, world.keys[1])
     _, checks = judge(plain, world.roster)
-    assert "client 1: its data set is that of client 0" in checks["clients' ledgers"].detail
+    assert "clients 0 and 1 signed for one and the same data set" in checks["clients' ledgers"].detail
 
 
 def test_a_budget_that_is_exceeded_is_named(judge):
@@ -169,9 +184,24 @@ def test_a_budget_that_is_exceeded_is_named(judge):
     assert re.search(r"client 0: this run charged epsilon \d\.\d+, beyond the budget of 1", rest[0])
 
 
-def test_a_clients_own_budget_that_is_exceeded_is_named(world, honest, judge):
-    _, checks = judge(changed(honest, "privacy.clients.2.budget", 0.5), world.roster)
-    assert re.search(r"client 2: epsilon \d\.\d+ is beyond its own budget of 0.5", checks["budget"].detail)
+def test_a_clients_own_budget_that_is_exceeded_is_named(judge):
+    world = record_world(own=0.5)
+    verdict, checks = judge(world.report(), world.roster)
+    assert verdict.holds
+    assert checks["budget"].status == "not proven"
+    assert re.search(r"client 0: epsilon \d\.\d+ is beyond its own budget of 0.5", checks["budget"].detail)
+
+
+def test_a_clients_own_budget_at_another_delta_is_not_told(judge):
+    world = record_world()
+    plain = world.report()
+    entries = plain["proof"]["ledgers"][1]["entries"]
+    plain["proof"]["ledgers"][1]["statement"] = world.statement(1, entries, delta=1e-6)
+    plain = world.closed(world.claimed(plain["proof"]))
+    assert plain["privacy"]["clients"][1]["budget"] is None
+    assert judge(plain, world.roster)[0].holds
+    _, checks = judge(changed(plain, "privacy.clients.1.budget", 50.0), world.roster)
+    assert checks["budget"].detail == "client 1: its own budget is 50.0 in the report, and it signed None"
 
 
 def test_a_plan_that_is_none_is_said(world, honest, judge):
@@ -194,8 +224,8 @@ def test_an_epsilon_above_the_ceiling_is_named(world, honest, judge):
 
 def test_where_the_second_opinion_gives_up_that_is_said(judge):
     """Opacus' PRV needs too many points for very little noise over many steps."""
-    plan = PrivacyPlan(spec=spec(rounds=2, epsilon=1e6, steps_per_round=2000), noise_multiplier=0.35)
-    world = World(plan=plan, clients=2, rounds=2, earlier=(), lost=(), refused=(), silent=())
+    many = SampledGaussian(sampling_rate=0.25, noise_multiplier=0.35, steps=4000)
+    world = record_world(older=many, own=1e6)
     verdict, checks = judge(world.report(), world.roster)
     assert verdict.holds
     assert checks["epsilon, second opinion"].status == "not proven"
@@ -297,6 +327,6 @@ def test_fewer_rounds_in_the_report_than_were_completed(judge):
     world = record_world(status="interrupted")
     plain = world.report()
     plain["evaluation"] = {"final": None, "best": None, "history": []}
-    _, checks = judge({**plain, "rounds": 3}, world.roster)
-    assert checks["rounds"].detail == "the server completed 4 rounds, and the report says 3"
-    assert "closed the run after round 4, and the report says 3" in checks["closing"].detail
+    _, checks = judge({**plain, "rounds": 2}, world.roster)
+    assert checks["rounds"].detail == "the server completed 4 rounds, and the report says 2"
+    assert "closed the run after round 4, and the report says 2" in checks["closing"].detail

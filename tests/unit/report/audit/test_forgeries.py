@@ -18,6 +18,7 @@ from fedtrain.errors import ReportError
 from fedtrain.ledger.entry import PAYLOAD_TYPE as ENTRY
 from fedtrain.ledger.record import PAYLOAD_TYPE as RECORD
 from fedtrain.privacy import PrivacyPlan
+from fedtrain.report import grounds
 from fedtrain.report.audit import read_report
 from tests.unit.report.audit.world import (
     World,
@@ -29,7 +30,6 @@ from tests.unit.report.audit.world import (
     mechanism,
     payload,
     record_world,
-    sampling,
 )
 
 
@@ -339,7 +339,10 @@ def with_plan(world, plain, **changes):
     forged = replace(world, plan=plan)
     claimed = copy.deepcopy(plain)
     claimed["privacy"].update(
-        mechanism=mechanism(plan), sampling=sampling(plan), delta=plan.spec.delta, budget=plan.spec.epsilon
+        mechanism=mechanism(plan),
+        sampling=grounds.sampling(plan).model_dump(mode="json"),
+        delta=plan.spec.delta,
+        budget=plan.spec.epsilon,
     )
     return edit_records(forged, claimed, lambda records: records[0].update(plan=plan.as_data()))
 
@@ -534,7 +537,7 @@ def test_seeded_noise_is_not_taken_for_secure(judge):
         world, changed(plain, "privacy.noise", "secure"), lambda records: records[0].update(noise="secure")
     )
     _, checks = judge(resigned, world.roster)
-    assert "noise of the configuration: secure at the opening, seeded in the report" in checks["opening"].detail
+    assert "the noise is seeded by the configuration, and secure in the report" in checks["configuration"].detail
 
 
 def test_with_seeded_noise_a_round_done_again_has_one_entry(judge):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from statistics import median_high
 
+from fedtrain.config import from_flat, to_flat
 from fedtrain.config.digest import config_digest
 from fedtrain.crypto import Identity, Roster, SignedEnvelope, canonical
 from fedtrain.ledger import read_chain, read_records, unanswered
@@ -15,11 +16,12 @@ from fedtrain.ledger.record import PAYLOAD_TYPE as RECORD
 from fedtrain.ledger.statement import PAYLOAD_TYPE as STATEMENT
 from fedtrain.ledger.statement import Statement
 from fedtrain.privacy import COARSE, AdaptiveClipping, PrivacyPlan, PrivacySpec, SampledGaussian, epsilon_of, merge
-from fedtrain.privacy.accounting import FINE, ceiling, claim, second_opinion
-from fedtrain.report import SCHEMA, Report, body_digest
+from fedtrain.privacy.accounting import ceiling, claim, second_opinion
+from fedtrain.report import SCHEMA, Report, body_digest, grounds
 
 NOTHING = "0" * 64
 TIME = "2026-02-03T04:05:06Z"
+OLDER = SampledGaussian(sampling_rate=0.5, noise_multiplier=3.0, steps=2)
 
 
 def digest(*parts):
@@ -78,10 +80,12 @@ class World:
     noise: str = "secure"
     run: str = "this-run"
     earlier: tuple = (0,)  # clients with an earlier run in their ledger
+    older: SampledGaussian = OLDER  # its steps
     lost: tuple = ((2, 1),)  # (round, client) of a reservation whose update never arrived
     refused: tuple = ((3, 2),)  # asked, and it states that it did not train
     silent: tuple = ((4, 3),)  # asked, and gone ever since
     status: str = "completed"
+    own: float = 50.0  # the budget that each client states
     server: Identity = field(default_factory=Identity.generate)
     keys: dict = field(default_factory=dict)
 
@@ -90,6 +94,10 @@ class World:
         self.roster = Roster(
             server=self.server.public, clients={client: key.public for client, key in self.keys.items()}
         )
+
+    @property
+    def planned(self):
+        return max(self.rounds, self.plan.spec.rounds)
 
     @property
     def secret(self):
@@ -105,6 +113,8 @@ class World:
             "model": digest(self.run, "model", number),
             "update": digest(self.run, "update", number, client) if status == "settled" else None,
             "event": self.plan.event(steps).as_data(),
+            "unit": self.plan.spec.unit,
+            "noise": self.noise,
             "status": status,
             "time": TIME,
             **changes,
@@ -113,7 +123,7 @@ class World:
     def ledger(self, client):
         """Give the client's entries without their links."""
         old = {"run": "earlier-run", "plan": digest("another plan"), "model": digest("old")}
-        old |= {"event": SampledGaussian(sampling_rate=0.5, noise_multiplier=3.0, steps=2).as_data()}
+        old |= {"event": self.older.as_data()}
         entries = [self.entry(client, 9, "reserved", **old)] if client in self.earlier else []
         if self.secret:
             return [*entries, self.entry(client, 0, "reserved", model=digest("join"))]
@@ -137,7 +147,7 @@ class World:
             "noise": self.noise,
             "roster": self.roster.digest,
             "clients": self.clients,
-            "rounds": self.rounds,
+            "rounds": self.planned,
             "fedtrain": "0.1.0",
         }
         missing = {*self.lost, *self.refused, *self.silent}
@@ -165,25 +175,47 @@ class World:
 
     @property
     def config(self):
-        return {
+        """Give the configuration that the plan is from, every field of it."""
+        spec = self.plan.spec
+        given = {
+            "name": "An honest run",
             "seed": 1,
             "federation.clients": self.clients,
+            "federation.rounds": self.planned,
+            "federation.cohort": spec.divisor if spec.unit == "client" else self.clients * spec.rounds // self.planned,
+            "privacy.mode": spec.unit,
             "privacy.noise": self.noise,
             "output.directory": "runs/a",
         }
+        given |= {f"privacy.{name}": getattr(spec, name) for name in ("epsilon", "delta", "clip_norm")}
+        if spec.unit == "record":
+            given |= {"privacy.sampling_rate": spec.sampling_rate, "training.batch_size": spec.divisor}
+            given |= {"training.local_steps": spec.steps_per_round}
+        else:
+            given["privacy.cohorts"] = "poisson" if self.secret else "capped"
+        if spec.rounds < self.planned:
+            given["privacy.max_participations"] = spec.rounds
+        if spec.adaptive is not None:
+            given |= {"privacy.adaptive_clipping": True, "privacy.clipping_quantile": spec.adaptive.quantile}
+            given |= {"privacy.clipping_rate": spec.adaptive.learning_rate}
+            given |= {"privacy.clipping_noise": spec.adaptive.count_noise}
+        return to_flat(from_flat(given))
 
-    def statement(self, client, ledger):
+    def statement(self, client, ledger, **changes):
         """Sign that this is all; who fell silent did so before the round."""
         silent = [number for number, who in self.silent if who == client]
-        stated = Statement(
-            run=self.run,
-            round=min(silent) - 1 if silent else self.rounds,
-            dataset=digest("records", client),
-            sequence=len(ledger),
-            head=sha256(line(ledger[-1])).hexdigest() if ledger else NOTHING,
-            refusal=None,
-            time=TIME,
-        )
+        content = {
+            "run": self.run,
+            "round": min(silent) - 1 if silent else self.rounds,
+            "dataset": digest("records", client),
+            "sequence": len(ledger),
+            "head": sha256(line(ledger[-1])).hexdigest() if ledger else NOTHING,
+            "epsilon": self.own,
+            "delta": self.plan.spec.delta,
+            "refusal": None,
+            "time": TIME,
+        }
+        stated = Statement(**content | changes)
         return SignedEnvelope.sign(STATEMENT, stated.encode(), self.keys[client]).as_json()
 
     def report(self):
@@ -230,7 +262,7 @@ class World:
                     "client": client,
                     "epsilon": epsilon_of((event for _, _, event in mine), delta),
                     "run_epsilon": epsilon_of((event for run, _, event in mine if run == self.run), delta),
-                    "budget": None,
+                    "budget": stated.epsilon if stated and stated.delta == delta else None,
                     "rounds": sorted({number for run, number, _ in mine if run == self.run}),
                     "steps": sum(event.steps for _, _, event in mine),
                     "dataset": entries[0].dataset if entries else None,
@@ -248,40 +280,46 @@ class World:
             "budget": plan.spec.epsilon,
             "unit": plan.spec.unit,
             "neighbouring": plan.spec.neighbouring,
-            "adversaries": [],
-            "trusted": [],
+            "adversaries": parts(grounds.adversaries(plan.spec.unit, self.noise)),
+            "trusted": grounds.TRUSTED[plan.spec.unit],
             "mechanism": mechanism(plan),
-            "sampling": sampling(plan),
+            "sampling": grounds.sampling(plan).model_dump(mode="json"),
             "accountants": [
                 {"name": b.accountant, "version": b.version, "role": role, "epsilon": b.epsilon, "note": b.note}
                 for role, b in ((role, bound(composed, delta)) for role, bound in bounds.items())
             ],
-            "composition": "all runs",
+            "composition": grounds.COMPOSITION,
             "noise": self.noise,
-            "random_source": self.noise,
-            "tuning": "none",
-            "statement": "A promise.",
-            "accesses_not_covered": [],
-            "not_covered": [],
+            "random_source": grounds.RANDOM_SOURCE[self.noise],
+            "tuning": self.config["privacy.tuning"],
+            "statement": grounds.statement(plan, most["epsilon"], self.noise),
+            "accesses_not_covered": grounds.accesses_not_covered(plan.spec.unit, self.noise),
+            "not_covered": grounds.NOT_COVERED,
             "clients": clients,
             "events": events,
-            "curve": self.curve(spent),
+            "curve": self.curve(spent, records),
         }
         return {**self.body(), "privacy": privacy, "round_log": self.log(records), "proof": proof}
 
-    def curve(self, spent):
+    def curve(self, spent, records):
+        """Give it as the server does: after each completed round, and each that was charged."""
         delta, points = self.plan.spec.delta, []
-        last = 0 if self.secret else self.rounds
-        for number in range(last + 1):
-            grid = FINE if number == last else COARSE
+        done = {record.round for record in records if record.kind == "completed"}
+        numbers = sorted({0, *done, *(when for mine in spent.values() for run, when, _ in mine if run == self.run)})
+        final = [epsilon_of((event for _, _, event in mine), delta) for mine in spent.values()]
+        for number in numbers:
             values = [
-                epsilon_of(
-                    merge(event for run, when, event in mine if run != self.run or when <= number),
-                    delta,
-                    discretization=grid,
+                min(
+                    epsilon_of(
+                        merge(event for run, when, event in mine if run != self.run or when <= number),
+                        delta,
+                        discretization=COARSE,
+                    ),
+                    most,
                 )
-                for mine in spent.values()
+                for mine, most in zip(spent.values(), final, strict=True)
             ]
+            values = final if number == numbers[-1] else values
             shown = values if len(values) <= 40 else []
             points.append({"round": number, "max": max(values), "median": median_high(values), "clients": shown})
         return points
@@ -304,6 +342,7 @@ class World:
 
     def body(self):
         evaluation = {"round": self.rounds, "accuracy": 0.75}
+        counts = {"train_records": 100 * self.clients, "histogram": [[50, 50]] * self.clients}
         return {
             "schema": SCHEMA,
             "fedtrain": "0.1.0",
@@ -313,7 +352,7 @@ class World:
             "status": self.status,
             "reason": None if self.status == "completed" else "Ctrl-C",
             "rounds": self.rounds,
-            "planned_rounds": self.rounds,
+            "planned_rounds": self.planned,
             "seconds": 1.0,
             "config": self.config,
             "evaluation": {"final": evaluation, "best": evaluation, "history": [evaluation]},
@@ -321,10 +360,9 @@ class World:
                 "kind": "table",
                 "shape": [3],
                 "classes": ["no", "yes"],
-                "train_records": None,
                 "test_records": 10,
                 "clients": self.clients,
-                "histogram": None,
+                **(counts if self.noise == "seeded" else dict.fromkeys(counts)),
             },
             "model": {
                 "parameters": 8,
@@ -355,10 +393,8 @@ def mechanism(plan):
     }
 
 
-def sampling(plan):
-    rate = plan.spec.sampling_rate
-    scheme = f"Poisson, {plan.spec.unit}s" if rate < 1 else "none"
-    return {"scheme": scheme, "rate": rate, "amplification": rate < 1, "reason": "The draw is secret."}
+def parts(given):
+    return [part.model_dump(mode="json") for part in given]
 
 
 def record_world(**changes):
