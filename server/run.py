@@ -102,9 +102,7 @@ class Run:
         with tensorboard as board, self._screen:
             while self._state.round_number < self._experiment.federation.rounds:
                 state = rounds.next(self._state, on_start=self._screen.round_started, on_reply=self._screen.client_done)
-                # A round without a checkpoint is going to be repeated: nothing of it may be published.
-                self._folder.save_checkpoint(state)
-                self._state = state
+                self._save(state)
                 evaluation, entry = self._state.evaluations[-1], self._state.round_log[-1]
                 line = self._line(evaluation)
                 if evaluation.round == entry.round:
@@ -116,6 +114,15 @@ class Run:
                                 board.add_scalar(name, value, entry.round)
                 accuracy = evaluation.accuracy if evaluation.round == entry.round else None
                 self._screen.round_done(entry, accuracy, self._epsilon(entry.round))
+
+    def _save(self, state: RunState) -> None:
+        before, self._state = self._state, state
+        try:
+            self._folder.save_checkpoint(state)
+        except StorageError:
+            # A round without a checkpoint is going to be repeated: nothing of it may be published.
+            self._state = before
+            raise
 
     def _line(self, evaluation: Evaluation) -> dict[str, object]:
         line = evaluation.model_dump(mode="json", exclude_none=True)
