@@ -8,9 +8,9 @@ from fedtrain.errors import PrivacySpecError
 from fedtrain.ledger.payload import Digest, Name, Noise, Number, Payload, Time, Unit
 from fedtrain.privacy import SampledGaussian
 
-_RATES = (1e-9, 1.0)
-_NOISES = (0.01, 1e6)
-_MOST_STEPS = 10**8
+_RATES = (1e-7, 1.0)
+_NOISES = (0.01, 1e4)
+_MOST_STEPS = 10**6
 
 PAYLOAD_TYPE = "application/vnd.fedtrain.ledger-entry.v1+json"
 

@@ -2,16 +2,17 @@
 
 from itertools import pairwise
 
-from fedtrain.ledger import Asked, Completed
+from fedtrain.ledger import Asked, Closed, Completed, Record
 from fedtrain.report.audit.evidence import Evidence
 
 
 def repeats(evidence: Evidence) -> list[str]:
     """Say which rounds were released more than once, where cohorts are secret and each round is reserved once.
 
-    A round may be done again if its model was lost, which a record that is followed by the same question again says.
-    With secure noise, what is followed by anything else was released. With seeded noise the same model comes again,
-    and tells nothing new. Elsewhere each repetition has a reservation of its own.
+    A round may be done again if its model was lost before it had a checkpoint: then its record is followed by the same
+    question again, or by an end of the run before it. With secure noise, what is followed by anything else was
+    released. With seeded noise the same model comes again, and tells nothing new. Elsewhere each repetition has a
+    reservation of its own.
     """
     if not evidence.secret:
         return []
@@ -24,7 +25,7 @@ def repeats(evidence: Evidence) -> list[str]:
             problems.append(f"round {record.round} was asked with two models: the round before was released twice")
         if not isinstance(record, Completed):
             continue
-        if secure and isinstance(after, Asked) and after.round == record.round:
+        if secure and _lost(record, after):
             continue
         before = released.setdefault(record.round, record)
         if before is record:
@@ -34,3 +35,9 @@ def repeats(evidence: Evidence) -> list[str]:
         elif before.aggregate != record.aggregate:
             problems.append(f"round {record.round} was done twice and gave two models, and it was reserved once")
     return problems
+
+
+def _lost(record: Completed, after: Record | None) -> bool:
+    if isinstance(after, Asked):
+        return after.round == record.round
+    return isinstance(after, Closed) and after.rounds < record.round

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import os
 import struct
 import time
@@ -245,26 +246,41 @@ def test_a_kill_at_any_sync_costs_no_privacy_and_changes_no_model(make, finished
     whole = make("whole", **small)
     run_experiment(federation(whole), whole)
     expected = finished("whole")
-    real, countdown = os.fsync, [0]
+    real, left = os.fsync, [math.inf]  # syncs until the kill; after it nothing is written
 
     def killing(descriptor):
-        countdown[0] -= 1
-        if countdown[0] == 0:
+        left[0] -= 1
+        if left[0] <= 0:
             raise Stopped
         real(descriptor)
+
+    def mortal(experiment):
+        """Let a kill within a client end everything, whatever the client makes of the exception."""
+        grid = federation(experiment)
+        answer = grid._answer
+
+        def dying(message):
+            try:
+                return answer(message)
+            finally:
+                if left[0] <= 0:
+                    raise Stopped
+
+        grid._answer = dying
+        return grid
 
     monkeypatch.setattr(os, "fsync", killing)
     kills, step = 0, 7
     while True:
         name = f"killed-{kills}"
-        countdown[0] = step * kills + 1
+        left[0] = step * kills + 1
         try:
             first = make(name, **small)
-            run_experiment(federation(first), first)
+            run_experiment(mortal(first), first)
             break
         except Stopped:
             kills += 1
-        countdown[0] = -1
+        left[0] = math.inf
         again = make(name, **small, output__resume=True)
         run_experiment(federation(again), again)
         report = finished(name)
