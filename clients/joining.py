@@ -6,7 +6,7 @@ from flwr.app import ConfigRecord, Context, RecordDict
 
 from clients.node import open_node
 from clients.private import shown
-from clients.reserving import reserve_run, secret_cohorts
+from clients.reserving import reserve_run
 from clients.site import Site, checked_plan
 from clients.work import client_number
 from fedtrain.errors import BudgetError, PrivacySpecError
@@ -27,9 +27,9 @@ def introduce(content: RecordDict, context: Context, site: Site) -> RecordDict:
         return reply
     run, known = cast("str", question[protocol.RUN]), cast("int", question[protocol.KNOWN])
     node = open_node(experiment, client)
-    with node.open_ledger(site.records(client)) as ledger:
+    with node.open_ledger(node.dataset_of(site.records(client))) as ledger:
         refusal = None
-        if secret_cohorts(experiment) and protocol.NOISE_MULTIPLIER in question:
+        if experiment.privacy.secret_cohorts and protocol.NOISE_MULTIPLIER in question:
             try:
                 plan = checked_plan(experiment, cast("float", question[protocol.NOISE_MULTIPLIER]))
                 reserve_run(ledger, node, experiment, plan, run=run)

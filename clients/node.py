@@ -47,15 +47,21 @@ class Node:
             )
         return dataset_key(file)
 
-    def open_ledger(self, records: Records) -> Ledger:
-        """Open the ledger of a data set, which its content decides, whatever its name.
+    def dataset_of(self, records: Records) -> str:
+        """Return the digest that identifies a data set by its content, whatever its name.
 
         Raises:
             KeyFileError: the key of the data set digests is gone, or cannot be used.
-        LedgerError: the ledger is damaged, or another process holds it.
+        """
+        return dataset_digest(records.features.numpy(), records.labels.numpy(), self._key)
+
+    def open_ledger(self, dataset: str) -> Ledger:
+        """Open the ledger of a data set.
+
+        Raises:
+            LedgerError: the ledger is damaged, or another process holds it.
             StorageError: it cannot be read or written.
         """
-        dataset = dataset_digest(records.features.numpy(), records.labels.numpy(), self._key)
         return Ledger.open(self.folder / "ledgers", dataset=dataset, identity=self.identity)
 
 

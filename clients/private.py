@@ -10,7 +10,7 @@ from typing import cast
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from clients.node import Node, open_node
-from clients.reserving import reserve, reserved_run, secret_cohorts
+from clients.reserving import reserve, reserved_run
 from clients.site import checked_plan
 from clients.work import Work
 from fedtrain.crypto import SignedEnvelope, commit
@@ -40,8 +40,9 @@ def answer_privately(content: RecordDict, work: Work, records: Records) -> Recor
     known = cast("int", cast("ConfigRecord", content[protocol.LEDGER])[protocol.KNOWN])
     noise_multiplier = cast("float", work.config[protocol.NOISE_MULTIPLIER])
     node = open_node(experiment, work.client)
-    with node.open_ledger(records) as ledger:
-        if secret_cohorts(experiment):
+    dataset = node.dataset_of(records)
+    with node.open_ledger(dataset) as ledger:
+        if experiment.privacy.secret_cohorts:
             plan = checked_plan(experiment, noise_multiplier)
             reservation = reserved_run(ledger, plan, run=run)
         else:
@@ -60,8 +61,8 @@ def answer_privately(content: RecordDict, work: Work, records: Records) -> Recor
         arrays, within = _by_client(work, records, plan)
         metrics[protocol.WITHIN_CLIP] = float(within)
     nonce = b""
-    with node.open_ledger(records) as ledger:
-        if not secret_cohorts(experiment):
+    with node.open_ledger(dataset) as ledger:
+        if not experiment.privacy.secret_cohorts:
             nonce = node.nonce(reservation)
             ledger.settle(reservation, commit(protocol.arrays_digest(arrays), nonce))
         record = shown(node, ledger, known, nonce=nonce)
@@ -87,10 +88,8 @@ def _by_record(work: Work, records: Records, plan: PrivacyPlan) -> ArrayRecord:
     refuse_untrainable(work.model)
     source = open_source(experiment.privacy.noise, work.settings.seed)
     train_private(work.model, work.site.task, records, experiment.training, work.settings, plan, source)
-    trained = ArrayRecord(work.model.state_dict())
-    return ArrayRecord(
-        {name: trained[name] if name in work.trainable else array for name, array in work.received.items()}
-    )
+    trained, trainable = ArrayRecord(work.model.state_dict()), work.trainable
+    return ArrayRecord({name: trained[name] if name in trainable else array for name, array in work.received.items()})
 
 
 def _by_client(work: Work, records: Records, plan: PrivacyPlan) -> tuple[ArrayRecord, bool]:

@@ -20,11 +20,6 @@ class Subject(TypedDict):
     event: SampledGaussian
 
 
-def secret_cohorts(experiment: Experiment) -> bool:
-    """Say whether nobody is to learn who takes part in which round."""
-    return experiment.privacy.mode == "client" and experiment.privacy.cohorts == "poisson"
-
-
 def reserve_run(ledger: Ledger, node: Node, experiment: Experiment, plan: PrivacyPlan, *, run: str) -> None:
     """Reserve a whole run with secret cohorts, durably and once, if the client's policy and budget allow it.
 

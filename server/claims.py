@@ -77,7 +77,7 @@ def no_claim(experiment: Experiment) -> Privacy:
 
 def _client(client: int, mine: tuple[Charge, ...], proof: Proof) -> ClientPrivacy:
     delta = proof.plan.spec.delta
-    stated = proof.stated(client)
+    stated = proof.copies.stated(client)
     entries = proof.copies.entries(client)
     return ClientPrivacy(
         client=client,

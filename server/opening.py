@@ -48,8 +48,7 @@ def open_proof(
     log = RunLog.open(folder.record, identity)
     _refuse_gaps(folder, log, done)
     run = opening(log).run if log.records else token_hex(16)
-    withheld = privacy.mode == "client" and privacy.cohorts == "poisson"
-    if withheld and privacy.noise == "secure":
+    if privacy.secret_cohorts and privacy.noise == "secure":
         _refuse_repetition(log.records, done)
     # What clients state now covers the rounds that are complete: later ones are asked again.
     ask = partial(ask_ledgers, grid, clients, run=run, round_number=done, known={}, timeout=federation.deadline)
@@ -65,7 +64,9 @@ def open_proof(
     if not folder.roster.exists():
         roster.write(folder.roster)
     copies = LedgerCopies(folder.path / "ledgers", roster.clients)
-    proof = Proof(plan=plan, noise=privacy.noise, log=log, roster=roster, copies=copies, withheld=withheld)
+    proof = Proof(
+        plan=plan, noise=privacy.noise, log=log, roster=roster, copies=copies, withheld=privacy.secret_cohorts
+    )
     if not log.records:
         log.append(
             Opened(
@@ -80,7 +81,7 @@ def open_proof(
                 fedtrain=__version__,
             )
         )
-    if withheld:
+    if privacy.secret_cohorts:
         shown, _ = ask(noise_multiplier=plan.noise_multiplier)
     for client, ledger in shown.items():
         if client in roster.clients:

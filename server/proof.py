@@ -5,14 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
-import numpy as np
-from flwr.app import Array, ArrayRecord
 from flwr.serverapp import Grid
 from pydantic import JsonValue
 
 from fedtrain.crypto import Roster, SignedEnvelope
 from fedtrain.errors import ForgeryError, LedgerError
-from fedtrain.flower import protocol
 from fedtrain.flower.ledgers import ShownLedger
 from fedtrain.ledger import (
     Asked,
@@ -22,10 +19,8 @@ from fedtrain.ledger import (
     LedgerCopies,
     Opened,
     RunLog,
-    Statement,
     Update,
     now,
-    read_statement,
     unanswered,
 )
 from fedtrain.privacy import PrivacyPlan
@@ -33,7 +28,6 @@ from fedtrain.report import LedgerProof, Report, RoundEntry
 from fedtrain.report import Proof as ReportProof
 from fedtrain.report.digest import body_digest
 from server.joining import ask_ledgers
-from server.state import Arrays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +62,9 @@ class Proof:
         asked = Asked(time=self._time, round=round_number, cohort=() if self.withheld else cohort, model=model)
         self.log.append(asked)
 
-    def completed(self, entry: RoundEntry, request: str, *, model: Arrays) -> None:
+    def completed(self, entry: RoundEntry, request: str, *, aggregate: str) -> None:
         """Note what came of a round: whose updates were used, by digest and ledger head, and the model's digest."""
         used, dropped = (entry.completed or (), entry.dropped or ()) if not self.withheld else ((), ())
-        arrays = ArrayRecord({name: Array(np.asarray(value)) for name, value in model.items()})
         self.log.append(
             Completed(
                 time=self._time,
@@ -79,7 +72,7 @@ class Proof:
                 model=request,
                 updates=tuple(self._update(client, entry.round, request) for client in used),
                 dropped=tuple(Drop(client=drop.client, reason=drop.reason) for drop in dropped),
-                aggregate=protocol.arrays_digest(arrays),
+                aggregate=aggregate,
                 clip_norm=entry.clip_norm or 0.0,
             )
         )
@@ -125,12 +118,7 @@ class Proof:
     def unanswered(self, client: int) -> tuple[int, ...]:
         """Return the rounds that are charged to a client although its ledger, as far as it is known, has no entry."""
         entries = self.copies.entries(client)
-        return unanswered(client, self.log.records, entries, self.stated(client), noise=self.noise)
-
-    def stated(self, client: int) -> Statement | None:
-        """Return what a client stated last."""
-        statement = self.copies.statement(client)
-        return None if statement is None else read_statement(statement, self.roster.clients[client])
+        return unanswered(client, self.log.records, entries, self.copies.stated(client), noise=self.noise)
 
     def refresh(self, grid: Grid, clients: Mapping[int, int], *, timeout: float) -> None:
         """Ask every client for the rest of its ledger, with a statement that this is all, up to the last round asked.
@@ -148,11 +136,10 @@ class Proof:
     def take(self, client: int, shown: ShownLedger, *, first: int) -> None:
         """Take over what a client shows; what does not hold is not taken over, and the client is asked no more."""
         try:
-            self.copies.receive(client, shown.entries, shown.statement, first=first)
+            stated = self.copies.receive(client, shown.entries, shown.statement, first=first)
         except ForgeryError as error:
             self.refused[client] = str(error)
             return
-        stated = self.stated(client)
         if stated is not None and stated.refusal is not None:
             self.refused[client] = stated.refusal
 

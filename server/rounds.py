@@ -86,7 +86,7 @@ class Rounds:
         self._require(entry)
         state = self._aggregated(state, entry, replies)
         if self._proof is not None:
-            self._proof.completed(entry, digest, model=state.model)
+            self._proof.completed(entry, digest, aggregate=protocol.arrays_digest(_record(state.model)))
         last = number == self._experiment.federation.rounds
         if last or number % self._experiment.server.evaluate_every == 0:
             state = self.evaluated(state)
@@ -98,7 +98,7 @@ class Rounds:
         )
 
     def _messages(self, state: RunState, number: int, rate: float) -> tuple[list[Message], str]:
-        """Return what is sent in a round, and the digest of it, which is the same for all clients."""
+        """Return what is sent in a round, and in a private run the digest of it, which is the same for all clients."""
         config = ConfigRecord({protocol.LEARNING_RATE: rate})
         if self._proof is not None:
             config[protocol.RUN] = self._proof.run
@@ -114,7 +114,7 @@ class Rounds:
         for message in messages:
             message.metadata.ttl = self._experiment.federation.deadline
         # The strategy adds its settings to the config that it was given.
-        return messages, protocol.request_digest(arrays, config)
+        return messages, "" if self._proof is None else protocol.request_digest(arrays, config)
 
     def _lottery(self, number: int) -> list[int]:
         """Draw a Poisson cohort, as nodes, from the clients that have reserved the run."""

@@ -26,7 +26,7 @@ def build_strategy(experiment: Experiment) -> FedAvg:
         parameters.setdefault("client_learning_rate", experiment.training.learning_rate)
         parameters["train_loss_key"] = protocol.LOSS
     kind = getattr(flower, experiment.server.strategy)
-    drawn = experiment.privacy.mode == "client" and experiment.privacy.cohorts == "poisson"
+    drawn = experiment.privacy.secret_cohorts
     return cast(
         "FedAvg",
         kind(

@@ -77,7 +77,7 @@ def _coming(experiment: Experiment) -> tuple[SampledGaussian, str]:
             'privacy.mode = "none" spends no budget: name an experiment in mode record or client, or none'
         )
     plan = calibrate(privacy_spec(experiment), noise_multiplier=experiment.privacy.noise_multiplier)
-    if experiment.privacy.mode == "client" and experiment.privacy.cohorts == "poisson":
+    if experiment.privacy.secret_cohorts:
         return plan.event(plan.spec.steps), "run"
     return plan.round_event, "round"
 

@@ -194,6 +194,11 @@ class Privacy(Section):
         "not declared", description="what was tried on these records before, in words; goes into the report"
     )
 
+    @property
+    def secret_cohorts(self) -> bool:
+        """Whether nobody is to learn who takes part in which round: the accounting relies on that."""
+        return self.mode == "client" and self.cohorts == "poisson"
+
 
 class StrategyParameters(Section):
     """Parameters of Flower's strategies, by Flower's names. Unset ones keep Flower's defaults."""

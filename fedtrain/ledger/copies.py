@@ -32,7 +32,7 @@ class LedgerCopies:
         self._keys = dict(keys)
         self._envelopes: dict[int, list[SignedEnvelope]] = {client: [] for client in keys}
         self._entries: dict[int, list[LedgerEntry]] = {client: [] for client in keys}
-        self._statements: dict[int, SignedEnvelope] = {}
+        self._statements: dict[int, tuple[SignedEnvelope, Statement]] = {}
         for client in keys:
             self._load(client)
 
@@ -50,7 +50,11 @@ class LedgerCopies:
 
     def statement(self, client: int) -> SignedEnvelope | None:
         """Return the newest statement of a client since this object was made; a run that goes on asks for another."""
-        return self._statements.get(client)
+        return self._statements[client][0] if client in self._statements else None
+
+    def stated(self, client: int) -> Statement | None:
+        """Return the same, read."""
+        return self._statements[client][1] if client in self._statements else None
 
     def head(self, client: int) -> Head:
         """Return where the copy of a client's ledger ends."""
@@ -90,8 +94,8 @@ class LedgerCopies:
             append_bytes(self._file(client), b"".join(envelope.line() for envelope in added))
         known += added
         self._entries[client] += entries
-        if statement is not None:
-            self._statements[client] = statement
+        if statement is not None and stated is not None:
+            self._statements[client] = (statement, stated)
         return stated
 
     @staticmethod

@@ -47,7 +47,7 @@ def test_a_key_that_others_can_read_stops_the_client(private):
 
 def test_a_lost_data_set_key_stops_the_client_that_has_ledgers(private, node):
     records, one = node(private, 0).site.records(0), open_node(private, 0)
-    with one.open_ledger(records) as ledger:
+    with one.open_ledger(one.dataset_of(records)) as ledger:
         ledger.reserve(
             run="r",
             round_number=1,
@@ -60,7 +60,7 @@ def test_a_lost_data_set_key_stops_the_client_that_has_ledgers(private, node):
         )
     (one.folder / "dataset.key").unlink()
     with pytest.raises(KeyFileError, match=r"dataset.key is gone, and with a new one every data set would have"):
-        one.open_ledger(records)
+        one.open_ledger(one.dataset_of(records))
 
 
 def test_a_ledger_belongs_to_the_records_and_not_to_their_order(private, node):
@@ -68,7 +68,7 @@ def test_a_ledger_belongs_to_the_records_and_not_to_their_order(private, node):
     turned = dataclasses.replace(records, features=records.features.flip(0), labels=records.labels.flip(0))
     fewer = dataclasses.replace(records, features=records.features[1:], labels=records.labels[1:])
     for data in (records, turned, fewer):
-        with one.open_ledger(data):
+        with one.open_ledger(one.dataset_of(data)):
             pass
     # A ledger that was opened holds a lock file under the name of its data set.
     assert len({path.stem for path in (one.folder / "ledgers").iterdir()}) == 2

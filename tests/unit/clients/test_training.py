@@ -32,7 +32,8 @@ def run(node, content, site=None):
 def ledger_of(node):
     """Return the entries of a client's ledger on the disk."""
     client = node.context.node_config["partition-id"]
-    with open_node(node.experiment, client).open_ledger(node.site.records(client)) as ledger:
+    own = open_node(node.experiment, client)
+    with own.open_ledger(own.dataset_of(node.site.records(client))) as ledger:
         return ledger.entries
 
 
@@ -441,8 +442,9 @@ def test_a_client_trains_in_no_more_rounds_than_the_noise_is_calibrated_for(cach
 
 def test_what_a_client_has_stated_binds_it(private, node, request_of):
     client = node(private, 0)
-    with open_node(private, 0).open_ledger(client.site.records(0)) as ledger:
-        ledger.statement(run="run", round_number=1, policy=open_node(private, 0).policy)
+    own = open_node(private, 0)
+    with own.open_ledger(own.dataset_of(client.site.records(0))) as ledger:
+        ledger.statement(run="run", round_number=1, policy=own.policy)
     with pytest.raises(LedgerError, match="stated"):
         run(client, request_of(private, 1), watched(client.site, forbidden))
     assert protocol.ARRAYS in run(client, request_of(private, 2))
