@@ -90,5 +90,13 @@ class ForgeryError(RunError):
     """A signature, a digest or a hash chain does not hold."""
 
 
+class TransportError(RunError):
+    """A sealed message, a key or a message of secure aggregation cannot be used. Nothing of it was."""
+
+
+class AggregationError(RunError):
+    """A secure aggregation cannot be completed. No update was revealed; another round can be begun."""
+
+
 class ClientError(RunError):
     """A client cannot train."""
