@@ -8,10 +8,13 @@ from fedtrain.config.sections import (
     Output,
     Partition,
     Privacy,
+    SecureAggregation,
     Server,
     StrategyParameters,
     TaskConfig,
     Training,
+    Transport,
+    aggregation_problem,
 )
 
 __all__ = [
@@ -21,10 +24,13 @@ __all__ = [
     "Output",
     "Partition",
     "Privacy",
+    "SecureAggregation",
     "Server",
     "StrategyParameters",
     "TaskConfig",
     "Training",
+    "Transport",
+    "aggregation_problem",
     "flatten",
     "from_flat",
     "parse_settings",

@@ -48,6 +48,9 @@ STRATEGY_PARAMETERS: dict[str, frozenset[str]] = {
 _SINGLE_UPDATES = frozenset({"FedMedian", "FedTrimmedAvg", "Krum", "MultiKrum", "Bulyan", "QFedAvg"})
 
 
+_SMALLEST_SUM = 2
+
+
 class Section(BaseModel):
     """A part of the tree: immutable, strictly typed, without unknown keys."""
 
@@ -218,6 +221,40 @@ class StrategyParameters(Section):
     q: NotNegative | None = Field(None, description="QFedAvg: fairness")
 
 
+class SecureAggregation(Section):
+    """The server learns the sum of the updates, and no single one: see docs/explanation/transport.md."""
+
+    enabled: bool | None = Field(
+        None, description="whether updates are masked; unset: they are in a deployment, and not in a simulation"
+    )
+    threshold: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="shares that recover a mask; unset: more than two thirds of the neighbours"
+    )
+    neighbours: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="clients that each client shares masks with; unset: all others, up to a cohort of 200"
+    )
+    bits: Annotated[int, Field(ge=2, le=30)] = Field(
+        16, description="bits of a quantized parameter; more bits are more precise, and more bytes"
+    )
+    bound: Positive | None = Field(
+        None, description="largest change of a parameter that is sent; unset: 1, in client privacy the clipping norm"
+    )
+    max_weight: Count | None = Field(
+        None, description="mode none: clients weigh their numbers of records, up to this; unset: all weigh the same"
+    )
+
+
+class Transport(Section):
+    """Who can read what is sent: see docs/explanation/transport.md."""
+
+    sealed: bool | None = Field(
+        None,
+        description="whether models and updates are encrypted between server and client, whatever is in between; "
+        "unset: they are in a deployment, and not in a simulation",
+    )
+    secagg: SecureAggregation = Field(default_factory=SecureAggregation)
+
+
 class Server(Section):
     """Aggregation and central evaluation."""
 
@@ -255,6 +292,7 @@ class Experiment(Section):
     task: TaskConfig = Field(default_factory=TaskConfig)
     training: Training = Field(default_factory=Training)
     privacy: Privacy = Field(default_factory=Privacy)
+    transport: Transport = Field(default_factory=Transport)
     server: Server = Field(default_factory=Server)
     output: Output = Field(default_factory=Output)
 
@@ -271,7 +309,38 @@ class Experiment(Section):
             raise ValueError(
                 f'privacy.adaptive_clipping = true is for privacy.mode = "client", and it is "{self.privacy.mode}"'
             )
+        if self.transport.secagg.enabled and (problem := aggregation_problem(self)):
+            raise ValueError(problem)
         return self
+
+
+def aggregation_problem(experiment: Experiment) -> str | None:
+    """Return why an experiment cannot use secure aggregation, ``None`` if it can."""
+    federation, privacy, secagg = experiment.federation, experiment.privacy, experiment.transport.secagg
+    if experiment.server.strategy in _SINGLE_UPDATES:
+        allowed = ", ".join(sorted(set(STRATEGY_PARAMETERS) - _SINGLE_UPDATES))
+        return (
+            f'server.strategy = "{experiment.server.strategy}" needs single updates or losses, and secure aggregation '
+            f"shows the server their sum alone; allowed: {allowed}; or set transport.secagg.enabled = false"
+        )
+    if federation.cohort < _SMALLEST_SUM:
+        return (
+            f"federation.cohort = {federation.cohort}, and the sum of one update is that update; secure aggregation "
+            f"needs {_SMALLEST_SUM} or more"
+        )
+    if privacy.secret_cohorts:
+        return (
+            'privacy.cohorts = "poisson" relies on cohorts that nobody knows, and in secure aggregation the members of '
+            'a cohort know each other; set privacy.cohorts = "capped", or transport.secagg.enabled = false'
+        )
+    if privacy.mode != "none" and secagg.max_weight is not None:
+        return (
+            f'transport.secagg.max_weight is for privacy.mode = "none", and it is "{privacy.mode}": how many records a '
+            "client has would be an access that no epsilon pays for"
+        )
+    if privacy.mode == "client" and secagg.bound is not None:
+        return 'transport.secagg.bound is not for privacy.mode = "client", where the clipping norm is the bound'
+    return None
 
 
 def _check_record_privacy(experiment: Experiment) -> None:

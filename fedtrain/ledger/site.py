@@ -27,6 +27,9 @@ class SitePolicy(_Part):
         minimum_noise: the least noise multiplier that is allowed.
         modes: the privacy modes that are allowed; "none" is training without privacy.
         noise: where noise may come from.
+        sealed: whether the client answers sealed messages only.
+        secagg: whether it sends masked updates only.
+        minimum_cohort: the least number of clients whose sum it is part of, in secure aggregation.
     """
 
     epsilon: Annotated[float, Field(gt=0)]
@@ -34,6 +37,9 @@ class SitePolicy(_Part):
     minimum_noise: Annotated[float, Field(ge=0)] = 0.0
     modes: Annotated[tuple[Mode, ...], Field(strict=False)] = ("record", "client")
     noise: Annotated[tuple[Noise, ...], Field(strict=False)] = ("seeded", "secure")
+    sealed: bool = False
+    secagg: bool = False
+    minimum_cohort: Annotated[int, Field(ge=2)] = 2
 
 
 class _Budget(_Part):
@@ -47,9 +53,16 @@ class _Policy(_Part):
     noise: Annotated[tuple[Noise, ...], Field(strict=False)] = ("seeded", "secure")
 
 
+class _Transport(_Part):
+    sealed: bool = False
+    secagg: bool = False
+    minimum_cohort: Annotated[int, Field(ge=2)] = 2
+
+
 class _Site(_Part):
     budget: _Budget
     policy: _Policy = _Policy()
+    transport: _Transport = _Transport()
 
 
 def read_policy(path: Path) -> SitePolicy:
@@ -92,8 +105,8 @@ def _parsed(path: Path, data: bytes) -> SitePolicy:
         )
         raise SiteError(
             f"the site file {path} cannot be used:\n{problems}\nit has [budget] epsilon and delta, and may have "
-            "[policy] minimum_noise, modes and noise"
+            "[policy] minimum_noise, modes and noise, and [transport] sealed, secagg and minimum_cohort"
         ) from error
     except (ValueError, RecursionError) as error:
         raise SiteError(f"the site file {path} is not TOML: {error}") from error
-    return SitePolicy(**site.budget.model_dump(), **site.policy.model_dump())
+    return SitePolicy(**site.budget.model_dump(), **site.policy.model_dump(), **site.transport.model_dump())
