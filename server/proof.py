@@ -19,6 +19,7 @@ from fedtrain.ledger import (
     LedgerCopies,
     Opened,
     RunLog,
+    SecureSum,
     Update,
     now,
     unanswered,
@@ -62,8 +63,15 @@ class Proof:
         asked = Asked(time=self._time, round=round_number, cohort=() if self.withheld else cohort, model=model)
         self.log.append(asked)
 
-    def completed(self, entry: RoundEntry, request: str, *, aggregate: str) -> None:
-        """Note what came of a round: whose updates were used, by digest and ledger head, and the model's digest."""
+    def completed(self, entry: RoundEntry, request: str, *, aggregate: str, silent: tuple[int, ...] = ()) -> None:
+        """Note what came of a round: whose updates were used, by commitment and ledger head, and the model's digest.
+
+        Args:
+            entry: the round as the report has it.
+            request: digest of what was asked with.
+            aggregate: digest of the new model.
+            silent: with secure aggregation, the clients in the sum that did not answer the unmasking.
+        """
         used, dropped = (entry.completed or (), entry.dropped or ()) if not self.withheld else ((), ())
         self.log.append(
             Completed(
@@ -72,6 +80,8 @@ class Proof:
                 model=request,
                 updates=tuple(self._update(client, entry.round, request) for client in used),
                 dropped=tuple(Drop(client=drop.client, reason=drop.reason) for drop in dropped),
+                sealed=entry.sealed,
+                secagg=_sum(entry, silent),
                 aggregate=aggregate,
                 clip_norm=entry.clip_norm or 0.0,
             )
@@ -160,6 +170,14 @@ class Proof:
             if (entry.run, entry.round, entry.model, entry.status) == key
         )
         return Update(client=client, update=update or "", sequence=head.sequence, head=head.digest)
+
+
+def _sum(entry: RoundEntry, silent: tuple[int, ...]) -> SecureSum | None:
+    """Return what the record says of secure aggregation in a round; ``None`` if it was without."""
+    secagg = entry.secagg
+    if secagg is None:
+        return None
+    return SecureSum(threshold=secagg.threshold, neighbours=secagg.neighbours, bits=secagg.bits, silent=silent)
 
 
 def _as_json(envelopes: Sequence[SignedEnvelope]) -> tuple[dict[str, JsonValue], ...]:

@@ -141,6 +141,8 @@ class Rounds:
             cohort=cohort,
             completed=tuple(client for client in cohort if client not in lost),
             dropped=tuple(dropped),
+            sealed=False,
+            secagg=None,
             clip_norm=clip_norm,
             learning_rate=rate,
             seconds=0.0,

@@ -84,6 +84,8 @@ class Notary:
             cohort=tuple(cohort),
             completed=answering,
             dropped=tuple(Dropped(client=client, reason="no answer") for client in silent),
+            sealed=False,
+            secagg=None,
             clip_norm=self.plan.spec.clip_norm,
             learning_rate=0.1,
             seconds=0.5,

@@ -8,7 +8,7 @@ from fedtrain.ledger.dataset import dataset_digest, dataset_key
 from fedtrain.ledger.entry import LedgerEntry
 from fedtrain.ledger.log import Ledger
 from fedtrain.ledger.payload import now
-from fedtrain.ledger.record import Asked, Closed, Completed, Drop, Opened, Record, Update, read_records
+from fedtrain.ledger.record import Asked, Closed, Completed, Drop, Opened, Record, SecureSum, Update, read_records
 from fedtrain.ledger.runlog import RunLog
 from fedtrain.ledger.site import SitePolicy, find_policy, read_policy
 from fedtrain.ledger.sites import client_folder
@@ -27,6 +27,7 @@ __all__ = [
     "Opened",
     "Record",
     "RunLog",
+    "SecureSum",
     "SitePolicy",
     "Statement",
     "Update",

@@ -80,7 +80,8 @@ class Update(Part):
 
     Attributes:
         client: whose it is.
-        update: its digest.
+        update: the commitment to it in the client's ledger. A server that receives the update alone compares the two;
+            one that receives it masked copies the commitment, and cannot.
         sequence: number of entries of the client's ledger when it arrived.
         head: digest of the last of them.
     """
@@ -98,6 +99,22 @@ class Drop(Part):
     reason: str
 
 
+class SecureSum(Part):
+    """How updates were summed so that the server saw no single one.
+
+    Attributes:
+        threshold: shares that were needed to recover a mask.
+        neighbours: clients that each client shared masks with.
+        bits: bits of a quantized parameter.
+        silent: clients whose updates are in the sum, and who did not answer the unmasking.
+    """
+
+    threshold: Number
+    neighbours: Number
+    bits: Number
+    silent: tuple[Number, ...]
+
+
 class Completed(Link):
     """A round is complete.
 
@@ -107,6 +124,8 @@ class Completed(Link):
         model: digest of all that the clients were sent.
         updates: what entered the aggregate.
         dropped: what did not.
+        sealed: whether what was sent, in both directions, was encrypted end to end.
+        secagg: how the updates were summed; ``None`` if the server saw each.
         aggregate: digest of the new global model.
         clip_norm: the clipping norm of this round.
     """
@@ -116,6 +135,8 @@ class Completed(Link):
     model: Digest
     updates: tuple[Update, ...]
     dropped: tuple[Drop, ...]
+    sealed: bool
+    secagg: SecureSum | None
     aggregate: Digest
     clip_norm: float
 

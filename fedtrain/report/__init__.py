@@ -17,6 +17,7 @@ from fedtrain.report.schema import (
     ModelSummary,
     Report,
     RoundEntry,
+    SecureAggregation,
 )
 
 __all__ = [
@@ -42,5 +43,6 @@ __all__ = [
     "Report",
     "RoundEntry",
     "Sampling",
+    "SecureAggregation",
     "body_digest",
 ]

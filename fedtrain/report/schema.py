@@ -6,7 +6,7 @@
 
 from collections import defaultdict
 from datetime import timedelta
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
@@ -15,7 +15,7 @@ from fedtrain.report.evaluation import Evaluations
 from fedtrain.report.privacy import Privacy
 from fedtrain.report.proof import Proof
 
-SCHEMA: Final = "fedtrain.report/2"
+SCHEMA: Final = "fedtrain.report/3"
 
 
 class DataSummary(Part):
@@ -53,6 +53,26 @@ class Dropped(Part):
     reason: str = Field(description="why")
 
 
+class SecureAggregation(Part):
+    """How the updates of a round were summed so that the server saw no single one, and who was lost on the way."""
+
+    threshold: Annotated[int, Field(ge=2)] = Field(description="shares that were needed to recover a mask")
+    neighbours: Annotated[int, Field(ge=1)] = Field(description="clients that each client shared masks with")
+    bits: Annotated[int, Field(ge=2)] = Field(description="bits of a quantized parameter")
+    lost_masking: Count = Field(
+        description="clients of the cohort that delivered no masked update: dropped, and not in the sum"
+    )
+    lost_unmasking: Count = Field(
+        description="clients that delivered one and did not answer the unmasking: completed, and in the sum"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.threshold > self.neighbours + 1:
+            raise ValueError(f"threshold = {self.threshold} is more than a client and its {self.neighbours} neighbours")
+        return self
+
+
 class RoundEntry(Part):
     """One round. Who took part is null where cohorts are secret: the accounting relies on that."""
 
@@ -64,6 +84,10 @@ class RoundEntry(Part):
     dropped: tuple[Dropped, ...] | None = Field(
         description="clients whose results were not used; null if cohorts are secret"
     )
+    sealed: bool = Field(description="models and updates were encrypted end to end between server and clients")
+    secagg: SecureAggregation | None = Field(
+        description="the server saw the sum of the updates alone; null: it saw single updates"
+    )
     clip_norm: Positive | None = Field(description="clip norm in this round; null in mode none")
     learning_rate: NotNegative = Field(description="learning rate of the clients in this round")
     seconds: NotNegative = Field(description="duration of the round")
@@ -73,11 +97,29 @@ class RoundEntry(Part):
         if self.cohort is None or self.completed is None or self.dropped is None:
             if (self.cohort, self.completed, self.dropped) != (None, None, None):
                 raise ValueError(f"round {self.round}: cohort, completed and dropped are to be secret together")
+            if self.secagg is not None:
+                raise ValueError(f"round {self.round}: with secagg clients know the cohort, and it cannot be secret")
             return self
         answered = [*self.completed, *(entry.client for entry in self.dropped)]
         if len(set(answered)) != len(answered) or not set(answered) <= set(self.cohort):
             raise ValueError(f"round {self.round}: completed and dropped are to name clients of the cohort, each once")
+        if self.secagg is not None:
+            self._check_sum(self.secagg, len(self.cohort), len(self.completed), len(self.dropped))
         return self
+
+    def _check_sum(self, secagg: SecureAggregation, cohort: int, completed: int, dropped: int) -> None:
+        if not secagg.lost_masking == dropped == cohort - completed:
+            raise ValueError(
+                f"round {self.round}: secagg.lost_masking = {secagg.lost_masking}, and of {cohort} clients "
+                f"{completed} are in completed and {dropped} in dropped"
+            )
+        if secagg.neighbours >= cohort:
+            raise ValueError(f"round {self.round}: secagg.neighbours = {secagg.neighbours} in a cohort of {cohort}")
+        if completed - secagg.lost_unmasking < secagg.threshold:
+            raise ValueError(
+                f"round {self.round}: secagg.lost_unmasking = {secagg.lost_unmasking} of {completed} clients leaves "
+                f"fewer than secagg.threshold = {secagg.threshold}, and without so many there is no sum"
+            )
 
 
 class ModelFile(Part):
@@ -98,7 +140,7 @@ class ModelSummary(Part):
 class Report(Part):
     """What a run did, what it reached, and what it promises."""
 
-    schema_: Literal["fedtrain.report/2"] = Field(alias="schema", description="the version of this format")
+    schema_: Literal["fedtrain.report/3"] = Field(alias="schema", description="the version of this format")
     fedtrain: str = Field(description="version of fedtrain that wrote it")
     name: str = Field(description="the experiment's name")
     run: str = Field(description="identifies the run in ledgers and in the server's record")

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fedtrain.errors import StorageError
-from fedtrain.report import Dropped, Evaluation, RoundEntry
+from fedtrain.report import Dropped, Evaluation, RoundEntry, SecureAggregation
 from server.state import RunState
 
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "uint8", "bool")
@@ -31,6 +31,8 @@ def states(draw):
             cohort=cohort,
             completed=cohort[1:],
             dropped=tuple(Dropped(client=client, reason=draw(texts)) for client in cohort[:1]),
+            sealed=draw(st.booleans()),
+            secagg=None,
             clip_norm=draw(st.none() | st.floats(1e-9, 1e9)),
             learning_rate=draw(st.floats(0, 1e6)),
             seconds=draw(st.floats(0, 1e6)),
@@ -77,7 +79,17 @@ STATE = RunState(
     strategy={"m_t/w": np.ones(4, np.float32)},
     evaluations=(Evaluation(round=0, accuracy=0.25), Evaluation(round=1, accuracy=0.5)),
     round_log=(
-        RoundEntry(round=1, cohort=(0, 1), completed=(0, 1), dropped=(), clip_norm=0.5, learning_rate=0.1, seconds=2.0),
+        RoundEntry(
+            round=1,
+            cohort=(0, 1),
+            completed=(0, 1),
+            dropped=(),
+            sealed=True,
+            secagg=SecureAggregation(threshold=2, neighbours=1, bits=16, lost_masking=0, lost_unmasking=0),
+            clip_norm=0.5,
+            learning_rate=0.1,
+            seconds=2.0,
+        ),
     ),
     clip_norm=0.25,
     seconds=3.0,

@@ -103,7 +103,7 @@ def test_the_machine_is_told_of_a_refutation(files):
     ("content", "message"),
     [
         (b"", "the report cannot be read"),
-        (b'{"schema": "fedtrain.report/1"}', "the report cannot be read: schema: Input should be 'fedtrain.report/2'"),
+        (b'{"schema": "fedtrain.report/1"}', "the report cannot be read: schema: Input should be 'fedtrain.report/3'"),
         (b'{"a": 1, "a": 2}', "the report cannot be read: it has the key 'a' twice"),
         (b'{"a": [9007199254740992]}', "the whole number 9007199254740992 is beyond 2**53 - 1"),
         (b'{"a": [-1' + 5000 * b"0" + b"]}", "the whole number -1000"),

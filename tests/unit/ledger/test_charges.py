@@ -108,7 +108,9 @@ def test_rounds_are_in_order_however_they_were_asked():
 
 
 def test_other_records_charge_nothing(noise):
-    completed = Completed(round=1, model=A, updates=(), dropped=(), aggregate=A, clip_norm=1.0)
+    completed = Completed(
+        round=1, model=A, updates=(), dropped=(), sealed=True, secagg=None, aggregate=A, clip_norm=1.0
+    )
     assert charged([completed], noise=noise) == ()
 
 

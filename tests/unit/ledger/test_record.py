@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from fedtrain.crypto import Identity, SignedEnvelope, canonical
 from fedtrain.errors import ForgeryError, LedgerError, StorageError
-from fedtrain.ledger import Asked, Closed, Completed, Drop, Opened, RunLog, Update, read_records
+from fedtrain.ledger import Asked, Closed, Completed, Drop, Opened, RunLog, SecureSum, Update, read_records
 from fedtrain.ledger.entry import PAYLOAD_TYPE as ENTRY_TYPE
 from fedtrain.ledger.record import PAYLOAD_TYPE, read_own_records
 
@@ -32,6 +32,8 @@ COMPLETED = Completed(
     model=A,
     updates=(Update(client=0, update=B, sequence=2, head=A),),
     dropped=(Drop(client=2, reason='no reply in 5 s: "größer"'),),
+    sealed=True,
+    secagg=SecureSum(threshold=2, neighbours=1, bits=16, silent=(0,)),
     aggregate=B,
     clip_norm=1.0,
 )
@@ -184,7 +186,9 @@ def test_nothing_may_be_left_out(name):
 
 def test_no_number_without_a_value_is_recorded():
     with pytest.raises(ValidationError):
-        Completed(round=1, model=A, updates=(), dropped=(), aggregate=B, clip_norm=float("nan"))
+        Completed(
+            round=1, model=A, updates=(), dropped=(), sealed=True, secagg=None, aggregate=B, clip_norm=float("nan")
+        )
 
 
 def test_another_servers_record_is_refused(path):

@@ -49,6 +49,8 @@ def round_log(rounds, clients, cohort, generator):
                 "cohort": asked,
                 "completed": [client for client in asked if client not in lost],
                 "dropped": [{"client": client, "reason": reasons[client % 2]} for client in lost],
+                "sealed": True,
+                "secagg": None,
                 "clip_norm": 1.0,
                 "learning_rate": 0.25 * (1 + math.cos(math.pi * number / rounds)),
                 "seconds": 1.1 + float(generator.random()),

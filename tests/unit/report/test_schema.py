@@ -48,7 +48,7 @@ def _set(tree, path, value):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("schema", "fedtrain.report/1", "fedtrain.report/2"),
+        ("schema", "fedtrain.report/2", "fedtrain.report/3"),
         ("created", "2026-02-03T04:05:06+01:00", "not in UTC"),
         ("created", "2026-02-03T04:05:06", "timezone"),
         ("created", 1_700_000_000, "datetime"),

@@ -50,6 +50,8 @@ def make_state():
                 cohort=cohort,
                 completed=cohort,
                 dropped=(),
+                sealed=False,
+                secagg=None,
                 clip_norm=None,
                 learning_rate=0.1,
                 seconds=0.5,

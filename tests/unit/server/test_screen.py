@@ -23,6 +23,8 @@ def entry(number=2, *, dropped=(), seconds=4.0):
         cohort=(0, 1, 2),
         completed=tuple(client for client in (0, 1, 2) if client not in dict(dropped)),
         dropped=tuple(Dropped(client=client, reason=reason) for client, reason in dict(dropped).items()),
+        sealed=False,
+        secagg=None,
         clip_norm=None,
         learning_rate=0.1,
         seconds=seconds,

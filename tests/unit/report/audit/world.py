@@ -86,6 +86,9 @@ class World:
     silent: tuple = ((4, 3),)  # asked, and gone ever since
     status: str = "completed"
     own: float = 50.0  # the budget that each client states
+    sealed: bool = False  # whether what is sent is encrypted
+    secagg: bool = False  # whether updates are masked
+    mute: tuple = ()  # (round, client) of an update that is in the sum, whose sender did not answer the unmasking
     server: Identity = field(default_factory=Identity.generate)
     keys: dict = field(default_factory=dict)
 
@@ -169,9 +172,18 @@ class World:
                 "model": model,
                 "updates": updates,
                 "dropped": [{"client": client, "reason": "no answer"} for client in cohort if client not in used],
+                "sealed": self.sealed,
+                "secagg": self.summed(number, len(cohort)),
                 "aggregate": digest("aggregate", number),
                 "clip_norm": self.plan.spec.clip_norm,
             }
+
+    def summed(self, number, cohort):
+        """Give what the server records of secure aggregation in a round."""
+        if not self.secagg:
+            return None
+        silent = [client for when, client in self.mute if when == number]
+        return {"threshold": cohort - 1, "neighbours": cohort - 1, "bits": 16, "silent": silent}
 
     @property
     def config(self):
@@ -332,6 +344,8 @@ class World:
                 "cohort": None if self.secret else list(asked[record.round].cohort),
                 "completed": None if self.secret else [update.client for update in record.updates],
                 "dropped": None if self.secret else [drop.model_dump() for drop in record.dropped],
+                "sealed": record.sealed,
+                "secagg": told_sum(record),
                 "clip_norm": record.clip_norm,
                 "learning_rate": 0.1,
                 "seconds": 1.0,
@@ -372,6 +386,15 @@ class World:
             "software": {"python": "3.11"},
             "software_digests": {"fedtrain": digest("code")},
         }
+
+
+def told_sum(record):
+    """Give what the report says of secure aggregation in a round."""
+    secagg = record.secagg
+    if secagg is None:
+        return None
+    lost = {"lost_masking": len(record.dropped), "lost_unmasking": len(secagg.silent)}
+    return {"threshold": secagg.threshold, "neighbours": secagg.neighbours, "bits": secagg.bits, **lost}
 
 
 def mechanism(plan):
