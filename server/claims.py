@@ -12,6 +12,8 @@ from fedtrain.report import (
     PrivacyEvent,
     grounds,
 )
+from fedtrain.report.adversaries import adversaries
+from fedtrain.report.transport import Transport
 from server.proof import Proof
 from server.spending import Charge, charges, curve
 
@@ -20,7 +22,7 @@ def private_claim(experiment: Experiment, proof: Proof, *, rounds: int) -> Priva
     """Return what a private run can claim after so many rounds."""
     plan, spec, mode = proof.plan, proof.plan.spec, experiment.privacy.mode
     assert mode != "none"
-    spent = charges(proof)
+    spent, transport = charges(proof), Transport.of(proof.log.records)
     clients = tuple(_client(client, mine, proof) for client, mine in spent.items())
     most = max(clients, key=lambda client: client.epsilon)
     return Privacy(
@@ -30,8 +32,8 @@ def private_claim(experiment: Experiment, proof: Proof, *, rounds: int) -> Priva
         budget=spec.epsilon,
         unit=spec.unit,
         neighbouring=spec.neighbouring,
-        adversaries=grounds.adversaries(mode, proof.noise),
-        trusted=grounds.TRUSTED[mode],
+        adversaries=adversaries(plan, proof.noise, transport),
+        trusted=grounds.trusted(plan, transport),
         mechanism=_mechanism(plan),
         sampling=grounds.sampling(plan),
         accountants=_accountants(spent[most.client], spec.delta),
@@ -39,9 +41,9 @@ def private_claim(experiment: Experiment, proof: Proof, *, rounds: int) -> Priva
         noise=proof.noise,
         random_source=grounds.RANDOM_SOURCE[proof.noise],
         tuning=experiment.privacy.tuning,
-        statement=grounds.statement(plan, most.epsilon, proof.noise),
+        statement=grounds.statement(plan, most.epsilon, proof.noise, transport),
         accesses_not_covered=grounds.accesses_not_covered(mode, proof.noise),
-        not_covered=grounds.NOT_COVERED,
+        not_covered=grounds.not_covered(plan, transport),
         clients=clients,
         events=tuple(_event(charge) for mine in spent.values() for charge in mine),
         curve=curve(spent, proof, rounds=range(1, rounds + 1)),

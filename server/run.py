@@ -7,18 +7,21 @@ from secrets import token_hex
 from flwr.serverapp import Grid
 
 from fedtrain.config import Experiment
+from fedtrain.crypto import Identity
 from fedtrain.data import format_histogram
 from fedtrain.errors import BudgetError, FedtrainError, StorageError
 from fedtrain.files import append_line
 from fedtrain.report import Evaluation, Report
 from fedtrain.report.html import render_html
+from fedtrain.report.transport import summary
 from server.federation import clients_of
 from server.folder import RunFolder
-from server.opening import open_proof
+from server.link import Link, Transport, open_link
+from server.opening import open_proof, pinned_roster
 from server.preparation import Preparation, prepare
 from server.proof import Proof
 from server.reporting import Status, build_report
-from server.rounds import Rounds, initial_state
+from server.rounds import Rounds, as_record, initial_state
 from server.screen import Screen, closing_table, make_screen
 from server.spending import largest_epsilon
 from server.state import RunState
@@ -37,6 +40,7 @@ def run_experiment(grid: Grid, experiment: Experiment) -> None:
     """
     preparation = prepare(experiment)
     federation = experiment.federation
+    transport = Transport.of(experiment, grid)
     clients = clients_of(grid, clients=federation.clients, timeout=federation.deadline)
     folder = RunFolder.open(experiment)
     start = folder.load_checkpoint() or initial_state(preparation)
@@ -47,7 +51,37 @@ def run_experiment(grid: Grid, experiment: Experiment) -> None:
         proof, clients = open_proof(grid, clients, preparation, preparation.plan, folder, done=start.round_number)
         for client, reason in proof.refused.items():
             screen.say(f"client {client} does not take part: {reason}")
-    Run(preparation, folder, screen, start, proof).execute(grid, clients)
+    link = _link(grid, clients, experiment, transport, folder, proof, start)
+    Run(preparation, folder, screen, start, proof).execute(link)
+
+
+def _link(
+    grid: Grid,
+    clients: Mapping[int, int],
+    experiment: Experiment,
+    transport: Transport,
+    folder: RunFolder,
+    proof: Proof | None,
+    start: RunState,
+) -> Link:
+    """Return the way to the clients, through the layers that the run uses."""
+    if not (transport.sealed or transport.secagg):
+        return Link(grid=grid, clients=clients)
+    identity = Identity.load_or_create(folder.key)
+    if proof is not None:
+        roster = proof.roster
+    else:
+        roster = pinned_roster(grid, clients, folder, identity, timeout=experiment.federation.deadline)
+    return open_link(
+        grid,
+        {node: client for node, client in clients.items() if client in roster.clients},
+        experiment,
+        transport,
+        run=token_hex(16) if proof is None else proof.run,
+        identity=identity,
+        roster=roster,
+        model=as_record(start.model),
+    )
 
 
 class Run:
@@ -64,10 +98,10 @@ class Run:
         self._state = start
         self._proof = proof
 
-    def execute(self, grid: Grid, clients: Mapping[int, int]) -> None:
-        """Run the rounds that are left over the nodes of the clients, and leave a report however they end."""
+    def execute(self, link: Link) -> None:
+        """Run the rounds that are left, and leave a report however they end."""
         try:
-            self._train(grid, clients)
+            self._train(link)
         except KeyboardInterrupt:
             self._report_failure("interrupted", "stopped by the user")
             self._screen.say(
@@ -77,20 +111,22 @@ class Run:
             raise
         except Exception as error:
             if isinstance(error, BudgetError):
-                self._refresh(grid, clients)
+                self._refresh(link)
             name = "" if isinstance(error, FedtrainError) else f"{type(error).__name__}: "
             self._report_failure("failed", f"{name}{error}")
             raise
-        self._refresh(grid, clients)
+        self._refresh(link)
         report = self._report("completed", None)
-        self._screen.say(f"{closing_table(report)}\nreport: {self._folder.html}")
+        self._screen.say(
+            f"{closing_table(report)}\ntransport: {summary(report.round_log)}\nreport: {self._folder.html}"
+        )
 
-    def _refresh(self, grid: Grid, clients: Mapping[int, int]) -> None:
+    def _refresh(self, link: Link) -> None:
         if self._proof is not None:
-            self._proof.refresh(grid, clients, timeout=self._experiment.federation.deadline)
+            self._proof.refresh(link.grid, link.clients, timeout=self._experiment.federation.deadline)
 
-    def _train(self, grid: Grid, clients: Mapping[int, int]) -> None:
-        rounds = Rounds(grid, clients, self._preparation, self._proof, done=self._state.round_number)
+    def _train(self, link: Link) -> None:
+        rounds = Rounds(link, self._preparation, self._proof, done=self._state.round_number)
         if not self._state.evaluations:
             self._state = rounds.evaluated(self._state)
         # A kill may have come between a checkpoint and what follows it.

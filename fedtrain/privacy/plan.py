@@ -81,6 +81,11 @@ class PrivacySpec:
         """All noised releases that a client takes part in at most."""
         return self.steps_per_round * self.rounds
 
+    @property
+    def secret_cohorts(self) -> bool:
+        """Whether nobody may know which clients took part: the sampling rate is that of whole clients."""
+        return self.neighbouring == "add or remove one client"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyPlan:

@@ -1,27 +1,40 @@
-"""What a claim rests on, in words: who is protected against whom, who is trusted, and what is not covered.
+"""What a claim rests on, in words: what is promised, who is trusted, and what is not covered.
 
-All of it follows from the mode, the plan and the source of noise, so that an audit can compare it.
+All of it follows from the plan, the source of noise and the transport, so that an audit can compare it.
 """
 
 from typing import Literal
 
 from fedtrain.privacy import PrivacyPlan
-from fedtrain.report.mechanism import Adversary, Sampling
+from fedtrain.report.mechanism import Sampling
 from fedtrain.report.numbers import upper
+from fedtrain.report.transport import Transport
 
 Mode = Literal["record", "client"]
 
 
-def adversaries(mode: Mode, noise: Literal["seeded", "secure"]) -> tuple[Adversary, ...]:
-    """Return who is bounded by what. Seeded noise bounds nobody: whoever knows the seed can take it away."""
-    return tuple(
-        adversary.model_copy(
-            update={"bounded": False, "by": f"nothing: the noise is seeded; with secure noise, {adversary.by}"}
-        )
-        if noise == "seeded" and adversary.bounded
-        else adversary
-        for adversary in _ADVERSARIES[mode]
-    )
+def trusted(plan: PrivacyPlan, transport: Transport) -> tuple[str, ...]:
+    """Return whom the guarantee relies on, and for what.
+
+    With secure aggregation the server cannot clip a second time. In client privacy each client's own program then has
+    to. The guarantee of a client that does holds whatever the others send: it is about the difference that its own
+    contribution makes to the sum, which clipping bounds, and all that the others send may be taken as given. Rounding
+    is part of the contribution: the client clips to the clipping norm less the largest error of rounding, so that the
+    sensitivity is the clipping norm of the plan. What bounds the sum must hold for each that is in it, though: numbers
+    beyond the range that rounding allows can make the sum wrap around, and then a small contribution can make a large
+    difference. A client that sends such numbers harms others.
+    """
+    if plan.spec.unit == "record":
+        return (_OWN_NOISE,)
+    clips = "" if transport.only_sums else "to clip, "
+    keeps = "the sums" if transport.only_sums else "updates and cohorts"
+    found = [f"The server, {clips}to add the noise, and to keep {keeps} to itself."]
+    found.append(_OWN_CLIPPING if transport.summed else _OWN_RECORDS)
+    if not transport.sealed:
+        found.append("Whoever relays messages between server and clients, to keep what is in them to itself.")
+    elif plan.spec.secret_cohorts:
+        found.append("Whoever relays messages between server and clients, to keep to itself who is asked.")
+    return tuple(found)
 
 
 def sampling(plan: PrivacyPlan) -> Sampling:
@@ -35,7 +48,7 @@ def sampling(plan: PrivacyPlan) -> Sampling:
             reason="Each client draws its own batches, and nobody else learns which records are in them. "
             "The choice of the cohort by the server is not counted on.",
         )
-    if spec.neighbouring == "add or remove one client":
+    if spec.secret_cohorts:
         return Sampling(
             scheme="Poisson, clients",
             rate=spec.sampling_rate,
@@ -51,7 +64,7 @@ def sampling(plan: PrivacyPlan) -> Sampling:
     )
 
 
-def statement(plan: PrivacyPlan, epsilon: float, noise: Literal["seeded", "secure"]) -> str:
+def statement(plan: PrivacyPlan, epsilon: float, noise: Literal["seeded", "secure"], transport: Transport) -> str:
     """Return the guarantee in plain language."""
     spec = plan.spec
     odds = (
@@ -64,9 +77,10 @@ def statement(plan: PrivacyPlan, epsilon: float, noise: Literal["seeded", "secur
             f"one record was among a client's training records: {odds}."
         )
     else:
+        seen = "the sum of the clients' updates of each round" if transport.only_sums else "each client's update"
         text = (
             "Whoever sees the models of this run can hardly tell whether any one client's records were used at all: "
-            f"{odds}. The server sees each client's update and is trusted with it, and with the noise."
+            f"{odds}. The server sees {seen} and is trusted with it, and with the noise."
         )
     if noise == "seeded":
         text += (
@@ -81,70 +95,19 @@ def accesses_not_covered(mode: Mode, noise: Literal["seeded", "secure"]) -> tupl
     return (_COUNTS, *_ACCESSES[mode]) if noise == "seeded" else _ACCESSES[mode]
 
 
-_ADVERSARIES: dict[Mode, tuple[Adversary, ...]] = {
-    "record": (
-        Adversary(
-            who="whoever gets the model",
-            sees="the final and the best model",
-            bounded=True,
-            by="noise in every step at the client",
-        ),
-        Adversary(
-            who="another client",
-            sees="the global model of each round that it takes part in",
-            bounded=True,
-            by="noise in every step at the client",
-        ),
-        Adversary(
-            who="the server, also one that chooses the models it sends",
-            sees="every update of every client, and who took part",
-            bounded=True,
-            by="noise in every step at the client, whatever model is sent",
-        ),
-        Adversary(
-            who="whoever reads this report",
-            sees="configuration, measurements on test records, ledgers",
-            bounded=True,
-            by="all are public constants or computed from released models, except what is listed as not covered",
-        ),
-    ),
-    "client": (
-        Adversary(
-            who="whoever gets the model",
-            sees="the final and the best model",
-            bounded=True,
-            by="noise on the sum of the clipped updates",
-        ),
-        Adversary(
-            who="another client",
-            sees="the global model of each round that it takes part in",
-            bounded=True,
-            by="noise on the sum; with secret cohorts only as far as it does not learn who else took part",
-        ),
-        Adversary(
-            who="the server",
-            sees="every clipped update of every client",
-            bounded=False,
-            by="nothing: the server is trusted with the updates and the noise",
-        ),
-        Adversary(
-            who="whoever reads this report",
-            sees="configuration, measurements on test records, ledgers",
-            bounded=True,
-            by="all are public constants or computed from released models, except what is listed as not covered",
-        ),
-    ),
-}
+def not_covered(plan: PrivacyPlan, transport: Transport) -> tuple[str, ...]:
+    """Return what else epsilon does not cover. In record privacy it covers sums as it covers updates."""
+    sums = transport.summed and plan.spec.unit == "client"
+    return (*_NOT_COVERED, _SUMS) if sums else _NOT_COVERED
 
-TRUSTED: dict[Mode, tuple[str, ...]] = {
-    "record": (
-        "Each client's own program, to sample, clip and add noise: one that does not harms its own records alone.",
-    ),
-    "client": (
-        "The server, to clip, to add the noise, and to keep updates and cohorts to itself.",
-        "Each client's own program, to train on nothing but its own records.",
-    ),
-}
+
+_OWN_NOISE = "Each client's own program, to sample, clip and add noise: one that does not harms its own records alone."
+_OWN_RECORDS = "Each client's own program, to train on nothing but its own records."
+_OWN_CLIPPING = (
+    "Each client's own program, to clip its update, to round it into the range of the sum, and to train on nothing but "
+    "its own records: one that does not clip harms its own records alone, and one that leaves the range can "
+    "harm others."
+)
 
 _COUNTS = "The label histogram in this report, and the sizes of the data sets: read directly from the data."
 
@@ -163,12 +126,17 @@ _ACCESSES: dict[Mode, tuple[str, ...]] = {
     ),
 }
 
-NOT_COVERED = (
+_NOT_COVERED = (
     "The test records: they are held by the server, and the best model is selected on them.",
     "Records that are in several data sets of a client: each data set has its own ledger, and their epsilons add up.",
     "Tuning: the choice of the configuration by earlier runs, beyond what is in the ledgers.",
     "One person's records at several clients, and, where the unit is a record, several records of one person.",
     "How long a client takes, and whether it answers.",
+)
+
+_SUMS = (
+    "What a sum of updates tells the server: secure aggregation hides single updates in it, and is no differential "
+    "privacy. Who has all but one update of a sum has that one, and sums of several rounds can be compared."
 )
 
 COMPOSITION = (

@@ -8,6 +8,7 @@ from markupsafe import Markup
 from fedtrain.report import numbers, plots, view
 from fedtrain.report.evaluation import Evaluation
 from fedtrain.report.schema import Report
+from fedtrain.report.transport import summary
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("fedtrain.report"),
@@ -47,6 +48,7 @@ def render_html(report: Report) -> str:
         accountants=view.accountants(report.privacy),
         spending=view.spending(report.privacy),
         rounds=view.rounds(report),
+        transport=summary(report.round_log),
         drops=view.drops(report),
         secret=any(entry.cohort is None for entry in report.round_log),
         configuration=view.configuration(report),

@@ -186,8 +186,7 @@ class Evidence:
     @property
     def secret(self) -> bool:
         """Whether the accounting relies on nobody knowing who took part."""
-        spec = self.plan.spec
-        return spec.unit == "client" and spec.neighbouring == "add or remove one client"
+        return self.plan.spec.secret_cohorts
 
     @cached_property
     def ledgers(self) -> Mapping[int, KnownLedger]:

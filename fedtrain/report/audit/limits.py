@@ -2,6 +2,7 @@
 
 from fedtrain.report.audit.evidence import Evidence
 from fedtrain.report.audit.verdict import Check, Finding, not_proven
+from fedtrain.report.transport import Transport
 
 LIMITS = (
     (
@@ -16,6 +17,13 @@ LIMITS = (
     (
         "measurements",
         "every measurement, and that the model files are those that the rounds gave: the server alone signs them",
+    ),
+    (
+        "encryption",
+        (
+            "that messages were encrypted and updates masked, and that a sum is of the updates that entries commit to: "
+            "the server alone signs it, and each client checks its own part"
+        ),
     ),
     ("software", "that the programs which ran were those of the digests in the report"),
     (
@@ -50,8 +58,9 @@ def noise(evidence: Evidence) -> Finding:
             "them as if nobody could know the seed"
         )
     if evidence.report.privacy.mode == "client":
+        clipped = "and that each client clipped" if Transport.of(evidence.records).summed else "and clipped"
         return not_proven(
-            "that the server really drew the noise of the plan, from a generator that nobody can predict, and clipped: "
+            f"that the server really drew the noise of the plan, from a generator that nobody can predict, {clipped}: "
             "clients signed that they were promised secure noise, and cannot see it"
         )
     return not_proven(

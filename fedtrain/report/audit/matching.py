@@ -17,6 +17,9 @@ def updates(evidence: Evidence) -> Finding:
 
     With seeded noise a round that is done again with the same model gives the same update again, and has one entry.
     With secure noise it gives another, and each update has an entry of its own.
+
+    What a client commits to is what it sends before masking. A server that receives single updates compares the two.
+    One that receives them masked copies what the client signed, and whether that went into the sum nobody can tell.
     """
     problems: list[str] = []
     settled = {client: _settled(evidence, ledger) for client, ledger in evidence.ledgers.items()}
@@ -44,7 +47,9 @@ def updates(evidence: Evidence) -> Finding:
         named += sum(len(record.dropped) for record in evidence.completed)
         problems += ["the record names clients, and the accounting needs cohorts to be secret"] if named else []
         return decide(problems, "cohorts are secret: no record names who took part")
-    return decide(problems, f"{count} updates, each settled in its client's ledger")
+    copied = sum(len(record.updates) for record in evidence.completed if record.secagg is not None)
+    unseen = f"; the server saw {copied} of them in a sum alone, and could not compare them" if copied else ""
+    return decide(problems, f"{count} updates, each settled in its client's ledger{unseen}")
 
 
 def entries(evidence: Evidence) -> Finding:

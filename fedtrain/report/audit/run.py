@@ -22,6 +22,7 @@ from fedtrain.report.audit import (
     promise,
     signatures,
     statements,
+    transport,
     words,
 )
 from fedtrain.report.audit.evidence import Evidence, read_copy
@@ -48,6 +49,7 @@ CHECKS: Final[tuple[tuple[str, Callable[[Evidence], Finding]], ...]] = (
     ("clients", claims.clients),
     ("charges", claims.events),
     ("round log", course.log),
+    ("transport", transport.transport),
     ("epsilon", accounting.largest),
     ("epsilon, second opinion", accounting.opinion),
     ("epsilon, ceiling", accounting.bound),

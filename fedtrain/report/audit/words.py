@@ -1,8 +1,10 @@
-"""Whether the words of the claim are those that follow from its mode, its plan and its noise."""
+"""Whether the words of the claim are those that follow from its plan, its noise and its transport."""
 
 from fedtrain.report import grounds
+from fedtrain.report.adversaries import adversaries
 from fedtrain.report.audit.evidence import Evidence
 from fedtrain.report.audit.verdict import Finding, decide
+from fedtrain.report.transport import Transport
 
 
 def words(evidence: Evidence) -> Finding:
@@ -11,20 +13,20 @@ def words(evidence: Evidence) -> Finding:
     With secure noise nothing in the report may be read directly from the records: no charge would pay for it.
     """
     report, privacy = evidence.report, evidence.report.privacy
-    plan, noise = evidence.plan, evidence.opened.noise
+    plan, noise, transport = evidence.plan, evidence.opened.noise, Transport.of(evidence.records)
     mode = plan.spec.unit
     pairs: dict[str, tuple[object, object]] = {
-        "adversaries": (privacy.adversaries, grounds.adversaries(mode, noise)),
-        "trusted": (privacy.trusted, grounds.TRUSTED[mode]),
+        "adversaries": (privacy.adversaries, adversaries(plan, noise, transport)),
+        "trusted": (privacy.trusted, grounds.trusted(plan, transport)),
         "sampling": (privacy.sampling, grounds.sampling(plan)),
         "composition": (privacy.composition, grounds.COMPOSITION),
         "random_source": (privacy.random_source, grounds.RANDOM_SOURCE[noise]),
-        "statement": (privacy.statement, grounds.statement(plan, privacy.epsilon or 0.0, noise)),
+        "statement": (privacy.statement, grounds.statement(plan, privacy.epsilon or 0.0, noise, transport)),
         "accesses_not_covered": (privacy.accesses_not_covered, grounds.accesses_not_covered(mode, noise)),
-        "not_covered": (privacy.not_covered, grounds.NOT_COVERED),
+        "not_covered": (privacy.not_covered, grounds.not_covered(plan, transport)),
     }
     problems = [
-        f"privacy.{name} does not say what follows from the mode, the plan, the noise and epsilon"
+        f"privacy.{name} does not say what follows from the plan, the noise, the transport and epsilon"
         for name, (told, found) in pairs.items()
         if told != found
     ]
@@ -35,4 +37,4 @@ def words(evidence: Evidence) -> Finding:
             for name, told in counts.items()
             if told is not None
         ]
-    return decide(problems, "adversaries, trust, statement and gaps are those of the mode, the plan and the noise")
+    return decide(problems, "adversaries, trust, statement and gaps are those of the plan, the noise and the transport")

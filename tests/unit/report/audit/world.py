@@ -18,6 +18,8 @@ from fedtrain.ledger.statement import Statement
 from fedtrain.privacy import COARSE, AdaptiveClipping, PrivacyPlan, PrivacySpec, SampledGaussian, epsilon_of, merge
 from fedtrain.privacy.accounting import ceiling, claim, second_opinion
 from fedtrain.report import SCHEMA, Report, body_digest, grounds
+from fedtrain.report.adversaries import adversaries
+from fedtrain.report.transport import Transport
 
 NOTHING = "0" * 64
 TIME = "2026-02-03T04:05:06Z"
@@ -88,6 +90,7 @@ class World:
     own: float = 50.0  # the budget that each client states
     sealed: bool = False  # whether what is sent is encrypted
     secagg: bool = False  # whether updates are masked
+    configured: dict = field(default_factory=dict)  # of the transport
     mute: tuple = ()  # (round, client) of an update that is in the sum, whose sender did not answer the unmasking
     server: Identity = field(default_factory=Identity.generate)
     keys: dict = field(default_factory=dict)
@@ -211,6 +214,7 @@ class World:
             given |= {"privacy.adaptive_clipping": True, "privacy.clipping_quantile": spec.adaptive.quantile}
             given |= {"privacy.clipping_rate": spec.adaptive.learning_rate}
             given |= {"privacy.clipping_noise": spec.adaptive.count_noise}
+        given |= {f"transport.{key}": value for key, value in self.configured.items()}
         return to_flat(from_flat(given))
 
     def statement(self, client, ledger, **changes):
@@ -255,6 +259,7 @@ class World:
         """Claim what the proof gives, as an honest server does."""
         plan, delta = self.plan, self.plan.spec.delta
         records = read_records([SignedEnvelope.from_json(entry) for entry in proof["record"]], self.server.public)
+        transport = Transport.of(records)
         clients, events, spent = [], [], {}
         for ledger in proof["ledgers"]:
             client = ledger["client"]
@@ -292,8 +297,8 @@ class World:
             "budget": plan.spec.epsilon,
             "unit": plan.spec.unit,
             "neighbouring": plan.spec.neighbouring,
-            "adversaries": parts(grounds.adversaries(plan.spec.unit, self.noise)),
-            "trusted": grounds.TRUSTED[plan.spec.unit],
+            "adversaries": parts(adversaries(plan, self.noise, transport)),
+            "trusted": grounds.trusted(plan, transport),
             "mechanism": mechanism(plan),
             "sampling": grounds.sampling(plan).model_dump(mode="json"),
             "accountants": [
@@ -304,9 +309,9 @@ class World:
             "noise": self.noise,
             "random_source": grounds.RANDOM_SOURCE[self.noise],
             "tuning": self.config["privacy.tuning"],
-            "statement": grounds.statement(plan, most["epsilon"], self.noise),
+            "statement": grounds.statement(plan, most["epsilon"], self.noise, transport),
             "accesses_not_covered": grounds.accesses_not_covered(plan.spec.unit, self.noise),
-            "not_covered": grounds.NOT_COVERED,
+            "not_covered": grounds.not_covered(plan, transport),
             "clients": clients,
             "events": events,
             "curve": self.curve(spent, records),

@@ -1,0 +1,112 @@
+"""Whether what the report says of encryption and secure aggregation is what the server signed, and was configured."""
+
+from fedtrain.config import from_flat
+from fedtrain.config.sections import SecureAggregation as Configured
+from fedtrain.errors import ConfigError
+from fedtrain.ledger import Asked, Completed, SecureSum
+from fedtrain.report.audit.evidence import Evidence
+from fedtrain.report.audit.verdict import Finding, decide, fails
+from fedtrain.report.schema import RoundEntry
+from fedtrain.report.transport import summary
+
+# Unset, the server decides. What is missing would be taken for unset.
+_KEYS = ("sealed", *(f"secagg.{name}" for name in ("enabled", "threshold", "neighbours", "bits")))
+
+
+def transport(evidence: Evidence) -> Finding:
+    """Each round was sealed and summed as the server signed and as the configuration demands.
+
+    A sum must be one that the protocol can give: enough clients answered to recover the masks, and the threshold is so
+    high that no two disjoint groups of the holders of a secret reach it. Otherwise a server alone could collect both
+    kinds of shares by telling them two stories about who was lost.
+    """
+    report = evidence.report
+    problems = [
+        f"transport.{key} is missing from the configuration" for key in _KEYS if f"transport.{key}" not in report.config
+    ]
+    try:
+        configured = from_flat(report.config).transport
+    except ConfigError as error:
+        return fails("; ".join([*problems, f"the configuration says nothing of the transport: {error}"]))
+    told = {entry.round: entry for entry in report.round_log}
+    asked: Asked | None = None
+    last: dict[int, Completed] = {}
+    for record in evidence.records:
+        if isinstance(record, Asked):
+            asked = record
+        elif isinstance(record, Completed):
+            where = f"round {record.round}"
+            last[record.round] = record
+            problems += _switched(where, configured.sealed, "sealed", on=record.sealed)
+            problems += _switched(where, configured.secagg.enabled, "secagg.enabled", on=record.secagg is not None)
+            if record.secagg is not None:
+                problems += _sum(where, record, record.secagg, asked, secret=evidence.secret)
+                problems += _parameters(where, record.secagg, configured.secagg)
+    for number, entry in told.items():
+        if number in last:  # the check "round log" is about the others
+            problems += _differences(entry, last[number])
+    return decide(problems, f"by the server's record: {summary(report.round_log)}")
+
+
+def _switched(where: str, configured: bool | None, key: str, *, on: bool) -> list[str]:  # noqa: FBT001 - a setting
+    if configured is None or configured == on:
+        return []
+    return [f"{where}: transport.{key} = {str(configured).lower()}, and the record says that it was not so"]
+
+
+def _sum(where: str, record: Completed, secagg: SecureSum, asked: Asked | None, *, secret: bool) -> list[str]:
+    """Say where no run of the protocol gives what the record says."""
+    if secret:
+        return [f"{where}: those in a sum know each other, and cohorts must be secret"]
+    used, silent = {update.client for update in record.updates}, set(secagg.silent)
+    cohort = set() if asked is None else set(asked.cohort)
+    unnamed = cohort - used - {drop.client for drop in record.dropped}
+    threshold, holders = secagg.threshold, secagg.neighbours + 1
+    wrong = {
+        f"nothing says whether {sorted(unnamed)[:3]} of the cohort are in the sum": unnamed,
+        f"{sorted(silent - used)[:3]} did not answer the unmasking, and are not in the sum": silent - used,
+        "a client is named twice among those that did not answer the unmasking": len(silent) < len(secagg.silent),
+        f"the sum is of {len(used)} updates, and hides none": len(used) <= 1,
+        f"{len(used) - len(silent)} clients answered the unmasking, and the threshold is {threshold}": (
+            len(used) - len(silent) < threshold
+        ),
+        f"{holders - 1} neighbours of each client, in a cohort of {len(cohort)}": holders > len(cohort),
+        f"with a threshold of {threshold} of {holders} shares the server alone could collect both kinds": (
+            2 * threshold <= holders
+        ),
+        f"{threshold} shares are to recover a mask, and there are {holders}": threshold > holders,
+    }
+    return [f"{where}: {problem}" for problem, found in wrong.items() if found]
+
+
+def _parameters(where: str, secagg: SecureSum, configured: Configured) -> list[str]:
+    pairs = {
+        "threshold": (configured.threshold, secagg.threshold),
+        "neighbours": (configured.neighbours, secagg.neighbours),
+        "bits": (configured.bits, secagg.bits),
+    }
+    return [
+        f"{where}: transport.secagg.{name} = {wanted}, and {used} was used"
+        for name, (wanted, used) in pairs.items()
+        if wanted is not None and wanted != used
+    ]
+
+
+def _differences(entry: RoundEntry, record: Completed) -> list[str]:
+    signed, told = record.secagg, entry.secagg
+    pairs: dict[str, tuple[object, object]] = {
+        "sealed": (entry.sealed, record.sealed),
+        "secagg": (told is not None, signed is not None),
+    }
+    if told is not None and signed is not None:
+        pairs |= {f"secagg.{name}": (getattr(told, name), getattr(signed, name)) for name in _SIGNED}
+        pairs["secagg.lost_masking"] = (told.lost_masking, len(record.dropped))
+        pairs["secagg.lost_unmasking"] = (told.lost_unmasking, len(signed.silent))
+    return [
+        f"round {entry.round}: {name} is {str(said).lower()} in the report, and {str(found).lower()} by the record"
+        for name, (said, found) in pairs.items()
+        if said != found
+    ]
+
+
+_SIGNED = ("threshold", "neighbours", "bits")
