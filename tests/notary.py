@@ -73,8 +73,8 @@ class Notary:
     def ask(self, number, cohort):
         self.proof.asked(number, tuple(cohort), digest("request", number))
 
-    def round(self, number, cohort, *, silent=()):
-        """Run a round in which some clients do not answer."""
+    def round(self, number, cohort, *, silent=(), mute=(), sealed=False, secagg=None):
+        """Run a round in which some clients do not answer, and others, whose updates are in a sum, fall mute then."""
         self.ask(number, cohort)
         answering = tuple(client for client in cohort if client not in silent)
         for client in answering:
@@ -84,11 +84,11 @@ class Notary:
             cohort=tuple(cohort),
             completed=answering,
             dropped=tuple(Dropped(client=client, reason="no answer") for client in silent),
-            sealed=False,
-            secagg=None,
+            sealed=sealed,
+            secagg=secagg,
             clip_norm=self.plan.spec.clip_norm,
             learning_rate=0.1,
             seconds=0.5,
         )
-        self.proof.completed(entry, digest("request", number), aggregate=digest("model", number))
+        self.proof.completed(entry, digest("request", number), aggregate=digest("model", number), silent=mute)
         return entry

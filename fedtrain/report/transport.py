@@ -32,7 +32,7 @@ class Transport:
         planned = next((record.rounds for record in records if isinstance(record, Opened)), 0)
         completed = [record for record in records if isinstance(record, Completed)]
         asked = sum(isinstance(record, Asked) for record in records)
-        whole = asked == len(completed) and len({record.round for record in completed}) == planned
+        whole = 0 < asked == len(completed) and len({record.round for record in completed}) == planned
         return cls(
             sealed=whole and all(record.sealed for record in completed),
             summed=any(record.secagg is not None for record in completed),

@@ -176,6 +176,36 @@ def test_a_malformed_record_is_refused(changes):
         read_records([first, wrong], IDENTITY.public)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sealed": None},
+        {"sealed": 1},
+        {"secagg": {}},
+        {"secagg": {"threshold": 2, "neighbours": 1, "bits": 16}},
+        {"secagg": {"threshold": 2, "neighbours": 1, "bits": 16, "silent": [-1]}},
+        {"secagg": {"threshold": 2.5, "neighbours": 1, "bits": 16, "silent": []}},
+        {"secagg": {"threshold": 2, "neighbours": 1, "bits": 16, "silent": [], "more": 1}},
+    ],
+)
+def test_a_malformed_transport_is_refused(changes):
+    first = sign(OPENED, **TIME)
+    link = {"sequence": 1, "previous": first.digest} | TIME
+    assert len(read_records([first, sign(COMPLETED, **link)], IDENTITY.public)) == 2
+    assert len(read_records([first, sign(COMPLETED, **link, secagg=None)], IDENTITY.public)) == 2
+    with pytest.raises(ForgeryError, match="record 1 of the run: the payload is malformed"):
+        read_records([first, sign(COMPLETED, **link, **changes)], IDENTITY.public)
+
+
+@pytest.mark.parametrize("name", ["sealed", "secagg"])
+def test_a_completed_round_says_what_its_transport_was(name):
+    first = sign(OPENED, **TIME)
+    data = COMPLETED.model_dump(mode="json") | {"sequence": 1, "previous": first.digest} | TIME
+    del data[name]
+    with pytest.raises(ForgeryError, match=f"malformed.*{name}"):
+        read_records([first, SignedEnvelope.sign(PAYLOAD_TYPE, canonical(data), IDENTITY)], IDENTITY.public)
+
+
 @pytest.mark.parametrize("name", ["kind", "sequence", "previous", "time", "run", "plan"])
 def test_nothing_may_be_left_out(name):
     data = OPENED.model_dump(mode="json") | TIME

@@ -74,6 +74,27 @@ def test_the_headline_says_what_was_reached_and_what_is_promised(plain, parse):
     assert "read directly from the data, and epsilon does not cover them" in words
 
 
+def test_the_page_says_what_the_transport_was(plain, parse):
+    assert (
+        "Transport: encrypted end to end in every round; the server saw single updates."
+        in Page(render_html(parse(plain))).words
+    )
+    cohort = plain["round_log"][1]["cohort"]
+    plain["round_log"][0]["sealed"] = False
+    plain["round_log"][1].update(completed=cohort, dropped=[])
+    plain["round_log"][1]["secagg"] = {
+        "threshold": 7,
+        "neighbours": 9,
+        "bits": 16,
+        "lost_masking": 0,
+        "lost_unmasking": 2,
+    }
+    assert (
+        "Transport: encrypted end to end in 29 of 30 rounds; the server saw the sum of the updates alone in 1 of 30 "
+        "rounds; clients lost before their update was in the sum: 0, after: 2."
+    ) in Page(render_html(parse(plain))).words
+
+
 def test_every_section_is_there(page):
     for name in ("evaluation", "privacy", "data", "rounds", "configuration", "model"):
         assert f'<section id="{name}">' in page

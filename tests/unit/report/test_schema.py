@@ -195,6 +195,69 @@ def test_secret_cohorts_are_null(plain, parse):
     assert parse(plain).round_log[0].cohort is None
 
 
+def with_sum(plain, **changes):
+    """Let the first round be a sum of nine updates, one client lost on each way."""
+    entry = plain["round_log"][0]
+    entry.update(completed=entry["cohort"][1:], dropped=[{"client": entry["cohort"][0], "reason": "late"}])
+    numbers = {"threshold": 7, "neighbours": 9, "bits": 16, "lost_masking": 1, "lost_unmasking": 1}
+    entry["secagg"] = numbers | changes
+    return plain
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"lost_unmasking": 2}, {"threshold": 9, "lost_unmasking": 0}, {"neighbours": 6}]
+)
+def test_a_sum_is_read_back(plain, parse, changes):
+    report = parse(with_sum(plain, **changes))
+    assert Report.model_validate_json(report.model_dump_json()) == report
+    assert report.round_log[0].secagg.lost_masking == 1
+    assert report.round_log[1].secagg is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"lost_masking": 0},
+            "round 1: secagg.lost_masking = 0, and of 10 clients 9 are in completed and 1 in dropped",
+        ),
+        ({"lost_unmasking": 3}, "lost_unmasking = 3 of 9 clients leaves fewer than secagg.threshold = 7"),
+        ({"neighbours": 10}, "round 1: secagg.neighbours = 10 in a cohort of 10"),
+        ({"threshold": 11}, "threshold = 11 is more than a client and its 9 neighbours"),
+        ({"threshold": 1}, "greater than or equal to 2"),
+        ({"neighbours": 0}, "greater than or equal to 1"),
+        ({"bits": 1}, "greater than or equal to 2"),
+        ({"lost_unmasking": -1}, "greater than or equal to 0"),
+        ({"bound": 1.0}, "Extra inputs"),
+    ],
+)
+def test_a_sum_that_cannot_be_is_refused(plain, parse, changes, message):
+    with pytest.raises(ValidationError) as raised:
+        parse(with_sum(plain, **changes))
+    assert message in str(raised.value)
+
+
+def test_with_a_sum_every_client_of_the_cohort_completed_or_was_dropped(plain, parse):
+    plain = with_sum(plain)
+    plain["round_log"][0]["completed"].pop()
+    with pytest.raises(ValidationError, match="of 10 clients 8 are in completed and 1 in dropped"):
+        parse(plain)
+
+
+def test_secret_cohorts_are_not_summed(plain, parse):
+    plain = with_sum(plain)
+    plain["round_log"][0].update(cohort=None, completed=None, dropped=None)
+    with pytest.raises(ValidationError, match="with secagg clients know the cohort, and it cannot be secret"):
+        parse(plain)
+
+
+@pytest.mark.parametrize("name", ["sealed", "secagg"])
+def test_each_round_says_what_its_transport_was(plain, parse, name):
+    del plain["round_log"][0][name]
+    with pytest.raises(ValidationError, match="Field required"):
+        parse(plain)
+
+
 def test_exceeded_budgets_are_named(plain, parse):
     assert parse(plain).privacy.exceeded == ()
     plain["privacy"]["budget"] = 7.0
