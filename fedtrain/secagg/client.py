@@ -1,0 +1,252 @@
+"""The client's half of secure aggregation, without input or output: typed messages in, typed messages out.
+
+A round has two exchanges. Each may be handled by a new process that has the session's secrets and the state.
+
+1. `Client.begin` checks a request and `Client.mask` answers it. With q the client's vector, b a fresh secret and s_j
+   the secret that it shares with its neighbour j, it sends
+
+       y = q + PRG(b) + sum over j > i of PRG(s_j) - sum over j < i of PRG(s_j)   (mod 2^32),
+
+   and for each holder (its neighbours and itself) the Shamir shares of b and of every s_j, encrypted to the holder.
+2. `Client.unmask` answers once, with its shares of b of each survivor, and of the secret of each pair of a survivor and
+   a client that dropped out. In the sum over the survivors all other masks cancel.
+
+Rules. A client takes no key but those signed by the identities of its pinned roster, for its own run and session, and
+no cohort below its minimum or without itself. It masks one vector in a round, and rounds only go up. It gives shares
+for the round that it masked last, once, for survivors and dropped clients that are together the cohort it was told
+before, if it is a survivor itself and they are as many as the threshold and its minimum. Of one client it gives its
+share of the self-mask or those of its pairs with survivors, never both. Every key is bound to the round's binding: run,
+session, round, parameters and cohort. It refuses with a `TransportError`, and its state is then what it was.
+
+What that gives. A server that follows the protocol, together with fewer than ``threshold`` of any client's holders,
+learns the sum over the survivors and nothing else of what the others sent (Bonawitz et al., CCS 2017; Bell et al., CCS
+2020): by default fewer than two thirds of the cohort where all share with all, and in larger cohorts 10% of it, but for
+a probability of 2^-30 (`fedtrain.secagg.graph`).
+
+A server that does not follow it can choose the cohort among the roster's clients, call clients dropped that are not,
+compare the sums of different rounds (the difference of two cohorts' sums is the difference of their members), add
+whatever it likes to the sum, and stop a round. Where all n members share with all (a cohort of up to 200), it cannot
+tell two stories about a client as long as it has at most 2 threshold - n - 1 colluders among them, which by default is
+any number below a third: it would take ``threshold`` holders who were told that the client survived, and ``threshold``
+who were told that it dropped out, and only colluders answer both. So no vector is unmasked but in a sum. With different
+stories about different clients that can be a sum over fewer than ``threshold``; without colluders it is over at least
+n (2 threshold - n) / threshold clients, by default half of the cohort. In larger cohorts a pair's secret has other
+holders than the self-masks of its ends, and the claim is for a server that follows the protocol.
+
+Nothing here hides the sum itself, or keeps a client from adding a wrong vector. Who gets hold of a session's secrets
+can compute the pair masks of its rounds; they are to be deleted when the session ends.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedtrain.crypto import Roster, SessionSecrets, SignedEnvelope, apply_mask, decrypt_once, encrypt_once
+from fedtrain.errors import TransportError
+from fedtrain.secagg.binding import PAIR_BYTES, SEED_BYTES, binding_of, commitment, order_seed
+from fedtrain.secagg.cohort import Announced, Announcements
+from fedtrain.secagg.messages import MaskedVector, MaskRequest, UnmaskedShares, UnmaskRequest, bundle_bytes
+from fedtrain.secagg.packing import pack
+from fedtrain.secagg.parameters import Parameters
+from fedtrain.secagg.shamir import split
+from fedtrain.secagg.state import ClientState, Pending
+
+
+class Client:
+    """One client in one session.
+
+    Attributes:
+        state: to be kept, durably, before an answer leaves: `mask` and `unmask` change it.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: int,
+        secrets: SessionSecrets,
+        announcement: SignedEnvelope,
+        roster: Roster,
+        minimum: int,
+        state: ClientState,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        """Take up a session.
+
+        Args:
+            client: its number in the roster.
+            secrets: its keys for the session.
+            announcement: how it announced them.
+            roster: the pinned identities.
+            minimum: the smallest cohort, and number of survivors, in whose sum it lets its vector disappear.
+            state: what it remembers of the session; ``ClientState()`` at first.
+            random: returns that many secret, uniformly random bytes.
+
+        Raises:
+            TransportError: the announcement is not of this client, these keys and this roster.
+        """
+        self._announcements = Announcements(roster, client, announcement)
+        keys = self._announcements.own.keys
+        if (keys.masking, keys.sharing) != (secrets.masking.public, secrets.sharing.public):
+            raise TransportError(f"client {client} announced other keys than it has")
+        self._client = client
+        self._secrets = secrets
+        self._minimum = minimum
+        self._random = random
+        self._begun: tuple[int, Pending, Mapping[int, Announced]] | None = None
+        self.state = state
+
+    def begin(self, request: MaskRequest) -> Parameters:
+        """Check a request to take part in a round, and return what the round is about.
+
+        Raises:
+            TransportError: it breaks a rule; no vector can be masked then.
+        """
+        self._begun = None
+        number, parameters = request.round, request.parameters
+        if number <= self.state.round:
+            raise TransportError(f"round {number} is refused: client {self._client} was in round {self.state.round}")
+        cohort = self._announcements.cohort(request.announcements)
+        if len(cohort) != parameters.members:
+            raise TransportError(f"a cohort of {len(cohort)} is refused: its parameters are for {parameters.members}")
+        if len(cohort) < self._minimum:
+            raise TransportError(f"a cohort of {len(cohort)} is refused: this site's minimum is {self._minimum}")
+        own = self._announcements.own.keys
+        digests = [announced.digest for announced in cohort.values()]
+        pending = Pending(
+            binding=binding_of(
+                run=own.run, session=own.session, number=number, parameters=parameters, announcements=digests
+            ),
+            parameters=parameters,
+            cohort=tuple(cohort),
+            order=order_seed(run=own.run, session=own.session, number=number, announcements=digests).hex(),
+            sharing=(),
+        )
+        self._begun = number, pending, cohort
+        return parameters
+
+    def mask(self, vector: NDArray[np.uint32]) -> MaskedVector:
+        """Mask the client's vector for the round that was begun, and split the secrets that unmask it.
+
+        Args:
+            vector: uint32, shape (parameters.length,), contiguous: two's complements of magnitude up to
+                ``parameters.largest``. The masks are added in place, and the answer may be a view of it.
+
+        Raises:
+            TransportError: no round was begun.
+            ValueError: the vector is another, or a coordinate is too large.
+        """
+        if self._begun is None:
+            raise TransportError("a vector can be masked once for each round that was begun")
+        number, begun, cohort = self._begun
+        parameters = begun.parameters
+        _check_vector(vector, parameters)
+        holders = begun.graph.holders(self._client)
+        context = begun.binding.encode()
+        secrets = self._secrets_for(begun.binding, cohort, holders)
+        shares = split(
+            b"".join(secrets.values()), threshold=parameters.threshold, holders=len(holders), random=self._random
+        )
+        bundles = []
+        for holder, share in zip(holders, shares, strict=True):
+            key = self._share_key(cohort[holder].keys.sharing, begun.binding, self._client, holder)
+            bundles.append(encrypt_once(key, share, context))
+        for peer, seed in secrets.items():
+            apply_mask(vector, seed, sign=1 if peer >= self._client else -1)
+        sharing = tuple(cohort[holder].keys.sharing for holder in holders)
+        pending = Pending(
+            binding=begun.binding, parameters=parameters, cohort=begun.cohort, order=begun.order, sharing=sharing
+        )
+        self._begun = None
+        self.state = ClientState(round=number, pending=pending)
+        return MaskedVector(
+            words=pack(vector, parameters.width),
+            bundles=tuple(bundles),
+            commitments=b"".join(
+                commitment(begun.binding, self._client, peer, secret) for peer, secret in secrets.items()
+            ),
+        )
+
+    def unmask(self, request: UnmaskRequest) -> UnmaskedShares:
+        """Give the shares that the sum over the survivors takes. It needs nothing but the state.
+
+        Raises:
+            TransportError: the request breaks a rule; nothing is given away.
+        """
+        pending = self._answerable(request)
+        graph, survivors, dropped = pending.graph, set(request.survivors), set(request.dropped)
+        owners = [
+            (owner, key)
+            for owner, key in zip(graph.holders(self._client), pending.sharing, strict=True)
+            if owner in survivors
+        ]
+        if len(request.bundles) != len(owners):
+            raise TransportError(f"{len(request.bundles)} bundles of shares came, and {len(owners)} are expected")
+        own, pairs = [], []
+        for (owner, key), bundle in zip(owners, request.bundles, strict=True):
+            share = self._open(bundle, key, pending, owner)
+            own.append(share[:SEED_BYTES])
+            for place, peer in enumerate(graph.neighbours(owner)):
+                if peer in dropped:
+                    start = SEED_BYTES + PAIR_BYTES * place
+                    pairs.append(share[start : start + PAIR_BYTES])
+        self.state = ClientState(round=self.state.round)
+        return UnmaskedShares(own=b"".join(own), pairs=b"".join(pairs))
+
+    def _secrets_for(self, binding: str, cohort: Mapping[int, Announced], holders: tuple[int, ...]) -> dict[int, bytes]:
+        """Return the seed of the self-mask, under the client's own number and first, and that of each neighbour."""
+        secrets = {self._client: self._random(SEED_BYTES)}
+        for peer in holders:
+            if peer != self._client:
+                ends = sorted((self._client, peer))
+                secrets[peer] = self._secrets.masking.shared(
+                    cohort[peer].keys.masking, "pair seed", binding, *ends, length=PAIR_BYTES
+                )
+        return secrets
+
+    def _share_key(self, public: bytes, binding: str, owner: int, holder: int) -> bytes:
+        return self._secrets.sharing.shared(public, "shares", binding, owner, holder)
+
+    def _answerable(self, request: UnmaskRequest) -> Pending:
+        """Return the pending round, if a request for its shares may be answered."""
+        pending, last = self.state.pending, self.state.round
+        if request.round != last:
+            raise TransportError(f"shares for round {request.round} are refused: the last round was {last}")
+        if pending is None:
+            raise TransportError(f"shares for round {last} are refused: they were given once")
+        if request.binding != pending.binding:
+            raise TransportError(f"shares for round {last} are refused: its parameters or its cohort were others")
+        survivors = request.survivors
+        if sorted(survivors + request.dropped) != list(pending.cohort):
+            raise TransportError(
+                f"shares for round {last} are refused: survivors and dropped clients are not the cohort, each once"
+            )
+        if self._client not in survivors:
+            raise TransportError(f"shares for round {last} are refused: client {self._client} is no survivor in it")
+        least = max(pending.parameters.threshold, self._minimum)
+        if len(survivors) < least:
+            raise TransportError(
+                f"shares for round {last} are refused: it has {len(survivors)} survivors, and at least {least} must be"
+            )
+        return pending
+
+    def _open(self, bundle: bytes, key: bytes, pending: Pending, owner: int) -> bytes:
+        expected = bundle_bytes(pending.parameters.neighbours)
+        if len(bundle) != expected:
+            raise TransportError(f"the shares of client {owner} have {len(bundle)} bytes, and {expected} are expected")
+        secret = self._share_key(key, pending.binding, owner, self._client)
+        try:
+            return decrypt_once(secret, bundle, pending.binding.encode())
+        except TransportError as error:
+            raise TransportError(f"the shares of client {owner} do not open: {error}") from error
+
+
+def _check_vector(vector: NDArray[np.uint32], parameters: Parameters) -> None:
+    if vector.dtype != np.uint32 or vector.shape != (parameters.length,) or not vector.flags.c_contiguous:
+        raise ValueError(
+            f"{vector.dtype} of shape {vector.shape}, and contiguous uint32 of shape ({parameters.length},) is expected"
+        )
+    signed = vector.view(np.int32)
+    if signed.max() > parameters.largest or signed.min() < -parameters.largest:
+        raise ValueError(f"a coordinate of the vector is larger than {parameters.largest}, and could overflow the sum")

@@ -1,0 +1,90 @@
+"""Who takes part in a round, as a client verifies it: nothing that the server says about keys is believed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fedtrain.crypto import Roster, SessionKeys, SignedEnvelope, client_name
+from fedtrain.errors import ForgeryError, TransportError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Announced:
+    """A client's session keys, as it announced them.
+
+    Attributes:
+        client: its number.
+        keys: the keys.
+        digest: hex SHA-256 of the line of its announcement.
+    """
+
+    client: int
+    keys: SessionKeys
+    digest: str
+
+
+class Announcements:
+    """Verifies announcements of one session, each once."""
+
+    def __init__(self, roster: Roster, client: int, announcement: SignedEnvelope) -> None:
+        """Begin with the announcement of one's own client, which says what the session is.
+
+        Raises:
+            TransportError: it is not one of the client, or of a federation with another roster.
+        """
+        self._roster = roster
+        self._clients = {public.key_id: number for number, public in roster.clients.items()}
+        self._verified: dict[bytes, Announced] = {}
+        self._line = announcement.line()
+        own = self._open(self._line)
+        if own.client != client:
+            raise TransportError(f"the announcement of client {client} is signed by client {own.client}")
+        if own.keys.roster != roster.digest:
+            raise TransportError(f"the announcement of client {client} is for another roster")
+        self.own = own
+        self._verified[self._line] = own
+
+    def cohort(self, lines: tuple[bytes, ...]) -> Mapping[int, Announced]:
+        """Return the announced keys of a cohort by client, in order.
+
+        Raises:
+            TransportError: an announcement is forged, or of another run, session, roster or party; a client is there
+                twice or out of order; or one's own announcement is missing or another.
+        """
+        cohort: dict[int, Announced] = {}
+        last = -1
+        for line in lines:
+            announced = self._verified.get(line) or self._verify(line)
+            if announced.client in cohort:
+                raise TransportError(f"client {announced.client} is in the cohort twice")
+            if announced.client < last:
+                raise TransportError(f"the cohort is not in order: client {announced.client} follows client {last}")
+            last = announced.client
+            cohort[last] = announced
+        if self.own.client not in cohort:
+            raise TransportError(f"client {self.own.client} is asked to take part, and is not in the cohort")
+        if self._line not in lines:
+            raise TransportError(f"the cohort has keys of client {self.own.client} that it did not announce last")
+        return cohort
+
+    def _verify(self, line: bytes) -> Announced:
+        announced = self._open(line)
+        for name in ("run", "session", "roster"):
+            theirs, ours = getattr(announced.keys, name), getattr(self.own.keys, name)
+            if theirs != ours:
+                raise TransportError(f"client {announced.client} announced keys for another {name}: {theirs!r}")
+        if announced.client != self.own.client:  # of one's own there is one
+            self._verified[line] = announced
+        return announced
+
+    def _open(self, line: bytes) -> Announced:
+        try:
+            envelope = SignedEnvelope.from_line(line)
+            client = self._clients.get(envelope.key_id)
+            if client is None:
+                raise TransportError(f"an announcement is signed with key {envelope.key_id[:16]}: not in the roster")
+            keys = SessionKeys.verify(envelope, self._roster.clients[client])
+        except ForgeryError as error:
+            raise TransportError(f"an announcement of session keys is refused: {error}") from error
+        if keys.party != client_name(client):
+            raise TransportError(f"client {client} announced keys as {keys.party!r}, and is {client_name(client)!r}")
+        return Announced(client=client, keys=keys, digest=envelope.digest)

@@ -1,0 +1,169 @@
+"""The messages of a round, and their fields: flat, of plain types, each read within bounds before anything is made.
+
+They are to travel signed and sealed (`fedtrain.transport`): nothing here says who sent a message.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedtrain.crypto.onetime import TAG_BYTES
+from fedtrain.errors import TransportError
+from fedtrain.secagg.binding import DIGEST_BYTES, PAIR_BYTES, SEED_BYTES
+from fedtrain.secagg.fields import Reader, Value
+from fedtrain.secagg.parameters import MOST_MEMBERS, Parameters
+from fedtrain.secagg.shamir import MOST_HOLDERS
+
+_LONGEST_ANNOUNCEMENT = 8192
+_MOST_PAIRS = MOST_HOLDERS - 1
+
+
+def bundle_bytes(neighbours: int) -> int:
+    """Return the length of an encrypted bundle: a share of each secret of a client, and a tag."""
+    return SEED_BYTES + PAIR_BYTES * neighbours + TAG_BYTES
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRequest:
+    """Exchange 1, the same to each client of a cohort: take part in a round.
+
+    Attributes:
+        round: its number, larger than those before it in the session.
+        parameters: of the round.
+        announcements: lines of the envelopes in which the cohort announced its session keys, in order of client.
+    """
+
+    round: int
+    parameters: Parameters
+    announcements: tuple[bytes, ...]
+
+    def to_fields(self) -> dict[str, Value]:
+        """Return the fields of the message."""
+        return {**self.parameters.to_fields(), "round": self.round, "announcements": list(self.announcements)}
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, object]) -> Self:
+        """Return the message that ``to_fields`` wrote.
+
+        Raises:
+            TransportError: the fields are others, or the parameters are not safe.
+        """
+        reader = Reader("the request for a masked vector", fields)
+        number = reader.whole("round")
+        announcements = reader.all_data("announcements", MOST_MEMBERS, _LONGEST_ANNOUNCEMENT)
+        return cls(round=number, parameters=Parameters.from_fields(reader.rest()), announcements=announcements)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MaskedVector:
+    """The answer to it.
+
+    Attributes:
+        words: uint8, shape (length * width,): the low bytes of the words of the masked vector, lowest first.
+        bundles: for each holder of the client's secrets, in order, its shares, encrypted to it.
+        commitments: 32 bytes for the self-mask and for each neighbour in order.
+    """
+
+    words: NDArray[np.uint8]
+    bundles: tuple[bytes, ...]
+    commitments: bytes
+
+    def to_fields(self) -> dict[str, Value]:
+        """Return the fields of the message without the words, which travel beside them as an array."""
+        return {"bundles": list(self.bundles), "commitments": self.commitments}
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, object], words: object) -> Self:
+        """Return the message that ``to_fields`` wrote.
+
+        Raises:
+            TransportError: the fields are others, or the words are not bytes in an array of one dimension.
+        """
+        reader = Reader("the masked vector", fields)
+        bundles = reader.all_data("bundles", MOST_HOLDERS, bundle_bytes(_MOST_PAIRS))
+        commitments = reader.data("commitments", DIGEST_BYTES * MOST_HOLDERS)
+        reader.end()
+        if not isinstance(words, np.ndarray) or words.dtype != np.uint8 or words.ndim != 1:
+            raise TransportError("the masked vector cannot be used: its words are not uint8 of one dimension")
+        return cls(words=words, bundles=bundles, commitments=commitments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnmaskRequest:
+    """Exchange 2, to each client whose masked vector arrived: help to take off what does not cancel.
+
+    Attributes:
+        round: its number.
+        binding: hex SHA-256 that stands for the round.
+        survivors: clients whose vectors were added up, in order.
+        dropped: the other clients of the cohort, in order.
+        bundles: for each survivor of whose secrets the client is a holder, in order, the bundle addressed to it.
+    """
+
+    round: int
+    binding: str
+    survivors: tuple[int, ...]
+    dropped: tuple[int, ...]
+    bundles: tuple[bytes, ...]
+
+    def to_fields(self) -> dict[str, Value]:
+        """Return the fields of the message."""
+        return {
+            "round": self.round,
+            "binding": self.binding,
+            "survivors": list(self.survivors),
+            "dropped": list(self.dropped),
+            "bundles": list(self.bundles),
+        }
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, object]) -> Self:
+        """Return the message that ``to_fields`` wrote.
+
+        Raises:
+            TransportError: the fields are others.
+        """
+        reader = Reader("the request for shares", fields)
+        message = cls(
+            round=reader.whole("round"),
+            binding=reader.hexadecimal("binding", DIGEST_BYTES),
+            survivors=reader.clients("survivors", MOST_MEMBERS),
+            dropped=reader.clients("dropped", MOST_MEMBERS),
+            bundles=reader.all_data("bundles", MOST_HOLDERS, bundle_bytes(_MOST_PAIRS)),
+        )
+        reader.end()
+        return message
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnmaskedShares:
+    """The answer to it. What it prints as shows no share.
+
+    Attributes:
+        own: for each survivor that the client is a holder of, in order, 32 bytes: its share of the self-mask.
+        pairs: for each of those survivors, and each of its neighbours that dropped out, in order, 16 bytes: the share
+            of the mask of the two.
+    """
+
+    own: bytes = field(repr=False)
+    pairs: bytes = field(repr=False)
+
+    def to_fields(self) -> dict[str, Value]:
+        """Return the fields of the message."""
+        return {"own": self.own, "pairs": self.pairs}
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, object]) -> Self:
+        """Return the message that ``to_fields`` wrote.
+
+        Raises:
+            TransportError: the fields are others.
+        """
+        reader = Reader("the shares", fields)
+        own = reader.data("own", SEED_BYTES * MOST_HOLDERS)
+        pairs = reader.data("pairs", PAIR_BYTES * MOST_HOLDERS * _MOST_PAIRS)
+        reader.end()
+        return cls(own=own, pairs=pairs)

@@ -1,0 +1,146 @@
+"""What a round of secure aggregation is about. Whoever holds parameters holds safe ones: no others can be made."""
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from fedtrain.errors import ConfigError, TransportError
+from fedtrain.secagg.fields import Reader, Value
+from fedtrain.secagg.graph import check_graph, default_neighbours, default_threshold
+
+MOST_MEMBERS = 100_000
+LONGEST = 1 << 32
+"""Of a vector, in words."""
+
+_SMALLEST_BITS = 2
+_WORD_BYTES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """The public parameters of a round, checked when they are made.
+
+    Each coordinate is a whole number between ``-largest`` and ``largest``. On the wire a word has ``width`` bytes, the
+    fewest in which the sum over all members fits with its sign: members * largest <= 2^(8 width - 1) - 1. So no sum can
+    overflow.
+
+    A secret has ``neighbours + 1`` holders. Two stories about one client, told to holders who do not overlap, each
+    reach the threshold only with at least 2 threshold - neighbours - 1 colluders among the holders: of h honest and c
+    colluding holders, h = a + b and a + c, b + c >= threshold give c >= 2 threshold - (h + c). So up to
+    2 threshold - neighbours - 2 are tolerated, which is every number below a third of the holders by default, and has
+    to be 0 at least: no server alone can do it.
+
+    Attributes:
+        members: clients in the cohort, 2 or more.
+        length: words in a vector.
+        bits: of a coordinate, its sign included.
+        bound: the largest magnitude of a value; what is larger is clipped.
+        threshold: shares that a secret takes.
+        neighbours: clients that each shares masks with.
+
+    Raises:
+        ConfigError: they are not safe, with what is allowed.
+    """
+
+    members: int
+    length: int
+    bits: int
+    bound: float
+    threshold: int
+    neighbours: int
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.members <= MOST_MEMBERS:  # noqa: PLR2004 - a sum has at least two terms
+            raise ConfigError(f"secure aggregation takes a cohort of 2 to {MOST_MEMBERS}, and this has {self.members}")
+        if not 1 <= self.length <= LONGEST:
+            raise ConfigError(f"a vector has 1 to {LONGEST} words, and this has {self.length}")
+        most = (_headroom(_WORD_BYTES) // self.members + 1).bit_length()
+        if not _SMALLEST_BITS <= self.bits <= most:
+            raise ConfigError(
+                f"{self.bits} bits cannot be used: the sum of {self.members} has to fit in {8 * _WORD_BYTES} bits, so "
+                f"{_SMALLEST_BITS} to {most} bits are allowed"
+            )
+        if not (math.isfinite(self.bound) and self.step >= sys.float_info.min):
+            raise ConfigError(f"bound = {self.bound} cannot be used: it must be positive and finite, and not tiny")
+        least = self.neighbours // 2 + 1
+        if not max(2, least) <= self.threshold <= self.neighbours + 1:
+            raise ConfigError(
+                f"a threshold of {self.threshold} cannot be used: with {self.neighbours + 1} holders, allowed are "
+                f"{max(2, least)} to {self.neighbours + 1}; with fewer a server alone could tell two stories"
+            )
+        check_graph(self.members, self.neighbours, self.threshold)
+
+    @classmethod
+    def plan(
+        cls,
+        *,
+        members: int,
+        length: int,
+        bits: int,
+        bound: float,
+        threshold: int | None = None,
+        neighbours: int | None = None,
+    ) -> Self:
+        """Return parameters, with the default for what is not given.
+
+        Raises:
+            ConfigError: they are not safe, with what is allowed.
+        """
+        if neighbours is None:
+            neighbours = default_neighbours(members)
+        return cls(
+            members=members,
+            length=length,
+            bits=bits,
+            bound=float(bound),
+            threshold=default_threshold(neighbours) if threshold is None else threshold,
+            neighbours=neighbours,
+        )
+
+    @property
+    def largest(self) -> int:
+        """The largest magnitude of a coordinate; a whole number that is summed as it is must not exceed it."""
+        return (1 << (self.bits - 1)) - 1
+
+    @property
+    def step(self) -> float:
+        """What a coordinate of 1 stands for."""
+        return self.bound / self.largest
+
+    @property
+    def width(self) -> int:
+        """Bytes of a word on the wire, 1 to 4."""
+        return next(w for w in range(1, _WORD_BYTES + 1) if self.members * self.largest <= _headroom(w))
+
+    def to_fields(self) -> dict[str, Value]:
+        """Return the fields of the parameters."""
+        return {
+            "members": self.members,
+            "length": self.length,
+            "bits": self.bits,
+            "bound": self.bound,
+            "threshold": self.threshold,
+            "neighbours": self.neighbours,
+        }
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, object]) -> Self:
+        """Return the parameters that ``to_fields`` wrote.
+
+        Raises:
+            TransportError: the fields are others, or the parameters are not safe.
+        """
+        reader = Reader("the parameters", fields)
+        values = {name: reader.whole(name) for name in ("members", "length", "bits", "threshold", "neighbours")}
+        bound = reader.number("bound")
+        reader.end()
+        try:
+            return cls(**values, bound=bound)
+        except ConfigError as error:
+            raise TransportError(f"the parameters are refused: {error}") from error
+
+
+def _headroom(width: int) -> int:
+    return (1 << (8 * width - 1)) - 1

@@ -1,0 +1,294 @@
+"""The server's half of secure aggregation, without input or output: typed messages in, typed messages out.
+
+One object is one round. `request` goes to each client of the cohort; each answer goes to `receive`, which adds it to
+the sum and keeps nothing of it but its shares; `close` ends the first exchange and returns what to send to each
+survivor; each answer goes to `receive_shares`; `finish` takes off the masks that did not cancel. What is learned is the
+sum over the survivors, and `fedtrain.secagg.client` says on what condition nothing else.
+
+Rules. A message is counted once, in its exchange, from a client that it was asked of; a message that breaks a rule is
+refused with a `TransportError`, and the round is then what it was. The sum is exact or there is none: each secret that
+is put together from shares is compared with its owner's commitment to it. Wrong shares are found, and their holders
+named, if they are no more than half of those beyond the threshold. A round without enough survivors or shares, or with
+a secret that cannot be put together, ends with an `AggregationError` that names who is missing or whose it is, and the
+next round can begin.
+
+Memory: one vector of words whatever the number of clients, and the encrypted shares of n clients with k neighbours,
+about 16 n k^2 bytes. The messages have to be authenticated by whoever carries them: here a client is a number.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedtrain.crypto import SignedEnvelope, apply_mask
+from fedtrain.errors import AggregationError, ConfigError, TransportError
+from fedtrain.secagg.binding import DIGEST_BYTES, PAIR_BYTES, SEED_BYTES, binding_of, commitment, order_seed
+from fedtrain.secagg.graph import Graph
+from fedtrain.secagg.messages import MaskedVector, MaskRequest, UnmaskedShares, UnmaskRequest, bundle_bytes
+from fedtrain.secagg.packing import add_packed, extend_sign
+from fedtrain.secagg.parameters import Parameters
+from fedtrain.secagg.recovery import recover
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Aggregate:
+    """The end of a round.
+
+    Attributes:
+        total: uint32, shape (length,): the sum of the survivors' vectors as two's complements of 32 bits.
+        survivors: whose vectors are in it, in order.
+        silent: survivors that gave no shares.
+        liars: survivors that gave a share which does not fit the others. It may be the fault of its owner, who made it.
+    """
+
+    total: NDArray[np.uint32]
+    survivors: tuple[int, ...]
+    silent: tuple[int, ...]
+    liars: tuple[int, ...]
+
+
+@dataclass(kw_only=True)
+class _Survivor:
+    """What is kept of a client's first answer, and by holder what came of its shares."""
+
+    holders: tuple[int, ...]
+    neighbours: tuple[int, ...]
+    bundles: Mapping[int, bytes]
+    commitments: bytes
+    shares: dict[int, bytes] = field(default_factory=dict, repr=False)
+
+
+class ServerRound:
+    """One round of secure aggregation."""
+
+    def __init__(
+        self,
+        *,
+        run: str,
+        session: str,
+        number: int,
+        parameters: Parameters,
+        announcements: Mapping[int, SignedEnvelope],
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        """Begin a round.
+
+        Args:
+            run: id of the run.
+            session: id of the session.
+            number: of the round, larger than those before it in the session.
+            parameters: what the round is about.
+            announcements: verified announcements of the session keys of the cohort, by client.
+            random: returns that many random bytes; they decide nothing but how wrong shares are looked for.
+
+        Raises:
+            ConfigError: the parameters are for another number of clients.
+        """
+        if len(announcements) != parameters.members:
+            raise ConfigError(f"parameters for {parameters.members} members, and a cohort of {len(announcements)}")
+        ordered = dict(sorted(announcements.items()))
+        digests = [envelope.digest for envelope in ordered.values()]
+        self._number = number
+        self._parameters = parameters
+        self._cohort = tuple(ordered)
+        self._graph = Graph(
+            self._cohort,
+            parameters.neighbours,
+            order_seed(run=run, session=session, number=number, announcements=digests),
+        )
+        self._binding = binding_of(
+            run=run, session=session, number=number, parameters=parameters, announcements=digests
+        )
+        self._random = random
+        self._total: NDArray[np.uint32] = np.zeros(parameters.length, dtype=np.uint32)
+        self._survivors: dict[int, _Survivor] = {}
+        self._dropped: frozenset[int] = frozenset()
+        self._answered: set[int] = set()
+        self._exchange = 1
+        self.request = MaskRequest(
+            round=number, parameters=parameters, announcements=tuple(envelope.line() for envelope in ordered.values())
+        )
+
+    def receive(self, client: int, masked: MaskedVector) -> None:
+        """Add a client's masked vector to the sum.
+
+        Raises:
+            TransportError: it cannot be used; nothing was added.
+        """
+        self._expect(client, 1, self._cohort, self._survivors)
+        parameters = self._parameters
+        holders = self._graph.holders(client)
+        _check_size(client, "bytes of masked words", masked.words.size, parameters.length * parameters.width)
+        _check_size(client, "bundles of shares", len(masked.bundles), len(holders))
+        for bundle in masked.bundles:
+            _check_size(client, "bytes in a bundle of shares", len(bundle), bundle_bytes(parameters.neighbours))
+        _check_size(client, "bytes of commitments", len(masked.commitments), DIGEST_BYTES * len(holders))
+        add_packed(self._total, masked.words, parameters.width)
+        self._survivors[client] = _Survivor(
+            holders=holders,
+            neighbours=self._graph.neighbours(client),
+            bundles=dict(zip(holders, masked.bundles, strict=True)),
+            commitments=masked.commitments,
+        )
+
+    def close(self) -> dict[int, UnmaskRequest]:
+        """End the first exchange, and return what to ask of each survivor.
+
+        Raises:
+            AggregationError: too few survived; the round is over.
+            TransportError: it was ended before.
+        """
+        if self._exchange != 1:
+            raise TransportError(f"the first exchange of round {self._number} was ended before")
+        self._exchange = 2
+        self._survivors = dict(sorted(self._survivors.items()))
+        self._dropped = frozenset(self._cohort) - self._survivors.keys()
+        threshold = self._parameters.threshold
+        if len(self._survivors) < threshold:
+            raise self._failure(
+                f"{len(self._survivors)} of {len(self._cohort)} masked vectors came, and it takes {threshold}; missing "
+                f"{_names(self._dropped)}"
+            )
+        for client, survivor in self._survivors.items():
+            gone = self._dropped.intersection(survivor.holders)
+            if len(survivor.holders) - len(gone) < threshold:
+                raise self._failure(
+                    f"the secrets of client {client} take {threshold} of its {len(survivor.holders)} holders, of whom "
+                    f"are missing {_names(gone)}"
+                )
+        return {client: self._asked(client) for client in self._survivors}
+
+    def receive_shares(self, client: int, shares: UnmaskedShares) -> None:
+        """Take a survivor's shares.
+
+        Raises:
+            TransportError: they cannot be used; none was taken.
+        """
+        self._expect(client, 2, self._survivors, self._answered)
+        owners = self._owners(client)
+        counts = [len(self._lost(owner)) for owner in owners]
+        _check_size(client, "bytes of shares of self-masks", len(shares.own), SEED_BYTES * len(owners))
+        _check_size(client, "bytes of shares of pair masks", len(shares.pairs), PAIR_BYTES * sum(counts))
+        start = 0
+        for place, (owner, count) in enumerate(zip(owners, counts, strict=True)):
+            end = start + PAIR_BYTES * count
+            own = shares.own[SEED_BYTES * place : SEED_BYTES * (place + 1)]
+            self._survivors[owner].shares[client] = own + shares.pairs[start:end]
+            start = end
+        self._answered.add(client)
+
+    @property
+    def enough(self) -> bool:
+        """Whether enough shares came for `finish`, if none of them is wrong."""
+        threshold = self._parameters.threshold
+        return self._exchange == 2 and all(  # noqa: PLR2004 - the second of two
+            len(survivor.shares) >= threshold for survivor in self._survivors.values()
+        )
+
+    def finish(self) -> Aggregate:
+        """Take off the masks that did not cancel, and return the sum.
+
+        Raises:
+            AggregationError: shares are missing (more can still come), or a secret cannot be put together (the round is
+                over).
+            TransportError: the first exchange was not ended, or the round is over.
+        """
+        if self._exchange != 2:  # noqa: PLR2004 - the second of two
+            raise TransportError(f"round {self._number} is not in its second exchange")
+        silent = [client for client in self._survivors if client not in self._answered]
+        if not self.enough:
+            short = [c for c, survivor in self._survivors.items() if len(survivor.shares) < self._parameters.threshold]
+            raise self._failure(
+                f"the secrets of {_names(short)} take {self._parameters.threshold} shares each; no shares came from "
+                f"{_names(silent)}"
+            )
+        self._exchange = 3
+        doubts: Counter[int] = Counter()
+        for client, survivor in self._survivors.items():
+            self._unmask(client, survivor, doubts)
+        extend_sign(self._total, self._parameters.width)
+        return Aggregate(
+            total=self._total,
+            survivors=tuple(self._survivors),
+            silent=tuple(silent),
+            liars=tuple(sorted(doubts)),
+        )
+
+    def _unmask(self, client: int, survivor: _Survivor, doubts: Counter[int]) -> None:
+        """Take a survivor's masks off the sum, and count whose shares were wrong."""
+        lost = self._lost(client)
+        peers = (client, *lost)
+        ends = [SEED_BYTES + PAIR_BYTES * place for place in range(len(peers))]
+        starts = [0, *ends[:-1]]
+
+        def right(secret: bytes) -> bool:
+            return all(
+                commitment(self._binding, client, peer, secret[start:end]) == self._committed(client, peer)
+                for peer, start, end in zip(peers, starts, ends, strict=True)
+            )
+
+        number = {holder: place for place, holder in enumerate(survivor.holders, start=1)}
+        found = recover(
+            {number[holder]: share for holder, share in survivor.shares.items()},
+            threshold=self._parameters.threshold,
+            doubted={number[holder] for holder in survivor.holders if holder in doubts},
+            right=right,
+            random=self._random,
+        )
+        if found is None:
+            raise self._failure(
+                f"the shares of the secrets of client {client} do not give what it committed to: either it is at "
+                f"fault, or too many of its holders {_names(survivor.shares)}"
+                + (f"; shares of other clients were wrong from {_names(doubts)}" if doubts else "")
+            )
+        doubts.update(survivor.holders[wrong - 1] for wrong in found.wrong)
+        for peer, start, end in zip(peers, starts, ends, strict=True):
+            apply_mask(self._total, found.secret[start:end], sign=-1 if peer >= client else 1)
+
+    def _committed(self, client: int, peer: int) -> bytes:
+        survivor = self._survivors[client]
+        place = 0 if peer == client else survivor.neighbours.index(peer) + 1
+        return survivor.commitments[DIGEST_BYTES * place : DIGEST_BYTES * (place + 1)]
+
+    def _asked(self, client: int) -> UnmaskRequest:
+        return UnmaskRequest(
+            round=self._number,
+            binding=self._binding,
+            survivors=tuple(self._survivors),
+            dropped=tuple(sorted(self._dropped)),
+            bundles=tuple(self._survivors[owner].bundles[client] for owner in self._owners(client)),
+        )
+
+    def _owners(self, holder: int) -> list[int]:
+        """Return the survivors whose shares a client holds; holding is mutual."""
+        return [owner for owner in self._survivors[holder].holders if owner in self._survivors]
+
+    def _lost(self, client: int) -> list[int]:
+        return [peer for peer in self._survivors[client].neighbours if peer in self._dropped]
+
+    def _expect(self, client: int, exchange: int, asked: Iterable[int], done: Iterable[int]) -> None:
+        if exchange != self._exchange:
+            raise TransportError(
+                f"client {client} answered exchange {exchange} of round {self._number}, which is not under way"
+            )
+        if client not in asked:
+            raise TransportError(f"client {client} was not asked in exchange {exchange} of round {self._number}")
+        if client in done:
+            raise TransportError(f"client {client} answered exchange {exchange} of round {self._number} twice")
+
+    def _failure(self, problem: str) -> AggregationError:
+        return AggregationError(f"round {self._number} has no sum: {problem}")
+
+
+def _check_size(client: int, what: str, size: int, expected: int) -> None:
+    if size != expected:
+        raise TransportError(f"client {client} sent {size} {what}, and {expected} are expected")
+
+
+def _names(clients: Iterable[int]) -> str:
+    numbers = sorted(clients)
+    return ("client " if len(numbers) == 1 else "clients ") + ", ".join(map(str, numbers))
