@@ -64,10 +64,10 @@ class PublicSealingKey:
 
     @cached_property
     def _public(self) -> MLKEM768X25519PublicKey:
-        return MLKEM768X25519PublicKey(
-            MLKEM768PublicKey.from_public_bytes(self.key[:_MLKEM_BYTES]),
-            X25519PublicKey.from_public_bytes(self.key[_MLKEM_BYTES:]),
-        )
+        x25519 = X25519PublicKey.from_public_bytes(self.key[_MLKEM_BYTES:])
+        # Refuses a point of low order (RFC 7748, section 6.1) here, and not only when something is sealed to it.
+        X25519PrivateKey.generate().exchange(x25519)
+        return MLKEM768X25519PublicKey(MLKEM768PublicKey.from_public_bytes(self.key[:_MLKEM_BYTES]), x25519)
 
 
 class SealingKey:
