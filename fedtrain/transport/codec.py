@@ -42,6 +42,7 @@ def encode(content: Mapping[str, Record]) -> bytes:
     """
     records: list[Described] = []
     arrays: list[NDArray[Any]] = []
+    tensors: list[Tensor] = []
     row: list[bytes] = []
     for name, record in content.items():
         try:
@@ -49,20 +50,21 @@ def encode(content: Mapping[str, Record]) -> bytes:
                 checked_name(item)
             if isinstance(record, Arrays):
                 records.append((name, _ARRAYS, list(record.items)))
-                arrays += map(_little_endian, record.items.values())
+                for array in record.items.values():
+                    arrays.append(array)
+                    tensors.append(Tensor(code=code_of(array.dtype), shape=array.shape))
             else:
                 values = [[item, to_text(value, record.kind, row)] for item, value in record.items.items()]
                 records.append((name, record.kind, list(values)))
         except TransportError as error:
             raise TransportError(f"the record {name!r:.100} cannot be encoded: {error}") from error
-    tensors = [Tensor(code=code_of(array.dtype), shape=array.shape) for array in arrays]
     joined = b"".join(row)
     first = header(records, tensors, len(joined))
     length = len(first) + sum(tensor.size for tensor in tensors) + len(joined)
     if length > LARGEST:
         raise TransportError(f"a content has {length} bytes when encoded, and {LARGEST} are allowed")
     # Joined here and not by the safetensors library, which copies the arrays twice and takes twice as long.
-    ordered: list[Any] = [arrays[place] for place in order(tensors)]
+    ordered: list[Any] = [arrays[place].astype(tensors[place].dtype, order="C", copy=False) for place in order(tensors)]
     return b"".join([first, *ordered, joined])
 
 
@@ -138,8 +140,3 @@ def _value(item: object, kind: Kind, row: Row) -> tuple[str, Value]:
             return checked_name(name), from_text(text, kind, row)
         case _:
             raise TransportError("it has a value that is no pair of a name and a text")
-
-
-def _little_endian(array: NDArray[Any]) -> NDArray[Any]:
-    code_of(array.dtype)
-    return array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-Value = int | float | str | bytes | bool | list[int] | list[float] | list[str] | list[bytes] | list[bool]
+Scalar = int | float | str | bytes | bool
+Value = Scalar | list[int] | list[float] | list[str] | list[bytes] | list[bool]
 Kind = Literal["metrics", "config"]
 
 

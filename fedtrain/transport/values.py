@@ -9,7 +9,7 @@ import struct
 from typing import cast
 
 from fedtrain.errors import TransportError
-from fedtrain.transport.content import Kind, Value
+from fedtrain.transport.content import Kind, Scalar, Value
 
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1
 _INT_LETTERS = len(str(_SMALLEST))
@@ -53,10 +53,10 @@ def to_text(value: Value, kind: Kind, row: list[bytes]) -> str | list[str]:
 
 
 def from_text(text: object, kind: Kind, row: Row) -> Value:
-    """Return the value that a text stands for. Texts that ``to_text`` does not write may be read, too.
+    """Return the value that ``to_text`` wrote.
 
     Raises:
-        TransportError: it is no such text, or stands for something that this kind of record cannot hold.
+        TransportError: the text is anything else, or stands for something that this kind of record cannot hold.
     """
     match text:
         case str():
@@ -99,21 +99,28 @@ def _to_text(value: object, row: list[bytes]) -> str:
             )
 
 
-def _from_text(text: str, row: Row) -> int | float | str | bytes | bool:
+def _from_text(text: str, row: Row) -> Scalar:
+    value = _parsed(text, row)
+    if value is None or _to_text(value, []) != text:
+        raise TransportError("a value is not in the only form that it has")
+    return value
+
+
+def _parsed(text: str, row: Row) -> Scalar | None:
     letter, rest = text[:1], text[1:]
     try:
         match letter:
-            case "b" if rest in {"0", "1"}:
+            case "b":
                 return rest == "1"
-            case "i" if len(rest) <= _INT_LETTERS and _SMALLEST <= (number := int(rest)) <= _LARGEST:
-                return number
+            # Not longer, since numbers of many digits take long to read.
+            case "i" if len(rest) <= _INT_LETTERS:
+                return int(rest)
             case "f" if len(rest) == _DOUBLE_LETTERS:
-                (value,) = struct.unpack(">d", bytes.fromhex(rest))
-                return float(value)
+                return float(struct.unpack(">d", bytes.fromhex(rest))[0])
             case "s":
                 return rest
             case "x" if len(rest) <= _INT_LETTERS:
                 return row.take(int(rest))
     except (ValueError, struct.error):
         pass
-    raise TransportError("a value is not in the form of its type")
+    return None
