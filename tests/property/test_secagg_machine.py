@@ -1,0 +1,272 @@
+"""Whatever happens between a server and its clients: an exact sum or a clean end, and never two stories of one client."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from fedtrain.crypto import SignedEnvelope
+from fedtrain.errors import AggregationError, TransportError
+from fedtrain.secagg import ClientState, MaskedVector, MaskRequest, UnmaskedShares, UnmaskRequest
+from tests.unit.secagg.federation import Federation, identity_of, plain_sum, vectors_of
+
+MEMBERS = 7
+FEDERATION = Federation(MEMBERS)
+PARAMETERS = FEDERATION.parameters(4)
+THRESHOLD = PARAMETERS.threshold
+TOLERATED = 2 * THRESHOLD - MEMBERS - 1
+STRANGER = identity_of("stranger")
+clients = st.sampled_from(FEDERATION.numbers)
+
+
+def again(message, *words):
+    """Return a message as the other side reads it."""
+    return type(message).from_fields(message.to_fields(), *words)
+
+
+class Session(RuleBasedStateMachine):
+    """A session whose network loses, repeats and reorders, and whose server may lie. Each message meets a new process."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = {number: ClientState().to_json() for number in FEDERATION.numbers}
+        self.number = 0
+        self.asked = []  # of earlier rounds, and of this one: requests
+        self.unmasked = []
+        self.opens()
+
+    def client(self, number):
+        return FEDERATION.client(number, state=ClientState.from_json(self.kept[number]))
+
+    def refuses(self, number, answer, why):
+        one = self.client(number)
+        with pytest.raises(TransportError, match=why):
+            answer(one)
+        assert one.state.to_json() == self.kept[number]
+
+    @rule(patience=st.integers(0, 9))
+    def goes_on(self, patience):
+        if self.over or patience == 0:
+            self.opens()
+
+    def opens(self):
+        self.number += 1
+        self.server = FEDERATION.round(PARAMETERS, self.number)
+        self.request = again(self.server.request)
+        self.vectors = vectors_of(PARAMETERS, FEDERATION.numbers, self.number)
+        self.held = {}  # masked vectors on their way
+        self.survivors = []
+        self.requests = None  # of the second exchange
+        self.told = {
+            number: ([], []) for number in FEDERATION.numbers
+        }  # who was told that it survived, and dropped out
+        self.answered = set()  # clients that gave their shares to anyone
+        self.given = set()  # clients whose shares the server has
+        self.liars = set()
+        self.over = False
+
+    @rule(number=clients)
+    def masks(self, number):
+        one = self.client(number)
+        if one.state.round == self.number:
+            self.refuses(number, lambda c: c.begin(self.request), f"round {self.number} is refused")
+            return
+        one.begin(self.request)
+        masked = one.mask(self.vectors[number].copy())
+        self.kept[number] = one.state.to_json()
+        self.held[number] = again(masked, masked.words)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def delivers(self, data):
+        number = data.draw(st.sampled_from(sorted(self.held)))
+        masked = self.held[number]
+        if self.over or self.requests is not None or number in self.survivors:
+            why = "twice" if self.requests is None and not self.over else "not under way"
+            with pytest.raises(TransportError, match=why):
+                self.server.receive(number, masked)
+            return
+        self.server.receive(number, masked)
+        self.survivors.append(number)
+
+    @precondition(lambda self: self.requests is None and not self.over)
+    @rule(lost=st.sets(clients, max_size=2), order=st.permutations(FEDERATION.numbers))
+    def most_take_part(self, lost, order):
+        for number in order:
+            if number not in lost and number not in self.survivors:
+                if number not in self.held:
+                    self.masks(number)
+                self.server.receive(number, self.held[number])
+                self.survivors.append(number)
+
+    @precondition(lambda self: self.requests is None and not self.over)
+    @rule()
+    def closes(self):
+        missing = sorted(set(FEDERATION.numbers) - set(self.survivors))
+        if len(self.survivors) >= THRESHOLD:
+            self.requests = self.server.close()
+            assert sorted(self.survivors) == list(self.requests)
+            self.asked.append(self.request)
+            return
+        with pytest.raises(AggregationError, match=f"missing clients? {', '.join(map(str, missing))}$"):
+            self.server.close()
+        self.over = True
+
+    @precondition(lambda self: self.requests)
+    @rule(number=clients, wrong=st.integers(0, 9))
+    def gives(self, number, wrong):
+        if number not in self.requests:
+            return
+        request = again(self.requests[number])
+        if number in self.answered:
+            self.refuses(
+                number, lambda c: c.unmask(request), "given once" if self.at_this_round(number) else "last round"
+            )
+            return
+        shares = again(self.answers(number, request))
+        if wrong == 0:
+            place = len(shares.own) // 2
+            shares = UnmaskedShares(
+                own=shares.own[:place] + bytes([shares.own[place] ^ 1]) + shares.own[place + 1 :], pairs=shares.pairs
+            )
+        if self.over:
+            return
+        self.server.receive_shares(number, shares)
+        self.given.add(number)
+        if wrong == 0:
+            self.liars.add(number)
+        with pytest.raises(TransportError, match="twice"):
+            self.server.receive_shares(number, shares)
+
+    @precondition(lambda self: self.requests)
+    @rule(wrong=st.sets(clients, max_size=2), order=st.permutations(FEDERATION.numbers))
+    def most_give(self, wrong, order):
+        for number in order:
+            self.gives(number, 0 if number in wrong else 1)
+
+    def answers(self, number, request):
+        one = self.client(number)
+        shares = one.unmask(request)
+        self.kept[number] = one.state.to_json()
+        self.answered.add(number)
+        for survivor in request.survivors:
+            self.told[survivor][0].append(number)
+        for dropped in request.dropped:
+            self.told[dropped][1].append(number)
+        self.unmasked.append((number, request))
+        return shares
+
+    @precondition(lambda self: self.requests)
+    @rule(number=clients, survivors=st.sets(clients))
+    def tells_another_story(self, number, survivors):
+        if number not in self.requests or number in self.answered:
+            return
+        honest = self.requests[number]
+        owners = dict(zip(honest.survivors, honest.bundles, strict=True))
+        dropped = tuple(sorted(set(FEDERATION.numbers) - survivors))
+        lie = UnmaskRequest(
+            round=self.number,
+            binding=honest.binding,
+            survivors=tuple(sorted(survivors)),
+            dropped=dropped,
+            bundles=tuple(owners[owner] for owner in sorted(survivors) if owner in owners),
+        )
+        if number not in survivors:
+            self.refuses(number, lambda c: c.unmask(lie), "is no survivor")
+        elif len(survivors) < THRESHOLD:
+            self.refuses(number, lambda c: c.unmask(lie), "at least")
+        elif survivors - owners.keys():
+            self.refuses(number, lambda c: c.unmask(lie), "bundles of shares")
+        else:
+            self.answers(number, lie)
+
+    @invariant()
+    def no_server_has_both_kinds(self):
+        for survived, dropped in self.told.values():
+            assert not set(survived) & set(dropped)
+            assert min(len(survived), len(dropped)) + TOLERATED < THRESHOLD
+
+    @precondition(lambda self: self.requests and not self.over)
+    @rule()
+    def finishes(self):
+        silent = sorted(self.requests.keys() - self.given)
+        if not self.server.enough:
+            assert len(self.given) < THRESHOLD
+            with pytest.raises(AggregationError, match=f"from clients? {', '.join(map(str, silent))}$"):
+                self.server.finish()
+            return
+        self.over = True
+        try:
+            result = self.server.finish()
+        except AggregationError as error:
+            assert len(self.liars) > (len(self.given) - THRESHOLD) // 2
+            assert "do not give what it committed to" in str(error)
+            return
+        np.testing.assert_array_equal(result.total, plain_sum(self.vectors[number] for number in self.requests))
+        assert result.survivors == tuple(self.requests)
+        assert result.silent == tuple(silent)
+        assert result.liars == tuple(sorted(self.liars))
+
+    @precondition(lambda self: self.unmasked)
+    @rule(data=st.data())
+    def repeats_an_earlier_request_for_shares(self, data):
+        number, request = data.draw(st.sampled_from(self.unmasked))
+        self.refuses(number, lambda c: c.unmask(request), "given once|the last round was|are refused")
+
+    @precondition(lambda self: self.asked)
+    @rule(number=clients, data=st.data())
+    def repeats_an_earlier_request(self, number, data):
+        request = data.draw(st.sampled_from(self.asked))
+        if request.round <= ClientState.from_json(self.kept[number]).round:
+            self.refuses(number, lambda c: c.begin(request), "is refused: client")
+
+    @rule(number=clients, place=st.integers(0, MEMBERS - 1), kind=st.sampled_from(["flipped", "stranger", "another"]))
+    def forges_an_announcement(self, number, place, kind):
+        lines = list(self.request.announcements)
+        envelope = SignedEnvelope.from_line(lines[place])
+        if kind == "flipped":
+            envelope = replace(envelope, signature=bytes([envelope.signature[0] ^ 1]) + envelope.signature[1:])
+        elif kind == "stranger":
+            envelope = FEDERATION.announce(FEDERATION.numbers[place], identity=STRANGER)
+        else:
+            envelope = FEDERATION.announce(FEDERATION.numbers[place], session="f" * 32)
+        lines[place] = envelope.line()
+        forged = MaskRequest(round=self.number + 1, parameters=PARAMETERS, announcements=tuple(lines))
+        why = {"flipped": "does not hold", "stranger": "not in the roster", "another": "for another session"}[kind]
+        self.refuses(number, lambda c: c.begin(forged), why)
+
+    @rule(number=clients, size=st.integers(0, 40))
+    def sends_what_is_no_masked_vector(self, number, size):
+        masked = MaskedVector(words=np.zeros(size, dtype=np.uint8), bundles=(), commitments=b"")
+        with pytest.raises(TransportError, match="expected|twice|not under way"):
+            self.server.receive(number, masked)
+
+
+Session.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestSession = Session.TestCase
+
+
+def test_a_planted_client_that_answers_twice_gives_both_kinds_away():
+    """The invariant can fail."""
+    machine = Session()
+    machine.opens()
+    for number in FEDERATION.numbers:
+        machine.masks(number)
+        machine.server.receive(number, machine.held[number])
+    machine.survivors = list(FEDERATION.numbers)
+    machine.closes()
+    before = dict(machine.kept)
+    for number in FEDERATION.numbers[1:]:
+        machine.answers(number, machine.requests[number])
+    machine.no_server_has_both_kinds()
+    machine.kept = before  # as if it had not kept its state before it answered
+    target = FEDERATION.numbers[0]
+    for number in FEDERATION.numbers[1:]:
+        honest = machine.requests[number]
+        lie = replace(honest, survivors=honest.survivors[1:], dropped=(target,), bundles=honest.bundles[1:])
+        machine.answers(number, lie)
+    with pytest.raises(AssertionError):
+        machine.no_server_has_both_kinds()
