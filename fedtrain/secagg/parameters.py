@@ -64,7 +64,7 @@ class Parameters:
             )
         if not (math.isfinite(self.bound) and self.step >= sys.float_info.min):
             raise ConfigError(f"bound = {self.bound} cannot be used: it must be positive and finite, and not tiny")
-        least = self.neighbours // 2 + 1
+        least = (self.neighbours + 1) // 2 + 1  # two disjoint halves of the holders stay below it
         if not max(2, least) <= self.threshold <= self.neighbours + 1:
             raise ConfigError(
                 f"a threshold of {self.threshold} cannot be used: with {self.neighbours + 1} holders, allowed are "
