@@ -8,17 +8,18 @@ from fedtrain.report.audit.evidence import Evidence
 from fedtrain.report.audit.verdict import Finding, decide, fails
 from fedtrain.report.schema import RoundEntry
 from fedtrain.report.transport import summary
+from fedtrain.secagg import Parameters
 
+_PARAMETERS = ("threshold", "neighbours", "bits")
 # Unset, the server decides. What is missing would be taken for unset.
-_KEYS = ("sealed", *(f"secagg.{name}" for name in ("enabled", "threshold", "neighbours", "bits")))
+_KEYS = ("sealed", "secagg.enabled", *(f"secagg.{name}" for name in _PARAMETERS))
 
 
 def transport(evidence: Evidence) -> Finding:
     """Each round was sealed and summed as the server signed and as the configuration demands.
 
-    A sum must be one that the protocol can give: enough clients answered to recover the masks, and the threshold is so
-    high that no two disjoint groups of the holders of a secret reach it. Otherwise a server alone could collect both
-    kinds of shares by telling them two stories about who was lost.
+    A sum must be one that the protocol can give: with the parameters that follow from the configuration and the cohort,
+    which are refused if they are not safe, and with so many answers that masks could be recovered.
     """
     report = evidence.report
     problems = [
@@ -41,7 +42,7 @@ def transport(evidence: Evidence) -> Finding:
             problems += _switched(where, configured.secagg.enabled, "secagg.enabled", on=record.secagg is not None)
             if record.secagg is not None:
                 problems += _sum(where, record, record.secagg, asked, secret=evidence.secret)
-                problems += _parameters(where, record.secagg, configured.secagg)
+                problems += _parameters(where, record, record.secagg, configured.secagg)
     for number, entry in told.items():
         if number in last:  # the check "round log" is about the others
             problems += _differences(entry, last[number])
@@ -61,34 +62,37 @@ def _sum(where: str, record: Completed, secagg: SecureSum, asked: Asked | None, 
     used, silent = {update.client for update in record.updates}, set(secagg.silent)
     cohort = set() if asked is None else set(asked.cohort)
     unnamed = cohort - used - {drop.client for drop in record.dropped}
-    threshold, holders = secagg.threshold, secagg.neighbours + 1
     wrong = {
         f"nothing says whether {sorted(unnamed)[:3]} of the cohort are in the sum": unnamed,
         f"{sorted(silent - used)[:3]} did not answer the unmasking, and are not in the sum": silent - used,
         "a client is named twice among those that did not answer the unmasking": len(silent) < len(secagg.silent),
         f"the sum is of {len(used)} updates, and hides none": len(used) <= 1,
-        f"{len(used) - len(silent)} clients answered the unmasking, and the threshold is {threshold}": (
-            len(used) - len(silent) < threshold
+        f"{len(used) - len(silent)} clients answered the unmasking, and the threshold is {secagg.threshold}": (
+            len(used) - len(silent) < secagg.threshold
         ),
-        f"{holders - 1} neighbours of each client, in a cohort of {len(cohort)}": holders > len(cohort),
-        f"with a threshold of {threshold} of {holders} shares the server alone could collect both kinds": (
-            2 * threshold <= holders
-        ),
-        f"{threshold} shares are to recover a mask, and there are {holders}": threshold > holders,
     }
     return [f"{where}: {problem}" for problem, found in wrong.items() if found]
 
 
-def _parameters(where: str, secagg: SecureSum, configured: Configured) -> list[str]:
-    pairs = {
-        "threshold": (configured.threshold, secagg.threshold),
-        "neighbours": (configured.neighbours, secagg.neighbours),
-        "bits": (configured.bits, secagg.bits),
-    }
+def _parameters(where: str, record: Completed, secagg: SecureSum, configured: Configured) -> list[str]:
+    """Say where the parameters are not those of the configuration, with the defaults for this cohort."""
+    members = len(record.updates) + len(record.dropped)
+    try:
+        expected = Parameters.plan(
+            members=members,
+            length=1,
+            bits=configured.bits,
+            bound=1.0,
+            threshold=configured.threshold,
+            neighbours=configured.neighbours,
+        )
+    except ConfigError as error:
+        return [f"{where}: {error}"]
     return [
-        f"{where}: transport.secagg.{name} = {wanted}, and {used} was used"
-        for name, (wanted, used) in pairs.items()
-        if wanted is not None and wanted != used
+        f"{where}: secagg.{name} is {getattr(secagg, name)} by the record, and {getattr(expected, name)} by the "
+        f"configuration, in a cohort of {members}"
+        for name in _PARAMETERS
+        if getattr(secagg, name) != getattr(expected, name)
     ]
 
 
@@ -99,7 +103,7 @@ def _differences(entry: RoundEntry, record: Completed) -> list[str]:
         "secagg": (told is not None, signed is not None),
     }
     if told is not None and signed is not None:
-        pairs |= {f"secagg.{name}": (getattr(told, name), getattr(signed, name)) for name in _SIGNED}
+        pairs |= {f"secagg.{name}": (getattr(told, name), getattr(signed, name)) for name in _PARAMETERS}
         pairs["secagg.lost_masking"] = (told.lost_masking, len(record.dropped))
         pairs["secagg.lost_unmasking"] = (told.lost_unmasking, len(signed.silent))
     return [
@@ -107,6 +111,3 @@ def _differences(entry: RoundEntry, record: Completed) -> list[str]:
         for name, (said, found) in pairs.items()
         if said != found
     ]
-
-
-_SIGNED = ("threshold", "neighbours", "bits")

@@ -31,6 +31,10 @@ def checked(plain, world):
     return verdict, {check.name: check for check in verdict.checks}
 
 
+def sums(records):
+    return [record["secagg"] for record in records if record.get("secagg")]
+
+
 def of_round(records, number):
     return next(record for record in records if record["kind"] == "completed" and record["round"] == number)
 
@@ -129,12 +133,9 @@ IN_RECORD = [
     ({"silent": [2, 2]}, "round 1: a client is named twice among those that did not answer the unmasking"),
     ({"silent": [9]}, "round 1: [9] did not answer the unmasking, and are not in the sum"),
     ({"silent": [1, 2]}, "round 1: 2 clients answered the unmasking, and the threshold is 3"),
-    ({"threshold": 2}, "round 1: with a threshold of 2 of 4 shares the server alone could collect both kinds"),
-    ({"threshold": 5}, "round 1: 5 shares are to recover a mask, and there are 4"),
-    ({"neighbours": 4}, "round 1: 4 neighbours of each client, in a cohort of 4"),
-    ({"bits": 8}, "round 1: transport.secagg.bits = 16, and 8 was used"),
-    ({"threshold": 4}, "round 1: transport.secagg.threshold = 3, and 4 was used"),
-    ({"neighbours": 2}, "round 1: transport.secagg.neighbours = 3, and 2 was used"),
+    ({"threshold": 2}, "round 1: secagg.threshold is 2 by the record, and 3 by the configuration, in a cohort of 4"),
+    ({"neighbours": 4}, "round 1: secagg.neighbours is 4 by the record, and 3 by the configuration, in a cohort of 4"),
+    ({"bits": 8}, "round 1: secagg.bits is 8 by the record, and 16 by the configuration, in a cohort of 4"),
 ]
 
 
@@ -144,6 +145,27 @@ def test_a_sum_that_the_protocol_cannot_give_is_refuted(change, message, masked,
     _, checks = checked(forged, masked)
     assert checks["transport"].status == "fails"
     assert message in checks["transport"].detail
+
+
+@pytest.mark.parametrize("change", [{"threshold": 2}, {"threshold": 4}, {"neighbours": 2}, {"bits": 20}])
+def test_what_is_not_configured_has_its_default(change):
+    world = record_world(secagg=True)
+    plain = world.report()
+    assert checked(plain, world)[0].holds
+    forged = edit_records(world, plain, lambda records: of_round(records, 1)["secagg"].update(change))
+    ((name, value),) = change.items()
+    usual = {"threshold": 3, "neighbours": 3, "bits": 16}[name]
+    message = f"round 1: secagg.{name} is {value} by the record, and {usual} by the configuration"
+    assert message in checked(forged, world)[1]["transport"].detail
+
+
+def test_parameters_with_which_the_server_alone_could_unmask_are_refuted():
+    world = record_world(secagg=True, configured={"secagg.threshold": 2})
+    plain = world.report()
+    forged = edit_records(world, plain, lambda records: [sum_.update(threshold=2) for sum_ in sums(records)])
+    assert "round 1: a threshold of 2 cannot be used: with 4 holders, allowed are 3 to 4" in (
+        checked(forged, world)[1]["transport"].detail
+    )
 
 
 def test_who_was_asked_is_in_the_sum_or_was_dropped(masked, summed):
