@@ -4,11 +4,13 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from clients.joining import introduce
+from clients.party import open_party
 from clients.reticence import reticent
 from clients.site import open_site
 from clients.training import train
+from fedtrain.flower.transport import sealed_mod, secagg_mod, session_mod
 
-app = ClientApp(mods=[reticent])
+app = ClientApp(mods=[session_mod(open_party), sealed_mod(open_party), secagg_mod(open_party), reticent])
 
 
 @app.train()

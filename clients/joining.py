@@ -9,12 +9,16 @@ from clients.private import shown
 from clients.reserving import reserve_run
 from clients.site import Site, checked_plan
 from clients.work import client_number
+from fedtrain.crypto import Identity
 from fedtrain.errors import BudgetError, PrivacySpecError
 from fedtrain.flower import protocol
+from fedtrain.ledger import client_folder
 
 
 def introduce(content: RecordDict, context: Context, site: Site) -> RecordDict:
-    """Say which client this is, and in a private mode show its ledger with a signed statement that this is all of it.
+    """Say which client this is, and if asked show its public key.
+
+    In a private mode, show its ledger with a signed statement that this is all of it.
 
     In client privacy with Poisson cohorts a client that is told the noise of the run reserves the whole run, or says in
     the statement why it does not.
@@ -22,6 +26,9 @@ def introduce(content: RecordDict, context: Context, site: Site) -> RecordDict:
     experiment = site.experiment
     client = client_number(context, experiment.federation.clients)
     reply = RecordDict({protocol.CLIENT: ConfigRecord({protocol.CLIENT: client})})
+    if protocol.KEY in content.config_records:
+        identity = Identity.load_or_create(client_folder(experiment, client) / "identity.pem")
+        reply[protocol.KEY] = ConfigRecord({protocol.KEY: identity.public.encode()})
     question = content.config_records.get(protocol.LEDGER)
     if question is None:
         return reply

@@ -29,8 +29,9 @@ def answer_privately(content: RecordDict, work: Work, records: Records) -> Recor
     """Train under the plan, if this client's budget allows it, and return the reply's content.
 
     The reply holds the arrays, public constants, and the ledger's new entries. In client privacy it also says whether
-    the update was within the clipping norm, which the server is trusted with. A refusal holds no arrays, and a signed
-    statement of the ledger.
+    the update was within the clipping norm, which the server is trusted with. What opens the commitment to the update
+    is shown only to a server that sees the update: to another it would confirm a guess. A refusal holds no arrays, and
+    a signed statement of the ledger.
 
     Raises:
         ClientError: in client privacy with secret cohorts, this client has not reserved the run.
@@ -65,7 +66,7 @@ def answer_privately(content: RecordDict, work: Work, records: Records) -> Recor
         if not experiment.privacy.secret_cohorts:
             nonce = node.nonce(reservation)
             ledger.settle(reservation, commit(protocol.arrays_digest(arrays), nonce))
-        record = shown(node, ledger, known, nonce=nonce)
+        record = shown(node, ledger, known, nonce=b"" if protocol.SECAGG in content else nonce)
     return RecordDict({protocol.ARRAYS: arrays, protocol.METRICS: metrics, protocol.LEDGER: record})
 
 

@@ -1,6 +1,6 @@
 """The grids of a run, one around another: each adds what the mode needs."""
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 
 from flwr.serverapp import Grid
 
@@ -8,6 +8,8 @@ from fedtrain.flower import protocol
 from fedtrain.flower.checked import CheckedGrid
 from fedtrain.flower.ledgered import LedgerGrid
 from fedtrain.flower.participation import DrawnGrid, ParticipationGrid
+from fedtrain.flower.transport import SecAggGrid
+from server.link import Link
 from server.preparation import Preparation
 from server.proof import Proof
 
@@ -18,47 +20,63 @@ _METRICS = {
 }
 
 
-def compose(
-    grid: Grid, clients: Mapping[int, int], preparation: Preparation, proof: Proof | None, *, done: int
-) -> tuple[Grid, DrawnGrid | None]:
-    """Return the grid that the strategy sees, and the one that draws Poisson cohorts, where there are such.
+@dataclass(frozen=True, kw_only=True)
+class Composition:
+    """The grids of a run that are spoken to.
+
+    Attributes:
+        grid: the one that the strategy sees.
+        drawn: the one that offers Poisson cohorts, where there are such.
+        summed: the one that sums updates, where the server sees sums alone.
+    """
+
+    grid: Grid
+    drawn: DrawnGrid | None = None
+    summed: SecAggGrid | None = None
+
+
+def compose(link: Link, preparation: Preparation, proof: Proof | None, *, done: int) -> Composition:
+    """Put the grids of a run around the one of its link.
 
     Args:
-        grid: where the clients are.
-        clients: the client of each node.
+        link: the way to the clients.
         preparation: what was made before.
         proof: the record of a private run; ``None`` without privacy.
         done: rounds that are complete.
     """
     federation, mode = preparation.experiment.federation, preparation.experiment.privacy.mode
+    grid = link.grid
     if proof is not None:
         grid = LedgerGrid(
             grid,
-            clients=clients,
+            clients=link.clients,
             copies=proof.copies,
             refused=proof.refused,
             run=proof.run,
             plan=proof.plan.digest,
             per_round=not proof.withheld,
+            opened=link.summing is None,
         )
-    checked = CheckedGrid(
-        grid,
-        metrics=_METRICS[mode],
-        weight_key=protocol.WEIGHT,
-        public_weight=None if proof is None else 1.0,
-        indicator=protocol.WITHIN_CLIP if mode == "client" else None,
-    )
+    summed = None
+    if link.summing is not None and link.session is not None:
+        grid = summed = SecAggGrid(grid, clients=link.clients, session=link.session, summing=link.summing)
+    else:
+        grid = CheckedGrid(
+            grid,
+            metrics=_METRICS[mode],
+            weight_key=protocol.WEIGHT,
+            public_weight=None if proof is None else 1.0,
+            indicator=protocol.WITHIN_CLIP if mode == "client" else None,
+        )
     if proof is not None and proof.withheld:
-        drawn = DrawnGrid(checked)
-        return drawn, drawn
-    return (
-        ParticipationGrid(
-            checked,
-            clients=clients,
-            maximum=federation.rounds if proof is None else proof.plan.spec.rounds,
-            cohort=federation.cohort,
-            counts={} if proof is None else proof.participations(done=done),
-            refused=() if proof is None else proof.refused,
-        ),
-        None,
+        drawn = DrawnGrid(grid)
+        return Composition(grid=drawn, drawn=drawn)
+    participation = ParticipationGrid(
+        grid,
+        clients=link.clients,
+        maximum=federation.rounds if proof is None else proof.plan.spec.rounds,
+        cohort=federation.cohort,
+        counts={} if proof is None else proof.participations(done=done),
+        refused=() if proof is None else proof.refused,
     )
+    return Composition(grid=participation, summed=summed)

@@ -37,8 +37,13 @@ class RunFolder:
         return self.path / "record.jsonl"
 
     @property
+    def key(self) -> Path:
+        """The server's identity key."""
+        return self.path / "keys" / "server.pem"
+
+    @property
     def roster(self) -> Path:
-        """The public keys of a private run."""
+        """The public keys of server and clients, in a run that signs or encrypts."""
         return self.path / "roster.json"
 
     @property

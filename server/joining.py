@@ -1,4 +1,4 @@
-"""Ask the clients of a private run who they are, and what their ledgers hold."""
+"""Ask clients who they are, and in a private run what their ledgers hold."""
 
 import re
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from typing import cast
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from fedtrain.crypto import PublicIdentity
 from fedtrain.errors import ForgeryError
 from fedtrain.flower import protocol
 from fedtrain.flower.ledgers import ShownLedger
@@ -50,7 +51,7 @@ def ask_ledgers(
     for reply in collect(grid, questions, timeout=min(timeout, _PATIENCE)):
         client = clients[reply.metadata.src_node_id]
         if reply.has_error():
-            silent[client] = _cause(reply.error.reason or "no reason given")
+            silent[client] = cause(reply.error.reason or "no reason given")
             continue
         try:
             shown[client] = ShownLedger.from_record(cast("ConfigRecord", reply.content[protocol.LEDGER]))
@@ -60,7 +61,35 @@ def ask_ledgers(
     return shown, silent
 
 
-def _cause(reason: str) -> str:
+def ask_keys(
+    grid: Grid, clients: Mapping[int, int], *, timeout: float
+) -> tuple[dict[int, PublicIdentity], dict[int, str]]:
+    """Return the public key that each client shows, and why the others show none. For runs without ledgers.
+
+    Args:
+        grid: where the clients are.
+        clients: the client of each node.
+        timeout: seconds to wait.
+    """
+    question = RecordDict({protocol.KEY: ConfigRecord()})
+    keys: dict[int, PublicIdentity] = {}
+    silent = dict.fromkeys(clients.values(), "no answer")
+    questions = [Message(question, node, "query") for node in clients]
+    for reply in collect(grid, questions, timeout=min(timeout, _PATIENCE)):
+        client = clients[reply.metadata.src_node_id]
+        if reply.has_error():
+            silent[client] = cause(reply.error.reason or "no reason given")
+            continue
+        key = reply.content.config_records.get(protocol.KEY, ConfigRecord()).get(protocol.KEY)
+        try:
+            keys[client] = PublicIdentity.decode(key if isinstance(key, str) else "")
+            del silent[client]
+        except ValueError as error:
+            silent[client] = f"its key cannot be used: {error}"
+    return keys, silent
+
+
+def cause(reason: str) -> str:
     """Return the message of the exception that a traceback ends with, all lines of it."""
     lines = reason.strip().splitlines()
     starts = [number for number, line in enumerate(lines) if _EXCEPTION.match(line)]

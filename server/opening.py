@@ -11,11 +11,11 @@ from fedtrain import __version__
 from fedtrain.config import to_flat
 from fedtrain.config.digest import config_digest
 from fedtrain.crypto import Identity, Roster
-from fedtrain.errors import BudgetError, ClientError, LedgerError
+from fedtrain.errors import BudgetError, ClientError, KeyFileError, LedgerError
 from fedtrain.ledger import Asked, Closed, Completed, LedgerCopies, Opened, Record, RunLog
 from fedtrain.privacy import PrivacyPlan
 from server.folder import RunFolder
-from server.joining import ask_ledgers
+from server.joining import ask_keys, ask_ledgers
 from server.preparation import Preparation
 from server.proof import Proof, opening
 
@@ -44,7 +44,7 @@ def open_proof(
     experiment = preparation.experiment
     federation, privacy = experiment.federation, experiment.privacy
     assert privacy.mode != "none"
-    identity = Identity.load_or_create(folder.path / "keys" / "server.pem")
+    identity = Identity.load_or_create(folder.key)
     log = RunLog.open(folder.record, identity)
     _refuse_gaps(folder, log, done)
     run = opening(log).run if log.records else token_hex(16)
@@ -87,6 +87,26 @@ def open_proof(
         if client in roster.clients:
             proof.take(client, ledger, first=0)
     return proof, joined
+
+
+def pinned_roster(
+    grid: Grid, clients: Mapping[int, int], folder: RunFolder, identity: Identity, *, timeout: float
+) -> Roster:
+    """Return the keys of a run without ledgers: those that the clients show at the first start, and then no others.
+
+    Raises:
+        KeyFileError: the roster in the run folder cannot be read, or was made for another key of the server.
+        StorageError: the run folder cannot be written.
+    """
+    if folder.roster.exists():
+        roster = Roster.read(folder.roster)
+        if roster.server != identity.public:
+            raise KeyFileError(f"{folder.roster} names another key of the server than {folder.key} holds; put it back")
+        return roster
+    keys, _ = ask_keys(grid, clients, timeout=timeout)
+    roster = Roster(server=identity.public, clients=keys)
+    roster.write(folder.roster)
+    return roster
 
 
 def _refuse_repetition(records: Sequence[Record], done: int) -> None:

@@ -2,35 +2,35 @@
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 from flwr.app.exception import AppExitException
-from flwr.serverapp import Grid
 
-from fedtrain.errors import BudgetError, RunError, TooFewResultsError
+from fedtrain.errors import AggregationError, BudgetError, RunError, TooFewResultsError
 from fedtrain.flower import protocol
-from fedtrain.flower.client_dp import release_round
+from fedtrain.flower.client_dp import release_round, release_total
+from fedtrain.flower.transport import Outcome
 from fedtrain.flower.wrapper import collect
 from fedtrain.privacy.client_level import poisson_cohort
 from fedtrain.privacy.noise import open_source
-from fedtrain.report import Dropped, RoundEntry
+from fedtrain.report import RoundEntry
 from fedtrain.seeding import derive_seed
 from fedtrain.tasks import trainable_names
 from fedtrain.training import learning_rate
 from server.composition import compose
+from server.entries import aggregation_of, dropped_of, dropped_of_sum, readable
 from server.evaluation import evaluate
+from server.link import Link
 from server.preparation import Preparation
 from server.proof import Proof
 from server.state import Arrays, RunState
 from server.strategies import build_strategy, remembered, remind
-
-# An error's whole traceback is in the log; the report holds its end, where the cause is.
-_REASON_LENGTH = 2000
 
 
 class Rounds:
@@ -40,24 +40,23 @@ class Rounds:
     run that continues from a checkpoint reaches the same model as one that was never interrupted.
     """
 
-    def __init__(
-        self, grid: Grid, clients: Mapping[int, int], preparation: Preparation, proof: Proof | None, *, done: int
-    ) -> None:
+    def __init__(self, link: Link, preparation: Preparation, proof: Proof | None, *, done: int) -> None:
         """Compose the grid and the strategy.
 
         Args:
-            grid: where the clients are.
-            clients: the client of each node.
+            link: the way to the clients.
             preparation: what was made before.
             proof: the record of a private run; ``None`` without privacy.
             done: rounds that are complete.
         """
         self._preparation = preparation
         self._experiment = preparation.experiment
-        self._clients = dict(clients)
+        self._clients = dict(link.clients)
+        self._sealed = link.sealed
         self._proof = proof
         self._strategy = build_strategy(self._experiment)
-        self._grid, self._drawn = compose(grid, clients, preparation, proof, done=done)
+        composition = compose(link, preparation, proof, done=done)
+        self._grid, self._drawn, self._summed = composition.grid, composition.drawn, composition.summed
 
     def next(self, state: RunState, *, on_start: Callable[[int, int], None], on_reply: Callable[[], None]) -> RunState:
         """Run the next round and return the state after it.
@@ -76,17 +75,14 @@ class Rounds:
         if self._proof is not None:
             self._proof.asked(number, cohort, digest)
         on_start(number, len(cohort))
-        replies = collect(
-            self._grid,
-            messages,
-            timeout=self._experiment.federation.deadline,
-            on_reply=lambda _: on_reply(),
-        )
+        replies = self._replies(messages, on_reply)
         entry = self._entry(number, cohort, replies, rate, clip_norm=state.clip_norm or None)
-        self._require(entry)
+        self._require(entry, replies)
         state = self._aggregated(state, entry, replies)
         if self._proof is not None:
-            self._proof.completed(entry, digest, aggregate=protocol.arrays_digest(_record(state.model)))
+            silent = () if self._outcome is None else self._outcome.silent
+            aggregate = protocol.arrays_digest(as_record(state.model))
+            self._proof.completed(entry, digest, aggregate=aggregate, silent=silent)
         last = number == self._experiment.federation.rounds
         if last or number % self._experiment.server.evaluate_every == 0:
             state = self.evaluated(state)
@@ -97,6 +93,20 @@ class Rounds:
             seconds=state.seconds + seconds,
         )
 
+    @property
+    def _outcome(self) -> Outcome | None:
+        """What became of the sum of the latest round, where the server sees sums alone."""
+        return None if self._summed is None else self._summed.outcome
+
+    def _replies(self, messages: list[Message], on_reply: Callable[[], None]) -> list[Message]:
+        """Send the messages of a round, and return the replies: one in the place of all where they are summed."""
+        deadline = self._experiment.federation.deadline
+        if self._summed is None:
+            return collect(self._grid, messages, timeout=deadline, on_reply=lambda _: on_reply())
+        self._summed.watch(on_reply)
+        # The grid itself ends each of the two exchanges at the deadline, and then always has a reply.
+        return collect(self._grid, messages, timeout=None)
+
     def _messages(self, state: RunState, number: int, rate: float) -> tuple[list[Message], str]:
         """Return what is sent in a round, and in a private run the digest of it, which is the same for all clients."""
         config = ConfigRecord({protocol.LEARNING_RATE: rate})
@@ -104,7 +114,7 @@ class Rounds:
             config[protocol.RUN] = self._proof.run
             config[protocol.NOISE_MULTIPLIER] = self._proof.plan.noise_multiplier
             config[protocol.CLIP_NORM] = state.clip_norm
-        arrays = _record(state.model)
+        arrays = as_record(state.model)
         remind(self._strategy, state.strategy)
         if self._drawn is not None:
             self._drawn.draw(self._lottery(number))
@@ -127,32 +137,32 @@ class Rounds:
     def _entry(
         self, number: int, cohort: tuple[int, ...], replies: list[Message], rate: float, *, clip_norm: float | None
     ) -> RoundEntry:
-        answered = {self._clients[reply.metadata.src_node_id]: reply for reply in replies}
-        dropped = []
-        for client in cohort:
-            if client not in answered:
-                reason = f"no answer within federation.deadline = {self._experiment.federation.deadline:g} seconds"
-                dropped.append(Dropped(client=client, reason=reason))
-            elif answered[client].has_error():
-                dropped.append(Dropped(client=client, reason=_readable(answered[client].error.reason or "")))
+        outcome = self._outcome
+        if outcome is None:
+            deadline = self._experiment.federation.deadline
+            dropped = dropped_of(cohort, replies, self._clients, deadline=deadline)
+        else:
+            dropped = dropped_of_sum(cohort, outcome)
         lost = {entry.client for entry in dropped}
         return RoundEntry(
             round=number,
             cohort=cohort,
             completed=tuple(client for client in cohort if client not in lost),
-            dropped=tuple(dropped),
-            sealed=False,
-            secagg=None,
+            dropped=dropped,
+            sealed=self._sealed,
+            secagg=None if outcome is None or outcome.total is None else aggregation_of(outcome),
             clip_norm=clip_norm,
             learning_rate=rate,
             seconds=0.0,
         )
 
-    def _require(self, entry: RoundEntry) -> None:
+    def _require(self, entry: RoundEntry, replies: list[Message]) -> None:
         minimum = self._experiment.federation.min_results
         # A Poisson cohort may be empty by chance; its round is noise, and counts.
         completed, dropped = entry.completed or (), entry.dropped or ()
         if self._drawn is not None or len(completed) >= minimum:
+            if self._outcome is not None and self._outcome.total is None:
+                raise AggregationError(f"round {entry.round}: {readable(replies[0].error.reason or '')}")
             return
         reasons = "\n".join(f"client {drop.client}: {drop.reason}" for drop in dropped)
         refused = [drop.client for drop in dropped if self._proof and drop.client in self._proof.refused]
@@ -165,18 +175,24 @@ class Rounds:
     def _aggregated(self, state: RunState, entry: RoundEntry, replies: list[Message]) -> RunState:
         clip_norm = state.clip_norm
         if self._proof is not None and self._experiment.privacy.mode == "client":
-            seed = derive_seed(self._experiment.seed, "noise", entry.round)
-            replies, clip_norm = release_round(
-                replies,
-                sent=_record(state.model),
-                plan=self._proof.plan,
-                clip_norm=clip_norm,
-                source=open_source(self._proof.noise, seed),
-                trainable=trainable_names(self._preparation.model),
-            )
+            replies, clip_norm = self._released(state, entry, replies)
         model = self._model(state, entry.round, replies)
         return replace(
             state, round_number=entry.round, model=model, strategy=remembered(self._strategy), clip_norm=clip_norm
+        )
+
+    def _released(self, state: RunState, entry: RoundEntry, replies: list[Message]) -> tuple[list[Message], float]:
+        """Return the noisy mean in the place of the replies, and the clipping norm of the next round."""
+        assert self._proof is not None
+        release: Callable[..., tuple[list[Message], float]] = partial(release_round, replies)
+        if self._outcome is not None and self._outcome.total is not None:
+            release = partial(release_total, self._outcome.total, clients=len(self._outcome.masked))
+        return release(
+            sent=as_record(state.model),
+            plan=self._proof.plan,
+            clip_norm=state.clip_norm,
+            source=open_source(self._proof.noise, derive_seed(self._experiment.seed, "noise", entry.round)),
+            trainable=trainable_names(self._preparation.model),
         )
 
     def _model(self, state: RunState, number: int, replies: list[Message]) -> Arrays:
@@ -209,17 +225,9 @@ class Rounds:
         return replace(state, evaluations=(*state.evaluations, evaluation))
 
 
-def _record(model: Arrays) -> ArrayRecord:
+def as_record(model: Arrays) -> ArrayRecord:
+    """Return a model as it is sent."""
     return ArrayRecord({name: Array(np.asarray(value)) for name, value in model.items()})
-
-
-def _readable(reason: str) -> str:
-    """Return what a client says went wrong, in a form that can do no harm in a report or on a terminal."""
-    clean = "".join(
-        letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}"
-        for letter in reason.expandtabs()
-    )
-    return clean.strip()[-_REASON_LENGTH:] or "no reason given"
 
 
 def initial_state(preparation: Preparation) -> RunState:

@@ -11,8 +11,9 @@ from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, Rec
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedtrain.flower import protocol
+from fedtrain.flower.transport.vector import Total
 from fedtrain.privacy import PrivacyPlan
-from fedtrain.privacy.client_level import Contribution, Update, clip_update, release
+from fedtrain.privacy.client_level import Contribution, Release, Update, clip_update, release, release_sum
 from fedtrain.privacy.noise import RandomSource
 
 
@@ -69,6 +70,48 @@ def release_round(
         contributions=_contributions(replies, sent, trainable, adaptive=plan.spec.adaptive is not None),
         source=source,
     )
+    return _released(sent, released)
+
+
+def release_total(
+    total: Total,
+    *,
+    clients: int,
+    sent: ArrayRecord,
+    trainable: frozenset[str],
+    plan: PrivacyPlan,
+    clip_norm: float,
+    source: RandomSource,
+) -> tuple[list[Message], float]:
+    """Do the same with the sum of the updates, where the server knows no single one.
+
+    Formal guarantee: as of ``fedtrain.privacy.client_level.release_sum``: each client's own program has clipped.
+
+    Args:
+        total: what the sum says. With adaptive clipping, how many updates were within the clipping norm is among the
+            counters.
+        clients: how many updates are in the sum.
+        sent: the arrays that each client received.
+        trainable: the names of the arrays that are trained.
+        plan: the plan, whose unit is the client.
+        clip_norm: the clipping norm that each client received.
+        source: where the noise comes from.
+
+    Raises:
+        ValueError: an argument is not as described.
+        RunError: adaptive clipping ran away.
+    """
+    released = release_sum(
+        plan,
+        clip_norm=clip_norm,
+        total={name: total.update[name] for name in _ordered(trainable, sent)},
+        count=total.counters.get(protocol.WITHIN_CLIP, 0) - clients / 2,
+        source=source,
+    )
+    return _released(sent, released)
+
+
+def _released(sent: ArrayRecord, released: Release) -> tuple[list[Message], float]:
     content = RecordDict(
         {
             protocol.ARRAYS: _moved(sent, released.mean),

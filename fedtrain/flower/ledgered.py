@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
@@ -34,6 +34,11 @@ class LedgerGrid(GridWrapper):
 
     In client privacy with Poisson cohorts (``per_round=False``) a ledger holds one reservation for the whole run, which
     was checked when the client joined: replies then carry no entries.
+
+    Under secure aggregation (``opened=False``) the server does not see what the client commits to, and is not told how
+    to open the commitment, which would let it confirm a guess: the entry's update is then taken as it is.
+
+    Messages that are not for training pass as they are.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class LedgerGrid(GridWrapper):
         run: str,
         plan: str,
         per_round: bool,
+        opened: bool,
     ) -> None:
         """Wrap a grid.
 
@@ -57,6 +63,7 @@ class LedgerGrid(GridWrapper):
             run: the id of the run.
             plan: digest of the privacy plan.
             per_round: whether each round has entries of its own.
+            opened: whether replies hold the updates that the entries commit to.
         """
         super().__init__(inner)
         self._clients = dict(clients)
@@ -64,11 +71,15 @@ class LedgerGrid(GridWrapper):
         self._run = run
         self._plan = plan
         self._per_round = per_round
+        self._opened = opened
         self._refused = refused
         self._open: dict[str, _Request] = {}
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages, with what is known of each client's ledger."""
+        messages = list(messages)
+        if any(message.metadata.message_type != MessageType.TRAIN for message in messages):
+            return self._inner.push_messages(messages)
         digests: dict[tuple[int, int], str] = {}
         requests = [self._request(message, digests) for message in messages]
         for request in requests:
@@ -100,8 +111,8 @@ class LedgerGrid(GridWrapper):
         )
 
     def _accepted(self, reply: Message) -> Message:
-        request = self._open[reply.metadata.reply_to_message_id]
-        if reply.has_error():
+        request = self._open.get(reply.metadata.reply_to_message_id)
+        if request is None or reply.has_error():
             return reply
         try:
             problem = self._problem(reply.content, request)
@@ -124,15 +135,19 @@ class LedgerGrid(GridWrapper):
             return f"refused by the client: {statement.refusal}"
         if not self._per_round:
             return None
-        arrays = list(content.array_records.values())
-        update = commit(protocol.arrays_digest(arrays[0]), shown.nonce) if len(arrays) == 1 else ""
-        expected = (self._run, request.round_number, self._plan, request.model, update)
+        subject = (self._run, request.round_number, self._plan, request.model)
+        update = self._update(content, shown.nonce) if self._opened else None
         for entry in reversed(self._copies.entries(request.client)):
-            if entry.status == "settled" and (
-                (entry.run, entry.round, entry.plan, entry.model, entry.update) == expected
-            ):
+            same = (entry.run, entry.round, entry.plan, entry.model) == subject
+            if same and entry.status == "settled" and update in {None, entry.update}:
                 return None
         return "the client's ledger has no entry for this update"
+
+    @staticmethod
+    def _update(content: RecordDict, nonce: bytes) -> str:
+        """Return the commitment to the update of a reply, empty if it does not hold exactly one."""
+        arrays = list(content.array_records.values())
+        return commit(protocol.arrays_digest(arrays[0]), nonce) if len(arrays) == 1 else ""
 
 
 def _without_ledger(content: RecordDict) -> RecordDict:

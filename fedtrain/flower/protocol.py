@@ -27,6 +27,9 @@ ENTRIES = "entries"
 STATEMENT = "statement"
 NONCE = "nonce"
 
+# In a message that asks for an update: that it is going to be masked.
+SECAGG = "secagg"
+
 
 def request_digest(arrays: ArrayRecord, config: ConfigRecord) -> str:
     """Return the SHA-256 of all that a client is sent: every setting, and names, dtypes, shapes and bytes of the model.

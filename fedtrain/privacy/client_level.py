@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from fedtrain.errors import RunError
 from fedtrain.privacy.noise import RandomSource
-from fedtrain.privacy.plan import AdaptiveClipping, PrivacyPlan
+from fedtrain.privacy.plan import AdaptiveClipping, PrivacyPlan, PrivacySpec
 
 Update = Mapping[str, NDArray[np.floating[Any]]]
 
@@ -119,11 +119,7 @@ def release(
             names or shapes than ``shapes``.
         RunError: the clipping norm ran away.
     """
-    spec = plan.spec
-    if spec.unit != "client":
-        raise ValueError(f"the plan protects one {spec.unit}, and a plan that protects one client is allowed")
-    if not 0 < clip_norm < inf:
-        raise ValueError(f"clip_norm = {clip_norm!r} is not allowed: it is finite and above 0")
+    _checked(plan, clip_norm)
     total = {name: np.zeros(shape) for name, shape in shapes.items()}
     count = 0.0
     for contribution in contributions:
@@ -135,6 +131,32 @@ def release(
         for name, value in clipped.items():
             total[name] += value
         count += 0.5 if contribution.within else -0.5
+    return release_sum(plan, clip_norm=clip_norm, total=total, count=count, source=source)
+
+
+def release_sum(
+    plan: PrivacyPlan, *, clip_norm: float, total: Mapping[str, NDArray[np.float64]], count: float, source: RandomSource
+) -> Release:
+    """Add noise to a sum of clipped updates, and divide it by the plan's public divisor.
+
+    Noise is drawn for each array in the order of ``total``, then for the count.
+
+    Formal guarantee: as of `release`, for each client whose own update in the sum has a norm of at most ``clip_norm``
+    and whose part in the count is at most 1/2. Whoever sees only the sum cannot make sure of that: it is for each
+    client's own program to do.
+
+    Args:
+        plan: the plan, whose unit is the client.
+        clip_norm: the clipping norm of this round, the same at each client.
+        total: the sum of the updates, by name.
+        count: the sum of +1/2 for each client within the clipping norm, and -1/2 for each other.
+        source: where the noise comes from.
+
+    Raises:
+        ValueError: the plan protects records, or ``clip_norm`` is not finite and above 0.
+        RunError: the clipping norm ran away.
+    """
+    spec = _checked(plan, clip_norm)
     deviation = plan.value_noise_multiplier * clip_norm
     mean = {name: (value + _noise(source, value.shape, deviation)) / spec.divisor for name, value in total.items()}
     if spec.adaptive is not None:
@@ -175,6 +197,14 @@ def poisson_cohort(clients: Sequence[int], rate: float, source: RandomSource) ->
     """
     drawn = source.bernoulli(len(clients), rate)
     return tuple(client for client, taken in zip(clients, drawn.tolist(), strict=True) if taken)
+
+
+def _checked(plan: PrivacyPlan, clip_norm: float) -> PrivacySpec:
+    if plan.spec.unit != "client":
+        raise ValueError(f"the plan protects one {plan.spec.unit}, and a plan that protects one client is allowed")
+    if not 0 < clip_norm < inf:
+        raise ValueError(f"clip_norm = {clip_norm!r} is not allowed: it is finite and above 0")
+    return plan.spec
 
 
 def _over(value: NDArray[np.floating[Any]], peak: float) -> NDArray[np.float64]:

@@ -77,7 +77,7 @@ def copies(tmp_path, clients):
 def make(copies):
     """Give a function that wraps a grid whose nodes answer with a function of node and message."""
 
-    def make(answer, *, per_round=True, refused=None):
+    def make(answer, *, per_round=True, opened=True, refused=None):
         inner = InProcessGrid(lambda message: answer(message.metadata.dst_node_id, message), NODES)
         return LedgerGrid(
             inner,
@@ -87,6 +87,7 @@ def make(copies):
             run=RUN,
             plan=PLAN,
             per_round=per_round,
+            opened=opened,
         )
 
     return make

@@ -9,6 +9,7 @@ from torch import nn
 
 from fedtrain.errors import RunError, TooFewResultsError
 from fedtrain.flower import protocol
+from server.link import Link
 from server.preparation import prepare
 from server.rounds import Rounds, initial_state
 from tests.fakes import InProcessGrid, digits_experiment
@@ -59,7 +60,7 @@ def go(rounds, state, story=None):
 def make(preparation, answer=client_step, *, state=None):
     grid = InProcessGrid(answer, CLIENTS)
     state = state or initial_state(preparation)
-    return grid, Rounds(grid, CLIENTS, preparation, None, done=0), state
+    return grid, Rounds(Link(grid=grid, clients=CLIENTS), preparation, None, done=0), state
 
 
 def test_a_round_sends_the_model_and_takes_the_average(plain):

@@ -1,0 +1,29 @@
+"""Sealed messages and secure aggregation in Flower: grids around grids on the server, mods at the client.
+
+Server: ``strategy -> SecAggGrid -> ... -> SealedGrid -> the runtime's grid``. Client: ``session_mod``, ``sealed_mod``,
+``secagg_mod``, then whatever makes the update. Each of the two layers works without the other.
+"""
+
+from fedtrain.flower.transport.party import OpenParty, Party
+from fedtrain.flower.transport.sealed_grid import SealedGrid
+from fedtrain.flower.transport.sealed_mod import sealed_mod
+from fedtrain.flower.transport.secagg_grid import Outcome, SecAggGrid, Summing
+from fedtrain.flower.transport.secagg_mod import secagg_mod
+from fedtrain.flower.transport.session import ServerSession, open_session, session_mod
+from fedtrain.flower.transport.vector import Layout, Total
+
+__all__ = [
+    "Layout",
+    "OpenParty",
+    "Outcome",
+    "Party",
+    "SealedGrid",
+    "SecAggGrid",
+    "ServerSession",
+    "Summing",
+    "Total",
+    "open_session",
+    "sealed_mod",
+    "secagg_mod",
+    "session_mod",
+]

@@ -1,0 +1,101 @@
+"""Open what the server sealed, and seal what goes back to it, also where the client fails."""
+
+import traceback
+from dataclasses import replace
+
+from flwr.app import Context, Error, Message, MessageType, RecordDict
+from flwr.app.message import make_message
+from flwr.clientapp.typing import ClientAppCallable, Mod
+from flwr.common.constant import ErrorCode
+
+from fedtrain.crypto import SERVER, PublicSealingKey
+from fedtrain.errors import TransportError
+from fedtrain.flower.transport.packing import Packed, body_of, failure, is_sealed, own_of, unpacked
+from fedtrain.flower.transport.party import OpenParty, Party, required
+from fedtrain.transport import Body, Header, encode, open_sealed, seal
+
+# The end of a traceback says what went wrong.
+_REASON_LENGTH = 8000
+
+
+def sealed_mod(open_party: OpenParty) -> Mod:
+    """Return the mod. It belongs outside of whatever sees models or updates.
+
+    A message that is not sealed passes as it came, unless this client insists on sealed ones: then only questions
+    pass, which bring no model and take no update back.
+    """
+
+    def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        known = open_party(context)
+        if not is_sealed(message.content):
+            if known is not None and known.sealed and message.metadata.message_type != MessageType.QUERY:
+                raise TransportError(
+                    f"{known.name} answers sealed messages only, and this one is not: set transport.sealed = true"
+                )
+            return call_next(message, context)
+        party = required(known)
+        content, header, reply_key = _opened(message, party)
+        request = make_message(metadata=message.metadata, content=content)
+        try:
+            answer: RecordDict | Error = _answer(call_next(request, context))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is for the server alone
+            reason = "".join(traceback.format_exception(error))[-_REASON_LENGTH:]
+            answer = Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason)
+        return Message(_sealed(answer, party, header, reply_key), reply_to=message)
+
+    return mod
+
+
+def _answer(reply: Message) -> RecordDict | Error:
+    return reply.error if reply.has_error() else reply.content
+
+
+def _opened(message: Message, party: Party) -> tuple[RecordDict, Header, PublicSealingKey]:
+    packed = Packed.from_records(message.content)
+    header = Header.decode(packed.header)
+    expected = replace(
+        header,
+        config=party.config,
+        phase=message.metadata.message_type,
+        direction="to client",
+        sender=SERVER,
+        recipient=party.name,
+    )
+    if header != expected:
+        raise TransportError(
+            f"the message is bound to {_differences(header, expected)}: it was sent on another occasion, to another "
+            "client, or with another configuration"
+        )
+    sessions = party.sessions
+    secrets = sessions.secrets(run=header.run, session=header.session)
+    server = party.roster(run=header.run, session=header.session).server
+    own, body = open_sealed(packed.sealed, packed.body, header=header, key=secrets.sealing, sender=server)
+    # After it was opened: what the server did not send must not make the next message look like an old one.
+    sessions.advance(run=header.run, session=header.session, sequence=header.sequence)
+    content, key = unpacked(own, body)
+    if isinstance(content, Error):
+        raise TransportError("the server sent an error, and nothing to do")
+    try:
+        return content, header, PublicSealingKey(key=key)
+    except ValueError as error:
+        raise TransportError(f"the server's sealing key cannot be used: {error}") from error
+
+
+def _differences(header: Header, expected: Header) -> str:
+    names = ("config", "phase", "direction", "sender", "recipient")
+    return ", ".join(
+        f"{name} {getattr(header, name)!r} instead of {getattr(expected, name)!r}"
+        for name in names
+        if getattr(header, name) != getattr(expected, name)
+    )
+
+
+def _sealed(answer: RecordDict | Error, party: Party, request: Header, recipient: PublicSealingKey) -> RecordDict:
+    header = replace(request, direction="to server", sender=party.name, recipient=SERVER)
+    if isinstance(answer, Error):
+        own, content = failure(answer), encode({})
+    else:
+        own, content = own_of(answer), body_of(answer)
+    body = Body.encrypt(content)
+    sealed = seal(header, body=body, own=own, identity=party.identity, recipient=recipient)
+    return Packed(header=header.encode(), sealed=sealed, body=body.ciphertext).to_records()

@@ -1,0 +1,271 @@
+"""Give a strategy one reply in the place of all: the average, of which the server knows the sum alone."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import cast
+
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
+
+from fedtrain.errors import AggregationError, TransportError
+from fedtrain.flower import protocol
+from fedtrain.flower.transport.packing import round_of
+from fedtrain.flower.transport.secagg_messages import ask_masked, ask_unmasked, read_masked, read_unmasked
+from fedtrain.flower.transport.session import ServerSession
+from fedtrain.flower.transport.vector import Layout, Total, from_total
+from fedtrain.flower.wrapper import GridWrapper
+from fedtrain.secagg import Parameters, ServerRound
+from fedtrain.seeding import derive_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summing:
+    """How updates are summed.
+
+    Attributes:
+        bits: bits of a quantized parameter.
+        bound: largest change of a parameter; ``None`` for the clipping norm of the round.
+        threshold: as configured; ``None`` for the default.
+        neighbours: likewise.
+        layout: what the vectors are made of. Where ``bound`` is ``None``, the clipping norm becomes its norm.
+        seed: seed of the rounding.
+        deadline: seconds that each of the two exchanges may take.
+    """
+
+    bits: int
+    bound: float | None
+    threshold: int | None
+    neighbours: int | None
+    layout: Layout
+    seed: int
+    deadline: float
+
+    def parameters(self, *, members: int, sent: ArrayRecord, norm: float) -> Parameters:
+        """Return the parameters for a cohort.
+
+        Raises:
+            ConfigError: there are none that are safe, or the sum could overflow.
+        """
+        return Parameters.plan(
+            members=members,
+            length=self.layout.length(sent),
+            bits=self.bits,
+            bound=norm if self.bound is None else self.bound,
+            threshold=self.threshold,
+            neighbours=self.neighbours,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a round.
+
+    Attributes:
+        parameters: those of the round.
+        masked: clients that delivered a masked update.
+        dropped: why the others did not, by client.
+        silent: clients that delivered one and did not help to unmask; their updates are in the sum all the same.
+        total: the sum; ``None`` if the round was aborted.
+    """
+
+    parameters: Parameters
+    masked: tuple[int, ...]
+    dropped: Mapping[int, str]
+    silent: tuple[int, ...]
+    total: Total | None
+
+
+@dataclass(kw_only=True)
+class _Round:
+    """A round in progress."""
+
+    messages: list[Message]
+    sent: ArrayRecord
+    layout: Layout
+    parameters: Parameters
+    machine: ServerRound
+    waiting: dict[str, int]
+    unmasking: bool
+    ends: float
+    dropped: dict[int, str]
+
+    @property
+    def id(self) -> str:
+        """The id that stands for all messages of the round."""
+        return self.messages[0].metadata.message_id
+
+
+class SecAggGrid(GridWrapper):
+    """Sends the messages of a round to a cohort, and returns one reply that holds the average of their updates.
+
+    ``push_messages`` takes the messages of one round and returns one id; the reply to it is the average, with the
+    weight of all, or an error if the round had to be aborted. It comes after two exchanges, each of which takes at most
+    ``deadline`` seconds. ``outcome`` says what became of the round. Messages that are not for training pass as they
+    are.
+    """
+
+    def __init__(self, inner: Grid, *, clients: Mapping[int, int], session: ServerSession, summing: Summing) -> None:
+        """Wrap a grid.
+
+        Args:
+            inner: the grid inside.
+            clients: the client of each node; all are parties of the session.
+            session: the session.
+            summing: how updates are summed.
+        """
+        super().__init__(inner)
+        self._clients = dict(clients)
+        self._nodes = {client: node for node, client in clients.items()}
+        self._session = session
+        self._summing = summing
+        self._number = 0
+        self._round: _Round | None = None
+        self._on_masked: Callable[[], None] = lambda: None
+        self.outcome: Outcome | None = None
+
+    def watch(self, on_masked: Callable[[], None]) -> None:
+        """Have a function called whenever a client has delivered its masked update, or fails to."""
+        self._on_masked = on_masked
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Ask a cohort for masked updates.
+
+        Raises:
+            AggregationError: the messages are not one round's.
+            ConfigError: no parameters are safe for the cohort.
+        """
+        messages = list(messages)
+        kinds = {message.metadata.message_type.partition(".")[0] for message in messages}
+        if kinds != {MessageType.TRAIN}:
+            if MessageType.TRAIN in kinds:
+                raise AggregationError(
+                    f"messages of the types {sorted(kinds)} were sent at once, and train alone is summed"
+                )
+            return self._inner.push_messages(messages)
+        self._number += 1
+        self.outcome = None
+        first = messages[0].content
+        sent = next(iter(first.array_records.values()))
+        settings = first.config_records.get(protocol.CONFIG, ConfigRecord())
+        norm = cast("float", settings.get(protocol.CLIP_NORM, 0.0)) if self._summing.bound is None else 0.0
+        layout = replace(self._summing.layout, norm=norm)
+        parameters = self._summing.parameters(members=len(messages), sent=sent, norm=norm)
+        cohort = {self._clients[message.metadata.dst_node_id] for message in messages}
+        machine = ServerRound(
+            run=self._session.run,
+            session=self._session.session,
+            number=self._number,
+            parameters=parameters,
+            announcements={client: self._session.announcements[client] for client in cohort},
+        )
+        for message in messages:
+            client = self._clients[message.metadata.dst_node_id]
+            rounding = derive_seed(self._summing.seed, "rounding", client, round_of(message.content))
+            asked = ask_masked(self._session, machine.request, layout, rounding=rounding)
+            # Strategies put one content into all messages, and these differ.
+            message.content = RecordDict({**message.content, **asked})
+        ids = list(self._inner.push_messages(messages))
+        waiting = {
+            message_id: self._clients[message.metadata.dst_node_id]
+            for message_id, message in zip(ids, messages, strict=False)
+            if message_id
+        }
+        self._round = _Round(
+            messages=messages,
+            sent=sent,
+            layout=layout,
+            parameters=parameters,
+            machine=machine,
+            waiting=waiting,
+            unmasking=False,
+            ends=time.monotonic() + self._summing.deadline,
+            dropped=dict.fromkeys(cohort - set(waiting.values()), "the message could not be sent"),
+        )
+        return [self._round.id]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Carry the round on as far as replies have come; return the average once it is there."""
+        message_ids = list(message_ids)
+        current = self._round
+        if current is None or current.id not in message_ids:
+            return self._inner.pull_messages(message_ids)
+        take = self._take_shares if current.unmasking else self._take_masked
+        for reply in self._inner.pull_messages(list(current.waiting)):
+            take(current, current.waiting.pop(reply.metadata.reply_to_message_id), reply)
+        if current.waiting and time.monotonic() < current.ends:
+            return []
+        try:
+            if not current.unmasking:
+                self._begin_unmasking(current)
+                return []
+            return [self._finished(current)]
+        except AggregationError as error:
+            return [self._aborted(current, error)]
+
+    def _take_masked(self, current: _Round, client: int, reply: Message) -> None:
+        self._on_masked()
+        if reply.has_error():
+            current.dropped[client] = reply.error.reason or "no reason given"
+            return
+        try:
+            current.machine.receive(client, read_masked(reply.content))
+        except TransportError as error:
+            current.dropped[client] = f"unusable masked update: {error}"
+
+    def _begin_unmasking(self, current: _Round) -> None:
+        for client in current.waiting.values():
+            current.dropped[client] = f"no masked update within {self._summing.deadline:g} seconds"
+        requests = current.machine.close()
+        messages = [
+            Message(
+                ask_unmasked(self._session, request), self._nodes[client], MessageType.QUERY, ttl=self._summing.deadline
+            )
+            for client, request in requests.items()
+        ]
+        ids = self._inner.push_messages(messages)
+        current.waiting = {message_id: client for message_id, client in zip(ids, requests, strict=False) if message_id}
+        current.unmasking = True
+        current.ends = time.monotonic() + self._summing.deadline
+
+    def _take_shares(self, current: _Round, client: int, reply: Message) -> None:
+        if reply.has_error():
+            return
+        try:
+            current.machine.receive_shares(client, read_unmasked(reply.content))
+        except TransportError:
+            return  # as if it had not answered: others hold shares too
+
+    def _finished(self, current: _Round) -> Message:
+        aggregate = current.machine.finish()
+        total = from_total(
+            current.layout,
+            current.parameters,
+            words=aggregate.total,
+            clients=len(aggregate.survivors),
+            sent=current.sent,
+        )
+        self._end(current, masked=aggregate.survivors, silent=aggregate.silent, total=total)
+        request = current.messages[0]
+        metrics = MetricRecord({protocol.WEIGHT: total.weight})
+        name = next(iter(request.content.array_records))
+        average = total.average(current.sent)
+        return Message(RecordDict({name: average, protocol.METRICS: metrics}), reply_to=request)
+
+    def _aborted(self, current: _Round, error: AggregationError) -> Message:
+        cohort = {self._clients[message.metadata.dst_node_id] for message in current.messages}
+        masked = tuple(sorted(cohort - set(current.dropped)))
+        self._end(current, masked=masked, silent=(), total=None)
+        reason = Error(code=ErrorCode.MOD_FAILED_PRECONDITION, reason=str(error))
+        return Message(reason, reply_to=current.messages[0])
+
+    def _end(self, current: _Round, *, masked: tuple[int, ...], silent: tuple[int, ...], total: Total | None) -> None:
+        self._round = None
+        self.outcome = Outcome(
+            parameters=current.parameters,
+            masked=masked,
+            dropped=dict(sorted(current.dropped.items())),
+            silent=silent,
+            total=total,
+        )

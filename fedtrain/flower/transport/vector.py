@@ -1,0 +1,148 @@
+"""A model's update as the vector that is summed, and the sum as an average update.
+
+The vector holds the change of every floating array, in the order in which the model was sent, and then counters: whole
+numbers of which the server learns the sum. Integer arrays (counters of batches, say) are not summed and stay as they
+were sent.
+"""
+
+from dataclasses import dataclass
+from math import prod, sqrt
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, MetricRecord
+from numpy.typing import NDArray
+
+from fedtrain.errors import TransportError
+from fedtrain.flower.transport.records import view
+from fedtrain.privacy.client_level import clip_update
+from fedtrain.secagg import Parameters, dequantize, quantize
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What a vector is made of.
+
+    Attributes:
+        counters: metrics that are summed, each a whole number from 0 to ``Parameters.largest``.
+        weight: the counter that weighs a client's update; empty if all weigh the same.
+        heaviest: the weight at which an update enters as it is, and the largest that counts; 0 without weights.
+        norm: bound on the L2 norm of what enters the sum, rounding included; 0 for none.
+    """
+
+    counters: tuple[str, ...] = ()
+    weight: str = ""
+    heaviest: int = 0
+    norm: float = 0.0
+
+    def length(self, sent: ArrayRecord) -> int:
+        """Return the length of the vector for a model."""
+        return sum(prod(array.shape) for array in _summed(sent).values()) + len(self.counters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Total:
+    """What a sum of vectors says.
+
+    Attributes:
+        update: the sum of the updates, each times its weight if they are weighted, in float64 and by name.
+        counters: the sum of each counter.
+        weight: the sum of the weights; the number of clients if they are not weighted.
+    """
+
+    update: dict[str, NDArray[np.float64]]
+    counters: dict[str, int]
+    weight: float
+
+    def average(self, sent: ArrayRecord) -> ArrayRecord:
+        """Return the model that was sent, moved by the average update, in the types that were sent."""
+        moved = {}
+        for name, array in sent.items():
+            if name in self.update:
+                before = array.numpy()
+                moved[name] = Array(np.asarray(before + self.update[name] / self.weight, dtype=before.dtype))
+            else:
+                moved[name] = array
+        return ArrayRecord(moved)
+
+
+def to_vector(
+    layout: Layout,
+    parameters: Parameters,
+    *,
+    received: ArrayRecord,
+    trained: ArrayRecord,
+    metrics: MetricRecord,
+    random: np.random.Generator,
+) -> NDArray[np.uint32]:
+    """Return a client's quantized update and counters.
+
+    With a bound on the norm, the update is clipped to it less the largest error that rounding can make, one step in
+    each coordinate: so that what enters the sum keeps the bound, whatever the rounding does.
+
+    Raises:
+        TransportError: the trained model is not one of the kind that was received, is not finite, or a counter is
+            missing or out of range.
+    """
+    counters = [_counter(name, metrics, parameters.largest) for name in layout.counters]
+    update = np.concatenate([np.empty(0), *_changes(received, trained)])
+    if layout.weight:
+        place = layout.counters.index(layout.weight)
+        counters[place] = min(counters[place], layout.heaviest)
+        update *= counters[place] / layout.heaviest
+    if layout.norm:
+        norm = layout.norm - parameters.step * sqrt(len(update))
+        if norm <= 0:
+            raise TransportError(
+                f"rounding {len(update)} parameters to {parameters.bits} bits can move an update by more than its "
+                f"bound of {layout.norm:g}: raise transport.secagg.bits"
+            )
+        update = np.asarray(clip_update({"update": update}, norm)[0]["update"])
+    words = quantize(update, parameters=parameters, random=random)
+    return np.concatenate([words, np.asarray(counters, dtype=np.uint32)])
+
+
+def from_total(
+    layout: Layout, parameters: Parameters, *, words: NDArray[np.uint32], clients: int, sent: ArrayRecord
+) -> Total:
+    """Return what the sum of so many clients' vectors says."""
+    split = len(words) - len(layout.counters)
+    values = dequantize(words[:split], parameters=parameters)
+    counters = dict(zip(layout.counters, words[split:].tolist(), strict=True))
+    weight = float(counters[layout.weight]) if layout.weight else float(clients)
+    if layout.weight:
+        values *= layout.heaviest
+    update, start = {}, 0
+    for name, array in _summed(sent).items():
+        size = prod(array.shape)
+        update[name] = values[start : start + size].reshape(array.shape)
+        start += size
+    return Total(update=update, counters=counters, weight=weight)
+
+
+def _summed(arrays: ArrayRecord) -> dict[str, Array]:
+    return {name: array for name, array in arrays.items() if np.dtype(array.dtype).kind == "f"}
+
+
+def _changes(received: ArrayRecord, trained: ArrayRecord) -> list[NDArray[np.float64]]:
+    if set(received) != set(trained):
+        raise TransportError(f"the trained arrays {sorted(set(received) ^ set(trained))} are missing or were not sent")
+    changes = []
+    for name, array in _summed(received).items():
+        before, after = view(name, array), view(name, trained[name])
+        if before.shape != after.shape:
+            raise TransportError(f"the trained array {name} has the shape {after.shape}, not {before.shape}")
+        change = np.subtract(after, before, dtype=np.float64).ravel()
+        if not np.isfinite(change).all():
+            raise TransportError(f"the trained array {name} is not finite, and would make the sum of all so")
+        changes.append(change)
+    return changes
+
+
+def _counter(name: str, metrics: MetricRecord, largest: int) -> int:
+    value = metrics.get(name)
+    if not isinstance(value, int | float) or not float(value).is_integer() or not 0 <= value <= largest:
+        raise TransportError(
+            f"the metric {name} is {value!r}, and a whole number from 0 to {largest} is summed; raise "
+            "transport.secagg.bits for larger ones"
+        )
+    return int(value)
