@@ -26,7 +26,7 @@ TEXTS = ("run", "session", "config", "phase", "sender", "recipient")
     [
         HEADER,
         replace(HEADER, direction="to server", round=0, sequence=2**53 - 1),
-        replace(HEADER, **{name: "\U0001f511" * 200 for name in TEXTS}),
+        replace(HEADER, **dict.fromkeys(TEXTS, "🔑" * 200)),
         replace(HEADER, run='"\\' * 100),
     ],
 )

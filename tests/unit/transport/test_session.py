@@ -1,0 +1,305 @@
+import multiprocessing
+import os
+import resource
+import stat
+import subprocess
+import sys
+import textwrap
+import time
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from fedtrain.errors import KeyFileError, StorageError, TransportError
+from fedtrain.transport import NodeSessions, session
+
+ROOT = Path(__file__).parents[3]
+RUN, SESSION, ROSTER = "0123abcd", "44cd0e", "a" * 64
+IDS = {"run": RUN, "session": SESSION}
+ALL = [
+    lambda sessions, ids: sessions.begin(**ids, roster=ROSTER),
+    lambda sessions, ids: sessions.secrets(**ids),
+    lambda sessions, ids: sessions.roster(**ids),
+    lambda sessions, ids: sessions.advance(**ids, sequence=1),
+    lambda sessions, ids: sessions.state(**ids),
+    lambda sessions, ids: sessions.save_state(**ids, data=b"state"),
+]
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.name != "lock")
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
+
+
+@pytest.fixture
+def sessions(tmp_path):
+    return NodeSessions(tmp_path / "sessions")
+
+
+@pytest.fixture
+def begun(sessions):
+    sessions.begin(**IDS, roster=ROSTER)
+    return sessions
+
+
+@contextmanager
+def full_disk():
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_session_keeps_its_keys_across_restarts(sessions, tmp_path):
+    made = sessions.begin(**IDS, roster=ROSTER)
+    again = NodeSessions(tmp_path / "sessions")
+    for secrets in (again.begin(**IDS, roster=ROSTER), again.secrets(**IDS)):
+        assert secrets.sealing.public == made.sealing.public
+        assert secrets.masking.public == made.masking.public
+    assert again.roster(**IDS) == ROSTER
+
+
+def test_each_session_has_its_own_keys(sessions):
+    one = sessions.begin(**IDS, roster=ROSTER)
+    assert sessions.begin(run="ab", session=SESSION, roster=ROSTER).sealing.public != one.sealing.public
+    assert sessions.begin(run=RUN, session="00", roster=ROSTER).sealing.public != one.sealing.public
+    assert sessions.begin(**IDS, roster=ROSTER).sealing.public != one.sealing.public
+
+
+def test_a_session_is_for_its_owner_alone(tmp_path):
+    previous = os.umask(0)
+    try:
+        sessions = NodeSessions(tmp_path / "sessions")
+        sessions.begin(**IDS, roster=ROSTER)
+        sessions.save_state(**IDS, data=b"secret state")
+    finally:
+        os.umask(previous)
+    folder = tmp_path / "sessions" / RUN
+    assert stat.S_IMODE(folder.stat().st_mode) == stat.S_IMODE((folder / SESSION).stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder / SESSION / "secret").stat().st_mode) == 0o600
+
+
+def test_a_new_session_deletes_the_earlier_ones_of_its_run_alone(begun, tmp_path):
+    begun.begin(run="ab", session=SESSION, roster=ROSTER)
+    begun.save_state(**IDS, data=b"state")
+    begun.begin(run=RUN, session="00", roster=ROSTER)
+    assert files(tmp_path / "sessions") == [
+        RUN,
+        f"{RUN}/00",
+        f"{RUN}/00/secret",
+        f"{RUN}/00/session.json",
+        "ab",
+        f"ab/{SESSION}",
+        f"ab/{SESSION}/secret",
+        f"ab/{SESSION}/session.json",
+    ]
+    for use in ALL[1:]:
+        with pytest.raises(TransportError, match=f"no keys for session {SESSION} .* has to set the session up again"):
+            use(begun, IDS)
+
+
+def test_a_session_is_not_offered_again_with_other_identities(begun, tmp_path):
+    before = contents(tmp_path)
+    with pytest.raises(TransportError, match=f"roster {ROSTER}, and is offered again with {'b' * 64}"):
+        begun.begin(**IDS, roster="b" * 64)
+    assert contents(tmp_path) == before
+
+
+def test_no_message_is_accepted_twice(begun, tmp_path):
+    begun.advance(**IDS, sequence=0)
+    begun.advance(**IDS, sequence=7)
+    for sessions in (begun, NodeSessions(tmp_path / "sessions")):
+        for sequence in (7, 6, 0, -1):
+            with pytest.raises(TransportError, match=f"message {sequence} .* is a replay: message 7 was accepted"):
+                sessions.advance(**IDS, sequence=sequence)
+    begun.begin(**IDS, roster=ROSTER)
+    with pytest.raises(TransportError, match="replay"):
+        begun.advance(**IDS, sequence=7)
+    begun.advance(**IDS, sequence=8)
+    assert begun.roster(**IDS) == ROSTER
+
+
+def test_a_state_is_kept_until_it_is_replaced(begun, tmp_path):
+    assert begun.state(**IDS) is None
+    for data in (b"first", b"", bytes(100_000)):
+        begun.save_state(**IDS, data=data)
+        assert NodeSessions(tmp_path / "sessions").state(**IDS) == data
+    begun.begin(**IDS, roster=ROSTER)
+    assert begun.state(**IDS) == bytes(100_000)
+
+
+def test_what_has_ended_is_gone(begun, tmp_path):
+    begun.save_state(**IDS, data=b"state")
+    begun.begin(run="ab", session=SESSION, roster=ROSTER)
+    begun.end(run=RUN)
+    assert [name for name in files(tmp_path / "sessions") if name.startswith(RUN)] == []
+    begun.end(run=RUN)
+    with pytest.raises(TransportError, match="no keys"):
+        begun.secrets(**IDS)
+    assert begun.roster(run="ab", session=SESSION) == ROSTER
+
+
+BAD = ["", ".", "..", "../x", "a/b", "/etc", "a\0", "A", "g", "lock", "-a", "a" * 65, "a\n", "\u0661", "a b", ".a"]
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("use", ALL)
+def test_what_is_no_id_becomes_no_name_of_a_file(sessions, tmp_path, use, name):
+    for ids in ({"run": name, "session": SESSION}, {"run": RUN, "session": name}):
+        with pytest.raises(TransportError, match="is no id of a run or session"):
+            use(sessions, ids)
+    with pytest.raises(TransportError, match="is no id of a run or session"):
+        sessions.end(run=name)
+    assert files(tmp_path / "sessions") in ([], ["sessions"])
+
+
+def test_long_ids_and_uuids_are_ids(sessions):
+    for name in ("0", "f" * 64, "0e8d4f0a-5a3c-4f3e-9d25-0b8f6f0f5d11"):
+        sessions.begin(run=name, session=name, roster=ROSTER)
+        assert sessions.roster(run=name, session=name) == ROSTER
+
+
+def test_a_full_disk_changes_nothing(begun, tmp_path):
+    begun.save_state(**IDS, data=b"state")
+    before, names = contents(tmp_path), files(tmp_path)
+    with full_disk():
+        for use in (
+            lambda: begun.begin(run=RUN, session="00", roster=ROSTER),
+            lambda: begun.begin(run="ab", session="00", roster=ROSTER),
+            lambda: begun.advance(**IDS, sequence=3),
+            lambda: begun.save_state(**IDS, data=b"a longer state"),
+        ):
+            with pytest.raises(StorageError, match="File too large"):
+                use()
+            assert contents(tmp_path) == before
+            assert files(tmp_path) == names
+    begun.advance(**IDS, sequence=3)
+
+
+def test_what_a_killed_process_left_is_no_session(sessions, tmp_path):
+    folder = tmp_path / "sessions" / RUN / SESSION
+    folder.mkdir(parents=True)
+    (folder / "session.json").write_text('{"last":5,"roster":"other"}')
+    (folder / "state").write_bytes(b"of keys that are gone")
+    (folder / ".secret.0123.tmp").write_bytes(b"torn")
+    for use in ALL[1:]:
+        with pytest.raises(TransportError, match="no keys"):
+            use(sessions, IDS)
+    sessions.begin(**IDS, roster=ROSTER)
+    assert sessions.state(**IDS) is None
+    sessions.advance(**IDS, sequence=1)
+    assert sorted(path.name for path in folder.iterdir()) == ["secret", "session.json"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "null", "{}", '{"last":1}', '{"last":"1","roster":"a"}', '{"last":1,"roster":1}']
+)
+def test_a_damaged_session_accepts_nothing(begun, tmp_path, text):
+    (tmp_path / "sessions" / RUN / SESSION / "session.json").write_text(text)
+    for use in (ALL[0], ALL[2], ALL[3]):
+        with pytest.raises(StorageError, match=r"session.json is damaged"):
+            use(begun, IDS)
+
+
+def test_a_session_without_its_facts_accepts_nothing(begun, tmp_path):
+    (tmp_path / "sessions" / RUN / SESSION / "session.json").unlink()
+    with pytest.raises(StorageError, match=r"cannot use the sessions .* No such file"):
+        begun.advance(**IDS, sequence=1)
+
+
+def test_a_secret_that_others_can_read_or_that_is_damaged_is_refused(begun, tmp_path):
+    path = tmp_path / "sessions" / RUN / SESSION / "secret"
+    path.chmod(0o644)
+    with pytest.raises(KeyFileError, match="can be used by others"):
+        begun.secrets(**IDS)
+    path.write_bytes(bytes(31))
+    path.chmod(0o600)
+    with pytest.raises(StorageError, match="has 31 bytes, and 32 are expected: it is damaged"):
+        begun.secrets(**IDS)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    for use in ALL:
+        with pytest.raises(StorageError, match=f"cannot use the sessions in {tmp_path / 'file' / 'sessions'}"):
+            use(NodeSessions(tmp_path / "file" / "sessions"), IDS)
+
+
+def test_one_process_at_a_time_works_on_a_folder(begun, tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "_PATIENCE", 0.1)
+    with (
+        FileLock(tmp_path / "sessions" / "lock"),
+        pytest.raises(StorageError, match=r"has held the sessions .* 0\.1 s"),
+    ):
+        begun.advance(**IDS, sequence=1)
+    begun.advance(**IDS, sequence=1)
+
+
+def accepted(folder, numbers):
+    """Return which of these messages this process was allowed to accept."""
+    sessions, mine = NodeSessions(folder), []
+    public = sessions.begin(**IDS, roster=ROSTER).sealing.public.digest
+    for number in numbers:
+        try:
+            sessions.advance(**IDS, sequence=number)
+            mine.append(number)
+        except TransportError:
+            pass
+    return public, mine
+
+
+def test_of_several_processes_one_accepts_a_message(tmp_path):
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        results = pool.starmap(accepted, [(tmp_path / "sessions", range(20))] * 3)
+    publics, numbers = zip(*results, strict=True)
+    assert len(set(publics)) == 1
+    together = sorted(chain(*numbers))
+    assert together == sorted(set(together))
+    assert 19 in together
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.003, 0.01, 0.03])
+def test_a_killed_process_leaves_a_session_whole(tmp_path, delay):
+    program = """
+        import sys
+        from pathlib import Path
+        from fedtrain.transport import NodeSessions
+        sessions = NodeSessions(Path(sys.argv[1]))
+        for number in range(100_000):
+            ids = {"run": "ab", "session": f"{number // 7:x}"}
+            sessions.begin(**ids, roster=f"{number // 7}")
+            sessions.advance(**ids, sequence=number)
+            sessions.save_state(**ids, data=b"%d" % number * 10_000)
+            print(number, flush=True)
+        """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    printed = [process.stdout.readline() for _ in range(10)]
+    time.sleep(delay)
+    process.kill()
+    printed += process.communicate()[0].splitlines()
+    last = int(printed[-1])
+    sessions = NodeSessions(tmp_path)
+    newest = max((path.parent.name for path in (tmp_path / "ab").glob("*/secret")), key=lambda name: int(name, 16))
+    number = int(newest, 16)
+    assert number in {last // 7, (last + 1) // 7}
+    ids = {"run": "ab", "session": newest}
+    public = sessions.secrets(**ids).sealing.public
+    assert sessions.begin(**ids, roster=str(number)).sealing.public == public
+    assert [path.parent.name for path in (tmp_path / "ab").glob("*/secret")] == [newest]
+    state = sessions.state(**ids)
+    assert state is None or state == state[: len(state) // 10_000] * 10_000
+    if number == last // 7:
+        assert state is not None
+        with pytest.raises(TransportError, match="replay"):
+            sessions.advance(**ids, sequence=last)
+    sessions.advance(**ids, sequence=10**6)
