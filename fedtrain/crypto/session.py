@@ -113,11 +113,12 @@ class SessionKeys:
                     )
                 case _:
                     raise ForgeryError("the announced session keys are not an object of the seven texts that they have")
+            form = canonical(keys._as_json())
         except (ValueError, RecursionError) as error:
             raise ForgeryError(f"the announced session keys cannot be read: {error}") from error
         if len(keys.masking) != PUBLIC_BYTES or len(keys.sharing) != PUBLIC_BYTES:
             raise ForgeryError(f"the announced session keys hold a key that has not {PUBLIC_BYTES} bytes")
-        if canonical(keys._as_json()) != data:
+        if form != data:
             raise ForgeryError("the announced session keys are not in canonical form (RFC 8785)")
         return keys
 

@@ -42,9 +42,10 @@ class SessionOffer:
                     offer = cls(run=run, session=session, roster=roster)
                 case _:
                     raise ForgeryError("the offer of a session is not an object of run, session and roster")
+            form = offer._payload()
         except (ValueError, RecursionError) as error:
             raise ForgeryError(f"the offer of a session cannot be read: {error}") from error
-        if offer._payload() != data:
+        if form != data:
             raise ForgeryError("the offer of a session is not in canonical form (RFC 8785)")
         return offer
 

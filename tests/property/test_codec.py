@@ -69,6 +69,7 @@ def test_the_comparison_tells_what_differs():
 
 
 @given(contents)
+@settings(deadline=None)
 def test_a_content_is_read_back_exactly(content):
     data = encode(content)
     again = decode(data)
@@ -86,6 +87,7 @@ def refused_or_canonical(data):
 
 
 @given(st.binary(max_size=200))
+@settings(deadline=None)
 def test_arbitrary_bytes_are_refused(data):
     assert not refused_or_canonical(data)
     assert not refused_or_canonical(len(data).to_bytes(8, "little") + data)
@@ -97,7 +99,7 @@ changes = st.tuples(
 
 
 @given(contents, st.lists(changes, min_size=1, max_size=3))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_changed_bytes_are_refused_or_the_encoding_of_another_content(content, mutations):
     data = bytearray(encode(content))
     for where, what, byte in mutations:
@@ -117,7 +119,7 @@ json_values = st.recursive(
 
 
 @given(json_values, json_values, st.binary(max_size=20))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_other_headers_are_refused_or_the_encoding_of_a_content(entries, described, rest):
     header = entries if isinstance(entries, dict) else {"0": entries}
     text = canonical({**header, "__metadata__": {"fedtrain.content/1": canonical(described).decode()}})
@@ -139,6 +141,7 @@ def test_what_is_refused_takes_no_more_memory_than_its_length_allows(start, repe
 
 
 @given(st.integers(0, 2**64 - 1))
+@settings(deadline=None)
 def test_a_length_that_is_a_lie_takes_no_memory(length):
     data = length.to_bytes(8, "little") + b"{}"
     tracemalloc.start()

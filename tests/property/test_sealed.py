@@ -46,13 +46,14 @@ places = st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7))
 
 
 @given(headers, parts, parts)
+@settings(deadline=None)
 def test_it_is_opened_on_its_occasion(header, own, content):
     assert Header.decode(header.encode()) == header
     assert opened(*sealed(header, own, content), header) == (own, content)
 
 
 @given(headers, parts, parts, places, st.sampled_from(["header", "sealed", "ciphertext"]))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_any_changed_bit_is_refused(header, own, content, place, part):
     parts = {
         "header": header.encode(),
@@ -64,6 +65,7 @@ def test_any_changed_bit_is_refused(header, own, content, place, part):
 
 
 @given(headers, headers, st.sampled_from([field.name for field in fields(Header)]))
+@settings(deadline=None)
 def test_another_occasion_is_refused(header, other, name):
     expected = replace(header, **{name: getattr(other, name)})
     assume(expected != header)
@@ -73,6 +75,7 @@ def test_another_occasion_is_refused(header, other, name):
 
 
 @given(headers, st.sampled_from([(1, 0), (0, 1), (1, 1)]))
+@settings(deadline=None)
 def test_another_recipient_or_sender_is_refused(header, who):
     message = sealed(header, b"own", b"content")
     with pytest.raises(TransportError, match="is refused"):
@@ -80,6 +83,7 @@ def test_another_recipient_or_sender_is_refused(header, who):
 
 
 @given(headers, st.binary(min_size=1, max_size=50), st.binary(min_size=1, max_size=50))
+@settings(deadline=None)
 def test_parts_of_two_messages_do_not_go_together(header, one, other):
     first, second = sealed(header, one, other), sealed(header, other, one)
     with pytest.raises(TransportError, match="not the one that was signed"):
@@ -87,6 +91,7 @@ def test_parts_of_two_messages_do_not_go_together(header, one, other):
 
 
 @given(st.binary(max_size=3000), parts)
+@settings(deadline=None)
 def test_arbitrary_bytes_are_refused(data, ciphertext):
     header = Header(
         run="r",
@@ -104,12 +109,14 @@ def test_arbitrary_bytes_are_refused(data, ciphertext):
 
 
 @given(st.binary(max_size=300))
+@settings(deadline=None)
 def test_arbitrary_bytes_are_no_header(data):
     with pytest.raises(TransportError, match="header"):
         Header.decode(data)
 
 
 @given(headers, places, st.sampled_from(["flip", "cut", "double"]))
+@settings(deadline=None)
 def test_a_changed_header_is_refused_or_another_header(header, place, how):
     data = header.encode()
     cut = int(place[0] * len(data))

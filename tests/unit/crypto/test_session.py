@@ -64,6 +64,7 @@ def other_announcements():
     yield from (canonical(good | {name: 5}) for name in good)
     yield canonical(good | {"more": "text"})
     yield json.dumps(good).encode()
+    yield canonical(good | {"run": "found"}).replace(b"found", b"\\ud800")  # by fuzzing: JSON that is not Unicode
     for name in ("masking", "sharing"):
         yield from (canonical(good | {name: text}) for text in ("!", good[name][:-1], good[name] + "\n"))
         yield from (canonical(good | {name: base64.b64encode(bytes(size)).decode()}) for size in (0, 31, 33))

@@ -31,6 +31,7 @@ def damaged():
     yield from (canonical(good | {name: 5}) for name in good)
     yield canonical(good | {"more": "text"})
     yield json.dumps(good).encode()
+    yield canonical(good | {"run": "found"}).replace(b"found", b"\\ud800")  # by fuzzing: JSON that is not Unicode
     yield data.replace(b'"run"', b'"run":"other","run"')
 
 
