@@ -4,10 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TEST_WORKERS ?= 2
+# For each target of the fuzzer. What it learns stays in runs/fuzz.
+FUZZ_SECONDS ?= 60
 # Where CI is set, as it is in continuous integration, the slow tests run too.
 TESTS := $(if $(CI),,-m 'not slow')
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench fuzz clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("fedtrain needs Python 3.11 or later, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -33,6 +35,13 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/simulation.py
 	$(BIN)/python benchmarks/accounting.py
 	$(BIN)/python benchmarks/audit.py
+
+fuzz: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
+	set -e; targets=$$($(BIN)/python -c 'from tests.fuzz.targets import TARGETS; print(*TARGETS)'); \
+	for target in $$targets; do \
+		$(BIN)/python -m tests.fuzz.fuzz runs/fuzz $$target -max_total_time=$(FUZZ_SECONDS) -timeout=10; \
+	done
 
 clean:
 	rm -rf $(VENV) runs build dist
