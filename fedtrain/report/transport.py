@@ -48,11 +48,11 @@ def summary(rounds: Sequence[RoundEntry]) -> str:
     text = f"encrypted end to end {_times(sum(entry.sealed for entry in rounds), len(rounds))}; "
     if not sums:
         return f"{text}the server saw single updates"
+    text += f"the server saw the sum of the updates alone {_times(len(sums), len(rounds))}; "
     masking, unmasking = sum(entry.lost_masking for entry in sums), sum(entry.lost_unmasking for entry in sums)
-    return (
-        f"{text}the server saw the sum of the updates alone {_times(len(sums), len(rounds))}; clients lost "
-        f"before their update was in the sum: {masking}, after: {unmasking}"
-    )
+    if not masking + unmasking:
+        return f"{text}no client was lost"
+    return f"{text}clients lost before their update was in the sum: {masking}, after: {unmasking}"
 
 
 def _times(held: int, rounds: int) -> str:

@@ -74,6 +74,13 @@ def aggregation(masking, unmasking):
         ((entry(1, sealed=False),), "encrypted end to end in no round; the server saw single updates"),
         ((entry(1), entry(2)), "encrypted end to end in every round; the server saw single updates"),
         (
+            (entry(1, secagg=aggregation(0, 0)),),
+            (
+                "encrypted end to end in every round; the server saw the sum of the updates alone in every round; "
+                "no client was lost"
+            ),
+        ),
+        (
             (entry(1, secagg=aggregation(1, 1), dropped=(3,)), entry(2, secagg=aggregation(2, 0), dropped=(0, 1))),
             (
                 "encrypted end to end in every round; the server saw the sum of the updates alone in every round; "
