@@ -52,7 +52,8 @@ class NodeSessions:
 
         Raises:
             TransportError: an id is not of this form, or the session is known with another roster.
-            StorageError: the session cannot be written; then there is none, and the earlier ones are as they were.
+            StorageError: the session cannot be written; then there is none, and the earlier ones are as they were. Or
+                an earlier one cannot be deleted; its secret is, if that could be.
             KeyFileError: others can use the file of the secret.
         """
         folder = self._path(run, session)

@@ -147,6 +147,21 @@ def test_what_has_ended_is_gone(begun, tmp_path):
     assert begun.roster(run="ab", session=SESSION) == ROSTER
 
 
+def test_secrets_are_deleted_before_all_else(begun, tmp_path, monkeypatch):
+    def fails(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    begun.save_state(**IDS, data=b"state")
+    monkeypatch.setattr(session.shutil, "rmtree", fails)
+    for delete in (lambda: begun.end(run=RUN), lambda: begun.begin(run=RUN, session="00", roster=ROSTER)):
+        with pytest.raises(StorageError, match="Permission denied"):
+            delete()
+        assert not (tmp_path / "sessions" / RUN / SESSION / "secret").exists()
+    monkeypatch.undo()
+    begun.begin(run=RUN, session="00", roster=ROSTER)
+    assert os.listdir(tmp_path / "sessions" / RUN) == ["00"]
+
+
 BAD = ["", ".", "..", "../x", "a/b", "/etc", "a\0", "A", "g", "lock", "-a", "a" * 65, "a\n", "\u0661", "a b", ".a"]
 
 
