@@ -159,7 +159,7 @@ def test_secrets_are_deleted_before_all_else(begun, tmp_path, monkeypatch):
         assert not (tmp_path / "sessions" / RUN / SESSION / "secret").exists()
     monkeypatch.undo()
     begun.begin(run=RUN, session="00", roster=ROSTER)
-    assert os.listdir(tmp_path / "sessions" / RUN) == ["00"]
+    assert [path.name for path in (tmp_path / "sessions" / RUN).iterdir()] == ["00"]
 
 
 BAD = ["", ".", "..", "../x", "a/b", "/etc", "a\0", "A", "g", "lock", "-a", "a" * 65, "a\n", "\u0661", "a b", ".a"]
