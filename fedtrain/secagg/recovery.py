@@ -17,7 +17,7 @@ class Recovered:
 
     Attributes:
         secret: the secrets, one after the other.
-        wrong: holders (their numbers) whose shares do not fit them.
+        wrong: holders (their numbers) whose shares do not fit them, if that is certain.
     """
 
     secret: bytes = field(repr=False)
@@ -34,7 +34,9 @@ def recover(
 ) -> Recovered | None:
     """Return the secret, or ``None`` if it cannot be found.
 
-    It is found whenever at most half of the shares beyond the threshold are wrong, and by luck if there are more.
+    It is found whenever at most half of the shares beyond the threshold are wrong, and then the wrong ones are known:
+    one polynomial agrees with so many shares. If more are wrong it may be found, too, as its owner's commitment tells.
+    No holder is then accused: liars can choose errors that cancel in the secret, and that make others look wrong.
 
     Args:
         shares: by number of the holder, at least ``threshold``, all of one length.
@@ -46,14 +48,17 @@ def recover(
     holders = sorted(shares, key=lambda holder: (holder in doubted, holder))
     matrix = np.frombuffer(b"".join(shares[holder] for holder in holders), dtype=np.uint8)
     matrix = matrix.reshape(len(holders), -1)
+    certain = (len(holders) - threshold) // 2
     found = _interpolated(holders, matrix, threshold, right)
-    tries = _TRIES if len(holders) > threshold + 1 else 0
-    while found is None and tries:
-        tries -= 1
+    for _ in range(_TRIES if certain else 0):
+        if found is not None and len(found.wrong) <= certain:
+            break
         out = suspects(holders, matrix, threshold=threshold, random=random)
         order = sorted(range(len(holders)), key=lambda place: holders[place] in out)
-        found = _interpolated([holders[place] for place in order], matrix[order], threshold, right)
-    return found
+        found = _interpolated([holders[place] for place in order], matrix[order], threshold, right) or found
+    if found is None or len(found.wrong) <= certain:
+        return found
+    return Recovered(secret=found.secret, wrong=frozenset())
 
 
 def _interpolated(

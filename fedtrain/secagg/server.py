@@ -42,7 +42,8 @@ class Aggregate:
         total: uint32, shape (length,): the sum of the survivors' vectors as two's complements of 32 bits.
         survivors: whose vectors are in it, in order.
         silent: survivors that gave no shares.
-        liars: survivors that gave a share which does not fit the others. It may be the fault of its owner, who made it.
+        liars: survivors that gave a share which does not fit the others, as far as that is certain. It may be the fault
+            of its owner, who made it.
     """
 
     total: NDArray[np.uint32]

@@ -98,8 +98,10 @@ def _from_fields(fields: Mapping[str, object]) -> Pending:
     reader = Reader(_WHAT, {name: value for name, value in fields.items() if name not in {"bound", "sharing"}})
     binding, order = reader.hexadecimal("binding", DIGEST_BYTES), reader.hexadecimal("order", DIGEST_BYTES)
     cohort = reader.clients("cohort", MOST_MEMBERS)
+    if not isinstance(bound, str):
+        raise TransportError(f"{_WHAT} cannot be used: bound is no text")
     try:
-        parameters = Parameters.from_fields({**reader.rest(), "bound": float.fromhex(str(bound))})
+        parameters = Parameters.from_fields({**reader.rest(), "bound": float.fromhex(bound)})
     except (ValueError, OverflowError) as error:
         raise TransportError(f"{_WHAT} cannot be used: bound is no hexadecimal number: {error}") from error
     holders = parameters.neighbours + 1

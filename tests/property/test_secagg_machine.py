@@ -1,4 +1,4 @@
-"""Whatever happens between a server and its clients: an exact sum or a clean end, and never two stories of one client."""
+"""Whatever a server and its clients meet: an exact sum or a clean end, and never two stories of one client."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ def again(message, *words):
 
 
 class Session(RuleBasedStateMachine):
-    """A session whose network loses, repeats and reorders, and whose server may lie. Each message meets a new process."""
+    """A session whose network loses, repeats and reorders, and whose server may lie. Each message meets a new one."""
 
     def __init__(self):
         super().__init__()
@@ -200,14 +200,14 @@ class Session(RuleBasedStateMachine):
         self.over = True
         try:
             result = self.server.finish()
-        except AggregationError as error:
+        except AggregationError:  # the unit tests check what it says
             assert len(self.liars) > (len(self.given) - THRESHOLD) // 2
-            assert "do not give what it committed to" in str(error)
             return
         np.testing.assert_array_equal(result.total, plain_sum(self.vectors[number] for number in self.requests))
         assert result.survivors == tuple(self.requests)
         assert result.silent == tuple(silent)
-        assert result.liars == tuple(sorted(self.liars))
+        certain = len(self.liars) <= (len(self.given) - THRESHOLD) // 2
+        assert result.liars == (tuple(sorted(self.liars)) if certain else ())
 
     @rule(lost=losses, wrong=losses, silent=losses, order=st.permutations(FEDERATION.numbers))
     def completes(self, lost, wrong, silent, order):
@@ -252,7 +252,7 @@ class Session(RuleBasedStateMachine):
     @rule(number=clients, size=st.integers(0, 40))
     def sends_what_is_no_masked_vector(self, number, size):
         masked = MaskedVector(words=np.zeros(size, dtype=np.uint8), bundles=(), commitments=b"")
-        with pytest.raises(TransportError, match="expected|twice|not under way"):
+        with pytest.raises(TransportError, match=r"expected|twice|not under way"):
             self.server.receive(number, masked)
 
 

@@ -1,0 +1,118 @@
+import math
+
+import pytest
+
+from fedtrain.errors import ConfigError, TransportError
+from fedtrain.secagg import Parameters
+
+GOOD = {"members": 10, "length": 4, "bits": 16, "bound": 1.0}
+
+
+def plan(**changes):
+    return Parameters.plan(**GOOD | changes)
+
+
+def test_the_defaults_are_all_neighbours_and_two_thirds_of_the_holders():
+    parameters = plan()
+    assert (parameters.neighbours, parameters.threshold, parameters.width) == (9, 7, 3)
+    assert (parameters.largest, parameters.step) == (32767, 1 / 32767)
+    assert [plan(members=n).threshold for n in (2, 3, 4, 5, 6, 11, 100, 200)] == [2, 2, 3, 4, 4, 8, 67, 134]
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"members": 1}, "a cohort of 2 to 100000, and this has 1"),
+        ({"members": 100_001, "neighbours": 200}, "and this has 100001"),
+        ({"length": 0}, "1 to 4294967296 words, and this has 0"),
+        ({"length": 2**32 + 1}, "and this has 4294967297"),
+        ({"bits": 1}, "1 bits cannot be used: .* so 2 to 28 bits are allowed"),
+        ({"bits": 29}, "29 bits cannot be used: the sum of 10 .* so 2 to 28 bits"),
+        ({"bound": 0.0}, "bound = 0.0 cannot"),
+        ({"bound": -1.0}, "bound = -1.0 cannot"),
+        ({"bound": math.inf}, "bound = inf cannot"),
+        ({"bound": math.nan}, "bound = nan cannot"),
+        ({"bound": 1e-305}, "not tiny"),
+        ({"threshold": 1, "members": 2}, "allowed are 2 to 2"),
+        ({"threshold": 5}, "a threshold of 5 cannot be used: with 10 holders, allowed are 6 to 10"),
+        ({"threshold": 4, "members": 9}, "with 9 holders, allowed are 5 to 9"),
+        ({"threshold": 11}, "a threshold of 11 cannot"),
+        ({"neighbours": 8}, "8 neighbours in a cohort of 10 would let a server that lies"),
+        ({"neighbours": 10}, "10 neighbours in a cohort of 10 would let"),
+        ({"members": 300, "neighbours": 111}, "111 neighbours in a cohort of 300 cannot be arranged: .* even"),
+        ({"members": 300, "neighbours": 299}, "at most 254"),
+        ({"members": 210, "neighbours": 210}, "210 neighbours in a cohort of 210 cannot be arranged"),
+        ({"members": 300, "neighbours": 20}, "too few: with 10% .* default is 110 neighbours and a threshold of 74"),
+        ({"members": 300, "neighbours": 110, "threshold": 60}, "110 neighbours .* threshold of 60 are too few"),
+        ({"members": 50_000}, "a cohort of 50000 is too large"),
+    ],
+)
+def test_what_is_not_safe_is_refused(changes, why):
+    with pytest.raises(ConfigError, match=why):
+        plan(**changes)
+
+
+@pytest.mark.parametrize("members", range(2, 201))
+def test_a_threshold_is_more_than_half_of_the_holders(members):
+    # With half of them a server could tell one half one story and the other half another.
+    least = members // 2 + 1
+    assert plan(members=members, threshold=least).threshold == least
+    assert plan(members=members, threshold=members).threshold == members
+    with pytest.raises(ConfigError, match="two stories"):
+        plan(members=members, threshold=least - 1)
+
+
+def test_in_a_larger_cohort_neighbours_can_be_chosen():
+    assert plan(members=300).neighbours == 110
+    assert plan(members=300, neighbours=200).threshold == 134
+    assert plan(members=240, neighbours=239).neighbours == 239
+
+
+@pytest.mark.parametrize("members", [2, 3, 10, 64, 255, 256, 257, 1000])
+def test_the_headroom_is_tight(members):
+    most = max(bits for bits in range(2, 32) if members * (2 ** (bits - 1) - 1) < 2**31)
+    parameters = plan(members=members, bits=most)
+    assert members * parameters.largest < 2 ** (8 * parameters.width - 1)
+    with pytest.raises(ConfigError, match=f"2 to {most} bits"):
+        plan(members=members, bits=most + 1)
+    for bits in range(2, most + 1):
+        width = plan(members=members, bits=bits).width
+        total = members * (2 ** (bits - 1) - 1)
+        assert total < 2 ** (8 * width - 1)
+        assert width == 1 or total >= 2 ** (8 * (width - 1) - 1)
+
+
+def test_sixteen_bits_take_three_bytes_up_to_a_cohort_of_256():
+    assert plan(members=256).width == 3
+    assert plan(members=257).width == 4
+
+
+def test_parameters_are_read_back():
+    parameters = plan(threshold=8)
+    assert Parameters.from_fields(parameters.to_fields()) == parameters
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"bits": 29}, "the parameters are refused: 29 bits"),
+        ({"threshold": 4}, "the parameters are refused: a threshold of 4"),
+        ({"members": True}, "members is not a whole number"),
+        ({"members": -1}, "members is not a whole number"),
+        ({"length": 2**53}, "length is not a whole number"),
+        ({"bound": 1}, "bound is not a finite number"),
+        ({"bound": math.nan}, "bound is not a finite number"),
+        ({"more": 1}, "unknown field 'more'"),
+    ],
+)
+def test_other_fields_are_refused(changes, why):
+    with pytest.raises(TransportError, match=why):
+        Parameters.from_fields(plan().to_fields() | changes)
+
+
+def test_a_missing_field_is_refused():
+    for name in plan().to_fields():
+        fields = plan().to_fields()
+        del fields[name]
+        with pytest.raises(TransportError, match=f"there is no field '{name}'"):
+            Parameters.from_fields(fields)
