@@ -35,6 +35,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/simulation.py
 	$(BIN)/python benchmarks/accounting.py
 	$(BIN)/python benchmarks/audit.py
+	$(BIN)/python benchmarks/transport.py --quick
 
 fuzz: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
