@@ -15,6 +15,8 @@ from fedtrain.crypto import Identity, Roster, SealingKey
 from fedtrain.errors import ClientError, ConfigError
 from fedtrain.flower import protocol
 from fedtrain.flower.transport import Layout, SealedGrid, ServerSession, Summing, open_session
+from fedtrain.privacy import PrivacyPlan
+from fedtrain.secagg import Parameters
 from fedtrain.transport import SessionOffer
 from server.joining import cause
 
@@ -23,6 +25,9 @@ _PATIENCE = 120.0
 
 # Half of what floating parameters are initialised with; an update of one parameter is seldom a tenth of it.
 _BOUND = 1.0
+
+# Noise of so many standard deviations or more has a probability below 1e-15.
+_DEVIATIONS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +86,7 @@ def open_link(
     identity: Identity,
     roster: Roster,
     model: ArrayRecord,
+    plan: PrivacyPlan | None,
 ) -> Link:
     """Open a session with the clients, and return the way to those that take part in it.
 
@@ -93,12 +99,13 @@ def open_link(
         identity: the server's identity.
         roster: the pinned identities.
         model: the model of the run.
+        plan: the privacy plan; ``None`` without privacy.
 
     Raises:
         ConfigError: updates of this model cannot be summed as configured.
         ClientError: fewer clients take part than a cohort needs.
     """
-    summing = _summing(experiment, model) if transport.secagg else None
+    summing = _summing(experiment, model, plan) if transport.secagg else None
     federation = experiment.federation
     session, missing = open_session(
         grid,
@@ -126,7 +133,7 @@ def open_link(
     )
 
 
-def _summing(experiment: Experiment, model: ArrayRecord) -> Summing:
+def _summing(experiment: Experiment, model: ArrayRecord, plan: PrivacyPlan | None) -> Summing:
     """Return how updates are summed, if they can be with this model and this cohort.
 
     Raises:
@@ -148,14 +155,33 @@ def _summing(experiment: Experiment, model: ArrayRecord) -> Summing:
         deadline=experiment.federation.deadline,
     )
     parameters = summing.parameters(members=experiment.federation.cohort, sent=model, norm=privacy.clip_norm)
-    if by_client and parameters.step * sqrt(parameters.length) >= privacy.clip_norm:
-        raise ConfigError(
-            f"transport.secagg.bits = {secagg.bits}: rounding {parameters.length} parameters can move an update by "
-            f"more than privacy.clip_norm = {privacy.clip_norm:g}; raise it"
-        )
+    if by_client and plan is not None:
+        _check_noise(parameters, plan)
     if layout.heaviest > parameters.largest:
         raise ConfigError(
             f"transport.secagg.max_weight = {layout.heaviest} is more than a coordinate of transport.secagg.bits = "
             f"{secagg.bits} holds, {parameters.largest}; raise the bits"
         )
     return summing
+
+
+def _check_noise(parameters: Parameters, plan: PrivacyPlan) -> None:
+    """Check that clipping, rounding and noise leave something of an update, and of the sum.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    norm = plan.spec.clip_norm
+    if parameters.step * sqrt(parameters.length) >= norm:
+        raise ConfigError(
+            f"transport.secagg.bits = {parameters.bits}: rounding {parameters.length} parameters can move an update by "
+            f"more than privacy.clip_norm = {norm:g}; raise it"
+        )
+    # The sum is known up to multiples of its range, and so is what is released.
+    room = parameters.step * 2.0 ** (8 * parameters.width - 1) - parameters.members * norm
+    if room < _DEVIATIONS * plan.value_noise_multiplier * norm:
+        raise ConfigError(
+            f"transport.secagg.bits = {parameters.bits}: the sum of {parameters.members} updates, with noise of "
+            f"{plan.value_noise_multiplier:g} times the clipping norm, does not fit into {parameters.width} bytes; "
+            "lower it"
+        )

@@ -51,14 +51,14 @@ def run_experiment(grid: Grid, experiment: Experiment) -> None:
         proof, clients = open_proof(grid, clients, preparation, preparation.plan, folder, done=start.round_number)
         for client, reason in proof.refused.items():
             screen.say(f"client {client} does not take part: {reason}")
-    link = _link(grid, clients, experiment, transport, folder, proof, start)
+    link = _link(grid, clients, preparation, transport, folder, proof, start)
     Run(preparation, folder, screen, start, proof).execute(link)
 
 
 def _link(
     grid: Grid,
     clients: Mapping[int, int],
-    experiment: Experiment,
+    preparation: Preparation,
     transport: Transport,
     folder: RunFolder,
     proof: Proof | None,
@@ -67,7 +67,7 @@ def _link(
     """Return the way to the clients, through the layers that the run uses."""
     if not (transport.sealed or transport.secagg):
         return Link(grid=grid, clients=clients)
-    identity = Identity.load_or_create(folder.key)
+    experiment, identity = preparation.experiment, Identity.load_or_create(folder.key)
     if proof is not None:
         roster = proof.roster
     else:
@@ -81,6 +81,7 @@ def _link(
         identity=identity,
         roster=roster,
         model=as_record(start.model),
+        plan=preparation.plan,
     )
 
 

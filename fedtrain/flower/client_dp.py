@@ -107,6 +107,8 @@ def release_total(
         total={name: total.update[name] for name in _ordered(trainable, sent)},
         count=total.counters.get(protocol.WITHIN_CLIP, 0) - clients / 2,
         source=source,
+        modulus=total.modulus,
+        count_modulus=total.counter_modulus,
     )
     return _released(sent, released)
 

@@ -135,22 +135,35 @@ def release(
 
 
 def release_sum(
-    plan: PrivacyPlan, *, clip_norm: float, total: Mapping[str, NDArray[np.float64]], count: float, source: RandomSource
+    plan: PrivacyPlan,
+    *,
+    clip_norm: float,
+    total: Mapping[str, NDArray[np.float64]],
+    count: float,
+    source: RandomSource,
+    modulus: float = inf,
+    count_modulus: float = inf,
 ) -> Release:
     """Add noise to a sum of clipped updates, and divide it by the plan's public divisor.
 
     Noise is drawn for each array in the order of ``total``, then for the count.
 
     Formal guarantee: as of `release`, for each client whose own update in the sum has a norm of at most ``clip_norm``
-    and whose part in the count is at most 1/2. Whoever sees only the sum cannot make sure of that: it is for each
-    client's own program to do.
+    and whose part in the count is at most 1/2, whatever the others send. Whoever sees only the sum cannot make sure of
+    that: it is for each client's own program to do.
+
+    A sum that was computed modulo a number is reduced again when it has its noise. Without that, a client that brings a
+    coordinate to the edge of the range would let the smallest update of another flip it by the whole range, which no
+    noise hides. With it, the result is that of the true sum and its noise, reduced: nothing but post-processing.
 
     Args:
         plan: the plan, whose unit is the client.
         clip_norm: the clipping norm of this round, the same at each client.
-        total: the sum of the updates, by name.
-        count: the sum of +1/2 for each client within the clipping norm, and -1/2 for each other.
+        total: the sum of the updates, by name, each number known up to multiples of ``modulus``.
+        count: the sum of +1/2 for each client within the clipping norm, and -1/2 for each other, likewise.
         source: where the noise comes from.
+        modulus: the range of the sums; infinite if they are not reduced.
+        count_modulus: the range of the count.
 
     Raises:
         ValueError: the plan protects records, or ``clip_norm`` is not finite and above 0.
@@ -158,9 +171,12 @@ def release_sum(
     """
     spec = _checked(plan, clip_norm)
     deviation = plan.value_noise_multiplier * clip_norm
-    mean = {name: (value + _noise(source, value.shape, deviation)) / spec.divisor for name, value in total.items()}
+    mean = {
+        name: _reduced(value + _noise(source, value.shape, deviation), modulus) / spec.divisor
+        for name, value in total.items()
+    }
     if spec.adaptive is not None:
-        noisy_count = count + float(_noise(source, (), spec.adaptive.count_noise))
+        noisy_count = float(_reduced(count + _noise(source, (), spec.adaptive.count_noise), count_modulus))
         clip_norm = next_clip_norm(spec.adaptive, clip_norm, noisy_count=noisy_count, divisor=spec.divisor)
     return Release(mean=mean, clip_norm=clip_norm)
 
@@ -205,6 +221,11 @@ def _checked(plan: PrivacyPlan, clip_norm: float) -> PrivacySpec:
     if not 0 < clip_norm < inf:
         raise ValueError(f"clip_norm = {clip_norm!r} is not allowed: it is finite and above 0")
     return plan.spec
+
+
+def _reduced(value: NDArray[np.float64], modulus: float) -> NDArray[np.float64]:
+    """Return what is left of each number after the nearest multiple of the modulus is taken away."""
+    return value - modulus * np.rint(value / modulus) if modulus < inf else value
 
 
 def _over(value: NDArray[np.floating[Any]], peak: float) -> NDArray[np.float64]:

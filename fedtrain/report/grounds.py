@@ -20,9 +20,9 @@ def trusted(plan: PrivacyPlan, transport: Transport) -> tuple[str, ...]:
     to. The guarantee of a client that does holds whatever the others send: it is about the difference that its own
     contribution makes to the sum, which clipping bounds, and all that the others send may be taken as given. Rounding
     is part of the contribution: the client clips to the clipping norm less the largest error of rounding, so that the
-    sensitivity is the clipping norm of the plan. What bounds the sum must hold for each that is in it, though: numbers
-    beyond the range that rounding allows can make the sum wrap around, and then a small contribution can make a large
-    difference. A client that sends such numbers harms others.
+    sensitivity is the clipping norm of the plan.A client that
+    sends numbers beyond the range can make the sum wrap around, which the server does once more with the noise in it
+    (`fedtrain.privacy.client_level.release_sum`), so that it tells nothing.
     """
     if plan.spec.unit == "record":
         return (_OWN_NOISE,)
@@ -104,9 +104,8 @@ def not_covered(plan: PrivacyPlan, transport: Transport) -> tuple[str, ...]:
 _OWN_NOISE = "Each client's own program, to sample, clip and add noise: one that does not harms its own records alone."
 _OWN_RECORDS = "Each client's own program, to train on nothing but its own records."
 _OWN_CLIPPING = (
-    "Each client's own program, to clip its update, to round it into the range of the sum, and to train on nothing but "
-    "its own records: one that does not clip harms its own records alone, and one that leaves the range can "
-    "harm others."
+    "Each client's own program, to clip its update, and to train on nothing but its own records: one that does not "
+    "clip harms its own records alone."
 )
 
 _COUNTS = "The label histogram in this report, and the sizes of the data sets: read directly from the data."

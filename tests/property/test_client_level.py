@@ -5,7 +5,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from fedtrain.privacy.client_level import clip_update
+from fedtrain.privacy import PrivacyPlan, PrivacySpec
+from fedtrain.privacy.client_level import clip_update, release_sum
+from fedtrain.privacy.noise import SeededSource
 
 
 def updates(dtype, width, **limits):
@@ -71,3 +73,62 @@ def test_no_value_grows_or_changes_its_sign(update, clip_norm):
     for name, value in update.items():
         assert (np.abs(clipped[name]) <= np.abs(value)).all()
         assert (clipped[name] * np.sign(value) >= 0).all()
+
+
+@given(
+    st.lists(st.floats(min_value=-1e6, max_value=1e6), min_size=1, max_size=20),
+    st.floats(min_value=1e-3, max_value=1e6),
+    st.floats(min_value=-1e6, max_value=1e6),
+    st.integers(min_value=-(10**6), max_value=10**6),
+)
+def test_a_sum_that_was_reduced_is_released_as_the_true_sum_with_its_noise_is(values, modulus, count, multiples):
+    true = np.array(values)
+    plan = one_client_plan()
+    whole = release_sum(plan, clip_norm=1.0, total={"w": true}, count=count, source=SeededSource(4))
+    reduced = release_sum(
+        plan,
+        clip_norm=1.0,
+        total={"w": true + multiples * modulus},
+        count=count,
+        source=SeededSource(4),
+        modulus=modulus,
+    )
+    difference = (whole.mean["w"] - reduced.mean["w"]) * plan.spec.divisor / modulus
+    tolerance = 1e-14 * (np.abs(true).max() / modulus + abs(multiples) + 10)
+    assert np.abs(difference - np.rint(difference)).max() <= tolerance
+    assert np.abs(reduced.mean["w"] * plan.spec.divisor).max() <= modulus * (0.5 + tolerance)
+
+
+def test_without_reducing_again_the_smallest_update_would_show_at_the_edge_of_the_range():
+    """Let one client bring a coordinate to the edge of the range, and another move it by the least that there is."""
+    modulus, source = 2.0**16, lambda: SeededSource(4)
+    plan = one_client_plan()
+    before, after = modulus / 2 - 1, -modulus / 2  # the latter is one more, reduced
+
+    def difference(**settings):
+        released = [
+            release_sum(plan, clip_norm=1.0, total={"w": np.array([value])}, count=0, source=source(), **settings)
+            for value in (before, after)
+        ]
+        change = float((released[1].mean["w"] - released[0].mean["w"])[0] * plan.spec.divisor)
+        return min(abs(change), abs(abs(change) - modulus)) if settings else abs(change)
+
+    assert difference() > 1000 * plan.value_noise_multiplier
+    assert difference(modulus=modulus) <= 1 + 1e-9
+
+
+def one_client_plan():
+    spec = PrivacySpec(
+        unit="client",
+        neighbouring="zero out one client",
+        epsilon=4.0,
+        delta=1e-3,
+        clip_norm=1.0,
+        sampling_rate=1.0,
+        divisor=10,
+        population=10.0,
+        steps_per_round=1,
+        rounds=3,
+        adaptive=None,
+    )
+    return PrivacyPlan(spec=spec, noise_multiplier=5.0)

@@ -47,11 +47,16 @@ class Total:
         update: the sum of the updates, each times its weight if they are weighted, in float64 and by name.
         counters: the sum of each counter.
         weight: the sum of the weights; the number of clients if they are not weighted.
+        modulus: each number of the sum is known up to multiples of this. Sums of what clients may send are in the
+            middle of the range; one that sends more can bring a coordinate to its edge.
+        counter_modulus: likewise of the counters.
     """
 
     update: dict[str, NDArray[np.float64]]
     counters: dict[str, int]
     weight: float
+    modulus: float
+    counter_modulus: int
 
     def average(self, sent: ArrayRecord) -> ArrayRecord:
         """Return the model that was sent, moved by the average update, in the types that were sent."""
@@ -107,7 +112,7 @@ def from_total(
     """Return what the sum of so many clients' vectors says."""
     split = len(words) - len(layout.counters)
     values = dequantize(words[:split], parameters=parameters)
-    counters = dict(zip(layout.counters, words[split:].tolist(), strict=True))
+    counters = dict(zip(layout.counters, words[split:].view(np.int32).tolist(), strict=True))
     weight = float(counters[layout.weight]) if layout.weight else float(clients)
     if layout.weight:
         values *= layout.heaviest
@@ -116,7 +121,14 @@ def from_total(
         size = prod(array.shape)
         update[name] = values[start : start + size].reshape(array.shape)
         start += size
-    return Total(update=update, counters=counters, weight=weight)
+    modulus = 1 << (8 * parameters.width)
+    return Total(
+        update=update,
+        counters=counters,
+        weight=weight,
+        modulus=modulus * parameters.step,
+        counter_modulus=modulus,
+    )
 
 
 def _summed(arrays: ArrayRecord) -> dict[str, Array]:
