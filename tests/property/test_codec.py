@@ -99,7 +99,7 @@ changes = st.tuples(
 
 
 @given(contents, st.lists(changes, min_size=1, max_size=3))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_changed_bytes_are_refused_or_the_encoding_of_another_content(content, mutations):
     data = bytearray(encode(content))
     for where, what, byte in mutations:
@@ -119,7 +119,7 @@ json_values = st.recursive(
 
 
 @given(json_values, json_values, st.binary(max_size=20))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_other_headers_are_refused_or_the_encoding_of_a_content(entries, described, rest):
     header = entries if isinstance(entries, dict) else {"0": entries}
     text = canonical({**header, "__metadata__": {"fedtrain.content/1": canonical(described).decode()}})

@@ -53,7 +53,7 @@ def test_it_is_opened_on_its_occasion(header, own, content):
 
 
 @given(headers, parts, parts, places, st.sampled_from(["header", "sealed", "ciphertext"]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_changed_bit_is_refused(header, own, content, place, part):
     parts = {
         "header": header.encode(),
