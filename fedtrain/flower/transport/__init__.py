@@ -7,9 +7,10 @@ Server: ``strategy -> SecAggGrid -> ... -> SealedGrid -> the runtime's grid``. C
 from fedtrain.flower.transport.party import OpenParty, Party
 from fedtrain.flower.transport.sealed_grid import SealedGrid
 from fedtrain.flower.transport.sealed_mod import sealed_mod
-from fedtrain.flower.transport.secagg_grid import Outcome, SecAggGrid, Summing
+from fedtrain.flower.transport.secagg_grid import SecAggGrid
 from fedtrain.flower.transport.secagg_mod import secagg_mod
 from fedtrain.flower.transport.session import ServerSession, open_session, session_mod
+from fedtrain.flower.transport.summing import Outcome, Summing
 from fedtrain.flower.transport.vector import Layout, Total
 
 __all__ = [
