@@ -152,8 +152,8 @@ class Client:
         for holder, share in zip(holders, shares, strict=True):
             key = self._share_key(cohort[holder].keys.sharing, begun.binding, self._client, holder)
             bundles.append(encrypt_once(key, share, context))
-        for peer, seed in secrets.items():
-            apply_mask(vector, seed, sign=1 if peer >= self._client else -1)
+        apply_mask(vector, *(seed for peer, seed in secrets.items() if peer >= self._client), sign=1)
+        apply_mask(vector, *(seed for peer, seed in secrets.items() if peer < self._client), sign=-1)
         sharing = tuple(cohort[holder].keys.sharing for holder in holders)
         pending = Pending(
             binding=begun.binding, parameters=parameters, cohort=begun.cohort, order=begun.order, sharing=sharing

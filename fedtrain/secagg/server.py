@@ -54,12 +54,13 @@ class Aggregate:
 
 @dataclass(kw_only=True)
 class _Survivor:
-    """What is kept of a client's first answer, and by holder what came of its shares."""
+    """What is kept of a client's first answer, which of its neighbours were lost, and by holder what came of shares."""
 
     holders: tuple[int, ...]
     neighbours: tuple[int, ...]
     bundles: Mapping[int, bytes]
     commitments: bytes
+    lost: tuple[int, ...] = ()
     shares: dict[int, bytes] = field(default_factory=dict, repr=False)
 
 
@@ -155,11 +156,11 @@ class ServerRound:
                 f"{_names(self._dropped)}"
             )
         for client, survivor in self._survivors.items():
-            gone = self._dropped.intersection(survivor.holders)
-            if len(survivor.holders) - len(gone) < threshold:
+            survivor.lost = tuple(peer for peer in survivor.neighbours if peer in self._dropped)
+            if len(survivor.holders) - len(survivor.lost) < threshold:
                 raise self._failure(
                     f"the secrets of client {client} take {threshold} of its {len(survivor.holders)} holders, of whom "
-                    f"are missing {_names(gone)}"
+                    f"are missing {_names(survivor.lost)}"
                 )
         return {client: self._asked(client) for client in self._survivors}
 
@@ -171,7 +172,7 @@ class ServerRound:
         """
         self._expect(client, 2, self._survivors, self._answered)
         owners = self._owners(client)
-        counts = [len(self._lost(owner)) for owner in owners]
+        counts = [len(self._survivors[owner].lost) for owner in owners]
         _check_size(client, "bytes of shares of self-masks", len(shares.own), SEED_BYTES * len(owners))
         _check_size(client, "bytes of shares of pair masks", len(shares.pairs), PAIR_BYTES * sum(counts))
         start = 0
@@ -221,8 +222,7 @@ class ServerRound:
 
     def _unmask(self, client: int, survivor: _Survivor, doubts: Counter[int]) -> None:
         """Take a survivor's masks off the sum, and count whose shares were wrong."""
-        lost = self._lost(client)
-        peers = (client, *lost)
+        peers = (client, *survivor.lost)
         ends = [SEED_BYTES + PAIR_BYTES * place for place in range(len(peers))]
         starts = [0, *ends[:-1]]
 
@@ -267,9 +267,6 @@ class ServerRound:
     def _owners(self, holder: int) -> list[int]:
         """Return the survivors whose shares a client holds; holding is mutual."""
         return [owner for owner in self._survivors[holder].holders if owner in self._survivors]
-
-    def _lost(self, client: int) -> list[int]:
-        return [peer for peer in self._survivors[client].neighbours if peer in self._dropped]
 
     def _expect(self, client: int, exchange: int, asked: Iterable[int], done: Iterable[int]) -> None:
         if exchange != self._exchange:

@@ -256,7 +256,7 @@ class Session(RuleBasedStateMachine):
             self.server.receive(number, masked)
 
 
-Session.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+Session.TestCase.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
 TestSession = Session.TestCase
 
 

@@ -270,6 +270,26 @@ def test_every_flipped_byte_of_an_announcement_is_refused():
         refuses(lambda r=request: client.begin(r), client, "an announcement")
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        replace(REQUEST, round=2),
+        replace(REQUEST, parameters=FEDERATION.parameters(6, threshold=6)),
+        replace(REQUEST, parameters=replace(PARAMETERS, bound=2.0)),
+        replace(REQUEST, parameters=replace(PARAMETERS, bits=15)),
+        replace(REQUEST, announcements=with_line(1, FEDERATION.announce(SECOND, secrets=SessionSecrets(bytes(32))))),
+    ],
+)
+def test_a_client_that_was_told_of_another_round_is_out_of_step_with_all_others(told):
+    clients, server = FEDERATION.clients(), FEDERATION.round(PARAMETERS)
+    for number, client in clients.items():
+        client.begin(told if number == LAST else server.request)
+        server.receive(number, client.mask(np.zeros(6, dtype=np.uint32)))
+    requests = server.close()
+    refuses(lambda: clients[FIRST].unmask(requests[FIRST]), clients[FIRST], "the shares of client 18 do not open")
+    refuses(lambda: clients[LAST].unmask(requests[LAST]), clients[LAST], "are refused: (its parameters|the last round)")
+
+
 def test_never_both_kinds_for_one_client():
     clients, requests = masked(lost=[DROPPED])
     shares = clients[FIRST].unmask(requests[FIRST])

@@ -14,11 +14,11 @@ SEED = bytes(range(32))
 def test_being_a_neighbour_is_mutual(members, neighbours):
     cohort = range(5, 5 + 2 * members, 2)
     graph = Graph(cohort, neighbours, SEED)
-    for client in cohort:
-        mine = graph.neighbours(client)
+    neighbours_of = {client: graph.neighbours(client) for client in cohort}
+    for client, mine in neighbours_of.items():
         assert len(mine) == neighbours
         assert list(mine) == sorted(set(mine) - {client})
-        assert all(client in graph.neighbours(other) for other in mine)
+        assert all(client in neighbours_of[other] for other in mine)
         assert graph.holders(client) == tuple(sorted((*mine, client)))
 
 
