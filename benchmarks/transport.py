@@ -94,7 +94,7 @@ def masks(size: Size) -> None:
         for neighbours in size.neighbours:
             seeds = [os.urandom(32) for _ in range(neighbours)]
             ways = {
-                "ours": partial(add_masks, vector, seeds),
+                "ours": partial(apply_mask, vector, *seeds, sign=1),
                 FLOWER: partial(peer.add_masks, theirs, seeds),
                 STREAM: partial(keystreams, zeros, buffer, seeds),
             }
@@ -103,11 +103,6 @@ def masks(size: Size) -> None:
             for name, ratio in ((FLOWER, 1 / 8), (STREAM, 2.0)):
                 lines.append(Line(what=what, ours=spent["ours"], peer=name, theirs=spent[name], ratio=ratio))
     show("masks: CPU ms", lines)
-
-
-def add_masks(vector: NDArray[np.uint32], seeds: list[bytes]) -> None:
-    for seed in seeds:
-        apply_mask(vector, seed, sign=1)
 
 
 def keystreams(zeros: bytes, buffer: bytearray, seeds: list[bytes]) -> None:

@@ -19,21 +19,24 @@ _CHUNK = 1 << 16
 _ZEROS = memoryview(bytes(4 * _CHUNK))
 
 
-def apply_mask(vector: NDArray[np.uint32], seed: bytes, *, sign: Literal[1, -1]) -> None:
-    """Add the mask of a seed to a vector, or take it off again, modulo 2^32 and in place.
+def apply_mask(vector: NDArray[np.uint32], *seeds: bytes, sign: Literal[1, -1]) -> None:
+    """Add the mask of each seed to a vector, or take it off again, modulo 2^32 and in place.
 
-    The mask is the keystream as little-endian words.
+    A mask is the keystream as little-endian words.
 
     Args:
         vector: uint32, shape (length,), contiguous; changed.
-        seed: at least 16 secret bytes that are used for one mask.
+        seeds: each at least 16 secret bytes that are used for one mask.
         sign: 1 adds, -1 subtracts.
     """
     combine = np.add if sign == 1 else np.subtract
-    stream = Cipher(AES256(derive(seed, "mask")), CTR(bytes(16))).encryptor()
+    streams = [Cipher(AES256(derive(seed, "mask")), CTR(bytes(16))).encryptor() for seed in seeds]
     buffer = bytearray(4 * _CHUNK)
     words = np.frombuffer(buffer, dtype="<u4")
+    # All masks of one part before the next part, so that a long vector passes through memory once.
     for start in range(0, len(vector), _CHUNK):
         part = vector[start : start + _CHUNK]
-        stream.update_into(_ZEROS[: 4 * len(part)], buffer)
-        combine(part, words[: len(part)], out=part)
+        zeros, mask = _ZEROS[: 4 * len(part)], words[: len(part)]
+        for stream in streams:
+            stream.update_into(zeros, buffer)
+            combine(part, mask, out=part)

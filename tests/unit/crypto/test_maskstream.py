@@ -52,6 +52,18 @@ def test_a_mask_is_added_modulo_2_to_the_32_and_taken_off_again():
     np.testing.assert_array_equal(masked, vector)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_many_masks_at_once_are_as_many_one_by_one(sign):
+    at_once = np.arange(131_073, dtype=np.uint32)
+    seeds, one_by_one = [SEED, SEED[::-1], bytes(32)], at_once.copy()
+    apply_mask(at_once, *seeds, sign=sign)
+    for seed in seeds:
+        apply_mask(one_by_one, seed, sign=sign)
+    np.testing.assert_array_equal(at_once, one_by_one)
+    apply_mask(at_once, sign=sign)
+    np.testing.assert_array_equal(at_once, one_by_one)
+
+
 def test_a_longer_mask_begins_with_a_shorter_one():
     np.testing.assert_array_equal(mask(200_000)[:70_000], mask(70_000))
 
