@@ -1,0 +1,221 @@
+"""A SuperLink and SuperNodes in processes of their own on loopback, and all that can be read of a run on them."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+NAME = "recorded"
+
+# A run takes a minute or so on two idle cores, and minutes on busy ones: each message starts a process with torch.
+PATIENCE = 540
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """What a run left.
+
+    Attributes:
+        out: its run folder.
+        sites: the folder of its clients.
+        database: the bytes of the SuperLink's database and its write-ahead log.
+        uplink: all that other machines sent to the SuperLink's port.
+        downlink: all that it answered.
+        logs: what all processes printed.
+    """
+
+    out: Path
+    sites: Path
+    database: bytes
+    uplink: bytes
+    downlink: bytes
+    logs: bytes
+
+    @property
+    def report(self):
+        return json.loads((self.out / "report.json").read_text())
+
+
+class Wire:
+    """A TCP proxy before a port that keeps what passes, in both directions; it reads and changes nothing."""
+
+    def __init__(self, target):
+        self._target = target
+        self._up, self._down = [], []
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+
+    def __enter__(self):
+        self._thread.start()
+        self._server = self._call(asyncio.start_server(self._connected, "127.0.0.1", 0))
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    def __exit__(self, *exception):
+        self._call(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @property
+    def uplink(self):
+        return b"\n".join(map(bytes, self._up))
+
+    @property
+    def downlink(self):
+        return b"\n".join(map(bytes, self._down))
+
+    def _call(self, work):
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=20)
+
+    async def _end(self):
+        self._server.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _connected(self, reader, writer):
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        # A cancelled task of a server is one that asyncio complains about.
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(self._copy(reader, far_writer, self._up), self._copy(far_reader, writer, self._down))
+
+    async def _copy(self, reader, writer, streams):
+        stream = bytearray()
+        streams.append(stream)
+        try:
+            with contextlib.suppress(ConnectionError):
+                while data := await reader.read(1 << 16):
+                    stream += data
+                    writer.write(data)
+                    await writer.drain()
+        finally:
+            writer.close()
+
+
+def record(folder, settings, *, nodes, environment):
+    """Run the app of this repository with so many nodes and return what can be read of it."""
+    home, sites, out = folder / "home", folder / "sites", folder / "run"
+    for path in (home, sites):
+        path.mkdir(parents=True)
+    environment = {
+        **environment,
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+        # Sums of floating-point numbers depend on the number of threads.
+        "OMP_NUM_THREADS": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    config = folder / "run.toml"
+    settings = {**settings, "federation.sites": str(sites), "output.directory": str(out)}
+    config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
+    port, database = free_port(), folder / "superlink.db"
+    processes = Processes(folder / "logs", environment)
+    with Wire(port) as wire:
+        address = f"127.0.0.1:{wire.port}"
+        (home / "config.toml").write_text(f'[superlink.{NAME}]\naddress = "{address}"\ninsecure = true\n')
+        try:
+            superlink = ["flower-superlink", "--insecure", "--disable-runtime-dependency-installation"]
+            processes.start("superlink", *superlink, "--host", "127.0.0.1", "--port", port, "--database", database)
+            processes.wait_for(lambda: is_open(port), "the SuperLink listens")
+            for node in range(nodes):
+                identity = f"partition-id={node} num-partitions={nodes}"
+                supernode = ["flower-supernode", "--insecure", "--superlink", address, "--node-config", identity]
+                processes.start(f"supernode-{node}", *supernode, "--port", free_port())
+            processes.wait_for(
+                lambda: all("SuperNode ID: " in processes.log(f"supernode-{node}") for node in range(nodes)),
+                "all SuperNodes are registered",
+            )
+            run = processes.start("run", "flwr", "run", ROOT, NAME, "--run-config", config, "--stream")
+            processes.wait_for(lambda: run.poll() is not None, "the run has ended", seconds=PATIENCE)
+        finally:
+            processes.end()
+    files = [path for path in sorted(folder.glob("superlink.db*")) if path.suffix != ".db-shm"]
+    assert run.returncode == 0, processes.logs.decode()
+    return Recording(
+        out=out,
+        sites=sites,
+        database=b"".join(path.read_bytes() for path in files),
+        uplink=wire.uplink,
+        downlink=wire.downlink,
+        logs=processes.logs,
+    )
+
+
+class Processes:
+    """Processes that write their output to files, and that end with all that they started."""
+
+    def __init__(self, folder, environment):
+        folder.mkdir()
+        self._folder = folder
+        self._environment = environment
+        self._started = []
+
+    def start(self, name, *command):
+        with (self._folder / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(
+                list(map(str, command)),
+                cwd=self._folder,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self._started.append(process)
+        return process
+
+    def log(self, name):
+        return (self._folder / f"{name}.log").read_text()
+
+    @property
+    def logs(self):
+        return b"\n".join(path.read_bytes() for path in sorted(self._folder.iterdir()))
+
+    def wait_for(self, condition, what, seconds=120):
+        end = time.monotonic() + seconds
+        while not condition():
+            ended = [process.args for process in self._started if process.poll() is not None]
+            assert not ended, f"{ended} ended before {what}:\n{self.logs.decode()}"
+            assert time.monotonic() < end, f"after {seconds} s it is not so that {what}:\n{self.logs.decode()}"
+            time.sleep(0.05)
+
+    def end(self):
+        # Flower starts some processes in sessions of their own: the folder in their environment tells them.
+        mark = f"FLWR_HOME={self._environment['FLWR_HOME']}".encode()
+        while found := [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/environ") if mark in lines(path)]:
+            for process in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+        for process in self._started:
+            process.wait(timeout=20)
+
+
+def lines(environ):
+    with contextlib.suppress(OSError):
+        return environ.read_bytes().split(b"\0")
+    return []
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def is_open(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
