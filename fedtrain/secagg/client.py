@@ -48,7 +48,7 @@ from fedtrain.errors import TransportError
 from fedtrain.secagg.binding import PAIR_BYTES, SEED_BYTES, binding_of, commitment, order_seed
 from fedtrain.secagg.cohort import Announced, Announcements
 from fedtrain.secagg.messages import MaskedVector, MaskRequest, UnmaskedShares, UnmaskRequest, bundle_bytes
-from fedtrain.secagg.packing import pack
+from fedtrain.secagg.packing import check_vector, pack
 from fedtrain.secagg.parameters import Parameters
 from fedtrain.secagg.shamir import split
 from fedtrain.secagg.state import ClientState, Pending
@@ -141,7 +141,7 @@ class Client:
             raise TransportError("a vector can be masked once for each round that was begun")
         number, begun, cohort = self._begun
         parameters = begun.parameters
-        _check_vector(vector, parameters)
+        check_vector(vector, length=parameters.length, largest=parameters.largest)
         holders = begun.graph.holders(self._client)
         context = begun.binding.encode()
         secrets = self._secrets_for(begun.binding, cohort, holders)
@@ -240,13 +240,3 @@ class Client:
             return decrypt_once(secret, bundle, pending.binding.encode())
         except TransportError as error:
             raise TransportError(f"the shares of client {owner} do not open: {error}") from error
-
-
-def _check_vector(vector: NDArray[np.uint32], parameters: Parameters) -> None:
-    if vector.dtype != np.uint32 or vector.shape != (parameters.length,) or not vector.flags.c_contiguous:
-        raise ValueError(
-            f"{vector.dtype} of shape {vector.shape}, and contiguous uint32 of shape ({parameters.length},) is expected"
-        )
-    signed = vector.view(np.int32)
-    if signed.max() > parameters.largest or signed.min() < -parameters.largest:
-        raise ValueError(f"a coordinate of the vector is larger than {parameters.largest}, and could overflow the sum")

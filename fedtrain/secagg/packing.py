@@ -8,6 +8,26 @@ _WORD_BYTES = 4
 _LITTLE = np.dtype("<u4")
 
 
+def check_vector(vector: NDArray[np.uint32], *, length: int, largest: int) -> None:
+    """Check that a vector is one that can be masked and summed.
+
+    Args:
+        vector: what should be contiguous uint32 of shape (length,), two's complements.
+        length: words in a vector.
+        largest: the largest magnitude of a coordinate.
+
+    Raises:
+        ValueError: it is not, or a coordinate is too large.
+    """
+    if vector.dtype != np.uint32 or vector.shape != (length,) or not vector.flags.c_contiguous:
+        raise ValueError(
+            f"{vector.dtype} of shape {vector.shape}, and contiguous uint32 of shape ({length},) is expected"
+        )
+    signed = vector.view(np.int32)
+    if signed.max() > largest or signed.min() < -largest:
+        raise ValueError(f"a coordinate of the vector is larger than {largest}, and could overflow the sum")
+
+
 def pack(words: NDArray[np.uint32], width: int) -> NDArray[np.uint8]:
     """Return the low bytes of each word, lowest first.
 

@@ -17,51 +17,20 @@ about 16 n k^2 bytes. The messages have to be authenticated by whoever carries t
 """
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedtrain.crypto import SignedEnvelope, apply_mask
 from fedtrain.errors import AggregationError, ConfigError, TransportError
-from fedtrain.secagg.binding import DIGEST_BYTES, PAIR_BYTES, SEED_BYTES, binding_of, commitment, order_seed
+from fedtrain.secagg.aggregate import Aggregate
+from fedtrain.secagg.binding import DIGEST_BYTES, PAIR_BYTES, SEED_BYTES, binding_of, order_seed
 from fedtrain.secagg.graph import Graph
 from fedtrain.secagg.messages import MaskedVector, MaskRequest, UnmaskedShares, UnmaskRequest, bundle_bytes
 from fedtrain.secagg.packing import add_packed, extend_sign
 from fedtrain.secagg.parameters import Parameters
-from fedtrain.secagg.recovery import recover
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Aggregate:
-    """The end of a round.
-
-    Attributes:
-        total: uint32, shape (length,): the sum of the survivors' vectors as two's complements of 32 bits.
-        survivors: whose vectors are in it, in order.
-        silent: survivors that gave no shares.
-        liars: survivors that gave a share which does not fit the others, as far as that is certain. It may be the fault
-            of its owner, who made it.
-    """
-
-    total: NDArray[np.uint32]
-    survivors: tuple[int, ...]
-    silent: tuple[int, ...]
-    liars: tuple[int, ...]
-
-
-@dataclass(kw_only=True)
-class _Survivor:
-    """What is kept of a client's first answer, which of its neighbours were lost, and by holder what came of shares."""
-
-    holders: tuple[int, ...]
-    neighbours: tuple[int, ...]
-    bundles: Mapping[int, bytes]
-    commitments: bytes
-    lost: tuple[int, ...] = ()
-    shares: dict[int, bytes] = field(default_factory=dict, repr=False)
+from fedtrain.secagg.survivor import Survivor
 
 
 class ServerRound:
@@ -107,7 +76,7 @@ class ServerRound:
         )
         self._random = random
         self._total: NDArray[np.uint32] = np.zeros(parameters.length, dtype=np.uint32)
-        self._survivors: dict[int, _Survivor] = {}
+        self._survivors: dict[int, Survivor] = {}
         self._dropped: frozenset[int] = frozenset()
         self._answered: set[int] = set()
         self._exchange = 1
@@ -130,7 +99,8 @@ class ServerRound:
             _check_size(client, "bytes in a bundle of shares", len(bundle), bundle_bytes(parameters.neighbours))
         _check_size(client, "bytes of commitments", len(masked.commitments), DIGEST_BYTES * len(holders))
         add_packed(self._total, masked.words, parameters.width)
-        self._survivors[client] = _Survivor(
+        self._survivors[client] = Survivor(
+            client=client,
             holders=holders,
             neighbours=self._graph.neighbours(client),
             bundles=dict(zip(holders, masked.bundles, strict=True)),
@@ -209,9 +179,9 @@ class ServerRound:
                 f"{_names(silent)}"
             )
         self._exchange = 3
-        doubts: Counter[int] = Counter()
-        for client, survivor in self._survivors.items():
-            self._unmask(client, survivor, doubts)
+        doubts: set[int] = set()
+        for survivor in self._survivors.values():
+            self._unmask(survivor, doubts)
         extend_sign(self._total, self._parameters.width)
         return Aggregate(
             total=self._total,
@@ -220,40 +190,21 @@ class ServerRound:
             liars=tuple(sorted(doubts)),
         )
 
-    def _unmask(self, client: int, survivor: _Survivor, doubts: Counter[int]) -> None:
-        """Take a survivor's masks off the sum, and count whose shares were wrong."""
-        peers = (client, *survivor.lost)
-        ends = [SEED_BYTES + PAIR_BYTES * place for place in range(len(peers))]
-        starts = [0, *ends[:-1]]
-
-        def right(secret: bytes) -> bool:
-            return all(
-                commitment(self._binding, client, peer, secret[start:end]) == self._committed(client, peer)
-                for peer, start, end in zip(peers, starts, ends, strict=True)
-            )
-
-        number = {holder: place for place, holder in enumerate(survivor.holders, start=1)}
-        found = recover(
-            {number[holder]: share for holder, share in survivor.shares.items()},
-            threshold=self._parameters.threshold,
-            doubted={number[holder] for holder in survivor.holders if holder in doubts},
-            right=right,
-            random=self._random,
+    def _unmask(self, survivor: Survivor, doubts: set[int]) -> None:
+        """Take a survivor's masks off the sum, and add the holders whose shares were wrong to the doubts."""
+        found = survivor.recovered(
+            binding=self._binding, threshold=self._parameters.threshold, doubts=doubts, random=self._random
         )
         if found is None:
             raise self._failure(
-                f"the shares of the secrets of client {client} do not give what it committed to: either it is at "
-                f"fault, or too many of its holders {_names(survivor.shares)}"
+                f"the shares of the secrets of client {survivor.client} do not give what it committed to: either it is "
+                f"at fault, or too many of its holders {_names(survivor.shares)}"
                 + (f"; shares of other clients were wrong from {_names(doubts)}" if doubts else "")
             )
-        doubts.update(survivor.holders[wrong - 1] for wrong in found.wrong)
-        for peer, start, end in zip(peers, starts, ends, strict=True):
-            apply_mask(self._total, found.secret[start:end], sign=-1 if peer >= client else 1)
-
-    def _committed(self, client: int, peer: int) -> bytes:
-        survivor = self._survivors[client]
-        place = 0 if peer == client else survivor.neighbours.index(peer) + 1
-        return survivor.commitments[DIGEST_BYTES * place : DIGEST_BYTES * (place + 1)]
+        seeds, wrong = found
+        doubts |= wrong
+        for peer, seed in seeds.items():
+            apply_mask(self._total, seed, sign=-1 if peer >= survivor.client else 1)
 
     def _asked(self, client: int) -> UnmaskRequest:
         return UnmaskRequest(
