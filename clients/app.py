@@ -10,7 +10,7 @@ from clients.site import open_site
 from clients.training import train
 from fedtrain.flower.transport import sealed_mod, secagg_mod, session_mod
 
-app = ClientApp(mods=[session_mod(open_party), sealed_mod(open_party), secagg_mod(open_party), reticent])
+app = ClientApp(mods=[sealed_mod(open_party), session_mod(open_party), secagg_mod(open_party), reticent])
 
 
 @app.train()

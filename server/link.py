@@ -14,7 +14,7 @@ from fedtrain.config.digest import config_digest
 from fedtrain.crypto import Identity, Roster, SealingKey
 from fedtrain.errors import ClientError, ConfigError
 from fedtrain.flower import protocol
-from fedtrain.flower.transport import Layout, SealedGrid, ServerSession, Summing, open_session
+from fedtrain.flower.transport import Layout, SealedGrid, ServerSession, Summing, end_session, open_session
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.secagg import Parameters
 from fedtrain.transport import SessionOffer
@@ -74,6 +74,11 @@ class Link:
     sealed: bool = False
     session: ServerSession | None = None
     summing: Summing | None = None
+
+    def end(self, *, timeout: float) -> None:
+        """End the session, if there is one: clients delete their keys."""
+        if self.session is not None:
+            end_session(self.grid, self.clients, self.session, timeout=min(timeout, _PATIENCE))
 
 
 def open_link(

@@ -118,6 +118,7 @@ class Run:
             raise
         self._refresh(link)
         report = self._report("completed", None)
+        link.end(timeout=self._experiment.federation.deadline)
         self._screen.say(
             f"{closing_table(report)}\ntransport: {summary(report.round_log)}\nreport: {self._folder.html}"
         )

@@ -4,7 +4,7 @@ from fedtrain.transport.codec import decode, encode
 from fedtrain.transport.content import Arrays, Record, Value, Values
 from fedtrain.transport.header import Header
 from fedtrain.transport.layout import LARGEST
-from fedtrain.transport.offer import SessionOffer
+from fedtrain.transport.offer import SessionEnd, SessionOffer
 from fedtrain.transport.sealed import Body, open_sealed, seal
 from fedtrain.transport.session import NodeSessions
 
@@ -15,6 +15,7 @@ __all__ = [
     "Header",
     "NodeSessions",
     "Record",
+    "SessionEnd",
     "SessionOffer",
     "Value",
     "Values",

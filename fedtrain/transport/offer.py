@@ -1,13 +1,14 @@
-"""A server's signed offer of a session. It holds no key: those come signed with each message."""
+"""A server's signed word that a session begins, or that it has ended. It holds no key: those come with each message."""
 
 import json
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 from fedtrain.crypto import Identity, PublicIdentity, SignedEnvelope, canonical
 from fedtrain.errors import ForgeryError
 
 PAYLOAD_TYPE = "application/vnd.fedtrain.session-offer.v1+json"
+END_TYPE = "application/vnd.fedtrain.session-end.v1+json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +25,11 @@ class SessionOffer:
     session: str
     roster: str
 
+    payload_type: ClassVar[str] = PAYLOAD_TYPE
+
     def sign(self, identity: Identity) -> SignedEnvelope:
         """Sign it as the server."""
-        return SignedEnvelope.sign(PAYLOAD_TYPE, self._payload(), identity)
+        return SignedEnvelope.sign(self.payload_type, self._payload(), identity)
 
     @classmethod
     def verify(cls, envelope: SignedEnvelope, server: PublicIdentity) -> Self:
@@ -35,7 +38,7 @@ class SessionOffer:
         Raises:
             ForgeryError: another identity signed, or what it signed is no offer.
         """
-        data = envelope.verify(server, PAYLOAD_TYPE)
+        data = envelope.verify(server, cls.payload_type)
         try:
             match json.loads(data):
                 case {"roster": str(roster), "run": str(run), "session": str(session), **rest} if not rest:
@@ -51,3 +54,9 @@ class SessionOffer:
 
     def _payload(self) -> bytes:
         return canonical({"roster": self.roster, "run": self.run, "session": self.session})
+
+
+class SessionEnd(SessionOffer):
+    """What a client deletes its keys for."""
+
+    payload_type = END_TYPE

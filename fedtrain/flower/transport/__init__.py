@@ -1,6 +1,6 @@
 """Sealed messages and secure aggregation in Flower: grids around grids on the server, mods at the client.
 
-Server: ``strategy -> SecAggGrid -> ... -> SealedGrid -> the runtime's grid``. Client: ``session_mod``, ``sealed_mod``,
+Server: ``strategy -> SecAggGrid -> ... -> SealedGrid -> the runtime's grid``. Client: ``sealed_mod``, ``session_mod``,
 ``secagg_mod``, then whatever makes the update. Each of the two layers works without the other.
 """
 
@@ -9,7 +9,8 @@ from fedtrain.flower.transport.sealed_grid import SealedGrid
 from fedtrain.flower.transport.sealed_mod import sealed_mod
 from fedtrain.flower.transport.secagg_grid import SecAggGrid
 from fedtrain.flower.transport.secagg_mod import secagg_mod
-from fedtrain.flower.transport.session import ServerSession, open_session, session_mod
+from fedtrain.flower.transport.session import ServerSession, end_session, open_session
+from fedtrain.flower.transport.session_mod import session_mod
 from fedtrain.flower.transport.summing import Outcome, Summing
 from fedtrain.flower.transport.vector import Layout, Total
 
@@ -23,6 +24,7 @@ __all__ = [
     "ServerSession",
     "Summing",
     "Total",
+    "end_session",
     "open_session",
     "sealed_mod",
     "secagg_mod",

@@ -1,8 +1,9 @@
 """Give a strategy one reply in the place of all: the average, of which the server knows the sum alone."""
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
@@ -20,6 +21,8 @@ from fedtrain.flower.wrapper import GridWrapper
 from fedtrain.secagg import Parameters, ServerRound
 from fedtrain.seeding import derive_seed
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(kw_only=True)
 class _Round:
@@ -34,6 +37,7 @@ class _Round:
     unmasking: bool
     ends: float
     dropped: dict[int, str]
+    silent: dict[int, str] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -81,53 +85,58 @@ class SecAggGrid(GridWrapper):
             ConfigError: no parameters are safe for the cohort.
         """
         messages = list(messages)
-        kinds = {message.metadata.message_type.partition(".")[0] for message in messages}
-        if kinds != {MessageType.TRAIN}:
-            if MessageType.TRAIN in kinds:
-                raise AggregationError(
-                    f"messages of the types {sorted(kinds)} were sent at once, and train alone is summed"
-                )
+        kinds = {message.metadata.message_type for message in messages}
+        if MessageType.TRAIN not in kinds:
             return self._inner.push_messages(messages)
-        self._number += 1
+        if len(kinds) > 1:
+            raise AggregationError(f"messages of the types {sorted(kinds)} were sent at once; train alone is summed")
         self.outcome = None
-        first = messages[0].content
-        sent = next(iter(first.array_records.values()))
-        settings = first.config_records.get(protocol.CONFIG, ConfigRecord())
+        self._round = current = self._opened(messages)
+        for message in messages:
+            client = self._client(message)
+            rounding = derive_seed(self._summing.seed, "rounding", client, round_of(message.content))
+            asked = ask_masked(self._session, current.machine.request, current.layout, rounding=rounding)
+            # Strategies put one content into all messages, and these differ.
+            message.content = RecordDict({**message.content, **asked})
+        current.waiting = self._sent(self._inner.push_messages(messages), map(self._client, messages))
+        unsent = set(map(self._client, messages)) - set(current.waiting.values())
+        current.dropped = dict.fromkeys(unsent, "the message could not be sent")
+        return [current.id]
+
+    def _opened(self, messages: list[Message]) -> _Round:
+        self._number += 1
+        content = messages[0].content
+        sent = next(iter(content.array_records.values()))
+        settings = content.config_records.get(protocol.CONFIG, ConfigRecord())
         norm = cast("float", settings.get(protocol.CLIP_NORM, 0.0)) if self._summing.bound is None else 0.0
-        layout = replace(self._summing.layout, norm=norm)
         parameters = self._summing.parameters(members=len(messages), sent=sent, norm=norm)
-        cohort = {self._clients[message.metadata.dst_node_id] for message in messages}
+        announcements = {client: self._session.announcements[client] for client in map(self._client, messages)}
         machine = ServerRound(
             run=self._session.run,
             session=self._session.session,
             number=self._number,
             parameters=parameters,
-            announcements={client: self._session.announcements[client] for client in cohort},
+            announcements=announcements,
         )
-        for message in messages:
-            client = self._clients[message.metadata.dst_node_id]
-            rounding = derive_seed(self._summing.seed, "rounding", client, round_of(message.content))
-            asked = ask_masked(self._session, machine.request, layout, rounding=rounding)
-            # Strategies put one content into all messages, and these differ.
-            message.content = RecordDict({**message.content, **asked})
-        ids = list(self._inner.push_messages(messages))
-        waiting = {
-            message_id: self._clients[message.metadata.dst_node_id]
-            for message_id, message in zip(ids, messages, strict=False)
-            if message_id
-        }
-        self._round = _Round(
+        return _Round(
             messages=messages,
             sent=sent,
-            layout=layout,
+            layout=replace(self._summing.layout, norm=norm),
             parameters=parameters,
             machine=machine,
-            waiting=waiting,
+            waiting={},
             unmasking=False,
             ends=time.monotonic() + self._summing.deadline,
-            dropped=dict.fromkeys(cohort - set(waiting.values()), "the message could not be sent"),
+            dropped={},
         )
-        return [self._round.id]
+
+    def _client(self, message: Message) -> int:
+        return self._clients[message.metadata.dst_node_id]
+
+    @staticmethod
+    def _sent(ids: Iterable[str], clients: Iterable[int]) -> dict[str, int]:
+        """Return whom each message went to. A grid that could not send one has no id, or none, in its place."""
+        return {message_id: client for message_id, client in zip(ids, clients, strict=False) if message_id}
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Carry the round on as far as replies have come; return the average once it is there."""
@@ -168,21 +177,23 @@ class SecAggGrid(GridWrapper):
             )
             for client, request in requests.items()
         ]
-        ids = self._inner.push_messages(messages)
-        current.waiting = {message_id: client for message_id, client in zip(ids, requests, strict=False) if message_id}
+        current.waiting = self._sent(self._inner.push_messages(messages), requests)
         current.unmasking = True
         current.ends = time.monotonic() + self._summing.deadline
 
     def _take_shares(self, current: _Round, client: int, reply: Message) -> None:
         if reply.has_error():
+            current.silent[client] = reply.error.reason or "no reason given"
             return
         try:
             current.machine.receive_shares(client, read_unmasked(reply.content))
-        except TransportError:
-            return  # as if it had not answered: others hold shares too
+        except TransportError as error:  # as if it had not answered: others hold shares too
+            current.silent[client] = f"unusable shares: {error}"
 
     def _finished(self, current: _Round) -> Message:
         aggregate = current.machine.finish()
+        if aggregate.liars:
+            _log.warning("round %d of secure aggregation: wrong shares of clients %s", self._number, aggregate.liars)
         total = from_total(
             current.layout,
             current.parameters,
@@ -198,10 +209,12 @@ class SecAggGrid(GridWrapper):
         return Message(RecordDict({name: average, protocol.METRICS: metrics}), reply_to=request)
 
     def _aborted(self, current: _Round, error: AggregationError) -> Message:
-        cohort = {self._clients[message.metadata.dst_node_id] for message in current.messages}
-        masked = tuple(sorted(cohort - set(current.dropped)))
+        masked = tuple(sorted(set(map(self._client, current.messages)) - set(current.dropped)))
         self._end(current, masked=masked, silent=(), total=None)
-        reason = Error(code=ErrorCode.MOD_FAILED_PRECONDITION, reason=str(error))
+        reasons = [
+            f"client {client}: {reason}" for client, reason in sorted({**current.dropped, **current.silent}.items())
+        ]
+        reason = Error(code=ErrorCode.MOD_FAILED_PRECONDITION, reason="\n".join([str(error), *reasons]))
         return Message(reason, reply_to=current.messages[0])
 
     def _end(self, current: _Round, *, masked: tuple[int, ...], silent: tuple[int, ...], total: Total | None) -> None:

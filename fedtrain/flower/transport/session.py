@@ -1,16 +1,14 @@
-"""Set a session up: one question to each client, which answers with the public keys that it made for it.
+"""Set a session up, and end it: one question to each client, as the server asks it.
 
 The server offers the session in its own name and shows the identities that it pins; each client announces its keys in
 its own. All later messages of the session are sealed to these keys, and masks are agreed on with them.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
-from flwr.clientapp.typing import ClientAppCallable, Mod
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedtrain.crypto import (
@@ -24,12 +22,11 @@ from fedtrain.crypto import (
     client_name,
 )
 from fedtrain.errors import ForgeryError, TransportError
-from fedtrain.flower.transport.party import OpenParty, required
 from fedtrain.flower.wrapper import collect
-from fedtrain.transport import SessionOffer
+from fedtrain.transport import SessionEnd, SessionOffer
 
-_RECORD = "fedtrain.session"
-_OFFER, _ROSTER, _KEYS, _SEALING = "offer", "roster", "keys", "sealing"
+RECORD = "fedtrain.session"
+OFFER, END, ROSTER, KEYS, SEALING = "offer", "end", "roster", "keys", "sealing"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +77,7 @@ def open_session(
         roster: the pinned identities.
         timeout: seconds to wait.
     """
-    question = ConfigRecord({_OFFER: offer.sign(identity).line(), _ROSTER: canonical(roster.as_json())})
-    messages = [Message(RecordDict({_RECORD: question}), node, MessageType.QUERY) for node in clients]
+    messages = _questions(clients, OFFER, offer.sign(identity), roster)
     missing = dict.fromkeys(clients.values(), "no answer")
     announcements: dict[int, SignedEnvelope] = {}
     sealing: dict[int, PublicSealingKey] = {}
@@ -108,44 +104,22 @@ def open_session(
     return session, missing
 
 
-def session_mod(open_party: OpenParty) -> Mod:
-    """Return the mod that answers the offer of a session. It belongs outside of all others."""
-
-    def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        if _RECORD not in message.content.config_records:
-            return call_next(message, context)
-        party = required(open_party(context))
-        envelope, roster = _offered(message.content)
-        offer = SessionOffer.verify(envelope, roster.server)
-        if offer.roster != roster.digest:
-            raise TransportError("the server offers a session for other identities than those that it shows")
-        party.accept(roster)
-        secrets = party.sessions.begin(run=offer.run, session=offer.session, roster=offer.roster)
-        keys = SessionKeys.of(
-            secrets, run=offer.run, session=offer.session, roster=offer.roster, party=party.name
-        ).sign(party.identity)
-        answer = ConfigRecord({_KEYS: keys.line(), _SEALING: secrets.sealing.public.key})
-        return Message(RecordDict({_RECORD: answer}), reply_to=message)
-
-    return mod
+def end_session(grid: Grid, clients: Mapping[int, int], session: ServerSession, *, timeout: float) -> None:
+    """Ask each client to delete its keys of a session. Nobody is waited for longer than ``timeout`` seconds."""
+    end = SessionEnd(run=session.run, session=session.session, roster=session.roster.digest)
+    collect(grid, _questions(clients, END, end.sign(session.identity), session.roster), timeout=timeout)
 
 
-def _offered(content: RecordDict) -> tuple[SignedEnvelope, Roster]:
-    record = content.config_records.get(_RECORD, ConfigRecord())
-    offer, roster = record.get(_OFFER), record.get(_ROSTER)
-    if not (isinstance(offer, bytes) and isinstance(roster, bytes)):
-        raise TransportError("the offer of a session is malformed: it has an offer and a roster")
-    try:
-        return SignedEnvelope.from_line(offer), Roster.from_json(json.loads(roster))
-    except (ValueError, RecursionError) as error:
-        raise TransportError(f"the roster in the offer of a session cannot be used: {error}") from error
+def _questions(clients: Mapping[int, int], name: str, signed: SignedEnvelope, roster: Roster) -> list[Message]:
+    question = ConfigRecord({name: signed.line(), ROSTER: canonical(roster.as_json())})
+    return [Message(RecordDict({RECORD: question}), node, MessageType.QUERY) for node in clients]
 
 
 def _announcement(
     content: RecordDict, client: int, offer: SessionOffer, roster: Roster
 ) -> tuple[SignedEnvelope, PublicSealingKey]:
-    record: Mapping[str, Any] = content.config_records.get(_RECORD, ConfigRecord())
-    line, sealing = record.get(_KEYS), record.get(_SEALING)
+    record: Mapping[str, Any] = content.config_records.get(RECORD, ConfigRecord())
+    line, sealing = record.get(KEYS), record.get(SEALING)
     if not (isinstance(line, bytes) and isinstance(sealing, bytes)):
         raise TransportError("its answer is malformed: it has signed keys and a sealing key")
     envelope = SignedEnvelope.from_line(line)

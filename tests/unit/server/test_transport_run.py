@@ -201,6 +201,13 @@ def test_budgets_end_a_run_as_without_masks(run, tmp_path):
         run(**LARGE, **BOTH)
 
 
+def test_the_keys_of_a_session_are_gone_when_the_run_is_complete(run, tmp_path):
+    run("one", **BOTH)
+    clients = tmp_path / "one" / "clients"
+    assert list(clients.glob("client-*/identity.pem"))
+    assert list(clients.rglob("secret")) == []
+
+
 def test_a_site_that_insists_gets_it_or_takes_no_part(run, tmp_path):
     site = "[budget]\nepsilon = 9\ndelta = 1e-3\n[transport]\nsealed = true\nsecagg = true\nminimum_cohort = {}\n"
     folder = tmp_path / "sites"

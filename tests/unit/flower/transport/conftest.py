@@ -62,7 +62,7 @@ class World:
         return Party(**(facts | changes))
 
     def app(self, client):
-        app = ClientApp(mods=[mod(lambda _: self.parties[client]) for mod in (session_mod, sealed_mod, secagg_mod)])
+        app = ClientApp(mods=[mod(lambda _: self.parties[client]) for mod in (sealed_mod, session_mod, secagg_mod)])
 
         @app.train()
         def train(message, context):

@@ -156,7 +156,8 @@ def test_with_too_few_left_the_round_is_aborted_by_name_and_the_next_one_works(m
     lose(world, masking=masking, unmasking=unmasking, error=Error(code=1, reason="gone"))
     (reply,) = go(grid, training(world))
     missing = unmasking or masking
-    assert all(str(client) in reply.error.reason for client in missing)
+    assert all(str(client) in reply.error.reason.splitlines()[0] for client in missing)
+    assert reply.error.reason.splitlines()[1:] == [f"client {client}: gone" for client in masking + unmasking]
     assert grid.outcome.total is None
     lose(world)
     (reply,) = go(grid, training(world, number=2))
@@ -438,3 +439,22 @@ def test_rounding_repeats_with_the_seed_and_the_round(make_world):
     assert once(5, 1, "b3") == first
     assert once(6, 1, "b4") != first
     assert once(5, 2, "b5") != first
+
+
+def test_a_client_that_gives_wrong_shares_is_named_and_the_average_is_right(make_world, caplog):
+    world = make_world(size=10)
+    grid = secagg_grid(world)
+    whole = world.answer
+
+    def answer(message):
+        reply = whole(message)
+        if message.metadata.dst_node_id == 104 and message.metadata.message_type == "query":
+            fields = dict(reply.content["secagg"])
+            fields["own"] = bytes(byte ^ 1 for byte in fields["own"])
+            return RecordDict({"secagg": ConfigRecord(fields)})
+        return reply
+
+    world.grid._answer = answer
+    (reply,) = go(grid, training(world))
+    assert np.abs(reply.content[protocol.ARRAYS]["weight"].numpy() - mean(range(10), "weight")).max() < 1e-4
+    assert "wrong shares of clients (4,)" in caplog.text

@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
 from fedtrain.crypto import Identity, Roster, SessionKeys, SignedEnvelope, canonical
 from fedtrain.errors import ForgeryError, KeyFileError, TransportError
+from fedtrain.flower.transport import SealedGrid, end_session
 from fedtrain.flower.wrapper import collect
 from fedtrain.transport import SessionOffer
 from fedtrain.transport.offer import PAYLOAD_TYPE
@@ -134,6 +136,35 @@ def test_the_roster_that_is_shown_is_the_one_that_is_offered(make_world):
     other = Roster(server=world.server.public, clients={0: world.parties[0].identity.public})
     with pytest.raises(TransportError, match="for other identities than those that it shows"):
         ask(world, offer(world, shown=other))
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_when_a_session_ends_its_keys_are_gone(make_world, sealed):
+    world = make_world()
+    session, _ = world.session()
+    grid = SealedGrid(world.grid, clients=world.nodes, session=session) if sealed else world.grid
+    folders = [party.folder / "sessions" / RUN for party in world.parties.values()]
+    assert all((folder / SESSION / "secret").is_file() for folder in folders)
+    end_session(grid, world.nodes, session, timeout=5)
+    assert not any(folder.exists() for folder in folders)
+    assert world.session()[1] == {}
+
+
+def test_nobody_else_ends_a_session(make_world):
+    world = make_world()
+    session, _ = world.session()
+    intruder = Identity.generate()
+    clients = {client: party.identity.public for client, party in world.parties.items()}
+    other = Roster(server=intruder.public, clients=clients)
+    for forged, error in (
+        (replace(session, identity=intruder), ForgeryError),
+        (replace(session, identity=intruder, roster=other), TransportError),
+    ):
+        with pytest.raises(error):
+            end_session(world.grid, world.nodes, forged, timeout=5)
+    with pytest.raises(TransportError, match="no keys for session b9"):
+        end_session(world.grid, world.nodes, replace(session, session="b9"), timeout=5)
+    assert (world.parties[0].folder / "sessions" / RUN / SESSION / "secret").is_file()
 
 
 @pytest.mark.parametrize("run", ["../../etc", "", "a" * 65, "A1", "a/b"])

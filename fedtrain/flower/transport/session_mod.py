@@ -1,0 +1,59 @@
+"""Answer a server that offers a session, or ends one."""
+
+import json
+from collections.abc import Mapping
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp.typing import ClientAppCallable, Mod
+
+from fedtrain.crypto import Roster, SessionKeys, SignedEnvelope
+from fedtrain.errors import TransportError
+from fedtrain.flower.transport.party import OpenParty, Party, required
+from fedtrain.flower.transport.session import END, KEYS, OFFER, RECORD, ROSTER, SEALING
+from fedtrain.transport import SessionEnd, SessionOffer
+
+
+def session_mod(open_party: OpenParty) -> Mod:
+    """Return the mod. It belongs inside of the sealed mod, and outside of whatever does not know of sessions."""
+
+    def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        if RECORD not in message.content.config_records:
+            return call_next(message, context)
+        party, fields = required(open_party(context)), dict(message.content.config_records[RECORD])
+        if END in fields:
+            _end(*_signed(fields, END), party)
+            answer = ConfigRecord()
+        else:
+            answer = _announced(*_signed(fields, OFFER), party)
+        return Message(RecordDict({RECORD: answer}), reply_to=message)
+
+    return mod
+
+
+def _announced(envelope: SignedEnvelope, roster: Roster, party: Party) -> ConfigRecord:
+    """Make keys for a session, and return them."""
+    offer = SessionOffer.verify(envelope, roster.server)
+    if offer.roster != roster.digest:
+        raise TransportError("the server offers a session for other identities than those that it shows")
+    party.accept(roster)
+    secrets = party.sessions.begin(run=offer.run, session=offer.session, roster=offer.roster)
+    keys = SessionKeys.of(secrets, run=offer.run, session=offer.session, roster=offer.roster, party=party.name)
+    return ConfigRecord({KEYS: keys.sign(party.identity).line(), SEALING: secrets.sealing.public.key})
+
+
+def _end(envelope: SignedEnvelope, roster: Roster, party: Party) -> None:
+    """Delete the keys of a session that the server of this very session ends."""
+    end = SessionEnd.verify(envelope, roster.server)
+    if party.sessions.roster(run=end.run, session=end.session) != roster.digest:
+        raise TransportError("a session is ended by others than those that it is with")
+    party.sessions.end(run=end.run)
+
+
+def _signed(fields: Mapping[str, object], name: str) -> tuple[SignedEnvelope, Roster]:
+    signed, roster = fields.get(name), fields.get(ROSTER)
+    if not (isinstance(signed, bytes) and isinstance(roster, bytes)):
+        raise TransportError(f"a message about a session is malformed: it has a signed {name} and a roster")
+    try:
+        return SignedEnvelope.from_line(signed), Roster.from_json(json.loads(roster))
+    except (ValueError, RecursionError) as error:
+        raise TransportError(f"the roster in the {name} of a session cannot be used: {error}") from error
