@@ -203,8 +203,8 @@ class ServerRound:
             )
         seeds, wrong = found
         doubts |= wrong
-        for peer, seed in seeds.items():
-            apply_mask(self._total, seed, sign=-1 if peer >= survivor.client else 1)
+        apply_mask(self._total, *(seed for peer, seed in seeds.items() if peer >= survivor.client), sign=-1)
+        apply_mask(self._total, *(seed for peer, seed in seeds.items() if peer < survivor.client), sign=1)
 
     def _asked(self, client: int) -> UnmaskRequest:
         return UnmaskRequest(
