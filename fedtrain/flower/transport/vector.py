@@ -5,6 +5,7 @@ numbers of which the server learns the sum. Integer arrays (counters of batches,
 were sent.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod, sqrt
 
@@ -89,21 +90,25 @@ def to_vector(
             missing or out of range.
     """
     counters = [_counter(name, metrics, parameters.largest) for name in layout.counters]
-    update = np.concatenate([np.empty(0), *_changes(received, trained)])
+    _check_same(received, trained)
+    # One array after the other, so that there is never a second model in memory.
+    changes: Iterable[tuple[str, NDArray[np.floating]]] = (
+        (name, _change(name, received, trained)) for name in _summed(received)
+    )
     if layout.weight:
         place = layout.counters.index(layout.weight)
         counters[place] = min(counters[place], layout.heaviest)
-        update *= counters[place] / layout.heaviest
+        factor = counters[place] / layout.heaviest
+        changes = ((name, factor * change) for name, change in changes)
     if layout.norm:
-        norm = layout.norm - parameters.step * sqrt(len(update))
-        if norm <= 0:
-            raise TransportError(
-                f"rounding {len(update)} parameters to {parameters.bits} bits can move an update by more than its "
-                f"bound of {layout.norm:g}: raise transport.secagg.bits"
-            )
-        update = np.asarray(clip_update({"update": update}, norm)[0]["update"])
-    words = quantize(update, parameters=parameters, random=random)
-    return np.concatenate([words, np.asarray(counters, dtype=np.uint32)])
+        changes = _clipped(dict(changes), layout.norm, parameters).items()
+    words = np.empty(layout.length(received), dtype=np.uint32)
+    start = 0
+    for _, change in changes:
+        words[start : start + change.size] = quantize(change, parameters=parameters, random=random)
+        start += change.size
+    words[start:] = counters
+    return words
 
 
 def from_total(
@@ -135,19 +140,32 @@ def _summed(arrays: ArrayRecord) -> dict[str, Array]:
     return {name: array for name, array in arrays.items() if np.dtype(array.dtype).kind == "f"}
 
 
-def _changes(received: ArrayRecord, trained: ArrayRecord) -> list[NDArray[np.float64]]:
+def _check_same(received: ArrayRecord, trained: ArrayRecord) -> None:
     if set(received) != set(trained):
         raise TransportError(f"the trained arrays {sorted(set(received) ^ set(trained))} are missing or were not sent")
-    changes = []
-    for name, array in _summed(received).items():
-        before, after = view(name, array), view(name, trained[name])
-        if before.shape != after.shape:
-            raise TransportError(f"the trained array {name} has the shape {after.shape}, not {before.shape}")
-        change = np.subtract(after, before, dtype=np.float64).ravel()
-        if not np.isfinite(change).all():
-            raise TransportError(f"the trained array {name} is not finite, and would make the sum of all so")
-        changes.append(change)
-    return changes
+
+
+def _change(name: str, received: ArrayRecord, trained: ArrayRecord) -> NDArray[np.float64]:
+    before, after = view(name, received[name]), view(name, trained[name])
+    if before.shape != after.shape:
+        raise TransportError(f"the trained array {name} has the shape {after.shape}, not {before.shape}")
+    change: NDArray[np.float64] = np.subtract(after, before, dtype=np.float64).ravel()
+    if not np.isfinite(change).all():
+        raise TransportError(f"the trained array {name} is not finite, and would make the sum of all so")
+    return change
+
+
+def _clipped(
+    changes: dict[str, NDArray[np.floating]], bound: float, parameters: Parameters
+) -> dict[str, NDArray[np.floating]]:
+    length = sum(change.size for change in changes.values())
+    norm = bound - parameters.step * sqrt(length)
+    if norm <= 0:
+        raise TransportError(
+            f"rounding {length} parameters to {parameters.bits} bits can move an update by more than its bound of "
+            f"{bound:g}: raise transport.secagg.bits"
+        )
+    return clip_update(changes, norm)[0]
 
 
 def _counter(name: str, metrics: MetricRecord, largest: int) -> int:
