@@ -28,10 +28,11 @@ class Recording:
     Attributes:
         out: its run folder.
         sites: the folder of its clients.
-        database: the bytes of the SuperLink's database and its write-ahead log.
+        database: what the SuperLink's database and its write-ahead log held at one time or another.
         uplink: all that other machines sent to the SuperLink's port.
         downlink: all that it answered.
         logs: what all processes printed.
+        secrets: what the keys of the clients' sessions came from, as it lay on their disks during the run.
     """
 
     out: Path
@@ -40,6 +41,7 @@ class Recording:
     uplink: bytes
     downlink: bytes
     logs: bytes
+    secrets: frozenset[bytes]
 
     @property
     def report(self):
@@ -104,6 +106,29 @@ class Wire:
             writer.close()
 
 
+class Disk:
+    """All pages that a SQLite database and its write-ahead log ever held: both are written over during a run."""
+
+    PAGE, LOG_HEADER, FRAME_HEADER = 4096, 32, 24
+
+    def __init__(self, path):
+        self._path, self._log = path, path.with_name(f"{path.name}-wal")
+        self._pages = set()
+
+    def look(self):
+        self._take(self._path, start=0, header=0)
+        self._take(self._log, start=self.LOG_HEADER, header=self.FRAME_HEADER)
+
+    def _take(self, path, *, start, header):
+        for data in contents([path]):
+            places = range(start + header, len(data), header + self.PAGE)
+            self._pages.update(data[place : place + self.PAGE] for place in places)
+
+    @property
+    def content(self):
+        return b"".join(self._pages)
+
+
 def record(folder, settings, *, nodes, environment):
     """Run the app of this repository with so many nodes and return what can be read of it."""
     home, sites, out = folder / "home", folder / "sites", folder / "run"
@@ -123,8 +148,8 @@ def record(folder, settings, *, nodes, environment):
     config = folder / "run.toml"
     settings = {**settings, "federation.sites": str(sites), "output.directory": str(out)}
     config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
-    port, database = free_port(), folder / "superlink.db"
-    processes = Processes(folder / "logs", environment)
+    port, database, secrets = free_port(), folder / "superlink.db", set()
+    disk, processes = Disk(database), Processes(folder / "logs", environment)
     with Wire(port) as wire:
         address = f"127.0.0.1:{wire.port}"
         (home / "config.toml").write_text(f'[superlink.{NAME}]\naddress = "{address}"\ninsecure = true\n')
@@ -141,18 +166,25 @@ def record(folder, settings, *, nodes, environment):
                 "all SuperNodes are registered",
             )
             run = processes.start("run", "flwr", "run", ROOT, NAME, "--run-config", config, "--stream")
-            processes.wait_for(lambda: run.poll() is not None, "the run has ended", seconds=PATIENCE)
+
+            def ended():
+                disk.look()
+                secrets.update(contents(sites.glob("*/sessions/*/*/secret")))
+                return run.poll() is not None
+
+            processes.wait_for(ended, "the run has ended", seconds=PATIENCE, pause=0.5)
         finally:
             processes.end()
-    files = [path for path in sorted(folder.glob("superlink.db*")) if path.suffix != ".db-shm"]
+    disk.look()
     assert run.returncode == 0, processes.logs.decode()
     return Recording(
         out=out,
         sites=sites,
-        database=b"".join(path.read_bytes() for path in files),
+        database=disk.content,
         uplink=wire.uplink,
         downlink=wire.downlink,
         logs=processes.logs,
+        secrets=frozenset(secrets),
     )
 
 
@@ -185,29 +217,34 @@ class Processes:
     def logs(self):
         return b"\n".join(path.read_bytes() for path in sorted(self._folder.iterdir()))
 
-    def wait_for(self, condition, what, seconds=120):
+    def wait_for(self, condition, what, seconds=120, pause=0.05):
         end = time.monotonic() + seconds
         while not condition():
             ended = [process.args for process in self._started if process.poll() is not None]
             assert not ended, f"{ended} ended before {what}:\n{self.logs.decode()}"
             assert time.monotonic() < end, f"after {seconds} s it is not so that {what}:\n{self.logs.decode()}"
-            time.sleep(0.05)
+            time.sleep(pause)
 
     def end(self):
         # Flower starts some processes in sessions of their own: the folder in their environment tells them.
         mark = f"FLWR_HOME={self._environment['FLWR_HOME']}".encode()
-        while found := [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/environ") if mark in lines(path)]:
+        while found := [process for process in Path("/proc").glob("[0-9]*") if mark in environment_of(process)]:
             for process in found:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
+                    os.kill(int(process.name), signal.SIGKILL)
         for process in self._started:
             process.wait(timeout=20)
 
 
-def lines(environ):
-    with contextlib.suppress(OSError):
-        return environ.read_bytes().split(b"\0")
-    return []
+def environment_of(process):
+    return b"".join(contents([process / "environ"])).split(b"\0")
+
+
+def contents(paths):
+    """Return what files hold, but for those that are gone meanwhile."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            yield path.read_bytes()
 
 
 def free_port():

@@ -183,11 +183,11 @@ def test_no_secret_is_in_the_database_on_the_wire_or_in_a_log(name, request):
     assert len(folders) == CLIENTS
     identities = [*(folder / "identity.pem" for folder in folders), run.out / "keys" / "server.pem"]
     secrets = [Identity.load(path)._private.private_bytes_raw() for path in identities]
-    for folder in folders:
-        (file,) = folder.glob("sessions/*/*/secret")
-        keys = SessionSecrets(file.read_bytes())
-        secrets += [file.read_bytes(), *(key._private.private_bytes_raw() for key in (keys.masking, keys.sharing))]
+    for secret in run.secrets:
+        keys = SessionSecrets(secret)
+        secrets += [secret, *(key._private.private_bytes_raw() for key in (keys.masking, keys.sharing))]
     assert len(set(secrets)) == 1 + 4 * CLIENTS
+    assert not list(run.sites.glob("*/sessions/*/*/secret"))
     for secret in secrets:
         assert not readable(spellings(secret), *everything(run))
 
@@ -213,6 +213,7 @@ URL_SAFE = bytes.maketrans(b"+/", b"-_")
         lambda secret: b64encode(b"x" + secret),
         lambda secret: urlsafe_b64encode(b"xy" + secret + b"z"),
     ],
+    ids=["bytes", "hexadecimal", "capitals", "base64", "base64-url"],
 )
 def test_a_secret_is_found_however_it_is_written(written):
     for number in range(20):
