@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import sqrt
 from secrets import token_bytes, token_hex
 
 from flwr.app import ArrayRecord
@@ -16,7 +15,7 @@ from fedtrain.errors import ClientError, ConfigError
 from fedtrain.flower import protocol
 from fedtrain.flower.transport import Layout, SealedGrid, ServerSession, Summing, end_session, open_session
 from fedtrain.privacy import PrivacyPlan
-from fedtrain.secagg import Parameters
+from fedtrain.secagg import check_noise
 from fedtrain.transport import SessionOffer
 from server.joining import cause
 
@@ -25,9 +24,6 @@ _PATIENCE = 120.0
 
 # Half of what floating parameters are initialised with; an update of one parameter is seldom a tenth of it.
 _BOUND = 1.0
-
-# Noise of so many standard deviations or more has a probability below 1e-15.
-_DEVIATIONS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,32 +157,11 @@ def _summing(experiment: Experiment, model: ArrayRecord, plan: PrivacyPlan | Non
     )
     parameters = summing.parameters(members=experiment.federation.cohort, sent=model, norm=privacy.clip_norm)
     if by_client and plan is not None:
-        _check_noise(parameters, plan)
+        spec = plan.spec
+        check_noise(parameters, clip_norm=spec.clip_norm, noise_multiplier=plan.value_noise_multiplier)
     if layout.heaviest > parameters.largest:
         raise ConfigError(
             f"transport.secagg.max_weight = {layout.heaviest} is more than a coordinate of transport.secagg.bits = "
             f"{secagg.bits} holds, {parameters.largest}; raise the bits"
         )
     return summing
-
-
-def _check_noise(parameters: Parameters, plan: PrivacyPlan) -> None:
-    """Check that clipping, rounding and noise leave something of an update, and of the sum.
-
-    Raises:
-        ConfigError: they do not.
-    """
-    norm = plan.spec.clip_norm
-    if parameters.step * sqrt(parameters.length) >= norm:
-        raise ConfigError(
-            f"transport.secagg.bits = {parameters.bits}: rounding {parameters.length} parameters can move an update by "
-            f"more than privacy.clip_norm = {norm:g}; raise it"
-        )
-    # The sum is known up to multiples of its range, and so is what is released.
-    room = parameters.step * 2.0 ** (8 * parameters.width - 1) - parameters.members * norm
-    if room < _DEVIATIONS * plan.value_noise_multiplier * norm:
-        raise ConfigError(
-            f"transport.secagg.bits = {parameters.bits}: the sum of {parameters.members} updates, with noise of "
-            f"{plan.value_noise_multiplier:g} times the clipping norm, does not fit into {parameters.width} bytes; "
-            "lower it"
-        )

@@ -58,10 +58,26 @@ class Proof:
         """The id of the run."""
         return opening(self.log).run
 
-    def asked(self, round_number: int, cohort: tuple[int, ...], model: str) -> None:
-        """Note durably what is about to be asked of whom. From here on it is charged, whatever becomes of it."""
-        asked = Asked(time=self._time, round=round_number, cohort=() if self.withheld else cohort, model=model)
-        self.log.append(asked)
+    def asked(self, round_number: int, cohort: tuple[int, ...], model: str, *, sealed: bool, secagg: bool) -> None:
+        """Note durably what is about to be asked of whom. From here on it is charged, whatever becomes of it.
+
+        Args:
+            round_number: the round.
+            cohort: the clients.
+            model: digest of what they are asked with.
+            sealed: whether models and updates are encrypted end to end.
+            secagg: whether the server gets the sum of the updates alone.
+        """
+        self.log.append(
+            Asked(
+                time=self._time,
+                round=round_number,
+                cohort=() if self.withheld else cohort,
+                model=model,
+                sealed=sealed,
+                secagg=secagg,
+            )
+        )
 
     def completed(self, entry: RoundEntry, request: str, *, aggregate: str, silent: tuple[int, ...] = ()) -> None:
         """Note what came of a round: whose updates were used, by commitment and ledger head, and the model's digest.

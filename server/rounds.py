@@ -73,7 +73,8 @@ class Rounds:
         messages, digest = self._messages(state, number, rate)
         cohort = tuple(self._clients[message.metadata.dst_node_id] for message in messages)
         if self._proof is not None:
-            self._proof.asked(number, cohort, digest)
+            secagg = self._summed is not None
+            self._proof.asked(number, cohort, digest, sealed=self._sealed, secagg=secagg)
         on_start(number, len(cohort))
         replies = self._replies(messages, on_reply)
         entry = self._entry(number, cohort, replies, rate, clip_norm=state.clip_norm or None)

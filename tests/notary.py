@@ -70,12 +70,12 @@ class Notary:
             statement = ledger.statement(run=self.run, round_number=number, policy=policy, refusal=refusal)
             self.proof.copies.receive(client, ledger.envelopes, statement, first=0)
 
-    def ask(self, number, cohort):
-        self.proof.asked(number, tuple(cohort), digest("request", number))
+    def ask(self, number, cohort, *, sealed=False, secagg=False):
+        self.proof.asked(number, tuple(cohort), digest("request", number), sealed=sealed, secagg=secagg)
 
     def round(self, number, cohort, *, silent=(), mute=(), sealed=False, secagg=None):
         """Run a round in which some clients do not answer, and others, whose updates are in a sum, fall mute then."""
-        self.ask(number, cohort)
+        self.ask(number, cohort, sealed=sealed, secagg=secagg is not None)
         answering = tuple(client for client in cohort if client not in silent)
         for client in answering:
             self.train(client, number)

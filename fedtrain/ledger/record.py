@@ -67,12 +67,16 @@ class Asked(Link):
         round: the round, from 1.
         cohort: the clients.
         model: digest of all that they are sent.
+        sealed: whether the models and updates of this round are to be encrypted end to end.
+        secagg: whether the server is to get the sum of the updates, and no single one.
     """
 
     kind: Literal["asked"] = "asked"
     round: Number
     cohort: tuple[Number, ...]
     model: Digest
+    sealed: bool
+    secagg: bool
 
 
 class Update(Part):
@@ -124,8 +128,8 @@ class Completed(Link):
         model: digest of all that the clients were sent.
         updates: what entered the aggregate.
         dropped: what did not.
-        sealed: whether what was sent, in both directions, was encrypted end to end.
-        secagg: how the updates were summed; ``None`` if the server saw each.
+        sealed: whether models and updates were encrypted end to end, as they were asked for.
+        secagg: how the updates were summed; ``None`` if the server saw each. It is set where they were asked for so.
         aggregate: digest of the new global model.
         clip_norm: the clipping norm of this round.
     """

@@ -1,7 +1,8 @@
 """Who is protected against whom, in words that follow from the plan, the source of noise and the transport.
 
-Secure aggregation bounds nobody: a sum still tells of its members, and only noise bounds how much. It changes what the
-server sees, and in client privacy who is trusted to clip.
+Secure aggregation bounds nobody: a sum still tells of its members, and only noise bounds how much. It changes what a
+server sees that follows the protocol, and in client privacy who is trusted to clip. A server that does not can ask for
+the same work twice, in cohorts that differ in one client, and has that client's update in the difference of the sums.
 """
 
 from typing import Literal
@@ -28,7 +29,7 @@ def _record_adversaries(transport: Transport) -> tuple[Adversary, ...]:
     by = "noise in every step at the client"
     server = f"{by}, whatever model is sent"
     if transport.only_sums:
-        server += "; that updates are summed hides single ones, and bounds nothing"
+        server += "; that updates are summed bounds nothing"
     return (
         _reader(by),
         Adversary(who="another client", sees=_OTHER_CLIENT, bounded=True, by=by),
@@ -71,15 +72,22 @@ def _client_adversaries(plan: PrivacyPlan, transport: Transport) -> tuple[Advers
 
 def _client_relay(plan: PrivacyPlan, transport: Transport) -> Adversary:
     if not transport.sealed:
-        return Adversary(who=_RELAY, sees=_OPEN, bounded=False, by="nothing: not every round was encrypted end to end")
+        return Adversary(
+            who=_RELAY,
+            sees=_OPEN,
+            bounded=False,
+            by="nothing: the record does not say of every round that it was encrypted end to end",
+        )
     if plan.spec.secret_cohorts:
         return Adversary(
             who=_RELAY,
             sees=_SEALED,
             bounded=False,
-            by="nothing: epsilon relies on nobody knowing who took part; what is sent is encrypted",
+            by="nothing: epsilon relies on nobody knowing who took part; models and updates are encrypted",
         )
-    return Adversary(who=_RELAY, sees=_SEALED, bounded=True, by="encryption of all that is sent, and noise on the sum")
+    return Adversary(
+        who=_RELAY, sees=_SEALED, bounded=True, by="encryption of models and updates, and noise on the sum"
+    )
 
 
 def _reader(by: str) -> Adversary:
@@ -95,10 +103,11 @@ _AUDITOR = Adversary(
 
 _RELAY = "whoever relays messages between server and clients"
 _OPEN = "what the server sees"
-_SEALED = "who sends how much to whom, and when"
+_SEALED = "who sends how much to whom, and when; keys, ledgers and statements; models and updates only encrypted"
 _OTHER_CLIENT = (
     "the global model of each round that it takes part in, and with secure aggregation who else takes part in it"
 )
 _ONLY_SUMS = (
-    "the sum of the {} of each round, and who took part; single updates only together with other clients of a cohort"
+    "the sum of the {} of each round, and who took part; a single update with the help of other clients of a cohort, "
+    "or if it asks for the same work in cohorts that differ in one client, and subtracts the sums"
 )

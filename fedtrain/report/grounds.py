@@ -20,14 +20,14 @@ def trusted(plan: PrivacyPlan, transport: Transport) -> tuple[str, ...]:
     to. The guarantee of a client that does holds whatever the others send: it is about the difference that its own
     contribution makes to the sum, which clipping bounds, and all that the others send may be taken as given. Rounding
     is part of the contribution: the client clips to the clipping norm less the largest error of rounding, so that the
-    sensitivity is the clipping norm of the plan.A client that
-    sends numbers beyond the range can make the sum wrap around, which the server does once more with the noise in it
-    (`fedtrain.privacy.client_level.release_sum`), so that it tells nothing.
+    sensitivity is the clipping norm of the plan. A client that sends numbers beyond the range can make the sum wrap
+    around. The server reduces the sum once more with the noise in it (`fedtrain.privacy.client_level.release_sum`), so
+    that the result is a function of the noisy sum.
     """
     if plan.spec.unit == "record":
         return (_OWN_NOISE,)
     clips = "" if transport.only_sums else "to clip, "
-    keeps = "the sums" if transport.only_sums else "updates and cohorts"
+    keeps = "the sums, and whatever they tell," if transport.only_sums else "updates and cohorts"
     found = [f"The server, {clips}to add the noise, and to keep {keeps} to itself."]
     found.append(_OWN_CLIPPING if transport.summed else _OWN_RECORDS)
     if not transport.sealed:
@@ -77,10 +77,15 @@ def statement(plan: PrivacyPlan, epsilon: float, noise: Literal["seeded", "secur
             f"one record was among a client's training records: {odds}."
         )
     else:
-        seen = "the sum of the clients' updates of each round" if transport.only_sums else "each client's update"
+        seen = (
+            "Where it follows the protocol, the server sees the sum of the clients' updates of each round; it is "
+            "trusted with that, and with the noise."
+            if transport.only_sums
+            else "The server sees each client's update and is trusted with it, and with the noise."
+        )
         text = (
             "Whoever sees the models of this run can hardly tell whether any one client's records were used at all: "
-            f"{odds}. The server sees {seen} and is trusted with it, and with the noise."
+            f"{odds}. {seen}"
         )
     if noise == "seeded":
         text += (
@@ -130,16 +135,17 @@ _NOT_COVERED = (
     "Records that are in several data sets of a client: each data set has its own ledger, and their epsilons add up.",
     "Tuning: the choice of the configuration by earlier runs, beyond what is in the ledgers.",
     "One person's records at several clients, and, where the unit is a record, several records of one person.",
-    "How long a client takes, and whether it answers.",
+    "How long a client takes, whether it answers, and what it gives as the reason if it does not.",
 )
 
 _SUMS = (
     "What a sum of updates tells the server: secure aggregation hides single updates in it, and is no differential "
-    "privacy. Who has all but one update of a sum has that one, and sums of several rounds can be compared."
+    "privacy. Who has all but one update of a sum has that one, and who gets the same work summed in cohorts that "
+    "differ in one client has the update of that client."
 )
 
 COMPOSITION = (
     "For each client over all steps of all runs in the ledger of its data set, this run included; over clients, whose "
-    "records are disjoint, the largest epsilon. A round is charged before a record is trained on, and also where a "
-    "client was asked and nothing signed says that it did not train."
+    "records are taken to be disjoint, the largest epsilon. A round is charged before a record is trained on, and also "
+    "where a client was asked and nothing signed says that it did not train."
 )

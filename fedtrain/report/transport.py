@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from fedtrain.ledger import Asked, Completed, Opened, Record
+from fedtrain.ledger import Asked, Record
 from fedtrain.report.schema import RoundEntry
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transport:
-    """What held in a private run, by the server's signed record.
+    """What held in a private run so far, by the server's signed record.
 
     Attributes:
-        sealed: in every round, what was sent was encrypted end to end.
-        summed: in some round, the server saw the sum of the updates alone, and could not clip them.
-        only_sums: in every round, it did.
+        sealed: in every round that was asked, models and updates were encrypted end to end.
+        summed: in some round, the server got the sum of the updates alone, and could not clip them.
+        only_sums: in every round that was asked, it did.
     """
 
     sealed: bool
@@ -26,22 +26,22 @@ class Transport:
     def of(cls, records: Sequence[Record]) -> Self:
         """Return what a record allows to say.
 
-        A record says of a round that it was sealed or summed when the round completes. As long as one is to come, or
-        was asked and never completed, nothing is said of every round.
+        The server signs how it asks before anything is sent. So a round that was asked and never completed counts as
+        what it was asked as: clients sent nothing else, if they sent anything. A run that ended early says what held
+        in the rounds that it asked, since nobody saw anything of the others; if it goes on, the next report counts them
+        all. Where nothing was asked, nothing is said. That a round was completed as it was asked is for the audit to
+        check.
         """
-        planned = next((record.rounds for record in records if isinstance(record, Opened)), 0)
-        completed = [record for record in records if isinstance(record, Completed)]
-        asked = sum(isinstance(record, Asked) for record in records)
-        whole = 0 < asked == len(completed) and len({record.round for record in completed}) == planned
+        asked = [record for record in records if isinstance(record, Asked)]
         return cls(
-            sealed=whole and all(record.sealed for record in completed),
-            summed=any(record.secagg is not None for record in completed),
-            only_sums=whole and all(record.secagg is not None for record in completed),
+            sealed=bool(asked) and all(record.sealed for record in asked),
+            summed=any(record.secagg for record in asked),
+            only_sums=bool(asked) and all(record.secagg for record in asked),
         )
 
 
 def summary(rounds: Sequence[RoundEntry]) -> str:
-    """Return in one line how many of the rounds were sealed and summed, and how many clients were lost where."""
+    """Return in one line how many completed rounds were sealed and summed, and how many clients were lost where."""
     if not rounds:
         return "no round was completed"
     sums = [entry.secagg for entry in rounds if entry.secagg is not None]

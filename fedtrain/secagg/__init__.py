@@ -3,6 +3,7 @@
 from fedtrain.secagg.aggregate import Aggregate
 from fedtrain.secagg.client import Client
 from fedtrain.secagg.messages import MaskedVector, MaskRequest, UnmaskedShares, UnmaskRequest
+from fedtrain.secagg.noise import check_noise
 from fedtrain.secagg.parameters import Parameters
 from fedtrain.secagg.quantization import dequantize, quantize
 from fedtrain.secagg.server import ServerRound
@@ -19,6 +20,7 @@ __all__ = [
     "ServerRound",
     "UnmaskRequest",
     "UnmaskedShares",
+    "check_noise",
     "dequantize",
     "quantize",
 ]

@@ -19,7 +19,7 @@ noises = st.sampled_from(["seeded", "secure"])
 
 
 def asked(request, *cohort):
-    return Asked(round=request[0], model=request[1], cohort=cohort)
+    return Asked(round=request[0], model=request[1], cohort=cohort, sealed=False, secagg=False)
 
 
 def reserved(request, run="run"):

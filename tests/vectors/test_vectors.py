@@ -166,7 +166,7 @@ def record():
             rounds=1,
             fedtrain="0.1.0",
         ),
-        Asked(round=1, cohort=(0, 1), model=digest("model")),
+        Asked(round=1, cohort=(0, 1), model=digest("model"), sealed=True, secagg=True),
         Completed(
             round=1,
             model=digest("model"),
@@ -223,6 +223,7 @@ def test_a_record_is_read():
     records = read_records(read("record.jsonl"), IDENTITY.public)
     assert records == read_own_records(read("record.jsonl"), IDENTITY)
     assert [record.kind for record in records] == ["opened", "asked", "completed", "closed"]
+    assert [(record.sealed, bool(record.secagg)) for record in records[1:3]] == [(True, True)] * 2
 
 
 def test_a_roster_is_read():

@@ -21,8 +21,9 @@ LIMITS = (
     (
         "encryption",
         (
-            "that messages were encrypted and updates masked, and that a sum is of the updates that entries commit to: "
-            "the server alone signs it, and each client checks its own part"
+            "that models and updates were encrypted and updates masked, and that a sum is of the updates that entries "
+            "commit to: the server alone signs it, and each client's program sees to its own part "
+            "where it was told to insist"
         ),
     ),
     ("software", "that the programs which ran were those of the digests in the report"),

@@ -1,14 +1,17 @@
 """Whether what the report says of encryption and secure aggregation is what the server signed, and was configured."""
 
-from fedtrain.config import from_flat
+from itertools import pairwise
+
+from fedtrain.config import Experiment, aggregation_problem, from_flat
 from fedtrain.config.sections import SecureAggregation as Configured
+from fedtrain.config.sections import Transport as ConfiguredTransport
 from fedtrain.errors import ConfigError
 from fedtrain.ledger import Asked, Completed, SecureSum
 from fedtrain.report.audit.evidence import Evidence
 from fedtrain.report.audit.verdict import Finding, decide, fails
 from fedtrain.report.schema import RoundEntry
 from fedtrain.report.transport import summary
-from fedtrain.secagg import Parameters
+from fedtrain.secagg import Parameters, check_noise
 
 _PARAMETERS = ("threshold", "neighbours", "bits")
 # Unset, the server decides. What is missing would be taken for unset.
@@ -16,43 +19,102 @@ _KEYS = ("sealed", "secagg.enabled", *(f"secagg.{name}" for name in _PARAMETERS)
 
 
 def transport(evidence: Evidence) -> Finding:
-    """Each round was sealed and summed as the server signed and as the configuration demands.
+    """Each round was asked as the configuration demands, completed as it was asked, and is told as the server signed.
 
     A sum must be one that the protocol can give: with the parameters that follow from the configuration and the cohort,
-    which are refused if they are not safe, and with so many answers that masks could be recovered.
+    which are refused if they are not safe, and with so many answers that masks could be recovered. Sums may be claimed
+    only for a configuration with which an honest server sums.
     """
     report = evidence.report
     problems = [
         f"transport.{key} is missing from the configuration" for key in _KEYS if f"transport.{key}" not in report.config
     ]
     try:
-        configured = from_flat(report.config).transport
+        experiment = from_flat(report.config)
     except ConfigError as error:
         return fails("; ".join([*problems, f"the configuration says nothing of the transport: {error}"]))
+    configured = experiment.transport
+    if any(record.secagg for record in evidence.asked) or any(record.secagg for record in evidence.completed):
+        problems += _impossible(evidence, experiment)
     told = {entry.round: entry for entry in report.round_log}
     asked: Asked | None = None
     last: dict[int, Completed] = {}
     for record in evidence.records:
         if isinstance(record, Asked):
             asked = record
+            problems += _switched(record, configured)
         elif isinstance(record, Completed):
             where = f"round {record.round}"
             last[record.round] = record
-            problems += _switched(where, configured.sealed, "sealed", on=record.sealed)
-            problems += _switched(where, configured.secagg.enabled, "secagg.enabled", on=record.secagg is not None)
+            if asked is not None:  # the check "rounds" is about the others
+                problems += _otherwise(where, asked, record)
             if record.secagg is not None:
                 problems += _sum(where, record, record.secagg, asked, secret=evidence.secret)
                 problems += _parameters(where, record, record.secagg, configured.secagg)
     for number, entry in told.items():
         if number in last:  # the check "round log" is about the others
             problems += _differences(entry, last[number])
-    return decide(problems, f"by the server's record: {summary(report.round_log)}")
+    return decide(problems, f"by the server's record: {summary(report.round_log)}{_lost(evidence)}")
 
 
-def _switched(where: str, configured: bool | None, key: str, *, on: bool) -> list[str]:  # noqa: FBT001 - a setting
-    if configured is None or configured == on:
-        return []
-    return [f"{where}: transport.{key} = {str(configured).lower()}, and the record says that it was not so"]
+def _switched(asked: Asked, configured: ConfiguredTransport) -> list[str]:
+    """Say where a round was not asked as it was configured. Unset, the server decides."""
+    pairs = {
+        "sealed": (configured.sealed, asked.sealed),
+        "secagg.enabled": (configured.secagg.enabled, asked.secagg),
+    }
+    return [
+        f"round {asked.round}: transport.{key} = {str(wanted).lower()}, and the record says that it was not so"
+        for key, (wanted, signed) in pairs.items()
+        if wanted is not None and wanted != signed
+    ]
+
+
+def _otherwise(where: str, asked: Asked, record: Completed) -> list[str]:
+    pairs = {"sealed": (asked.sealed, record.sealed), "summed": (asked.secagg, record.secagg is not None)}
+    return [
+        f"{where}: it was {'' if before else 'not '}to be {word}, and was completed otherwise"
+        for word, (before, after) in pairs.items()
+        if before != after
+    ]
+
+
+def _impossible(evidence: Evidence, experiment: Experiment) -> list[str]:
+    """Say why no honest server sums under this configuration; nothing if one can.
+
+    The vector that is summed has a word for each parameter of the model, and may have more: for buffers and counters.
+    """
+    if problem := aggregation_problem(experiment):
+        return [f"updates cannot be summed with this configuration: {problem}"]
+    secagg, privacy, spec = experiment.transport.secagg, experiment.privacy, evidence.plan.spec
+    by_client = spec.unit == "client"
+    try:
+        parameters = Parameters.plan(
+            members=experiment.federation.cohort,
+            length=evidence.report.model.parameters,
+            bits=secagg.bits,
+            bound=privacy.clip_norm if by_client else secagg.bound or 1.0,
+            threshold=secagg.threshold,
+            neighbours=secagg.neighbours,
+        )
+        if by_client:
+            check_noise(parameters, clip_norm=spec.clip_norm, noise_multiplier=evidence.plan.value_noise_multiplier)
+    except ConfigError as error:
+        return [f"updates cannot be summed with this configuration: {error}"]
+    return []
+
+
+def _lost(evidence: Evidence) -> str:
+    """Say how the rounds were asked that were not completed."""
+    lost = [
+        record
+        for record, after in pairwise([*evidence.records, None])
+        if isinstance(record, Asked) and not isinstance(after, Completed)
+    ]
+    if not lost:
+        return ""
+    sealed, summed = sum(record.sealed for record in lost), sum(record.secagg for record in lost)
+    return f"; rounds asked and not completed: {len(lost)}, of them to be encrypted: {sealed}, to be summed: {summed}"
 
 
 def _sum(where: str, record: Completed, secagg: SecureSum, asked: Asked | None, *, secret: bool) -> list[str]:

@@ -18,7 +18,7 @@ OPENED = Opened(
 
 
 def asked(round_number, *cohort, model=A):
-    return Asked(round=round_number, cohort=cohort, model=model)
+    return Asked(round=round_number, cohort=cohort, model=model, sealed=False, secagg=False)
 
 
 def entry(round_number, *, model=A, run="run", status="reserved", steps=10):

@@ -26,7 +26,7 @@ OPENED = Opened(
     rounds=5,
     fedtrain="0.1.0",
 )
-ASKED = Asked(round=1, cohort=(0, 2), model=A)
+ASKED = Asked(round=1, cohort=(0, 2), model=A, sealed=True, secagg=True)
 COMPLETED = Completed(
     round=1,
     model=A,
@@ -167,6 +167,10 @@ def test_a_record_from_elsewhere_is_refused(path):
         {"cohort": None},
         {"cohort": [0.5]},
         {"model": "A" * 64},
+        {"sealed": None},
+        {"sealed": 1},
+        {"secagg": None},
+        {"secagg": 0},
     ],
 )
 def test_a_malformed_record_is_refused(changes):
@@ -198,9 +202,10 @@ def test_a_malformed_transport_is_refused(changes):
 
 
 @pytest.mark.parametrize("name", ["sealed", "secagg"])
-def test_a_completed_round_says_what_its_transport_was(name):
+@pytest.mark.parametrize("record", [ASKED, COMPLETED], ids=["asked", "completed"])
+def test_a_round_says_what_its_transport_is(record, name):
     first = sign(OPENED, **TIME)
-    data = COMPLETED.model_dump(mode="json") | {"sequence": 1, "previous": first.digest} | TIME
+    data = record.model_dump(mode="json") | {"sequence": 1, "previous": first.digest} | TIME
     del data[name]
     with pytest.raises(ForgeryError, match=f"malformed.*{name}"):
         read_records([first, SignedEnvelope.sign(PAYLOAD_TYPE, canonical(data), IDENTITY)], IDENTITY.public)
@@ -244,10 +249,10 @@ def test_a_full_disk_leaves_the_record_as_it_was(path, tmp_path):
         path, key = map(Path, sys.argv[1:])
         log = RunLog.open(path, Identity.load(key))
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, resource.RLIM_INFINITY))
-        try: log.append(Asked(round=1, cohort=(0,), model="a" * 64))
+        try: log.append(Asked(round=1, cohort=(0,), model="a" * 64, sealed=False, secagg=False))
         except StorageError as error: print(len(log.records), error)
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        log.append(Asked(round=2, cohort=(0,), model="a" * 64))
+        log.append(Asked(round=2, cohort=(0,), model="a" * 64, sealed=False, secagg=False))
         """
     command = [sys.executable, "-c", textwrap.dedent(program), path, tmp_path / "key"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

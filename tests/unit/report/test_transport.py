@@ -1,6 +1,6 @@
 import pytest
 
-from fedtrain.ledger import Asked, Completed, Opened, SecureSum
+from fedtrain.ledger import Asked, Closed, Completed, Opened, SecureSum
 from fedtrain.report import Dropped, RoundEntry, SecureAggregation
 from fedtrain.report.transport import Transport, summary
 
@@ -11,42 +11,52 @@ OPENED = Opened(
 SUM = SecureSum(threshold=2, neighbours=2, bits=16, silent=())
 
 
-def asked(number):
-    return Asked(round=number, cohort=(0, 1, 2), model=A)
+def asked(number, *, sealed=True, secagg=True):
+    return Asked(round=number, cohort=(0, 1, 2), model=A, sealed=sealed, secagg=secagg)
 
 
-def completed(number, *, sealed=True, secagg=SUM):
-    return Completed(
-        round=number, model=A, updates=(), dropped=(), sealed=sealed, secagg=secagg, aggregate=A, clip_norm=1.0
+def done(number, *, sealed=True, secagg=True):
+    end = Completed(
+        round=number,
+        model=A,
+        updates=(),
+        dropped=(),
+        sealed=sealed,
+        secagg=SUM if secagg else None,
+        aggregate=A,
+        clip_norm=1.0,
     )
+    return [asked(number, sealed=sealed, secagg=secagg), end]
 
 
-def run(*rounds):
-    return [OPENED, *(record for last in rounds for record in (asked(last.round), last))]
+def closed(rounds):
+    return Closed(status="interrupted", rounds=rounds, report=A)
 
 
 @pytest.mark.parametrize(
     ("records", "sealed", "summed", "only_sums"),
     [
-        (run(completed(1), completed(2)), True, True, True),
-        (run(completed(1), completed(2, secagg=None)), True, True, False),
-        (run(completed(1, sealed=False), completed(2)), False, True, True),
-        (run(completed(1, secagg=None), completed(2, secagg=None)), True, False, False),
-        (run(completed(1)), False, True, False),
-        (run(completed(1), completed(1)), False, True, False),
-        (run(completed(1), completed(2), completed(2)), True, True, True),
-        (run(completed(1), completed(2), completed(2, secagg=None)), True, True, False),
-        ([*run(completed(1), completed(2)), asked(2)], False, True, False),
-        ([OPENED], False, False, False),
+        ([*done(1), *done(2)], True, True, True),
+        ([*done(1), *done(2, secagg=False)], True, True, False),
+        ([*done(1, sealed=False), *done(2)], False, True, True),
+        ([*done(1, secagg=False), *done(2, secagg=False)], True, False, False),
+        ([*done(1, sealed=False, secagg=False), *done(2, sealed=False, secagg=False)], False, False, False),
+        ([*done(1), closed(1)], True, True, True),
+        ([*done(1), asked(2), closed(1)], True, True, True),
+        ([asked(1), closed(0)], True, True, True),
+        ([asked(1), closed(0), *done(1), *done(2)], True, True, True),
+        ([asked(1, secagg=False), closed(0), *done(1), *done(2)], True, True, False),
+        ([*done(1), asked(2, sealed=False), closed(1), *done(2)], False, True, True),
+        ([*done(1, secagg=False), asked(2), closed(1)], True, True, False),
         ([], False, False, False),
     ],
     ids=[
-        *("whole", "one seen", "one open", "all seen", "unfinished", "twice the same", "repeated", "repeated and seen"),
-        *("lost", "no rounds", "nothing"),
+        *("whole", "one seen", "one open", "all seen", "nothing", "unfinished", "lost for good", "lost at once"),
+        *("lost", "lost and seen", "lost and open", "lost and summed", "no rounds"),
     ],
 )
-def test_what_held_in_every_round_is_said_of_a_whole_run_alone(records, sealed, summed, only_sums):
-    assert Transport.of(records) == Transport(sealed=sealed, summed=summed, only_sums=only_sums)
+def test_what_held_in_every_round_that_was_asked_is_said(records, sealed, summed, only_sums):
+    assert Transport.of([OPENED, *records]) == Transport(sealed=sealed, summed=summed, only_sums=only_sums)
 
 
 def entry(number, *, sealed=True, secagg=None, dropped=()):

@@ -7,9 +7,8 @@ import pytest
 
 from fedtrain.config import from_flat
 from fedtrain.config.digest import config_digest
-from fedtrain.privacy import PrivacyPlan
 from fedtrain.report.audit import audit, read_report
-from tests.unit.report.audit.world import World, client_world, edit_records, record_world, spec
+from tests.unit.report.audit.world import World, client_world, edit_records, record_world
 
 ON = {"sealed": True, "secagg.enabled": True, "secagg.threshold": 3, "secagg.neighbours": 3, "secagg.bits": 16}
 
@@ -32,13 +31,51 @@ def checked(plain, world):
 
 
 def sums(records):
-    return [record["secagg"] for record in records if record.get("secagg")]
+    return [record["secagg"] for record in records if record["kind"] == "completed"]
 
 
-def of_round(records, number):
-    return next(record for record in records if record["kind"] == "completed" and record["round"] == number)
+def of_round(records, number, kind="completed"):
+    return next(record for record in records if record["kind"] == kind and record["round"] == number)
 
 
+def seen(records, number):
+    """Let the server ask for single updates in the clear, and get them."""
+    of_round(records, number, "asked").update(sealed=False, secagg=False)
+    of_round(records, number).update(sealed=False, secagg=None)
+
+
+def resigned(world, change):
+    """Give the report that an honest server gives of a record that was changed."""
+    plain = edit_records(world, world.report(), change)
+    return world.closed(world.claimed(plain["proof"]))
+
+
+def capped(**changes):
+    return client_world("capped", **changes)
+
+
+def configured(world, change, *, secagg=False, lost=False):
+    """Give what a server signs of a run with another configuration, and with sums in one round if it wants."""
+    plain = world.report()
+    config = {**plain["config"], **change}
+
+    def edit(records):
+        records[0].update(config=config_digest(config))
+        if lost and secagg:
+            records.insert(1, records[1] | {"secagg": True})
+        elif secagg:
+            bits, members = config["transport.secagg.bits"], world.clients - 1
+            of_round(records, 1, "asked").update(secagg=True)
+            of_round(records, 1).update(
+                secagg={"threshold": members, "neighbours": members, "bits": bits, "silent": []}
+            )
+
+    plain = edit_records(world, plain, edit)
+    return world.closed({**world.claimed(plain["proof"]), "config": config})
+
+
+LAYERS = {"sealed": True, "secagg": True}
+HALF = {"rounds": 2, "status": "interrupted", "refused": (), "silent": ()}
 SEALED = {"sealed": True, "configured": {"sealed": True, "secagg.enabled": False}}
 SUMMED = {"sealed": True, "secagg": True, "mute": ((1, 0),)}
 
@@ -73,14 +110,28 @@ def test_what_was_configured_and_is_so_holds(masked, summed):
     )
 
 
-def test_a_round_that_was_otherwise_is_counted(masked):
+def test_a_round_that_was_otherwise_is_counted():
     world = record_world(sealed=True, secagg=True)
-    plain = edit_records(world, world.report(), lambda records: of_round(records, 3).update(sealed=False, secagg=None))
-    entries = [dict(entry) for entry in plain["round_log"]]
-    entries[2].update(sealed=False, secagg=None)
-    _, checks = checked(world.closed({**plain, "round_log": entries}), world)
-    assert checks["transport"].status == "holds"
+    plain = resigned(world, lambda records: seen(records, 3))
+    verdict, checks = checked(plain, world)
+    assert verdict.holds
     assert "in 3 of 4 rounds; the server saw the sum of the updates alone in 3 of 4" in checks["transport"].detail
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, "rounds asked and not completed: 1, of them to be encrypted: 1, to be summed: 1"),
+        ({"secagg": False}, "rounds asked and not completed: 1, of them to be encrypted: 1, to be summed: 0"),
+        ({"sealed": False}, "rounds asked and not completed: 1, of them to be encrypted: 0, to be summed: 1"),
+    ],
+)
+def test_a_round_that_was_lost_is_told_as_it_was_asked(change, message):
+    world = record_world(sealed=True, secagg=True)
+    plain = resigned(world, lambda records: records.insert(1, records[1] | change))
+    _, checks = checked(plain, world)
+    assert checks["transport"].status == "holds"
+    assert checks["transport"].detail.endswith(message)
 
 
 # --- without any key ------------------------------------------------------------------------------------------------
@@ -163,9 +214,11 @@ def test_parameters_with_which_the_server_alone_could_unmask_are_refuted():
     world = record_world(secagg=True, configured={"secagg.threshold": 2})
     plain = world.report()
     forged = edit_records(world, plain, lambda records: [sum_.update(threshold=2) for sum_ in sums(records)])
-    assert "round 1: a threshold of 2 cannot be used: with 4 holders, allowed are 3 to 4" in (
-        checked(forged, world)[1]["transport"].detail
+    detail = checked(forged, world)[1]["transport"].detail
+    assert (
+        "cannot be summed with this configuration: a threshold of 2 cannot be used: with 4 holders, allowed" in detail
     )
+    assert "round 1: a threshold of 2 cannot be used: with 4 holders, allowed are 3 to 4" in detail
 
 
 def test_who_was_asked_is_in_the_sum_or_was_dropped(masked, summed):
@@ -213,10 +266,62 @@ def test_what_was_configured_must_be_so(configured, changes, message):
 
 
 def test_one_round_that_was_not_as_configured_is_named(masked, summed):
-    forged = edit_records(masked, summed, lambda records: of_round(records, 3).update(secagg=None, sealed=False))
+    forged = edit_records(masked, summed, lambda records: seen(records, 3))
     _, checks = checked(forged, masked)
     assert "round 3: transport.sealed = true, and the record says that it was not so" in checks["transport"].detail
     assert "round 3: transport.secagg.enabled = true, and the record" in checks["transport"].detail
+
+
+OTHERWISE = [
+    ({"sealed": False}, {}, "round 2: it was not to be sealed, and was completed otherwise"),
+    ({"secagg": False}, {}, "round 2: it was not to be summed, and was completed otherwise"),
+    ({}, {"sealed": False}, "round 2: it was to be sealed, and was completed otherwise"),
+    ({}, {"secagg": None}, "round 2: it was to be summed, and was completed otherwise"),
+]
+
+
+@pytest.mark.parametrize(("asked", "completed", "message"), OTHERWISE)
+def test_a_round_is_completed_as_it_was_asked(asked, completed, message):
+    world = record_world(sealed=True, secagg=True)
+
+    def change(records):
+        of_round(records, 2, "asked").update(asked)
+        of_round(records, 2).update(completed)
+
+    verdict, checks = checked(resigned(world, change), world)
+    assert [check.name for check in verdict.of("fails")] == ["transport"]
+    assert checks["transport"].detail == message
+
+
+def test_what_was_completed_without_being_asked_is_for_another_check(masked, summed):
+    forged = edit_records(masked, summed, lambda records: records.remove(of_round(records, 1, "asked")))
+    _, checks = checked(forged, masked)
+    assert checks["rounds"].status == "fails"
+    assert checks["transport"].status == "holds"
+
+
+@pytest.mark.parametrize(
+    ("make", "change", "message"),
+    [
+        (record_world, {"server.strategy": "Krum"}, 'server.strategy = "Krum" needs single updates'),
+        (record_world, {"server.strategy": "FedMedian"}, 'server.strategy = "FedMedian" needs single updates'),
+        (record_world, {"transport.secagg.max_weight": 100}, "how many records a client has would be an access"),
+        (capped, {"transport.secagg.bound": 0.5}, "where the clipping norm is the bound"),
+        (capped, {"transport.secagg.bits": 2}, "rounding 8 parameters can move an update by more than"),
+        (capped, {"transport.secagg.bits": 7}, "noise of 2 times the clipping norm, does not fit into 1 bytes"),
+        (record_world, {"federation.cohort": 1}, "the sum of one update is that update"),
+    ],
+)
+@pytest.mark.parametrize("lost", [False, True], ids=["completed", "lost"])
+def test_sums_that_no_honest_server_makes_are_refuted(make, change, message, lost):
+    """The configuration does not say whether updates are summed, and the server's record does."""
+    world = make()
+    assert "transport" not in {check.name for check in checked(configured(world, change), world)[0].of("fails")}
+    forged = configured(world, change, lost=lost, secagg=True)
+    verdict, checks = checked(forged, world)
+    assert "transport" in {check.name for check in verdict.of("fails")}
+    assert "updates cannot be summed with this configuration: " in checks["transport"].detail
+    assert message in checks["transport"].detail
 
 
 @pytest.mark.parametrize("key", ["sealed", "secagg.enabled", "secagg.threshold", "secagg.neighbours", "secagg.bits"])
@@ -246,7 +351,7 @@ def adversary(plain, who):
 RELAY = "whoever relays messages"
 
 
-@pytest.mark.parametrize("make", [record_world, lambda **changes: client_world("capped", **changes)])
+@pytest.mark.parametrize("make", [record_world, capped])
 def test_the_server_sees_less_of_a_run_that_is_summed_throughout(make):
     world = make(secagg=True)
     plain = world.report()
@@ -261,53 +366,56 @@ def test_the_server_sees_less_of_a_run_that_is_summed_throughout(make):
     assert "privacy.adversaries does not say" in checked(world.closed(plain), world)[1]["words"].detail
 
 
-def otherwise(change):
-    """Claim what follows where one round of a summed run was otherwise."""
-    world = client_world("capped", sealed=True, secagg=True)
-    plain = world.report()
-    plain = edit_records(world, plain, change)
-    return world, world.closed(world.claimed(plain["proof"]))
-
-
 @pytest.mark.parametrize(
     "change",
     [
-        lambda records: of_round(records, 3).update(secagg=None),
-        lambda records: records.insert(1, dict(records[1])),  # asked, and never completed
+        lambda records: seen(records, 3),
+        lambda records: records.insert(1, records[1] | {"secagg": False}),  # asked, and never completed
     ],
-    ids=["single once", "lost once"],
+    ids=["seen once", "asked for once"],
 )
-def test_the_server_sees_more_where_nothing_says_that_it_does_not(change):
-    world, plain = otherwise(change)
+def test_the_server_sees_more_where_it_asked_for_it_once(change):
+    world = capped(sealed=True, secagg=True)
+    plain = resigned(world, change)
     assert adversary(plain, "the server")["sees"] == "every clipped update of every client"
     server, client, *_ = plain["privacy"]["trusted"]
     assert server == "The server, to clip, to add the noise, and to keep updates and cohorts to itself."
     assert "to clip its update" in client
+    assert "The server sees each client's update and is trusted" in plain["privacy"]["statement"]
     assert checked(plain, world)[1]["words"].status == "holds"
 
 
-def test_an_unfinished_run_has_the_larger_view():
-    plan = PrivacyPlan(spec=spec(rounds=4), noise_multiplier=2.0)
-    world = World(plan=plan, rounds=2, sealed=True, secagg=True, status="interrupted", refused=(), silent=())
-    plain = world.report()
-    assert adversary(plain, "the server")["sees"].startswith("every update")
-    assert adversary(plain, RELAY)["sees"] == "what the server sees"
+@pytest.mark.parametrize(
+    ("world", "change"),
+    [
+        (capped(**LAYERS), lambda records: records.insert(1, dict(records[1]))),
+        (record_world(**LAYERS), lambda records: records.insert(1, dict(records[1]))),
+        (capped(**LAYERS, **HALF), lambda records: None),
+        (capped(**LAYERS, **HALF), lambda records: records.insert(-1, of_round(records, 2, "asked") | {"round": 3})),
+    ],
+    ids=["lost", "lost in record privacy", "unfinished", "lost for good"],
+)
+def test_a_run_that_was_interrupted_has_the_view_that_was_asked_for(world, change):
+    plain = resigned(world, change)
+    assert adversary(plain, "the server")["sees"].startswith("the sum of the ")
+    assert adversary(plain, RELAY)["sees"].startswith("who sends how much to whom")
     assert checked(plain, world)[0].holds
 
 
 def test_client_privacy_trusts_each_client_to_clip_what_the_server_cannot():
     plain = client_world("capped", sealed=True, secagg=True).report()
     server, client = plain["privacy"]["trusted"]
-    assert server == "The server, to add the noise, and to keep the sums to itself."
+    assert server == "The server, to add the noise, and to keep the sums, and whatever they tell, to itself."
     assert client.startswith("Each client's own program, to clip its update, and to train on nothing but")
     assert client.endswith("one that does not clip harms its own records alone.")
     assert (
-        "The server sees the sum of the clients' updates of each round and is trusted" in plain["privacy"]["statement"]
+        "Where it follows the protocol, the server sees the sum of the clients' updates of"
+        in plain["privacy"]["statement"]
     )
     assert any(text.startswith("What a sum of updates tells the server") for text in plain["privacy"]["not_covered"])
     record = record_world(sealed=True, secagg=True).report()
     assert not any(text.startswith("What a sum") for text in record["privacy"]["not_covered"])
-    assert "hides single ones, and bounds nothing" in adversary(record, "the server")["by"]
+    assert "that updates are summed bounds nothing" in adversary(record, "the server")["by"]
 
 
 @pytest.mark.parametrize(
@@ -315,10 +423,10 @@ def test_client_privacy_trusts_each_client_to_clip_what_the_server_cannot():
     [
         (record_world, {"sealed": False}, True, "what the server sees"),
         (record_world, {"sealed": True}, True, "who sends how much"),
-        (lambda **changes: client_world("capped", **changes), {"sealed": False}, False, "what the server sees"),
-        (lambda **changes: client_world("capped", **changes), {"sealed": True}, True, "who sends how much"),
+        (capped, {"sealed": False}, False, "what the server sees"),
+        (capped, {"sealed": True}, True, "who sends how much"),
         (client_world, {"sealed": True}, False, "who sends how much"),
-        (lambda **changes: client_world("capped", **changes), {"sealed": True, "noise": "seeded"}, False, "who sends"),
+        (capped, {"sealed": True, "noise": "seeded"}, False, "who sends"),
     ],
     ids=["record open", "record", "capped open", "capped", "secret", "seeded"],
 )

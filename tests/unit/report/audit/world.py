@@ -167,7 +167,8 @@ class World:
                 update = digest(self.run, "update", number, client)
                 place, head = settled[client][update]
                 updates.append({"client": client, "update": update, "sequence": place + 1, "head": head})
-            yield {"kind": "asked", "time": TIME, "round": number, "cohort": cohort, "model": model}
+            asked = {"kind": "asked", "time": TIME, "round": number, "cohort": cohort, "model": model}
+            yield {**asked, "sealed": self.sealed, "secagg": self.secagg}
             yield {
                 "kind": "completed",
                 "time": TIME,
