@@ -19,11 +19,13 @@ class SessionOffer:
         run: id of the run.
         session: id of the session, 32 hexadecimal digits.
         roster: digest of the pinned identities.
+        start: which start of the run's server it is, from 1. An offer of an earlier start is a replay.
     """
 
     run: str
     session: str
     roster: str
+    start: int
 
     payload_type: ClassVar[str] = PAYLOAD_TYPE
 
@@ -41,10 +43,18 @@ class SessionOffer:
         data = envelope.verify(server, cls.payload_type)
         try:
             match json.loads(data):
-                case {"roster": str(roster), "run": str(run), "session": str(session), **rest} if not rest:
-                    offer = cls(run=run, session=session, roster=roster)
+                case {
+                    "roster": str(roster),
+                    "run": str(run),
+                    "session": str(session),
+                    "start": int(start),
+                    **rest,
+                } if not rest and not isinstance(start, bool) and start >= 1:
+                    offer = cls(run=run, session=session, roster=roster, start=start)
                 case _:
-                    raise ForgeryError("the offer of a session is not an object of run, session and roster")
+                    raise ForgeryError(
+                        "the offer of a session is not an object of run, session, roster and start, from 1"
+                    )
             form = offer._payload()
         except (ValueError, RecursionError) as error:
             raise ForgeryError(f"the offer of a session cannot be read: {error}") from error
@@ -53,7 +63,9 @@ class SessionOffer:
         return offer
 
     def _payload(self) -> bytes:
-        return canonical({"roster": self.roster, "run": self.run, "session": self.session})
+        return canonical(
+            {"roster": self.roster, "run": self.run, "session": self.session, "start": self.start},
+        )
 
 
 class SessionEnd(SessionOffer):

@@ -1,36 +1,54 @@
-"""The files of a client for its sessions: FOLDER/RUN/SESSION/, for its owner's eyes only.
+"""The files of a client for its sessions: FOLDER/RUN/, for its owner's eyes only.
 
-- ``secret``: 32 random bytes that all keys of the session come from. It is written last: without it there is no
-  session.
-- ``session.json``: the roster that is pinned for the session, and the number of the last message that was accepted.
-- ``state``: what secure aggregation keeps between two messages.
+- ``start``: what is known of the run: its roster, the highest start of its server that was accepted, and the session
+  that this start began. It outlives the sessions, so that neither an offer that is replayed nor one with other
+  identities gets the run again.
+- ``SESSION/secret``: 32 random bytes that all keys of the session come from. It is written last: without it there is
+  no session.
+- ``SESSION/session.json``: the roster, and the number of the last message that was accepted.
+- ``SESSION/state``: what secure aggregation keeps between two messages.
 
 What is written is durable and whole before a method returns, also if the process is killed at any moment or the disk
 is full. A run has one session at a time: a new one deletes the earlier, secrets first, and what was sent in these can
-never be opened again (as far as the file system erases what is deleted). One process at a time works on a folder.
+never be opened again (as far as the file system erases what is deleted). A run that was not used for 30 days is
+deleted, with all that is known of it, when a session of another begins: a client that was lost in the middle of one
+does not keep its keys for ever. One process at a time works on a folder. Files of other names are left alone.
 """
 
-import json
 import os
-import re
-import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
-from fedtrain.crypto import SessionSecrets, canonical
-from fedtrain.crypto.secrets import read_or_create_secret, read_secret
+from fedtrain.crypto import SessionSecrets
 from fedtrain.errors import StorageError, TransportError
-from fedtrain.files import sync_folder, write_atomic
+from fedtrain.files import write_atomic
+from fedtrain.transport.session_files import (
+    ID,
+    SECRET,
+    START,
+    STATE,
+    Start,
+    delete_run,
+    delete_session,
+    folders,
+    last_used,
+    make_session,
+    read_facts,
+    read_start,
+    session_secrets,
+    write_facts,
+    write_start,
+)
 
-_SECRET, _FACTS, _STATE = "secret", "session.json", "state"
+_T = TypeVar("_T")
 _LOCK = "lock"  # which is no id
-_SECRET_BYTES = 32
 _PATIENCE = 60.0
-# Ids come from messages: nothing but these becomes a name of a file.
-_ID = re.compile(r"[0-9a-f][0-9a-f-]{0,63}")
+_KEPT = 30 * 24 * 3600.0
 
 
 class NodeSessions:
@@ -40,8 +58,8 @@ class NodeSessions:
         """Use a folder of the client's own. It is made if need be."""
         self._folder = folder
 
-    def begin(self, *, run: str, session: str, roster: str) -> SessionSecrets:
-        """Make the keys of a session, and delete the earlier sessions of the run.
+    def begin(self, *, run: str, session: str, roster: str, start: int) -> SessionSecrets:
+        """Make the keys of a session, and delete the earlier sessions of the run, and runs that are out of use.
 
         Asked again for the session that the client is in, it returns the same keys.
 
@@ -49,28 +67,31 @@ class NodeSessions:
             run: id of the run: up to 64 of the digits 0 to 9 and a to f, and hyphens.
             session: id of the session, likewise.
             roster: digest of the pinned identities.
+            start: which start of the run's server it is, as the server signed it.
 
         Raises:
-            TransportError: an id is not of this form, or the session is known with another roster.
-            StorageError: the session cannot be written; then there is none, and the earlier ones are as they were. Or
-                an earlier one cannot be deleted; its secret is, if that could be.
+            TransportError: an id is not of this form, the run is known with another roster or a higher start, or with
+                another session of this start. Nothing has changed then.
+            StorageError: the session cannot be written, or what is known of the run cannot be read; then there is
+                none, and the earlier ones are as they were. Or an earlier one, or a run that is out of use, cannot be
+                deleted; its secret is, if that could be.
             KeyFileError: others can use the file of the secret.
         """
         folder = self._path(run, session)
+        offered = Start(roster=roster, start=start, session=session)
         with self._locked():
-            if (folder / _SECRET).exists():
-                pinned, _ = _read_facts(folder)
-                if pinned != roster:
-                    raise TransportError(
-                        f"session {session} of run {run} was set up with the roster {pinned}, and is offered again "
-                        f"with {roster}: other identities need another session"
-                    )
-            else:
-                _make(folder, roster)
-            for other in _sessions(folder.parent):
+            known = read_start(folder.parent)
+            if known is not None:
+                _check(run, known, offered)
+            self._delete_unused(but=folder.parent)
+            # Noted first: a process that is killed here leaves a run that refuses what is older, and no session.
+            write_start(folder.parent, offered)
+            if not (folder / SECRET).exists():
+                make_session(folder, roster)
+            for other in folders(folder.parent):
                 if other != folder:
-                    _delete(other)
-            return _secrets(folder)
+                    delete_session(other)
+            return session_secrets(folder)
 
     def secrets(self, *, run: str, session: str) -> SessionSecrets:
         """Return the keys of a session.
@@ -81,7 +102,7 @@ class NodeSessions:
             KeyFileError: others can use the file of the secret.
         """
         with self._locked():
-            return _secrets(self._existing(run, session))
+            return session_secrets(self._existing(run, session))
 
     def roster(self, *, run: str, session: str) -> str:
         """Return the digest of the identities that are pinned for a session.
@@ -91,7 +112,7 @@ class NodeSessions:
             StorageError: it cannot be read.
         """
         with self._locked():
-            return _read_facts(self._existing(run, session))[0]
+            return read_facts(self._existing(run, session))[0]
 
     def advance(self, *, run: str, session: str, sequence: int) -> None:
         """Note that a message was accepted. No message with this number, or a lower one, is from then on.
@@ -102,37 +123,49 @@ class NodeSessions:
         """
         with self._locked():
             folder = self._existing(run, session)
-            roster, last = _read_facts(folder)
+            roster, last = read_facts(folder)
             if sequence <= last:
                 raise TransportError(
                     f"message {sequence} of session {session} of run {run} is a replay: message {last} was accepted "
                     "before it came"
                 )
-            _write_facts(folder, roster, sequence)
+            write_facts(folder, roster, sequence)
 
     def state(self, *, run: str, session: str) -> bytes | None:
-        """Return what ``save_state`` was given last; ``None`` if it never was.
+        """Return the state of a session as it is now; ``None`` if it never had one. Another message may change it.
 
         Raises:
             TransportError: there is no such session.
             StorageError: it cannot be read.
         """
         with self._locked():
-            path = self._existing(run, session) / _STATE
-            return path.read_bytes() if path.exists() else None
+            return _read_state(self._existing(run, session))
 
-    def save_state(self, *, run: str, session: str, data: bytes) -> None:
-        """Keep a state until the session ends.
+    def update(self, *, run: str, session: str, change: Callable[[bytes | None], tuple[bytes, _T]]) -> _T:
+        """Replace the state of a session, and return what was made along with the new one, once that is on the disk.
+
+        Of two updates at the same time the second sees what the first wrote. An exception in ``change`` passes, and
+        leaves the state as it was.
+
+        Args:
+            run: id of the run.
+            session: id of the session.
+            change: given the state (``None`` if there never was one), returns the new one and a result. All messages
+                of this client wait for it, so it is to be short. It must not use the sessions of this folder itself.
 
         Raises:
             TransportError: there is no such session.
-            StorageError: it cannot be written; the previous state is kept.
+            StorageError: the state cannot be read or written; the previous one is kept. So is an OSError in
+                ``change``.
         """
         with self._locked():
-            write_atomic(self._existing(run, session) / _STATE, data)
+            folder = self._existing(run, session)
+            data, result = change(_read_state(folder))
+            write_atomic(folder / STATE, data)
+            return result
 
     def end(self, *, run: str) -> None:
-        """Delete the sessions of a run, secrets first. If there are none, nothing happens.
+        """Delete the sessions of a run, secrets first, and keep what is known of it. Without any, nothing happens.
 
         Raises:
             TransportError: the id is not of the form that `begin` describes.
@@ -140,14 +173,20 @@ class NodeSessions:
         """
         folder = self._path(run)
         with self._locked():
-            for session in _sessions(folder):
-                _delete(session)
+            for session in folders(folder):
+                delete_session(session)
             with suppress(FileNotFoundError):
-                folder.rmdir()
+                os.utime(folder / START)  # kept from now on as long as any other run
+
+    def _delete_unused(self, *, but: Path) -> None:
+        oldest = time.time() - _KEPT
+        for run in folders(self._folder):
+            if run != but and last_used(run) < oldest:
+                delete_run(run)
 
     def _path(self, *ids: str) -> Path:
         for name in ids:
-            if not _ID.fullmatch(name):
+            if not ID.fullmatch(name):
                 raise TransportError(
                     f"{name!r:.100} is no id of a run or session: up to 64 of the digits 0 to 9 and a to f, and hyphens"
                 )
@@ -155,7 +194,7 @@ class NodeSessions:
 
     def _existing(self, run: str, session: str) -> Path:
         folder = self._path(run, session)
-        if not (folder / _SECRET).exists():
+        if not (folder / SECRET).exists():
             raise TransportError(
                 f"this client has no keys for session {session} of run {run}: it was restarted without its files, or "
                 "another session of the run was begun. The server has to set the session up again"
@@ -180,57 +219,24 @@ class NodeSessions:
             raise StorageError(f"cannot use the sessions in {self._folder}: {error}") from error
 
 
-def _make(folder: Path, roster: str) -> None:
-    """Make a session, also where a process was killed while it made one."""
-    run = folder.parent
-    _delete(folder)
-    try:
-        # What lies in a folder that only its owner can enter is secret, whatever its mode.
-        run.mkdir(mode=0o700, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        _write_facts(folder, roster, last=-1)
-        sync_folder(run)
-        sync_folder(run.parent)
-        read_or_create_secret(folder / _SECRET, lambda: os.urandom(_SECRET_BYTES))
-    except BaseException:
-        with suppress(OSError):
-            _delete(folder)
-            run.rmdir()
-        raise
-
-
-def _delete(folder: Path) -> None:
-    if folder.exists():
-        (folder / _SECRET).unlink(missing_ok=True)
-        sync_folder(folder)
-        shutil.rmtree(folder)
-        sync_folder(folder.parent)
-
-
-def _sessions(run: Path) -> list[Path]:
-    return list(run.iterdir()) if run.exists() else []
-
-
-def _secrets(folder: Path) -> SessionSecrets:
-    secret = read_secret(folder / _SECRET)
-    if len(secret) != _SECRET_BYTES:
-        raise StorageError(
-            f"{folder / _SECRET} has {len(secret)} bytes, and {_SECRET_BYTES} are expected: it is damaged"
+def _check(run: str, known: Start, offered: Start) -> None:
+    if offered.roster != known.roster:
+        raise TransportError(
+            f"run {run} was set up with the roster {known.roster}, and is offered again with {offered.roster}: "
+            "other identities need another run"
         )
-    return SessionSecrets(secret)
+    if offered.start < known.start:
+        raise TransportError(
+            f"start {offered.start} of the server of run {run} is a replay: start {known.start} was accepted before "
+            "it came"
+        )
+    if offered.start == known.start and offered.session != known.session:
+        raise TransportError(
+            f"start {offered.start} of the server of run {run} began session {known.session}, and is offered again "
+            f"with session {offered.session}: a server that starts again has to count its starts up"
+        )
 
 
-def _write_facts(folder: Path, roster: str, last: int) -> None:
-    write_atomic(folder / _FACTS, canonical({"last": last, "roster": roster}))
-
-
-def _read_facts(folder: Path) -> tuple[str, int]:
-    """Return the digest of the roster and the number of the last message; without them no message is accepted."""
-    path = folder / _FACTS
-    try:
-        match json.loads(path.read_bytes()):
-            case {"last": int(last), "roster": str(roster)}:
-                return roster, last
-    except ValueError:
-        pass
-    raise StorageError(f"{path} is damaged: the server has to set another session up")
+def _read_state(folder: Path) -> bytes | None:
+    path = folder / STATE
+    return path.read_bytes() if path.exists() else None

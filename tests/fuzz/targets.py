@@ -160,7 +160,7 @@ _SEALED = KEY.open(
 )
 _ENVELOPES = [
     SessionKeys.of(SessionSecrets(bytes(32)), **NAMES, party="client-1").sign(IDENTITY),
-    SessionOffer(**NAMES).sign(IDENTITY),
+    SessionOffer(**NAMES, start=1).sign(IDENTITY),
 ]
 
 TARGETS: dict[str, tuple[Callable[[bytes], None], list[bytes]]] = {

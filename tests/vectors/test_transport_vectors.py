@@ -168,7 +168,8 @@ def body():
 def announcement():
     secrets = SessionSecrets(SECRET)
     names = {"run": header().run, "session": header().session, "roster": sha256(b"roster").hexdigest()}
-    return SessionKeys.of(secrets, **names, party="client-1").sign(IDENTITY), SessionOffer(**names).sign(IDENTITY)
+    keys = SessionKeys.of(secrets, **names, party="client-1").sign(IDENTITY)
+    return keys, SessionOffer(**names, start=2).sign(IDENTITY)
 
 
 def test_a_content_is_encoded_as_it_was():

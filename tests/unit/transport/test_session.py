@@ -20,12 +20,12 @@ ROOT = Path(__file__).parents[3]
 RUN, SESSION, ROSTER = "0123abcd", "44cd0e", "a" * 64
 IDS = {"run": RUN, "session": SESSION}
 ALL = [
-    lambda sessions, ids: sessions.begin(**ids, roster=ROSTER),
+    lambda sessions, ids: sessions.begin(**ids, roster=ROSTER, start=1),
     lambda sessions, ids: sessions.secrets(**ids),
     lambda sessions, ids: sessions.roster(**ids),
     lambda sessions, ids: sessions.advance(**ids, sequence=1),
     lambda sessions, ids: sessions.state(**ids),
-    lambda sessions, ids: sessions.save_state(**ids, data=b"state"),
+    lambda sessions, ids: sessions.update(**ids, change=lambda _: (b"state", None)),
 ]
 
 
@@ -44,7 +44,7 @@ def sessions(tmp_path):
 
 @pytest.fixture
 def begun(sessions):
-    sessions.begin(**IDS, roster=ROSTER)
+    sessions.begin(**IDS, roster=ROSTER, start=1)
     return sessions
 
 
@@ -59,27 +59,27 @@ def full_disk():
 
 
 def test_a_session_keeps_its_keys_across_restarts(sessions, tmp_path):
-    made = sessions.begin(**IDS, roster=ROSTER)
+    made = sessions.begin(**IDS, roster=ROSTER, start=1)
     again = NodeSessions(tmp_path / "sessions")
-    for secrets in (again.begin(**IDS, roster=ROSTER), again.secrets(**IDS)):
+    for secrets in (again.begin(**IDS, roster=ROSTER, start=1), again.secrets(**IDS)):
         assert secrets.sealing.public == made.sealing.public
         assert secrets.masking.public == made.masking.public
     assert again.roster(**IDS) == ROSTER
 
 
 def test_each_session_has_its_own_keys(sessions):
-    one = sessions.begin(**IDS, roster=ROSTER)
-    assert sessions.begin(run="ab", session=SESSION, roster=ROSTER).sealing.public != one.sealing.public
-    assert sessions.begin(run=RUN, session="00", roster=ROSTER).sealing.public != one.sealing.public
-    assert sessions.begin(**IDS, roster=ROSTER).sealing.public != one.sealing.public
+    one = sessions.begin(**IDS, roster=ROSTER, start=1)
+    assert sessions.begin(run="ab", session=SESSION, roster=ROSTER, start=1).sealing.public != one.sealing.public
+    assert sessions.begin(run=RUN, session="00", roster=ROSTER, start=1).sealing.public != one.sealing.public
+    assert sessions.begin(**IDS, roster=ROSTER, start=1).sealing.public != one.sealing.public
 
 
 def test_a_session_is_for_its_owner_alone(tmp_path):
     previous = os.umask(0)
     try:
         sessions = NodeSessions(tmp_path / "sessions")
-        sessions.begin(**IDS, roster=ROSTER)
-        sessions.save_state(**IDS, data=b"secret state")
+        sessions.begin(**IDS, roster=ROSTER, start=1)
+        sessions.update(**IDS, change=lambda _: (b"secret state", None))
     finally:
         os.umask(previous)
     folder = tmp_path / "sessions" / RUN
@@ -88,9 +88,9 @@ def test_a_session_is_for_its_owner_alone(tmp_path):
 
 
 def test_a_new_session_deletes_the_earlier_ones_of_its_run_alone(begun, tmp_path):
-    begun.begin(run="ab", session=SESSION, roster=ROSTER)
-    begun.save_state(**IDS, data=b"state")
-    begun.begin(run=RUN, session="00", roster=ROSTER)
+    begun.begin(run="ab", session=SESSION, roster=ROSTER, start=1)
+    begun.update(**IDS, change=lambda _: (b"state", None))
+    begun.begin(run=RUN, session="00", roster=ROSTER, start=1)
     assert files(tmp_path / "sessions") == [
         RUN,
         f"{RUN}/00",
@@ -120,7 +120,7 @@ def test_no_message_is_accepted_twice(begun, tmp_path):
         for sequence in (7, 6, 0, -1):
             with pytest.raises(TransportError, match=f"message {sequence} .* is a replay: message 7 was accepted"):
                 sessions.advance(**IDS, sequence=sequence)
-    begun.begin(**IDS, roster=ROSTER)
+    begun.begin(**IDS, roster=ROSTER, start=1)
     with pytest.raises(TransportError, match="replay"):
         begun.advance(**IDS, sequence=7)
     begun.advance(**IDS, sequence=8)
@@ -130,15 +130,15 @@ def test_no_message_is_accepted_twice(begun, tmp_path):
 def test_a_state_is_kept_until_it_is_replaced(begun, tmp_path):
     assert begun.state(**IDS) is None
     for data in (b"first", b"", bytes(100_000)):
-        begun.save_state(**IDS, data=data)
+        begun.update(**IDS, change=lambda _: (data, None))
         assert NodeSessions(tmp_path / "sessions").state(**IDS) == data
-    begun.begin(**IDS, roster=ROSTER)
+    begun.begin(**IDS, roster=ROSTER, start=1)
     assert begun.state(**IDS) == bytes(100_000)
 
 
 def test_what_has_ended_is_gone(begun, tmp_path):
-    begun.save_state(**IDS, data=b"state")
-    begun.begin(run="ab", session=SESSION, roster=ROSTER)
+    begun.update(**IDS, change=lambda _: (b"state", None))
+    begun.begin(run="ab", session=SESSION, roster=ROSTER, start=1)
     begun.end(run=RUN)
     assert [name for name in files(tmp_path / "sessions") if name.startswith(RUN)] == []
     begun.end(run=RUN)
@@ -151,14 +151,14 @@ def test_secrets_are_deleted_before_all_else(begun, tmp_path, monkeypatch):
     def fails(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    begun.save_state(**IDS, data=b"state")
+    begun.update(**IDS, change=lambda _: (b"state", None))
     monkeypatch.setattr(session.shutil, "rmtree", fails)
-    for delete in (lambda: begun.end(run=RUN), lambda: begun.begin(run=RUN, session="00", roster=ROSTER)):
+    for delete in (lambda: begun.end(run=RUN), lambda: begun.begin(run=RUN, session="00", roster=ROSTER, start=1)):
         with pytest.raises(StorageError, match="Permission denied"):
             delete()
         assert not (tmp_path / "sessions" / RUN / SESSION / "secret").exists()
     monkeypatch.undo()
-    begun.begin(run=RUN, session="00", roster=ROSTER)
+    begun.begin(run=RUN, session="00", roster=ROSTER, start=1)
     assert [path.name for path in (tmp_path / "sessions" / RUN).iterdir()] == ["00"]
 
 
@@ -178,19 +178,19 @@ def test_what_is_no_id_becomes_no_name_of_a_file(sessions, tmp_path, use, name):
 
 def test_long_ids_and_uuids_are_ids(sessions):
     for name in ("0", "f" * 64, "0e8d4f0a-5a3c-4f3e-9d25-0b8f6f0f5d11"):
-        sessions.begin(run=name, session=name, roster=ROSTER)
+        sessions.begin(run=name, session=name, roster=ROSTER, start=1)
         assert sessions.roster(run=name, session=name) == ROSTER
 
 
 def test_a_full_disk_changes_nothing(begun, tmp_path):
-    begun.save_state(**IDS, data=b"state")
+    begun.update(**IDS, change=lambda _: (b"state", None))
     before, names = contents(tmp_path), files(tmp_path)
     with full_disk():
         for use in (
-            lambda: begun.begin(run=RUN, session="00", roster=ROSTER),
-            lambda: begun.begin(run="ab", session="00", roster=ROSTER),
+            lambda: begun.begin(run=RUN, session="00", roster=ROSTER, start=1),
+            lambda: begun.begin(run="ab", session="00", roster=ROSTER, start=1),
             lambda: begun.advance(**IDS, sequence=3),
-            lambda: begun.save_state(**IDS, data=b"a longer state"),
+            lambda: begun.update(**IDS, change=lambda _: (b"a longer state", None)),
         ):
             with pytest.raises(StorageError, match="File too large"):
                 use()
@@ -208,7 +208,7 @@ def test_what_a_killed_process_left_is_no_session(sessions, tmp_path):
     for use in ALL[1:]:
         with pytest.raises(TransportError, match="no keys"):
             use(sessions, IDS)
-    sessions.begin(**IDS, roster=ROSTER)
+    sessions.begin(**IDS, roster=ROSTER, start=1)
     assert sessions.state(**IDS) is None
     sessions.advance(**IDS, sequence=1)
     assert sorted(path.name for path in folder.iterdir()) == ["secret", "session.json"]
@@ -261,7 +261,7 @@ def test_one_process_at_a_time_works_on_a_folder(begun, tmp_path, monkeypatch):
 def accepted(folder, numbers):
     """Return which of these messages this process was allowed to accept."""
     sessions, mine = NodeSessions(folder), []
-    public = sessions.begin(**IDS, roster=ROSTER).sealing.public.digest
+    public = sessions.begin(**IDS, roster=ROSTER, start=1).sealing.public.digest
     for number in numbers:
         try:
             sessions.advance(**IDS, sequence=number)
@@ -292,7 +292,7 @@ def test_a_killed_process_leaves_a_session_whole(tmp_path, delay):
             ids = {"run": "ab", "session": f"{number // 7:x}"}
             sessions.begin(**ids, roster=f"{number // 7}")
             sessions.advance(**ids, sequence=number)
-            sessions.save_state(**ids, data=b"%d" % number * 10_000)
+            sessions.update(**ids, change=lambda _: (b"%d" % number * 10_000, None))
             print(number, flush=True)
         """
     process = subprocess.Popen(
