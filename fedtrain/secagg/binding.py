@@ -17,7 +17,9 @@ DIGEST_BYTES = 32
 _COMMITMENT = b"fedtrain secagg commitment v1\n"
 
 
-def binding_of(*, run: str, session: str, number: int, parameters: Parameters, announcements: Sequence[str]) -> str:
+def binding_of(
+    *, run: str, session: str, number: int, parameters: Parameters, work: str, announcements: Sequence[str]
+) -> str:
     """Return the hex SHA-256 that stands for a round: all its members hold the same, or nothing they make fits.
 
     Args:
@@ -25,14 +27,19 @@ def binding_of(*, run: str, session: str, number: int, parameters: Parameters, a
         session: id of the session.
         number: of the round.
         parameters: of the round.
+        work: hex SHA-256 of all that the members are asked to do.
         announcements: digests of the announcements of the cohort, in order of client.
     """
-    named = ["fedtrain secagg round v1", run, session, number, parameters.to_fields(), list(announcements)]
+    named = ["fedtrain secagg round v1", run, session, number, parameters.to_fields(), work, list(announcements)]
     return sha256(canonical(named)).hexdigest()
 
 
 def order_seed(*, run: str, session: str, number: int, announcements: Sequence[str]) -> bytes:
-    """Return the 32 bytes that decide who is whose neighbour. Parameters, which can be varied at will, have no say."""
+    """Return the 32 bytes that decide who is whose neighbour.
+
+    Parameters and work, which can be varied at will, have no say. The session and the round have, and a server that
+    does not follow the protocol can try several (`fedtrain.secagg.graph`).
+    """
     return sha256(canonical(["fedtrain secagg order v1", run, session, number, list(announcements)])).digest()
 
 

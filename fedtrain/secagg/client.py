@@ -100,6 +100,8 @@ class Client:
     def begin(self, request: MaskRequest) -> Parameters:
         """Check a request to take part in a round, and return what the round is about.
 
+        That ``request.work`` is the digest of the work at hand is for the caller to check: here nobody sees the model.
+
         Raises:
             TransportError: it breaks a rule; no vector can be masked then.
         """
@@ -116,7 +118,12 @@ class Client:
         digests = [announced.digest for announced in cohort.values()]
         pending = Pending(
             binding=binding_of(
-                run=own.run, session=own.session, number=number, parameters=parameters, announcements=digests
+                run=own.run,
+                session=own.session,
+                number=number,
+                parameters=parameters,
+                work=request.work,
+                announcements=digests,
             ),
             parameters=parameters,
             cohort=tuple(cohort),
@@ -171,6 +178,8 @@ class Client:
     def unmask(self, request: UnmaskRequest) -> UnmaskedShares:
         """Give the shares that the sum over the survivors takes. It needs nothing but the state.
 
+        Of a survivor whose bundle does not open none are given, and the answer names it.
+
         Raises:
             TransportError: the request breaks a rule; nothing is given away.
         """
@@ -183,16 +192,19 @@ class Client:
         ]
         if len(request.bundles) != len(owners):
             raise TransportError(f"{len(request.bundles)} bundles of shares came, and {len(owners)} are expected")
-        own, pairs = [], []
+        own, pairs, unreadable = [], [], []
         for (owner, key), bundle in zip(owners, request.bundles, strict=True):
-            share = self._open(bundle, key, pending, owner)
+            share = self._opened(bundle, key, pending, owner)
+            if share is None:
+                unreadable.append(owner)
+                continue
             own.append(share[:SEED_BYTES])
             for place, peer in enumerate(graph.neighbours(owner)):
                 if peer in dropped:
                     start = SEED_BYTES + PAIR_BYTES * place
                     pairs.append(share[start : start + PAIR_BYTES])
         self.state = ClientState(round=self.state.round)
-        return UnmaskedShares(own=b"".join(own), pairs=b"".join(pairs))
+        return UnmaskedShares(own=b"".join(own), pairs=b"".join(pairs), unreadable=tuple(unreadable))
 
     def _secrets_for(self, binding: str, cohort: Mapping[int, Announced], holders: tuple[int, ...]) -> dict[int, bytes]:
         """Return the seed of the self-mask, under the client's own number and first, and that of each neighbour."""
@@ -216,7 +228,7 @@ class Client:
         if pending is None:
             raise TransportError(f"shares for round {last} are refused: they were given once")
         if request.binding != pending.binding:
-            raise TransportError(f"shares for round {last} are refused: its parameters or its cohort were others")
+            raise TransportError(f"shares for round {last} are refused: its parameters, work or cohort were others")
         survivors = request.survivors
         if sorted(survivors + request.dropped) != list(pending.cohort):
             raise TransportError(
@@ -231,12 +243,17 @@ class Client:
             )
         return pending
 
-    def _open(self, bundle: bytes, key: bytes, pending: Pending, owner: int) -> bytes:
+    def _opened(self, bundle: bytes, key: bytes, pending: Pending, owner: int) -> bytes | None:
+        """Return a client's shares; ``None`` if the bundle does not open, which is its owner's or the server's fault.
+
+        Raises:
+            TransportError: the bundle has another length, which the server lets no client send.
+        """
         expected = bundle_bytes(pending.parameters.neighbours)
         if len(bundle) != expected:
             raise TransportError(f"the shares of client {owner} have {len(bundle)} bytes, and {expected} are expected")
         secret = self._share_key(key, pending.binding, owner, self._client)
         try:
             return decrypt_once(secret, bundle, pending.binding.encode())
-        except TransportError as error:
-            raise TransportError(f"the shares of client {owner} do not open: {error}") from error
+        except TransportError:
+            return None

@@ -33,16 +33,24 @@ class MaskRequest:
     Attributes:
         round: its number, larger than those before it in the session.
         parameters: of the round.
+        work: hex SHA-256 of all that the members are asked to do (model and settings). Whoever takes the request
+            compares it with the digest of what came with it: members that are asked for other work have other masks.
         announcements: lines of the envelopes in which the cohort announced its session keys, in order of client.
     """
 
     round: int
     parameters: Parameters
+    work: str
     announcements: tuple[bytes, ...]
 
     def to_fields(self) -> dict[str, Value]:
         """Return the fields of the message."""
-        return {**self.parameters.to_fields(), "round": self.round, "announcements": list(self.announcements)}
+        return {
+            **self.parameters.to_fields(),
+            "round": self.round,
+            "work": self.work,
+            "announcements": list(self.announcements),
+        }
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, object]) -> Self:
@@ -52,9 +60,10 @@ class MaskRequest:
             TransportError: the fields are others, or the parameters are not safe.
         """
         reader = Reader("the request for a masked vector", fields)
-        number = reader.whole("round")
+        number, work = reader.whole("round"), reader.hexadecimal("work", DIGEST_BYTES)
         announcements = reader.all_data("announcements", MOST_MEMBERS, _LONGEST_ANNOUNCEMENT)
-        return cls(round=number, parameters=Parameters.from_fields(reader.rest()), announcements=announcements)
+        parameters = Parameters.from_fields(reader.rest())
+        return cls(round=number, parameters=parameters, work=work, announcements=announcements)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -143,17 +152,20 @@ class UnmaskedShares:
     """The answer to it. What it prints as shows no share.
 
     Attributes:
-        own: for each survivor that the client is a holder of, in order, 32 bytes: its share of the self-mask.
+        own: for each survivor that the client is a holder of and whose bundle it could open, in order, 32 bytes: its
+            share of the self-mask.
         pairs: for each of those survivors, and each of its neighbours that dropped out, in order, 16 bytes: the share
             of the mask of the two.
+        unreadable: the survivors whose bundles did not open, in order: the client has no shares of theirs.
     """
 
     own: bytes = field(repr=False)
     pairs: bytes = field(repr=False)
+    unreadable: tuple[int, ...]
 
     def to_fields(self) -> dict[str, Value]:
         """Return the fields of the message."""
-        return {"own": self.own, "pairs": self.pairs}
+        return {"own": self.own, "pairs": self.pairs, "unreadable": list(self.unreadable)}
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, object]) -> Self:
@@ -165,5 +177,6 @@ class UnmaskedShares:
         reader = Reader("the shares", fields)
         own = reader.data("own", SEED_BYTES * MOST_HOLDERS)
         pairs = reader.data("pairs", PAIR_BYTES * MOST_HOLDERS * _MOST_PAIRS)
+        unreadable = reader.clients("unreadable", MOST_HOLDERS)
         reader.end()
-        return cls(own=own, pairs=pairs)
+        return cls(own=own, pairs=pairs, unreadable=unreadable)

@@ -17,7 +17,8 @@ class Recovered:
 
     Attributes:
         secret: the secrets, one after the other.
-        wrong: holders (their numbers) whose shares do not fit them, if that is certain.
+        wrong: holders (their numbers) whose shares do not fit them, if that is certain. It does not say whose fault it
+            is: a share is made by the owner of the secret.
     """
 
     secret: bytes = field(repr=False)
@@ -36,12 +37,12 @@ def recover(
 
     It is found whenever at most half of the shares beyond the threshold are wrong, and then the wrong ones are known:
     one polynomial agrees with so many shares. If more are wrong it may be found, too, as its owner's commitment tells.
-    No holder is then accused: liars can choose errors that cancel in the secret, and that make others look wrong.
+    No holder is then named: liars can choose errors that cancel in the secret, and that make others look wrong.
 
     Args:
         shares: by number of the holder, at least ``threshold``, all of one length.
         threshold: how many a secret takes.
-        doubted: holders whose other shares were wrong: those of the rest are tried first.
+        doubted: holders whose shares of others' secrets were wrong: those of the rest are tried first.
         right: whether a secret is what its owner committed to.
         random: returns that many random bytes.
     """

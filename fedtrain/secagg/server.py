@@ -7,10 +7,11 @@ sum over the survivors, and `fedtrain.secagg.client` says on what condition noth
 
 Rules. A message is counted once, in its exchange, from a client that it was asked of; a message that breaks a rule is
 refused with a `TransportError`, and the round is then what it was. The sum is exact or there is none: each secret that
-is put together from shares is compared with its owner's commitment to it. Wrong shares are found, and their holders
-named, if they are no more than half of those beyond the threshold. A round without enough survivors or shares, or with
-a secret that cannot be put together, ends with an `AggregationError` that names who is missing or whose it is, and the
-next round can begin.
+is put together from shares is compared with its owner's commitment to it. Wrong shares are found if they are no
+more than half of those beyond the threshold, and reported with both who gave and who made them, since either may be at
+fault; so are shares that a holder could not open. A round without enough survivors or shares, or with a secret that
+cannot be put together, ends with an `AggregationError` that names who is missing or whose it is, and the next round can
+begin.
 
 Memory: one vector of words whatever the number of clients, and the encrypted shares of n clients with k neighbours,
 about 16 n k^2 bytes. The messages have to be authenticated by whoever carries them: here a client is a number.
@@ -43,6 +44,7 @@ class ServerRound:
         session: str,
         number: int,
         parameters: Parameters,
+        work: str,
         announcements: Mapping[int, SignedEnvelope],
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
@@ -53,6 +55,7 @@ class ServerRound:
             session: id of the session.
             number: of the round, larger than those before it in the session.
             parameters: what the round is about.
+            work: hex SHA-256 of all that the members are asked to do, the same for all: their masks are bound to it.
             announcements: verified announcements of the session keys of the cohort, by client.
             random: returns that many random bytes; they decide nothing but how wrong shares are looked for.
 
@@ -72,7 +75,7 @@ class ServerRound:
             order_seed(run=run, session=session, number=number, announcements=digests),
         )
         self._binding = binding_of(
-            run=run, session=session, number=number, parameters=parameters, announcements=digests
+            run=run, session=session, number=number, parameters=parameters, work=work, announcements=digests
         )
         self._random = random
         self._total: NDArray[np.uint32] = np.zeros(parameters.length, dtype=np.uint32)
@@ -81,7 +84,10 @@ class ServerRound:
         self._answered: set[int] = set()
         self._exchange = 1
         self.request = MaskRequest(
-            round=number, parameters=parameters, announcements=tuple(envelope.line() for envelope in ordered.values())
+            round=number,
+            parameters=parameters,
+            work=work,
+            announcements=tuple(envelope.line() for envelope in ordered.values()),
         )
 
     def receive(self, client: int, masked: MaskedVector) -> None:
@@ -141,7 +147,11 @@ class ServerRound:
             TransportError: they cannot be used; none was taken.
         """
         self._expect(client, 2, self._survivors, self._answered)
-        owners = self._owners(client)
+        held = self._owners(client)
+        strange = set(shares.unreadable).difference(held)
+        if strange:
+            raise TransportError(f"client {client} could not read shares of {_names(strange)}, and it was sent none")
+        owners = [owner for owner in held if owner not in shares.unreadable]
         counts = [len(self._survivors[owner].lost) for owner in owners]
         _check_size(client, "bytes of shares of self-masks", len(shares.own), SEED_BYTES * len(owners))
         _check_size(client, "bytes of shares of pair masks", len(shares.pairs), PAIR_BYTES * sum(counts))
@@ -151,6 +161,8 @@ class ServerRound:
             own = shares.own[SEED_BYTES * place : SEED_BYTES * (place + 1)]
             self._survivors[owner].shares[client] = own + shares.pairs[start:end]
             start = end
+        for owner in shares.unreadable:
+            self._survivors[owner].unreadable.add(client)
         self._answered.add(client)
 
     @property
@@ -173,25 +185,40 @@ class ServerRound:
             raise TransportError(f"round {self._number} is not in its second exchange")
         silent = [client for client in self._survivors if client not in self._answered]
         if not self.enough:
-            short = [c for c, survivor in self._survivors.items() if len(survivor.shares) < self._parameters.threshold]
-            raise self._failure(
-                f"the secrets of {_names(short)} take {self._parameters.threshold} shares each; no shares came from "
-                f"{_names(silent)}"
-            )
+            raise self._failure(self._shortage(silent))
         self._exchange = 3
-        doubts: set[int] = set()
+        wrong: set[tuple[int, int]] = set()
         for survivor in self._survivors.values():
-            self._unmask(survivor, doubts)
+            self._unmask(survivor, wrong)
         extend_sign(self._total, self._parameters.width)
         return Aggregate(
             total=self._total,
             survivors=tuple(self._survivors),
             silent=tuple(silent),
-            liars=tuple(sorted(doubts)),
+            doubts=tuple(sorted(wrong | self._unreadable())),
         )
 
-    def _unmask(self, survivor: Survivor, doubts: set[int]) -> None:
-        """Take a survivor's masks off the sum, and add the holders whose shares were wrong to the doubts."""
+    def _shortage(self, silent: list[int]) -> str:
+        """Say whose secrets have too few shares, and why."""
+        threshold = self._parameters.threshold
+        short = [survivor for survivor in self._survivors.values() if len(survivor.shares) < threshold]
+        said = [f"the secrets of {_names(survivor.client for survivor in short)} take {threshold} shares each"]
+        said += [
+            f"the shares of client {survivor.client} could not be read by {_names(survivor.unreadable)}: either may be "
+            "at fault"
+            for survivor in short
+            if survivor.unreadable
+        ]
+        if silent:
+            said.append(f"no shares came from {_names(silent)}")
+        return "; ".join(said)
+
+    def _unreadable(self) -> set[tuple[int, int]]:
+        return {(holder, owner) for owner, survivor in self._survivors.items() for holder in survivor.unreadable}
+
+    def _unmask(self, survivor: Survivor, wrong: set[tuple[int, int]]) -> None:
+        """Take a survivor's masks off the sum, and add each holder and owner of a share that does not fit to wrong."""
+        doubts = {holder for holder, _ in wrong}
         found = survivor.recovered(
             binding=self._binding, threshold=self._parameters.threshold, doubts=doubts, random=self._random
         )
@@ -199,10 +226,10 @@ class ServerRound:
             raise self._failure(
                 f"the shares of the secrets of client {survivor.client} do not give what it committed to: either it is "
                 f"at fault, or too many of its holders {_names(survivor.shares)}"
-                + (f"; shares of other clients were wrong from {_names(doubts)}" if doubts else "")
+                + (f"; shares of other clients that did not fit came from {_names(doubts)}" if doubts else "")
             )
-        seeds, wrong = found
-        doubts |= wrong
+        seeds, misfits = found
+        wrong |= {(holder, survivor.client) for holder in misfits}
         apply_mask(self._total, *(seed for peer, seed in seeds.items() if peer >= survivor.client), sign=-1)
         apply_mask(self._total, *(seed for peer, seed in seeds.items() if peer < survivor.client), sign=1)
 

@@ -19,6 +19,7 @@ class Survivor:
         commitments: 32 bytes for its self-mask and for each neighbour in order.
         lost: neighbours whose vectors did not arrive, in order.
         shares: by holder, its share of the self-mask, and of the mask of each pair with a lost neighbour.
+        unreadable: holders that say that their shares did not open.
     """
 
     client: int
@@ -28,6 +29,7 @@ class Survivor:
     commitments: bytes
     lost: tuple[int, ...] = ()
     shares: dict[int, bytes] = field(default_factory=dict, repr=False)
+    unreadable: set[int] = field(default_factory=set)
 
     def recovered(
         self, *, binding: str, threshold: int, doubts: Collection[int], random: Callable[[int], bytes]
@@ -37,12 +39,12 @@ class Survivor:
         Args:
             binding: hex SHA-256 that stands for the round.
             threshold: shares that a secret takes.
-            doubts: clients whose other shares were wrong.
+            doubts: clients whose shares of others' secrets did not fit.
             random: returns that many random bytes.
 
         Returns:
             The seeds of the self-mask, under the client's own number, and of the mask with each lost neighbour; and the
-            holders whose shares are certainly wrong. ``None`` if the client committed to something else.
+            holders whose shares certainly do not fit. ``None`` if the client committed to something else.
         """
 
         def right(secret: bytes) -> bool:
