@@ -10,6 +10,27 @@ from fedtrain.errors import TransportError
 PUBLIC_BYTES = 32
 
 
+def checked_public(public: bytes) -> X25519PublicKey:
+    """Return a public key that leads to secrets which others cannot know.
+
+    Args:
+        public: the key, 32 bytes.
+
+    Raises:
+        ValueError: it has another length, or is a point of low order (RFC 7748, section 6.1), with which every key
+            agreement gives zeros.
+    """
+    key = X25519PublicKey.from_public_bytes(public)
+    try:
+        # With any private key: all of them are multiples of 8, and so of each low order.
+        X25519PrivateKey.generate().exchange(key)
+    except ValueError:
+        raise ValueError(
+            "an X25519 key of low order cannot be used: anyone knows the secrets that it leads to"
+        ) from None
+    return key
+
+
 class AgreementKey:
     """An X25519 key pair. What it prints as shows nothing of the private half."""
 

@@ -10,7 +10,7 @@ from hashlib import sha256
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.hpke import (
     AEAD,
     KDF,
@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.hpke import (
     Suite,
 )
 
+from fedtrain.crypto.agreement import checked_public
 from fedtrain.crypto.derivation import derive
 from fedtrain.errors import TransportError
 
@@ -64,9 +65,8 @@ class PublicSealingKey:
 
     @cached_property
     def _public(self) -> MLKEM768X25519PublicKey:
-        x25519 = X25519PublicKey.from_public_bytes(self.key[_MLKEM_BYTES:])
-        # Refuses a point of low order (RFC 7748, section 6.1) here, and not only when something is sealed to it.
-        X25519PrivateKey.generate().exchange(x25519)
+        # Refuses a point of low order here, and not only when something is sealed to it.
+        x25519 = checked_public(self.key[_MLKEM_BYTES:])
         return MLKEM768X25519PublicKey(MLKEM768PublicKey.from_public_bytes(self.key[:_MLKEM_BYTES]), x25519)
 
 

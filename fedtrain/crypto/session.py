@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Self
 
-from fedtrain.crypto.agreement import PUBLIC_BYTES, AgreementKey
+from fedtrain.crypto.agreement import PUBLIC_BYTES, AgreementKey, checked_public
 from fedtrain.crypto.canonical import canonical
 from fedtrain.crypto.envelope import SignedEnvelope
 from fedtrain.crypto.identity import Identity, PublicIdentity
@@ -87,7 +87,8 @@ class SessionKeys:
         """Return the keys that the holder of an identity announced.
 
         Raises:
-            ForgeryError: another identity signed, or what it signed is no announcement of keys.
+            ForgeryError: another identity signed, or what it signed is no announcement of keys, or one of them is of
+                low order, so that every key agreement with it would fail.
         """
         data = envelope.verify(public, PAYLOAD_TYPE)
         try:
@@ -120,6 +121,11 @@ class SessionKeys:
             raise ForgeryError(f"the announced session keys hold a key that has not {PUBLIC_BYTES} bytes")
         if form != data:
             raise ForgeryError("the announced session keys are not in canonical form (RFC 8785)")
+        for purpose, key in (("masking", keys.masking), ("sharing", keys.sharing)):
+            try:
+                checked_public(key)
+            except ValueError as error:
+                raise ForgeryError(f"{keys.party!r} announced a {purpose} key that is refused: {error}") from error
         return keys
 
     def _as_json(self) -> dict[str, str]:
