@@ -8,7 +8,7 @@ from dp_accounting.pld import PLDAccountant
 
 from fedtrain.config import to_flat
 from fedtrain.privacy import epsilon_of
-from fedtrain.report import ModelFile, Report
+from fedtrain.report import ModelFile, Report, SecureAggregation
 from fedtrain.report.digest import body_digest
 from fedtrain.report.numbers import upper
 from server.reporting import build_report
@@ -17,6 +17,7 @@ from tests.notary import Notary
 
 # Client 0 trained in all rounds, 2 in one, 3 never.
 COHORTS = {1: (0, 1), 2: (2, 0), 3: (0, 1)}
+SUM = SecureAggregation(threshold=2, neighbours=1, bits=16, lost_masking=0, lost_unmasking=0)
 FILE = ModelFile(file="model-final.safetensors", sha256="ab" * 32)
 
 
@@ -174,6 +175,16 @@ def test_a_run_without_rounds(private, notary, make_state):
     assert [client.epsilon for client in report.privacy.clients] == [0.0] * 4
     assert report.evaluation.final is report.evaluation.best is None
     assert (report.rounds, report.planned_rounds) == (0, 3)
+
+
+@pytest.mark.parametrize(("sealed", "secagg"), [(True, True), (True, False), (False, True), (False, False)])
+def test_a_round_that_was_lost_is_claimed_as_it_was_asked(sealed, secagg, private, notary, make_state):
+    notary.round(1, (0, 1), sealed=True, secagg=SUM)
+    notary.ask(2, (0, 1), sealed=sealed, secagg=secagg)
+    privacy = build(private, make_state({1: (0, 1)}), notary.proof, status="interrupted", reason="x").privacy
+    server, relay = (next(entry for entry in privacy.adversaries if who in entry.who) for who in ("server,", "relays"))
+    assert server.sees.startswith("the sum of the updates of each round" if secagg else "every update")
+    assert relay.sees.startswith("who sends how much" if sealed else "what the server sees")
 
 
 def test_without_privacy_nothing_is_claimed(plain, make_state):
