@@ -86,14 +86,14 @@ def _impossible(evidence: Evidence, experiment: Experiment) -> list[str]:
     """
     if problem := aggregation_problem(experiment):
         return [f"updates cannot be summed with this configuration: {problem}"]
-    secagg, privacy, spec = experiment.transport.secagg, experiment.privacy, evidence.plan.spec
+    secagg, spec = experiment.transport.secagg, evidence.plan.spec
     by_client = spec.unit == "client"
     try:
         parameters = Parameters.plan(
             members=experiment.federation.cohort,
             length=evidence.report.model.parameters,
             bits=secagg.bits,
-            bound=privacy.clip_norm if by_client else secagg.bound or 1.0,
+            bound=spec.clip_norm if by_client else secagg.bound or 1.0,
             threshold=secagg.threshold,
             neighbours=secagg.neighbours,
         )
