@@ -86,7 +86,9 @@ class NodeSessions:
             self._delete_unused(but=folder.parent)
             # Noted first: a process that is killed here leaves a run that refuses what is older, and no session.
             write_start(folder.parent, offered)
-            if not (folder / SECRET).exists():
+            if (folder / SECRET).exists():
+                read_facts(folder)  # no keys are announced for a session that would accept nothing
+            else:
                 make_session(folder, roster)
             for other in folders(folder.parent):
                 if other != folder:

@@ -219,7 +219,10 @@ def test_the_files_of_a_session_are_read_as_they_were_written(tmp_path):
     (folder / "secret").write_bytes(SECRET)
     (folder / "secret").chmod(0o600)
     (folder / "session.json").write_text(OURS["session"])
+    (folder.parent / "start").write_text(OURS["start"])
     sessions = NodeSessions(tmp_path)
     sessions.advance(**ids, sequence=12)
     assert (folder / "session.json").read_text() == OURS["session"].replace("11", "12", 1)
+    sessions.begin(**ids, roster=sha256(b"roster").hexdigest(), start=2)
+    assert (folder.parent / "start").read_text() == OURS["start"]
     assert sessions.secrets(**ids).masking.public == SessionSecrets(SECRET).masking.public

@@ -1,14 +1,15 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from fedtrain.crypto import Identity, SignedEnvelope, canonical
 from fedtrain.errors import ForgeryError
-from fedtrain.transport import SessionOffer
+from fedtrain.transport import SessionEnd, SessionOffer
 from fedtrain.transport.offer import PAYLOAD_TYPE
 
 IDENTITY = Identity.generate()
-OFFER = SessionOffer(run="run", session="session", roster="roster")
+OFFER = SessionOffer(run="run", session="session", roster="roster", start=1)
 
 
 def test_an_offer_is_read_back():
@@ -23,12 +24,31 @@ def test_another_identity_or_type_is_refused():
         SessionOffer.verify(envelope, IDENTITY.public)
 
 
+@pytest.mark.parametrize("start", [2, 2**53 - 1])
+def test_a_start_is_signed(start):
+    offer = replace(OFFER, start=start)
+    assert SessionOffer.verify(offer.sign(IDENTITY), IDENTITY.public) == offer
+    assert offer.sign(IDENTITY).payload != OFFER.sign(IDENTITY).payload
+
+
+def test_an_offer_is_no_end_and_an_end_no_offer():
+    end = SessionEnd(run="run", session="session", roster="roster", start=1)
+    assert SessionEnd.verify(end.sign(IDENTITY), IDENTITY.public) == end
+    with pytest.raises(ForgeryError, match="session-end"):
+        SessionOffer.verify(end.sign(IDENTITY), IDENTITY.public)
+    with pytest.raises(ForgeryError, match="session-offer"):
+        SessionEnd.verify(OFFER.sign(IDENTITY), IDENTITY.public)
+
+
 def damaged():
     data = OFFER.sign(IDENTITY).payload
     good = json.loads(data)
     yield from (b"", b"\xff", b"{", b"[" * 100_000, b"null", b"[]", b"{}")
     yield from (canonical({name: text for name, text in good.items() if name != left_out}) for left_out in good)
-    yield from (canonical(good | {name: 5}) for name in good)
+    yield from (canonical(good | {name: 5}) for name in good if name != "start")
+    yield from (canonical(good | {"start": start}) for start in (0, -1, True, "1", None, 1.5, [1]))
+    yield data.replace(b'"start":1', b'"start":1.0')
+    yield data.replace(b'"start":1', b'"start":9007199254740993')
     yield canonical(good | {"more": "text"})
     yield json.dumps(good).encode()
     yield canonical(good | {"run": "found"}).replace(b"found", b"\\ud800")  # by fuzzing: JSON that is not Unicode

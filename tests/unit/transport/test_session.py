@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -14,11 +15,13 @@ import pytest
 from filelock import FileLock
 
 from fedtrain.errors import KeyFileError, StorageError, TransportError
-from fedtrain.transport import NodeSessions, session
+from fedtrain.transport import NodeSessions, session, session_files
 
 ROOT = Path(__file__).parents[3]
 RUN, SESSION, ROSTER = "0123abcd", "44cd0e", "a" * 64
 IDS = {"run": RUN, "session": SESSION}
+NEXT = {"run": RUN, "session": "00", "roster": ROSTER, "start": 2}
+DAY = 24 * 3600.0
 ALL = [
     lambda sessions, ids: sessions.begin(**ids, roster=ROSTER, start=1),
     lambda sessions, ids: sessions.secrets(**ids),
@@ -70,8 +73,8 @@ def test_a_session_keeps_its_keys_across_restarts(sessions, tmp_path):
 def test_each_session_has_its_own_keys(sessions):
     one = sessions.begin(**IDS, roster=ROSTER, start=1)
     assert sessions.begin(run="ab", session=SESSION, roster=ROSTER, start=1).sealing.public != one.sealing.public
-    assert sessions.begin(run=RUN, session="00", roster=ROSTER, start=1).sealing.public != one.sealing.public
-    assert sessions.begin(**IDS, roster=ROSTER, start=1).sealing.public != one.sealing.public
+    assert sessions.begin(**NEXT).sealing.public != one.sealing.public
+    assert sessions.begin(**IDS, roster=ROSTER, start=3).sealing.public != one.sealing.public
 
 
 def test_a_session_is_for_its_owner_alone(tmp_path):
@@ -90,27 +93,74 @@ def test_a_session_is_for_its_owner_alone(tmp_path):
 def test_a_new_session_deletes_the_earlier_ones_of_its_run_alone(begun, tmp_path):
     begun.begin(run="ab", session=SESSION, roster=ROSTER, start=1)
     begun.update(**IDS, change=lambda _: (b"state", None))
-    begun.begin(run=RUN, session="00", roster=ROSTER, start=1)
+    begun.begin(**NEXT)
     assert files(tmp_path / "sessions") == [
         RUN,
         f"{RUN}/00",
         f"{RUN}/00/secret",
         f"{RUN}/00/session.json",
+        f"{RUN}/start",
         "ab",
         f"ab/{SESSION}",
         f"ab/{SESSION}/secret",
         f"ab/{SESSION}/session.json",
+        "ab/start",
     ]
     for use in ALL[1:]:
         with pytest.raises(TransportError, match=f"no keys for session {SESSION} .* has to set the session up again"):
             use(begun, IDS)
 
 
-def test_a_session_is_not_offered_again_with_other_identities(begun, tmp_path):
-    before = contents(tmp_path)
-    with pytest.raises(TransportError, match=f"roster {ROSTER}, and is offered again with {'b' * 64}"):
-        begun.begin(**IDS, roster="b" * 64)
-    assert contents(tmp_path) == before
+def refused(sessions, folder, offer, why):
+    before = contents(folder)
+    with pytest.raises(TransportError, match=why):
+        sessions.begin(**offer)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("offer", [{**IDS, "start": 1}, {**IDS, "start": 2}, {"run": RUN, "session": "00", "start": 2}])
+def test_a_run_is_not_offered_again_with_other_identities(begun, tmp_path, offer, ended):
+    if ended:
+        begun.end(run=RUN)
+    refused(
+        NodeSessions(tmp_path / "sessions"),
+        tmp_path,
+        offer | {"roster": "b" * 64},
+        f"run {RUN} was set up with the roster {ROSTER}, and is offered again with {'b' * 64}: .* need another run",
+    )
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_an_offer_of_an_earlier_start_is_a_replay(begun, tmp_path, ended):
+    begun.begin(run="ab", session=SESSION, roster=ROSTER, start=1)
+    current = begun.begin(**NEXT | {"start": 3})
+    if ended:
+        begun.end(run=RUN)
+    sessions = NodeSessions(tmp_path / "sessions")
+    for session_id, start in ((SESSION, 1), (SESSION, 2), ("00", 2), ("01", -3)):
+        refused(
+            sessions,
+            tmp_path,
+            NEXT | {"session": session_id, "start": start},
+            f"start {start} of the server of run {RUN} is a replay: start 3 was accepted",
+        )
+    again = sessions.begin(**NEXT | {"start": 3})
+    assert (again.sealing.public == current.sealing.public) is not ended
+    assert sessions.begin(run="ab", session="00", roster=ROSTER, start=2)
+
+
+def test_a_start_begins_one_session(begun, tmp_path):
+    refused(begun, tmp_path, NEXT | {"start": 1}, f"start 1 .* began session {SESSION}, and is offered again .* 00:")
+    begun.end(run=RUN)
+    refused(begun, tmp_path, NEXT | {"start": 1}, f"start 1 .* began session {SESSION}, and is offered again .* 00:")
+
+
+def test_a_session_goes_on_in_a_later_start(begun):
+    before = begun.secrets(**IDS).sealing.public
+    assert begun.begin(**IDS, roster=ROSTER, start=2).sealing.public == before
+    with pytest.raises(TransportError, match=r"start 1 .* is a replay: start 2"):
+        begun.begin(**IDS, roster=ROSTER, start=1)
 
 
 def test_no_message_is_accepted_twice(begun, tmp_path):
@@ -130,18 +180,77 @@ def test_no_message_is_accepted_twice(begun, tmp_path):
 def test_a_state_is_kept_until_it_is_replaced(begun, tmp_path):
     assert begun.state(**IDS) is None
     for data in (b"first", b"", bytes(100_000)):
-        begun.update(**IDS, change=lambda _: (data, None))
+        begun.update(**IDS, change=lambda _, data=data: (data, None))
         assert NodeSessions(tmp_path / "sessions").state(**IDS) == data
     begun.begin(**IDS, roster=ROSTER, start=1)
     assert begun.state(**IDS) == bytes(100_000)
+
+
+def test_an_update_is_given_the_state_and_returns_what_was_made_of_it(begun):
+    assert begun.update(**IDS, change=lambda state: (b"one", state)) is None
+    assert begun.update(**IDS, change=lambda state: (state + b", two", len(state))) == 3
+    assert begun.state(**IDS) == b"one, two"
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [(ValueError("no"), ValueError), (TransportError("no"), TransportError), (OSError("no"), StorageError)],
+)
+def test_a_change_that_fails_leaves_the_state_as_it_was(begun, tmp_path, error, raised):
+    def fails(_):
+        raise error
+
+    begun.update(**IDS, change=lambda _: (b"state", None))
+    before = contents(tmp_path)
+    with pytest.raises(raised, match="no"):
+        begun.update(**IDS, change=fails)
+    assert contents(tmp_path) == before
+    begun.advance(**IDS, sequence=1)
+
+
+def test_the_result_of_an_update_is_lost_if_its_state_is_not_written(begun):
+    made = []
+
+    def change(_):
+        made.append("result")
+        return b"a state that is too long", made[0]
+
+    with full_disk(), pytest.raises(StorageError, match="File too large"):
+        begun.update(**IDS, change=change)
+    assert made == ["result"]
+    assert begun.state(**IDS) is None
+
+
+def count(folder, times):
+    """Return the counts that this process was given."""
+    sessions = NodeSessions(folder)
+
+    def change(state):
+        number = int(state or b"0")
+        time.sleep(0.001)
+        return b"%d" % (number + 1), number
+
+    return [sessions.update(**IDS, change=change) for _ in range(times)]
+
+
+def test_of_several_updates_at_the_same_time_each_sees_what_the_others_wrote(begun, tmp_path):
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        results = pool.starmap(count, [(tmp_path / "sessions", 20)] * 3)
+    assert sorted(chain(*results)) == list(range(60))
+    with ThreadPoolExecutor(3) as executor:
+        results = executor.map(count, [tmp_path / "sessions"] * 3, [20] * 3)
+    assert sorted(chain(*results)) == list(range(60, 120))
+    assert begun.state(**IDS) == b"120"
 
 
 def test_what_has_ended_is_gone(begun, tmp_path):
     begun.update(**IDS, change=lambda _: (b"state", None))
     begun.begin(run="ab", session=SESSION, roster=ROSTER, start=1)
     begun.end(run=RUN)
-    assert [name for name in files(tmp_path / "sessions") if name.startswith(RUN)] == []
+    assert [name for name in files(tmp_path / "sessions") if name.startswith(RUN)] == [RUN, f"{RUN}/start"]
     begun.end(run=RUN)
+    begun.end(run="ff")
+    assert not (tmp_path / "sessions" / "ff").exists()
     with pytest.raises(TransportError, match="no keys"):
         begun.secrets(**IDS)
     assert begun.roster(run="ab", session=SESSION) == ROSTER
@@ -152,14 +261,14 @@ def test_secrets_are_deleted_before_all_else(begun, tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     begun.update(**IDS, change=lambda _: (b"state", None))
-    monkeypatch.setattr(session.shutil, "rmtree", fails)
-    for delete in (lambda: begun.end(run=RUN), lambda: begun.begin(run=RUN, session="00", roster=ROSTER, start=1)):
+    monkeypatch.setattr(session_files.shutil, "rmtree", fails)
+    for delete in (lambda: begun.end(run=RUN), lambda: begun.begin(**NEXT)):
         with pytest.raises(StorageError, match="Permission denied"):
             delete()
         assert not (tmp_path / "sessions" / RUN / SESSION / "secret").exists()
     monkeypatch.undo()
-    begun.begin(run=RUN, session="00", roster=ROSTER, start=1)
-    assert [path.name for path in (tmp_path / "sessions" / RUN).iterdir()] == ["00"]
+    begun.begin(**NEXT)
+    assert sorted(path.name for path in (tmp_path / "sessions" / RUN).iterdir()) == ["00", "start"]
 
 
 BAD = ["", ".", "..", "../x", "a/b", "/etc", "a\0", "A", "g", "lock", "-a", "a" * 65, "a\n", "\u0661", "a b", ".a"]
@@ -187,7 +296,7 @@ def test_a_full_disk_changes_nothing(begun, tmp_path):
     before, names = contents(tmp_path), files(tmp_path)
     with full_disk():
         for use in (
-            lambda: begun.begin(run=RUN, session="00", roster=ROSTER, start=1),
+            lambda: begun.begin(**NEXT),
             lambda: begun.begin(run="ab", session="00", roster=ROSTER, start=1),
             lambda: begun.advance(**IDS, sequence=3),
             lambda: begun.update(**IDS, change=lambda _: (b"a longer state", None)),
@@ -202,6 +311,8 @@ def test_a_full_disk_changes_nothing(begun, tmp_path):
 def test_what_a_killed_process_left_is_no_session(sessions, tmp_path):
     folder = tmp_path / "sessions" / RUN / SESSION
     folder.mkdir(parents=True)
+    (folder.parent / "start").write_text(f'{{"roster":"{ROSTER}","session":"{SESSION}","start":1}}')
+    (folder.parent / ".start.0123.tmp").write_bytes(b"torn")
     (folder / "session.json").write_text('{"last":5,"roster":"other"}')
     (folder / "state").write_bytes(b"of keys that are gone")
     (folder / ".secret.0123.tmp").write_bytes(b"torn")
@@ -222,6 +333,109 @@ def test_a_damaged_session_accepts_nothing(begun, tmp_path, text):
     for use in (ALL[0], ALL[2], ALL[3]):
         with pytest.raises(StorageError, match=r"session.json is damaged"):
             use(begun, IDS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "null",
+        "{}",
+        '{"start":1}',
+        '{"roster":"a","session":"b"}',
+        '{"roster":1,"session":"b","start":1}',
+        '{"roster":"a","session":1,"start":1}',
+        '{"roster":"a","session":"b","start":"1"}',
+        None,
+    ],
+)
+def test_a_run_whose_start_is_damaged_or_lost_begins_nothing(begun, tmp_path, text):
+    path = tmp_path / "sessions" / RUN / "start"
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    before = contents(tmp_path)
+    with pytest.raises(StorageError, match=r"start is damaged or lost, .*: start another run, or delete .* anew"):
+        begun.begin(**NEXT)
+    assert contents(tmp_path) == before
+    begun.advance(**IDS, sequence=1)
+
+
+def test_a_session_that_cannot_be_made_leaves_the_earlier_one(begun, tmp_path, monkeypatch):
+    def fails(_):
+        raise OSError("no randomness")
+
+    before = contents(tmp_path / "sessions" / RUN / SESSION)
+    monkeypatch.setattr(session_files.os, "urandom", fails)
+    with pytest.raises(StorageError, match="no randomness"):
+        begun.begin(**NEXT)
+    monkeypatch.undo()
+    assert files(tmp_path / "sessions" / RUN) == [SESSION, f"{SESSION}/secret", f"{SESSION}/session.json", "start"]
+    assert contents(tmp_path / "sessions" / RUN / SESSION) == before
+    begun.advance(**IDS, sequence=1)
+    begun.begin(**NEXT)
+    assert begun.roster(run=RUN, session="00") == ROSTER
+
+
+def test_files_of_others_are_left_alone(sessions, tmp_path):
+    strange = [
+        ".DS_Store",
+        "start~",
+        "ab",
+        f"{RUN}/.DS_Store",
+        f"{RUN}/start~",
+        f"{RUN}/cd",
+        f"{RUN}/.x/file",
+        "Ab/file",
+    ]
+    for name in strange:
+        path = tmp_path / "sessions" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"not ours")
+    sessions.begin(**IDS, roster=ROSTER, start=1)
+    sessions.begin(**NEXT)
+    sessions.end(run=RUN)
+    sessions.begin(run="ff", session="00", roster=ROSTER, start=1)
+    assert {name: (tmp_path / "sessions" / name).read_bytes() for name in strange} == dict.fromkeys(
+        strange, b"not ours"
+    )
+
+
+def grow_older(folder, days):
+    for path in (folder, *folder.rglob("*")):
+        os.utime(path, (time.time() - days * DAY,) * 2)
+
+
+def test_a_run_that_was_not_used_for_thirty_days_is_deleted(sessions, tmp_path):
+    folder = tmp_path / "sessions"
+    for run in ("a0", "a1", "a2", "a3", "a4", "a5"):
+        sessions.begin(run=run, session=SESSION, roster=ROSTER, start=1)
+        sessions.update(run=run, session=SESSION, change=lambda _: (b"state", None))
+    (folder / "a6").mkdir()
+    for run, days in {"a0": 30.1, "a1": 29.9, "a2": 31, "a3": 31, "a4": 31, "a5": 31, "a6": 31}.items():
+        grow_older(folder / run, days)
+    sessions.advance(run="a2", session=SESSION, sequence=0)
+    sessions.end(run="a3")
+    with pytest.raises(TransportError, match="other identities"):
+        sessions.begin(run="a4", session=SESSION, roster="b", start=1)
+    assert (folder / "a0").exists()
+    sessions.begin(run="a4", session=SESSION, roster=ROSTER, start=1)
+    assert sorted(path.name for path in folder.iterdir()) == ["a1", "a2", "a3", "a4", "lock"]
+    assert sessions.state(run="a4", session=SESSION) == b"state"
+    sessions.begin(run="ff", session=SESSION, roster=ROSTER, start=1)
+    assert (folder / "a4").exists()
+
+
+def test_the_secrets_of_an_unused_run_are_deleted_before_all_else(begun, tmp_path, monkeypatch):
+    def fails(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    grow_older(tmp_path / "sessions" / RUN, 31)
+    monkeypatch.setattr(session_files.shutil, "rmtree", fails)
+    with pytest.raises(StorageError, match="Permission denied"):
+        begun.begin(run="ab", session=SESSION, roster=ROSTER, start=1)
+    assert files(tmp_path / "sessions") == [RUN, f"{RUN}/{SESSION}", f"{RUN}/{SESSION}/session.json", f"{RUN}/start"]
 
 
 def test_a_session_without_its_facts_accepts_nothing(begun, tmp_path):
@@ -290,7 +504,7 @@ def test_a_killed_process_leaves_a_session_whole(tmp_path, delay):
         sessions = NodeSessions(Path(sys.argv[1]))
         for number in range(100_000):
             ids = {"run": "ab", "session": f"{number // 7:x}"}
-            sessions.begin(**ids, roster=f"{number // 7}")
+            sessions.begin(**ids, roster="a", start=1 + number // 7)
             sessions.advance(**ids, sequence=number)
             sessions.update(**ids, change=lambda _: (b"%d" % number * 10_000, None))
             print(number, flush=True)
@@ -309,7 +523,7 @@ def test_a_killed_process_leaves_a_session_whole(tmp_path, delay):
     assert number in {last // 7, (last + 1) // 7}
     ids = {"run": "ab", "session": newest}
     public = sessions.secrets(**ids).sealing.public
-    assert sessions.begin(**ids, roster=str(number)).sealing.public == public
+    assert sessions.begin(**ids, roster="a", start=1 + number).sealing.public == public
     assert [path.parent.name for path in (tmp_path / "ab").glob("*/secret")] == [newest]
     state = sessions.state(**ids)
     assert state is None or state == state[: len(state) // 10_000] * 10_000
