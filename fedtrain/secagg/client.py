@@ -12,26 +12,36 @@ A round has two exchanges. Each may be handled by a new process that has the ses
    a client that dropped out. In the sum over the survivors all other masks cancel.
 
 Rules. A client takes no key but those signed by the identities of its pinned roster, for its own run and session, and
-no cohort below its minimum or without itself. It masks one vector in a round, and rounds only go up. It gives shares
-for the round that it masked last, once, for survivors and dropped clients that are together the cohort it was told
-before, if it is a survivor itself and they are as many as the threshold and its minimum. Of one client it gives its
-share of the self-mask or those of its pairs with survivors, never both. Every key is bound to the round's binding: run,
-session, round, parameters and cohort. It refuses with a `TransportError`, and its state is then what it was.
+none of low order; no cohort below its minimum or without itself; and no threshold below two thirds of the holders of a
+secret (`Parameters`). It masks one vector in a round, and rounds only go up. It gives shares for the round that it
+masked last, once, for survivors and dropped clients that are together the cohort it was told before, if it is a
+survivor itself and they are as many as the threshold and its minimum. Of one client it gives its share of the self-mask
+or those of its pairs with survivors, never both; of a client whose shares it cannot open it gives none, and says so.
+Every key is bound to the round's binding: run, session, round, parameters, work and cohort. It refuses with a
+`TransportError`, and its state is then what it was.
 
 What that gives. A server that follows the protocol, together with fewer than ``threshold`` of any client's holders,
 learns the sum over the survivors and nothing else of what the others sent (Bonawitz et al., CCS 2017; Bell et al., CCS
-2020): by default fewer than two thirds of the cohort where all share with all, and in larger cohorts 10% of it, but for
-a probability of 2^-30 (`fedtrain.secagg.graph`).
+2020): fewer than two thirds of the cohort where all share with all, more if the threshold is raised, and in larger
+cohorts 10% of it, but for a probability of 2^-30 (`fedtrain.secagg.graph`).
 
 A server that does not follow it can choose the cohort among the roster's clients, call clients dropped that are not,
 compare the sums of different rounds (the difference of two cohorts' sums is the difference of their members), add
-whatever it likes to the sum, and stop a round. Where all n members share with all (a cohort of up to 200), it cannot
-tell two stories about a client as long as it has at most 2 threshold - n - 1 colluders among them, which by default is
-any number below a third: it would take ``threshold`` holders who were told that the client survived, and ``threshold``
-who were told that it dropped out, and only colluders answer both. So no vector is unmasked but in a sum. With different
-stories about different clients that can be a sum over fewer than ``threshold``; without colluders it is over at least
-n (2 threshold - n) / threshold clients, by default half of the cohort. In larger cohorts a pair's secret has other
-holders than the self-masks of its ends, and the claim is for a server that follows the protocol.
+whatever it likes to the sum, and stop a round.
+
+It cannot sum the answers of members that it asked for different work, such as a model on which all but one have nothing
+to change (Pasquini et al., CCS 2022): each member's caller compares ``MaskRequest.work`` with the digest of what it is
+asked to do, so that such members hold different bindings, with which neither pair masks cancel nor shares open. One
+model for all can still be made so that few records change it, and the sum then says more of those.
+
+Where all n members share with all (a cohort of up to 200), it cannot tell two stories about a client as long as it has
+at most 2 threshold - n - 1 colluders among them, which is any number below a third, and more if the threshold is
+raised: it would take ``threshold`` holders who were told that the client survived, and ``threshold`` who were told that
+it dropped out, and only colluders answer both. So no vector is unmasked but in a sum. With different stories about
+different clients that can be a sum over fewer than ``threshold``; without colluders it is over at least
+n (2 threshold - n) / threshold clients, which is half of the cohort or more. In larger cohorts a pair's secret has
+other holders than the self-masks of its ends, and the server can try session ids and round numbers until their order
+suits it: there the claim is for a server that follows the protocol.
 
 Nothing here hides the sum itself, or keeps a client from adding a wrong vector. Who gets hold of a session's secrets
 can compute the pair masks of its rounds; they are to be deleted when the session ends.

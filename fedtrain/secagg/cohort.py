@@ -47,8 +47,8 @@ class Announcements:
         """Return the announced keys of a cohort by client, in order.
 
         Raises:
-            TransportError: an announcement is forged, or of another run, session, roster or party; a client is there
-                twice or out of order; or one's own announcement is missing or another.
+            TransportError: an announcement is forged, has a key of low order, or is of another run, session, roster or
+                party; a client is there twice or out of order; or one's own announcement is missing or another.
         """
         cohort: dict[int, Announced] = {}
         last = -1
@@ -79,12 +79,15 @@ class Announcements:
     def _open(self, line: bytes) -> Announced:
         try:
             envelope = SignedEnvelope.from_line(line)
-            client = self._clients.get(envelope.key_id)
-            if client is None:
-                raise TransportError(f"an announcement is signed with key {envelope.key_id[:16]}: not in the roster")
-            keys = SessionKeys.verify(envelope, self._roster.clients[client])
         except ForgeryError as error:
             raise TransportError(f"an announcement of session keys is refused: {error}") from error
+        client = self._clients.get(envelope.key_id)
+        if client is None:
+            raise TransportError(f"an announcement is signed with key {envelope.key_id[:16]}: not in the roster")
+        try:
+            keys = SessionKeys.verify(envelope, self._roster.clients[client])
+        except ForgeryError as error:
+            raise TransportError(f"an announcement of client {client} is refused: {error}") from error
         if keys.party != client_name(client):
             raise TransportError(f"client {client} announced keys as {keys.party!r}, and is {client_name(client)!r}")
         return Announced(client=client, keys=keys, digest=envelope.digest)

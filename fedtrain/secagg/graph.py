@@ -9,7 +9,7 @@ These probabilities are for a server that follows the protocol and looks at what
 values that decide the order are the announcements, the session and the number of the round, and the server chooses the
 last two: one that does not follow the protocol can try many of them, and begin the round whose order suits it. In a
 cohort of 300 with 10% colluding, where a client has 11 colluders among its 110 neighbours on average and 37 would
-expose it, the best of 3,000 round numbers gave one client 20. A complete graph has no order, and nothing to choose.
+expose it, the best of 3,000 round numbers gave a chosen client 19. A complete graph has no order to choose.
 """
 
 from collections.abc import Sequence

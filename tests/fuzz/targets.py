@@ -140,10 +140,10 @@ def _messages() -> list[bytes]:
     parameters = Parameters.plan(members=3, length=4, bits=8, bound=1.0)
     messages = [
         parameters,
-        MaskRequest(round=1, parameters=parameters, announcements=(b"a", b"b", b"c")),
+        MaskRequest(round=1, parameters=parameters, work="0" * 64, announcements=(b"a", b"b", b"c")),
         MaskedVector(words=np.zeros(4, dtype=np.uint8), bundles=(b"1", b"2"), commitments=bytes(96)),
         UnmaskRequest(round=1, binding="0" * 64, survivors=(0, 2), dropped=(1,), bundles=(b"1",)),
-        UnmaskedShares(own=bytes(64), pairs=bytes(16)),
+        UnmaskedShares(own=bytes(64), pairs=bytes(16), unreadable=(2,)),
     ]
     return [json.dumps(m.to_fields(), default=lambda data: f"x{data.hex()}").encode() for m in messages]
 

@@ -24,7 +24,7 @@ def check(members, parameters, lost=(), silent=(), seed=0):
     survivors = tuple(number for number in cohort.numbers if number not in lost)
     assert result.total.dtype == np.uint32
     np.testing.assert_array_equal(result.total, plain_sum(vectors[number] for number in survivors))
-    assert (result.survivors, result.silent, result.liars) == (survivors, tuple(silent), ())
+    assert (result.survivors, result.silent, result.doubts) == (survivors, tuple(silent), ())
 
 
 @st.composite

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from fedtrain.crypto import SignedEnvelope
 from fedtrain.errors import AggregationError, TransportError
-from fedtrain.secagg import ClientState, MaskedVector, MaskRequest, UnmaskedShares, UnmaskRequest
+from fedtrain.secagg import ClientState, MaskedVector, UnmaskedShares, UnmaskRequest
 from tests.unit.secagg.federation import Federation, identity_of, plain_sum, stream, vectors_of
 
 MEMBERS = 7
@@ -67,6 +67,7 @@ class Session(RuleBasedStateMachine):
         self.answered = set()  # clients that gave their shares to anyone
         self.given = set()  # clients whose shares the server has
         self.liars = set()
+        self.unread = set()  # holders that cannot read the bundle of the first survivor
         self.over = False
 
     @rule(number=clients)
@@ -119,32 +120,39 @@ class Session(RuleBasedStateMachine):
     @precondition(lambda self: self.requests)
     @rule(number=clients, wrong=st.integers(0, 9))
     def gives(self, number, wrong):
+        """Wrong shares if ``wrong`` is 0, none of the first survivor's secrets if it is 1, and right ones otherwise."""
         if number not in self.requests:
             return
         request = again(self.requests[number])
         if number in self.answered:
             self.refuses(number, lambda c: c.unmask(request), "given once")
             return
+        unreadable = wrong == 1 and not self.over
+        if unreadable:
+            request = replace(request, bundles=(bytes(len(request.bundles[0])), *request.bundles[1:]))
         shares = again(self.answers(number, request))
+        assert shares.unreadable == (request.survivors[:1] if unreadable else ())
         if wrong == 0:
             # Not the same error in each, since those of two shares can cancel.
             noise = int.from_bytes(stream(f"noise {number}")(len(shares.own)))
             own = (int.from_bytes(shares.own) ^ noise).to_bytes(len(shares.own))
-            shares = UnmaskedShares(own=own, pairs=shares.pairs)
+            shares = UnmaskedShares(own=own, pairs=shares.pairs, unreadable=())
         if self.over:
             return
         self.server.receive_shares(number, shares)
         self.given.add(number)
         if wrong == 0:
             self.liars.add(number)
+        if unreadable:
+            self.unread.add(number)
         with pytest.raises(TransportError, match="twice"):
             self.server.receive_shares(number, shares)
 
     @precondition(lambda self: self.requests)
-    @rule(wrong=losses, order=st.permutations(FEDERATION.numbers))
-    def most_give(self, wrong, order):
+    @rule(wrong=losses, unread=losses, order=st.permutations(FEDERATION.numbers))
+    def most_give(self, wrong, unread, order):
         for number in order:
-            self.gives(number, 0 if number in wrong else 1)
+            self.gives(number, 0 if number in wrong else 1 if number in unread else 2)
 
     def answers(self, number, request):
         one = self.client(number)
@@ -192,25 +200,34 @@ class Session(RuleBasedStateMachine):
     @rule()
     def finishes(self):
         silent = sorted(self.requests.keys() - self.given)
-        if not self.server.enough:
-            assert len(self.given) < THRESHOLD
-            with pytest.raises(AggregationError, match=f"from clients? {', '.join(map(str, silent))}$"):
+        holders = {
+            owner: self.given - (self.unread if not place else set()) for place, owner in enumerate(self.requests)
+        }
+        short = [owner for owner, those in holders.items() if len(those) < THRESHOLD]
+        assert self.server.enough == (not short)
+        if short:
+            ends = f"from clients? {', '.join(map(str, silent))}$" if silent else "may be at fault$"
+            with pytest.raises(AggregationError, match=f"of clients? {', '.join(map(str, short))} take .* {ends}"):
                 self.server.finish()
             return
+        certain = {
+            owner for owner, those in holders.items() if len(self.liars & those) <= (len(those) - THRESHOLD) // 2
+        }
         self.over = True
         try:
             result = self.server.finish()
         except AggregationError:  # the unit tests check what it says
-            assert len(self.liars) > (len(self.given) - THRESHOLD) // 2
+            assert len(certain) < len(holders)
             return
         np.testing.assert_array_equal(result.total, plain_sum(self.vectors[number] for number in self.requests))
         assert result.survivors == tuple(self.requests)
         assert result.silent == tuple(silent)
-        certain = len(self.liars) <= (len(self.given) - THRESHOLD) // 2
-        assert result.liars == (tuple(sorted(self.liars)) if certain else ())
+        misfits = {(liar, owner) for owner in certain for liar in self.liars}
+        unread = {(holder, result.survivors[0]) for holder in self.unread}
+        assert result.doubts == tuple(sorted(misfits | unread))
 
-    @rule(lost=losses, wrong=losses, silent=losses, order=st.permutations(FEDERATION.numbers))
-    def completes(self, lost, wrong, silent, order):
+    @rule(lost=losses, wrong=losses, unread=losses, silent=losses, order=st.permutations(FEDERATION.numbers))
+    def completes(self, lost, wrong, unread, silent, order):
         """Do what is left of a round, without which few rounds get to their end."""
         if self.over:
             self.opens()
@@ -218,7 +235,7 @@ class Session(RuleBasedStateMachine):
             self.most_take_part(lost, order)
             self.closes()
         if self.requests:
-            self.most_give(wrong, [number for number in order if number not in silent])
+            self.most_give(wrong, unread, [number for number in order if number not in silent])
             self.finishes()
 
     @precondition(lambda self: self.unmasked)
@@ -245,7 +262,7 @@ class Session(RuleBasedStateMachine):
         else:
             envelope = FEDERATION.announce(FEDERATION.numbers[place], session="f" * 32)
         lines[place] = envelope.line()
-        forged = MaskRequest(round=self.number + 1, parameters=PARAMETERS, announcements=tuple(lines))
+        forged = replace(self.request, round=self.number + 1, announcements=tuple(lines))
         why = {"flipped": "does not hold", "stranger": "not in the roster", "another": "for another session"}[kind]
         self.refuses(number, lambda c: c.begin(forged), why)
 

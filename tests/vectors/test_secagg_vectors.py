@@ -101,6 +101,7 @@ def test_a_server_reads_what_was_said():
         session=SESSION,
         number=request.round,
         parameters=request.parameters,
+        work=request.work,
         announcements=dict(zip(FEDERATION.numbers, envelopes, strict=True)),
     )
     assert server.request == request

@@ -12,6 +12,7 @@ from fedtrain.secagg import Client, ClientState, Parameters, ServerRound
 
 RUN = "0123456789abcdef"
 SESSION = "00112233445566778899aabbccddeeff"
+WORK = "5a" * 32
 
 
 def stream(seed):
@@ -70,6 +71,7 @@ class Federation:
             "session": SESSION,
             "number": number,
             "parameters": parameters or self.parameters(),
+            "work": WORK,
             "announcements": self.announcements,
         }
         return ServerRound(**arguments | others)

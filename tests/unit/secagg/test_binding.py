@@ -8,12 +8,14 @@ ROUND = {
     "session": "session",
     "number": 1,
     "parameters": Parameters.plan(members=3, length=4, bits=16, bound=1.0),
+    "work": "00" * 32,
     "announcements": ["a", "b", "c"],
 }
 OTHERS = [
     {"run": "sessio"},
     {"session": "other"},
     {"number": 2},
+    {"work": "00" * 31 + "01"},
     {"announcements": ["a", "b"]},
     {"announcements": ["a", "c", "b"]},
     {"announcements": ["ab", "c"]},
@@ -33,10 +35,10 @@ def test_every_part_of_a_round_is_bound():
     assert len({binding_of(**one) for one in rounds}) == len(rounds)
 
 
-def test_parameters_do_not_decide_the_order():
-    rounds = [{**one} for one in (ROUND, *(ROUND | other for other in OTHERS))]
+def test_parameters_and_work_do_not_decide_the_order():
+    rounds = [{**one} for one in (ROUND, *(ROUND | other for other in OTHERS if "work" not in other))]
     for one in rounds:
-        del one["parameters"]
+        del one["parameters"], one["work"]
     seeds = {order_seed(**one) for one in rounds}
     assert len(seeds) == len(rounds)
     assert {len(seed) for seed in seeds} == {32}

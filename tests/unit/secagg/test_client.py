@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from fedtrain.crypto import SessionSecrets, SignedEnvelope, apply_mask
-from fedtrain.errors import TransportError
+from fedtrain.errors import AggregationError, TransportError
 from fedtrain.secagg import ClientState, MaskRequest
 from tests.unit.secagg.federation import Federation, identity_of, stream, vectors_of
 
@@ -84,13 +84,16 @@ def test_an_announcement_of_something_else_is_refused():
     )
 
 
-def test_a_key_that_leads_to_a_known_secret_is_refused_before_anything_is_masked():
+@pytest.mark.parametrize("purpose", ["masking", "sharing"])
+def test_a_key_that_leads_to_a_known_secret_is_refused_before_anything_is_trained(purpose):
     # RFC 7748, section 6.1: the product with a point of small order is zero whatever the private key.
-    announcement = FEDERATION.announce(SECOND, masking=bytes(32))
-    client, vector = FEDERATION.client(FIRST), np.ones(6, dtype=np.uint32)
-    client.begin(replace(REQUEST, announcements=with_line(1, announcement)))
-    refuses(lambda: client.mask(vector), client, "cannot be used for a key agreement")
-    assert vector.tolist() == [1] * 6
+    announcement = FEDERATION.announce(SECOND, **{purpose: bytes(32)})
+    client = FEDERATION.client(FIRST)
+    refuses(
+        lambda: client.begin(replace(REQUEST, announcements=with_line(1, announcement))),
+        client,
+        f"an announcement of client 3 is refused: .* as 'client-3' have a {purpose} key that is refused: .* low order",
+    )
 
 
 def test_a_cohort_below_the_minimum_is_refused():
@@ -113,11 +116,11 @@ def test_round_0_is_none():
 
 def test_parameters_that_are_not_safe_do_not_reach_a_client():
     for changes, why in (
-        ({"threshold": 3}, "a threshold of 3"),
+        ({"threshold": 4}, "a threshold of 4 cannot be used where a secret has 7 holders: .* can be 5 to 7"),
         ({"neighbours": 4, "threshold": 4}, "a server that lies"),
         ({"bits": 30}, "30 bits"),
         ({"members": 1}, "a cohort of 2"),
-        ({"bound": 0.0}, "bound = 0.0"),
+        ({"bound": 0.0}, "a bound of 0.0"),
     ):
         with pytest.raises(TransportError, match=why):
             MaskRequest.from_fields(REQUEST.to_fields() | changes)
@@ -199,7 +202,7 @@ def request_for_first():
     [
         (lambda r: {"round": 2}, "shares for round 2 are refused: the last round was 1"),
         (lambda r: {"round": 0}, "shares for round 0 are refused: the last round was 1"),
-        (lambda r: {"binding": "0" * 64}, "its parameters or its cohort were others"),
+        (lambda r: {"binding": "0" * 64}, "its parameters, work or cohort were others"),
         (lambda r: {"survivors": r.survivors[:-1], "bundles": r.bundles[:-1]}, "not the cohort, each once"),
         (lambda r: {"dropped": ()}, "not the cohort, each once"),
         (lambda r: {"dropped": (1,)}, "not the cohort, each once"),
@@ -215,12 +218,10 @@ def request_for_first():
         ),
         (lambda r: {"bundles": r.bundles[:-1]}, "5 bundles of shares came, and 6 are expected"),
         (lambda r: {"bundles": (*r.bundles, r.bundles[0])}, "7 bundles of shares came"),
-        (lambda r: {"bundles": (r.bundles[1], r.bundles[0], *r.bundles[2:])}, "the shares of client 0 do not open"),
         (
             lambda r: {"bundles": (*r.bundles[:-1], r.bundles[-1][:-1])},
             "the shares of client 18 have 143 bytes, and 144",
         ),
-        (lambda r: {"bundles": (*r.bundles[:-1], bytes(144))}, "the shares of client 18 do not open"),
     ],
 )
 def test_a_request_for_shares_that_breaks_a_rule_is_refused(change, why):
@@ -253,13 +254,33 @@ def test_a_later_round_ends_an_earlier_one():
     refuses(lambda: client.unmask(request), client, "the last round was 2")
 
 
-def test_every_flipped_bit_of_a_bundle_is_refused():
+@pytest.mark.parametrize(
+    ("change", "places"),
+    [
+        (lambda b: (*b[:-1], bytes(144)), (5,)),
+        (lambda b: (b[1], b[0], *b[2:]), (0, 1)),
+        (lambda b: (bytes(144),) * 6, range(6)),
+    ],
+)
+def test_of_bundles_that_do_not_open_no_shares_are_given(change, places):
     client, request = request_for_first()
+    whole = replace_client(state=client.state).unmask(request)
+    shares = client.unmask(replace(request, bundles=change(request.bundles)))
+    left = [place for place in range(6) if place not in places]
+    assert shares.unreadable == tuple(request.survivors[place] for place in places)
+    assert shares.own == b"".join(whole.own[32 * place : 32 * (place + 1)] for place in left)
+    assert shares.pairs == b"".join(whole.pairs[16 * place : 16 * (place + 1)] for place in left)
+    refuses(lambda: client.unmask(request), client, "they were given once")
+
+
+def test_every_flipped_bit_of_a_bundle_is_noticed():
+    before, request = request_for_first()
     bundle = request.bundles[3]
     for place in range(len(bundle)):
         wrong = bundle[:place] + bytes([bundle[place] ^ 1 << place % 8]) + bundle[place + 1 :]
         bundles = (*request.bundles[:3], wrong, *request.bundles[4:])
-        refuses(lambda b=bundles: client.unmask(replace(request, bundles=b)), client, "client 12 do not open")
+        client = replace_client(state=before.state)
+        assert client.unmask(replace(request, bundles=bundles)).unreadable == (12,)
 
 
 def test_every_flipped_byte_of_an_announcement_is_refused():
@@ -274,6 +295,7 @@ def test_every_flipped_byte_of_an_announcement_is_refused():
     "told",
     [
         replace(REQUEST, round=2),
+        replace(REQUEST, work="00" * 32),
         replace(REQUEST, parameters=FEDERATION.parameters(6, threshold=6)),
         replace(REQUEST, parameters=replace(PARAMETERS, bound=2.0)),
         replace(REQUEST, parameters=replace(PARAMETERS, bits=15)),
@@ -286,8 +308,31 @@ def test_a_client_that_was_told_of_another_round_is_out_of_step_with_all_others(
         client.begin(told if number == LAST else server.request)
         server.receive(number, client.mask(np.zeros(6, dtype=np.uint32)))
     requests = server.close()
-    refuses(lambda: clients[FIRST].unmask(requests[FIRST]), clients[FIRST], "the shares of client 18 do not open")
-    refuses(lambda: clients[LAST].unmask(requests[LAST]), clients[LAST], "are refused: (its parameters|the last round)")
+    assert clients[FIRST].unmask(requests[FIRST]).unreadable == (LAST,)
+    refuses(
+        lambda: clients[LAST].unmask(requests[LAST]),
+        clients[LAST],
+        "are refused: (its parameters, work|the last round)",
+    )
+
+
+def test_vectors_for_different_work_have_no_sum():
+    """Not even for a server that tells each client what it wants to hear."""
+    clients = FEDERATION.clients()
+    servers = [FEDERATION.round(PARAMETERS, work=work * 32) for work in ("00", "01")]
+    told = {number: servers[number == LAST] for number in FEDERATION.numbers}
+    for number, client in clients.items():
+        client.begin(told[number].request)
+        masked = client.mask(np.zeros(6, dtype=np.uint32))
+        for server in servers:
+            server.receive(number, masked)
+    requests = {server: server.close() for server in servers}
+    shares = {number: client.unmask(requests[told[number]][number]) for number, client in clients.items()}
+    assert shares[LAST].unreadable == FEDERATION.numbers[:-1]
+    for number, given in shares.items():
+        servers[0].receive_shares(number, given)
+    with pytest.raises(AggregationError, match=r"of client 18 could not be read by clients 0, .*, 15: either"):
+        servers[0].finish()
 
 
 def test_never_both_kinds_for_one_client():
@@ -323,7 +368,7 @@ def test_no_secret_is_in_the_state_or_in_what_it_prints_as():
     printed = repr(client.state) + repr(client) + client.state.to_json().decode()
     assert all(secret.hex()[:16] not in printed and repr(secret)[2:20] not in printed for secret in drawn)
     clients, requests = masked()
-    assert repr(clients[FIRST].unmask(requests[FIRST])) == "UnmaskedShares()"
+    assert repr(clients[FIRST].unmask(requests[FIRST])) == "UnmaskedShares(unreadable=())"
 
 
 # A right mask fails by chance once in a million runs; a planted wrong one is rejected at the level of 1e-9.

@@ -10,10 +10,10 @@ from fedtrain.secagg.messages import bundle_bytes
 PARAMETERS = Parameters.plan(members=3, length=2, bits=16, bound=0.5)
 WORDS = np.arange(6, dtype=np.uint8)
 MESSAGES = {
-    "request": MaskRequest(round=3, parameters=PARAMETERS, announcements=(b"one", b"two", b"three")),
+    "request": MaskRequest(round=3, parameters=PARAMETERS, work="0b" * 32, announcements=(b"one", b"two", b"three")),
     "masked": MaskedVector(words=WORDS, bundles=(b"1", b"2"), commitments=bytes(64)),
     "unmask": UnmaskRequest(round=3, binding="0a" * 32, survivors=(0, 4), dropped=(2,), bundles=(b"1", b"2")),
-    "shares": UnmaskedShares(own=bytes(64), pairs=bytes(32)),
+    "shares": UnmaskedShares(own=bytes(64), pairs=bytes(32), unreadable=(4,)),
 }
 
 
@@ -63,6 +63,8 @@ def test_a_field_of_another_type_is_refused(message, value):
     [
         ("request", {"announcements": [b""] * 100_001}),
         ("request", {"announcements": [bytes(8193)]}),
+        ("request", {"work": "0B" * 32}),
+        ("request", {"work": "0b" * 31}),
         ("masked", {"bundles": [b""] * 256}),
         ("masked", {"bundles": [bytes(bundle_bytes(254) + 1)]}),
         ("masked", {"commitments": bytes(32 * 255 + 1)}),
@@ -74,6 +76,8 @@ def test_a_field_of_another_type_is_refused(message, value):
         ("unmask", {"bundles": [b""] * 256}),
         ("shares", {"own": bytes(32 * 255 + 1)}),
         ("shares", {"pairs": bytes(16 * 255 * 254 + 1)}),
+        ("shares", {"unreadable": list(range(256))}),
+        ("shares", {"unreadable": [4, 4]}),
     ],
 )
 def test_what_is_larger_than_any_round_is_refused(kind, changes):
@@ -89,4 +93,4 @@ def test_words_are_bytes_in_one_dimension(words):
 
 
 def test_shares_are_not_printed():
-    assert repr(replace(MESSAGES["shares"], own=b"secret")) == "UnmaskedShares()"
+    assert repr(replace(MESSAGES["shares"], own=b"secret")) == "UnmaskedShares(unreadable=(4,))"

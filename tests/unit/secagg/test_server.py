@@ -58,7 +58,7 @@ def test_answers_may_come_in_any_order():
         assert server.enough == (place >= THRESHOLD - 1)
     result = server.finish()
     np.testing.assert_array_equal(result.total, plain_sum(VECTORS.values()))
-    assert (result.survivors, result.silent, result.liars) == (NUMBERS, (), ())
+    assert (result.survivors, result.silent, result.doubts) == (NUMBERS, (), ())
 
 
 def test_an_answer_counts_once_in_its_exchange_and_from_the_cohort():
@@ -68,7 +68,7 @@ def test_an_answer_counts_once_in_its_exchange_and_from_the_cohort():
     with pytest.raises(TransportError, match="client 1 was not asked in exchange 1 of round 1"):
         server.receive(1, sent[first])
     with pytest.raises(TransportError, match="client 0 answered exchange 2 of round 1, which is not under way"):
-        server.receive_shares(first, UnmaskedShares(own=b"", pairs=b""))
+        server.receive_shares(first, UnmaskedShares(own=b"", pairs=b"", unreadable=()))
     with pytest.raises(TransportError, match="round 1 is not in its second exchange"):
         server.finish()
     assert not server.enough
@@ -84,9 +84,9 @@ def test_an_answer_counts_once_in_its_exchange_and_from_the_cohort():
     for number, request in requests.items():
         server.receive_shares(number, clients[number].unmask(request))
     with pytest.raises(TransportError, match="client 0 answered exchange 2 of round 1 twice"):
-        server.receive_shares(first, UnmaskedShares(own=b"", pairs=b""))
+        server.receive_shares(first, UnmaskedShares(own=b"", pairs=b"", unreadable=()))
     with pytest.raises(TransportError, match="client 27 was not asked in exchange 2 of round 1"):
-        server.receive_shares(last, UnmaskedShares(own=b"", pairs=b""))
+        server.receive_shares(last, UnmaskedShares(own=b"", pairs=b"", unreadable=()))
     np.testing.assert_array_equal(server.finish().total, plain_sum(VECTORS[number] for number in (first, *others)))
     with pytest.raises(TransportError, match="round 1 is not in its second exchange"):
         server.finish()
@@ -161,37 +161,115 @@ def finished(liars, place=0):
     return server.finish()
 
 
-@pytest.mark.parametrize("liar", [0, 12, 27])
-@pytest.mark.parametrize("place", [0, 40, 319])
-def test_a_liar_is_named_and_the_sum_is_exact(liar, place):
-    result = finished({liar}, place)
-    assert result.liars == (liar,)
+@pytest.mark.parametrize("holder", [0, 12, 27])
+@pytest.mark.parametrize(("place", "owner"), [(0, 0), (40, 3), (319, 27)])
+def test_both_ends_of_a_wrong_share_are_named_and_the_sum_is_exact(holder, place, owner):
+    result = finished({holder}, place)
+    assert result.doubts == ((holder, owner),)
     np.testing.assert_array_equal(result.total, plain_sum(VECTORS.values()))
 
 
-def test_too_many_liars_end_the_round():
+def test_a_dealer_of_a_wrong_share_does_not_put_the_blame_on_its_holder():
+    # The dealer 27 changes what it deals to 6: the holder passes on what it was given.
+    server, given = opened()
+    for number, shares in given.items():
+        server.receive_shares(number, wrong(shares, 32 * 9) if number == 6 else shares)
+    assert server.finish().doubts == ((6, 27),)
+
+
+def test_too_many_wrong_shares_end_the_round():
     with pytest.raises(AggregationError, match="of client 3 do not give what it committed to"):
         finished({12, 18}, 40)
 
 
-def test_nobody_is_accused_where_it_is_not_certain_who_lied():
+def test_nobody_is_named_where_it_is_not_certain_which_share_is_wrong():
     result = finished({24, 27})
-    assert result.liars == ()
+    assert result.doubts == ()
     np.testing.assert_array_equal(result.total, plain_sum(VECTORS.values()))
 
 
-def test_liars_whose_errors_cancel_frame_nobody():
+def test_errors_that_cancel_raise_doubts_about_nobody():
     # The Lagrange weights of the holders 1 to 7 at 0 are all 1, so that equal errors in two of them cancel in the
     # secret, and the polynomial through the seven shares misses those of the other three.
     server, given = opened()
     for number, shares in given.items():
         server.receive_shares(number, wrong(shares) if number in {0, 3} else shares)
     result = server.finish()
-    assert result.liars == ()
+    assert result.doubts == ()
     np.testing.assert_array_equal(result.total, plain_sum(VECTORS.values()))
 
 
-def test_as_many_liars_as_half_of_the_surplus_are_named():
+def dealt(unreadable, lost=()):
+    """Return a round in its second exchange, and the shares given by holders of which some cannot read one owner's.
+
+    Args:
+        unreadable: by owner, the holders to whom it sends bundles that do not open.
+        lost: who is lost in the first exchange.
+    """
+    server, clients = FEDERATION.round(PARAMETERS), FEDERATION.clients()
+    for number, masked in masks(server, clients, lost).items():
+        bundles = tuple(
+            bytes(len(bundle)) if holder in unreadable.get(number, ()) else bundle
+            for holder, bundle in zip(NUMBERS, masked.bundles, strict=True)
+        )
+        server.receive(number, replace(masked, bundles=bundles))
+    return server, {number: clients[number].unmask(request) for number, request in server.close().items()}
+
+
+@pytest.mark.parametrize("lost", [(), (9,)])
+def test_bundles_that_do_not_open_cost_the_shares_of_their_owner_alone(lost):
+    server, given = dealt({12: (6, 24), 15: (24,)}, lost)
+    assert given[24].unreadable == (12, 15)
+    for number, shares in given.items():
+        server.receive_shares(number, shares)
+    result = server.finish()
+    assert result.doubts == ((6, 12), (24, 12), (24, 15))
+    np.testing.assert_array_equal(result.total, plain_sum(VECTORS[number] for number in given))
+
+
+def test_an_owner_whose_bundles_too_few_can_read_is_named_and_not_its_holders():
+    server, given = dealt({12: NUMBERS[:4]})
+    for number, shares in given.items():
+        server.receive_shares(number, shares)
+    assert not server.enough
+    why = (
+        "^round 1 has no sum: the secrets of client 12 take 7 shares each; the shares of client 12 could not be read "
+        "by clients 0, 3, 6, 9: either may be at fault$"
+    )
+    with pytest.raises(AggregationError, match=why):
+        server.finish()
+
+
+def test_who_is_silent_is_named_beside_who_cannot_read():
+    server, given = dealt({12: NUMBERS[:1]})
+    for number in NUMBERS[:7]:
+        server.receive_shares(number, given[number])
+    why = "of client 12 take .* could not be read by client 0: either .*; no shares came from clients 21, 24, 27$"
+    with pytest.raises(AggregationError, match=why):
+        server.finish()
+    server.receive_shares(21, given[21])
+    assert server.finish().doubts == ((0, 12),)
+
+
+def test_a_holder_that_says_falsely_that_it_can_read_nothing_ends_no_round():
+    server, given = opened(lost=NUMBERS[:1])
+    for number, shares in given.items():
+        lie = UnmaskedShares(own=b"", pairs=b"", unreadable=NUMBERS[1:])
+        server.receive_shares(number, lie if number == 27 else shares)
+    result = server.finish()
+    assert result.doubts == tuple((27, owner) for owner in NUMBERS[1:])
+    np.testing.assert_array_equal(result.total, plain_sum(VECTORS[number] for number in NUMBERS[1:]))
+
+
+@pytest.mark.parametrize("stranger", [0, 1])
+def test_what_was_not_sent_cannot_be_unreadable(stranger):
+    server, given = opened(lost=NUMBERS[:1])
+    with pytest.raises(TransportError, match=f"client 3 could not read shares of client {stranger}, and it was sent"):
+        server.receive_shares(3, replace(given[3], unreadable=(stranger,)))
+    server.receive_shares(3, given[3])
+
+
+def test_as_many_wrong_shares_as_half_of_the_surplus_are_named():
     cohort = Federation(20)
     parameters = cohort.parameters(3)
     vectors = vectors_of(parameters, cohort.numbers)
@@ -203,7 +281,7 @@ def test_as_many_liars_as_half_of_the_surplus_are_named():
         vectors,
         change=lambda number, shares: wrong(shares, 33 + number) if number in liars else shares,
     )
-    assert result.liars == liars
+    assert result.doubts == tuple((liar, (33 + liar) // 32 * 3) for liar in liars)
     np.testing.assert_array_equal(result.total, plain_sum(vectors.values()))
 
 
@@ -212,7 +290,7 @@ def test_a_wrong_share_of_a_pair_is_found_too():
     for number, shares in given.items():
         server.receive_shares(number, replace(shares, pairs=bytes(len(shares.pairs))) if number == 6 else shares)
     result = server.finish()
-    assert result.liars == (6,)
+    assert result.doubts == tuple((6, owner) for owner in given)
     np.testing.assert_array_equal(result.total, plain_sum(VECTORS[number] for number in given))
 
 
@@ -237,7 +315,7 @@ def test_a_client_that_committed_to_something_else_is_named():
         shares = clients[number].unmask(request)
         server.receive_shares(number, wrong(shares) if number == 9 else shares)
     with pytest.raises(
-        AggregationError, match=r"secrets of client 12 .* shares of other clients were wrong from client 9$"
+        AggregationError, match=r"secrets of client 12 .* shares of other clients that did not fit came from client 9$"
     ):
         server.finish()
 
