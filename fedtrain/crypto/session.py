@@ -125,7 +125,9 @@ class SessionKeys:
             try:
                 checked_public(key)
             except ValueError as error:
-                raise ForgeryError(f"{keys.party!r} announced a {purpose} key that is refused: {error}") from error
+                raise ForgeryError(
+                    f"the session keys announced as {keys.party!r} have a {purpose} key that is refused: {error}"
+                ) from error
         return keys
 
     def _as_json(self) -> dict[str, str]:

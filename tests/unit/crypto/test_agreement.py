@@ -3,6 +3,7 @@ import os
 import pytest
 
 from fedtrain.crypto import AgreementKey, derive
+from fedtrain.crypto.agreement import checked_public
 from fedtrain.errors import TransportError
 
 # RFC 7748, section 6.1.
@@ -50,6 +51,18 @@ def test_a_secret_is_for_one_pair_purpose_and_context():
 def test_a_key_of_small_order_is_refused(public):
     with pytest.raises(TransportError, match=f"the key {public} cannot be used for a key agreement"):
         AgreementKey(bytes.fromhex(ALICE)).shared(bytes.fromhex(public), "purpose")
+
+
+@pytest.mark.parametrize("public", SMALL_ORDER)
+def test_a_key_of_small_order_is_refused_before_it_is_used(public):
+    with pytest.raises(ValueError, match="low order cannot be used: anyone knows"):
+        checked_public(bytes.fromhex(public))
+
+
+def test_a_key_that_can_be_used_is_returned():
+    assert checked_public(bytes.fromhex(ALICE_PUBLIC)).public_bytes_raw().hex() == ALICE_PUBLIC
+    with pytest.raises(ValueError, match="32 bytes"):
+        checked_public(bytes(31))
 
 
 @pytest.mark.parametrize("size", [0, 31, 33])

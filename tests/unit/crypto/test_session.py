@@ -7,6 +7,7 @@ import pytest
 from fedtrain.crypto import SERVER, Identity, SessionKeys, SessionSecrets, SignedEnvelope, canonical, client_name
 from fedtrain.crypto.session import PAYLOAD_TYPE
 from fedtrain.errors import ForgeryError
+from tests.unit.crypto.test_agreement import SMALL_ORDER
 
 IDENTITY = Identity.generate()
 SECRETS = SessionSecrets(bytes(range(32)))
@@ -75,6 +76,16 @@ def other_announcements():
 def test_a_signed_payload_that_is_no_announcement_is_refused(payload):
     with pytest.raises(ForgeryError, match="announced session keys"):
         SessionKeys.verify(signed(payload), IDENTITY.public)
+
+
+@pytest.mark.parametrize("purpose", ["masking", "sharing"])
+@pytest.mark.parametrize("point", SMALL_ORDER)
+def test_a_key_of_low_order_is_refused(purpose, point):
+    envelope = replace(KEYS, **{purpose: bytes.fromhex(point)}).sign(IDENTITY)
+    with pytest.raises(
+        ForgeryError, match=f"announced as 'client-3' have a {purpose} key that is refused: .*low order"
+    ):
+        SessionKeys.verify(envelope, IDENTITY.public)
 
 
 def test_it_prints_no_secret():
