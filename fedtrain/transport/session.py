@@ -15,10 +15,9 @@ deleted, with all that is known of it, when a session of another begins: a clien
 does not keep its keys for ever. One process at a time works on a folder. Files of other names are left alone.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,7 +29,6 @@ from fedtrain.files import write_atomic
 from fedtrain.transport.session_files import (
     ID,
     SECRET,
-    START,
     STATE,
     Start,
     delete_run,
@@ -177,8 +175,6 @@ class NodeSessions:
         with self._locked():
             for session in folders(folder):
                 delete_session(session)
-            with suppress(FileNotFoundError):
-                os.utime(folder / START)  # kept from now on as long as any other run
 
     def _delete_unused(self, *, but: Path) -> None:
         oldest = time.time() - _KEPT

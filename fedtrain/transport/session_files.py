@@ -116,6 +116,7 @@ def delete_run(run: Path) -> None:
 
 def last_used(run: Path) -> float:
     """Return when a session of a run was last begun or ended, or a message of it accepted: seconds since 1970."""
+    # The folder itself is changed where a session is deleted, which is all that is left of one that ended.
     paths = (run, run / START, *(session / FACTS for session in folders(run)))
     return max(path.stat().st_mtime for path in paths if path.exists())
 
