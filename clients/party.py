@@ -8,7 +8,7 @@ from clients.work import client_number
 from fedtrain.config import Experiment, from_flat, to_flat
 from fedtrain.config.digest import config_digest
 from fedtrain.errors import ConfigError
-from fedtrain.flower.transport import Party
+from fedtrain.flower.transport import Party, Summing
 from fedtrain.ledger import client_folder, find_policy
 
 
@@ -35,6 +35,7 @@ def open_party(context: Context) -> Party | None:
         sealed=transport.sealed is True or (policy is not None and policy.sealed),
         secagg=transport.secagg.enabled is True or (policy is not None and policy.secagg),
         minimum=2 if policy is None else policy.minimum_cohort,
+        summing=Summing.of(experiment),
     )
 
 

@@ -1,10 +1,12 @@
 """The run folder: everything that a run leaves behind."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from secrets import token_hex
 
 import tomli_w
 from safetensors.numpy import save
@@ -35,6 +37,23 @@ class RunFolder:
     def record(self) -> Path:
         """The server's signed record of a private run."""
         return self.path / "record.jsonl"
+
+    def started(self) -> tuple[str, int]:
+        """Count a start of the server; return the id of a run without a record, and which start this is, from 1.
+
+        Raises:
+            StorageError: it cannot be read or written.
+        """
+        path = self.path / "starts.json"
+        try:
+            before = json.loads(path.read_text(encoding="ascii"))
+            run, count = str(before["run"]), int(before["starts"])
+        except FileNotFoundError:
+            run, count = token_hex(16), 0
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StorageError(f"cannot read {path}, which counts the starts of the run: {error}") from error
+        write_atomic(path, json.dumps({"run": run, "starts": count + 1}).encode())
+        return run, count + 1
 
     @property
     def key(self) -> Path:
@@ -89,9 +108,13 @@ class RunFolder:
 
     @staticmethod
     def _check_same(experiment: Experiment, config: Path) -> None:
-        before, now = read_toml(config), decisive(experiment)
+        # A folder of an earlier version lacks the fields that came later; its run had their defaults.
+        before, now = to_flat(Experiment()) | read_toml(config), decisive(experiment)
         changed = [
-            f"{key} was {before.get(key)!r} and is {value!r}" for key, value in now.items() if before.get(key) != value
+            f"{key} was {'unset' if before[key] == '' else repr(before[key])} and is "
+            f"{'unset' if value == '' else repr(value)}"
+            for key, value in now.items()
+            if before[key] != value
         ]
         if changed:
             raise ConfigError(

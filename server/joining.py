@@ -1,6 +1,5 @@
 """Ask clients who they are, and in a private run what their ledgers hold."""
 
-import re
 from collections.abc import Mapping
 from typing import cast
 
@@ -11,12 +10,11 @@ from fedtrain.crypto import PublicIdentity
 from fedtrain.errors import ForgeryError
 from fedtrain.flower import protocol
 from fedtrain.flower.ledgers import ShownLedger
+from fedtrain.flower.reasons import cause
 from fedtrain.flower.wrapper import collect
 
 # A client that has not answered by then is not waited for, and has no part in a run with secret cohorts.
 _PATIENCE = 120.0
-
-_EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\w*: ")
 
 
 def ask_ledgers(
@@ -87,11 +85,3 @@ def ask_keys(
         except ValueError as error:
             silent[client] = f"its key cannot be used: {error}"
     return keys, silent
-
-
-def cause(reason: str) -> str:
-    """Return the message of the exception that a traceback ends with, all lines of it."""
-    lines = reason.strip().splitlines()
-    starts = [number for number, line in enumerate(lines) if _EXCEPTION.match(line)]
-    text = "\n".join(lines[starts[-1] :]) if starts else lines[-1]
-    return _EXCEPTION.sub("", text, count=1)

@@ -2,28 +2,25 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from secrets import token_bytes, token_hex
+from secrets import token_bytes
 
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 from flwr.superlink.grid.http_grid import HttpGrid
+from torch import nn
 
 from fedtrain.config import Experiment, aggregation_problem, to_flat
 from fedtrain.config.digest import config_digest
 from fedtrain.crypto import Identity, Roster, SealingKey
 from fedtrain.errors import ClientError, ConfigError
-from fedtrain.flower import protocol
-from fedtrain.flower.transport import Layout, SealedGrid, ServerSession, Summing, end_session, open_session
+from fedtrain.flower.reasons import by_client
+from fedtrain.flower.transport import SealedGrid, ServerSession, Summing, end_session, open_session
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.secagg import check_noise
 from fedtrain.transport import SessionOffer
-from server.joining import cause
 
 # A client that has not announced its keys by then is not waited for.
 _PATIENCE = 120.0
-
-# Half of what floating parameters are initialised with; an update of one parameter is seldom a tenth of it.
-_BOUND = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +68,11 @@ class Link:
     session: ServerSession | None = None
     summing: Summing | None = None
 
-    def end(self, *, timeout: float) -> None:
-        """End the session, if there is one: clients delete their keys."""
-        if self.session is not None:
-            end_session(self.grid, self.clients, self.session, timeout=min(timeout, _PATIENCE))
+    def end(self, *, timeout: float) -> tuple[int, ...]:
+        """End the session, if there is one: clients delete their keys. Return those that did not say so."""
+        if self.session is None:
+            return ()
+        return end_session(self.grid, self.clients, self.session, timeout=min(timeout, _PATIENCE))
 
 
 def open_link(
@@ -83,11 +81,10 @@ def open_link(
     experiment: Experiment,
     transport: Transport,
     *,
-    run: str,
+    offer: SessionOffer,
     identity: Identity,
     roster: Roster,
-    model: ArrayRecord,
-    plan: PrivacyPlan | None,
+    summing: Summing | None,
 ) -> Link:
     """Open a session with the clients, and return the way to those that take part in it.
 
@@ -96,22 +93,19 @@ def open_link(
         clients: the client of each node; all are in the roster.
         experiment: the experiment.
         transport: which layers it uses; at least one.
-        run: id of the run.
+        offer: the session.
         identity: the server's identity.
         roster: the pinned identities.
-        model: the model of the run.
-        plan: the privacy plan; ``None`` without privacy.
+        summing: how updates are summed; ``None`` if they are not.
 
     Raises:
-        ConfigError: updates of this model cannot be summed as configured.
         ClientError: fewer clients take part than a cohort needs.
     """
-    summing = _summing(experiment, model, plan) if transport.secagg else None
     federation = experiment.federation
     session, missing = open_session(
         grid,
         clients,
-        offer=SessionOffer(run=run, session=token_hex(16), roster=roster.digest),
+        offer=offer,
         config=config_digest(to_flat(experiment)),
         identity=identity,
         key=SealingKey(token_bytes(32)),
@@ -120,10 +114,9 @@ def open_link(
     )
     present = {node: client for node, client in clients.items() if client in session.announcements}
     if len(present) < federation.cohort:
-        reasons = "\n".join(f"client {client}: {cause(reason)}" for client, reason in sorted(missing.items()))
         raise ClientError(
             f"{len(present)} clients announced keys for the session, and federation.cohort = {federation.cohort}:\n"
-            f"{reasons}"
+            f"{by_client(missing)}"
         )
     return Link(
         grid=SealedGrid(grid, clients=present, session=session) if transport.sealed else grid,
@@ -134,34 +127,39 @@ def open_link(
     )
 
 
-def _summing(experiment: Experiment, model: ArrayRecord, plan: PrivacyPlan | None) -> Summing:
+def checked_summing(experiment: Experiment, model: nn.Module, plan: PrivacyPlan | None) -> Summing:
     """Return how updates are summed, if they can be with this model and this cohort.
 
     Raises:
         ConfigError: they cannot.
     """
-    secagg, privacy = experiment.transport.secagg, experiment.privacy
-    by_client = privacy.mode == "client"
-    counters = (protocol.WITHIN_CLIP,) if by_client and privacy.adaptive_clipping else ()
-    layout = Layout(counters=counters)
-    if secagg.max_weight is not None:
-        layout = Layout(counters=(protocol.WEIGHT,), weight=protocol.WEIGHT, heaviest=secagg.max_weight)
-    summing = Summing(
-        bits=secagg.bits,
-        bound=None if by_client else secagg.bound or _BOUND,
-        threshold=secagg.threshold,
-        neighbours=secagg.neighbours,
-        layout=layout,
-        seed=experiment.seed,
-        deadline=experiment.federation.deadline,
-    )
-    parameters = summing.parameters(members=experiment.federation.cohort, sent=model, norm=privacy.clip_norm)
-    if by_client and plan is not None:
-        spec = plan.spec
-        check_noise(parameters, clip_norm=spec.clip_norm, noise_multiplier=plan.value_noise_multiplier)
-    if layout.heaviest > parameters.largest:
+    arrays = ArrayRecord(model.state_dict())
+    _check_arrays(model, experiment)
+    summing, secagg, cohort = Summing.of(experiment), experiment.transport.secagg, experiment.federation.cohort
+    try:
+        parameters = summing.parameters(members=cohort, sent=arrays)
+    except ConfigError as error:
+        raise ConfigError(f"[transport.secagg] cannot be used with federation.cohort = {cohort}: {error}") from error
+    if plan is not None and plan.spec.unit == "client":
+        check_noise(parameters, clip_norm=plan.spec.clip_norm, noise_multiplier=plan.value_noise_multiplier)
+    if summing.layout.heaviest > parameters.largest:
         raise ConfigError(
-            f"transport.secagg.max_weight = {layout.heaviest} is more than a coordinate of transport.secagg.bits = "
-            f"{secagg.bits} holds, {parameters.largest}; raise the bits"
+            f"transport.secagg.max_weight = {summing.layout.heaviest} is more than a coordinate of "
+            f"transport.secagg.bits = {secagg.bits} holds, {parameters.largest}; raise the bits"
         )
     return summing
+
+
+def _check_arrays(model: nn.Module, experiment: Experiment) -> None:
+    state, learnt = model.state_dict(), {name for name, _ in model.named_parameters()}
+    if strange := [name for name, tensor in state.items() if tensor.is_complex()]:
+        raise ConfigError(f"secure aggregation sums real numbers, and the model has complex ones: {', '.join(strange)}")
+    if not any(tensor.is_floating_point() for tensor in state.values()):
+        raise ConfigError("the model has no floating numbers: there is nothing that could be summed")
+    buffers = [name for name, tensor in state.items() if tensor.is_floating_point() and name not in learnt]
+    if experiment.privacy.mode == "none" and experiment.transport.secagg.bound is None and buffers:
+        raise ConfigError(
+            f"the model has buffers, which can change by more than the default bound of an update, 1: "
+            f"{', '.join(buffers[:5])}; set transport.secagg.bound to the largest change of a number in a round, and "
+            "transport.secagg.bits for a grid that is fine enough"
+        )

@@ -12,6 +12,7 @@ from fedtrain.config import to_flat
 from fedtrain.config.digest import config_digest
 from fedtrain.crypto import Identity, Roster
 from fedtrain.errors import BudgetError, ClientError, KeyFileError, LedgerError
+from fedtrain.flower.reasons import by_client
 from fedtrain.ledger import Asked, Closed, Completed, LedgerCopies, Opened, Record, RunLog
 from fedtrain.privacy import PrivacyPlan
 from server.folder import RunFolder
@@ -59,8 +60,9 @@ def open_proof(
         roster = Roster(server=identity.public, clients={client: ledger.key for client, ledger in shown.items()})
     joined = {node: client for node, client in clients.items() if client in roster.clients}
     if len(joined) < federation.cohort:
-        reasons = "\n".join(f"client {client}: {reason}" for client, reason in sorted(silent.items()))
-        raise ClientError(f"{len(joined)} clients joined, and federation.cohort = {federation.cohort}:\n{reasons}")
+        raise ClientError(
+            f"{len(joined)} clients joined, and federation.cohort = {federation.cohort}:\n{by_client(silent)}"
+        )
     if not folder.roster.exists():
         roster.write(folder.roster)
     copies = LedgerCopies(folder.path / "ledgers", roster.clients)
@@ -90,11 +92,12 @@ def open_proof(
 
 
 def pinned_roster(
-    grid: Grid, clients: Mapping[int, int], folder: RunFolder, identity: Identity, *, timeout: float
+    grid: Grid, clients: Mapping[int, int], folder: RunFolder, identity: Identity, *, cohort: int, timeout: float
 ) -> Roster:
     """Return the keys of a run without ledgers: those that the clients show at the first start, and then no others.
 
     Raises:
+        ClientError: fewer clients show a key than a cohort needs.
         KeyFileError: the roster in the run folder cannot be read, or was made for another key of the server.
         StorageError: the run folder cannot be written.
     """
@@ -103,7 +106,9 @@ def pinned_roster(
         if roster.server != identity.public:
             raise KeyFileError(f"{folder.roster} names another key of the server than {folder.key} holds; put it back")
         return roster
-    keys, _ = ask_keys(grid, clients, timeout=timeout)
+    keys, silent = ask_keys(grid, clients, timeout=timeout)
+    if len(keys) < cohort:
+        raise ClientError(f"{len(keys)} clients joined, and federation.cohort = {cohort}:\n{by_client(silent)}")
     roster = Roster(server=identity.public, clients=keys)
     roster.write(folder.roster)
     return roster

@@ -78,7 +78,7 @@ class Rounds:
         on_start(number, len(cohort))
         replies = self._replies(messages, on_reply)
         entry = self._entry(number, cohort, replies, rate, clip_norm=state.clip_norm or None)
-        self._require(entry, replies)
+        self._require(entry)
         state = self._aggregated(state, entry, replies)
         if self._proof is not None:
             silent = () if self._outcome is None else self._outcome.silent
@@ -157,13 +157,13 @@ class Rounds:
             seconds=0.0,
         )
 
-    def _require(self, entry: RoundEntry, replies: list[Message]) -> None:
+    def _require(self, entry: RoundEntry) -> None:
         minimum = self._experiment.federation.min_results
         # A Poisson cohort may be empty by chance; its round is noise, and counts.
         completed, dropped = entry.completed or (), entry.dropped or ()
         if self._drawn is not None or len(completed) >= minimum:
             if self._outcome is not None and self._outcome.total is None:
-                raise AggregationError(f"round {entry.round}: {readable(replies[0].error.reason or '')}")
+                raise AggregationError(f"round {entry.round} was aborted: {readable(self._outcome.problem)}")
             return
         reasons = "\n".join(f"client {drop.client}: {drop.reason}" for drop in dropped)
         refused = [drop.client for drop in dropped if self._proof and drop.client in self._proof.refused]
@@ -208,7 +208,7 @@ class Rounds:
         for key, before in state.model.items():
             # Averaging turns integers and half floats into other types; clients are sent what they expect.
             value = arrays[key].numpy()
-            model[key] = (value if before.dtype.kind in "fc" else np.rint(value)).astype(before.dtype)
+            model[key] = np.asarray(value if before.dtype.kind in "fc" else np.rint(value), dtype=before.dtype)
             if not np.isfinite(model[key]).all():
                 raise RunError(f"{name} made {key} not finite in round {number}; lower the learning rates")
         return model

@@ -1,7 +1,6 @@
 """A whole run: prepare, train round after round, save after each, report whatever happens."""
 
 import logging
-from collections.abc import Mapping
 from secrets import token_hex
 
 from flwr.serverapp import Grid
@@ -9,19 +8,20 @@ from flwr.serverapp import Grid
 from fedtrain.config import Experiment
 from fedtrain.crypto import Identity
 from fedtrain.data import format_histogram
-from fedtrain.errors import BudgetError, FedtrainError, StorageError
+from fedtrain.errors import AggregationError, BudgetError, FedtrainError, StorageError
 from fedtrain.files import append_line
 from fedtrain.report import Evaluation, Report
 from fedtrain.report.html import render_html
 from fedtrain.report.transport import summary
+from fedtrain.transport import SessionOffer
 from server.federation import clients_of
 from server.folder import RunFolder
-from server.link import Link, Transport, open_link
+from server.link import Link, Transport, checked_summing, open_link
 from server.opening import open_proof, pinned_roster
 from server.preparation import Preparation, prepare
 from server.proof import Proof
 from server.reporting import Status, build_report
-from server.rounds import Rounds, as_record, initial_state
+from server.rounds import Rounds, initial_state
 from server.screen import Screen, closing_table, make_screen
 from server.spending import largest_epsilon
 from server.state import RunState
@@ -41,55 +41,52 @@ def run_experiment(grid: Grid, experiment: Experiment) -> None:
     preparation = prepare(experiment)
     federation = experiment.federation
     transport = Transport.of(experiment, grid)
+    summing = checked_summing(experiment, preparation.model, preparation.plan) if transport.secagg else None
     clients = clients_of(grid, clients=federation.clients, timeout=federation.deadline)
     folder = RunFolder.open(experiment)
     start = folder.load_checkpoint() or initial_state(preparation)
+    run, starts = folder.started()
     screen = make_screen(experiment.output.screen, rounds=federation.rounds, done=start.round_number)
     screen.say(_introduction(preparation))
     proof = None
     if preparation.plan is not None:
         proof, clients = open_proof(grid, clients, preparation, preparation.plan, folder, done=start.round_number)
+        run = proof.run
         for client, reason in proof.refused.items():
             screen.say(f"client {client} does not take part: {reason}")
-    link = _link(grid, clients, preparation, transport, folder, proof, start)
-    Run(preparation, folder, screen, start, proof).execute(link)
-
-
-def _link(
-    grid: Grid,
-    clients: Mapping[int, int],
-    preparation: Preparation,
-    transport: Transport,
-    folder: RunFolder,
-    proof: Proof | None,
-    start: RunState,
-) -> Link:
-    """Return the way to the clients, through the layers that the run uses."""
-    if not (transport.sealed or transport.secagg):
-        return Link(grid=grid, clients=clients)
-    experiment, identity = preparation.experiment, Identity.load_or_create(folder.key)
-    if proof is not None:
-        roster = proof.roster
-    else:
-        roster = pinned_roster(grid, clients, folder, identity, timeout=experiment.federation.deadline)
-    return open_link(
-        grid,
-        {node: client for node, client in clients.items() if client in roster.clients},
-        experiment,
-        transport,
-        run=token_hex(16) if proof is None else proof.run,
-        identity=identity,
-        roster=roster,
-        model=as_record(start.model),
-        plan=preparation.plan,
-    )
+    link = Link(grid=grid, clients=clients)
+    if transport.sealed or transport.secagg:
+        identity = Identity.load_or_create(folder.key)
+        roster = (
+            pinned_roster(grid, clients, folder, identity, cohort=federation.cohort, timeout=federation.deadline)
+            if proof is None
+            else proof.roster
+        )
+        link = open_link(
+            grid,
+            {node: client for node, client in clients.items() if client in roster.clients},
+            experiment,
+            transport,
+            offer=SessionOffer(run=run, session=token_hex(16), roster=roster.digest, start=starts),
+            identity=identity,
+            roster=roster,
+            summing=summing,
+        )
+    Run(preparation, folder, screen, start, proof, run=run).execute(link)
 
 
 class Run:
     """A run in progress: where it stands, and where that is kept."""
 
     def __init__(
-        self, preparation: Preparation, folder: RunFolder, screen: Screen, start: RunState, proof: Proof | None
+        self,
+        preparation: Preparation,
+        folder: RunFolder,
+        screen: Screen,
+        start: RunState,
+        proof: Proof | None,
+        *,
+        run: str,
     ) -> None:
         """Begin at a state, which is that of the newest checkpoint in the folder, or the initial one."""
         self._preparation = preparation
@@ -98,6 +95,7 @@ class Run:
         self._screen = screen
         self._state = start
         self._proof = proof
+        self._run = run
 
     def execute(self, link: Link) -> None:
         """Run the rounds that are left, and leave a report however they end."""
@@ -111,14 +109,17 @@ class Run:
             )
             raise
         except Exception as error:
-            if isinstance(error, BudgetError):
+            if isinstance(error, BudgetError | AggregationError):
                 self._refresh(link)
             name = "" if isinstance(error, FedtrainError) else f"{type(error).__name__}: "
             self._report_failure("failed", f"{name}{error}")
             raise
         self._refresh(link)
         report = self._report("completed", None)
-        link.end(timeout=self._experiment.federation.deadline)
+        if left := link.end(timeout=self._experiment.federation.deadline):
+            self._screen.say(
+                f"clients {', '.join(map(str, left))} did not say that they deleted their keys of the session"
+            )
         self._screen.say(
             f"{closing_table(report)}\ntransport: {summary(report.round_log)}\nreport: {self._folder.html}"
         )
@@ -180,7 +181,7 @@ class Run:
             self._preparation,
             self._state,
             self._proof,
-            run=token_hex(16) if self._proof is None else self._proof.run,
+            run=self._run,
             status=status,
             reason=reason,
             final=self._folder.save_model("final", self._state.model),

@@ -228,7 +228,7 @@ class SecureAggregation(Section):
         None, description="whether updates are masked; unset: they are in a deployment, and not in a simulation"
     )
     threshold: Annotated[int, Field(ge=2)] | None = Field(
-        None, description="shares that recover a mask; unset: more than two thirds of the neighbours"
+        None, description="clients of a cohort that have to be left; unset: two thirds, the least that is allowed"
     )
     neighbours: Annotated[int, Field(ge=1)] | None = Field(
         None, description="clients that each client shares masks with; unset: all others, up to a cohort of 200"
@@ -236,7 +236,7 @@ class SecureAggregation(Section):
     bits: Annotated[int, Field(ge=2, le=30)] = Field(
         16, description="bits of a quantized parameter; more bits are more precise, and more bytes"
     )
-    bound: Positive | None = Field(
+    bound: Annotated[float, Field(ge=1e-9, le=1e9)] | None = Field(
         None, description="largest change of a parameter that is sent; unset: 1, in client privacy the clipping norm"
     )
     max_weight: Count | None = Field(

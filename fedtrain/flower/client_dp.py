@@ -109,6 +109,7 @@ def release_total(
         source=source,
         modulus=total.modulus,
         count_modulus=total.counter_modulus,
+        largest_count=clients / 2,
     )
     return _released(sent, released)
 

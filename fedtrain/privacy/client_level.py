@@ -143,6 +143,7 @@ def release_sum(
     source: RandomSource,
     modulus: float = inf,
     count_modulus: float = inf,
+    largest_count: float = inf,
 ) -> Release:
     """Add noise to a sum of clipped updates, and divide it by the plan's public divisor.
 
@@ -164,6 +165,8 @@ def release_sum(
         source: where the noise comes from.
         modulus: the range of the sums; infinite if they are not reduced.
         count_modulus: the range of the count.
+        largest_count: the largest magnitude of a count that nobody forged. The noisy count is brought down to it, since
+            one forged word would otherwise set the clipping norm of all.
 
     Raises:
         ValueError: the plan protects records, or ``clip_norm`` is not finite and above 0.
@@ -177,6 +180,7 @@ def release_sum(
     }
     if spec.adaptive is not None:
         noisy_count = float(_reduced(count + _noise(source, (), spec.adaptive.count_noise), count_modulus))
+        noisy_count = min(max(noisy_count, -largest_count), largest_count)
         clip_norm = next_clip_norm(spec.adaptive, clip_norm, noisy_count=noisy_count, divisor=spec.divisor)
     return Release(mean=mean, clip_norm=clip_norm)
 

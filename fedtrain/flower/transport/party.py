@@ -8,7 +8,8 @@ from pathlib import Path
 from flwr.app import Context
 
 from fedtrain.crypto import Identity, Roster, client_name
-from fedtrain.errors import TransportError
+from fedtrain.errors import StorageError, TransportError
+from fedtrain.flower.transport.summing import Summing
 from fedtrain.transport import NodeSessions
 
 
@@ -23,6 +24,7 @@ class Party:
         sealed: whether it answers sealed messages only.
         secagg: whether it sends masked updates only.
         minimum: the least number of clients whose sum it is part of.
+        summing: how it sums updates, by its own configuration.
     """
 
     client: int
@@ -31,6 +33,7 @@ class Party:
     sealed: bool
     secagg: bool
     minimum: int
+    summing: Summing
 
     @property
     def name(self) -> str:
@@ -64,14 +67,18 @@ class Party:
             StorageError: the identities cannot be written.
         """
         pinned = self.folder / "roster.json"
-        if pinned.exists() and Roster.read(pinned).digest != roster.digest:
+        # A link to nothing is a roster that is gone, and not one that was never given.
+        if (pinned.is_symlink() or pinned.exists()) and Roster.read(pinned).digest != roster.digest:
             raise TransportError(
                 f"the server names other identities than {pinned}, which the operator gave {self.name}"
             )
         if roster.clients.get(self.client) != self.identity.public:
             raise TransportError(f"the server's roster does not hold the key of {self.name}")
         if not self._pinned(roster.digest).exists():
-            self._pinned(roster.digest).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._pinned(roster.digest).parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StorageError(f"cannot make a folder in {self.folder}: {error.strerror or error}") from error
             roster.write(self._pinned(roster.digest))
 
     def roster(self, *, run: str, session: str) -> Roster:

@@ -49,7 +49,9 @@ class SealedGrid(GridWrapper):
             for message, header in zip(messages, headers, strict=True)
         ]
         ids = list(self._inner.push_messages(sealed))
-        self._open.update(zip(ids, zip(messages, headers, strict=True), strict=False))
+        # Without their models, which would otherwise be kept for as long as somebody does not answer.
+        asked = [make_message(metadata=message.metadata, content=RecordDict()) for message in messages]
+        self._open.update(zip(ids, zip(asked, headers, strict=True), strict=False))
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:

@@ -10,6 +10,7 @@ from flwr.common.constant import ErrorCode
 
 from fedtrain.crypto import SERVER, PublicSealingKey
 from fedtrain.errors import TransportError
+from fedtrain.flower import protocol
 from fedtrain.flower.transport.packing import Packed, body_of, failure, is_sealed, own_of, unpacked
 from fedtrain.flower.transport.party import OpenParty, Party, required
 from fedtrain.transport import Body, Header, encode, open_sealed, seal
@@ -22,13 +23,14 @@ def sealed_mod(open_party: OpenParty) -> Mod:
     """Return the mod. It belongs outside of whatever sees models or updates.
 
     A message that is not sealed passes as it came, unless this client insists on sealed ones: then only questions
-    pass, which bring no model and take no update back.
+    pass that have nothing to do with a model or an update.
     """
 
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         known = open_party(context)
         if not is_sealed(message.content):
-            if known is not None and known.sealed and message.metadata.message_type != MessageType.QUERY:
+            question = message.metadata.message_type == MessageType.QUERY and protocol.SECAGG not in message.content
+            if known is not None and known.sealed and not question:
                 raise TransportError(
                     f"{known.name} answers sealed messages only, and this one is not: set transport.sealed = true"
                 )

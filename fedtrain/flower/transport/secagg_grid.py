@@ -3,8 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import cast
+from dataclasses import dataclass, field
 
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode
@@ -12,14 +11,13 @@ from flwr.serverapp import Grid
 
 from fedtrain.errors import AggregationError, TransportError
 from fedtrain.flower import protocol
-from fedtrain.flower.transport.packing import round_of
+from fedtrain.flower.reasons import by_client
 from fedtrain.flower.transport.secagg_messages import ask_masked, ask_unmasked, read_masked, read_unmasked
 from fedtrain.flower.transport.session import ServerSession
 from fedtrain.flower.transport.summing import Outcome, Summing
 from fedtrain.flower.transport.vector import Layout, Total, from_total
 from fedtrain.flower.wrapper import GridWrapper
 from fedtrain.secagg import Parameters, ServerRound
-from fedtrain.seeding import derive_seed
 
 _log = logging.getLogger(__name__)
 
@@ -93,10 +91,8 @@ class SecAggGrid(GridWrapper):
         self.outcome = None
         self._round = current = self._opened(messages)
         for message in messages:
-            client = self._client(message)
-            rounding = derive_seed(self._summing.seed, "rounding", client, round_of(message.content))
-            asked = ask_masked(self._session, current.machine.request, current.layout, rounding=rounding)
-            # Strategies put one content into all messages, and these differ.
+            # Strategies put one content into all messages; it is not ours to change.
+            asked = ask_masked(self._session, current.machine.request)
             message.content = RecordDict({**message.content, **asked})
         current.waiting = self._sent(self._inner.push_messages(messages), map(self._client, messages))
         unsent = set(map(self._client, messages)) - set(current.waiting.values())
@@ -108,20 +104,20 @@ class SecAggGrid(GridWrapper):
         content = messages[0].content
         sent = next(iter(content.array_records.values()))
         settings = content.config_records.get(protocol.CONFIG, ConfigRecord())
-        norm = cast("float", settings.get(protocol.CLIP_NORM, 0.0)) if self._summing.bound is None else 0.0
-        parameters = self._summing.parameters(members=len(messages), sent=sent, norm=norm)
-        announcements = {client: self._session.announcements[client] for client in map(self._client, messages)}
+        summing = self._summing.in_round(settings)
+        parameters = summing.parameters(members=len(messages), sent=sent)
         machine = ServerRound(
             run=self._session.run,
             session=self._session.session,
             number=self._number,
             parameters=parameters,
-            announcements=announcements,
+            work=_work(messages),
+            announcements={client: self._session.announcements[client] for client in map(self._client, messages)},
         )
         return _Round(
             messages=messages,
             sent=sent,
-            layout=replace(self._summing.layout, norm=norm),
+            layout=summing.layout,
             parameters=parameters,
             machine=machine,
             waiting={},
@@ -146,7 +142,10 @@ class SecAggGrid(GridWrapper):
             return self._inner.pull_messages(message_ids)
         take = self._take_shares if current.unmasking else self._take_masked
         for reply in self._inner.pull_messages(list(current.waiting)):
-            take(current, current.waiting.pop(reply.metadata.reply_to_message_id), reply)
+            # What comes twice was taken once.
+            client = current.waiting.pop(reply.metadata.reply_to_message_id, None)
+            if client is not None:
+                take(current, client, reply)
         if current.waiting and time.monotonic() < current.ends:
             return []
         try:
@@ -192,8 +191,14 @@ class SecAggGrid(GridWrapper):
 
     def _finished(self, current: _Round) -> Message:
         aggregate = current.machine.finish()
-        if aggregate.liars:
-            _log.warning("round %d of secure aggregation: wrong shares of clients %s", self._number, aggregate.liars)
+        for holder, owner in aggregate.doubts:
+            _log.warning(
+                "round %d of secure aggregation: the share of client %d's secrets that client %d gave is wrong; either "
+                "may be at fault",
+                self._number,
+                owner,
+                holder,
+            )
         total = from_total(
             current.layout,
             current.parameters,
@@ -210,14 +215,19 @@ class SecAggGrid(GridWrapper):
 
     def _aborted(self, current: _Round, error: AggregationError) -> Message:
         masked = tuple(sorted(set(map(self._client, current.messages)) - set(current.dropped)))
-        self._end(current, masked=masked, silent=(), total=None)
-        reasons = [
-            f"client {client}: {reason}" for client, reason in sorted({**current.dropped, **current.silent}.items())
-        ]
-        reason = Error(code=ErrorCode.MOD_FAILED_PRECONDITION, reason="\n".join([str(error), *reasons]))
-        return Message(reason, reply_to=current.messages[0])
+        problem = f"{error}\n{by_client({**current.dropped, **current.silent})}".rstrip()
+        self._end(current, masked=masked, silent=(), total=None, problem=problem)
+        return Message(Error(code=ErrorCode.MOD_FAILED_PRECONDITION, reason=problem), reply_to=current.messages[0])
 
-    def _end(self, current: _Round, *, masked: tuple[int, ...], silent: tuple[int, ...], total: Total | None) -> None:
+    def _end(
+        self,
+        current: _Round,
+        *,
+        masked: tuple[int, ...],
+        silent: tuple[int, ...],
+        total: Total | None,
+        problem: str = "",
+    ) -> None:
         self._round = None
         self.outcome = Outcome(
             parameters=current.parameters,
@@ -225,4 +235,24 @@ class SecAggGrid(GridWrapper):
             dropped=dict(sorted(current.dropped.items())),
             silent=silent,
             total=total,
+            problem=problem,
         )
+
+
+def _work(messages: list[Message]) -> str:
+    """Return the digest of what all members of a cohort are asked to do.
+
+    Raises:
+        AggregationError: they are asked to do different things.
+    """
+    digests: dict[tuple[int, ...], str] = {}
+    for message in messages:
+        arrays = next(iter(message.content.array_records.values()))
+        settings = message.content.config_records.get(protocol.CONFIG, ConfigRecord())
+        # Messages share their records, and a model is read once.
+        key = (id(arrays), id(settings))
+        if key not in digests:
+            digests[key] = protocol.request_digest(arrays, settings)
+    if len(set(digests.values())) > 1:
+        raise AggregationError("the clients of a cohort were to be asked for different work, and that is not summed")
+    return digests.popitem()[1]

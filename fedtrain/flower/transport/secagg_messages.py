@@ -1,7 +1,7 @@
 """The messages of secure aggregation in Flower's records."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from flwr.app import ConfigRecord, RecordDict
@@ -10,17 +10,21 @@ from fedtrain.errors import TransportError
 from fedtrain.flower import protocol
 from fedtrain.flower.transport.records import bytes_of, bytes_record
 from fedtrain.flower.transport.session import ServerSession
-from fedtrain.flower.transport.vector import Layout
 from fedtrain.secagg import MaskedVector, MaskRequest, UnmaskedShares, UnmaskRequest
 
 RECORD = protocol.SECAGG
 _SESSION = "secagg.session"
-_LAYOUT = "secagg.layout"
 _MASKED = "masked"
-_ROUNDING = "rounding"
 
 
-def read_session(content: RecordDict) -> dict[Literal["run", "session"], str]:
+class SessionName(TypedDict):
+    """Which session a request is of."""
+
+    run: str
+    session: str
+
+
+def read_session(content: RecordDict) -> SessionName:
     """Return the run and the session that a request is of.
 
     Raises:
@@ -32,49 +36,23 @@ def read_session(content: RecordDict) -> dict[Literal["run", "session"], str]:
     raise TransportError("a request of secure aggregation does not say of which run and session it is")
 
 
-def ask_masked(session: ServerSession, request: MaskRequest, layout: Layout, *, rounding: int) -> RecordDict:
+def ask_masked(session: ServerSession, request: MaskRequest) -> RecordDict:
     """Return what a message holds that asks for a masked update, besides the model and the settings."""
-    fields = {
-        "counters": list(layout.counters),
-        "weight": layout.weight,
-        "heaviest": layout.heaviest,
-        "norm": layout.norm,
-        _ROUNDING: rounding,
-    }
-    layout_record = ConfigRecord(cast("dict[str, Any]", fields))
-    return RecordDict({RECORD: _record(request.to_fields()), _SESSION: _session(session), _LAYOUT: layout_record})
+    return RecordDict({RECORD: _record(request.to_fields()), _SESSION: _session(session)})
 
 
-def read_mask_request(content: RecordDict) -> tuple[MaskRequest, Layout, int]:
-    """Return the request, the layout of the vector, and the seed of its rounding.
+def read_mask_request(content: RecordDict) -> MaskRequest:
+    """Return the request.
 
     Raises:
-        TransportError: they are missing or malformed.
+        TransportError: it is missing or malformed.
     """
-    fields = dict(content.config_records.get(_LAYOUT, ConfigRecord()))
-    match fields:
-        case {
-            "counters": list(counters),
-            "weight": str(weight),
-            "heaviest": int(heaviest),
-            "norm": float(norm),
-            "rounding": int(rounding),
-            **rest,
-        } if not rest and all(isinstance(name, str) for name in counters):
-            pass
-        case _:
-            raise TransportError("the layout of the vector to be summed is missing or malformed")
-    names = cast("list[str]", counters)
-    consistent = (weight in names and heaviest > 0) if weight else heaviest == 0
-    if not (consistent and len(set(names)) == len(names) and 0 <= norm < np.inf and rounding >= 0):
-        raise TransportError("the layout of the vector to be summed contradicts itself")
-    layout = Layout(counters=tuple(names), weight=weight, heaviest=heaviest, norm=norm)
-    return MaskRequest.from_fields(_fields(content)), layout, rounding
+    return MaskRequest.from_fields(_fields(content))
 
 
-def without_mask_request(content: RecordDict) -> RecordDict:
+def without_session(content: RecordDict) -> RecordDict:
     """Return a content for the application. The request stays, which tells it that its update is masked."""
-    return RecordDict({name: record for name, record in content.items() if name not in {_LAYOUT, _SESSION}})
+    return RecordDict({name: record for name, record in content.items() if name != _SESSION})
 
 
 def answer_masked(masked: MaskedVector) -> RecordDict:

@@ -1,31 +1,37 @@
 """Send a masked update in the place of an update, and help to take the masks off the sum."""
 
-import numpy as np
+from collections.abc import Callable
+
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.app.message import make_message
 from flwr.clientapp.typing import ClientAppCallable, Mod
 
 from fedtrain.crypto import SessionKeys
-from fedtrain.errors import TransportError
+from fedtrain.errors import ConfigError, TransportError
+from fedtrain.flower import protocol
+from fedtrain.flower.transport.packing import round_of
 from fedtrain.flower.transport.party import OpenParty, Party, required
 from fedtrain.flower.transport.secagg_messages import (
     RECORD,
+    SessionName,
     answer_masked,
     answer_unmasked,
     read_mask_request,
     read_session,
     read_unmask_request,
-    without_mask_request,
+    without_session,
 )
+from fedtrain.flower.transport.summing import Summing
 from fedtrain.flower.transport.vector import to_vector
-from fedtrain.secagg import Client, ClientState
+from fedtrain.secagg import Client, ClientState, MaskedVector, MaskRequest, UnmaskedShares
 
 
 def secagg_mod(open_party: OpenParty) -> Mod:
     """Return the mod. It belongs inside of the sealed mod, and outside of whatever makes the update.
 
     The request is checked before the application sees the message: nothing is trained for a sum that this client has
-    no part in. What the client remembers of a round is on its disk before anything leaves.
+    no part in, that its own configuration would make otherwise, or whose members are asked for different work. What
+    the client remembers of a round is on its disk before anything leaves.
     """
 
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -45,56 +51,86 @@ def secagg_mod(open_party: OpenParty) -> Mod:
 
 
 def _masked(message: Message, context: Context, call_next: ClientAppCallable, party: Party) -> Message:
-    request, layout, rounding = read_mask_request(message.content)
-    session = read_session(message.content)
-    client = _client(party, **session)
-    parameters = client.begin(request)
+    request, session = read_mask_request(message.content), read_session(message.content)
     received = _only(message.content, "the message")
-    if parameters.length != layout.length(received):
-        raise TransportError(
-            f"the server asks for a vector of {parameters.length}, and its model makes one of {layout.length(received)}"
-        )
-    reply = call_next(make_message(metadata=message.metadata, content=without_mask_request(message.content)), context)
+    settings = message.content.config_records.get(protocol.CONFIG, ConfigRecord())
+    summing = party.summing.in_round(settings)
+    _check(request, summing, received, settings)
+    client_in = _opened(party, session)
+    client_in(party.sessions.state(**session)).begin(request)
+    reply = call_next(make_message(metadata=message.metadata, content=without_session(message.content)), context)
     if reply.has_error() or not reply.content.array_records:
         return reply  # the application refuses: nothing of it is an update
-    metrics = next(iter(reply.content.metric_records.values()), MetricRecord())
     vector = to_vector(
-        layout,
-        parameters,
+        summing.layout,
+        request.parameters,
         received=received,
         trained=_only(reply.content, "the update"),
-        metrics=metrics,
-        random=np.random.default_rng(rounding),
+        metrics=next(iter(reply.content.metric_records.values()), MetricRecord()),
+        random=summing.random(client=party.client, round_number=round_of(message.content)),
     )
-    masked = client.mask(vector)
-    party.sessions.save_state(**session, data=client.state.to_json())
+
+    def mask(state: bytes | None) -> tuple[bytes, MaskedVector]:
+        # Checked again: another message may have come while this one was worked on.
+        client = client_in(state)
+        client.begin(request)
+        masked = client.mask(vector)
+        return client.state.to_json(), masked
+
+    masked = party.sessions.update(**session, change=mask)
     others = {name: record for name, record in reply.content.items() if isinstance(record, ConfigRecord)}
     return Message(RecordDict({**others, **answer_masked(masked)}), reply_to=message)
 
 
+def _check(request: MaskRequest, summing: Summing, received: ArrayRecord, settings: ConfigRecord) -> None:
+    """Check that a sum is asked for as this client would ask for it, of all members alike.
+
+    Raises:
+        TransportError: it is not.
+    """
+    try:
+        expected = summing.parameters(members=request.parameters.members, sent=received)
+    except ConfigError as error:
+        raise TransportError(f"a sum over {request.parameters.members} clients is refused: {error}") from error
+    if request.parameters != expected:
+        raise TransportError(
+            f"a sum is asked for with {request.parameters}, and this client's configuration says {expected}"
+        )
+    if request.work != protocol.request_digest(received, settings):
+        raise TransportError("the members of the cohort are asked for other work than this client")
+
+
 def _unmasked(message: Message, party: Party) -> Message:
-    request = read_unmask_request(message.content)
-    session = read_session(message.content)
-    client = _client(party, **session)
-    shares = client.unmask(request)
-    party.sessions.save_state(**session, data=client.state.to_json())
+    request, session = read_unmask_request(message.content), read_session(message.content)
+    client_in = _opened(party, session)
+
+    def unmask(state: bytes | None) -> tuple[bytes, UnmaskedShares]:
+        client = client_in(state)
+        shares = client.unmask(request)
+        return client.state.to_json(), shares
+
+    shares = party.sessions.update(**session, change=unmask)
     return Message(answer_unmasked(shares), reply_to=message)
 
 
-def _client(party: Party, *, run: str, session: str) -> Client:
-    sessions = party.sessions
-    secrets = sessions.secrets(run=run, session=session)
-    roster = party.roster(run=run, session=session)
-    state = sessions.state(run=run, session=session)
-    keys = SessionKeys.of(secrets, run=run, session=session, roster=roster.digest, party=party.name)
-    return Client(
-        client=party.client,
-        secrets=secrets,
-        announcement=keys.sign(party.identity),
-        roster=roster,
-        minimum=party.minimum,
-        state=ClientState() if state is None else ClientState.from_json(state),
-    )
+def _opened(party: Party, session: SessionName) -> Callable[[bytes | None], Client]:
+    """Return what makes the client of a session from its state."""
+    secrets = party.sessions.secrets(**session)
+    roster = party.roster(**session)
+    keys = SessionKeys.of(secrets, **session, roster=roster.digest, party=party.name)
+    announcement = keys.sign(party.identity)
+
+    def client_in(state: bytes | None) -> Client:
+        return Client(
+            client=party.client,
+            secrets=secrets,
+            announcement=announcement,
+            roster=roster,
+            minimum=party.minimum,
+            state=ClientState() if state is None else ClientState.from_json(state),
+        )
+
+    return client_in
 
 
 def _only(content: RecordDict, what: str) -> ArrayRecord:

@@ -36,6 +36,7 @@ class ServerSession:
     Attributes:
         run: id of the run.
         session: id of the session.
+        start: which start of the run's server it is.
         config: digest of the configuration.
         identity: the server's identity.
         key: opens what clients send; made for this session, and never stored.
@@ -46,6 +47,7 @@ class ServerSession:
 
     run: str
     session: str
+    start: int
     config: str
     identity: Identity
     key: SealingKey
@@ -94,6 +96,7 @@ def open_session(
     session = ServerSession(
         run=offer.run,
         session=offer.session,
+        start=offer.start,
         config=config,
         identity=identity,
         key=key,
@@ -104,10 +107,17 @@ def open_session(
     return session, missing
 
 
-def end_session(grid: Grid, clients: Mapping[int, int], session: ServerSession, *, timeout: float) -> None:
-    """Ask each client to delete its keys of a session. Nobody is waited for longer than ``timeout`` seconds."""
-    end = SessionEnd(run=session.run, session=session.session, roster=session.roster.digest)
-    collect(grid, _questions(clients, END, end.sign(session.identity), session.roster), timeout=timeout)
+def end_session(grid: Grid, clients: Mapping[int, int], session: ServerSession, *, timeout: float) -> tuple[int, ...]:
+    """Ask each client to delete its keys of a session, and return those that did not say that they have.
+
+    Nobody is waited for longer than ``timeout`` seconds.
+    """
+    end = SessionEnd(run=session.run, session=session.session, roster=session.roster.digest, start=session.start).sign(
+        session.identity
+    )
+    replies = collect(grid, _questions(clients, END, end, session.roster), timeout=timeout)
+    done = {clients[reply.metadata.src_node_id] for reply in replies if not reply.has_error()}
+    return tuple(sorted(set(clients.values()) - done))
 
 
 def _questions(clients: Mapping[int, int], name: str, signed: SignedEnvelope, roster: Roster) -> list[Message]:

@@ -36,7 +36,7 @@ def _announced(envelope: SignedEnvelope, roster: Roster, party: Party) -> Config
     if offer.roster != roster.digest:
         raise TransportError("the server offers a session for other identities than those that it shows")
     party.accept(roster)
-    secrets = party.sessions.begin(run=offer.run, session=offer.session, roster=offer.roster)
+    secrets = party.sessions.begin(run=offer.run, session=offer.session, roster=offer.roster, start=offer.start)
     keys = SessionKeys.of(secrets, run=offer.run, session=offer.session, roster=offer.roster, party=party.name)
     return ConfigRecord({KEYS: keys.sign(party.identity).line(), SEALING: secrets.sealing.public.key})
 

@@ -13,7 +13,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, MetricRecord
 from numpy.typing import NDArray
 
-from fedtrain.errors import TransportError
+from fedtrain.errors import AggregationError, TransportError
 from fedtrain.flower.transport.records import view
 from fedtrain.privacy.client_level import clip_update
 from fedtrain.secagg import Parameters, dequantize, quantize
@@ -89,7 +89,7 @@ def to_vector(
         TransportError: the trained model is not one of the kind that was received, is not finite, or a counter is
             missing or out of range.
     """
-    counters = [_counter(name, metrics, parameters.largest) for name in layout.counters]
+    counters = [_counter(name, metrics) for name in layout.counters]
     _check_same(received, trained)
     # One array after the other, so that there is never a second model in memory.
     changes: Iterable[tuple[str, NDArray[np.floating]]] = (
@@ -97,11 +97,17 @@ def to_vector(
     )
     if layout.weight:
         place = layout.counters.index(layout.weight)
-        counters[place] = min(counters[place], layout.heaviest)
+        counters[place] = max(1, min(counters[place], layout.heaviest))
         factor = counters[place] / layout.heaviest
         changes = ((name, factor * change) for name, change in changes)
     if layout.norm:
         changes = _clipped(dict(changes), layout.norm, parameters).items()
+    for name, counter in zip(layout.counters, counters, strict=True):
+        if not 0 <= counter <= parameters.largest:
+            raise TransportError(
+                f"the metric {name} is not in 0 to {parameters.largest}, which {parameters.bits} bits hold: raise "
+                "transport.secagg.bits"
+            )
     words = np.empty(layout.length(received), dtype=np.uint32)
     start = 0
     for _, change in changes:
@@ -114,12 +120,21 @@ def to_vector(
 def from_total(
     layout: Layout, parameters: Parameters, *, words: NDArray[np.uint32], clients: int, sent: ArrayRecord
 ) -> Total:
-    """Return what the sum of so many clients' vectors says."""
+    """Return what the sum of so many clients' vectors says.
+
+    Raises:
+        AggregationError: the sum of the weights is none that so many clients can have; one of them sent another.
+    """
     split = len(words) - len(layout.counters)
     values = dequantize(words[:split], parameters=parameters)
     counters = dict(zip(layout.counters, words[split:].view(np.int32).tolist(), strict=True))
     weight = float(counters[layout.weight]) if layout.weight else float(clients)
     if layout.weight:
+        if not clients <= weight <= clients * layout.heaviest:
+            raise AggregationError(
+                f"the weights of {clients} clients sum to {weight:g}, and each is 1 to {layout.heaviest}: one of them "
+                "sent something else, and nobody can tell who"
+            )
         values *= layout.heaviest
     update, start = {}, 0
     for name, array in _summed(sent).items():
@@ -168,11 +183,9 @@ def _clipped(
     return clip_update(changes, norm)[0]
 
 
-def _counter(name: str, metrics: MetricRecord, largest: int) -> int:
+def _counter(name: str, metrics: MetricRecord) -> int:
     value = metrics.get(name)
-    if not isinstance(value, int | float) or not float(value).is_integer() or not 0 <= value <= largest:
-        raise TransportError(
-            f"the metric {name} is {value!r}, and a whole number from 0 to {largest} is summed; raise "
-            "transport.secagg.bits for larger ones"
-        )
+    # Without the value: the error reaches the server, which is to learn sums alone.
+    if not isinstance(value, int | float) or not float(value).is_integer():
+        raise TransportError(f"the metric {name} is missing or is no whole number, and whole numbers are summed")
     return int(value)

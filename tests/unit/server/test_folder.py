@@ -71,7 +71,7 @@ def test_resuming_needs_the_same_configuration_and_names_what_changed(experiment
     assert "device was 'cpu' and is 'auto'" in message
     assert "training.learning_rate was 0.1 and is 0.7" in message
     assert "federation.rounds was 3 and is 30" in message
-    assert "data.path was '' and is 'x'" in message
+    assert "data.path was unset and is 'x'" in message
     assert "seed" not in message
     assert "federation.clients" not in message
 

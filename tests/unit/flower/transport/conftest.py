@@ -7,12 +7,26 @@ from flwr.clientapp import ClientApp
 
 from fedtrain.crypto import Identity, Roster, SealingKey
 from fedtrain.flower import protocol
-from fedtrain.flower.transport import Party, open_session, sealed_mod, secagg_mod, session_mod
+from fedtrain.flower.transport import Layout, Party, Summing, open_session, sealed_mod, secagg_mod, session_mod
 from fedtrain.flower.wrapper import collect
 from fedtrain.transport import SessionOffer
 from tests.fakes import RUN_ID, InProcessGrid
 
 RUN, SESSION, CONFIG = "a1", "b2", "c" * 64
+
+
+def summing(**changes):
+    facts = {
+        "bits": 16,
+        "bound": 1.0,
+        "threshold": None,
+        "neighbours": None,
+        "layout": Layout(),
+        "seed": 5,
+        "deadline": 5.0,
+        "adaptive": False,
+    }
+    return Summing(**(facts | changes))
 
 
 def default_training(client, content):
@@ -35,6 +49,7 @@ class World:
     secagg: bool = False
     minimum: int = 2
     config: str = CONFIG
+    summing: Summing = None
     train: object = default_training
     tamper: object = staticmethod(lambda message: message)
     seen: list = field(default_factory=list)
@@ -58,6 +73,7 @@ class World:
             "sealed": self.sealed,
             "secagg": self.secagg,
             "minimum": self.minimum,
+            "summing": self.summing or summing(),
         }
         return Party(**(facts | changes))
 
@@ -85,11 +101,11 @@ class World:
         self.seen.append(reply)
         return reply
 
-    def session(self, *, session=SESSION, nodes=None, timeout=5.0):
+    def session(self, *, session=SESSION, start=1, nodes=None, timeout=5.0):
         return open_session(
             self.grid,
             self.nodes if nodes is None else nodes,
-            offer=SessionOffer(run=RUN, session=session, roster=self.roster.digest),
+            offer=SessionOffer(run=RUN, session=session, roster=self.roster.digest, start=start),
             config=CONFIG,
             identity=self.server,
             key=SealingKey(bytes(range(32))),

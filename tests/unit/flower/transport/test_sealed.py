@@ -230,6 +230,21 @@ def test_a_client_that_insists_on_sealing_answers_questions_alone_in_the_clear(m
     assert reasons(go(sealed_grid(world), training(world))) == [None] * 3
 
 
+def test_a_client_that_insists_on_sealing_gives_no_shares_in_the_clear(make_world):
+    world = make_world(sealed=True)
+    question = Message(RecordDict({protocol.SECAGG: ConfigRecord()}), 100, "query")
+    with pytest.raises(TransportError, match="answers sealed messages only"):
+        go(world.grid, [question])
+
+
+def test_models_are_not_kept_for_those_who_never_answer(make_world):
+    world = make_world()
+    grid = sealed_grid(world)
+    world.grid._answer = lambda message: None
+    go(grid, training(world), timeout=0.1)
+    assert [len(message.content) for message, _ in grid._open.values()] == [0, 0, 0]
+
+
 def test_a_client_without_a_folder_passes_what_is_not_sealed_and_is_no_party(make_world):
     world = make_world()
     grid = sealed_grid(world)
@@ -242,7 +257,7 @@ def test_a_client_without_a_folder_passes_what_is_not_sealed_and_is_no_party(mak
 def test_a_new_session_ends_the_one_before(make_world):
     world = make_world()
     before = sealed_grid(world)
-    after = sealed_grid(world, session="b3")
+    after = sealed_grid(world, session="b3", start=2)
     assert reasons(go(after, training(world))) == [None] * 3
     with pytest.raises(TransportError, match="no keys for session b2"):
         go(before, training(world))

@@ -1,3 +1,4 @@
+import itertools
 import math
 import re
 
@@ -7,31 +8,21 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 
 from fedtrain.errors import AggregationError, ConfigError, TransportError
 from fedtrain.flower import protocol
-from fedtrain.flower.transport import Layout, SealedGrid, SecAggGrid, Summing
+from fedtrain.flower.transport import Layout, SealedGrid, SecAggGrid
+from fedtrain.flower.transport.vector import from_total
 from fedtrain.flower.wrapper import collect
+from fedtrain.secagg import Parameters
 
-from .conftest import default_training, go, model, reasons, training
-
-
-def summing(**changes):
-    facts = {
-        "bits": 16,
-        "bound": 1.0,
-        "threshold": None,
-        "neighbours": None,
-        "layout": Layout(),
-        "seed": 5,
-        "deadline": 5.0,
-    }
-    return Summing(**(facts | changes))
+from .conftest import World, default_training, go, model, reasons, summing, training
 
 
-def secagg_grid(world, *, sealed=False, session="b2", **changes):
-    opened, missing = world.session(session=session)
+def secagg_grid(world, *, sealed=False, session="b2", start=1, server=None):
+    """Return the server's grid, which sums as the clients do unless the server is told otherwise."""
+    opened, missing = world.session(session=session, start=start)
     assert missing == {}
     world.seen.clear()
     inner = SealedGrid(world.grid, clients=world.nodes, session=opened) if sealed else world.grid
-    return SecAggGrid(inner, clients=world.nodes, session=opened, summing=summing(**changes))
+    return SecAggGrid(inner, clients=world.nodes, session=opened, summing=server or world.summing or summing())
 
 
 def mean(clients, name):
@@ -140,8 +131,8 @@ def test_a_client_that_is_lost_before_it_unmasks_is_in_the_average(make_world):
 
 
 def test_who_does_not_answer_in_time_is_lost_in_either_exchange(make_world):
-    world = make_world(size=10)
-    grid = secagg_grid(world, deadline=0.3)
+    world = make_world(size=10, summing=summing(deadline=0.3))
+    grid = secagg_grid(world)
     lose(world, masking=(2,), unmasking=(3,))
     (reply,) = go(grid, training(world))
     assert not reply.has_error()
@@ -167,7 +158,7 @@ def test_with_too_few_left_the_round_is_aborted_by_name_and_the_next_one_works(m
 def test_a_server_that_starts_again_sets_up_a_session_and_goes_on(make_world):
     world = make_world()
     go(secagg_grid(world), training(world))
-    (reply,) = go(secagg_grid(world, session="b3"), training(world))
+    (reply,) = go(secagg_grid(world, session="b3", start=2), training(world))
     assert not reply.has_error()
 
 
@@ -204,8 +195,8 @@ def test_progress_is_told_for_each_client(make_world):
 
 def test_weights_are_summed_and_no_single_one_is_told(make_world):
     layout = Layout(counters=(protocol.WEIGHT,), weight=protocol.WEIGHT, heaviest=4)
-    world = make_world(size=6)
-    (reply,) = go(secagg_grid(world, layout=layout, bits=24), training(world))
+    world = make_world(size=6, summing=summing(layout=layout, bits=24))
+    (reply,) = go(secagg_grid(world), training(world))
     weights = np.minimum(np.arange(1, 7), 4)
     changes = 0.01 * np.arange(1, 7)
     moved = reply.content[protocol.ARRAYS]["bias"].numpy() - model()["bias"].numpy()
@@ -219,23 +210,49 @@ def test_counters_are_summed(make_world):
         reply[protocol.METRICS] = MetricRecord({protocol.WITHIN_CLIP: float(client % 2)})
         return reply
 
-    world = make_world(size=5, train=train)
-    grid = secagg_grid(world, layout=Layout(counters=(protocol.WITHIN_CLIP,)))
+    world = make_world(size=5, train=train, summing=COUNTING)
+    grid = secagg_grid(world)
     (reply,) = go(grid, training(world))
     assert grid.outcome.total.counters == {protocol.WITHIN_CLIP: 2}
     assert reply.content[protocol.METRICS][protocol.WEIGHT] == 5
 
 
-@pytest.mark.parametrize("value", [0.5, -1, 40000, math.nan, [1]])
-def test_a_counter_that_is_no_small_whole_number_is_not_sent(make_world, value):
+COUNTING = summing(layout=Layout(counters=(protocol.WITHIN_CLIP,)))
+
+
+@pytest.mark.parametrize("value", [0.12345, -1, 40000, math.nan, [1]])
+def test_a_counter_that_is_no_small_whole_number_is_not_sent_nor_told(make_world, value):
     def train(client, content):
         reply = default_training(client, content)
         reply[protocol.METRICS] = MetricRecord({protocol.WITHIN_CLIP: value})
         return reply
 
-    world = make_world(train=train)
-    with pytest.raises(TransportError, match="the metric within-clip is"):
-        go(secagg_grid(world, layout=Layout(counters=(protocol.WITHIN_CLIP,))), training(world))
+    world = make_world(train=train, summing=COUNTING)
+    with pytest.raises(TransportError, match="the metric within-clip is") as caught:
+        go(secagg_grid(world), training(world))
+    assert "12345" not in str(caught.value)
+
+
+def test_a_weight_beyond_the_heaviest_counts_as_that_whatever_the_bits_hold(make_world):
+    def train(client, content):
+        reply = default_training(client, content)
+        reply[protocol.METRICS] = MetricRecord({protocol.WEIGHT: 50000.0})
+        return reply
+
+    layout = Layout(counters=(protocol.WEIGHT,), weight=protocol.WEIGHT, heaviest=100)
+    world = make_world(train=train, summing=summing(layout=layout, bits=8))
+    (reply,) = go(secagg_grid(world), training(world))
+    assert reply.content[protocol.METRICS][protocol.WEIGHT] == 300
+
+
+def test_weights_that_nobody_can_have_abort_the_round(make_world):
+    layout = Layout(counters=(protocol.WEIGHT,), weight=protocol.WEIGHT, heaviest=100)
+    grid = secagg_grid(make_world(summing=summing(layout=layout)))
+    parameters = Parameters.plan(members=2, length=1, bits=16, bound=1.0)
+    for weight in (0, 1, 201, 2**32 - 5):
+        with pytest.raises(AggregationError, match="the weights of 2 clients sum to"):
+            from_total(layout, parameters, words=np.array([weight], np.uint32), clients=2, sent=ArrayRecord())
+    assert grid.outcome is None
 
 
 def test_the_clipping_norm_bounds_what_enters_the_sum_rounding_included(make_world):
@@ -246,8 +263,8 @@ def test_the_clipping_norm_bounds_what_enters_the_sum_rounding_included(make_wor
         values = np.random.default_rng(client).normal(size=size).astype(np.float32)
         return RecordDict({protocol.ARRAYS: ArrayRecord({"w": Array(values)}), protocol.METRICS: MetricRecord()})
 
-    world = make_world(size=2, train=train)
-    grid = secagg_grid(world, bound=None, bits=16)
+    world = make_world(size=2, train=train, summing=summing(adaptive=True))
+    grid = secagg_grid(world)
     messages = training(world, arrays=sent, **{protocol.CLIP_NORM: norm})
     go(grid, messages)
     both = grid.outcome.total.update["w"]
@@ -263,8 +280,8 @@ def test_the_clipping_norm_bounds_what_enters_the_sum_rounding_included(make_wor
 
 
 def test_a_grid_that_is_too_coarse_for_the_norm_is_refused(make_world):
-    world = make_world()
-    grid = secagg_grid(world, bound=None, bits=3)
+    world = make_world(summing=summing(adaptive=True, bits=3))
+    grid = secagg_grid(world)
     with pytest.raises(TransportError, match=r"raise transport\.secagg\.bits"):
         go(grid, training(world, **{protocol.CLIP_NORM: 1.0}))
 
@@ -321,27 +338,19 @@ def change_fields(name, change):
     return tamper
 
 
-LAYOUT = "secagg.layout"
-
-
 @pytest.mark.parametrize(
     ("name", "change", "reason"),
     [
-        (LAYOUT, lambda fields: {}, "layout of the vector to be summed is missing or malformed"),
-        (LAYOUT, lambda fields: fields | {"norm": 1}, "missing or malformed"),
-        (LAYOUT, lambda fields: fields | {"counters": [1]}, "missing or malformed"),
-        (LAYOUT, lambda fields: fields | {"more": 1}, "missing or malformed"),
-        (LAYOUT, lambda fields: fields | {"norm": -1.0}, "contradicts itself"),
-        (LAYOUT, lambda fields: fields | {"norm": math.nan}, "contradicts itself"),
-        (LAYOUT, lambda fields: fields | {"rounding": -1}, "contradicts itself"),
-        (LAYOUT, lambda fields: fields | {"weight": "w"}, "contradicts itself"),
-        (LAYOUT, lambda fields: fields | {"heaviest": 3}, "contradicts itself"),
-        (LAYOUT, lambda fields: fields | {"counters": ["a", "a"]}, "contradicts itself"),
-        (LAYOUT, lambda fields: fields | {"counters": ["a"]}, "asks for a vector of 40, and its model makes one of 41"),
         ("secagg.session", lambda fields: {}, "does not say of which run and session"),
         ("secagg.session", lambda fields: fields | {"session": "b9"}, "no keys for session b9"),
         (protocol.SECAGG, lambda fields: fields | {"more": 1}, "cannot be used"),
         (protocol.SECAGG, lambda fields: fields | {"threshold": 1}, "refused"),
+        (protocol.SECAGG, lambda fields: fields | {"threshold": 3}, "and this client's configuration says"),
+        (protocol.SECAGG, lambda fields: fields | {"bits": 2}, "and this client's configuration says"),
+        (protocol.SECAGG, lambda fields: fields | {"bound": 30.0}, "and this client's configuration says"),
+        (protocol.SECAGG, lambda fields: fields | {"length": 41}, "and this client's configuration says"),
+        (protocol.SECAGG, lambda fields: fields | {"work": "0" * 64}, "asked for other work than this client"),
+        (protocol.CONFIG, lambda fields: fields | {"learning-rate": 0.0}, "asked for other work than this client"),
     ],
 )
 def test_a_request_that_does_not_hold_is_refused_before_anything_is_trained(make_world, name, change, reason):
@@ -410,7 +419,7 @@ def test_a_round_has_messages_of_one_type(make_world):
 def test_a_cohort_that_no_parameters_are_safe_for_is_refused(make_world):
     world = make_world()
     with pytest.raises(ConfigError):
-        secagg_grid(world, bits=31).push_messages(training(world))
+        secagg_grid(world, server=summing(bits=31)).push_messages(training(world))
     with pytest.raises(ConfigError):
         secagg_grid(world).push_messages(training(world, nodes=[100]))
 
@@ -428,17 +437,47 @@ def test_a_message_that_cannot_be_sent_is_a_lost_client(make_world):
     assert grid.outcome.dropped == {2: "the message could not be sent"}
 
 
-def test_rounding_repeats_with_the_seed_and_the_round(make_world):
-    def once(seed, number, session):
-        world = make_world()
-        (reply,) = go(secagg_grid(world, seed=seed, session=session), training(world, number=number))
+def test_rounding_repeats_with_the_seed_and_the_round(tmp_path):
+    folders = (tmp_path / str(number) for number in itertools.count())
+
+    def once(seed, number):
+        world = World(folder=next(folders), summing=summing(seed=seed))
+        (reply,) = go(secagg_grid(world), training(world, number=number))
         assert reasons([reply]) == [None]
         return reply.content[protocol.ARRAYS]["weight"].numpy().tobytes()
 
-    first = once(5, 1, "b2")
-    assert once(5, 1, "b3") == first
-    assert once(6, 1, "b4") != first
-    assert once(5, 2, "b5") != first
+    first = once(5, 1)
+    assert once(5, 1) == first
+    assert once(6, 1) != first
+    assert once(5, 2) != first
+
+
+def test_members_are_asked_for_the_same_work_or_nothing(make_world):
+    world = make_world()
+    grid = secagg_grid(world)
+    messages = training(world)
+    messages[1] = training(world, nodes=[101], **{"learning-rate": 0.0})[0]
+    with pytest.raises(AggregationError, match="to be asked for different work"):
+        grid.push_messages(messages)
+    assert world.asked == []
+
+
+@pytest.mark.parametrize("norm", [None, 0.0, math.nan, math.inf, 1])
+def test_an_adaptive_norm_that_cannot_be_one_is_refused(make_world, norm):
+    world = make_world(summing=summing(adaptive=True))
+    settings = {} if norm is None else {protocol.CLIP_NORM: norm}
+    with pytest.raises(TransportError, match="the clipping norm of the round is"):
+        secagg_grid(world).push_messages(training(world, **settings))
+
+
+def test_a_reply_that_comes_twice_counts_once(make_world):
+    world = make_world(size=5)
+    grid = secagg_grid(world)
+    pull = world.grid.pull_messages
+    world.grid.pull_messages = lambda ids: [reply for reply in pull(ids) for _ in range(2)]
+    (reply,) = go(grid, training(world))
+    assert not reply.has_error()
+    assert (dict(grid.outcome.dropped), grid.outcome.silent) == ({}, ())
 
 
 def test_a_client_that_gives_wrong_shares_is_named_and_the_average_is_right(make_world, caplog):
@@ -457,4 +496,4 @@ def test_a_client_that_gives_wrong_shares_is_named_and_the_average_is_right(make
     world.grid._answer = answer
     (reply,) = go(grid, training(world))
     assert np.abs(reply.content[protocol.ARRAYS]["weight"].numpy() - mean(range(10), "weight")).max() < 1e-4
-    assert "wrong shares of clients (4,)" in caplog.text
+    assert "the share of client 0's secrets that client 4 gave is wrong; either may be at fault" in caplog.text
