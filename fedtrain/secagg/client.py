@@ -193,7 +193,7 @@ class Client:
         Raises:
             TransportError: the request breaks a rule; nothing is given away.
         """
-        pending = self._answerable(request)
+        pending = self.state.answerable(request, client=self._client, minimum=self._minimum)
         graph, survivors, dropped = pending.graph, set(request.survivors), set(request.dropped)
         owners = [
             (owner, key)
@@ -229,29 +229,6 @@ class Client:
 
     def _share_key(self, public: bytes, binding: str, owner: int, holder: int) -> bytes:
         return self._secrets.sharing.shared(public, "shares", binding, owner, holder)
-
-    def _answerable(self, request: UnmaskRequest) -> Pending:
-        """Return the pending round, if a request for its shares may be answered."""
-        pending, last = self.state.pending, self.state.round
-        if request.round != last:
-            raise TransportError(f"shares for round {request.round} are refused: the last round was {last}")
-        if pending is None:
-            raise TransportError(f"shares for round {last} are refused: they were given once")
-        if request.binding != pending.binding:
-            raise TransportError(f"shares for round {last} are refused: its parameters, work or cohort were others")
-        survivors = request.survivors
-        if sorted(survivors + request.dropped) != list(pending.cohort):
-            raise TransportError(
-                f"shares for round {last} are refused: survivors and dropped clients are not the cohort, each once"
-            )
-        if self._client not in survivors:
-            raise TransportError(f"shares for round {last} are refused: client {self._client} is no survivor in it")
-        least = max(pending.parameters.threshold, self._minimum)
-        if len(survivors) < least:
-            raise TransportError(
-                f"shares for round {last} are refused: it has {len(survivors)} survivors, and at least {least} must be"
-            )
-        return pending
 
     def _opened(self, bundle: bytes, key: bytes, pending: Pending, owner: int) -> bytes | None:
         """Return a client's shares; ``None`` if the bundle does not open, which is its owner's or the server's fault.

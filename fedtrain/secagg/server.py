@@ -31,7 +31,7 @@ from fedtrain.secagg.graph import Graph
 from fedtrain.secagg.messages import MaskedVector, MaskRequest, UnmaskedShares, UnmaskRequest, bundle_bytes
 from fedtrain.secagg.packing import add_packed, extend_sign
 from fedtrain.secagg.parameters import Parameters
-from fedtrain.secagg.survivor import Survivor
+from fedtrain.secagg.survivor import Survivor, names, shortage
 
 
 class ServerRound:
@@ -129,14 +129,14 @@ class ServerRound:
         if len(self._survivors) < threshold:
             raise self._failure(
                 f"{len(self._survivors)} of {len(self._cohort)} masked vectors came, and it takes {threshold}; missing "
-                f"{_names(self._dropped)}"
+                f"{names(self._dropped)}"
             )
         for client, survivor in self._survivors.items():
             survivor.lost = tuple(peer for peer in survivor.neighbours if peer in self._dropped)
             if len(survivor.holders) - len(survivor.lost) < threshold:
                 raise self._failure(
                     f"the secrets of client {client} take {threshold} of its {len(survivor.holders)} holders, of whom "
-                    f"are missing {_names(survivor.lost)}"
+                    f"are missing {names(survivor.lost)}"
                 )
         return {client: self._asked(client) for client in self._survivors}
 
@@ -150,7 +150,7 @@ class ServerRound:
         held = self._owners(client)
         strange = set(shares.unreadable).difference(held)
         if strange:
-            raise TransportError(f"client {client} could not read shares of {_names(strange)}, and it was sent none")
+            raise TransportError(f"client {client} could not read shares of {names(strange)}, and it was sent none")
         owners = [owner for owner in held if owner not in shares.unreadable]
         counts = [len(self._survivors[owner].lost) for owner in owners]
         _check_size(client, "bytes of shares of self-masks", len(shares.own), SEED_BYTES * len(owners))
@@ -185,7 +185,7 @@ class ServerRound:
             raise TransportError(f"round {self._number} is not in its second exchange")
         silent = [client for client in self._survivors if client not in self._answered]
         if not self.enough:
-            raise self._failure(self._shortage(silent))
+            raise self._failure(shortage(self._survivors.values(), self._parameters.threshold, silent))
         self._exchange = 3
         wrong: set[tuple[int, int]] = set()
         for survivor in self._survivors.values():
@@ -197,21 +197,6 @@ class ServerRound:
             silent=tuple(silent),
             doubts=tuple(sorted(wrong | self._unreadable())),
         )
-
-    def _shortage(self, silent: list[int]) -> str:
-        """Say whose secrets have too few shares, and why."""
-        threshold = self._parameters.threshold
-        short = [survivor for survivor in self._survivors.values() if len(survivor.shares) < threshold]
-        said = [f"the secrets of {_names(survivor.client for survivor in short)} take {threshold} shares each"]
-        said += [
-            f"the shares of client {survivor.client} could not be read by {_names(survivor.unreadable)}: either may be "
-            "at fault"
-            for survivor in short
-            if survivor.unreadable
-        ]
-        if silent:
-            said.append(f"no shares came from {_names(silent)}")
-        return "; ".join(said)
 
     def _unreadable(self) -> set[tuple[int, int]]:
         return {(holder, owner) for owner, survivor in self._survivors.items() for holder in survivor.unreadable}
@@ -225,8 +210,8 @@ class ServerRound:
         if found is None:
             raise self._failure(
                 f"the shares of the secrets of client {survivor.client} do not give what it committed to: either it is "
-                f"at fault, or too many of its holders {_names(survivor.shares)}"
-                + (f"; shares of other clients that did not fit came from {_names(doubts)}" if doubts else "")
+                f"at fault, or too many of its holders {names(survivor.shares)}"
+                + (f"; shares of other clients that did not fit came from {names(doubts)}" if doubts else "")
             )
         seeds, misfits = found
         wrong |= {(holder, survivor.client) for holder in misfits}
@@ -263,8 +248,3 @@ class ServerRound:
 def _check_size(client: int, what: str, size: int, expected: int) -> None:
     if size != expected:
         raise TransportError(f"client {client} sent {size} {what}, and {expected} are expected")
-
-
-def _names(clients: Iterable[int]) -> str:
-    numbers = sorted(clients)
-    return ("client " if len(numbers) == 1 else "clients ") + ", ".join(map(str, numbers))

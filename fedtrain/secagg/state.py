@@ -14,6 +14,7 @@ from fedtrain.errors import TransportError
 from fedtrain.secagg.binding import DIGEST_BYTES
 from fedtrain.secagg.fields import Reader
 from fedtrain.secagg.graph import Graph
+from fedtrain.secagg.messages import UnmaskRequest
 from fedtrain.secagg.parameters import MOST_MEMBERS, Parameters
 
 _KEY_BYTES = 32
@@ -56,6 +57,39 @@ class ClientState:
 
     round: int = 0
     pending: Pending | None = None
+
+    def answerable(self, request: UnmaskRequest, *, client: int, minimum: int) -> Pending:
+        """Return the pending round, if a client may answer a request for its shares.
+
+        Args:
+            request: the request.
+            client: the client's number.
+            minimum: the smallest number of survivors that its site allows.
+
+        Raises:
+            TransportError: the request is for another round or another cohort, for one that was answered, or with too
+                few survivors or without the client.
+        """
+        pending, last = self.pending, self.round
+        if request.round != last:
+            raise TransportError(f"shares for round {request.round} are refused: the last round was {last}")
+        if pending is None:
+            raise TransportError(f"shares for round {last} are refused: they were given once")
+        if request.binding != pending.binding:
+            raise TransportError(f"shares for round {last} are refused: its parameters, work or cohort were others")
+        survivors = request.survivors
+        if sorted(survivors + request.dropped) != list(pending.cohort):
+            raise TransportError(
+                f"shares for round {last} are refused: survivors and dropped clients are not the cohort, each once"
+            )
+        if client not in survivors:
+            raise TransportError(f"shares for round {last} are refused: client {client} is no survivor in it")
+        least = max(pending.parameters.threshold, minimum)
+        if len(survivors) < least:
+            raise TransportError(
+                f"shares for round {last} are refused: it has {len(survivors)} survivors, and at least {least} must be"
+            )
+        return pending
 
     def to_json(self) -> bytes:
         """Return the state as canonical JSON."""

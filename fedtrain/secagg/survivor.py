@@ -1,6 +1,6 @@
 """What a server keeps of a client whose masked vector arrived, and the secrets of it that it puts together."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fedtrain.secagg.binding import DIGEST_BYTES, PAIR_BYTES, SEED_BYTES, commitment
@@ -74,3 +74,30 @@ class Survivor:
     def _committed(self, peer: int) -> bytes:
         place = 0 if peer == self.client else self.neighbours.index(peer) + 1
         return self.commitments[DIGEST_BYTES * place : DIGEST_BYTES * (place + 1)]
+
+
+def shortage(survivors: Iterable[Survivor], threshold: int, silent: Collection[int]) -> str:
+    """Say whose secrets have fewer shares than they take, and why.
+
+    Args:
+        survivors: all of a round.
+        threshold: shares that a secret takes.
+        silent: survivors that gave no shares.
+    """
+    short = [survivor for survivor in survivors if len(survivor.shares) < threshold]
+    said = [f"the secrets of {names(survivor.client for survivor in short)} take {threshold} shares each"]
+    said += [
+        f"the shares of client {survivor.client} could not be read by {names(survivor.unreadable)}: either may be at "
+        "fault"
+        for survivor in short
+        if survivor.unreadable
+    ]
+    if silent:
+        said.append(f"no shares came from {names(silent)}")
+    return "; ".join(said)
+
+
+def names(clients: Iterable[int]) -> str:
+    """Return how clients are named in an error: in order."""
+    numbers = sorted(clients)
+    return ("client " if len(numbers) == 1 else "clients ") + ", ".join(map(str, numbers))
