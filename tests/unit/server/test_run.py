@@ -75,6 +75,7 @@ def test_a_run_leaves_everything(make, tmp_path, capsys):
         "model-final.safetensors",
         "report.html",
         "report.json",
+        "starts.json",
     ]
     shown = capsys.readouterr().out
     assert "experiment: 3 rounds, 2 of 4 clients a round, 400 training and 359 test records" in shown
