@@ -193,8 +193,8 @@ class SecAggGrid(GridWrapper):
         aggregate = current.machine.finish()
         for holder, owner in aggregate.doubts:
             _log.warning(
-                "round %d of secure aggregation: the share of client %d's secrets that client %d has is wrong, or could "
-                "not be opened; either may be at fault",
+                "round %d of secure aggregation: the share of client %d's secrets that client %d has is wrong, or "
+                "could not be opened; either may be at fault",
                 self._number,
                 owner,
                 holder,
