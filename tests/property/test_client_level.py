@@ -1,11 +1,12 @@
 from fractions import Fraction
+from math import exp
 
 import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from fedtrain.privacy import PrivacyPlan, PrivacySpec
+from fedtrain.privacy import AdaptiveClipping, PrivacyPlan, PrivacySpec
 from fedtrain.privacy.client_level import clip_update, release_sum
 from fedtrain.privacy.noise import SeededSource
 
@@ -120,7 +121,24 @@ def test_without_reducing_again_the_smallest_update_would_show_at_the_edge_of_th
     assert difference(modulus=modulus) <= 1 + 1e-9
 
 
-def one_client_plan():
+@example(400.0)
+@given(st.floats(min_value=-1e9, max_value=1e9))
+def test_a_forged_count_moves_the_clipping_norm_no_more_than_an_honest_one_can(count):
+    adaptive = AdaptiveClipping(quantile=0.5, learning_rate=0.2, count_noise=5.0)
+    plan = one_client_plan(adaptive)
+
+    def norm(**bound):
+        settings = {"clip_norm": 1.0, "total": {}, "count": count, "source": SeededSource(4)}
+        return release_sum(plan, **settings, **bound).clip_norm
+
+    # Ten clients, all of them within or all of them beyond the norm, are the most that an honest count says.
+    extremes = [exp(-0.2 * (fraction - 0.5)) for fraction in (1.0, 0.0)]
+    assert extremes[0] - 1e-12 <= norm(largest_count=5.0) <= extremes[1] + 1e-12
+    if 100 < abs(count) < 1000:
+        assert not extremes[0] <= norm() <= extremes[1]
+
+
+def one_client_plan(adaptive=None):
     spec = PrivacySpec(
         unit="client",
         neighbouring="zero out one client",
@@ -132,6 +150,6 @@ def one_client_plan():
         population=10.0,
         steps_per_round=1,
         rounds=3,
-        adaptive=None,
+        adaptive=adaptive,
     )
     return PrivacyPlan(spec=spec, noise_multiplier=5.0)
