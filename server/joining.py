@@ -7,11 +7,10 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedtrain.crypto import PublicIdentity
-from fedtrain.errors import ForgeryError
+from fedtrain.errors import ForgeryError, TransportError
 from fedtrain.flower import protocol
+from fedtrain.flower.answers import answers
 from fedtrain.flower.ledgers import ShownLedger
-from fedtrain.flower.reasons import cause
-from fedtrain.flower.wrapper import collect
 
 # A client that has not answered by then is not waited for, and has no part in a run with secret cohorts.
 _PATIENCE = 120.0
@@ -44,19 +43,7 @@ def ask_ledgers(
         if noise_multiplier is not None:
             question[protocol.NOISE_MULTIPLIER] = noise_multiplier
         questions.append(Message(RecordDict({protocol.LEDGER: question}), node, "query"))
-    shown: dict[int, ShownLedger] = {}
-    silent = dict.fromkeys(clients.values(), "no answer")
-    for reply in collect(grid, questions, timeout=min(timeout, _PATIENCE)):
-        client = clients[reply.metadata.src_node_id]
-        if reply.has_error():
-            silent[client] = cause(reply.error.reason or "no reason given")
-            continue
-        try:
-            shown[client] = ShownLedger.from_record(cast("ConfigRecord", reply.content[protocol.LEDGER]))
-            del silent[client]
-        except (ForgeryError, KeyError) as error:
-            silent[client] = f"its answer cannot be used: {error}"
-    return shown, silent
+    return answers(grid, clients, questions, _ledger, timeout=min(timeout, _PATIENCE))
 
 
 def ask_keys(
@@ -70,18 +57,20 @@ def ask_keys(
         timeout: seconds to wait.
     """
     question = RecordDict({protocol.KEY: ConfigRecord()})
-    keys: dict[int, PublicIdentity] = {}
-    silent = dict.fromkeys(clients.values(), "no answer")
     questions = [Message(question, node, "query") for node in clients]
-    for reply in collect(grid, questions, timeout=min(timeout, _PATIENCE)):
-        client = clients[reply.metadata.src_node_id]
-        if reply.has_error():
-            silent[client] = cause(reply.error.reason or "no reason given")
-            continue
-        key = reply.content.config_records.get(protocol.KEY, ConfigRecord()).get(protocol.KEY)
-        try:
-            keys[client] = PublicIdentity.decode(key if isinstance(key, str) else "")
-            del silent[client]
-        except ValueError as error:
-            silent[client] = f"its key cannot be used: {error}"
-    return keys, silent
+    return answers(grid, clients, questions, _key, timeout=min(timeout, _PATIENCE))
+
+
+def _ledger(_: int, content: RecordDict) -> ShownLedger:
+    try:
+        return ShownLedger.from_record(cast("ConfigRecord", content[protocol.LEDGER]))
+    except (ForgeryError, KeyError) as error:
+        raise TransportError(f"its answer cannot be used: {error}") from error
+
+
+def _key(_: int, content: RecordDict) -> PublicIdentity:
+    key = content.config_records.get(protocol.KEY, ConfigRecord()).get(protocol.KEY)
+    try:
+        return PublicIdentity.decode(key if isinstance(key, str) else "")
+    except ValueError as error:
+        raise TransportError(f"its key cannot be used: {error}") from error

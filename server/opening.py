@@ -59,10 +59,7 @@ def open_proof(
     else:
         roster = Roster(server=identity.public, clients={client: ledger.key for client, ledger in shown.items()})
     joined = {node: client for node, client in clients.items() if client in roster.clients}
-    if len(joined) < federation.cohort:
-        raise ClientError(
-            f"{len(joined)} clients joined, and federation.cohort = {federation.cohort}:\n{by_client(silent)}"
-        )
+    _require_cohort(len(joined), federation.cohort, silent)
     if not folder.roster.exists():
         roster.write(folder.roster)
     copies = LedgerCopies(folder.path / "ledgers", roster.clients)
@@ -107,11 +104,15 @@ def pinned_roster(
             raise KeyFileError(f"{folder.roster} names another key of the server than {folder.key} holds; put it back")
         return roster
     keys, silent = ask_keys(grid, clients, timeout=timeout)
-    if len(keys) < cohort:
-        raise ClientError(f"{len(keys)} clients joined, and federation.cohort = {cohort}:\n{by_client(silent)}")
+    _require_cohort(len(keys), cohort, silent)
     roster = Roster(server=identity.public, clients=keys)
     roster.write(folder.roster)
     return roster
+
+
+def _require_cohort(joined: int, cohort: int, silent: Mapping[int, str]) -> None:
+    if joined < cohort:
+        raise ClientError(f"{joined} clients joined, and federation.cohort = {cohort}:\n{by_client(silent)}")
 
 
 def _refuse_repetition(records: Sequence[Record], done: int) -> None:

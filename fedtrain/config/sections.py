@@ -243,6 +243,11 @@ class SecureAggregation(Section):
         None, description="mode none: clients weigh their numbers of records, up to this; unset: all weigh the same"
     )
 
+    @property
+    def largest_change(self) -> float:
+        """The bound on the change of a parameter where no clipping norm is the bound."""
+        return 1.0 if self.bound is None else self.bound
+
 
 class Transport(Section):
     """Who can read what is sent: see docs/explanation/transport.md."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
@@ -80,8 +80,8 @@ class LedgerGrid(GridWrapper):
         messages = list(messages)
         if any(message.metadata.message_type != MessageType.TRAIN for message in messages):
             return self._inner.push_messages(messages)
-        digests: dict[tuple[int, int], str] = {}
-        requests = [self._request(message, digests) for message in messages]
+        digests = protocol.request_digests(messages)
+        requests = [self._request(message, digest) for message, digest in zip(messages, digests, strict=True)]
         for request in requests:
             # Strategies put one content into all messages, and these differ.
             known = ConfigRecord({protocol.KNOWN: request.known})
@@ -94,19 +94,14 @@ class LedgerGrid(GridWrapper):
         """Return the replies so far; those that the ledgers do not bear out are error replies."""
         return [self._accepted(reply) for reply in self._inner.pull_messages(message_ids)]
 
-    def _request(self, message: Message, digests: dict[tuple[int, int], str]) -> _Request:
-        arrays = cast("ArrayRecord", message.content[protocol.ARRAYS])
+    def _request(self, message: Message, digest: str) -> _Request:
         config = cast("ConfigRecord", message.content[protocol.CONFIG])
-        # Messages share their records, and a model is read once.
-        key = (id(arrays), id(config))
-        if key not in digests:
-            digests[key] = protocol.request_digest(arrays, config)
         client = self._clients[message.metadata.dst_node_id]
         return _Request(
             message=message,
             client=client,
             round_number=cast("int", config[protocol.ROUND]),
-            model=digests[key],
+            model=digest,
             known=self._copies.length(client),
         )
 

@@ -1,8 +1,9 @@
 """The names that server and clients use in their messages."""
 
+from collections.abc import Iterable
 from hashlib import sha256
 
-from flwr.app import ArrayRecord, ConfigRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message
 
 ARRAYS = "arrays"
 CONFIG = "config"
@@ -40,6 +41,23 @@ def request_digest(arrays: ArrayRecord, config: ConfigRecord) -> str:
     digest = sha256(f"{sorted(config.items())}\n".encode())
     digest.update(bytes.fromhex(arrays_digest(arrays)))
     return digest.hexdigest()
+
+
+def request_digests(messages: Iterable[Message]) -> list[str]:
+    """Return the digest of what each message asks for, which has one record of arrays.
+
+    Messages share their records, and what is shared is read once.
+    """
+    found: dict[tuple[int, int | None], str] = {}
+    digests = []
+    for message in messages:
+        arrays = next(iter(message.content.array_records.values()))
+        config = message.content.config_records.get(CONFIG)
+        key = (id(arrays), None if config is None else id(config))
+        if key not in found:
+            found[key] = request_digest(arrays, ConfigRecord() if config is None else config)
+        digests.append(found[key])
+    return digests
 
 
 def arrays_digest(arrays: ArrayRecord) -> str:

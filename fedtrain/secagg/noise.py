@@ -1,7 +1,5 @@
 """Whether a sum of quantized updates has room for client privacy: for clipping before it, and for noise after it."""
 
-from math import sqrt
-
 from fedtrain.errors import ConfigError
 from fedtrain.secagg.parameters import Parameters
 
@@ -23,7 +21,7 @@ def check_noise(parameters: Parameters, *, clip_norm: float, noise_multiplier: f
     Raises:
         ConfigError: they do not.
     """
-    if parameters.step * sqrt(parameters.length) >= clip_norm:
+    if parameters.rounding_error(parameters.length) >= clip_norm:
         raise ConfigError(
             f"transport.secagg.bits = {parameters.bits}: rounding {parameters.length} parameters can move an update by "
             f"more than privacy.clip_norm = {clip_norm:g}; raise it"

@@ -1,5 +1,6 @@
 """What a round of secure aggregation is about. Whoever holds parameters holds safe ones: no others can be made."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -106,6 +107,10 @@ class Parameters:
     def step(self) -> float:
         """What a coordinate of 1 stands for."""
         return self.bound / self.largest
+
+    def rounding_error(self, length: int) -> float:
+        """Return the most by which rounding can lengthen an update of so many values, in L2: a step in each."""
+        return self.step * math.sqrt(length)
 
     @property
     def width(self) -> int:

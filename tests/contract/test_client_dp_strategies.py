@@ -10,10 +10,11 @@ from fedtrain.config import from_flat
 from fedtrain.flower import protocol
 from fedtrain.flower.client_dp import clip_reply, release_round
 from fedtrain.flower.wrapper import collect
-from fedtrain.privacy import AdaptiveClipping, PrivacyPlan, PrivacySpec
+from fedtrain.privacy import AdaptiveClipping
 from fedtrain.privacy.noise import SeededSource
 from server.strategies import build_strategy
 from tests.fakes import InProcessGrid
+from tests.plans import capped_plan
 
 CLIENTS = 6
 NODES = range(100, 100 + CLIENTS)
@@ -37,20 +38,7 @@ strategies = pytest.mark.parametrize("name", PARAMETERS)
 
 
 def plan(noise_multiplier, adaptive=None):
-    spec = PrivacySpec(
-        unit="client",
-        neighbouring="zero out one client",
-        epsilon=4.0,
-        delta=1e-3,
-        clip_norm=CLIP_NORM,
-        sampling_rate=1.0,
-        divisor=CLIENTS,
-        population=float(CLIENTS),
-        steps_per_round=1,
-        rounds=3,
-        adaptive=adaptive,
-    )
-    return PrivacyPlan(spec=spec, noise_multiplier=noise_multiplier)
+    return capped_plan(CLIENTS, clip_norm=CLIP_NORM, noise_multiplier=noise_multiplier, adaptive=adaptive)
 
 
 def strategy(name):

@@ -27,21 +27,11 @@ from fedtrain.transport import (
     seal,
 )
 from fedtrain.transport.offer import PAYLOAD_TYPE as OFFER
+from tests.messages import HEADER
 
 IDENTITY = Identity(Ed25519PrivateKey.from_private_bytes(bytes(32)))
 KEY = SealingKey(bytes(32))
 NAMES = {"run": "0123", "session": "4567", "roster": "89ab"}
-HEADER = Header(
-    run="0123",
-    session="4567",
-    config="89ab",
-    phase="train",
-    round=3,
-    direction="to client",
-    sender="server",
-    recipient="client-1",
-    sequence=12,
-)
 BODY = Body.encrypt(b"content", random=bytes)
 CONTENTS = [
     {},

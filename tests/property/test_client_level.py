@@ -6,9 +6,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from fedtrain.privacy import AdaptiveClipping, PrivacyPlan, PrivacySpec
+from fedtrain.privacy import AdaptiveClipping
 from fedtrain.privacy.client_level import clip_update, release_sum
 from fedtrain.privacy.noise import SeededSource
+from tests.plans import capped_plan
 
 
 def updates(dtype, width, **limits):
@@ -139,17 +140,4 @@ def test_a_forged_count_moves_the_clipping_norm_no_more_than_an_honest_one_can(c
 
 
 def one_client_plan(adaptive=None):
-    spec = PrivacySpec(
-        unit="client",
-        neighbouring="zero out one client",
-        epsilon=4.0,
-        delta=1e-3,
-        clip_norm=1.0,
-        sampling_rate=1.0,
-        divisor=10,
-        population=10.0,
-        steps_per_round=1,
-        rounds=3,
-        adaptive=adaptive,
-    )
-    return PrivacyPlan(spec=spec, noise_multiplier=5.0)
+    return capped_plan(10, clip_norm=1.0, noise_multiplier=5.0, adaptive=adaptive)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from fedtrain.crypto import Identity, SealingKey
 from fedtrain.errors import TransportError
 from fedtrain.transport import Body, Header, open_sealed, seal
+from tests.messages import HEADER
 
 IDENTITIES = [Identity.generate() for _ in range(2)]
 KEYS = [SealingKey(bytes([number]) * 32) for number in range(2)]
@@ -93,19 +94,8 @@ def test_parts_of_two_messages_do_not_go_together(header, one, other):
 @given(st.binary(max_size=3000), parts)
 @settings(deadline=None)
 def test_arbitrary_bytes_are_refused(data, ciphertext):
-    header = Header(
-        run="r",
-        session="s",
-        config="c",
-        phase="p",
-        round=0,
-        direction="to client",
-        sender="server",
-        recipient="client-0",
-        sequence=0,
-    )
     with pytest.raises(TransportError, match="is refused"):
-        opened(data, ciphertext, header)
+        opened(data, ciphertext, HEADER)
 
 
 @given(st.binary(max_size=300))

@@ -245,14 +245,7 @@ def _work(messages: list[Message]) -> str:
     Raises:
         AggregationError: they are asked to do different things.
     """
-    digests: dict[tuple[int, ...], str] = {}
-    for message in messages:
-        arrays = next(iter(message.content.array_records.values()))
-        settings = message.content.config_records.get(protocol.CONFIG, ConfigRecord())
-        # Messages share their records, and a model is read once.
-        key = (id(arrays), id(settings))
-        if key not in digests:
-            digests[key] = protocol.request_digest(arrays, settings)
-    if len(set(digests.values())) > 1:
+    digests = set(protocol.request_digests(messages))
+    if len(digests) > 1:
         raise AggregationError("the clients of a cohort were to be asked for different work, and that is not summed")
-    return digests.popitem()[1]
+    return digests.pop()

@@ -1,7 +1,5 @@
 """Send a masked update in the place of an update, and help to take the masks off the sum."""
 
-from collections.abc import Callable
-
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.app.message import make_message
 from flwr.clientapp.typing import ClientAppCallable, Mod
@@ -56,8 +54,9 @@ def _masked(message: Message, context: Context, call_next: ClientAppCallable, pa
     settings = message.content.config_records.get(protocol.CONFIG, ConfigRecord())
     summing = party.summing.in_round(settings)
     _check(request, summing, received, settings)
-    client_in = _opened(party, session)
-    client_in(party.sessions.state(**session)).begin(request)
+    client = _opened(party, session)
+    client.state = _state(party.sessions.state(**session))
+    client.begin(request)
     reply = call_next(make_message(metadata=message.metadata, content=without_session(message.content)), context)
     if reply.has_error() or not reply.content.array_records:
         return reply  # the application refuses: nothing of it is an update
@@ -72,7 +71,7 @@ def _masked(message: Message, context: Context, call_next: ClientAppCallable, pa
 
     def mask(state: bytes | None) -> tuple[bytes, MaskedVector]:
         # Checked again: another message may have come while this one was worked on.
-        client = client_in(state)
+        client.state = _state(state)
         client.begin(request)
         masked = client.mask(vector)
         return client.state.to_json(), masked
@@ -102,10 +101,10 @@ def _check(request: MaskRequest, summing: Summing, received: ArrayRecord, settin
 
 def _unmasked(message: Message, party: Party) -> Message:
     request, session = read_unmask_request(message.content), read_session(message.content)
-    client_in = _opened(party, session)
+    client = _opened(party, session)
 
     def unmask(state: bytes | None) -> tuple[bytes, UnmaskedShares]:
-        client = client_in(state)
+        client.state = _state(state)
         shares = client.unmask(request)
         return client.state.to_json(), shares
 
@@ -113,24 +112,23 @@ def _unmasked(message: Message, party: Party) -> Message:
     return Message(answer_unmasked(shares), reply_to=message)
 
 
-def _opened(party: Party, session: SessionName) -> Callable[[bytes | None], Client]:
-    """Return what makes the client of a session from its state."""
+def _opened(party: Party, session: SessionName) -> Client:
+    """Return the client of a session, as if nothing had come before."""
     secrets = party.sessions.secrets(**session)
     roster = party.roster(**session)
     keys = SessionKeys.of(secrets, **session, roster=roster.digest, party=party.name)
-    announcement = keys.sign(party.identity)
+    return Client(
+        client=party.client,
+        secrets=secrets,
+        announcement=keys.sign(party.identity),
+        roster=roster,
+        minimum=party.minimum,
+        state=ClientState(),
+    )
 
-    def client_in(state: bytes | None) -> Client:
-        return Client(
-            client=party.client,
-            secrets=secrets,
-            announcement=announcement,
-            roster=roster,
-            minimum=party.minimum,
-            state=ClientState() if state is None else ClientState.from_json(state),
-        )
 
-    return client_in
+def _state(data: bytes | None) -> ClientState:
+    return ClientState() if data is None else ClientState.from_json(data)
 
 
 def _only(content: RecordDict, what: str) -> ArrayRecord:

@@ -21,8 +21,8 @@ from fedtrain.crypto import (
     canonical,
     client_name,
 )
-from fedtrain.errors import ForgeryError, TransportError
-from fedtrain.flower.wrapper import collect
+from fedtrain.errors import TransportError
+from fedtrain.flower.answers import answers
 from fedtrain.transport import SessionEnd, SessionOffer
 
 RECORD = "fedtrain.session"
@@ -80,19 +80,13 @@ def open_session(
         timeout: seconds to wait.
     """
     messages = _questions(clients, OFFER, offer.sign(identity), roster)
-    missing = dict.fromkeys(clients.values(), "no answer")
-    announcements: dict[int, SignedEnvelope] = {}
-    sealing: dict[int, PublicSealingKey] = {}
-    for reply in collect(grid, messages, timeout=timeout):
-        client = clients[reply.metadata.src_node_id]
-        if reply.has_error():
-            missing[client] = reply.error.reason or "no reason given"
-            continue
-        try:
-            announcements[client], sealing[client] = _announcement(reply.content, client, offer, roster)
-            del missing[client]
-        except (ForgeryError, TransportError) as error:
-            missing[client] = str(error)
+    announced, missing = answers(
+        grid,
+        clients,
+        messages,
+        lambda client, content: _announcement(content, client, offer, roster),
+        timeout=timeout,
+    )
     session = ServerSession(
         run=offer.run,
         session=offer.session,
@@ -101,8 +95,8 @@ def open_session(
         identity=identity,
         key=key,
         roster=roster,
-        announcements=announcements,
-        sealing=sealing,
+        announcements={client: envelope for client, (envelope, _) in announced.items()},
+        sealing={client: public for client, (_, public) in announced.items()},
     )
     return session, missing
 
@@ -115,9 +109,9 @@ def end_session(grid: Grid, clients: Mapping[int, int], session: ServerSession, 
     end = SessionEnd(run=session.run, session=session.session, roster=session.roster.digest, start=session.start).sign(
         session.identity
     )
-    replies = collect(grid, _questions(clients, END, end, session.roster), timeout=timeout)
-    done = {clients[reply.metadata.src_node_id] for reply in replies if not reply.has_error()}
-    return tuple(sorted(set(clients.values()) - done))
+    questions = _questions(clients, END, end, session.roster)
+    _, missing = answers(grid, clients, questions, lambda _, content: content, timeout=timeout)
+    return tuple(sorted(missing))
 
 
 def _questions(clients: Mapping[int, int], name: str, signed: SignedEnvelope, roster: Roster) -> list[Message]:

@@ -18,9 +18,6 @@ from fedtrain.flower.transport.vector import Layout, Total
 from fedtrain.secagg import Parameters
 from fedtrain.seeding import derive_seed
 
-# The default largest change of a parameter in a round.
-_BOUND = 1.0
-
 
 @dataclass(frozen=True, kw_only=True)
 class Summing:
@@ -59,7 +56,7 @@ class Summing:
             layout = Layout(counters=(protocol.WEIGHT,), weight=protocol.WEIGHT, heaviest=secagg.max_weight)
         return cls(
             bits=secagg.bits,
-            bound=privacy.clip_norm if by_client else secagg.bound or _BOUND,
+            bound=privacy.clip_norm if by_client else secagg.largest_change,
             threshold=secagg.threshold,
             neighbours=secagg.neighbours,
             layout=layout,

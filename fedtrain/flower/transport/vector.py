@@ -7,7 +7,7 @@ were sent.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import prod, sqrt
+from math import prod
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, MetricRecord
@@ -174,7 +174,7 @@ def _clipped(
     changes: dict[str, NDArray[np.floating]], bound: float, parameters: Parameters
 ) -> dict[str, NDArray[np.floating]]:
     length = sum(change.size for change in changes.values())
-    norm = bound - parameters.step * sqrt(length)
+    norm = bound - parameters.rounding_error(length)
     if norm <= 0:
         raise TransportError(
             f"rounding {length} parameters to {parameters.bits} bits can move an update by more than its bound of "

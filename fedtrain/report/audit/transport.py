@@ -93,7 +93,7 @@ def _impossible(evidence: Evidence, experiment: Experiment) -> list[str]:
             members=experiment.federation.cohort,
             length=evidence.report.model.parameters,
             bits=secagg.bits,
-            bound=spec.clip_norm if by_client else secagg.bound or 1.0,
+            bound=spec.clip_norm if by_client else secagg.largest_change,
             threshold=secagg.threshold,
             neighbours=secagg.neighbours,
         )

@@ -25,9 +25,9 @@ def begin(cache, tmp_path):
     return begin
 
 
-def without(client):
+def without(client, reason="gone"):
     """Let one client fail."""
-    return lambda message, real: Error(1, "gone") if NODES[message.metadata.dst_node_id] == client else real(message)
+    return lambda message, real: Error(1, reason) if NODES[message.metadata.dst_node_id] == client else real(message)
 
 
 def test_the_keys_that_clients_show_at_the_first_start_are_pinned(begin, tmp_path):
@@ -62,6 +62,14 @@ def test_too_few_clients_end_the_run_with_their_reasons(begin, tmp_path):
     with pytest.raises(ClientError, match=r"3 clients joined, and federation.cohort = 4:\nclient 3: gone"):
         begin(without(3), federation__cohort=4)
     assert not (tmp_path / "run" / "roster.json").exists()
+
+
+def test_a_reason_of_several_lines_is_told_whole(begin):
+    told = ["the site file cannot be used:", "  budget: missing", "it has [budget]"]
+    reason = "\n".join(["Traceback", "  here", f"fedtrain.errors.SiteError: {told[0]}", *told[1:]])
+    with pytest.raises(ClientError) as caught:
+        begin(without(3, reason=reason), federation__cohort=4)
+    assert str(caught.value).splitlines()[1:] == [f"client 3: {told[0]}", *told[1:]]
 
 
 def test_a_client_that_is_gone_when_a_run_is_resumed_keeps_its_place(begin):

@@ -6,18 +6,8 @@ import pytest
 from fedtrain.crypto import canonical
 from fedtrain.errors import TransportError
 from fedtrain.transport import Header
+from tests.messages import HEADER
 
-HEADER = Header(
-    run="0123",
-    session="4567",
-    config="89ab",
-    phase="train",
-    round=3,
-    direction="to client",
-    sender="server",
-    recipient="client-1",
-    sequence=12,
-)
 TEXTS = ("run", "session", "config", "phase", "sender", "recipient")
 
 

@@ -8,21 +8,11 @@ from fedtrain.crypto.envelope import pre_authentication
 from fedtrain.crypto.sealing import OVERHEAD_BYTES
 from fedtrain.errors import TransportError
 from fedtrain.transport import Body, Header, open_sealed, seal, sealed
+from tests.messages import HEADER
 
 IDENTITY = Identity.generate()
 KEY = SealingKey(bytes(range(32)))
 OTHER = SealingKey(bytes(32))
-HEADER = Header(
-    run="0123",
-    session="4567",
-    config="89ab",
-    phase="train",
-    round=3,
-    direction="to client",
-    sender="server",
-    recipient="client-1",
-    sequence=12,
-)
 CONTENT = b"a model " * 100
 BODY = Body.encrypt(CONTENT)
 SEALED = seal(HEADER, body=BODY, own=b"own", identity=IDENTITY, recipient=KEY.public)
