@@ -7,6 +7,7 @@ from fedtrain.crypto.derivation import derive
 from fedtrain.crypto.envelope import SignedEnvelope
 from fedtrain.crypto.identity import Identity, PublicIdentity
 from fedtrain.crypto.maskstream import apply_mask
+from fedtrain.crypto.membership import Membership
 from fedtrain.crypto.onetime import decrypt_once, encrypt_once
 from fedtrain.crypto.roster import Roster
 from fedtrain.crypto.sealing import PublicSealingKey, SealingKey
@@ -17,6 +18,7 @@ __all__ = [
     "SERVER",
     "AgreementKey",
     "Identity",
+    "Membership",
     "PublicIdentity",
     "PublicSealingKey",
     "Roster",

@@ -1,0 +1,85 @@
+"""What every machine of a federation is told once, and pins: whose word counts, and where the server is."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from fedtrain.crypto import PublicIdentity
+from fedtrain.errors import SiteError
+from fedtrain.files import write_atomic
+
+SCHEMA = "fedtrain.federation/1"
+FILE = "federation.json"
+
+_ID = re.compile(r"[0-9a-f]{32}")
+_ADDRESS = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Federation:
+    """A federation, as each of its machines knows it. It holds no secret.
+
+    Attributes:
+        id: 32 hexadecimal digits.
+        address: the server's host and port, as nodes reach it; an IPv6 address in brackets.
+        operator: the key that signs who belongs to the federation.
+
+    Raises:
+        ValueError: the id or the address is malformed.
+    """
+
+    id: str
+    address: str
+    operator: PublicIdentity
+
+    def __post_init__(self) -> None:
+        if not _ID.fullmatch(self.id):
+            raise ValueError(f"the id of a federation is 32 hexadecimal digits, and not {self.id!r}")
+        if not _ADDRESS.fullmatch(self.address) or not 0 < self.port < 1 << 16:
+            raise ValueError(f"an address is HOST:PORT, for example fl.example.org:9443, and not {self.address!r}")
+
+    @property
+    def host(self) -> str:
+        """The server's host name or address, without brackets."""
+        return self.address.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The server's port."""
+        return int(self.address.rpartition(":")[2])
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read it from a folder of a server, of a node, or of a kit.
+
+        Raises:
+            SiteError: it is missing or unreadable, or something else.
+        """
+        path = folder / FILE
+        try:
+            match json.loads(path.read_bytes()):
+                case {
+                    "schema": str(schema),
+                    "id": str(federation),
+                    "address": str(address),
+                    "operator": str(key),
+                    **rest,
+                } if not rest and schema == SCHEMA:
+                    return cls(id=federation, address=address, operator=PublicIdentity.decode(key))
+                case _:
+                    raise ValueError(f"it must be an object of schema ({SCHEMA}), id, address and operator")
+        except OSError as error:
+            raise SiteError(f"cannot read {path}: {error.strerror or error}") from error
+        except (ValueError, RecursionError) as error:
+            raise SiteError(f"{path} cannot be used: {error}") from error
+
+    def write(self, folder: Path) -> None:
+        """Write it into a folder, durably.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        value = {"schema": SCHEMA, "id": self.id, "address": self.address, "operator": self.operator.encode()}
+        write_atomic(folder / FILE, json.dumps(value, indent=2).encode() + b"\n")

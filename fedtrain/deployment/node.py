@@ -1,0 +1,107 @@
+"""The folder of a node: the kit that the operator gave, and what the node adds to it and never shows."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from fedtrain.crypto.membership import NAME
+from fedtrain.deployment.federation import Federation
+from fedtrain.errors import SiteError
+from fedtrain.files import write_atomic
+
+# In the configuration of a SuperNode: where its own folder is.
+NODE = "fedtrain-node"
+
+_FILE = "node.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeFolder:
+    """A node's own folder.
+
+    Attributes:
+        path: where it is.
+        name: the node's name.
+        client: its number as a client.
+        federation: what it pins.
+    """
+
+    path: Path
+    name: str
+    client: int
+    federation: Federation
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Read a kit, or the folder that a node made of it.
+
+        Raises:
+            SiteError: it is not one.
+        """
+        path = path.resolve()
+        file = path / _FILE
+        try:
+            match json.loads(file.read_bytes()):
+                case {"name": str(name), "client": int(client), **rest} if (
+                    not rest and not isinstance(client, bool) and client >= 0 and NAME.fullmatch(name)
+                ):
+                    return cls(path=path, name=name, client=client, federation=Federation.read(path))
+                case _:
+                    raise ValueError("it must be an object of name and client")
+        except OSError as error:
+            raise SiteError(
+                f"{path} is not the folder of a node: cannot read {file}: {error.strerror or error}"
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise SiteError(f"{file} cannot be used: {error}") from error
+
+    def write(self) -> None:
+        """Write what `open` reads, durably.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        self.federation.write(self.path)
+        value = {"name": self.name, "client": self.client}
+        write_atomic(self.path / _FILE, json.dumps(value, indent=2).encode() + b"\n")
+
+    @property
+    def ca(self) -> Path:
+        """The certificate of the federation's CA, PEM. From the kit."""
+        return self.path / "ca.pem"
+
+    @property
+    def site(self) -> Path:
+        """The site file. From the kit, edited by the site."""
+        return self.path / "site.toml"
+
+    @property
+    def membership(self) -> Path:
+        """The newest signed membership that the node has seen. From the kit at first."""
+        return self.path / "membership.json"
+
+    @property
+    def identity(self) -> Path:
+        """The identity key, made here. Secret."""
+        return self.path / "identity.pem"
+
+    @property
+    def supernode_key(self) -> Path:
+        """The key with which the SuperNode authenticates, made here. Secret."""
+        return self.path / "supernode.pem"
+
+    @property
+    def request(self) -> Path:
+        """The request to be admitted, for the operator."""
+        return self.path / "request.json"
+
+    @property
+    def approved(self) -> Path:
+        """The app bundles that the site allows."""
+        return self.path / "approved.json"
+
+    @property
+    def logs(self) -> Path:
+        """A folder of what the processes print."""
+        return self.path / "logs"
