@@ -59,21 +59,24 @@ class Federation:
         """
         path = folder / FILE
         try:
-            match json.loads(path.read_bytes()):
-                case {
-                    "schema": str(schema),
-                    "id": str(federation),
-                    "address": str(address),
-                    "operator": str(key),
-                    **rest,
-                } if not rest and schema == SCHEMA:
-                    return cls(id=federation, address=address, operator=PublicIdentity.decode(key))
-                case _:
-                    raise ValueError(f"it must be an object of schema ({SCHEMA}), id, address and operator")
+            return cls._from_json(json.loads(path.read_bytes()))
         except OSError as error:
             raise SiteError(f"cannot read {path}: {error.strerror or error}") from error
         except (ValueError, RecursionError) as error:
             raise SiteError(f"{path} cannot be used: {error}") from error
+
+    @classmethod
+    def _from_json(cls, value: object) -> Self:
+        match value:
+            case {
+                "schema": str(schema),
+                "id": str(federation),
+                "address": str(address),
+                "operator": str(key),
+                **rest,
+            } if not rest and schema == SCHEMA:
+                return cls(id=federation, address=address, operator=PublicIdentity.decode(key))
+        raise ValueError(f"it must be an object of schema ({SCHEMA}), id, address and operator")
 
     def write(self, folder: Path) -> None:
         """Write it into a folder, durably.

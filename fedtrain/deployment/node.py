@@ -42,13 +42,8 @@ class NodeFolder:
         path = path.resolve()
         file = path / _FILE
         try:
-            match json.loads(file.read_bytes()):
-                case {"name": str(name), "client": int(client), **rest} if (
-                    not rest and not isinstance(client, bool) and client >= 0 and NAME.fullmatch(name)
-                ):
-                    return cls(path=path, name=name, client=client, federation=Federation.read(path))
-                case _:
-                    raise ValueError("it must be an object of name and client")
+            name, client = _name_and_number(json.loads(file.read_bytes()))
+            return cls(path=path, name=name, client=client, federation=Federation.read(path))
         except OSError as error:
             raise SiteError(
                 f"{path} is not the folder of a node: cannot read {file}: {error.strerror or error}"
@@ -105,3 +100,11 @@ class NodeFolder:
     def logs(self) -> Path:
         """A folder of what the processes print."""
         return self.path / "logs"
+
+
+def _name_and_number(value: object) -> tuple[str, int]:
+    match value:
+        case {"name": str(name), "client": int(client), **rest}:
+            if not rest and not isinstance(client, bool) and client >= 0 and NAME.fullmatch(name):
+                return name, client
+    raise ValueError("it must be an object of name and client")
