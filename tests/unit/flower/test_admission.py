@@ -1,0 +1,146 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from fedtrain.crypto import Identity
+from fedtrain.deployment import Federation, NodeFolder
+from fedtrain.flower.admission import ask, judged
+from tests.unit.deployment.doctor import pki
+
+BIN = Path(sys.executable).parent
+OPERATOR = Identity.generate().public
+PATIENCE = 60
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def node_at(folder, address, ca, key=None):
+    """Make a node's folder with a key of its own."""
+    folder.mkdir()
+    federation = Federation(id="ab" * 16, address=address, operator=OPERATOR)
+    node = NodeFolder(path=folder, name="site-a", client=0, federation=federation)
+    ca.write(node.ca)
+    key = key or ec.generate_private_key(ec.SECP384R1())
+    node.supernode_key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    node.supernode_key.chmod(0o600)
+    public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    (folder / "supernode.pub").write_bytes(public + b"\n")
+    return node
+
+
+class SuperLink:
+    def __init__(self, folder, port):
+        self.address = f"127.0.0.1:{port}"
+        self._environment = {**os.environ, "FLWR_HOME": str(folder / "flwr"), "FLWR_TELEMETRY_ENABLED": "0"}
+        self._environment["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+        (folder / "flwr").mkdir()
+        (folder / "flwr" / "config.toml").write_text(
+            f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "{self.address}"\n'
+            f'root-certificates = "{folder / "ca.pem"}"\n'
+        )
+
+    def flwr(self, *arguments):
+        command = [BIN / "flwr", *arguments, "here", "--format", "json"]
+        done = subprocess.run(
+            [*map(str, command)], env=self._environment, capture_output=True, text=True, check=False, timeout=PATIENCE
+        )
+        return json.loads(done.stdout[done.stdout.index("{") :])
+
+    def wait(self):
+        limit = time.monotonic() + PATIENCE
+        while time.monotonic() < limit:
+            with socket.socket() as tried:
+                if tried.connect_ex(("127.0.0.1", int(self.address.rpartition(":")[2]))) == 0:
+                    return
+            time.sleep(0.1)
+        raise TimeoutError("the SuperLink does not come up")
+
+    def status_of_nodes(self):
+        return [node["status"] for node in self.flwr("supernode", "list")["nodes"]]
+
+
+@pytest.fixture(scope="module")
+def superlink(tmp_path_factory):
+    folder, port = tmp_path_factory.mktemp("superlink"), free_port()
+    ca = pki.authority("CA of the SuperLink")
+    ca.write(folder / "ca.pem")
+    pki.certificate_of(ca, "127.0.0.1").write(folder / "server.crt", folder / "server.key")
+    link = SuperLink(folder, port)
+    link.ca = ca
+    command = [BIN / "flower-superlink", "--enable-supernode-auth", "--host", "127.0.0.1", "--port", port]
+    command += ["--database", folder / "superlink.db", "--disable-runtime-dependency-installation"]
+    command += ["--ssl-ca-certfile", folder / "ca.pem", "--ssl-certfile", folder / "server.crt"]
+    command += ["--ssl-keyfile", folder / "server.key", "--isolation", "process"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([*map(str, command)], env=link._environment, stdout=log, stderr=log)
+    try:
+        link.wait()
+        yield link
+    finally:
+        process.terminate()
+        process.wait(timeout=PATIENCE)
+
+
+def test_a_key_that_the_superlink_knows_and_one_that_it_does_not(superlink, tmp_path):
+    node = node_at(tmp_path / "a", superlink.address, superlink.ca)
+    assert ask(node).status == "fails"
+    assert "is not admitted, or was revoked" in ask(node).detail
+    added = superlink.flwr("supernode", "register", str(node.path / "supernode.pub"))
+    assert added["success"]
+    before = superlink.status_of_nodes()
+    assert ask(node).status == "ok"
+    assert superlink.status_of_nodes() == before == ["registered"]
+    assert ask(node_at(tmp_path / "b", superlink.address, superlink.ca)).status == "fails"
+
+
+def test_a_superlink_that_another_ca_speaks_for_is_not_asked(superlink, tmp_path):
+    check = ask(node_at(tmp_path / "a", superlink.address, pki.authority("CA of the SuperLink")))
+    assert check.status == "warns"
+    assert "CERTIFICATE_VERIFY_FAILED" in check.detail
+
+
+def test_a_server_that_is_away(tmp_path):
+    check = ask(node_at(tmp_path / "a", f"127.0.0.1:{free_port()}", pki.authority()))
+    assert check.status == "warns"
+    assert "was not asked" in check.detail
+
+
+@pytest.mark.parametrize("damage", ["missing", "open", "other", "ca"])
+def test_files_that_cannot_be_used(tmp_path, damage):
+    key = ed25519.Ed25519PrivateKey.generate() if damage == "other" else None
+    node = node_at(tmp_path / "a", "127.0.0.1:1", pki.authority(), key)
+    if damage == "missing":
+        node.supernode_key.unlink()
+    elif damage == "open":
+        node.supernode_key.chmod(0o644)
+    elif damage == "ca":
+        node.ca.unlink()
+    check = ask(node)
+    assert check.status == "warns"
+    assert "was not asked, since" in check.detail
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "judgement"),
+    [
+        (400, '{"code": 2003, "detail": "Invalid heartbeat interval."}', "ok"),
+        (412, '{"code": 2004, "detail": "Failed to activate SuperNode."}', "fails"),
+        (401, '{"detail": "Invalid SuperNode authentication"}', "fails"),
+        (400, '{"code": 1, "detail": "another"}', "warns"),
+        (502, "<html>", "warns"),
+    ],
+)
+def test_what_a_refusal_means(status, text, judgement):
+    assert judged(status, text, "site-a").status == judgement
