@@ -1,6 +1,6 @@
 import pytest
 
-from tests.unit.deployment.doctor import pki
+from tests.unit.deployment.doctor import folders, pki
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +13,13 @@ def ca_file(ca, tmp_path):
     path = tmp_path / "ca.pem"
     ca.write(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def members():
+    return folders.Members.make()
+
+
+@pytest.fixture
+def node(tmp_path, members, ca):
+    return folders.node_folder(tmp_path / "node", members, ca)
