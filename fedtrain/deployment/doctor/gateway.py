@@ -92,7 +92,7 @@ def control_api(server: ServerFolder, address: tuple[str, int]) -> Check:
 def _post(server: ServerFolder, address: tuple[str, int]) -> int:
     connection = _Pinned(server.federation, trusting(server.ca), address)
     try:
-        connection.request("POST", CONTROL, body=b"", headers={"Content-Type": "application/x-protobuf"})
+        connection.request("POST", CONTROL, body=b"", headers={"Content-Type": "application/protobuf"})
         return connection.getresponse().status
     finally:
         connection.close()

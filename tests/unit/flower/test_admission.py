@@ -1,11 +1,3 @@
-import json
-import os
-import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
-
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
@@ -13,17 +5,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from fedtrain.crypto import Identity
 from fedtrain.deployment import Federation, NodeFolder
 from fedtrain.flower.admission import ask, judged
-from tests.unit.deployment.doctor import pki
+from tests.unit.deployment.doctor import pki, superlinks
 
-BIN = Path(sys.executable).parent
 OPERATOR = Identity.generate().public
-PATIENCE = 60
-
-
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 def node_at(folder, address, ca, key=None):
@@ -40,57 +24,10 @@ def node_at(folder, address, ca, key=None):
     return node
 
 
-class SuperLink:
-    def __init__(self, folder, port):
-        self.address = f"127.0.0.1:{port}"
-        self._environment = {**os.environ, "FLWR_HOME": str(folder / "flwr"), "FLWR_TELEMETRY_ENABLED": "0"}
-        self._environment["FLWR_DISABLE_UPDATE_CHECK"] = "1"
-        (folder / "flwr").mkdir()
-        (folder / "flwr" / "config.toml").write_text(
-            f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "{self.address}"\n'
-            f'root-certificates = "{folder / "ca.pem"}"\n'
-        )
-
-    def flwr(self, *arguments):
-        command = [BIN / "flwr", *arguments, "here", "--format", "json"]
-        done = subprocess.run(
-            [*map(str, command)], env=self._environment, capture_output=True, text=True, check=False, timeout=PATIENCE
-        )
-        return json.loads(done.stdout[done.stdout.index("{") :])
-
-    def wait(self):
-        limit = time.monotonic() + PATIENCE
-        while time.monotonic() < limit:
-            with socket.socket() as tried:
-                if tried.connect_ex(("127.0.0.1", int(self.address.rpartition(":")[2]))) == 0:
-                    return
-            time.sleep(0.1)
-        raise TimeoutError("the SuperLink does not come up")
-
-    def status_of_nodes(self):
-        return [node["status"] for node in self.flwr("supernode", "list")["nodes"]]
-
-
 @pytest.fixture(scope="module")
 def superlink(tmp_path_factory):
-    folder, port = tmp_path_factory.mktemp("superlink"), free_port()
-    ca = pki.authority("CA of the SuperLink")
-    ca.write(folder / "ca.pem")
-    pki.certificate_of(ca, "127.0.0.1").write(folder / "server.crt", folder / "server.key")
-    link = SuperLink(folder, port)
-    link.ca = ca
-    command = [BIN / "flower-superlink", "--enable-supernode-auth", "--host", "127.0.0.1", "--port", port]
-    command += ["--database", folder / "superlink.db", "--disable-runtime-dependency-installation"]
-    command += ["--ssl-ca-certfile", folder / "ca.pem", "--ssl-certfile", folder / "server.crt"]
-    command += ["--ssl-keyfile", folder / "server.key", "--isolation", "process"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([*map(str, command)], env=link._environment, stdout=log, stderr=log)
-    try:
-        link.wait()
+    with superlinks.superlink(tmp_path_factory.mktemp("superlink")) as link:
         yield link
-    finally:
-        process.terminate()
-        process.wait(timeout=PATIENCE)
 
 
 def test_a_key_that_the_superlink_knows_and_one_that_it_does_not(superlink, tmp_path):
@@ -112,7 +49,7 @@ def test_a_superlink_that_another_ca_speaks_for_is_not_asked(superlink, tmp_path
 
 
 def test_a_server_that_is_away(tmp_path):
-    check = ask(node_at(tmp_path / "a", f"127.0.0.1:{free_port()}", pki.authority()))
+    check = ask(node_at(tmp_path / "a", f"127.0.0.1:{superlinks.free_port()}", pki.authority()))
     assert check.status == "warns"
     assert "was not asked" in check.detail
 
