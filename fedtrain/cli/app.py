@@ -8,6 +8,7 @@ import typer
 from fedtrain import __version__
 from fedtrain.cli.audit import audit
 from fedtrain.cli.budget import budget
+from fedtrain.cli.doctor import doctor
 from fedtrain.cli.privacy import privacy
 from fedtrain.cli.simulate import simulate
 
@@ -21,6 +22,7 @@ app.command()(simulate)
 app.command()(audit)
 app.add_typer(privacy)
 app.command()(budget)
+app.command()(doctor)
 
 
 def _version(value: bool) -> None:

@@ -8,6 +8,9 @@ from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
+from cryptography import x509
+
+from fedtrain.deployment.doctor.certificates import validity
 from fedtrain.deployment.doctor.check import Check, fails, ok, warns
 from fedtrain.deployment.doctor.clock import compare_clocks
 from fedtrain.deployment.doctor.tls import PATIENCE, explain, presented, trusting
@@ -96,8 +99,18 @@ def secure(federation: Federation, ca: Path, address: tuple[str, int]) -> Iterat
             yield fails("TLS", explain(error, shown, federation))
             return
         with connection:
-            yield ok("TLS", f"{connection.version()}, with a certificate for {federation.host} by the pinned CA")
+            yield _trusted(connection, federation)
             yield from _answered(connection, federation)
+
+
+def _trusted(connection: ssl.SSLSocket, federation: Federation) -> Check:
+    shown = x509.load_der_x509_certificate(connection.getpeercert(binary_form=True) or b"")
+    expiry = validity(
+        "TLS", shown, datetime.now(UTC), advice="the operator makes a new one: fedtrain provision rotate-server"
+    )
+    if expiry.status != "ok":
+        return expiry
+    return ok("TLS", f"{connection.version()}; certificate for {federation.host} by the pinned CA, {expiry.detail}")
 
 
 def _answered(connection: ssl.SSLSocket, federation: Federation) -> Iterator[Check]:

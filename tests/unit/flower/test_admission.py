@@ -54,6 +54,15 @@ def test_a_server_that_is_away(tmp_path):
     assert "was not asked" in check.detail
 
 
+def test_a_server_that_answers_otherwise(tmp_path):
+    ca = pki.authority()
+    issued = pki.certificate_of(ca, "127.0.0.1")
+    with pki.serving(tmp_path, issued, statuses=[("/v1/fleet/activate-node", 200)]) as port:
+        check = ask(node_at(tmp_path / "a", f"127.0.0.1:{port}", ca))
+    assert check.status == "warns"
+    assert "does not know" in check.detail
+
+
 @pytest.mark.parametrize("damage", ["missing", "open", "other", "ca"])
 def test_files_that_cannot_be_used(tmp_path, damage):
     key = ed25519.Ed25519PrivateKey.generate() if damage == "other" else None

@@ -1,6 +1,7 @@
 """Real certificates and a real TLS server, with the faults that real ones have."""
 
 import contextlib
+import socket
 import ssl
 import threading
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 DAY = timedelta(days=1)
 
@@ -55,10 +56,11 @@ def authority(name="a CA", *, begins=-DAY, ends=3650 * DAY):
     return Issued(certificate=certificate, key=key)
 
 
-def certificate_of(ca, *names, begins=-DAY, ends=365 * DAY):
+def certificate_of(ca, *names, begins=-DAY, ends=365 * DAY, purpose=ExtendedKeyUsageOID.SERVER_AUTH):
     key = ec.generate_private_key(ec.SECP256R1())
     identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.key.public_key())
     builder = _builder("a server", ca.certificate.subject, key, begins, ends).add_extension(identifier, critical=False)
+    builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
     if names:
         found = x509.SubjectAlternativeName([_general(name) for name in names])
         builder = builder.add_extension(found, critical=False)
@@ -110,3 +112,33 @@ def serving(folder, issued, *, status=200, ahead=timedelta(0), dated=True, versi
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextlib.contextmanager
+def answering(answer):
+    """Accept connections on loopback and send each the same bytes, or close it at once if there are none."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        held = []
+
+        def serve():
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                if answer is None:
+                    held.append(connection)
+                    continue
+                with connection:
+                    connection.recv(4096)
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for connection in held:
+                connection.close()

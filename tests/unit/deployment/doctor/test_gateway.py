@@ -1,12 +1,15 @@
 import os
 import socket
 import ssl
+from pathlib import Path
 
 import pytest
 
 from fedtrain.deployment.doctor.certificates import read_certificate
 from fedtrain.deployment.doctor.gateway import CONTROL, control_api, gateway, nginx
 from tests.unit.deployment.doctor import folders, pki
+
+UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
 def program(folder, text):
@@ -91,7 +94,21 @@ def test_a_gateway_without_tls_1_3(tmp_path, members, ca, issued):
     assert found["Control API"].status == "warns"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may use every port")
-def test_a_port_that_needs_privileges(tmp_path, members, ca, issued):
-    (check,) = checked(tmp_path, members, ca, issued, 443).values()
+def test_another_program_on_the_port(tmp_path, members, ca, issued):
+    with pki.answering(b"SSH-2.0-OpenSSH_9.2p1\r\n") as port:
+        (check,) = checked(tmp_path, members, ca, issued, port).values()
     assert check.status == "fails"
+    assert "another program" in check.detail
+
+
+@pytest.mark.skipif(int(UNPRIVILEGED.read_text()) <= 443, reason="this kernel lets everybody use every port")
+def test_a_port_that_needs_privileges(tmp_path, members, ca, issued):
+    server = folders.server_folder(tmp_path / "server", members, ca, issued, address="127.0.0.1:443")
+    user = os.geteuid()
+    os.seteuid(user or 65534)
+    try:
+        (check,) = gateway(server, issued.certificate)
+    finally:
+        os.seteuid(user)
+    assert check.status == "fails"
+    assert "a port above 1023" in check.detail

@@ -1,10 +1,10 @@
 import socket
 import ssl
 import threading
-from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fedtrain.crypto import Identity
 from fedtrain.deployment import Federation
@@ -28,36 +28,6 @@ def free_port():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return taken.getsockname()[1]
-
-
-@contextmanager
-def answering(answer):
-    """Accept connections on loopback and send each the same bytes, or close it at once if there are none."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        held = []
-
-        def serve():
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                if answer is None:
-                    held.append(connection)
-                    continue
-                with connection:
-                    connection.recv(4096)
-                    connection.sendall(answer)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield server.getsockname()[1]
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join()
-            for connection in held:
-                connection.close()
 
 
 def test_all_is_well(ca, ca_file, tmp_path):
@@ -120,7 +90,7 @@ def test_one_address_of_two_is_dead(ca, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("begins", "ends", "said"), [(-30 * DAY, -DAY, "expired"), (DAY, 30 * DAY, "not yet valid"), (-DAY, DAY, None)]
+    ("begins", "ends", "said"), [(-30 * DAY, -DAY, "expired"), (DAY, 30 * DAY, "not yet valid"), (-DAY, 90 * DAY, None)]
 )
 def test_the_time_of_the_certificate(ca, ca_file, tmp_path, begins, ends, said):
     issued = pki.certificate_of(ca, "127.0.0.1", begins=begins, ends=ends)
@@ -131,6 +101,14 @@ def test_the_time_of_the_certificate(ca, ca_file, tmp_path, begins, ends, said):
         assert said in check.detail
         shown = issued.certificate.not_valid_after_utc if said == "expired" else issued.certificate.not_valid_before_utc
         assert f"{shown:%Y-%m-%d %H:%M}" in check.detail
+
+
+def test_a_certificate_that_ends_soon(ca, ca_file, tmp_path):
+    with pki.serving(tmp_path, pki.certificate_of(ca, "127.0.0.1", ends=10 * DAY)) as port:
+        found = checks(ca_file, port)
+    assert found["TLS"].status == "warns"
+    assert "in 9 days; the operator makes a new one" in found["TLS"].detail
+    assert found["clock"].status == "ok"
 
 
 def test_a_ca_that_expired(tmp_path):
@@ -159,6 +137,13 @@ def test_another_ca_also_of_the_same_name(ca_file, tmp_path, name):
     assert f"CN={name}" in check.detail
 
 
+def test_a_certificate_for_another_purpose(ca, ca_file, tmp_path):
+    with pki.serving(tmp_path, pki.certificate_of(ca, "127.0.0.1", purpose=ExtendedKeyUsageOID.CLIENT_AUTH)) as port:
+        check = checks(ca_file, port)["TLS"]
+    assert check.status == "fails"
+    assert "cannot be trusted: unsuitable certificate purpose" in check.detail
+
+
 def test_a_certificate_by_nobody(ca_file, tmp_path):
     with pki.serving(tmp_path, pki.authority("itself")) as port:
         check = checks(ca_file, port)["TLS"]
@@ -178,7 +163,7 @@ def test_a_server_without_tls_1_3(ca, ca_file, tmp_path):
     [(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", "does not speak TLS"), (b"", "broke the handshake off")],
 )
 def test_something_else_answers(ca_file, answer, said):
-    with answering(answer) as port:
+    with pki.answering(answer) as port:
         check = checks(ca_file, port)["TLS"]
     assert check.status == "fails"
     assert said in check.detail
@@ -186,7 +171,7 @@ def test_something_else_answers(ca_file, answer, said):
 
 def test_a_proxy_that_holds_the_handshake_back(ca_file, monkeypatch):
     monkeypatch.setattr(network, "PATIENCE", 0.2)
-    with answering(None) as port:
+    with pki.answering(None) as port:
         check = checks(ca_file, port)["TLS"]
     assert check.status == "fails"
     assert "the handshake took more than" in check.detail

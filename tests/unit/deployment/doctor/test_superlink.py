@@ -4,10 +4,11 @@ import subprocess
 import sys
 from contextlib import closing, contextmanager
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 
 import pytest
 
-from fedtrain.deployment.doctor.superlink import database, listeners, listening, loopback_only
+from fedtrain.deployment.doctor.superlink import _is_superlink, _sockets, database, listeners, listening, loopback_only
 
 LISTEN = """
 import socket, sys
@@ -75,6 +76,12 @@ def test_where_a_process_listens(tmp_path, host, status):
     assert check.status == status
     assert f"{host}:{port}" in check.detail
     assert other.detail == "it is not running here"
+
+
+def test_a_process_that_has_ended():
+    ended = Path("/proc/self/task/0")
+    assert _sockets(ended) == set()
+    assert not _is_superlink(ended, Path("superlink.db"))
 
 
 def test_a_superlink_whose_sockets_cannot_be_seen():

@@ -1,4 +1,4 @@
-from fedtrain.deployment.doctor.versions import compare, installed
+from fedtrain.deployment.doctor.versions import _version, compare, installed
 
 FOUND = {"fedtrain": "0.1.0", "flwr": "1.41.0", "torch": "2.13.0"}
 ASKED = ["flwr==1.41.0", "torch<2.14,>=2.9", 'flwr[simulation]==1.41.0; extra == "ray"']
@@ -21,6 +21,7 @@ def test_another_version_of_what_is_pinned():
 
 
 def test_something_is_missing():
+    assert _version("no-package-of-this-name") is None
     check = compare("3.11.7", {**FOUND, "torch": None}, ASKED)
     assert check.status == "fails"
     assert check.detail.startswith("torch is not installed")
