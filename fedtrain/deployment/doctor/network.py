@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from urllib.request import getproxies, proxy_bypass
 
 from cryptography import x509
 
@@ -27,6 +28,13 @@ def reach(federation: Federation, ca: Path) -> Iterator[Check]:
         federation: says where the server is.
         ca: the certificate of the CA that is trusted, PEM.
     """
+    if through := proxy(federation.host):
+        yield warns(
+            "proxy",
+            f"this machine's settings send TLS to {federation.host} through {through}, which the SuperNode obeys; "
+            f"name, port, certificate and clock were not checked. To go there directly, name {federation.host} in NO_PROXY",
+        )
+        return
     name, addresses = resolve(federation)
     yield name
     if not addresses:
@@ -38,6 +46,15 @@ def reach(federation: Federation, ca: Path) -> Iterator[Check]:
         yield warns("TLS", "not tried: certificate and clock cannot be checked without a connection")
         return
     yield from secure(federation, ca, address)
+
+
+def proxy(host: str) -> str | None:
+    """Return the proxy, without a password, that Flower's HTTP client takes for TLS to a host by the environment."""
+    proxies = getproxies()
+    found = proxies.get("https") or proxies.get("all")
+    if not found or proxy_bypass(host):
+        return None
+    return found.rpartition("@")[2] if "@" in found else found
 
 
 def resolve(federation: Federation) -> tuple[Check, list[str]]:

@@ -63,6 +63,17 @@ def test_a_server_that_answers_otherwise(tmp_path):
     assert "does not know" in check.detail
 
 
+def test_the_proxy_of_the_environment_is_taken_as_by_the_supernode(tmp_path, monkeypatch):
+    ca = pki.authority()
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{superlinks.free_port()}")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pki.serving(tmp_path, pki.certificate_of(ca, "127.0.0.1")) as port:
+        check = ask(node_at(tmp_path / "a", f"127.0.0.1:{port}", ca))
+    assert check.status == "warns"
+    assert "refused" in check.detail
+
+
 @pytest.mark.parametrize("damage", ["missing", "open", "other", "ca"])
 def test_files_that_cannot_be_used(tmp_path, damage):
     key = ed25519.Ed25519PrivateKey.generate() if damage == "other" else None

@@ -23,3 +23,10 @@ def members():
 @pytest.fixture
 def node(tmp_path, members, ca):
     return folders.node_folder(tmp_path / "node", members, ca)
+
+
+@pytest.fixture(autouse=True)
+def no_proxy_of_this_machine(monkeypatch):
+    for name in ("HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)

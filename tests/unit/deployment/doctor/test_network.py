@@ -252,3 +252,19 @@ def test_an_answer_without_a_time(ca, ca_file, tmp_path):
 
 def test_an_address_is_its_own_name():
     assert resolve(federation(9443))[0].detail == "127.0.0.1"
+
+
+def test_a_proxy_of_the_environment_is_named_without_its_password(ca_file, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:hunter2@proxy.example:3128")
+    (check,) = checks(ca_file, 9443, "fl.invalid").values()
+    assert (check.name, check.status) == ("proxy", "warns")
+    assert "through proxy.example:3128" in check.detail
+    assert "hunter2" not in check.detail
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
+    assert "through http://proxy.example:3128" in checks(ca_file, 9443, "fl.invalid")["proxy"].detail
+
+
+def test_a_proxy_that_is_not_for_this_host(ca_file, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
+    monkeypatch.setenv("NO_PROXY", "fl.invalid")
+    assert "DNS" in checks(ca_file, 9443, "fl.invalid")
