@@ -4,15 +4,13 @@ from typing import cast
 
 from flwr.app import ConfigRecord, Context, RecordDict
 
+from clients.host import host_of
 from clients.node import open_node
 from clients.private import shown
 from clients.reserving import reserve_run
 from clients.site import Site, checked_plan
-from clients.work import client_number
-from fedtrain.crypto import Identity
 from fedtrain.errors import BudgetError, PrivacySpecError
 from fedtrain.flower import protocol
-from fedtrain.ledger import client_folder
 
 
 def introduce(content: RecordDict, context: Context, site: Site) -> RecordDict:
@@ -24,17 +22,17 @@ def introduce(content: RecordDict, context: Context, site: Site) -> RecordDict:
     the statement why it does not.
     """
     experiment = site.experiment
-    client = client_number(context, experiment.federation.clients)
-    reply = RecordDict({protocol.CLIENT: ConfigRecord({protocol.CLIENT: client})})
+    host = host_of(context, experiment)
+    reply = RecordDict({protocol.CLIENT: ConfigRecord({protocol.CLIENT: host.client})})
     if protocol.KEY in content.config_records:
-        identity = Identity.load_or_create(client_folder(experiment, client) / "identity.pem")
-        reply[protocol.KEY] = ConfigRecord({protocol.KEY: identity.public.encode()})
+        public = open_node(experiment, host).identity.public
+        reply[protocol.KEY] = ConfigRecord({protocol.KEY: public.encode()})
     question = content.config_records.get(protocol.LEDGER)
     if question is None:
         return reply
     run, known = cast("str", question[protocol.RUN]), cast("int", question[protocol.KNOWN])
-    node = open_node(experiment, client)
-    with node.open_ledger(node.dataset_of(site.records(client))) as ledger:
+    node = open_node(experiment, host)
+    with node.open_ledger(node.dataset_of(site.records(host.client))) as ledger:
         refusal = None
         if experiment.privacy.secret_cohorts and protocol.NOISE_MULTIPLIER in question:
             try:

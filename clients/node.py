@@ -1,22 +1,18 @@
-"""The files of one client: its identity, the key of its data set ids, its site file and its ledgers.
-
-Nothing of them is read from a message. In a simulation the experiment says in which folder they are.
-"""
+"""The files of one client: its identity, the key of its data set ids, its site file and its ledgers."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from clients.host import Host
 from fedtrain.config import Experiment
 from fedtrain.crypto import Identity, nonce_of
-from fedtrain.errors import BudgetError, ConfigError, KeyFileError
+from fedtrain.errors import BudgetError, KeyFileError
 from fedtrain.ledger import (
     Ledger,
     LedgerEntry,
     SitePolicy,
-    client_folder,
     dataset_digest,
     dataset_key,
-    find_policy,
 )
 from fedtrain.training import Records
 
@@ -65,37 +61,57 @@ class Node:
         return Ledger.open(self.folder / "ledgers", dataset=dataset, identity=self.identity)
 
 
-def open_node(experiment: Experiment, client: int) -> Node:
-    """Open the files of a client, and make its keys at the first time.
+def open_node(experiment: Experiment, host: Host) -> Node:
+    """Open the files of a client. A simulated client makes its keys at the first time.
 
-    The site file is ``site.toml`` in the client's own folder, or else in the folder of all sites. Without one, the
-    budget is that of the experiment.
+    A simulated client's site file is ``site.toml`` in the client's own folder, or else in the folder of all sites.
+    Without one, its budget is that of the experiment.
 
     Raises:
         ConfigError: there is no place for the files.
         KeyFileError: a key file cannot be used.
         SiteError: the site file cannot be used.
     """
-    folder = client_folder(experiment, client)
-    identity = Identity.load_or_create(folder / "identity.pem")
+    folder = host.folder(experiment)
+    key = folder / "identity.pem"
+    identity = Identity.load_or_create(key) if host.node is None else Identity.load(key)
     privacy = experiment.privacy
-    policy = find_policy(folder) or SitePolicy(epsilon=privacy.epsilon, delta=privacy.delta)
+    policy = host.policy(experiment) or SitePolicy(epsilon=privacy.epsilon, delta=privacy.delta)
     return Node(folder=folder, identity=identity, policy=policy)
 
 
-def refuse_without_privacy(experiment: Experiment, client: int) -> None:
-    """Refuse training without privacy where the client has a site file that does not list mode "none".
+def refuse_task(experiment: Experiment, host: Host) -> None:
+    """Refuse a task that the client's site file does not allow, before any of its code runs.
+
+    Raises:
+        BudgetError: it is not allowed; nothing was trained.
+        SiteError: the site file cannot be used.
+    """
+    policy = host.policy(experiment)
+    if policy is not None and policy.tasks is not None and experiment.task.name not in policy.tasks:
+        raise BudgetError(
+            f"client {host.client} does not train the task {experiment.task.name!r}: its site file allows the tasks "
+            f"{', '.join(policy.tasks)}; nothing was trained"
+        )
+
+
+def refuse_mode(experiment: Experiment, host: Host) -> None:
+    """Refuse training without privacy where the client's site file does not list mode "none".
+
+    On a machine of its own, seeded noise is refused too, whatever the site file says.
 
     Raises:
         BudgetError: likewise; nothing was trained.
         SiteError: the site file cannot be used.
     """
-    try:
-        policy = find_policy(client_folder(experiment, client))
-    except ConfigError:  # no folder is named that could hold a site file
-        return
-    if policy is not None and "none" not in policy.modes:
+    policy, privacy = host.policy(experiment), experiment.privacy
+    if policy is not None and privacy.mode == "none" and "none" not in policy.modes:
         raise BudgetError(
-            f"client {client} does not train without privacy: its site file allows the modes "
+            f"client {host.client} does not train without privacy: its site file allows the modes "
             f"{', '.join(policy.modes)}; nothing was trained"
+        )
+    if host.node is not None and privacy.mode != "none" and privacy.noise == "seeded":
+        raise BudgetError(
+            f"client {host.client} does not train with seeded noise, which anybody can compute and subtract: it is for "
+            'simulations; set privacy.noise = "secure"; nothing was trained'
         )

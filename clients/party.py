@@ -1,41 +1,44 @@
-"""A simulated client as a party of the server's sessions."""
+"""A client as a party of the server's sessions."""
 
 from functools import lru_cache
 
 from flwr.app import Context
 
-from clients.work import client_number
+from clients.host import host_of
 from fedtrain.config import Experiment, from_flat, to_flat
 from fedtrain.config.digest import config_digest
 from fedtrain.errors import ConfigError
 from fedtrain.flower.transport import Party, Summing
-from fedtrain.ledger import client_folder, find_policy
 
 
 def open_party(context: Context) -> Party | None:
     """Return what a client knows and insists on: from its own folder, and from the experiment that it was given.
 
-    Returns ``None`` if no folder is named that could hold its files.
+    On a machine of its own a client insists on sealed messages and masked updates unless its site file says otherwise,
+    whatever the experiment says, which comes from the server. Returns ``None`` if no folder is named that could hold
+    the files of a simulated client.
 
     Raises:
-        ClientError: the node is not one of a simulation.
+        ClientError: the node is no client.
         SiteError: its site file cannot be used.
     """
     experiment, config = _experiment(tuple(sorted(context.run_config.items())))
-    client, transport = client_number(context, experiment.federation.clients), experiment.transport
+    host, transport = host_of(context, experiment), experiment.transport
     try:
-        folder = client_folder(experiment, client)
+        folder = host.folder(experiment)
     except ConfigError:
         return None
-    policy = find_policy(folder)
+    policy, own = host.policy(experiment), host.node is not None
+    sealed, secagg = (None, None) if policy is None else (policy.sealed, policy.secagg)
     return Party(
-        client=client,
+        client=host.client,
         folder=folder,
         config=config,
-        sealed=transport.sealed is True or (policy is not None and policy.sealed),
-        secagg=transport.secagg.enabled is True or (policy is not None and policy.secagg),
+        sealed=transport.sealed is True or (own if sealed is None else sealed),
+        secagg=transport.secagg.enabled is True or (own if secagg is None else secagg),
         minimum=2 if policy is None else policy.minimum_cohort,
         summing=Summing.of(experiment),
+        node=host.node,
     )
 
 

@@ -40,7 +40,7 @@ def answer_privately(content: RecordDict, work: Work, records: Records) -> Recor
     experiment, run = work.site.experiment, cast("str", work.config[protocol.RUN])
     known = cast("int", cast("ConfigRecord", content[protocol.LEDGER])[protocol.KNOWN])
     noise_multiplier = cast("float", work.config[protocol.NOISE_MULTIPLIER])
-    node = open_node(experiment, work.client)
+    node = open_node(experiment, work.host)
     dataset = node.dataset_of(records)
     with node.open_ledger(dataset) as ledger:
         if experiment.privacy.secret_cohorts:

@@ -9,8 +9,9 @@ from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
 import fedtrain
-from clients.work import client_number
+from clients.host import host_of
 from fedtrain.config import from_flat
+from fedtrain.deployment import NODE
 from fedtrain.errors import (
     BudgetError,
     ClientError,
@@ -23,7 +24,6 @@ from fedtrain.errors import (
     TaskError,
 )
 from fedtrain.files import append_bytes
-from fedtrain.ledger import client_folder
 
 # Their texts name files, layers, budgets and numbers of the plan. Errors about data may name a row or a value.
 _HARMLESS = frozenset(
@@ -33,15 +33,16 @@ _LIBRARY = (Path(fedtrain.__file__).parent, Path(__file__).parent)
 
 
 def reticent(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """In a private mode, replace an exception that may quote a record by one that says nothing of the records.
+    """Replace an exception that may quote a record by one that says nothing of the records.
 
-    Passed on are the texts of errors that the library itself raised about keys, ledgers, budgets, storage, the plan and
-    the model. The traceback of any other goes to the client's own folder.
+    That is in a private mode, and on a machine of the client's own in any. Passed on are the texts of errors that the
+    library itself raised about keys, ledgers, budgets, storage, the plan and the model. The traceback of any other goes
+    to the client's own folder.
 
     Raises:
         FedtrainError: as above; a `ClientError` in the place of any other exception.
     """
-    if context.run_config.get("privacy.mode") == "none":
+    if context.run_config.get("privacy.mode") == "none" and NODE not in context.node_config:
         return call_next(message, context)
     try:
         return call_next(message, context)
@@ -70,7 +71,7 @@ def _told_apart(error: BaseException) -> ClientError:
 
 def _log(context: Context, text: str) -> None:
     experiment = from_flat(context.run_config)
-    log = client_folder(experiment, client_number(context, experiment.federation.clients)) / "errors.log"
+    log = host_of(context, experiment).folder(experiment) / "errors.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     os.close(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     append_bytes(log, text.encode(errors="replace"))

@@ -4,11 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
+from flwr.app import Context
 from torch import nn
 
+from clients.host import host_of
+from clients.node import refuse_task
 from fedtrain.config import Experiment, from_flat
-from fedtrain.data import DataStore, Partitions, open_store, partition
+from fedtrain.data import DataInfo, Partitions, Split, open_store, partition
+from fedtrain.data.site import open_site as open_records
+from fedtrain.data.site import read_site_data
+from fedtrain.deployment import NodeFolder
 from fedtrain.device import resolve_device
 from fedtrain.errors import ClientError
 from fedtrain.privacy import PrivacyPlan, calibrate
@@ -19,11 +26,16 @@ from fedtrain.training import Records
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """Everything of an experiment that does not change from message to message; each trains a copy of the model."""
+    """Everything of an experiment that does not change from message to message; each trains a copy of the model.
+
+    Attributes:
+        train: all training records that are on this machine.
+        partitions: which of them each simulated client holds; ``None`` where there is one client, which holds all.
+    """
 
     experiment: Experiment
-    store: DataStore
-    partitions: Partitions
+    train: Split
+    partitions: Partitions | None
     task: Task
     model: nn.Module
 
@@ -33,30 +45,63 @@ class Site:
         Raises:
             ClientError: the client has none.
         """
-        rows = self.partitions.indices(client)
+        rows = np.arange(len(self.train)) if self.partitions is None else self.partitions.indices(client)
         if len(rows) == 0:
             raise ClientError(f"client {client} has no records")
-        train = self.store.train
+        train = self.train
         return Records(features=torch.from_numpy(train.features[rows]), labels=torch.from_numpy(train.labels[rows]))
 
 
-def open_site(run_config: Mapping[str, object]) -> Site:
-    """Return the site of a run config, made at the first call in a process."""
-    return _open(tuple(sorted(run_config.items())))
+def site_of(context: Context) -> Site:
+    """Return the site of a message's run config.
+
+    Raises:
+        BudgetError: the client's site file does not allow its task.
+    """
+    experiment = from_flat(context.run_config)
+    host = host_of(context, experiment)
+    refuse_task(experiment, host)
+    return open_site(context.run_config, host.node)
+
+
+def open_site(run_config: Mapping[str, object], node: NodeFolder | None = None) -> Site:
+    """Return the site of a run config, made at the first call in a process.
+
+    Args:
+        run_config: the experiment.
+        node: the machine whose own records are trained on; ``None`` in a simulation.
+    """
+    return _open(tuple(sorted(run_config.items())), node)
 
 
 @lru_cache(maxsize=1)
-def _open(items: tuple[tuple[str, object], ...]) -> Site:
+def _open(items: tuple[tuple[str, object], ...], node: NodeFolder | None) -> Site:
     experiment = from_flat(dict(items))
-    store = open_store(experiment.data, seed=experiment.seed)
-    task = build_task(experiment.task, store.info)
+    info, train, partitions = _simulated(experiment) if node is None else _own(experiment, node)
+    task = build_task(experiment.task, info)
     return Site(
         experiment=experiment,
-        store=store,
-        partitions=partition(store, experiment.data, clients=experiment.federation.clients, seed=experiment.seed),
+        train=train,
+        partitions=partitions,
         task=task,
         model=task.model().to(resolve_device(experiment.device)),
     )
+
+
+def _simulated(experiment: Experiment) -> tuple[DataInfo, Split, Partitions]:
+    store = open_store(experiment.data, seed=experiment.seed)
+    clients = experiment.federation.clients
+    return store.info, store.train, partition(store, experiment.data, clients=clients, seed=experiment.seed)
+
+
+def _own(experiment: Experiment, node: NodeFolder) -> tuple[DataInfo, Split, None]:
+    site = open_records(
+        read_site_data(node.path),
+        folder=node.path,
+        classes=experiment.data.classes,
+        feature_columns=experiment.data.feature_columns,
+    )
+    return site.info, site.train, None
 
 
 @lru_cache(maxsize=8)

@@ -2,7 +2,7 @@
 
 from flwr.app import ArrayRecord, Context, MetricRecord, RecordDict
 
-from clients.node import refuse_without_privacy
+from clients.node import refuse_mode
 from clients.private import answer_privately
 from clients.site import Site
 from clients.work import open_work
@@ -17,9 +17,9 @@ def train(content: RecordDict, context: Context, site: Site) -> RecordDict:
     number of records and the mean loss.
     """
     work = open_work(content, context, site)
+    refuse_mode(site.experiment, work.host)
     if site.experiment.privacy.mode != "none":
         return answer_privately(content, work, site.records(work.client))
-    refuse_without_privacy(site.experiment, work.client)
     records = site.records(work.client)
     loss = train_plain(work.model, site.task, records, site.experiment.training, work.settings)
     metrics = MetricRecord({protocol.WEIGHT: float(len(records)), protocol.LOSS: loss})

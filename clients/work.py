@@ -6,11 +6,10 @@ from typing import cast
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, RecordDict
-from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY
 from torch import nn
 
+from clients.host import Host, host_of
 from clients.site import Site
-from fedtrain.errors import ClientError
 from fedtrain.flower import protocol
 from fedtrain.seeding import derive_seed
 from fedtrain.tasks import trainable_names
@@ -23,7 +22,7 @@ class Work:
 
     Attributes:
         site: what does not change from message to message.
-        client: the client's number.
+        host: where the client runs.
         received: the model as it was received.
         config: the server's settings for the round.
         settings: the same, as the local step takes them.
@@ -31,11 +30,16 @@ class Work:
     """
 
     site: Site
-    client: int
+    host: Host
     received: ArrayRecord
     config: ConfigRecord
     settings: RoundSettings
     model: nn.Module
+
+    @property
+    def client(self) -> int:
+        """The client's number."""
+        return self.host.client
 
     @property
     def round_number(self) -> int:
@@ -57,10 +61,10 @@ def open_work(content: RecordDict, context: Context, site: Site) -> Work:
     """Read what a message asks for.
 
     Raises:
-        ClientError: this node is not part of a simulation.
+        ClientError: this node is no client.
     """
     experiment = site.experiment
-    client = client_number(context, experiment.federation.clients)
+    host = host_of(context, experiment)
     received = cast("ArrayRecord", content[protocol.ARRAYS])
     config = cast("ConfigRecord", content[protocol.CONFIG])
     # A process trains one client after another: what a layer keeps, or a failure leaves, must not reach the next.
@@ -69,25 +73,8 @@ def open_work(content: RecordDict, context: Context, site: Site) -> Work:
     settings = RoundSettings(
         learning_rate=cast("float", config[protocol.LEARNING_RATE]),
         proximal_mu=cast("float", config.get(protocol.PROXIMAL_MU, 0.0)),
-        seed=derive_seed(experiment.seed, "client", client, cast("int", config[protocol.ROUND])),
+        seed=derive_seed(experiment.seed, "client", host.client, cast("int", config[protocol.ROUND])),
     )
     # A layer such as dropout draws from torch's global generator.
     torch.manual_seed(derive_seed(settings.seed, "layers"))
-    return Work(site=site, client=client, received=received, config=config, settings=settings, model=model)
-
-
-def client_number(context: Context, clients: int) -> int:
-    """Return which client of the simulated federation this node is.
-
-    Raises:
-        ClientError: the node is not one of a simulation of so many clients.
-    """
-    number, nodes = context.node_config.get(PARTITION_ID_KEY), context.node_config.get(NUM_PARTITIONS_KEY)
-    if number is None or nodes is None:
-        raise ClientError(
-            f"this node is not part of a simulation: its node config has no {PARTITION_ID_KEY}; noise from a seed that "
-            "the server knows protects nobody outside of a simulation"
-        )
-    if nodes != clients:
-        raise ClientError(f"the simulation has {nodes} nodes and federation.clients = {clients}; make them equal")
-    return int(number)
+    return Work(site=site, host=host, received=received, config=config, settings=settings, model=model)

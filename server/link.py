@@ -6,7 +6,6 @@ from secrets import token_bytes
 
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
-from flwr.superlink.grid.http_grid import HttpGrid
 from torch import nn
 
 from fedtrain.config import Experiment, aggregation_problem, to_flat
@@ -20,7 +19,7 @@ from fedtrain.secagg import check_noise
 from fedtrain.transport import SessionOffer
 
 # A client that has not announced its keys by then is not waited for.
-_PATIENCE = 120.0
+PATIENCE = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +35,19 @@ class Transport:
     secagg: bool
 
     @classmethod
-    def of(cls, experiment: Experiment, grid: Grid) -> "Transport":
+    def of(cls, experiment: Experiment, *, remote: bool) -> "Transport":
         """Return what an experiment asks for, with both on where clients are on other machines and nothing is said.
+
+        Args:
+            experiment: the experiment.
+            remote: whether they are.
 
         Raises:
             ConfigError: the experiment cannot use secure aggregation.
         """
-        deployed, wanted = isinstance(grid, HttpGrid), experiment.transport
-        sealed = deployed if wanted.sealed is None else wanted.sealed
-        secagg = deployed if wanted.secagg.enabled is None else wanted.secagg.enabled
+        wanted = experiment.transport
+        sealed = remote if wanted.sealed is None else wanted.sealed
+        secagg = remote if wanted.secagg.enabled is None else wanted.secagg.enabled
         if secagg and (problem := aggregation_problem(experiment)):
             raise ConfigError(problem)
         return cls(sealed=sealed, secagg=secagg)
@@ -72,7 +75,7 @@ class Link:
         """End the session, if there is one: clients delete their keys. Return those that did not say so."""
         if self.session is None:
             return ()
-        return end_session(self.grid, self.clients, self.session, timeout=min(timeout, _PATIENCE))
+        return end_session(self.grid, self.clients, self.session, timeout=min(timeout, PATIENCE))
 
 
 def open_link(
@@ -110,7 +113,7 @@ def open_link(
         identity=identity,
         key=SealingKey(token_bytes(32)),
         roster=roster,
-        timeout=min(federation.deadline, _PATIENCE),
+        timeout=min(federation.deadline, PATIENCE),
     )
     present = {node: client for node, client in clients.items() if client in session.announcements}
     if len(present) < federation.cohort:

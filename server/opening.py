@@ -1,9 +1,7 @@
 """Begin the proof of a private run, or go on with that of a run that is resumed."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from itertools import pairwise
-from secrets import token_hex
 
 from flwr.serverapp import Grid
 
@@ -22,22 +20,31 @@ from server.proof import Proof, opening
 
 
 def open_proof(
-    grid: Grid, clients: Mapping[int, int], preparation: Preparation, plan: PrivacyPlan, folder: RunFolder, *, done: int
-) -> tuple[Proof, dict[int, int]]:
-    """Begin the record of a run, or go on with that of a run that is resumed; return it with the clients that joined.
-
-    In a simulation the clients' keys are those that they show at the first start; the roster then pins them.
+    grid: Grid,
+    clients: Mapping[int, int],
+    preparation: Preparation,
+    plan: PrivacyPlan,
+    folder: RunFolder,
+    *,
+    log: RunLog,
+    run: str,
+    roster: Roster,
+    done: int,
+) -> Proof:
+    """Begin the record of a run, or go on with that of a run that is resumed.
 
     Args:
         grid: where the clients are.
-        clients: the client of each node.
+        clients: the client of each node; all are in the roster.
         preparation: what was made before.
         plan: the privacy plan.
         folder: the run folder.
+        log: the record so far.
+        run: id of the run.
+        roster: the pinned identities.
         done: rounds that are complete.
 
     Raises:
-        ClientError: fewer clients joined than a cohort needs.
         LedgerError: the record or a copy of a ledger is damaged.
         BudgetError: a round would have to be repeated that was released, and was reserved once.
         StorageError: the run folder cannot be written.
@@ -45,23 +52,8 @@ def open_proof(
     experiment = preparation.experiment
     federation, privacy = experiment.federation, experiment.privacy
     assert privacy.mode != "none"
-    identity = Identity.load_or_create(folder.key)
-    log = RunLog.open(folder.record, identity)
-    _refuse_gaps(folder, log, done)
-    run = opening(log).run if log.records else token_hex(16)
     if privacy.secret_cohorts and privacy.noise == "secure":
         _refuse_repetition(log.records, done)
-    # What clients state now covers the rounds that are complete: later ones are asked again.
-    ask = partial(ask_ledgers, grid, clients, run=run, round_number=done, known={}, timeout=federation.deadline)
-    shown, silent = ask(noise_multiplier=None)
-    if folder.roster.exists():
-        roster = Roster.read(folder.roster)
-    else:
-        roster = Roster(server=identity.public, clients={client: ledger.key for client, ledger in shown.items()})
-    joined = {node: client for node, client in clients.items() if client in roster.clients}
-    _require_cohort(len(joined), federation.cohort, silent)
-    if not folder.roster.exists():
-        roster.write(folder.roster)
     copies = LedgerCopies(folder.path / "ledgers", roster.clients)
     proof = Proof(
         plan=plan, noise=privacy.noise, log=log, roster=roster, copies=copies, withheld=privacy.secret_cohorts
@@ -80,18 +72,25 @@ def open_proof(
                 fedtrain=__version__,
             )
         )
-    if privacy.secret_cohorts:
-        shown, _ = ask(noise_multiplier=plan.noise_multiplier)
+    # What clients state now covers the rounds that are complete: later ones are asked again.
+    shown, _ = ask_ledgers(
+        grid,
+        clients,
+        run=run,
+        round_number=done,
+        noise_multiplier=plan.noise_multiplier if privacy.secret_cohorts else None,
+        known={},
+        timeout=federation.deadline,
+    )
     for client, ledger in shown.items():
-        if client in roster.clients:
-            proof.take(client, ledger, first=0)
-    return proof, joined
+        proof.take(client, ledger, first=0)
+    return proof
 
 
 def pinned_roster(
     grid: Grid, clients: Mapping[int, int], folder: RunFolder, identity: Identity, *, cohort: int, timeout: float
 ) -> Roster:
-    """Return the keys of a run without ledgers: those that the clients show at the first start, and then no others.
+    """Return the keys of a simulation: those that the clients show at the first start, and then no others.
 
     Raises:
         ClientError: fewer clients show a key than a cohort needs.
@@ -104,15 +103,11 @@ def pinned_roster(
             raise KeyFileError(f"{folder.roster} names another key of the server than {folder.key} holds; put it back")
         return roster
     keys, silent = ask_keys(grid, clients, timeout=timeout)
-    _require_cohort(len(keys), cohort, silent)
+    if len(keys) < cohort:
+        raise ClientError(f"{len(keys)} clients joined, and federation.cohort = {cohort}:\n{by_client(silent)}")
     roster = Roster(server=identity.public, clients=keys)
     roster.write(folder.roster)
     return roster
-
-
-def _require_cohort(joined: int, cohort: int, silent: Mapping[int, str]) -> None:
-    if joined < cohort:
-        raise ClientError(f"{joined} clients joined, and federation.cohort = {cohort}:\n{by_client(silent)}")
 
 
 def _refuse_repetition(records: Sequence[Record], done: int) -> None:
@@ -133,12 +128,19 @@ def _refuse_repetition(records: Sequence[Record], done: int) -> None:
             )
 
 
-def _refuse_gaps(folder: RunFolder, log: RunLog, done: int) -> None:
-    """Refuse to go on without the record of what was asked before, or with other keys than those it names.
+def open_log(folder: RunFolder, identity: Identity, *, done: int) -> RunLog:
+    """Open the record of a private run.
+
+    Args:
+        folder: the run folder.
+        identity: the server's identity.
+        done: rounds that are complete.
 
     Raises:
-        LedgerError: likewise.
+        LedgerError: it is damaged, or what was asked before is gone from it, or the keys that it names are.
+        StorageError: it cannot be read.
     """
+    log = RunLog.open(folder.record, identity)
     if not log.records and done:
         raise LedgerError(
             f"{folder.record} is gone, and {done} rounds were completed: without it nobody can tell what was asked. "
@@ -151,3 +153,4 @@ def _refuse_gaps(folder: RunFolder, log: RunLog, done: int) -> None:
                 f"{folder.roster} is gone, or does not hold the keys that the run was opened with. Put it back, or "
                 "begin another run"
             )
+    return log

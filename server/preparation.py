@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedtrain.config import Experiment
-from fedtrain.data import DataStore, label_histogram, open_store, partition
+from fedtrain.data import DataStore, label_histogram, open_store, open_test, partition
 from fedtrain.device import resolve_device
+from fedtrain.errors import PrivacySpecError
 from fedtrain.ledger import client_folder, find_policy
 from fedtrain.privacy import PrivacyPlan, calibrate
 from fedtrain.privacy.spec import privacy_spec
@@ -22,21 +23,34 @@ class Preparation:
     """What the rounds work with.
 
     Attributes:
-        histogram: training records, shape (clients, classes).
+        store: the test records, and in a simulation the training records of all clients.
+        histogram: training records, shape (clients, classes); ``None`` where they are on machines of their own.
         model: the initial model; also where weights are loaded into for evaluation.
         plan: the privacy plan; ``None`` without privacy.
     """
 
     experiment: Experiment
     store: DataStore
-    histogram: NDArray[np.int64]
+    histogram: NDArray[np.int64] | None
     task: Task
     model: nn.Module
     plan: PrivacyPlan | None
 
+    @property
+    def shown_histogram(self) -> NDArray[np.int64] | None:
+        """The histogram where it may be shown.
 
-def prepare(experiment: Experiment) -> Preparation:
+        Whoever trains with secure noise means it: then nothing is shown that is read directly from the data.
+        """
+        return self.histogram if self.plan is None or self.experiment.privacy.noise == "seeded" else None
+
+
+def prepare(experiment: Experiment, *, deployed: bool = False) -> Preparation:
     """Open the data, build task and model, and make the privacy plan.
+
+    Args:
+        experiment: the experiment.
+        deployed: whether clients are on machines of their own, and their training records with them.
 
     Raises:
         UsageError: what cannot be used, before anything is trained.
@@ -45,11 +59,14 @@ def prepare(experiment: Experiment) -> Preparation:
     plan = None
     if experiment.privacy.mode != "none":
         plan = calibrate(privacy_spec(experiment), noise_multiplier=experiment.privacy.noise_multiplier)
-        for client in range(experiment.federation.clients):
+        if deployed and experiment.privacy.noise == "seeded":
+            raise PrivacySpecError(
+                'privacy.noise = "seeded" is for simulations: who knows the seed subtracts the noise; set "secure"'
+            )
+        for client in () if deployed else range(experiment.federation.clients):
             # A simulated client's site file is here: what is wrong with it is better said before anything is trained.
             find_policy(client_folder(experiment, client))
-    store = open_store(experiment.data, seed=experiment.seed)
-    partitions = partition(store, experiment.data, clients=experiment.federation.clients, seed=experiment.seed)
+    store, histogram = (open_test(experiment.data), None) if deployed else _simulated(experiment)
     task = build_task(experiment.task, store.info)
     torch.manual_seed(derive_seed(experiment.seed, "model"))
     model = task.model()
@@ -62,8 +79,15 @@ def prepare(experiment: Experiment) -> Preparation:
     return Preparation(
         experiment=experiment,
         store=store,
-        histogram=label_histogram(store, partitions),
+        histogram=histogram,
         task=task,
         model=model.to(device),
         plan=plan,
     )
+
+
+def _simulated(experiment: Experiment) -> tuple[DataStore, NDArray[np.int64]]:
+    store = open_store(experiment.data, seed=experiment.seed)
+    clients = experiment.federation.clients
+    partitions = partition(store, experiment.data, clients=clients, seed=experiment.seed)
+    return store, label_histogram(store, partitions)

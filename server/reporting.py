@@ -44,9 +44,7 @@ def build_report(
         StorageError: the closing record cannot be written.
     """
     experiment, info = preparation.experiment, preparation.store.info
-    # Whoever trains with secure noise means it: then the report has nothing that is read directly from the data.
-    counted = experiment.privacy.noise == "seeded" or proof is None
-    evaluations = state.evaluations
+    evaluations, shown = state.evaluations, preparation.shown_histogram
     report = Report(
         schema=SCHEMA,
         fedtrain=__version__,
@@ -65,10 +63,10 @@ def build_report(
             kind=info.kind,
             shape=info.shape,
             classes=info.classes,
-            train_records=len(preparation.store.train) if counted else None,
+            train_records=len(preparation.store.train) if shown is not None else None,
             test_records=len(preparation.store.test),
             clients=experiment.federation.clients,
-            histogram=tuple(map(tuple, preparation.histogram.tolist())) if counted else None,
+            histogram=None if shown is None else tuple(map(tuple, shown.tolist())),
         ),
         round_log=tuple(_published(entry, withheld=proof is not None and proof.withheld) for entry in state.round_log),
         model=ModelSummary(

@@ -1,23 +1,24 @@
 """A whole run: prepare, train round after round, save after each, report whatever happens."""
 
 import logging
-from secrets import token_hex
+from collections.abc import Callable
+from functools import partial
 
 from flwr.serverapp import Grid
+from flwr.superlink.grid.http_grid import HttpGrid
 
 from fedtrain.config import Experiment
-from fedtrain.crypto import Identity
 from fedtrain.data import format_histogram
+from fedtrain.deployment import ServerFolder
 from fedtrain.errors import AggregationError, BudgetError, FedtrainError, StorageError
 from fedtrain.files import append_line
 from fedtrain.report import Evaluation, Report
 from fedtrain.report.html import render_html
 from fedtrain.report.transport import summary
-from fedtrain.transport import SessionOffer
 from server.federation import clients_of
 from server.folder import RunFolder
-from server.link import Link, Transport, checked_summing, open_link
-from server.opening import open_proof, pinned_roster
+from server.gathering import Gathering, gather_members, gather_simulated, read_members
+from server.link import Link, Transport, checked_summing
 from server.preparation import Preparation, prepare
 from server.proof import Proof
 from server.reporting import Status, build_report
@@ -38,41 +39,26 @@ def run_experiment(grid: Grid, experiment: Experiment) -> None:
         RunError: the run failed; its folder holds what was reached, and it can be resumed.
         KeyboardInterrupt: likewise, when a person stopped it.
     """
-    preparation = prepare(experiment)
-    federation = experiment.federation
-    transport = Transport.of(experiment, grid)
+    server = ServerFolder.of_environment()
+    preparation = prepare(experiment, deployed=server is not None)
+    transport = Transport.of(experiment, remote=server is not None or isinstance(grid, HttpGrid))
     summing = checked_summing(experiment, preparation.model, preparation.plan) if transport.secagg else None
-    clients = clients_of(grid, clients=federation.clients, timeout=federation.deadline)
+    federation = experiment.federation
+    if server is None:
+        clients = clients_of(grid, clients=federation.clients, timeout=federation.deadline)
+        gather: Callable[..., Gathering] = partial(gather_simulated, grid, clients)
+    else:
+        gather = partial(gather_members, grid, read_members(server, clients=federation.clients))
     folder = RunFolder.open(experiment)
     start = folder.load_checkpoint() or initial_state(preparation)
-    run, starts = folder.started()
-    screen = make_screen(experiment.output.screen, rounds=federation.rounds, done=start.round_number)
+    done = start.round_number
+    screen = make_screen(experiment.output.screen, rounds=federation.rounds, done=done)
     screen.say(_introduction(preparation))
-    proof = None
-    if preparation.plan is not None:
-        proof, clients = open_proof(grid, clients, preparation, preparation.plan, folder, done=start.round_number)
-        run = proof.run
-        for client, reason in proof.refused.items():
+    gathering = gather(preparation, transport, summing, folder, done=done)
+    if gathering.proof is not None:
+        for client, reason in gathering.proof.refused.items():
             screen.say(f"client {client} does not take part: {reason}")
-    link = Link(grid=grid, clients=clients)
-    if transport.sealed or transport.secagg:
-        identity = Identity.load_or_create(folder.key)
-        roster = (
-            pinned_roster(grid, clients, folder, identity, cohort=federation.cohort, timeout=federation.deadline)
-            if proof is None
-            else proof.roster
-        )
-        link = open_link(
-            grid,
-            {node: client for node, client in clients.items() if client in roster.clients},
-            experiment,
-            transport,
-            offer=SessionOffer(run=run, session=token_hex(16), roster=roster.digest, start=starts),
-            identity=identity,
-            roster=roster,
-            summing=summing,
-        )
-    Run(preparation, folder, screen, start, proof, run=run).execute(link)
+    Run(preparation, folder, screen, start, gathering.proof, run=gathering.run).execute(gathering.link)
 
 
 class Run:
@@ -204,11 +190,11 @@ def _introduction(preparation: Preparation) -> str:
     text = (
         f"{experiment.name}: {federation.rounds} rounds, {federation.cohort} of {federation.clients} clients a round, "
     )
-    if experiment.privacy.mode == "none" or experiment.privacy.noise == "seeded":
+    if (histogram := preparation.shown_histogram) is not None:
         text += (
             f"{len(preparation.store.train)} training and {len(preparation.store.test)} test records\n"
             "training records of each client and class:\n"
-            f"{format_histogram(preparation.histogram, info.classes)}\n"
+            f"{format_histogram(histogram, info.classes)}\n"
         )
     else:
         text += f"{len(preparation.store.test)} test records\n"

@@ -93,7 +93,10 @@ class Data(Section):
     """Where the records come from."""
 
     source: Literal["digits", "parquet", "npz", "images", "hub"] = Field("digits", description="kind of source")
-    path: str | None = Field(None, description="training data: a file, a folder or a glob pattern")
+    path: str | None = Field(
+        None,
+        description="training data: a file, a folder or a glob pattern; unset in a deployment: sites have their own",
+    )
     test_path: str | None = Field(None, description="test data, which no client sees")
     test_fraction: Fraction | None = Field(
         None, description="the fraction of the records to hold out as test data; digits: 0.2 if unset"
@@ -102,6 +105,11 @@ class Data(Section):
     subset: str | None = Field(None, description="hub: the configuration of the data set")
     image_column: str | None = Field(None, description="column of the image; unset: the first image column")
     label_column: str = Field("label", description="column of the label")
+    classes: str | None = Field(
+        None,
+        description="names of the classes, comma-separated, in the order of their numbers; unset: those of the "
+        "records. A deployment needs it: no site has to have records of every class",
+    )
     feature_columns: str | None = Field(None, description="tabular: columns, comma-separated; unset: all others")
     max_records: Count | None = Field(None, description="use only so many training records, drawn with the seed")
     cache: str | None = Field(None, description="folder of decoded data; unset: the user's cache folder")
@@ -109,7 +117,7 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.source in {"parquet", "npz", "images"} and self.path is None:
+        if self.source in {"parquet", "npz", "images"} and self.path is None and self.test_path is None:
             raise ValueError(f'path is not set, and source = "{self.source}" reads it')
         if self.source == "hub" and self.dataset is None:
             raise ValueError('dataset is not set, and source = "hub" reads it')
@@ -119,7 +127,15 @@ class Data(Section):
             raise ValueError("there is no test data: set test_path, or test_fraction to hold a part of the records out")
         if self.partition.kind == "natural" and self.partition.column is None:
             raise ValueError('partition.column is not set, and partition.kind = "natural" reads it')
+        names = self.class_names
+        if names is not None and (not all(names) or len(set(names)) < len(names)):
+            raise ValueError(f"classes = {self.classes!r} has an empty name, or one twice")
         return self
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes, where they are given."""
+        return None if self.classes is None else tuple(name.strip() for name in self.classes.split(","))
 
 
 class TaskConfig(Section):

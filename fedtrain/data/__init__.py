@@ -2,7 +2,7 @@
 
 from fedtrain.data.histogram import format_histogram, label_histogram
 from fedtrain.data.partition import Partitions, partition
-from fedtrain.data.store import open_store
+from fedtrain.data.store import open_store, open_test
 from fedtrain.data.types import DataInfo, DataStore, Labels, Split
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "format_histogram",
     "label_histogram",
     "open_store",
+    "open_test",
     "partition",
 ]

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from fedtrain.config import Data
 from fedtrain.data.cache import Entry, cache_folder, cached
+from fedtrain.data.classes import decode_numbers, with_classes
 from fedtrain.data.inputs import input_files
 from fedtrain.data.sources import decode
 from fedtrain.data.types import DataInfo, DataStore, Split
-from fedtrain.errors import DataError
+from fedtrain.errors import ConfigError, DataError
 
 FORMAT = 1
 """Version of the decoded arrays; raising it makes every cached store be decoded again."""
@@ -40,17 +41,21 @@ def open_store(data: Data, *, seed: int) -> DataStore:
         The store. Its arrays are memory-mapped and read-only.
 
     Raises:
-        DataError: the source is missing, malformed or empty.
+        DataError: the source is missing, malformed or empty, or has labels that are not among ``classes``.
         StorageError: the cache cannot be written.
     """
+    if data.source in {"parquet", "npz", "images"} and data.path is None:
+        raise DataError(
+            "data.path is not set: a simulation reads the training records of all clients; in a deployment they are at "
+            "the sites"
+        )
     fraction = data.test_fraction
     if data.source == "digits" and fraction is None:
         fraction = _DIGITS_TEST_FRACTION
-    folder = cache_folder(data.cache) / f"{data.source}-{_digest(data, fraction=fraction, seed=seed)}"
+    folder = cache_folder(data.cache) / f"{data.source}-{digest_of(data, fraction=fraction, seed=seed)}"
     entry = cached(folder, lambda: _build(data, fraction=fraction, seed=seed))
-    info = DataInfo(kind=entry.meta["kind"], shape=tuple(entry.meta["shape"]), classes=tuple(entry.meta["classes"]))
     return DataStore(
-        info=info,
+        info=info_of(entry),
         train=Split(
             features=entry.arrays["train_features"],
             labels=entry.arrays["train_labels"],
@@ -61,7 +66,75 @@ def open_store(data: Data, *, seed: int) -> DataStore:
     )
 
 
-def _digest(data: Data, *, fraction: float | None, seed: int) -> str:
+def open_test(data: Data) -> DataStore:
+    """Open the test records of a deployment, whose training records are on machines of their own.
+
+    Returns:
+        The store, without training records. Its arrays are memory-mapped and read-only.
+
+    Raises:
+        ConfigError: the classes or the test records are not named, or a field is set that is for simulations.
+        DataError: the test records are missing, malformed or empty, or have labels that are not among the classes, or
+            columns of categories.
+        StorageError: the cache cannot be written.
+    """
+    _refuse_simulated(data)
+    alone = data.model_copy(update={"path": data.test_path, "test_path": None})
+    entry = cached(
+        cache_folder(data.cache) / f"test-{data.source}-{digest_of(alone, fraction=None, seed=0)}",
+        lambda: _build_test(alone),
+    )
+    features, labels = entry.arrays["features"], entry.arrays["labels"]
+    return DataStore(
+        info=info_of(entry),
+        train=Split(features=features[:0], labels=labels[:0]),
+        test=Split(features=features, labels=labels),
+    )
+
+
+def _build_test(data: Data) -> Entry:
+    decoded = decode_numbers(data)
+    arrays: dict[str, NDArray[Any]] = {"features": decoded.train.features, "labels": decoded.train.labels}
+    return Entry(meta=asdict(decoded.info), arrays=arrays)
+
+
+def _refuse_simulated(data: Data) -> None:
+    if data.source in {"digits", "hub"}:
+        raise ConfigError(
+            f'data.source = "{data.source}" is for simulations: in a deployment each site has its own records, and '
+            'data.source says what the test records are: "parquet", "npz" or "images"'
+        )
+    if data.classes is None:
+        raise ConfigError(
+            "data.classes is not set: in a deployment it names the classes, since no site has to have records of all"
+        )
+    if data.test_path is None:
+        raise ConfigError("data.test_path is not set: in a deployment the server has test records alone")
+    simulated = {
+        "data.path": data.path is not None,
+        "data.max_records": data.max_records is not None,
+        "data.partition.kind": data.partition.kind != "iid",
+    }
+    if given := [field for field, is_set in simulated.items() if is_set]:
+        raise ConfigError(f"{given[0]} is for simulations: in a deployment each site has its own records; unset it")
+
+
+def info_of(entry: Entry) -> DataInfo:
+    """Return the facts about a data set that are kept beside its arrays."""
+    return DataInfo(kind=entry.meta["kind"], shape=tuple(entry.meta["shape"]), classes=tuple(entry.meta["classes"]))
+
+
+def digest_of(data: Data, *, fraction: float | None, seed: int) -> str:
+    """Return what identifies decoded arrays: a digest of all that determines them.
+
+    Args:
+        data: where the records come from.
+        fraction: the fraction that is held out, if one is.
+        seed: seeds what is drawn.
+
+    Raises:
+        DataError: an input file is missing.
+    """
     facts = data.model_dump(exclude={"cache", "partition", "path", "test_path"})
     facts |= {
         "format": FORMAT,
@@ -83,7 +156,7 @@ def _identify(file: Path) -> tuple[str, int, int]:
 
 
 def _build(data: Data, *, fraction: float | None, seed: int) -> Entry:
-    decoded = decode(data)
+    decoded = with_classes(decode(data), data.class_names)
     train, test = decoded.train, decoded.test
     if fraction is not None:
         train, test = _hold_out(train, fraction, np.random.default_rng([seed, _HOLD_OUT]))

@@ -25,20 +25,22 @@ class SitePolicy(_Part):
         epsilon: budget of each data set, over all runs.
         delta: the delta of the budget.
         minimum_noise: the least noise multiplier that is allowed.
+        tasks: names of the tasks that are allowed; ``None`` if any is.
         modes: the privacy modes that are allowed; "none" is training without privacy.
         noise: where noise may come from.
-        sealed: whether the client answers sealed messages only.
-        secagg: whether it sends masked updates only.
+        sealed: whether the client answers sealed messages only; ``None`` if the file does not say.
+        secagg: whether it sends masked updates only; ``None`` if the file does not say.
         minimum_cohort: the least number of clients whose sum it is part of, in secure aggregation.
     """
 
     epsilon: Annotated[float, Field(gt=0)]
     delta: Annotated[float, Field(gt=0, lt=1)]
     minimum_noise: Annotated[float, Field(ge=0)] = 0.0
+    tasks: Annotated[tuple[str, ...] | None, Field(strict=False)] = None
     modes: Annotated[tuple[Mode, ...], Field(strict=False)] = ("record", "client")
     noise: Annotated[tuple[Noise, ...], Field(strict=False)] = ("seeded", "secure")
-    sealed: bool = False
-    secagg: bool = False
+    sealed: bool | None = None
+    secagg: bool | None = None
     minimum_cohort: Annotated[int, Field(ge=2)] = 2
 
 
@@ -49,13 +51,14 @@ class _Budget(_Part):
 
 class _Policy(_Part):
     minimum_noise: Annotated[float, Field(ge=0)] = 0.0
+    tasks: Annotated[tuple[str, ...] | None, Field(strict=False)] = None
     modes: Annotated[tuple[Mode, ...], Field(strict=False)] = ("record", "client")
     noise: Annotated[tuple[Noise, ...], Field(strict=False)] = ("seeded", "secure")
 
 
 class _Transport(_Part):
-    sealed: bool = False
-    secagg: bool = False
+    sealed: bool | None = None
+    secagg: bool | None = None
     minimum_cohort: Annotated[int, Field(ge=2)] = 2
 
 
@@ -63,6 +66,8 @@ class _Site(_Part):
     budget: _Budget
     policy: _Policy = _Policy()
     transport: _Transport = _Transport()
+    # Where the site's records are: fedtrain.data.site reads it.
+    data: dict[str, object] = {}
 
 
 def read_policy(path: Path) -> SitePolicy:
@@ -105,7 +110,7 @@ def _parsed(path: Path, data: bytes) -> SitePolicy:
         )
         raise SiteError(
             f"the site file {path} cannot be used:\n{problems}\nit has [budget] epsilon and delta, and may have "
-            "[policy] minimum_noise, modes and noise, and [transport] sealed, secagg and minimum_cohort"
+            "[policy] minimum_noise, tasks, modes and noise, [transport] sealed, secagg and minimum_cohort, and [data]"
         ) from error
     except (ValueError, RecursionError) as error:
         raise SiteError(f"the site file {path} is not TOML: {error}") from error

@@ -4,11 +4,15 @@ import json
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+from fedtrain import __version__
 from fedtrain.crypto import Identity, PublicIdentity, SignedEnvelope, canonical
-from fedtrain.errors import ForgeryError
+from fedtrain.errors import ForgeryError, TransportError
 
 PAYLOAD_TYPE = "application/vnd.fedtrain.session-offer.v1+json"
 END_TYPE = "application/vnd.fedtrain.session-end.v1+json"
+
+PROTOCOL = 1
+"""Which protocol is spoken in a session: what is in messages, and in which order. Both sides speak the same one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +24,14 @@ class SessionOffer:
         session: id of the session, 32 hexadecimal digits.
         roster: digest of the pinned identities.
         start: which start of the run's server it is, from 1. An offer of an earlier start is a replay.
+        protocol: the protocol that the server speaks. Whatever else changes, this field stays what it is.
     """
 
     run: str
     session: str
     roster: str
     start: int
+    protocol: int = PROTOCOL
 
     payload_type: ClassVar[str] = PAYLOAD_TYPE
 
@@ -39,21 +45,28 @@ class SessionOffer:
 
         Raises:
             ForgeryError: another identity signed, or what it signed is no offer.
+            TransportError: the server speaks another protocol.
         """
         data = envelope.verify(server, cls.payload_type)
         try:
             match json.loads(data):
+                case {"protocol": int(protocol)} if protocol != PROTOCOL:
+                    raise TransportError(
+                        f"the server speaks protocol {protocol} and this client protocol {PROTOCOL} (fedtrain "
+                        f"{__version__}): install the version of fedtrain that the server has"
+                    )
                 case {
+                    "protocol": int(protocol),
                     "roster": str(roster),
                     "run": str(run),
                     "session": str(session),
                     "start": int(start),
                     **rest,
-                } if not rest and not isinstance(start, bool) and start >= 1:
+                } if not rest and not isinstance(start, bool) and start >= 1 and not isinstance(protocol, bool):
                     offer = cls(run=run, session=session, roster=roster, start=start)
                 case _:
                     raise ForgeryError(
-                        "the offer of a session is not an object of run, session, roster and start, from 1"
+                        "the offer of a session is not an object of run, session, roster, protocol and start, from 1"
                     )
             form = offer._payload()
         except (ValueError, RecursionError) as error:
@@ -64,7 +77,13 @@ class SessionOffer:
 
     def _payload(self) -> bytes:
         return canonical(
-            {"roster": self.roster, "run": self.run, "session": self.session, "start": self.start},
+            {
+                "protocol": self.protocol,
+                "roster": self.roster,
+                "run": self.run,
+                "session": self.session,
+                "start": self.start,
+            }
         )
 
 

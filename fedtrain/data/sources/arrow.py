@@ -130,6 +130,7 @@ def decode_tables(train: Records, test: Records | None, role: Roles) -> Decoded:
         ),
         train=training,
         test=split(test, shape, owner=None) if test else None,
+        categorical=encoding.categorical if encoding else (),
     )
 
 

@@ -33,6 +33,11 @@ class TableEncoding:
         """
         return cls(columns=tuple((column, _categories(table[column], column, place)) for column in columns))
 
+    @property
+    def categorical(self) -> tuple[str, ...]:
+        """The columns of categories."""
+        return tuple(column for column, categories in self.columns if categories is not None)
+
     def encode(self, table: Any, *, place: Place) -> NDArray[np.float32]:
         """Return the features, shape (n, features), dtype float32.
 

@@ -52,12 +52,30 @@ def decode(data: Data) -> Decoded:
     test = _load(existing_file(data.test_path), "_test", owner=None) if data.test_path else None
     if test is not None and test.file.resolve() == train.file.resolve() and test.suffix == train.suffix:
         raise DataError(f"{test.file} is both training and test data; give path and test_path different files")
+    return _decoded(train, test, owner=data.partition.column)
+
+
+def decode_arrays(name: str, x: object, y: object) -> Decoded:
+    """Read records that are arrays in memory, as `decode` does those of an archive without owners.
+
+    Args:
+        name: what they are called in errors.
+        x: features.
+        y: labels.
+
+    Raises:
+        DataError: they are malformed.
+    """
+    return _decoded(_Arrays(file=Path(name), suffix="", x=np.asarray(x), y=np.asarray(y), owner=None), None, owner=None)
+
+
+def _decoded(train: _Arrays, test: _Arrays | None, *, owner: str | None) -> Decoded:
     features = _features(train)
     labels = _labels(train)
     categories = label_categories(labels, place=train.place)
     owners = None
     if train.owner is not None:
-        coded = _coded(train, train.owner, f"{data.partition.column}{train.suffix}")
+        coded = _coded(train, train.owner, f"{owner}{train.suffix}")
         owners = coded.encode(coded.categories(), what="owner", place=train.place)
     info = DataInfo(
         kind="image" if features.ndim > 2 else "table",  # noqa: PLR2004  # (n, features)

@@ -14,11 +14,13 @@ class Decoded:
         info: the kind and shape of a record, and the classes.
         train: the training records, with their owners where ``partition.column`` is set.
         test: the test records where the source has them apart, else ``None``.
+        categorical: the columns of categories that became features, one for each category that occurs.
     """
 
     info: DataInfo
     train: Split
     test: Split | None
+    categorical: tuple[str, ...] = ()
 
 
 def require_records(count: int, what: str) -> None:

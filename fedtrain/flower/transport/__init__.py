@@ -9,7 +9,7 @@ from fedtrain.flower.transport.sealed_grid import SealedGrid
 from fedtrain.flower.transport.sealed_mod import sealed_mod
 from fedtrain.flower.transport.secagg_grid import SecAggGrid
 from fedtrain.flower.transport.secagg_mod import secagg_mod
-from fedtrain.flower.transport.session import ServerSession, end_session, open_session
+from fedtrain.flower.transport.session import ServerSession, end_session, meet_members, open_session
 from fedtrain.flower.transport.session_mod import session_mod
 from fedtrain.flower.transport.summing import Outcome, Summing
 from fedtrain.flower.transport.vector import Layout, Total
@@ -25,6 +25,7 @@ __all__ = [
     "Summing",
     "Total",
     "end_session",
+    "meet_members",
     "open_session",
     "sealed_mod",
     "secagg_mod",

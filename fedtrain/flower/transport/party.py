@@ -7,8 +7,9 @@ from pathlib import Path
 
 from flwr.app import Context
 
-from fedtrain.crypto import Identity, Roster, client_name
-from fedtrain.errors import StorageError, TransportError
+from fedtrain.crypto import Identity, Membership, Roster, SignedEnvelope, client_name
+from fedtrain.deployment import NodeFolder, read_membership, write_membership
+from fedtrain.errors import ForgeryError, StorageError, TransportError
 from fedtrain.flower.transport.summing import Summing
 from fedtrain.transport import NodeSessions
 
@@ -25,6 +26,7 @@ class Party:
         secagg: whether it sends masked updates only.
         minimum: the least number of clients whose sum it is part of.
         summing: how it sums updates, by its own configuration.
+        node: what its machine pins; ``None`` in a simulation.
     """
 
     client: int
@@ -34,6 +36,7 @@ class Party:
     secagg: bool
     minimum: int
     summing: Summing
+    node: NodeFolder | None = None
 
     @property
     def name(self) -> str:
@@ -42,12 +45,14 @@ class Party:
 
     @cached_property
     def identity(self) -> Identity:
-        """Its identity, made at the first time.
+        """Its identity; in a simulation it is made at the first time.
 
         Raises:
             KeyFileError: the key file cannot be used.
             StorageError: it cannot be written.
         """
+        if self.node is not None:
+            return Identity.load(self.node.identity)
         return Identity.load_or_create(self.folder / "identity.pem")
 
     @property
@@ -55,17 +60,21 @@ class Party:
         """The files of its sessions."""
         return NodeSessions(self.folder / "sessions")
 
-    def accept(self, roster: Roster) -> None:
+    def accept(self, roster: Roster, membership: SignedEnvelope | None = None) -> None:
         """Pin the identities of a session, if they are those that the operator gave this client, and its own.
 
-        A client without a ``roster.json`` in its folder, as in a simulation, takes the identities that it is shown
-        first in a session.
+        On a machine of its own that is the roster of a membership that the operator signed, of no older version than
+        one that was seen before; a newer one is kept. In a simulation it is the ``roster.json`` in the client's folder,
+        or without one the identities that it is shown first in a session.
 
         Raises:
             TransportError: they are not.
+            SiteError: the membership on this machine cannot be read.
             KeyFileError: the roster in the client's folder cannot be read.
             StorageError: the identities cannot be written.
         """
+        if self.node is not None:
+            self._accept_membership(self.node, roster, membership)
         pinned = self.folder / "roster.json"
         # A link to nothing is a roster that is gone, and not one that was never given.
         if (pinned.is_symlink() or pinned.exists()) and Roster.read(pinned).digest != roster.digest:
@@ -80,6 +89,26 @@ class Party:
             except OSError as error:
                 raise StorageError(f"cannot make a folder in {self.folder}: {error.strerror or error}") from error
             roster.write(self._pinned(roster.digest))
+
+    def _accept_membership(self, node: NodeFolder, roster: Roster, envelope: SignedEnvelope | None) -> None:
+        if envelope is None:
+            raise TransportError("the server shows no membership that the operator signed")
+        try:
+            membership = Membership.verify(envelope, node.federation.operator)
+        except ForgeryError as error:
+            raise TransportError(f"the membership that the server shows is not the operator's: {error}") from error
+        known, signed = read_membership(node.membership, node.federation)
+        if membership.federation != node.federation.id:
+            raise TransportError(f"the server shows the membership of another federation, {membership.federation}")
+        if membership.roster.digest != roster.digest:
+            raise TransportError("the server names other identities than the membership that it shows")
+        if membership.version < known.version or (membership.version == known.version and signed != envelope):
+            raise TransportError(
+                f"the server shows version {membership.version} of the membership, and {self.name} has seen version "
+                f"{known.version}: give the server the newest one"
+            )
+        if membership.version > known.version:
+            write_membership(node.membership, envelope)
 
     def roster(self, *, run: str, session: str) -> Roster:
         """Return the identities that are pinned for a session.

@@ -13,6 +13,7 @@ from fedtrain.errors import TransportError
 from fedtrain.flower import protocol
 from fedtrain.flower.transport.packing import Packed, body_of, failure, is_sealed, own_of, unpacked
 from fedtrain.flower.transport.party import OpenParty, Party, required
+from fedtrain.flower.transport.session import RECORD
 from fedtrain.transport import Body, Header, encode, open_sealed, seal
 
 # The end of a traceback says what went wrong.
@@ -23,14 +24,13 @@ def sealed_mod(open_party: OpenParty) -> Mod:
     """Return the mod. It belongs outside of whatever sees models or updates.
 
     A message that is not sealed passes as it came, unless this client insists on sealed ones: then only questions
-    pass that have nothing to do with a model or an update.
+    pass that have nothing to do with a model or an update, and on a machine of its own only those about sessions.
     """
 
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         known = open_party(context)
         if not is_sealed(message.content):
-            question = message.metadata.message_type == MessageType.QUERY and protocol.SECAGG not in message.content
-            if known is not None and known.sealed and not question:
+            if known is not None and known.sealed and not _passes(message, known):
                 raise TransportError(
                     f"{known.name} answers sealed messages only, and this one is not: set transport.sealed = true"
                 )
@@ -46,6 +46,12 @@ def sealed_mod(open_party: OpenParty) -> Mod:
         return Message(_sealed(answer, party, header, reply_key), reply_to=message)
 
     return mod
+
+
+def _passes(message: Message, party: Party) -> bool:
+    if party.node is not None:
+        return RECORD in message.content
+    return message.metadata.message_type == MessageType.QUERY and protocol.SECAGG not in message.content
 
 
 def _answer(reply: Message) -> RecordDict | Error:

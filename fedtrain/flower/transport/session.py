@@ -4,7 +4,8 @@ The server offers the session in its own name and shows the identities that it p
 its own. All later messages of the session are sealed to these keys, and masks are agreed on with them.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +24,12 @@ from fedtrain.crypto import (
 )
 from fedtrain.errors import TransportError
 from fedtrain.flower.answers import answers
-from fedtrain.transport import SessionEnd, SessionOffer
+from fedtrain.transport import PROTOCOL, SessionEnd, SessionOffer
 
 RECORD = "fedtrain.session"
-OFFER, END, ROSTER, KEYS, SEALING = "offer", "end", "roster", "keys", "sealing"
+_SAME_VERSION = "install the same version of fedtrain on both machines"
+OFFER, END, ROSTER, MEMBERSHIP = "offer", "end", "roster", "membership"
+KEYS, SEALING, SPOKEN = "keys", "sealing", "protocol"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,26 +82,59 @@ def open_session(
         roster: the pinned identities.
         timeout: seconds to wait.
     """
-    messages = _questions(clients, OFFER, offer.sign(identity), roster)
     announced, missing = answers(
         grid,
         clients,
-        messages,
-        lambda client, content: _announcement(content, client, offer, roster),
+        _questions(clients, OFFER, offer.sign(identity), roster),
+        lambda client, content: _announcement(content, offer, roster, expected=client),
         timeout=timeout,
     )
-    session = ServerSession(
-        run=offer.run,
-        session=offer.session,
-        start=offer.start,
-        config=config,
-        identity=identity,
-        key=key,
-        roster=roster,
-        announcements={client: envelope for client, (envelope, _) in announced.items()},
-        sealing={client: public for client, (_, public) in announced.items()},
+    return _session(announced.values(), offer, config=config, identity=identity, key=key, roster=roster), missing
+
+
+def meet_members(
+    grid: Grid,
+    nodes: Iterable[int],
+    *,
+    offer: SessionOffer,
+    config: str,
+    identity: Identity,
+    key: SealingKey,
+    roster: Roster,
+    membership: SignedEnvelope,
+    timeout: float,
+) -> tuple[ServerSession, dict[int, int], dict[int, str]]:
+    """Open a session with nodes of which nobody knows yet which clients they are: their signatures tell.
+
+    Args:
+        grid: where the nodes are.
+        nodes: their ids.
+        offer: the session.
+        config: digest of the configuration.
+        identity: the server's identity.
+        key: a fresh key.
+        roster: the identities of the membership.
+        membership: who belongs to the federation, as the operator signed it.
+        timeout: seconds to wait.
+
+    Returns:
+        the session, the client of each node that takes part, and by node why the others do not.
+    """
+    parties = {node: node for node in nodes}
+    announced, missing = answers(
+        grid,
+        parties,
+        _questions(parties, OFFER, offer.sign(identity), roster, membership),
+        lambda _, content: _announcement(content, offer, roster),
+        timeout=timeout,
     )
-    return session, missing
+    holders = Counter(one.client for one in announced.values())
+    for node, one in list(announced.items()):
+        if holders[one.client] > 1:
+            del announced[node]
+            missing[node] = f"{holders[one.client]} nodes hold the key of client {one.client}: stop all but one of them"
+    session = _session(announced.values(), offer, config=config, identity=identity, key=key, roster=roster)
+    return session, {node: one.client for node, one in announced.items()}, missing
 
 
 def end_session(grid: Grid, clients: Mapping[int, int], session: ServerSession, *, timeout: float) -> tuple[int, ...]:
@@ -114,19 +150,62 @@ def end_session(grid: Grid, clients: Mapping[int, int], session: ServerSession, 
     return tuple(sorted(missing))
 
 
-def _questions(clients: Mapping[int, int], name: str, signed: SignedEnvelope, roster: Roster) -> list[Message]:
+def _questions(
+    nodes: Iterable[int],
+    name: str,
+    signed: SignedEnvelope,
+    roster: Roster,
+    membership: SignedEnvelope | None = None,
+) -> list[Message]:
     question = ConfigRecord({name: signed.line(), ROSTER: canonical(roster.as_json())})
-    return [Message(RecordDict({RECORD: question}), node, MessageType.QUERY) for node in clients]
+    if membership is not None:
+        question[MEMBERSHIP] = membership.line()
+    return [Message(RecordDict({RECORD: question}), node, MessageType.QUERY) for node in nodes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Announced:
+    """What a client announced, verified."""
+
+    client: int
+    envelope: SignedEnvelope
+    sealing: PublicSealingKey
+
+
+def _session(
+    announced: Iterable[_Announced],
+    offer: SessionOffer,
+    *,
+    config: str,
+    identity: Identity,
+    key: SealingKey,
+    roster: Roster,
+) -> ServerSession:
+    announced = list(announced)
+    return ServerSession(
+        run=offer.run,
+        session=offer.session,
+        start=offer.start,
+        config=config,
+        identity=identity,
+        key=key,
+        roster=roster,
+        announcements={one.client: one.envelope for one in announced},
+        sealing={one.client: one.sealing for one in announced},
+    )
 
 
 def _announcement(
-    content: RecordDict, client: int, offer: SessionOffer, roster: Roster
-) -> tuple[SignedEnvelope, PublicSealingKey]:
+    content: RecordDict, offer: SessionOffer, roster: Roster, *, expected: int | None = None
+) -> _Announced:
     record: Mapping[str, Any] = content.config_records.get(RECORD, ConfigRecord())
-    line, sealing = record.get(KEYS), record.get(SEALING)
+    line, sealing, spoken = record.get(KEYS), record.get(SEALING), record.get(SPOKEN)
     if not (isinstance(line, bytes) and isinstance(sealing, bytes)):
         raise TransportError("its answer is malformed: it has signed keys and a sealing key")
+    if spoken != PROTOCOL:
+        raise TransportError(f"it speaks protocol {spoken}, and this server protocol {PROTOCOL}: {_SAME_VERSION}")
     envelope = SignedEnvelope.from_line(line)
+    client = _signer(envelope, roster) if expected is None else expected
     keys = SessionKeys.verify(envelope, roster.clients[client])
     said = (keys.run, keys.session, keys.roster, keys.party)
     if said != (offer.run, offer.session, offer.roster, client_name(client)):
@@ -137,4 +216,11 @@ def _announcement(
         raise TransportError(f"its sealing key cannot be used: {error}") from error
     if public.digest != keys.sealing:
         raise TransportError("its sealing key is not the one that it signed")
-    return envelope, public
+    return _Announced(client=client, envelope=envelope, sealing=public)
+
+
+def _signer(envelope: SignedEnvelope, roster: Roster) -> int:
+    for client, public in roster.clients.items():
+        if public.key_id == envelope.key_id:
+            return client
+    raise TransportError(f"key {envelope.key_id[:16]}, which signed its announcement, is not a member's")

@@ -9,8 +9,8 @@ from flwr.clientapp.typing import ClientAppCallable, Mod
 from fedtrain.crypto import Roster, SessionKeys, SignedEnvelope
 from fedtrain.errors import TransportError
 from fedtrain.flower.transport.party import OpenParty, Party, required
-from fedtrain.flower.transport.session import END, KEYS, OFFER, RECORD, ROSTER, SEALING
-from fedtrain.transport import SessionEnd, SessionOffer
+from fedtrain.flower.transport.session import END, KEYS, MEMBERSHIP, OFFER, RECORD, ROSTER, SEALING, SPOKEN
+from fedtrain.transport import PROTOCOL, SessionEnd, SessionOffer
 
 
 def session_mod(open_party: OpenParty) -> Mod:
@@ -24,21 +24,23 @@ def session_mod(open_party: OpenParty) -> Mod:
             _end(*_signed(fields, END), party)
             answer = ConfigRecord()
         else:
-            answer = _announced(*_signed(fields, OFFER), party)
+            answer = _announced(*_signed(fields, OFFER), _membership(fields), party)
         return Message(RecordDict({RECORD: answer}), reply_to=message)
 
     return mod
 
 
-def _announced(envelope: SignedEnvelope, roster: Roster, party: Party) -> ConfigRecord:
+def _announced(
+    envelope: SignedEnvelope, roster: Roster, membership: SignedEnvelope | None, party: Party
+) -> ConfigRecord:
     """Make keys for a session, and return them."""
     offer = SessionOffer.verify(envelope, roster.server)
     if offer.roster != roster.digest:
         raise TransportError("the server offers a session for other identities than those that it shows")
-    party.accept(roster)
+    party.accept(roster, membership)
     secrets = party.sessions.begin(run=offer.run, session=offer.session, roster=offer.roster, start=offer.start)
     keys = SessionKeys.of(secrets, run=offer.run, session=offer.session, roster=offer.roster, party=party.name)
-    return ConfigRecord({KEYS: keys.sign(party.identity).line(), SEALING: secrets.sealing.public.key})
+    return ConfigRecord({KEYS: keys.sign(party.identity).line(), SEALING: secrets.sealing.public.key, SPOKEN: PROTOCOL})
 
 
 def _end(envelope: SignedEnvelope, roster: Roster, party: Party) -> None:
@@ -57,3 +59,8 @@ def _signed(fields: Mapping[str, object], name: str) -> tuple[SignedEnvelope, Ro
         return SignedEnvelope.from_line(signed), Roster.from_json(json.loads(roster))
     except (ValueError, RecursionError) as error:
         raise TransportError(f"the roster in the {name} of a session cannot be used: {error}") from error
+
+
+def _membership(fields: Mapping[str, object]) -> SignedEnvelope | None:
+    line = fields.get(MEMBERSHIP)
+    return SignedEnvelope.from_line(line) if isinstance(line, bytes) else None

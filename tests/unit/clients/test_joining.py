@@ -1,6 +1,7 @@
 import pytest
 from flwr.app import ConfigRecord, RecordDict
 
+from clients.host import Host
 from clients.joining import introduce
 from clients.node import open_node
 from fedtrain.flower import protocol
@@ -46,7 +47,7 @@ def test_a_private_client_shows_its_ledger_and_states_that_this_is_all(private, 
     reply, entries, statement = ask(client, question(4))
     assert reply[protocol.CLIENT] == {protocol.CLIENT: 1}
     assert (entries, statement.round, statement.sequence, statement.refusal) == ((), 4, 0, None)
-    assert reply[protocol.LEDGER][protocol.KEY] == open_node(private, 1).identity.public.encode()
+    assert reply[protocol.LEDGER][protocol.KEY] == open_node(private, Host(client=1)).identity.public.encode()
 
 
 def test_with_secret_cohorts_the_whole_run_is_reserved_once(secret, node):

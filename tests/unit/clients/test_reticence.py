@@ -4,6 +4,7 @@ import traceback
 import pytest
 from flwr.app import Message
 
+from clients.host import Host
 from clients.node import open_node
 from clients.reticence import reticent
 from fedtrain.crypto import Identity
@@ -57,7 +58,7 @@ def told(private, node, message, call_next):
 )
 def test_what_an_exception_says_of_the_records_stays_at_the_client(private, node, message, error):
     assert "4711" not in told(private, node, message, raising(error))
-    log = open_node(private, 0).folder / "errors.log"
+    log = open_node(private, Host(client=0)).folder / "errors.log"
     assert "4711" in log.read_text()
     assert log.stat().st_mode & 0o777 == 0o600
 
@@ -67,7 +68,7 @@ def test_a_task_that_leaves_by_exit_is_silent_too(private, node, message):
 
 
 def test_a_log_that_cannot_be_written_changes_nothing(private, node, message):
-    folder = open_node(private, 0).folder
+    folder = open_node(private, Host(client=0)).folder
     (folder / "errors.log").mkdir()
     text = told(private, node, message, raising(ValueError(SECRET)))
     assert "4711" not in text

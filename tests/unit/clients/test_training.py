@@ -9,9 +9,9 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from torch import nn
 
 from clients.app import app
+from clients.host import Host, host_of
 from clients.node import open_node
 from clients.training import train
-from clients.work import client_number
 from fedtrain.crypto import commit
 from fedtrain.errors import ClientError, DataError, LedgerError, TaskError
 from fedtrain.flower import protocol
@@ -32,7 +32,7 @@ def run(node, content, site=None):
 def ledger_of(node):
     """Return the entries of a client's ledger on the disk."""
     client = node.context.node_config["partition-id"]
-    own = open_node(node.experiment, client)
+    own = open_node(node.experiment, Host(client=client))
     with own.open_ledger(own.dataset_of(node.site.records(client))) as ledger:
         return ledger.entries
 
@@ -73,13 +73,13 @@ def forbidden():
 
 def test_a_node_knows_its_client_from_its_partition(plain, node):
     for client in range(4):
-        assert client_number(node(plain, client).context, 4) == client
+        assert host_of(node(plain, client).context, plain) == Host(client=client)
 
 
 @pytest.mark.parametrize("config", [{}, {"partition-id": 1}, {"num-partitions": 4}])
 def test_a_node_outside_of_a_simulation_does_not_train(private, node, request_of, config):
     outside = node(private, 1, node_config=config)
-    with pytest.raises(ClientError, match=r"not part of a simulation.*protects nobody outside"):
+    with pytest.raises(ClientError, match=r"not part of a simulation.*start it with fedtrain client up"):
         run(outside, request_of(private))
 
 
@@ -442,7 +442,7 @@ def test_a_client_trains_in_no_more_rounds_than_the_noise_is_calibrated_for(cach
 
 def test_what_a_client_has_stated_binds_it(private, node, request_of):
     client = node(private, 0)
-    own = open_node(private, 0)
+    own = open_node(private, Host(client=0))
     with own.open_ledger(own.dataset_of(client.site.records(0))) as ledger:
         ledger.statement(run="run", round_number=1, policy=own.policy)
     with pytest.raises(LedgerError, match="stated"):

@@ -4,7 +4,8 @@ from flwr.app import Error
 from fedtrain.crypto import Identity, Roster
 from fedtrain.errors import ClientError, LedgerError
 from server.folder import RunFolder
-from server.opening import open_proof
+from server.gathering import gather_simulated
+from server.link import Transport
 from server.preparation import prepare
 from tests.fakes import NODES, digits_experiment, federation, private_experiment
 
@@ -20,7 +21,9 @@ def begin(cache, tmp_path):
         if answer is not None:
             real = grid._answer
             grid._answer = lambda message: answer(message, real)
-        return open_proof(grid, NODES, preparation, preparation.plan, RunFolder.open(experiment), done=0)
+        folder, transport = RunFolder.open(experiment), Transport(sealed=False, secagg=False)
+        gathering = gather_simulated(grid, NODES, preparation, transport, None, folder, done=0)
+        return gathering.proof, gathering.link.clients
 
     return begin
 

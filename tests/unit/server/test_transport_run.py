@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 from flwr.app import Error
-from flwr.superlink.grid.http_grid import HttpGrid
 from safetensors.numpy import load_file
 
 from fedtrain.config import from_flat, to_flat
@@ -398,16 +397,14 @@ def test_what_secure_aggregation_cannot_do_is_refused_when_it_is_configured(cach
 
 
 def test_both_layers_are_on_in_a_deployment_and_off_in_a_simulation_unless_something_is_said(cache):
-    deployed = HttpGrid(token="t")
     experiment = digits_experiment(cache)
-    here = federation(experiment)
-    assert Transport.of(experiment, deployed) == Transport(sealed=True, secagg=True)
-    assert Transport.of(experiment, here) == Transport(sealed=False, secagg=False)
+    assert Transport.of(experiment, remote=True) == Transport(sealed=True, secagg=True)
+    assert Transport.of(experiment, remote=False) == Transport(sealed=False, secagg=False)
     said = from_flat(to_flat(experiment) | {"transport.sealed": False, "transport.secagg.enabled": False})
-    assert Transport.of(said, deployed) == Transport(sealed=False, secagg=False)
+    assert Transport.of(said, remote=True) == Transport(sealed=False, secagg=False)
     said = from_flat(to_flat(experiment) | {"transport.sealed": True, "transport.secagg.enabled": True})
-    assert Transport.of(said, here) == Transport(sealed=True, secagg=True)
+    assert Transport.of(said, remote=False) == Transport(sealed=True, secagg=True)
     krum = from_flat(to_flat(experiment) | {"server.strategy": "Krum"})
-    assert Transport.of(krum, here) == Transport(sealed=False, secagg=False)
+    assert Transport.of(krum, remote=False) == Transport(sealed=False, secagg=False)
     with pytest.raises(ConfigError, match="needs single updates"):
-        Transport.of(krum, deployed)
+        Transport.of(krum, remote=True)

@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 
 from fedtrain.crypto import Identity, SignedEnvelope, canonical
-from fedtrain.errors import ForgeryError
-from fedtrain.transport import SessionEnd, SessionOffer
+from fedtrain.errors import ForgeryError, TransportError
+from fedtrain.transport import PROTOCOL, SessionEnd, SessionOffer
 from fedtrain.transport.offer import PAYLOAD_TYPE
 
 IDENTITY = Identity.generate()
@@ -45,8 +45,9 @@ def damaged():
     good = json.loads(data)
     yield from (b"", b"\xff", b"{", b"[" * 100_000, b"null", b"[]", b"{}")
     yield from (canonical({name: text for name, text in good.items() if name != left_out}) for left_out in good)
-    yield from (canonical(good | {name: 5}) for name in good if name != "start")
+    yield from (canonical(good | {name: 5}) for name in good if name not in {"start", "protocol"})
     yield from (canonical(good | {"start": start}) for start in (0, -1, True, "1", None, 1.5, [1]))
+    yield from (canonical(good | {"protocol": protocol}) for protocol in (True, "1", None, 1.5))
     yield data.replace(b'"start":1', b'"start":1.0')
     yield data.replace(b'"start":1', b'"start":9007199254740993')
     yield canonical(good | {"more": "text"})
@@ -58,4 +59,13 @@ def damaged():
 @pytest.mark.parametrize("payload", list(damaged()), ids=range(len(list(damaged()))))
 def test_a_signed_payload_that_is_no_offer_is_refused(payload):
     with pytest.raises(ForgeryError, match="offer of a session"):
+        SessionOffer.verify(SignedEnvelope.sign(PAYLOAD_TYPE, payload, IDENTITY), IDENTITY.public)
+
+
+@pytest.mark.parametrize("protocol", [0, PROTOCOL + 1, 2**40])
+@pytest.mark.parametrize("more", [{}, {"more": "text"}, {"start": None}])
+def test_another_protocol_is_refused_by_name_whatever_else_an_offer_holds(protocol, more):
+    good = json.loads(OFFER.sign(IDENTITY).payload)
+    payload = canonical(good | {"protocol": protocol} | more)
+    with pytest.raises(TransportError, match=rf"the server speaks protocol {protocol} and this client protocol"):
         SessionOffer.verify(SignedEnvelope.sign(PAYLOAD_TYPE, payload, IDENTITY), IDENTITY.public)

@@ -7,7 +7,7 @@ from fedtrain.crypto import Identity, Roster, SessionKeys, canonical
 from fedtrain.errors import ForgeryError, KeyFileError, TransportError
 from fedtrain.flower.transport import SealedGrid, end_session
 from fedtrain.flower.wrapper import collect
-from fedtrain.transport import SessionOffer
+from fedtrain.transport import PROTOCOL, SessionOffer
 
 from .conftest import RUN, SESSION
 
@@ -67,6 +67,8 @@ def another(key):
         (lambda fields: {}, "malformed"),
         (lambda fields: fields | {"keys": "text"}, "malformed"),
         (lambda fields: fields | {"keys": b"{}\n"}, "not an envelope"),
+        (lambda fields: fields | {"protocol": PROTOCOL + 1}, f"it speaks protocol {PROTOCOL + 1}, and this server"),
+        (lambda fields: {name: fields[name] for name in ("keys", "sealing")}, "it speaks protocol None"),
         (lambda fields: fields | {"sealing": fields["sealing"][:-1]}, "1216 bytes"),
         (lambda fields: fields | {"sealing": another(fields["sealing"])}, "not the one that it signed"),
     ],

@@ -1,0 +1,156 @@
+"""The records of one site: where its own file says that they are, as one client of a deployment trains on them."""
+
+import importlib
+import importlib.util
+import tomllib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedtrain.config import Data
+from fedtrain.config.problems import explain
+from fedtrain.data.cache import Entry, cached
+from fedtrain.data.classes import decode_numbers, with_classes
+from fedtrain.data.sources.types import Decoded
+from fedtrain.data.store import digest_of, info_of
+from fedtrain.data.types import DataInfo, Split
+from fedtrain.errors import DataError, FedtrainError, SiteError
+
+_FORMATS = ("parquet", "npz", "images")
+
+
+class SiteData(BaseModel):
+    """The section ``[data]`` of a site file.
+
+    Attributes:
+        source: ``parquet``, ``npz``, ``images``, or ``module:attribute``: a function of the site's own that takes
+            nothing and returns features and labels as arrays, as an ``npz`` archive has them in ``x`` and ``y``. The
+            module is a file beside the site file, or else on Python's path.
+        path: a file, folder or glob pattern, relative to the site file's folder.
+        image_column: column of the image; unset: the first image column.
+        label_column: column of the label.
+        feature_columns: columns of a table, comma-separated, in the order of the model's inputs; unset: those that the
+            experiment names.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    source: Annotated[str, Field(pattern=r"parquet|npz|images|[\w.]+:\w+")]
+    path: str | None = None
+    image_column: str | None = None
+    label_column: str = "label"
+    feature_columns: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.source in _FORMATS) == (self.path is None):
+            raise ValueError(f"path is needed for source = {', '.join(_FORMATS)}, and for no other")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteRecords:
+    """What a site trains on.
+
+    Attributes:
+        info: the kind and shape of a record, and the classes.
+        train: all records; memory-mapped and read-only where they come from files.
+    """
+
+    info: DataInfo
+    train: Split
+
+
+def read_site_data(folder: Path) -> SiteData:
+    """Read the section ``[data]`` of ``site.toml`` in a folder.
+
+    Raises:
+        SiteError: the file or the section is missing, or has a field that is missing, unknown or not allowed.
+    """
+    path = folder / "site.toml"
+    try:
+        value = tomllib.loads(path.read_bytes().decode())
+        data = SiteData.model_validate(value["data"])
+    except OSError as error:
+        raise SiteError(f"cannot read the site file {path}: {error.strerror or error}") from error
+    except KeyError as error:
+        raise SiteError(f"the site file {path} has no [data], which says where the records are") from error
+    except ValidationError as error:
+        raise SiteError(f"[data] of the site file {path} cannot be used:\n{explain(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise SiteError(f"the site file {path} is not TOML: {error}") from error
+    if data.path is None:
+        return data
+    return data.model_copy(update={"path": str(folder / Path(data.path).expanduser())})
+
+
+def open_site(
+    data: SiteData, *, folder: Path, classes: str | None = None, feature_columns: str | None = None
+) -> SiteRecords:
+    """Open the records of a site. Those of files are decoded once, and kept in the folder's own ``cache``.
+
+    Args:
+        data: where they are.
+        folder: the folder of the site file.
+        classes: names of the classes, as the experiment has them; unset: those that occur.
+        feature_columns: columns of a table, as the experiment has them.
+
+    Raises:
+        DataError: they are missing or malformed, or do not fit the experiment.
+        StorageError: the cache cannot be written.
+    """
+    source = Data(classes=classes).model_copy(
+        update={
+            "source": data.source,
+            "path": data.path,
+            "image_column": data.image_column,
+            "label_column": data.label_column,
+            "feature_columns": data.feature_columns or feature_columns,
+        }
+    )
+    if data.source not in _FORMATS:
+        decoded = with_classes(_own(data.source, folder), source.class_names)
+        return SiteRecords(info=decoded.info, train=decoded.train)
+    cache = folder / "cache"
+    # It holds decoded records in the clear.
+    cache.mkdir(mode=0o700, exist_ok=True)
+    entry = cached(cache / digest_of(source, fraction=None, seed=0), lambda: _entry(decode_numbers(source)))
+    return SiteRecords(
+        info=info_of(entry), train=Split(features=entry.arrays["features"], labels=entry.arrays["labels"])
+    )
+
+
+def _entry(decoded: Decoded) -> Entry:
+    arrays = {"features": decoded.train.features, "labels": decoded.train.labels}
+    return Entry(meta=asdict(decoded.info), arrays=arrays)
+
+
+def _own(name: str, folder: Path) -> Decoded:
+    """Call the site's own function."""
+    from fedtrain.data.sources.npz import decode_arrays  # noqa: PLC0415 - like every decoder, only where it is used
+
+    try:
+        x, y = _load(name, folder)()
+        return decode_arrays(name, x, y)
+    except FedtrainError:
+        raise
+    except Exception as error:  # it may raise anything
+        raise DataError(f"[data] source = {name!r} failed: {type(error).__name__}: {error}") from error
+
+
+def _load(name: str, folder: Path) -> Callable[[], tuple[object, object]]:
+    module_name, attribute = name.split(":")
+    file = folder / f"{module_name}.py"
+    if file.exists():
+        spec = importlib.util.spec_from_file_location(f"fedtrain_site_{module_name}", file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    else:
+        module = importlib.import_module(module_name)
+    function: Callable[[], tuple[object, object]] = getattr(module, attribute)
+    return function

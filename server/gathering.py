@@ -1,0 +1,241 @@
+"""Gather the clients of a run: in a simulation by number, and from machines of their own by what they sign."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from secrets import token_bytes, token_hex
+
+from flwr.serverapp import Grid
+
+from fedtrain.config import to_flat
+from fedtrain.config.digest import config_digest
+from fedtrain.crypto import Identity, Membership, Roster, SealingKey, SignedEnvelope
+from fedtrain.deployment import ServerFolder, read_membership
+from fedtrain.errors import ClientError, ConfigError, KeyFileError, LedgerError
+from fedtrain.files import write_atomic
+from fedtrain.flower.reasons import cause
+from fedtrain.flower.transport import SealedGrid, Summing, meet_members
+from fedtrain.ledger import RunLog
+from fedtrain.transport import SessionOffer
+from server.folder import RunFolder
+from server.link import PATIENCE, Link, Transport, open_link
+from server.opening import open_log, open_proof, pinned_roster
+from server.preparation import Preparation
+from server.proof import Proof, opening
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathering:
+    """The clients of a run.
+
+    Attributes:
+        run: id of the run.
+        link: the way to them.
+        proof: the record of a private run; ``None`` without privacy.
+    """
+
+    run: str
+    link: Link
+    proof: Proof | None
+
+
+def gather_simulated(
+    grid: Grid,
+    clients: Mapping[int, int],
+    preparation: Preparation,
+    transport: Transport,
+    summing: Summing | None,
+    folder: RunFolder,
+    *,
+    done: int,
+) -> Gathering:
+    """Gather simulated clients. Their keys are those that they show at the first start of a run.
+
+    Args:
+        grid: where the nodes are.
+        clients: the client of each node.
+        preparation: what was made before.
+        transport: which layers the run uses.
+        summing: how updates are summed; ``None`` if they are not.
+        folder: the run folder.
+        done: rounds that are complete.
+
+    Raises:
+        ClientError: fewer clients take part than a cohort needs.
+        RunError: as `open_proof`.
+    """
+    experiment, federation = preparation.experiment, preparation.experiment.federation
+    run, start = folder.started()
+    layered = transport.sealed or transport.secagg
+    if preparation.plan is None and not layered:
+        return Gathering(run=run, link=Link(grid=grid, clients=clients), proof=None)
+    identity = Identity.load_or_create(folder.key)
+    log = None if preparation.plan is None else open_log(folder, identity, done=done)
+    if log is not None and log.records:
+        run = opening(log).run
+    roster = pinned_roster(grid, clients, folder, identity, cohort=federation.cohort, timeout=federation.deadline)
+    link = Link(grid=grid, clients={node: client for node, client in clients.items() if client in roster.clients})
+    if layered:
+        link = open_link(
+            grid,
+            link.clients,
+            experiment,
+            transport,
+            offer=SessionOffer(run=run, session=token_hex(16), roster=roster.digest, start=start),
+            identity=identity,
+            roster=roster,
+            summing=summing,
+        )
+    return _gathered(preparation, folder, link, roster, log, run=run, done=done)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Members:
+    """Who belongs to the federation of a server.
+
+    Attributes:
+        membership: who they are.
+        envelope: the same, as the operator signed it.
+        identity: the server's own.
+    """
+
+    membership: Membership
+    envelope: SignedEnvelope
+    identity: Identity
+
+
+def read_members(server: ServerFolder, *, clients: int) -> Members:
+    """Return who belongs to the federation of a server.
+
+    Raises:
+        ConfigError: it has another number of members than the experiment has clients.
+        SiteError: the membership cannot be used.
+        KeyFileError: the server's identity is not the one that the membership names.
+    """
+    membership, envelope = read_membership(server.membership, server.federation)
+    identity = Identity.load(server.identity)
+    if membership.roster.server != identity.public:
+        raise KeyFileError(
+            f"{server.membership} names another key of the server than {server.identity} holds; copy the newest "
+            "membership, or the key, from the operator"
+        )
+    if len(membership.names) != clients:
+        names = ", ".join(membership.names.values()) or "none"
+        raise ConfigError(
+            f"federation.clients = {clients}, and the federation has {len(membership.names)} members ({names}); make "
+            "them equal"
+        )
+    return Members(membership=membership, envelope=envelope, identity=identity)
+
+
+def gather_members(
+    grid: Grid,
+    members: Members,
+    preparation: Preparation,
+    transport: Transport,
+    summing: Summing | None,
+    folder: RunFolder,
+    *,
+    done: int,
+) -> Gathering:
+    """Gather the members of a federation. Their keys are in the membership, which the operator signed.
+
+    What is sent before they have a session is its offer. Nodes tell which clients they are by what they sign.
+
+    Args:
+        grid: where the nodes are.
+        members: who they are.
+        preparation: what was made before.
+        transport: which layers the run uses.
+        summing: how updates are summed; ``None`` if they are not.
+        folder: the run folder.
+        done: rounds that are complete.
+
+    Raises:
+        ClientError: fewer of them take part than a cohort needs.
+        LedgerError: the run was begun with other members.
+        RunError: as `open_proof`.
+    """
+    experiment, federation = preparation.experiment, preparation.experiment.federation
+    membership, identity = members.membership, members.identity
+    roster, patience = membership.roster, min(federation.deadline, PATIENCE)
+    run, start = folder.started()
+    log = None if preparation.plan is None else open_log(folder, identity, done=done)
+    if log is not None and log.records:
+        run = opening(log).run
+    _pin(folder, members)
+    session, clients, missing = meet_members(
+        grid,
+        _connected(grid, wanted=len(roster.clients), timeout=patience),
+        offer=SessionOffer(run=run, session=token_hex(16), roster=roster.digest, start=start),
+        config=config_digest(to_flat(experiment)),
+        identity=identity,
+        key=SealingKey(token_bytes(32)),
+        roster=roster,
+        membership=members.envelope,
+        timeout=patience,
+    )
+    if len(clients) < federation.cohort:
+        away = [
+            f"client {client}, {name}, is not in the session"
+            for client, name in membership.names.items()
+            if client not in clients.values()
+        ]
+        said = [f"node {node}: {cause(reason)}" for node, reason in sorted(missing.items())]
+        lines = "\n".join([*away, *said])
+        raise ClientError(f"{len(clients)} members take part, and federation.cohort = {federation.cohort}:\n{lines}")
+    link = Link(
+        grid=SealedGrid(grid, clients=clients, session=session) if transport.sealed else grid,
+        clients=clients,
+        sealed=transport.sealed,
+        session=session,
+        summing=summing,
+    )
+    return _gathered(preparation, folder, link, roster, log, run=run, done=done)
+
+
+def _gathered(
+    preparation: Preparation,
+    folder: RunFolder,
+    link: Link,
+    roster: Roster,
+    log: RunLog | None,
+    *,
+    run: str,
+    done: int,
+) -> Gathering:
+    if preparation.plan is None or log is None:
+        return Gathering(run=run, link=link, proof=None)
+    proof = open_proof(
+        link.grid,
+        link.clients,
+        preparation,
+        preparation.plan,
+        folder,
+        log=log,
+        run=run,
+        roster=roster,
+        done=done,
+    )
+    return Gathering(run=run, link=link, proof=proof)
+
+
+def _pin(folder: RunFolder, members: Members) -> None:
+    """Keep the members of a run in its folder, for whoever audits it. A run is not resumed with different ones."""
+    roster = members.membership.roster
+    if not folder.roster.exists():
+        write_atomic(folder.path / "membership.json", members.envelope.line())
+        roster.write(folder.roster)
+    elif Roster.read(folder.roster).digest != roster.digest:
+        raise LedgerError(
+            f"the run in {folder.path} was begun with other members or keys than the federation has now: begin another "
+            "run"
+        )
+
+
+def _connected(grid: Grid, *, wanted: int, timeout: float) -> list[int]:
+    """Return the nodes that are connected, as soon as there are so many, or those that are after a while."""
+    end = time.monotonic() + timeout
+    while len(nodes := sorted(grid.get_node_ids())) < wanted and time.monotonic() < end:
+        time.sleep(0.5)
+    return nodes

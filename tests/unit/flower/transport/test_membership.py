@@ -1,0 +1,100 @@
+from dataclasses import replace
+
+import pytest
+
+from fedtrain.crypto import Identity, Membership, Roster
+from fedtrain.deployment import read_membership, write_membership
+from fedtrain.errors import KeyFileError, SiteError, TransportError
+from fedtrain.flower.transport import Party
+from tests.federations import provisioned
+
+from .conftest import summing
+
+
+@pytest.fixture
+def made(tmp_path):
+    return provisioned(tmp_path)
+
+
+def party_of(node, **changes):
+    facts = {
+        "client": node.client,
+        "folder": node.path,
+        "config": "c" * 64,
+        "sealed": True,
+        "secagg": True,
+        "minimum": 2,
+        "summing": summing(),
+        "node": node,
+    }
+    return Party(**(facts | changes))
+
+
+def accept(made, envelope, *, client=0, roster=None):
+    node = made.nodes[client]
+    if roster is None:
+        roster = Membership.verify(envelope, made.operator.public).roster
+    party_of(node).accept(roster, envelope)
+    return read_membership(node.membership, node.federation)[0].version
+
+
+def test_the_membership_that_was_provisioned_is_accepted_again_and_again(made):
+    envelope = made.sign(version=1)
+    assert accept(made, envelope) == accept(made, envelope) == 1
+
+
+def test_a_newer_membership_replaces_the_one_before_and_is_not_taken_back(made):
+    old, new = made.sign(version=1), made.sign(version=2, left_out=["node-2"])
+    assert accept(made, new) == 2
+    with pytest.raises(TransportError, match=r"shows version 1 .* client-0 has seen version 2"):
+        accept(made, old)
+    assert accept(made, new) == 2
+    # A node that has not seen it yet is asked with either.
+    assert accept(made, old, client=1) == 1
+
+
+def test_a_client_that_was_revoked_takes_no_part(made):
+    with pytest.raises(TransportError, match="does not hold the key of client-2"):
+        accept(made, made.sign(version=2, left_out=["node-2"]), client=2)
+
+
+def test_two_memberships_of_one_version_are_not_the_operators(made):
+    with pytest.raises(TransportError, match="has seen version 1"):
+        accept(made, made.sign(version=1, left_out=["node-2"]))
+
+
+def test_nobody_but_the_operator_says_who_belongs_to_the_federation(made):
+    forged = made.sign(version=2, signer=Identity.load(made.server.identity))
+    roster = Membership.verify(made.sign(version=2), made.operator.public).roster
+    with pytest.raises(TransportError, match="is not the operator's: it is signed with key"):
+        accept(made, forged, roster=roster)
+    with pytest.raises(TransportError, match="shows no membership"):
+        party_of(made.nodes[0]).accept(roster, None)
+    with pytest.raises(TransportError, match="of another federation"):
+        accept(made, made.sign(version=2, federation="f" * 32))
+
+
+def test_a_server_cannot_add_a_client_to_the_roster_of_a_membership(made):
+    envelope = made.sign(version=1)
+    roster = Membership.verify(envelope, made.operator.public).roster
+    more = Roster(server=roster.server, clients={**roster.clients, 7: Identity.generate().public})
+    with pytest.raises(TransportError, match="names other identities than the membership"):
+        accept(made, envelope, roster=more)
+
+
+def test_a_node_without_its_own_key_takes_no_part_and_makes_none(made):
+    node = made.nodes[0]
+    node.identity.unlink()
+    with pytest.raises(KeyFileError, match="there is no key file"):
+        accept(made, replace(made, nodes=made.nodes[1:]).sign(version=2))
+    assert not node.identity.exists()
+
+
+def test_a_membership_on_the_node_that_is_damaged_stops_it(made):
+    node = made.nodes[0]
+    write_membership(node.membership, made.sign(version=1, signer=Identity.generate()))
+    with pytest.raises(SiteError, match="cannot be used: it is signed with key"):
+        accept(made, made.sign(version=1))
+    node.membership.unlink()
+    with pytest.raises(SiteError, match="cannot read"):
+        accept(made, made.sign(version=1))
