@@ -193,7 +193,9 @@ class Privacy(Section):
         None, description="noise over clip_norm; unset: the least that keeps the budget"
     )
     max_participations: Count | None = Field(
-        None, description="rounds that a client trains in at most; unset: all rounds"
+        None,
+        description="rounds that a client trains in at most; unset: all rounds; more than federation.rounds leaves "
+        "room for rounds that are lost and repeated, which secure noise charges twice",
     )
     cohorts: Literal["poisson", "capped"] = Field(
         "poisson",

@@ -67,5 +67,5 @@ def _client(experiment: Experiment) -> PrivacySpec:
 
 
 def _participations(experiment: Experiment) -> int:
-    rounds = experiment.federation.rounds
-    return min(experiment.privacy.max_participations or rounds, rounds)
+    # More than the rounds of the experiment is room for rounds that are lost and asked again.
+    return experiment.privacy.max_participations or experiment.federation.rounds

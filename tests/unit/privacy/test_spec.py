@@ -16,7 +16,7 @@ def test_record_privacy_is_of_public_constants():
     assert spec.population == pytest.approx(32 / 0.3)
     assert spec.adaptive is None
     assert privacy_spec(from_flat({**RECORD, "federation.cohort": 3, "privacy.max_participations": 3})).rounds == 3
-    assert privacy_spec(from_flat({**RECORD, "privacy.max_participations": 99})).rounds == 10
+    assert privacy_spec(from_flat({**RECORD, "privacy.max_participations": 99})).rounds == 99
     steps = {name: value for name, value in RECORD.items() if name != "training.local_epochs"}
     assert privacy_spec(from_flat({**steps, "training.local_steps": 5})).steps_per_round == 5
     assert privacy_spec(from_flat(steps)).steps_per_round == 4
