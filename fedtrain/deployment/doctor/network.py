@@ -32,7 +32,7 @@ def reach(federation: Federation, ca: Path) -> Iterator[Check]:
         yield warns(
             "proxy",
             f"this machine's settings send TLS to {federation.host} through {through}, which the SuperNode obeys; "
-            f"name, port, certificate and clock were not checked. To go there directly, name {federation.host} in NO_PROXY",
+            f"name, port, certificate and clock were not checked; NO_PROXY={federation.host} goes there directly",
         )
         return
     name, addresses = resolve(federation)
