@@ -3,17 +3,13 @@
 import stat
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1, EllipticCurvePrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
-
 from fedtrain.crypto import Identity, Membership, PublicIdentity
-from fedtrain.crypto.secrets import read_secret
 from fedtrain.deployment.doctor.check import Check, fails, ok, warns
 from fedtrain.deployment.federation import Federation
 from fedtrain.deployment.membership import read_membership
 from fedtrain.deployment.node import NodeFolder
-from fedtrain.errors import KeyFileError, SiteError
+from fedtrain.deployment.request import read_request, supernode_public
+from fedtrain.errors import ForgeryError, KeyFileError, SiteError
 
 
 def closed(folder: Path) -> Check:
@@ -41,19 +37,28 @@ def identity(path: Path, *, made_by: str) -> tuple[Check, PublicIdentity | None]
     return ok("identity", f"{path.name}, key {public.key_id[:16]}, only its owner can read it"), public
 
 
-def supernode_key(path: Path) -> tuple[Check, str | None]:
+def supernode_key(node: NodeFolder) -> tuple[Check, str | None]:
     """Read the key of a SuperNode, and return its public half as OpenSSH writes it, without a comment."""
-    name = "SuperNode key"
     try:
-        private = load_ssh_private_key(read_secret(path), password=None)
+        public = supernode_public(node)
     except KeyFileError as error:
-        return fails(name, f"{error} (fedtrain client init makes it)"), None
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        return fails(name, f"{path} holds no private key in unencrypted OpenSSH form: {error}"), None
-    if not (isinstance(private, EllipticCurvePrivateKey) and isinstance(private.curve, SECP384R1)):
-        return fails(name, f"{path} holds another kind of key; Flower takes one on the curve P-384"), None
-    public = private.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-    return ok(name, f"{path.name}, only its owner can read it"), public
+        return fails("SuperNode key", f"{error} (fedtrain client init makes it)"), None
+    return ok("SuperNode key", f"{node.supernode_key.name}, only its owner can read it"), public
+
+
+def requested(node: NodeFolder, own: PublicIdentity, supernode: str) -> Check:
+    """Judge whether the request for the operator is the one that these keys make."""
+    try:
+        request = read_request(node.request)
+    except (ForgeryError, SiteError) as error:
+        return fails("request", f"{error}; fedtrain client init writes it anew, with the same keys")
+    expected = (node.federation.id, node.name, node.client, own.key, supernode)
+    if (request.federation, request.name, request.client, request.identity.key, request.supernode) != expected:
+        return fails(
+            "request",
+            f"{node.request.name} is not of this node and its keys: do not send it; fedtrain client init writes another",
+        )
+    return ok("request", f"{node.request.name} is of these keys, fingerprint {request.fingerprint}")
 
 
 def membership(path: Path, federation: Federation) -> tuple[Check, Membership | None]:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from fedtrain.deployment.doctor import certificates
 from fedtrain.deployment.doctor.check import Check, fails
-from fedtrain.deployment.doctor.keys import admitted, closed, identity, membership, supernode_key
+from fedtrain.deployment.doctor.keys import admitted, closed, identity, membership, requested, supernode_key
 from fedtrain.deployment.doctor.network import reach
 from fedtrain.deployment.doctor.site import site
 from fedtrain.deployment.doctor.storage import free_space, writable
@@ -48,8 +48,10 @@ def _keys(node: NodeFolder) -> Iterator[Check]:
         yield fails("CA", f"{error}; copy ca.pem from the kit again")
     check, own = identity(node.identity, made_by="fedtrain client init")
     yield check
-    check, supernode = supernode_key(node.supernode_key)
+    check, supernode = supernode_key(node)
     yield check
+    if own is not None and supernode is not None:
+        yield requested(node, own, supernode)
     check, found = membership(node.membership, node.federation)
     yield check
     if own is not None and supernode is not None and found is not None:

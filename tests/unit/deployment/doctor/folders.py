@@ -7,6 +7,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from fedtrain.crypto import Identity, Membership, Roster
 from fedtrain.deployment import Federation, NodeFolder, ServerFolder, write_membership
+from fedtrain.deployment.request import make_keys
 from tests.unit.deployment.doctor import pki
 
 NAMES = {0: "site-a", 1: "site-b"}
@@ -81,6 +82,7 @@ def node_folder(folder, members, ca, *, address="127.0.0.1:9443", client=0, site
     secret(node.supernode_key, ssh_key(members.supernodes[client]))
     write_membership(node.membership, members.membership().sign(members.operator))
     node.site.write_text(site)
+    make_keys(node)
     return node
 
 

@@ -5,7 +5,16 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from fedtrain.crypto import Identity
 from fedtrain.deployment import write_membership
-from fedtrain.deployment.doctor.keys import admitted, closed, identity, membership, server_admitted, supernode_key
+from fedtrain.deployment.doctor.keys import (
+    admitted,
+    closed,
+    identity,
+    membership,
+    requested,
+    server_admitted,
+    supernode_key,
+)
+from fedtrain.deployment.request import read_request
 from tests.unit.deployment.doctor.folders import line, secret, ssh_key
 
 
@@ -31,7 +40,7 @@ def test_the_identity(node, members):
 
 
 def test_the_key_of_the_supernode(node, members):
-    check, public = supernode_key(node.supernode_key)
+    check, public = supernode_key(node)
     assert (check.status, public) == ("ok", line(members.supernodes[0]))
 
 
@@ -48,9 +57,29 @@ def test_a_key_that_no_supernode_takes(node, content, said):
     node.supernode_key.unlink()
     if content is not None:
         secret(node.supernode_key, content)
-    check, public = supernode_key(node.supernode_key)
+    check, public = supernode_key(node)
     assert (check.status, public) == ("fails", None)
     assert said in check.detail
+
+
+def test_the_request_is_of_these_keys(node, members):
+    own, supernode = members.identities[0].public, line(members.supernodes[0])
+    check = requested(node, own, supernode)
+    assert check.status == "ok"
+    assert read_request(node.request).fingerprint in check.detail
+    assert requested(node, Identity.generate().public, supernode).status == "fails"
+    assert requested(node, own, line(members.supernodes[1])).status == "fails"
+    assert "do not send it" in requested(replace(node, name="site-z"), own, supernode).detail
+
+
+@pytest.mark.parametrize("content", [None, "{}"])
+def test_a_request_that_cannot_be_read(node, members, content):
+    node.request.unlink()
+    if content:
+        node.request.write_text(content)
+    check = requested(node, members.identities[0].public, line(members.supernodes[0]))
+    assert check.status == "fails"
+    assert "writes it anew" in check.detail
 
 
 def test_the_membership(node, members):

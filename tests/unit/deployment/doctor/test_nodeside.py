@@ -2,7 +2,17 @@ from fedtrain.deployment.doctor import ok
 from fedtrain.deployment.doctor.nodeside import node_checks
 from tests.unit.deployment.doctor import folders, pki
 
-BEFORE_THE_SITE = ["versions", "permissions", "folder", "CA", "identity", "SuperNode key", "membership", "admitted"]
+BEFORE_THE_SITE = [
+    "versions",
+    "permissions",
+    "folder",
+    "CA",
+    "identity",
+    "SuperNode key",
+    "request",
+    "membership",
+    "admitted",
+]
 ONLINE = ["DNS", "TCP", "TLS", "health", "clock"]
 
 
@@ -41,7 +51,7 @@ def test_a_kit_whose_keys_were_not_made_yet(tmp_path, members, ca):
         node.supernode_key.unlink()
         found = statuses(node)
     assert {name for name, status in found.items() if status == "fails"} == {"identity", "SuperNode key"}
-    assert not {"admitted", "registered"} & found.keys()
+    assert not {"request", "admitted", "registered"} & found.keys()
 
 
 def test_a_kit_without_its_ca(tmp_path, members, ca):
