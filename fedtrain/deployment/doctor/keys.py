@@ -56,7 +56,7 @@ def requested(node: NodeFolder, own: PublicIdentity, supernode: str) -> Check:
     if (request.federation, request.name, request.client, request.identity.key, request.supernode) != expected:
         return fails(
             "request",
-            f"{node.request.name} is not of this node and its keys: do not send it; fedtrain client init writes another",
+            f"{node.request.name} is not of this node and its keys; do not send it: fedtrain client init makes one",
         )
     return ok("request", f"{node.request.name} is of these keys, fingerprint {request.fingerprint}")
 
