@@ -11,7 +11,7 @@ from fedtrain.crypto.membership import Membership
 from fedtrain.crypto.onetime import decrypt_once, encrypt_once
 from fedtrain.crypto.roster import Roster
 from fedtrain.crypto.sealing import PublicSealingKey, SealingKey
-from fedtrain.crypto.secrets import read_or_create_secret
+from fedtrain.crypto.secrets import read_or_create_secret, read_secret
 from fedtrain.crypto.session import SERVER, SessionKeys, SessionSecrets, client_name
 
 __all__ = [
@@ -36,4 +36,5 @@ __all__ = [
     "is_canonical",
     "nonce_of",
     "read_or_create_secret",
+    "read_secret",
 ]

@@ -35,11 +35,13 @@ class Bundle:
         sha256: of the bundle's bytes, in hexadecimal: the SuperNode compares it.
         name: publisher, name and version, as the app's ``pyproject.toml`` has them.
         files: the content of each file.
+        data: its bytes.
     """
 
     sha256: str
     name: str
     files: Mapping[str, bytes]
+    data: bytes
 
     @classmethod
     def read(cls, data: bytes) -> Self:
@@ -65,7 +67,7 @@ class Bundle:
                         raise AppError(f"the bundle has more than {_LARGEST_CONTENT} bytes of content")
         except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError, ValueError) as error:
             raise AppError(f"the bundle is not a zip file that can be read: {error}") from error
-        return cls(sha256=sha256(data).hexdigest(), name=_name_of(files), files=files)
+        return cls(sha256=sha256(data).hexdigest(), name=_name_of(files), files=files, data=data)
 
     @property
     def unusual(self) -> tuple[str, ...]:
@@ -136,13 +138,32 @@ def is_approved(path: Path, data: bytes) -> bool:
     return sha256(data).hexdigest() in {approval.sha256 for approval in approved(path)}
 
 
-def approve(path: Path, bundle: Bundle, *, now: datetime) -> None:
-    """Add a bundle to those that a site allows, durably.
+def kept(path: Path) -> Bundle | None:
+    """Return the bundle that was approved last, ``None`` if none was or its copy is gone.
+
+    Raises:
+        SiteError: the list cannot be read.
+        AppError: the copy is damaged.
+    """
+    known = approved(path)
+    if not known:
+        return None
+    try:
+        return Bundle.read(_copy(path, known[-1].sha256).read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def approve_bundle(path: Path, bundle: Bundle, *, now: datetime) -> None:
+    """Add a bundle to those that a site allows, durably, and keep a copy to compare the next with.
 
     Raises:
         SiteError: the list cannot be read.
         StorageError: it cannot be written; it is as before.
     """
+    copy = _copy(path, bundle.sha256)
+    copy.parent.mkdir(exist_ok=True)
+    write_atomic(copy, bundle.data)
     others = [approval for approval in approved(path) if approval.sha256 != bundle.sha256]
     when = now.astimezone(UTC).isoformat(timespec="seconds")
     _write(path, [*others, Approval(sha256=bundle.sha256, name=bundle.name, when=when)])
@@ -166,6 +187,10 @@ def withdraw(path: Path, digest: str) -> Approval:
         raise SiteError(f"{len(found)} approved bundles have a SHA-256 that begins with {digest!r}; approved: {listed}")
     _write(path, [approval for approval in known if approval != found[0]])
     return found[0]
+
+
+def _copy(path: Path, digest: str) -> Path:
+    return path.parent / "bundles" / f"{digest}.fab"
 
 
 def _write(path: Path, approvals: list[Approval]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from fedtrain.crypto import SignedEnvelope
 from fedtrain.crypto.membership import NAME
 from fedtrain.deployment.federation import Federation
 from fedtrain.errors import SiteError
@@ -60,6 +61,14 @@ class NodeFolder:
         self.federation.write(self.path)
         value = {"name": self.name, "client": self.client}
         write_atomic(self.path / _FILE, json.dumps(value, indent=2).encode() + b"\n")
+
+    def write_request(self, envelope: SignedEnvelope) -> None:
+        """Write the request to be admitted, durably.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        write_atomic(self.request, envelope.line())
 
     @property
     def ca(self) -> Path:

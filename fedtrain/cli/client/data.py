@@ -1,0 +1,43 @@
+"""``fedtrain client data``: look at the site's own records as they would be trained on."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from fedtrain.cli.failing import reporting_errors
+from fedtrain.data import format_histogram
+from fedtrain.data.site import open_site, read_site_data
+from fedtrain.deployment import NodeFolder
+from fedtrain.ledger import read_policy
+
+
+def data(
+    kit: Annotated[Path, typer.Argument(metavar="KIT", help="The node's folder.")],
+    classes: Annotated[
+        str | None, typer.Option("--classes", help="The experiment's data.classes; by default those that occur.")
+    ] = None,
+    feature_columns: Annotated[
+        str | None, typer.Option("--feature-columns", help="The experiment's data.feature_columns, for a table.")
+    ] = None,
+) -> None:
+    """Read the site's records, and show their schema and how many there are of each class. Nothing leaves the node."""
+    with reporting_errors():
+        node = NodeFolder.open(kit)
+        policy, source = read_policy(node.site), read_site_data(node.path)
+        records = open_site(source, folder=node.path, classes=classes, feature_columns=feature_columns)
+        info, train = records.info, records.train
+        counts = np.bincount(train.labels, minlength=len(info.classes))[None]
+        lines = [
+            f"source: {source.source}{'' if source.path is None else f', {source.path}'}",
+            f"records: {len(train)} of kind {info.kind}, shape {info.shape}, {train.features.dtype}",
+            format_histogram(counts, info.classes),
+        ]
+        if policy.delta * len(train) >= 1:
+            lines.append(
+                f"warning: [budget] delta = {policy.delta:g} is not below 1 / {len(train)}: it would allow "
+                "publishing a record"
+            )
+        sys.stdout.write("\n".join([*lines, "nothing of this left the node"]) + "\n")

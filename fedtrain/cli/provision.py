@@ -1,0 +1,164 @@
+"""``fedtrain provision``: the operator's desk, kept offline."""
+
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedtrain.cli.failing import reporting_errors
+from fedtrain.deployment.request import read_request
+from fedtrain.errors import ForgeryError
+from fedtrain.provision.desk import Desk
+
+provision = typer.Typer(
+    name="provision", help="Say who belongs to a federation: certificates, kits, members.", no_args_is_help=True
+)
+
+_Folder = Annotated[Path, typer.Argument(metavar="FEDERATION", help="The operator's folder, kept offline.")]
+_Days = Annotated[int, typer.Option("--days", min=1, help="For how long the server's certificate is valid.")]
+
+
+@provision.command()
+def init(
+    federation: _Folder,
+    address: Annotated[str, typer.Option("--address", metavar="HOST:PORT", help="Where nodes reach the server.")],
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--name", metavar="HOST", help="Another name or address of the server. Repeatable."),
+    ] = None,
+    days: _Days = 365,
+) -> None:
+    """Make a federation: the operator's keys, a certificate authority, and the server's folder."""
+    with reporting_errors():
+        now = datetime.now(UTC)
+        desk = Desk.create(federation, address=address, names=tuple(names or ()), days=days, now=now)
+        _say(
+            [
+                f"federation {desk.federation.id}, whose server is {address}",
+                f"operator's key: {desk.operator.public.key_id[:32]}",
+                f"{desk.server.path} is for the server's machine, and holds its keys: carry it there in secret",
+                f"{federation} holds the operator's keys: keep it offline, and a copy of it",
+                f"next: fedtrain provision add {federation} NAME",
+            ]
+        )
+
+
+@provision.command()
+def add(
+    federation: _Folder, name: Annotated[str, typer.Argument(metavar="NAME", help="Of the node: a-z, 0-9, hyphens.")]
+) -> None:
+    """Make the kit of a node. It holds no secret."""
+    with reporting_errors():
+        desk = Desk.open(federation)
+        kit = desk.add(name)
+        _warn(desk)
+        _say(
+            [
+                f"{kit} is the kit of {name}: give it to its site, with the operator's key to compare",
+                f"operator's key: {desk.operator.public.key_id[:32]}",
+                "next, on the node: fedtrain client init KIT, which makes its keys and request.json",
+                f"then: fedtrain provision admit {federation} REQUEST",
+            ]
+        )
+
+
+@provision.command()
+def admit(
+    federation: _Folder,
+    request: Annotated[Path, typer.Argument(metavar="REQUEST", help="The node's request.json.")],
+    fingerprint: Annotated[
+        str | None,
+        typer.Option("--fingerprint", help="What the site read out; without it the fingerprint is shown to compare."),
+    ] = None,
+    rotate: Annotated[bool, typer.Option("--rotate", help="Replace the keys of a node that is a member.")] = False,
+) -> None:
+    """Let a node belong to the federation with the keys of its request."""
+    with reporting_errors():
+        desk = Desk.open(federation)
+        asked = read_request(request)
+        if fingerprint is not None and _plain(fingerprint) != _plain(asked.fingerprint):
+            raise ForgeryError(
+                f"the request has the fingerprint {asked.fingerprint}, and the site read out another: somebody "
+                "may have replaced it"
+            )
+        membership = desk.admit(asked, rotate=rotate)
+        _warn(desk)
+        lines = [f"{asked.name} is a member, with the fingerprint {asked.fingerprint}"]
+        if fingerprint is None:
+            lines.append("compare it with what the site reads out, and revoke the node if it differs")
+        _say([*lines, *_carry(desk, membership.version)])
+
+
+@provision.command()
+def revoke(
+    federation: _Folder, name: Annotated[str, typer.Argument(metavar="NAME", help="Of a node that is a member.")]
+) -> None:
+    """Let a node not belong to the federation any more."""
+    with reporting_errors():
+        desk = Desk.open(federation)
+        membership = desk.revoke(name)
+        _warn(desk)
+        _say([f"{name} is not a member any more", *_carry(desk, membership.version)])
+
+
+@provision.command(name="rotate-server")
+def rotate_server(
+    federation: _Folder,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--name", metavar="HOST", help="Another name or address of the server. Repeatable."),
+    ] = None,
+    days: _Days = 365,
+    identity: Annotated[bool, typer.Option("--identity", help="Also make the server another identity key.")] = False,
+) -> None:
+    """Issue another certificate for the server, with another key."""
+    with reporting_errors():
+        desk = Desk.open(federation)
+        membership = desk.rotate_server(names=tuple(names or ()), days=days, identity=identity, now=datetime.now(UTC))
+        server = desk.server
+        files = [server.certificate, server.certificate_key, *([server.identity] if identity else [])]
+        _warn(desk)
+        _say(
+            [
+                f"carry {', '.join(map(str, files))} to the server's machine, in secret, and start it again",
+                *(_carry(desk, membership.version) if identity else []),
+            ]
+        )
+
+
+@provision.command(name="list")
+def show(federation: _Folder) -> None:
+    """Show the nodes: their names, numbers, and whether they are members."""
+    with reporting_errors():
+        desk = Desk.open(federation)
+        members = desk.membership
+        lines = [f"federation {desk.federation.id}, {desk.federation.address}, membership version {members.version}"]
+        for name, number in desk.nodes.items():
+            member = number in members.names
+            key = members.roster.clients[number].key_id[:16] if member else ""
+            lines.append(f"{number:4}  {name:24}  {'member' if member else 'not a member':12}  {key}")
+        _warn(desk)
+        _say(lines)
+
+
+def _carry(desk: Desk, version: int) -> list[str]:
+    return [
+        f"membership version {version}: carry {desk.server.membership} to the server's machine, which tells the nodes",
+        f"{desk.path / 'rosters' / f'{version:06d}.json'} has the keys for auditors of runs from now on",
+    ]
+
+
+def _plain(fingerprint: str) -> str:
+    return "".join(fingerprint.split()).lower()
+
+
+def _warn(desk: Desk) -> None:
+    for problem in desk.warnings(now=datetime.now(UTC)):
+        sys.stderr.write(f"warning: {problem}; run: fedtrain provision rotate-server {desk.path}\n")
+
+
+def _say(lines: Iterable[str]) -> None:
+    sys.stdout.write("\n".join(lines) + "\n")

@@ -1,0 +1,163 @@
+"""A node in service: Flower's SuperNode with our check of bundles, and what starts a ClientApp for each message.
+
+It connects again until it is stopped, always as the same node, and says once what keeps it from the server.
+"""
+
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_hex
+
+from fedtrain.crypto import Identity, read_or_create_secret
+from fedtrain.deployment.bundles import approved
+from fedtrain.deployment.doctor.network import reach
+from fedtrain.deployment.membership import read_membership
+from fedtrain.deployment.node import NODE, NodeFolder
+from fedtrain.deployment.processes import Processes, delays
+from fedtrain.deployment.request import supernode_public
+from fedtrain.errors import KeyFileError, SiteError
+from fedtrain.ledger import read_policy
+
+SUPERNODE, SUPEREXEC = "supernode", "superexec"
+
+_CONNECTED = "SuperNode ID: "
+_STABLE = 60.0  # seconds after which a connection counts, and the next wait is short again
+_PAUSE = 0.5  # seconds between two looks
+_SECRET_BYTES = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What is known of a node before it connects.
+
+    Attributes:
+        member: whether the membership that it has seen holds its keys.
+        bundles: how many bundles it would run.
+    """
+
+    member: bool
+    bundles: int
+
+
+def standing(node: NodeFolder) -> Standing:
+    """Check the files of a node that its service needs.
+
+    Raises:
+        KeyFileError: a key cannot be used.
+        SiteError: the site file, the membership or the approved bundles cannot be used, or new keys are half made.
+    """
+    if (node.path / "rotation").exists():
+        raise SiteError(f"a change of keys was interrupted: finish it with fedtrain client rotate {node.path}")
+    for key in (node.identity, node.supernode_key):
+        if not key.exists():
+            raise KeyFileError(f"there is no key {key}: make the node's keys with fedtrain client init {node.path}")
+    identity, supernode = Identity.load(node.identity).public, supernode_public(node)
+    read_policy(node.site)
+    membership, _ = read_membership(node.membership, node.federation)
+    keys = (membership.roster.clients.get(node.client), membership.supernodes.get(node.client))
+    return Standing(member=keys == (identity, supernode), bundles=len(approved(node.approved)))
+
+
+def serve(node: NodeFolder, processes: Processes, say: Callable[[str], None]) -> None:
+    """Keep a node in service until this process is stopped.
+
+    Args:
+        node: its folder.
+        processes: starts and ends its programs.
+        say: tells a person what changed.
+
+    Raises:
+        StorageError: a file cannot be written.
+        RunError: a program cannot be started.
+    """
+    secret = node.path / "run" / "superexec.secret"
+    # Another user of this machine must not be able to take the node's messages.
+    read_or_create_secret(secret, lambda: token_hex(_SECRET_BYTES).encode())
+    said = ""
+    waits: Iterator[float] = delays()
+    while True:
+        port = _free_port()
+        began = time.monotonic()
+        start = processes.size(SUPERNODE)
+        processes.start(SUPERNODE, _supernode(node, port, secret), _environment(node))
+        processes.start(SUPEREXEC, _superexec(port, secret), _environment(node))
+        connected = False
+        while processes.status(SUPERNODE) is None and processes.status(SUPEREXEC) is None:
+            time.sleep(_PAUSE)
+            if not connected and _CONNECTED in processes.printed(SUPERNODE, start=start):
+                connected, said = True, ""
+                say(f"connected to {node.federation.address} as {node.name}")
+        processes.stop(SUPERNODE, SUPEREXEC)
+        if connected and time.monotonic() - began > _STABLE:
+            waits = delays()
+        reason = _reason(node, processes.printed(SUPERNODE, start=start))
+        if reason != said:
+            said = reason
+            say(f"not connected to {node.federation.address}, trying again: {reason}")
+        time.sleep(next(waits))
+
+
+def _supernode(node: NodeFolder, port: int, secret: Path) -> list[str | Path]:
+    return [
+        sys.executable,
+        "-m",
+        "fedtrain.flower.supernode",
+        node.approved,
+        "--root-certificates",
+        node.ca,
+        "--superlink",
+        node.federation.address,
+        "--auth-supernode-private-key",
+        node.supernode_key,
+        "--isolation",
+        "process",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--superexec-auth-secret-file",
+        secret,
+        "--node-config",
+        f'{NODE}="{node.path}"',
+    ]
+
+
+def _superexec(port: int, secret: Path) -> list[str | Path]:
+    return [
+        Path(sys.executable).parent / "flower-superexec",
+        "--insecure",  # the other end is on this machine's loopback
+        "--runtime-api-address",
+        f"127.0.0.1:{port}",
+        "--superexec-auth-secret-file",
+        secret,
+    ]
+
+
+def _environment(node: NodeFolder) -> dict[str, str]:
+    return {
+        "FLWR_HOME": str(node.path / "run" / "flwr"),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    }
+
+
+def _reason(node: NodeFolder, printed: str) -> str:
+    """Return what keeps a node from the server: what a try shows, or else what the SuperNode said last."""
+    for check in reach(node.federation, node.ca):
+        if check.status == "fails":
+            return f"{check.name}: {check.detail}"
+    if "PermissionDenied" in printed or "not found in the" in printed:
+        return f"the server does not know this node's key: the operator admits {node.request}"
+    lines = [line for line in printed.splitlines() if line.strip()]
+    return lines[-1][-300:] if lines else "the SuperNode ended and said nothing"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
