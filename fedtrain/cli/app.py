@@ -8,8 +8,11 @@ import typer
 from fedtrain import __version__
 from fedtrain.cli.audit import audit
 from fedtrain.cli.budget import budget
+from fedtrain.cli.client import client
 from fedtrain.cli.doctor import doctor
 from fedtrain.cli.privacy import privacy
+from fedtrain.cli.provision import provision
+from fedtrain.cli.server import server
 from fedtrain.cli.simulate import simulate
 
 app = typer.Typer(
@@ -22,6 +25,9 @@ app.command()(simulate)
 app.command()(audit)
 app.add_typer(privacy)
 app.command()(budget)
+app.add_typer(provision)
+app.add_typer(server)
+app.add_typer(client)
 app.command()(doctor)
 
 

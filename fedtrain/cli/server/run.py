@@ -1,0 +1,92 @@
+"""``fedtrain server run``: run an experiment with the members of the federation."""
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedtrain.cli.failing import reporting_errors
+from fedtrain.config import Experiment, from_flat, parse_settings, read_toml, to_flat
+from fedtrain.deployment import ServerFolder
+from fedtrain.deployment.running import bring_back, follow, refuse_taken, stop, submit
+from fedtrain.deployment.superlink import running
+from fedtrain.errors import BudgetError
+
+_FAILED, _INTERRUPTED = 1, 130
+
+
+def run(
+    folder: Annotated[Path, typer.Argument(metavar="SERVER", help="The server's folder; it has to be up.")],
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file of the experiment.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value, over the file's. Repeatable.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to bring the run back to; by default runs/NAME-TIME.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that --out names.")] = False,
+    app: Annotated[Path, typer.Option("--app", help="Folder of the app.")] = Path(),
+) -> None:
+    """Submit a run, follow it, and bring its folder back with the model and the report."""
+    with reporting_errors():
+        server = ServerFolder.open(folder)
+        flat = {**(read_toml(config) if config is not None else {}), **parse_settings(settings or ())}
+        experiment = from_flat(flat)
+        if out is None:
+            out = Path("runs") / f"{experiment.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+        place = server.runs / out.name
+        refuse_taken(place, out, resume=resume)
+        service = running(server)
+        number = submit(service, app, _placed(experiment, place, resume=resume))
+        sys.stdout.write(f"submitted as run {number} of the SuperLink\n")
+        started = datetime.now(UTC)
+        try:
+            follow(service, number, _complain)
+        except KeyboardInterrupt:
+            stop(service, number)
+            follow(service, number, lambda _: None)
+            status = _INTERRUPTED
+        else:
+            status = _outcome(place, started)
+        if place.exists():
+            bring_back(place, out)
+            sys.stdout.write(f"run folder: {out}\n")
+    raise typer.Exit(status)
+
+
+def _complain(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+def _placed(experiment: Experiment, place: Path, *, resume: bool) -> Experiment:
+    """Return the experiment as the server's machine runs it."""
+    test = experiment.data.test_path
+    return from_flat(
+        to_flat(experiment)
+        | {
+            "output.directory": str(place),
+            "output.resume": resume,
+            "output.screen": "plain",
+            "data.test_path": "" if test is None else str(Path(test).expanduser().absolute()),
+        }
+    )
+
+
+def _outcome(place: Path, started: datetime) -> int:
+    """Return the exit status that a run's report stands for. One from before says nothing of this run."""
+    try:
+        report = json.loads((place / "report.json").read_bytes())
+        fresh = datetime.fromisoformat(report["created"]) >= started
+        status, reason = str(report["status"]), str(report["reason"])
+    except (OSError, ValueError, KeyError, TypeError):
+        fresh, status, reason = False, "", ""
+    if fresh and status == "completed":
+        return 0
+    if fresh:
+        sys.stderr.write(f"error: the run {status}: {reason}\n")
+        return BudgetError.exit_status if "budget" in reason else _FAILED
+    sys.stderr.write("error: the run left no report; what it printed says why\n")
+    return _FAILED

@@ -1,0 +1,132 @@
+"""A run on a server that is up: submit it, follow it, and bring its folder back."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+from fedtrain.config import Experiment, to_flat
+from fedtrain.deployment.superlink import CONNECTION, Service
+from fedtrain.errors import ConfigError, RunError, StorageError
+from fedtrain.files import write_atomic
+
+_PAUSE = 2.0  # seconds between two looks
+_UNREACHABLE = 120.0  # seconds for a SuperLink that ended to come back
+# Keys stay on the server; checkpoints are for it to go on from.
+_LEFT_THERE = ("keys", "checkpoints")
+
+
+def submit(service: Service, app: Path, experiment: Experiment) -> int:
+    """Submit a run, and return Flower's number of it.
+
+    Raises:
+        RunError: Flower does not take it.
+        StorageError: the configuration cannot be written.
+    """
+    config = service.server.path / "run" / "config.toml"
+    lines = [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in to_flat(experiment).items()]
+    write_atomic(config, "\n".join(lines).encode() + b"\n")
+    answer = _flwr(service, "run", app, CONNECTION, "--run-config", config, "--format", "json")
+    try:
+        return int(_answer(answer)["run-id"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"Flower does not take the run:\n{answer.stdout}{answer.stderr}") from error
+
+
+def follow(service: Service, run: int, say: Callable[[str], None]) -> str:
+    """Show what a run prints until it ends, also while the SuperLink is started again; return how it ended.
+
+    Raises:
+        RunError: the SuperLink does not come back.
+    """
+    last = time.monotonic()
+    while True:
+        _flwr(service, "log", str(run), CONNECTION, "--stream", shown=True)
+        status = _status(service, run)
+        if status is not None and status.startswith("finished"):
+            return status
+        if status is not None:
+            last = time.monotonic()
+        elif time.monotonic() - last > _UNREACHABLE:
+            raise RunError(f"the SuperLink does not answer at {service.address}; the run may go on when it does")
+        say("the SuperLink does not send what the run prints; trying again")
+        time.sleep(_PAUSE)
+
+
+def stop(service: Service, run: int) -> None:
+    """Stop a run."""
+    _flwr(service, "stop", str(run), CONNECTION)
+
+
+def bring_back(folder: Path, out: Path) -> None:
+    """Copy a run folder, but for its keys and checkpoints. What was there of the run before is replaced.
+
+    Raises:
+        StorageError: it cannot be copied; what was there is kept.
+    """
+    temporary = out.with_name(f".{out.name}.{token_hex(6)}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(folder, temporary, ignore=shutil.ignore_patterns(*_LEFT_THERE))
+        if out.exists():
+            out.rename(before := out.with_name(f".{out.name}.{token_hex(6)}.old"))
+            temporary.rename(out)
+            shutil.rmtree(before)
+        else:
+            temporary.rename(out)
+    except OSError as error:
+        raise StorageError(
+            f"cannot bring {folder} back to {out}: {error.strerror or error}; it is still there"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_taken(folder: Path, out: Path, *, resume: bool) -> None:
+    """Refuse to mix two runs in one folder.
+
+    Args:
+        folder: the run's folder on the server.
+        out: where it is brought back to.
+        resume: whether the run is to go on.
+
+    Raises:
+        ConfigError: there is a run already, or none to go on with.
+    """
+    if resume and not folder.exists():
+        raise ConfigError(f"there is no run {folder} to go on with; leave --resume out")
+    if not resume and folder.exists():
+        raise ConfigError(f"the server has a run {folder} already: go on with it (--resume), or name another --out")
+    if not resume and out.exists():
+        raise ConfigError(f"{out} is there already: name another --out")
+
+
+def _status(service: Service, run: int) -> str | None:
+    try:
+        (found,) = _answer(_flwr(service, "list", CONNECTION, "--run-id", str(run), "--format", "json"))["runs"]
+        return str(found["status"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _answer(process: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    text = process.stdout
+    value: dict[str, Any] = json.loads(text[text.index("{") :])
+    return value
+
+
+def _flwr(service: Service, *arguments: str | Path, shown: bool = False) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603 - the command is ours
+        [str(Path(sys.executable).parent / "flwr"), *map(str, arguments)],
+        env={**os.environ, **service.environment()},
+        stdin=subprocess.DEVNULL,
+        capture_output=not shown,
+        text=True,
+        check=False,
+    )

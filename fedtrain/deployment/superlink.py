@@ -1,0 +1,219 @@
+"""A server in service: Flower's SuperLink on loopback, the gateway before it, and what starts ServerApps."""
+
+import os
+import ssl
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_hex
+
+from fedtrain.crypto import Identity, read_or_create_secret, read_secret
+from fedtrain.deployment.doctor.tls import trusting
+from fedtrain.deployment.gateway import find_nginx, write_configuration
+from fedtrain.deployment.membership import read_membership
+from fedtrain.deployment.processes import Processes, delays
+from fedtrain.deployment.server import SERVER_VARIABLE, ServerFolder
+from fedtrain.errors import KeyFileError, RunError, SiteError
+from fedtrain.files import write_atomic
+
+SUPERLINK, GATEWAY, SUPEREXEC, MEMBERS = "superlink", "gateway", "superexec", "members"
+CONNECTION = "fedtrain"
+
+_PATIENCE = 60.0  # seconds for the SuperLink to answer
+_PAUSE = 0.5  # seconds between two looks
+_SECRET_BYTES = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """How the programs of a server reach one another.
+
+    Attributes:
+        server: its folder.
+        port: the SuperLink's port on loopback.
+    """
+
+    server: ServerFolder
+    port: int
+
+    @property
+    def address(self) -> str:
+        """The SuperLink's address."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def secret(self) -> Path:
+        """What the SuperLink and the program that starts ServerApps know each other by."""
+        return self.server.path / "run" / "superexec.secret"
+
+    @property
+    def home(self) -> Path:
+        """Flower's own folder."""
+        return self.server.path / "run" / "flwr"
+
+    def environment(self) -> dict[str, str]:
+        """Return what all of Flower's programs find in their environment."""
+        return {
+            "FLWR_HOME": str(self.home),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        }
+
+    def healthy(self) -> bool:
+        """Say whether the SuperLink answers."""
+        with suppress(urllib.error.URLError, OSError, ssl.SSLError):
+            request = urllib.request.Request(f"https://{self.address}/health")
+            with urllib.request.urlopen(request, timeout=5, context=trusting(self.server.ca)) as answer:  # noqa: S310
+                return bool(answer.status == 200)  # noqa: PLR2004 - OK
+        return False
+
+
+def check(server: ServerFolder) -> None:
+    """Check the files of a server that its service needs.
+
+    Raises:
+        KeyFileError: a key cannot be used, or is not the one that the membership or certificate is for.
+        SiteError: the membership cannot be used.
+    """
+    identity = Identity.load(server.identity).public
+    membership, _ = read_membership(server.membership, server.federation)
+    if membership.roster.server != identity:
+        raise KeyFileError(f"{server.identity} is not the key of the server that {server.membership} names")
+    read_secret(server.certificate_key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(server.certificate, server.certificate_key)
+    except (OSError, ssl.SSLError) as error:
+        raise KeyFileError(f"{server.certificate} and {server.certificate_key} cannot be used: {error}") from error
+
+
+def serve(service: Service, processes: Processes, say: Callable[[str], None]) -> None:
+    """Keep a server in service until this process is stopped.
+
+    Args:
+        service: how its programs reach one another.
+        processes: starts and ends them.
+        say: tells a person what changed.
+
+    Raises:
+        StorageError: a file cannot be written.
+        RunError: a program cannot be started, or ends at once.
+    """
+    server = service.server
+    nginx = find_nginx()
+    read_or_create_secret(service.secret, lambda: token_hex(_SECRET_BYTES).encode())
+    service.home.mkdir(parents=True, exist_ok=True)
+    connection = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "{service.address}"\n'
+    write_atomic(service.home / "config.toml", f'{connection}root-certificates = "{server.ca}"\n'.encode())
+    with tempfile.TemporaryDirectory(prefix="fedtrain-gateway-") as temporary:
+        Path(temporary).chmod(0o711)
+        configuration = server.path / "run" / "nginx.conf"
+        write_configuration(
+            configuration, server, superlink=service.port, temporary=Path(temporary), root=os.geteuid() == 0
+        )
+        commands: dict[str, list[str | Path]] = {
+            SUPERLINK: _superlink(service),
+            GATEWAY: [nginx, "-e", "stderr", "-p", temporary, "-c", configuration],
+            SUPEREXEC: _superexec(service),
+            MEMBERS: [sys.executable, "-m", "fedtrain.flower.members", server.path, service.address],
+        }
+        _keep(service, processes, commands, say)
+
+
+def _keep(
+    service: Service, processes: Processes, commands: dict[str, list[str | Path]], say: Callable[[str], None]
+) -> None:
+    environment = service.environment() | {SERVER_VARIABLE: str(service.server.path)}
+    starts = {name: processes.size(name) for name in commands}
+    processes.start(SUPERLINK, commands[SUPERLINK], environment)
+    _await(service, processes)
+    for name in (MEMBERS, SUPEREXEC, GATEWAY):
+        processes.start(name, commands[name], environment)
+    time.sleep(_PAUSE)
+    for name in commands:
+        if processes.status(name) is not None:
+            raise RunError(f"{name} does not start:\n{processes.printed(name, start=starts[name])[-2000:]}")
+    say(f"serving federation {service.server.federation.id} at {service.server.federation.address}")
+    write_atomic(service.server.path / "run" / "port", str(service.port).encode())
+    waits = {name: delays() for name in commands}
+    due: dict[str, float] = {}
+    while True:
+        time.sleep(_PAUSE)
+        for name, command in commands.items():
+            if name in due:
+                if time.monotonic() >= due[name]:
+                    del due[name]
+                    processes.start(name, command, environment)
+            elif (status := processes.status(name)) is not None:
+                say(f"{name} ended with status {status}, and is started again; see {processes.log(name)}")
+                processes.stop(name)
+                due[name] = time.monotonic() + next(waits[name])
+
+
+def _await(service: Service, processes: Processes) -> None:
+    end = time.monotonic() + _PATIENCE
+    while not service.healthy():
+        if processes.status(SUPERLINK) is not None or time.monotonic() > end:
+            raise RunError(f"the SuperLink does not start:\n{processes.printed(SUPERLINK)[-2000:]}")
+        time.sleep(_PAUSE)
+
+
+def running(server: ServerFolder) -> Service:
+    """Return the service of a server that is up.
+
+    Raises:
+        SiteError: it is not.
+    """
+    port = server.path / "run" / "port"
+    try:
+        service = Service(server=server, port=int(port.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise SiteError(f"the server is not up: run fedtrain server up {server.path}") from error
+    if not service.healthy():
+        raise SiteError(f"the server does not answer at {service.address}: run fedtrain server up {server.path}")
+    return service
+
+
+def _superlink(service: Service) -> list[str | Path]:
+    server = service.server
+    return [
+        Path(sys.executable).parent / "flower-superlink",
+        "--ssl-ca-certfile",
+        server.ca,
+        "--ssl-certfile",
+        server.certificate,
+        "--ssl-keyfile",
+        server.certificate_key,
+        "--enable-supernode-auth",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(service.port),
+        "--database",
+        server.database,
+        "--isolation",
+        "process",
+        "--superexec-auth-secret-file",
+        service.secret,
+        "--disable-runtime-dependency-installation",
+    ]
+
+
+def _superexec(service: Service) -> list[str | Path]:
+    return [
+        Path(sys.executable).parent / "flower-superexec",
+        "--root-certificates",
+        service.server.ca,
+        "--runtime-api-address",
+        service.address,
+        "--superexec-auth-secret-file",
+        service.secret,
+    ]
