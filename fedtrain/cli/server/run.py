@@ -13,7 +13,6 @@ from fedtrain.config import Experiment, from_flat, parse_settings, read_toml, to
 from fedtrain.deployment import ServerFolder
 from fedtrain.deployment.running import bring_back, follow, refuse_taken, stop, submit
 from fedtrain.deployment.superlink import running
-from fedtrain.errors import BudgetError
 
 _FAILED, _INTERRUPTED = 1, 130
 
@@ -87,6 +86,6 @@ def _outcome(place: Path, started: datetime) -> int:
         return 0
     if fresh:
         sys.stderr.write(f"error: the run {status}: {reason}\n")
-        return BudgetError.exit_status if "budget" in reason else _FAILED
+        return _FAILED
     sys.stderr.write("error: the run left no report; what it printed says why\n")
     return _FAILED
