@@ -72,7 +72,11 @@ class Bundle:
     @property
     def unusual(self) -> tuple[str, ...]:
         """The files that are not source, configuration or text."""
-        return tuple(name for name in self.files if PurePosixPath(name).suffix not in _PLAIN and name not in _OTHERS)
+        return tuple(
+            name
+            for name in self.files
+            if PurePosixPath(name).suffix not in _PLAIN and PurePosixPath(name).name not in _OTHERS
+        )
 
 
 def _check_name(entry: zipfile.ZipInfo, files: Mapping[str, bytes]) -> None:

@@ -20,7 +20,7 @@ def up(kit: Annotated[Path, typer.Argument(metavar="KIT", help="The node's folde
         with only_one(node.path):
             known = standing(node)
             if not known.member:
-                _say(f"the membership here does not hold this node's keys: it connects once {node.request} is admitted")
+                _say(f"no membership with its keys has reached this node: it connects once {node.request} is admitted")
             if not known.bundles:
                 _say(f"no bundle is approved, so that every run is refused: fedtrain client approve {kit} BUNDLE")
             try:

@@ -25,9 +25,11 @@ _PLURAL = 2
 
 def task_names(policy: SitePolicy, info: DataInfo) -> tuple[str, ...]:
     """Return the tasks that the site allows, or the one that fits its data if it says nothing."""
-    if policy.tasks is not None:
-        return policy.tasks
-    return ("vision" if info.kind == "image" else "tabular",)
+    fits, other = ("vision", "tabular") if info.kind == "image" else ("tabular", "vision")
+    if policy.tasks is None:
+        return (fits,)
+    # The kit's site file allows both; the one for another kind of data is never asked for.
+    return tuple(name for name in policy.tasks if name != other or fits not in policy.tasks)
 
 
 def rehearse(task_name: str, info: DataInfo, train: Split) -> Check:
