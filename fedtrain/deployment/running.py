@@ -32,7 +32,7 @@ def submit(service: Service, app: Path, experiment: Experiment) -> int:
     config = service.server.path / "run" / "config.toml"
     lines = [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in to_flat(experiment).items()]
     write_atomic(config, "\n".join(lines).encode() + b"\n")
-    answer = _flwr(service, "run", app, CONNECTION, "--run-config", config, "--format", "json")
+    answer = _flwr(service, "run", app.resolve(), CONNECTION, "--run-config", config, "--format", "json")
     try:
         return int(_answer(answer)["run-id"])
     except (ValueError, KeyError, TypeError) as error:
@@ -125,6 +125,8 @@ def _flwr(service: Service, *arguments: str | Path, shown: bool = False) -> subp
     return subprocess.run(  # noqa: S603 - the command is ours
         [str(Path(sys.executable).parent / "flwr"), *map(str, arguments)],
         env={**os.environ, **service.environment()},
+        # Where Flower finds a folder of the connection's name, or an app, it takes the name for something else.
+        cwd=service.home,
         stdin=subprocess.DEVNULL,
         capture_output=not shown,
         text=True,
