@@ -3,7 +3,7 @@ import warnings
 from pathlib import Path
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "cli.md"
-SECTION = re.compile(r"^## (fedtrain\b[\w ]*?)(?: \[[^\n]*)?\n(.*?)(?=^## )", re.MULTILINE | re.DOTALL)
+SECTION = re.compile(r"^## (fedtrain\b[\w -]*?)(?: \[[^\n]*)?\n(.*?)(?=^## )", re.MULTILINE | re.DOTALL)
 HELP = ("`--help`", "Show the help and exit.")
 
 
