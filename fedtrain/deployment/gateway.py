@@ -8,32 +8,35 @@ import shutil
 from pathlib import Path
 
 from fedtrain.deployment.server import ServerFolder
-from fedtrain.errors import RunError
+from fedtrain.errors import RunError, SiteError
 from fedtrain.files import write_atomic
 
 # The requests of Flower's Fleet API are all of this form. What is encoded, doubled or has a query is something else.
+# Nothing that a stranger can cause at will is logged: that would fill the disk. The SuperLink closes idle connections
+# after five seconds; the gateway does so before, or a request would now and then meet a closed one.
 _CONFIGURATION = """\
 daemon off;
-pid {temporary}/nginx.pid;
-error_log stderr warn;
+pid "{temporary}/nginx.pid";
+error_log stderr error;
 worker_processes 2;
 {user}
 events {{ worker_connections 2048; }}
 http {{
     access_log off;
     server_tokens off;
-    client_body_temp_path {temporary}/body;
-    proxy_temp_path {temporary}/proxy;
-    fastcgi_temp_path {temporary}/fastcgi;
-    uwsgi_temp_path {temporary}/uwsgi;
-    scgi_temp_path {temporary}/scgi;
+    client_body_temp_path "{temporary}/body";
+    proxy_temp_path "{temporary}/proxy";
+    fastcgi_temp_path "{temporary}/fastcgi";
+    uwsgi_temp_path "{temporary}/uwsgi";
+    scgi_temp_path "{temporary}/scgi";
     client_max_body_size 64m;
     client_body_timeout 60s;
     client_header_timeout 20s;
     limit_conn_zone $binary_remote_addr zone=address:1m;
+    limit_conn_log_level info;
     server {{
         listen {port} ssl;
-        listen [::]:{port} ssl;
+        {version_six}
         ssl_certificate {certificate};
         ssl_certificate_key {key};
         ssl_protocols TLSv1.3;
@@ -48,12 +51,12 @@ http {{
         proxy_ssl_verify on;
         proxy_ssl_name localhost;
         location = /health {{
-            limit_except GET {{ deny all; }}
+            if ($request_method !~ "^(GET|HEAD)$") {{ return 405; }}
             proxy_pass https://superlink/health;
         }}
         location /v1/fleet/ {{
             if ($request_uri !~ "^/v1/fleet/[a-z-]+$") {{ return 404; }}
-            limit_except POST {{ deny all; }}
+            if ($request_method != POST) {{ return 405; }}
             proxy_pass https://superlink;
         }}
         location / {{ return 404; }}
@@ -61,6 +64,7 @@ http {{
     upstream superlink {{
         server 127.0.0.1:{superlink};
         keepalive 16;
+        keepalive_timeout 3s;
     }}
 }}
 """
@@ -92,15 +96,26 @@ def write_configuration(path: Path, server: ServerFolder, *, superlink: int, tem
         root: whether it is started by root; its worker processes then run as nobody.
 
     Raises:
+        SiteError: nginx cannot be told the path of the server's folder.
         StorageError: it cannot be written.
     """
     text = _CONFIGURATION.format(
         temporary=temporary,
         port=server.federation.port,
-        certificate=server.certificate,
-        key=server.certificate_key,
-        ca=server.ca,
+        version_six=f"listen [::]:{server.federation.port} ssl;" if Path("/proc/net/if_inet6").exists() else "",
+        certificate=_quoted(server.certificate),
+        key=_quoted(server.certificate_key),
+        ca=_quoted(server.ca),
         superlink=superlink,
         user="user nobody nogroup;" if root else "",
     )
     write_atomic(path, text.encode())
+
+
+def _quoted(path: Path) -> str:
+    text = str(path)
+    # nginx takes what follows a dollar for a variable's name, and has no way to write one.
+    if "$" in text or not text.isprintable():
+        raise SiteError(f"nginx cannot read files in {path.parent}: move the folder to a path of plain characters")
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

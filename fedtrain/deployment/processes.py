@@ -72,6 +72,13 @@ def delays(*, first: float = 1.0, most: float = 60.0) -> Iterator[float]:
         delay = min(most, delay * 2)
 
 
+def unproxied() -> dict[str, str]:
+    """Return what keeps programs from asking the environment's proxy for one another, on loopback."""
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    value = f"{known},localhost,127.0.0.1" if known else "localhost,127.0.0.1"
+    return {"no_proxy": value, "NO_PROXY": value}
+
+
 class Processes:
     """Programs that this process started, with their output in files.
 
@@ -126,7 +133,7 @@ class Processes:
             try:
                 self._running[name] = subprocess.Popen(  # noqa: S603 - the commands are ours
                     [sys.executable, "-m", "fedtrain.deployment.leash", str(os.getpid()), *command],
-                    env={**os.environ, **(environment or {}), _MARK: self._mark},
+                    env={**os.environ, **unproxied(), **(environment or {}), _MARK: self._mark},
                     cwd=self._logs,
                     stdin=subprocess.DEVNULL,
                     stdout=file,

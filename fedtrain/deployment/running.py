@@ -12,6 +12,7 @@ from secrets import token_hex
 from typing import Any
 
 from fedtrain.config import Experiment, to_flat
+from fedtrain.deployment.processes import unproxied
 from fedtrain.deployment.superlink import CONNECTION, Service
 from fedtrain.errors import ConfigError, RunError, StorageError
 from fedtrain.files import write_atomic
@@ -124,7 +125,7 @@ def _answer(process: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 def _flwr(service: Service, *arguments: str | Path, shown: bool = False) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # noqa: S603 - the command is ours
         [str(Path(sys.executable).parent / "flwr"), *map(str, arguments)],
-        env={**os.environ, **service.environment()},
+        env={**os.environ, **unproxied(), **service.environment()},
         # Where Flower finds a folder of the connection's name, or an app, it takes the name for something else.
         cwd=service.home,
         stdin=subprocess.DEVNULL,

@@ -1,5 +1,6 @@
 """A server in service: Flower's SuperLink on loopback, the gateway before it, and what starts ServerApps."""
 
+import json
 import os
 import ssl
 import sys
@@ -10,10 +11,13 @@ import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from secrets import token_hex
 
-from fedtrain.crypto import Identity, read_or_create_secret, read_secret
+from fedtrain.crypto import Identity, read_or_create_secret
+from fedtrain.deployment.doctor.certificates import covers, read_certificate
+from fedtrain.deployment.doctor.serverside import certificate_checks
 from fedtrain.deployment.doctor.tls import trusting
 from fedtrain.deployment.gateway import find_nginx, write_configuration
 from fedtrain.deployment.membership import read_membership
@@ -27,6 +31,7 @@ CONNECTION = "fedtrain"
 
 _PATIENCE = 60.0  # seconds for the SuperLink to answer
 _PAUSE = 0.5  # seconds between two looks
+_STABLE = 60.0  # seconds after which an end is not taken for a failure to start
 _SECRET_BYTES = 32
 
 
@@ -70,8 +75,9 @@ class Service:
     def healthy(self) -> bool:
         """Say whether the SuperLink answers."""
         with suppress(urllib.error.URLError, OSError, ssl.SSLError):
-            request = urllib.request.Request(f"https://{self.address}/health")
-            with urllib.request.urlopen(request, timeout=5, context=trusting(self.server.ca)) as answer:  # noqa: S310
+            trusted = urllib.request.HTTPSHandler(context=trusting(self.server.ca))
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), trusted)
+            with opener.open(f"https://{self.address}/health", timeout=5) as answer:
                 return bool(answer.status == 200)  # noqa: PLR2004 - OK
         return False
 
@@ -87,12 +93,12 @@ def check(server: ServerFolder) -> None:
     membership, _ = read_membership(server.membership, server.federation)
     if membership.roster.server != identity:
         raise KeyFileError(f"{server.identity} is not the key of the server that {server.membership} names")
-    read_secret(server.certificate_key)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(server.certificate, server.certificate_key)
-    except (OSError, ssl.SSLError) as error:
-        raise KeyFileError(f"{server.certificate} and {server.certificate_key} cannot be used: {error}") from error
+    # Nodes would turn away from any other certificate, each with an error of its own.
+    ca, own = read_certificate(server.ca), read_certificate(server.certificate)
+    local = (covers(own, host) for host in ("localhost", "127.0.0.1"))
+    for found in chain(certificate_checks(server, ca, own), local):
+        if found.status == "fails":
+            raise KeyFileError(f"{found.name}: {found.detail}")
 
 
 def serve(service: Service, processes: Processes, say: Callable[[str], None]) -> None:
@@ -112,7 +118,8 @@ def serve(service: Service, processes: Processes, say: Callable[[str], None]) ->
     read_or_create_secret(service.secret, lambda: token_hex(_SECRET_BYTES).encode())
     service.home.mkdir(parents=True, exist_ok=True)
     connection = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "{service.address}"\n'
-    write_atomic(service.home / "config.toml", f'{connection}root-certificates = "{server.ca}"\n'.encode())
+    trusted = f"root-certificates = {json.dumps(str(server.ca), ensure_ascii=False)}\n"
+    write_atomic(service.home / "config.toml", f"{connection}{trusted}".encode())
     with tempfile.TemporaryDirectory(prefix="fedtrain-gateway-") as temporary:
         Path(temporary).chmod(0o711)
         configuration = server.path / "run" / "nginx.conf"
@@ -141,9 +148,10 @@ def _keep(
     for name in commands:
         if processes.status(name) is not None:
             raise RunError(f"{name} does not start:\n{processes.printed(name, start=starts[name])[-2000:]}")
-    say(f"serving federation {service.server.federation.id} at {service.server.federation.address}")
     write_atomic(service.server.path / "run" / "port", str(service.port).encode())
+    say(f"serving federation {service.server.federation.id} at {service.server.federation.address}")
     waits = {name: delays() for name in commands}
+    began = dict.fromkeys(commands, time.monotonic())
     due: dict[str, float] = {}
     while True:
         time.sleep(_PAUSE)
@@ -151,10 +159,13 @@ def _keep(
             if name in due:
                 if time.monotonic() >= due[name]:
                     del due[name]
+                    began[name] = time.monotonic()
                     processes.start(name, command, environment)
             elif (status := processes.status(name)) is not None:
                 say(f"{name} ended with status {status}, and is started again; see {processes.log(name)}")
                 processes.stop(name)
+                if time.monotonic() - began[name] > _STABLE:
+                    waits[name] = delays()
                 due[name] = time.monotonic() + next(waits[name])
 
 

@@ -34,7 +34,7 @@ def server_checks(server: ServerFolder) -> Iterator[Check]:
     except KeyFileError as error:
         yield fails("certificate", f"{error}; copy the folder server/ from the operator again")
         return
-    yield from _certificates(server, ca, own)
+    yield from certificate_checks(server, ca, own)
     name, _ = resolve(server.federation)
     # Here the name may be known inside another network only.
     yield name if name.status == "ok" else warns(name.name, f"{name.detail}; nodes need it, this machine does not")
@@ -51,7 +51,8 @@ def _identity(server: ServerFolder) -> Iterator[Check]:
         yield server_admitted(found, own)
 
 
-def _certificates(server: ServerFolder, ca: x509.Certificate, own: x509.Certificate) -> Iterator[Check]:
+def certificate_checks(server: ServerFolder, ca: x509.Certificate, own: x509.Certificate) -> Iterator[Check]:
+    """Check that a server's certificates hold now, and belong to one another, to its name and to its key."""
     now = datetime.now(UTC)
     yield certificates.validity("CA", ca, now, advice=_NEW_CA)
     yield certificates.validity("certificate", own, now, advice=_RENEW)
