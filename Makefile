@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 60
 # Where CI is set, as it is in continuous integration, the slow tests run too.
 TESTS := $(if $(CI),,-m 'not slow')
 
-.PHONY: demo test lint bench fuzz clean
+.PHONY: demo deploy-demo test lint bench fuzz clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("fedtrain needs Python 3.11 or later, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -21,6 +21,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	rm -rf runs/demo
 	$(BIN)/fedtrain simulate --config simulations/demo.toml --out runs/demo
+
+deploy-demo: $(STAMP)
+	rm -rf runs/deploy-demo
+	$(BIN)/python -m deploy.story docs/tutorial/deploy.md runs/deploy-demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal $(TESTS)

@@ -1,6 +1,6 @@
 """Do what a page of the documentation says, each command on the host that its prompt names.
 
-``python deploy/story.py docs/tutorial/deploy.md FOLDER`` runs the page in network namespaces where that is permitted.
+``python -m deploy.story docs/tutorial/deploy.md FOLDER`` runs the page in network namespaces where that is permitted.
 """
 
 import re
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from hosts import Hosts, namespaces_allowed  # beside this file
+from deploy.hosts import Hosts, namespaces_allowed
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVER = "server"
@@ -59,7 +59,9 @@ def main() -> None:
     """Run a page."""
     page, folder = Path(sys.argv[1]).read_text(encoding="utf-8"), Path(sys.argv[2]).resolve()
     namespaces = namespaces_allowed()
-    where = "network namespaces of their own" if namespaces else "folders on loopback: namespaces are not permitted here"
+    where = (
+        "network namespaces of their own" if namespaces else "folders on loopback: namespaces are not permitted here"
+    )
     print(f"hosts: {', '.join(HOSTS)}, in {where}\n")
     with Hosts(folder, HOSTS, server=SERVER, namespaces=namespaces) as hosts:
         prepare(hosts)

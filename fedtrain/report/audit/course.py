@@ -45,8 +45,6 @@ def _paid(evidence: Evidence) -> list[str]:
         return [str(error)]
     if secret and spec.rounds != planned:
         return [f"the plan pays for {spec.rounds} rounds, and the run was opened with {planned}"]
-    if spec.rounds > planned:
-        return [f"the plan has {spec.rounds} rounds for each client, and the run was opened with {planned}"]
     return []
 
 

@@ -68,13 +68,14 @@ def test_a_round_beyond_the_opening_is_refuted(secret_world, judge):
     assert "round 5 was asked, and the run was opened with 4" in checks["rounds"].detail
 
 
-def test_fewer_rounds_planned_than_the_plan_has_are_refuted(judge):
+def test_fewer_rounds_planned_than_the_configuration_has_are_refuted(judge):
     world = World(plan=PrivacyPlan(spec=spec(rounds=4), noise_multiplier=2.0), rounds=2, status="interrupted")
     plain = world.report()
     assert judge(plain, world.roster)[0].holds
     forged = {**plain, "planned_rounds": 2, "status": "completed", "reason": None}
-    _, checks = judge(edit_records(world, forged, lambda records: records[0].update(rounds=2)), world.roster)
-    assert "the plan has 4 rounds for each client, and the run was opened with 2" in checks["opening"].detail
+    verdict, checks = judge(edit_records(world, forged, lambda records: records[0].update(rounds=2)), world.roster)
+    assert not verdict.holds
+    assert checks["configuration"].status == "fails"
 
 
 def test_more_rounds_than_each_client_takes_part_in_are_honest(judge):
