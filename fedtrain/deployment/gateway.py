@@ -12,8 +12,8 @@ from fedtrain.errors import RunError, SiteError
 from fedtrain.files import write_atomic
 
 # The requests of Flower's Fleet API are all of this form. What is encoded, doubled or has a query is something else.
-# Nothing that a stranger can cause at will is logged: that would fill the disk. The SuperLink closes idle connections
-# after five seconds; the gateway does so before, or a request would now and then meet a closed one.
+# The SuperLink closes idle connections after five seconds; the gateway does so before, or a request would now and then
+# meet a closed one.
 _CONFIGURATION = """\
 daemon off;
 pid "{temporary}/nginx.pid";
@@ -54,7 +54,7 @@ http {{
             if ($request_method !~ "^(GET|HEAD)$") {{ return 405; }}
             proxy_pass https://superlink/health;
         }}
-        location /v1/fleet/ {{
+        location ~ ^/v1/fleet/ {{
             if ($request_uri !~ "^/v1/fleet/[a-z-]+$") {{ return 404; }}
             if ($request_method != POST) {{ return 405; }}
             proxy_pass https://superlink;

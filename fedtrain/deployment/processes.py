@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,8 +125,6 @@ class Processes:
         command = [str(word) for word in command]
         log = self.log(name)
         try:
-            if log.exists() and log.stat().st_size > _LARGEST_LOG:
-                log.replace(log.with_suffix(".log.1"))
             file = log.open("ab")
         except OSError as error:
             raise StorageError(f"cannot write {log}: {error.strerror or error}") from error
@@ -155,6 +154,15 @@ class Processes:
                 return file.read().decode(errors="replace")
         except FileNotFoundError:
             return ""
+
+    def trim(self) -> None:
+        """Put the beginning of files aside that have grown large: strangers who knock make programs print."""
+        for name in self._running:
+            log = self.log(name)
+            with suppress(OSError):  # on a full disk, the programs go on
+                if log.stat().st_size > _LARGEST_LOG:
+                    shutil.copyfile(log, log.with_suffix(".log.1"))
+                    os.truncate(log, 0)  # the program appends, and so goes on at the beginning
 
     def size(self, name: str) -> int:
         """Return how long the file of a program is: where what it prints next begins."""

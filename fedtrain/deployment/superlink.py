@@ -155,6 +155,7 @@ def _keep(
     due: dict[str, float] = {}
     while True:
         time.sleep(_PAUSE)
+        processes.trim()
         for name, command in commands.items():
             if name in due:
                 if time.monotonic() >= due[name]:

@@ -87,6 +87,7 @@ def serve(node: NodeFolder, processes: Processes, say: Callable[[str], None]) ->
         connected = False
         while processes.status(SUPERNODE) is None and processes.status(SUPEREXEC) is None:
             time.sleep(_PAUSE)
+            processes.trim()
             if not connected and _CONNECTED in processes.printed(SUPERNODE, start=start):
                 connected, said = True, ""
                 say(f"connected to {node.federation.address} as {node.name}")

@@ -72,13 +72,23 @@ def test_a_failure_is_a_status(started):
     assert "no luck" in started.printed("one")
 
 
-def test_a_large_log_is_put_aside_before_the_next_start(started, monkeypatch):
+def test_the_beginning_of_a_large_log_is_put_aside_while_the_program_goes_on(started, monkeypatch):
+    text = "import sys\nfor line in sys.argv[1:]:\n print(line, flush=True)\n while line not in open('go').read(): pass"
+    go = started.log("go").with_name("go")
+    go.write_text("")
+    started.start("one", script(text, "first", "second"))
+    assert said(started, "one") == "first"
+    started.trim()
+    assert started.printed("one") == "first\n"
     monkeypatch.setattr(module, "_LARGEST_LOG", 3)
-    for word in ("first", "second"):
-        started.start("one", script(f"print('{word}')"))
-        until(lambda: started.status("one") is not None)
-    assert started.printed("one") == "second\n"
+    started.trim()
+    assert started.printed("one") == ""
+    go.write_text("first")
+    assert said(started, "one") == "second"
+    go.write_text("first second")
     assert started.log("one").with_suffix(".log.1").read_text() == "first\n"
+    started.log("one").unlink()
+    started.trim()
 
 
 def test_the_end_of_the_block_ends_all_programs_even_one_in_a_session_of_its_own(tmp_path):

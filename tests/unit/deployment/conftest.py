@@ -1,0 +1,13 @@
+import pytest
+
+from tests.unit.deployment.doctor import folders, pki
+
+
+@pytest.fixture(scope="session")
+def ca():
+    return pki.authority("CA of the federation")
+
+
+@pytest.fixture(scope="session")
+def members():
+    return folders.Members.make()
