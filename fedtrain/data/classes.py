@@ -10,6 +10,8 @@ from fedtrain.data.sources.types import Decoded
 from fedtrain.data.types import Split
 from fedtrain.errors import DataError
 
+_SHOWN = 12
+
 
 def with_classes(decoded: Decoded, names: tuple[str, ...] | None) -> Decoded:
     """Return records with the numbers of named classes in the place of those of the classes that occur.
@@ -27,8 +29,10 @@ def with_classes(decoded: Decoded, names: tuple[str, ...] | None) -> Decoded:
     splits = [split for split in (decoded.train, decoded.test) if split is not None]
     present = sorted({int(label) for split in splits for label in np.unique(split.labels)})
     if strange := [found[label] for label in present if found[label] not in names]:
+        shown = ", ".join(repr(name) for name in strange[:_SHOWN])
+        more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
         raise DataError(
-            f"there are records of the class {strange[0]!r}, which is not one of data.classes = {', '.join(names)}"
+            f"there are records of classes that are not in data.classes = {', '.join(names)}: {shown}{more}"
         )
     numbers = np.array([names.index(name) if name in names else -1 for name in found], dtype=np.int64)
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Self
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedtrain.config import Data
@@ -17,7 +18,7 @@ from fedtrain.data.classes import decode_numbers, with_classes
 from fedtrain.data.sources.types import Decoded
 from fedtrain.data.store import digest_of, info_of
 from fedtrain.data.types import DataInfo, Split
-from fedtrain.errors import DataError, FedtrainError, SiteError
+from fedtrain.errors import DataError, SiteError, StorageError
 
 _FORMATS = ("parquet", "npz", "images")
 
@@ -38,7 +39,7 @@ class SiteData(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    source: Annotated[str, Field(pattern=r"parquet|npz|images|[\w.]+:\w+")]
+    source: Annotated[str, Field(pattern=r"^(parquet|npz|images|[\w.]+:\w+)$")]
     path: str | None = None
     image_column: str | None = None
     label_column: str = "label"
@@ -47,7 +48,7 @@ class SiteData(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.source in _FORMATS) == (self.path is None):
-            raise ValueError(f"path is needed for source = {', '.join(_FORMATS)}, and for no other")
+            raise ValueError(f"path is needed for source = {', '.join(_FORMATS)}, and is not allowed for any other")
         return self
 
 
@@ -57,7 +58,7 @@ class SiteRecords:
 
     Attributes:
         info: the kind and shape of a record, and the classes.
-        train: all records; memory-mapped and read-only where they come from files.
+        train: all records, in the source's order; memory-mapped and read-only where they come from files.
     """
 
     info: DataInfo
@@ -92,6 +93,8 @@ def open_site(
 ) -> SiteRecords:
     """Open the records of a site. Those of files are decoded once, and kept in the folder's own ``cache``.
 
+    The same files give the arrays that a client of a simulation has with a natural split, bit for bit.
+
     Args:
         data: where they are.
         folder: the folder of the site file.
@@ -102,7 +105,11 @@ def open_site(
         DataError: they are missing or malformed, or do not fit the experiment.
         StorageError: the cache cannot be written.
     """
-    source = Data(classes=classes).model_copy(
+    try:
+        named = Data(classes=classes)
+    except ValidationError as error:
+        raise DataError(explain(error)) from error
+    source = named.model_copy(
         update={
             "source": data.source,
             "path": data.path,
@@ -115,11 +122,29 @@ def open_site(
         decoded = with_classes(_own(data.source, folder), source.class_names)
         return SiteRecords(info=decoded.info, train=decoded.train)
     cache = folder / "cache"
-    # It holds decoded records in the clear.
-    cache.mkdir(mode=0o700, exist_ok=True)
-    entry = cached(cache / digest_of(source, fraction=None, seed=0), lambda: _entry(decode_numbers(source)))
+    entry = _kept(cache, digest_of(source, fraction=None, seed=0), lambda: _entry(decode_numbers(source)))
     return SiteRecords(
         info=info_of(entry), train=Split(features=entry.arrays["features"], labels=entry.arrays["labels"])
+    )
+
+
+def _kept(cache: Path, name: str, build: Callable[[], Entry]) -> Entry:
+    try:
+        cache.mkdir(exist_ok=True)
+        cache.chmod(0o700)  # it holds decoded records in the clear
+    except OSError as error:
+        raise _not_kept(cache, error) from error
+    try:
+        return cached(cache / name, build)
+    except StorageError as error:
+        raise _not_kept(cache, error.__cause__) from error
+
+
+def _not_kept(cache: Path, error: BaseException | None) -> StorageError:
+    # The server is told of storage errors, and how large the records are would tell how many there are.
+    reason = (error.strerror if isinstance(error, OSError) else None) or "writing failed"
+    return StorageError(
+        f"{cache}: the decoded records cannot be kept: {reason}; make room, or let this user write there"
     )
 
 
@@ -134,11 +159,10 @@ def _own(name: str, folder: Path) -> Decoded:
 
     try:
         x, y = _load(name, folder)()
-        return decode_arrays(name, x, y)
-    except FedtrainError:
-        raise
+        features, labels = np.asarray(x), np.asarray(y)
     except Exception as error:  # it may raise anything
         raise DataError(f"[data] source = {name!r} failed: {type(error).__name__}: {error}") from error
+    return decode_arrays(name, features, labels)
 
 
 def _load(name: str, folder: Path) -> Callable[[], tuple[object, object]]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fedtrain.config import Data
 from fedtrain.data.cache import Entry, cache_folder, cached
 from fedtrain.data.classes import decode_numbers, with_classes
-from fedtrain.data.inputs import input_files
+from fedtrain.data.inputs import existing_file, input_files
 from fedtrain.data.sources import decode
 from fedtrain.data.types import DataInfo, DataStore, Split
 from fedtrain.errors import ConfigError, DataError
@@ -93,6 +93,11 @@ def open_test(data: Data) -> DataStore:
 
 
 def _build_test(data: Data) -> Entry:
+    if data.source == "npz":
+        from fedtrain.data.sources.npz import refuse_training_records  # noqa: PLC0415 - like every decoder, only here
+
+        assert data.path is not None  # set by the caller
+        refuse_training_records(existing_file(data.path))
     decoded = decode_numbers(data)
     arrays: dict[str, NDArray[Any]] = {"features": decoded.train.features, "labels": decoded.train.labels}
     return Entry(meta=asdict(decoded.info), arrays=arrays)
@@ -114,6 +119,7 @@ def _refuse_simulated(data: Data) -> None:
         "data.path": data.path is not None,
         "data.max_records": data.max_records is not None,
         "data.partition.kind": data.partition.kind != "iid",
+        "data.partition.column": data.partition.column is not None,
     }
     if given := [field for field, is_set in simulated.items() if is_set]:
         raise ConfigError(f"{given[0]} is for simulations: in a deployment each site has its own records; unset it")

@@ -9,7 +9,7 @@ import typer
 
 from fedtrain.cli.failing import reporting_errors
 from fedtrain.data import format_histogram
-from fedtrain.data.site import open_site, read_site_data
+from fedtrain.data.site import SiteData, open_site, read_site_data
 from fedtrain.deployment import NodeFolder
 from fedtrain.ledger import read_policy
 
@@ -32,6 +32,7 @@ def data(
         counts = np.bincount(train.labels, minlength=len(info.classes))[None]
         lines = [
             f"source: {source.source}{'' if source.path is None else f', {source.path}'}",
+            *_columns(source, feature_columns if info.kind == "table" else None),
             f"records: {len(train)} of kind {info.kind}, shape {info.shape}, {train.features.dtype}",
             format_histogram(counts, info.classes),
         ]
@@ -41,3 +42,11 @@ def data(
                 "publishing a record"
             )
         sys.stdout.write("\n".join([*lines, "nothing of this left the node"]) + "\n")
+
+
+def _columns(source: SiteData, features: str | None) -> list[str]:
+    """Say which columns are read, of a source that has columns."""
+    if source.source != "parquet":
+        return []
+    read = source.feature_columns or features or source.image_column or "the first image column"
+    return [f"columns: {read}; label: {source.label_column}"]

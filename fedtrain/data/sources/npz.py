@@ -55,7 +55,7 @@ def decode(data: Data) -> Decoded:
     return _decoded(train, test, owner=data.partition.column)
 
 
-def decode_arrays(name: str, x: object, y: object) -> Decoded:
+def decode_arrays(name: str, x: NDArray[Any], y: NDArray[Any]) -> Decoded:
     """Read records that are arrays in memory, as `decode` does those of an archive without owners.
 
     Args:
@@ -66,7 +66,20 @@ def decode_arrays(name: str, x: object, y: object) -> Decoded:
     Raises:
         DataError: they are malformed.
     """
-    return _decoded(_Arrays(file=Path(name), suffix="", x=np.asarray(x), y=np.asarray(y), owner=None), None, owner=None)
+    return _decoded(_Arrays(file=Path(name), suffix="", x=x, y=y, owner=None), None, owner=None)
+
+
+def refuse_training_records(file: Path) -> None:
+    """Refuse an archive of training and test records where test records alone are read.
+
+    Raises:
+        DataError: it is one, or cannot be read.
+    """
+    if _load(file, "_train", owner=None).suffix:
+        raise DataError(
+            f"{file} holds training records, x_train; in a deployment the server has test records alone: save them as "
+            "x and y of an archive of their own"
+        )
 
 
 def _decoded(train: _Arrays, test: _Arrays | None, *, owner: str | None) -> Decoded:
@@ -127,15 +140,16 @@ def _load(file: Path, suffix: str, *, owner: str | None) -> _Arrays:
 def _features(arrays: _Arrays) -> NDArray[np.uint8] | NDArray[np.float32]:
     x, name = arrays.x, f"{arrays.file}: x{arrays.suffix}"
     require_records(x.shape[0] if x.ndim else 0, name)
+    # In C order, as what is cached: PyTorch computes otherwise on what is laid out otherwise, and rounds differently.
     if x.dtype == np.uint8 and x.ndim in {3, 4}:
-        return _pixels(x, name)
+        return np.ascontiguousarray(_pixels(x, name))
     if x.ndim != 2 or x.dtype.kind not in "fiub":  # noqa: PLR2004  # (n, features)
         raise DataError(
             f"{name} has shape {x.shape} and dtype {x.dtype}; allowed: uint8 images of shape (n, height, width), "
             "(n, height, width, channels) or (n, channels, height, width), or numbers of shape (n, features)"
         )
     with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused
-        features = x.astype(np.float32)
+        features = x.astype(np.float32, order="C")
     bad = np.argwhere(~np.isfinite(features))
     if len(bad):
         row, column = (int(index) for index in bad[0])

@@ -1,0 +1,115 @@
+import warnings
+
+import numpy as np
+import pytest
+
+from tests.federations import provisioned
+
+with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # typer imports what click deprecates
+    from typer.testing import CliRunner
+
+    from fedtrain.cli.app import app
+
+
+@pytest.fixture
+def node(tmp_path):
+    (node,) = provisioned(tmp_path / "federation", (4,)).nodes
+    np.savez(node.path / "records.npz", x=np.zeros((6, 2, 3), np.uint8), y=["cold", "flu", "flu", "cold", "flu", "flu"])
+    return node
+
+
+def run(node, *arguments):
+    return CliRunner().invoke(app, ["client", "data", str(node.path), *arguments])
+
+
+def content(folder):
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and "cache" not in path.parts
+    }
+
+
+def test_it_shows_the_records_and_their_classes_and_writes_nothing_but_the_cache(node):
+    before = content(node.path)
+    result = run(node)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == [
+        f"source: npz, {node.path}/records.npz",
+        "records: 6 of kind image, shape (1, 2, 3), uint8",
+        "client  cold  flu  total",
+        "     0     2    4      6",
+        "nothing of this left the node",
+    ]
+    assert content(node.path) == before
+
+
+def test_classes_of_the_experiment_are_shown_in_its_order(node):
+    result = run(node, "--classes", "healthy,flu,cold")
+    assert "client  healthy  flu  cold  total" in result.stdout
+    assert "     0        0    4     2      6" in result.stdout
+
+
+def test_labels_outside_of_the_classes_are_an_error_that_names_them(node):
+    result = run(node, "--classes", "healthy,cold")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: there are records of classes that are not in data.classes = healthy, cold: 'flu'\n"
+    )
+
+
+def test_a_delta_that_would_allow_publishing_a_record_is_a_warning(node):
+    text = node.site.read_text()
+    node.site.write_text(text.replace("delta = 1e-3", "delta = 0.17"))
+    assert "warning: [budget] delta = 0.17 is not below 1 / 6" in run(node).stdout
+    node.site.write_text(text.replace("delta = 1e-3", "delta = 0.16"))
+    assert "warning" not in run(node).stdout
+
+
+def test_the_columns_of_a_table_are_shown(node):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({"age": [1.0, 2.0], "weight": [3.0, 4.0], "ill": [0, 1]})
+    pq.write_table(table, node.path / "records.parquet")
+    data = '[data]\nsource = "parquet"\npath = "records.parquet"\nlabel_column = "ill"\n'
+    text = node.site.read_text().replace('[data]\nsource = "npz"\npath = "records.npz"\n', data)
+    node.site.write_text(text)
+    result = run(node, "--feature-columns", "weight, age")
+    assert "columns: weight, age; label: ill\nrecords: 2 of kind table, shape (2,), float32\n" in result.stdout
+    assert "feature_columns is not set" in run(node).stderr
+    node.site.write_text(text.replace(data, f'{data}feature_columns = "age"\n'))
+    assert "columns: age; label: ill\nrecords: 2 of kind table, shape (1,), float32\n" in run(node).stdout
+
+
+def test_the_column_of_an_image_is_shown(node):
+    import io
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(buffer, "PNG")
+    pq.write_table(pa.table({"img": [{"bytes": buffer.getvalue()}], "label": [0]}), node.path / "records.parquet")
+    node.site.write_text(node.site.read_text().replace('"npz"', '"parquet"').replace("records.npz", "records.parquet"))
+    assert "columns: the first image column; label: label\n" in run(node).stdout
+
+
+def test_a_function_of_the_sites_own_is_shown_by_its_name(node):
+    (node.path / "own.py").write_text("def load():\n    return [[1.0], [2.0]], ['a', 'b']\n")
+    node.site.write_text(node.site.read_text().replace('"npz"', '"own:load"').replace('path = "records.npz"\n', ""))
+    assert run(node).stdout.startswith("source: own:load\nrecords: 2 of kind table, shape (1,), float32\n")
+
+
+def test_a_site_file_without_data_says_so(node):
+    node.site.write_text("[budget]\nepsilon = 1.0\ndelta = 1e-3\n")
+    result = run(node)
+    assert result.exit_code == 2
+    assert "has no [data], which says where the records are" in result.stderr
+
+
+def test_a_folder_that_is_no_nodes_is_refused(tmp_path):
+    result = CliRunner().invoke(app, ["client", "data", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "is not the folder of a node" in result.stderr
