@@ -65,6 +65,8 @@ def test_a_setting_without_key_or_value_is_refused(setting):
         ({"data.source": "parquet", "data.path": "x"}, "there is no test data"),
         ({"data.source": "hub"}, "dataset is not set"),
         ({"data.test_path": "x", "data.test_fraction": 0.5}, "both set"),
+        ({"data.classes": "a,,b"}, "has an empty name, or one twice"),
+        ({"data.classes": "a, b,a"}, "has an empty name, or one twice"),
         ({"data.partition.kind": "natural"}, "partition.column is not set"),
         ({"training.local_epochs": 1.0, "training.local_steps": 5}, "both set"),
         ({"privacy.mode": "record"}, "privacy.sampling_rate is not set"),

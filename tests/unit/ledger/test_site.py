@@ -18,6 +18,19 @@ def test_a_site_file_is_read(tmp_path):
     assert read_policy(path).modes == ()
     path.write_text(BUDGET + '[policy]\nmodes = ["none", "record"]\nnoise = ["secure"]\n')
     assert read_policy(path) == SitePolicy(epsilon=8.0, delta=1e-5, modes=("none", "record"), noise=("secure",))
+    path.write_text(BUDGET + '[policy]\ntasks = ["vision", "own:task"]\n[data]\nsource = "npz"\nmore = [1]\n')
+    assert read_policy(path) == SitePolicy(epsilon=8.0, delta=1e-5, tasks=("vision", "own:task"))
+    path.write_text(BUDGET + "[policy]\ntasks = []\n[transport]\nsealed = false\nsecagg = true\nminimum_cohort = 5\n")
+    assert read_policy(path) == SitePolicy(
+        epsilon=8.0, delta=1e-5, tasks=(), sealed=False, secagg=True, minimum_cohort=5
+    )
+
+
+def test_what_a_site_file_does_not_say_is_told_apart_from_no(tmp_path):
+    path = tmp_path / "site.toml"
+    path.write_text(BUDGET)
+    policy = read_policy(path)
+    assert (policy.tasks, policy.sealed, policy.secagg) == (None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +53,11 @@ def test_a_site_file_is_read(tmp_path):
         (BUDGET + '[policy]\nmodes = "record"\n', "policy.modes"),
         (BUDGET + '[policy]\nnoise = ["none"]\n', "policy.noise.0"),
         (BUDGET + '[policy]\nnoise = "secure"\n', "policy.noise"),
+        (BUDGET + '[policy]\ntasks = "vision"\n', "policy.tasks"),
+        (BUDGET + "[policy]\ntasks = [1]\n", "policy.tasks.0"),
+        (BUDGET + "[transport]\nsealed = 1\n", "transport.sealed"),
+        (BUDGET + "[transport]\nminimum_cohort = 1\n", "transport.minimum_cohort"),
+        ("data = 3\n" + BUDGET, "data"),
     ],
 )
 def test_a_site_file_with_anything_else_is_refused(tmp_path, text, where):
