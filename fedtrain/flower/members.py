@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from flwr.cli.typing import SuperLinkConnection
 from flwr.cli.utils import init_http_client_from_connection
@@ -22,27 +23,32 @@ from fedtrain.errors import FedtrainError
 _PAUSE = 3.0  # seconds between two looks
 
 
-def synchronize(client: ControlHttpClient, membership: Membership) -> list[str]:
-    """Register the SuperNodes of all members, unregister all others, and say what was done.
+def synchronize(client: ControlHttpClient, membership: Membership) -> tuple[list[str], list[str]]:
+    """Register the SuperNodes of all members, and unregister all others.
 
     Args:
         client: of the SuperLink's Control API.
         membership: who belongs to the federation.
+
+    Returns:
+        What was done; and the members that cannot be registered, because Flower takes a key once, and theirs was
+        unregistered before.
+
+    Raises:
+        httpx.HTTPError: the SuperLink does not answer, or refuses.
     """
     wanted = {_key(line): membership.names[number] for number, line in membership.supernodes.items()}
-    known = {
-        node.public_key: node.node_id
-        for node in client.ListNodes(ListNodesRequest()).nodes_info
-        if node.status != "unregistered"
-    }
+    nodes = client.ListNodes(ListNodesRequest()).nodes_info
+    known = {node.public_key: node.node_id for node in nodes if node.status != "unregistered"}
+    past = {node.public_key for node in nodes} - known.keys()
     done = []
     for key in known.keys() - wanted.keys():
         client.UnregisterNode(UnregisterNodeRequest(node_id=known[key]))
         done.append(f"unregistered node {known[key]}, which is not a member's")
-    for key in wanted.keys() - known.keys():
+    for key in wanted.keys() - known.keys() - past:
         client.RegisterNode(RegisterNodeRequest(public_key=key, name=wanted[key]))
         done.append(f"registered {wanted[key]}")
-    return done
+    return done, sorted(wanted[key] for key in wanted.keys() & past)
 
 
 def _key(line: str) -> bytes:
@@ -59,11 +65,20 @@ def main() -> None:
     while True:
         try:
             membership, _ = read_membership(server.membership, server.federation)
-            for line in synchronize(client, membership):
+            done, refused = synchronize(client, membership)
+            for line in done:
                 _say(line)
             state = f"membership version {membership.version}: {len(membership.names)} members"
+            if refused:
+                state += (
+                    f"; not registered: {', '.join(refused)}, whose SuperNode key was revoked before, and Flower takes "
+                    "a key once. On the node, remove supernode.pem, run fedtrain client init, and have the request "
+                    "admitted with --rotate"
+                )
         except FedtrainError as error:  # somebody copies it just now, or copied another; the nodes stay as they are
             state = f"the membership is not followed: {error}"
+        except httpx.HTTPError as error:  # it is started again just now
+            state = f"the SuperLink cannot be told who the members are: {error}"
         if state != said:
             said = state
             _say(state)

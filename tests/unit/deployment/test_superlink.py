@@ -1,0 +1,117 @@
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedtrain.crypto import Identity
+from fedtrain.deployment import write_membership
+from fedtrain.deployment.superlink import Service, check, running
+from fedtrain.errors import KeyFileError, SiteError
+from tests.unit.deployment.doctor import folders, pki
+from tests.unit.deployment.doctor.pki import DAY
+
+NAMES = ("127.0.0.1", "localhost")
+
+
+@pytest.fixture
+def server(tmp_path, members, ca):
+    return folders.server_folder(tmp_path / "server", members, ca)
+
+
+def refused(server, error, message):
+    with pytest.raises(error, match=message):
+        check(server)
+
+
+def test_a_server_in_order(server):
+    check(server)
+
+
+def test_files_that_are_missing(server):
+    for path, error in (
+        (server.certificate, KeyFileError),
+        (server.ca, KeyFileError),
+        (server.certificate_key, KeyFileError),
+        (server.identity, KeyFileError),
+        (server.membership, SiteError),
+    ):
+        content = path.read_bytes()
+        path.unlink()
+        refused(server, error, path.name)
+        folders.secret(path, content)
+    check(server)
+
+
+def test_keys_that_others_can_read(server):
+    for path in (server.certificate_key, server.identity):
+        path.chmod(0o640)
+        refused(server, KeyFileError, path.name)
+        path.chmod(0o600)
+
+
+@pytest.mark.parametrize(
+    ("message", "begins", "ends", "names"),
+    [
+        ("certificate: expired on", -3 * DAY, -DAY, NAMES),
+        ("certificate: valid from", DAY, 3 * DAY, NAMES),
+        (r"names: server.crt does not name 127\.0\.0\.1", -DAY, DAY, ("fl.example.org",)),
+        # The gateway knows the SuperLink by the name localhost.
+        ("names: server.crt does not name localhost", -DAY, DAY, ("127.0.0.1",)),
+    ],
+)
+def test_certificates_that_do_not_hold(server, ca, message, begins, ends, names):
+    pki.certificate_of(ca, *names, begins=begins, ends=ends).write(server.certificate, server.certificate_key)
+    refused(server, KeyFileError, message)
+
+
+def test_certificates_that_do_not_belong_together(server, ca):
+    pki.certificate_of(ca, *NAMES).write(server.certificate)
+    refused(server, KeyFileError, "server.key is the key of another certificate")
+    pki.certificate_of(pki.authority("another"), *NAMES).write(server.certificate, server.certificate_key)
+    refused(server, KeyFileError, "was not issued by the CA")
+
+
+def test_an_expired_ca(tmp_path, members):
+    old = pki.authority("old", begins=-3 * DAY, ends=-DAY)
+    refused(folders.server_folder(tmp_path / "server", members, old), KeyFileError, "CA: expired on")
+
+
+def test_an_identity_that_the_membership_does_not_name(server):
+    folders.secret(server.identity, folders.pem_key(Identity.generate()))
+    refused(server, KeyFileError, "is not the key of the server that")
+
+
+def test_a_membership_that_is_not_the_operators(server, members):
+    write_membership(server.membership, members.membership().sign(Identity.generate()))
+    refused(server, SiteError, "cannot be used")
+    write_membership(server.membership, members.membership(federation="cd" * 16).sign(members.operator))
+    refused(server, SiteError, "is the membership of another federation")
+
+
+def test_flower_has_its_own_folder_and_our_programs_and_tells_nobody(server):
+    environment = Service(server=server, port=1).environment()
+    assert environment["FLWR_HOME"] == str(server.path / "run" / "flwr")
+    assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+    assert environment["FLWR_TELEMETRY_ENABLED"] == "0"
+
+
+def test_whether_a_server_is_up_is_asked_past_a_proxy_and_of_its_own_superlink_alone(
+    server, tmp_path, ca, members, monkeypatch
+):
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    with pytest.raises(SiteError, match=r"the server is not up: run fedtrain server up .*/server"):
+        running(server)
+    (server.path / "run").mkdir()
+    with pki.serving(tmp_path, pki.certificate_of(ca, *NAMES)) as port:
+        (server.path / "run" / "port").write_text(str(port))
+        assert running(server) == Service(server=server, port=port)
+    with pytest.raises(SiteError, match=f"the server does not answer at 127.0.0.1:{port}"):
+        running(server)
+    with pki.serving(tmp_path, pki.certificate_of(pki.authority("another"), *NAMES)) as port:
+        assert not Service(server=server, port=port).healthy()
+    with pki.serving(tmp_path, pki.certificate_of(ca, *NAMES), status=503) as port:
+        assert not Service(server=server, port=port).healthy()
+    (server.path / "run" / "port").write_text("none")
+    with pytest.raises(SiteError, match="the server is not up"):
+        running(server)
