@@ -106,6 +106,20 @@ class NodeFolder:
         return self.path / "approved.json"
 
     @property
+    def rotation(self) -> Path:
+        """A change of keys that is not finished (`fedtrain.deployment.rotation`)."""
+        return self.path / "rotation"
+
+    def refuse_rotation(self) -> None:
+        """Refuse to use keys that are half changed.
+
+        Raises:
+            SiteError: they are.
+        """
+        if self.rotation.exists():
+            raise SiteError(f"a change of keys was interrupted: finish it with fedtrain client rotate {self.path}")
+
+    @property
     def logs(self) -> Path:
         """A folder of what the processes print."""
         return self.path / "logs"

@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Self
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -20,8 +20,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from fedtrain.crypto import Identity, PublicIdentity, SignedEnvelope, canonical, read_or_create_secret, read_secret
+from fedtrain.crypto.membership import NAME
 from fedtrain.deployment.node import NodeFolder
-from fedtrain.errors import ForgeryError, KeyFileError, SiteError
+from fedtrain.errors import ForgeryError, KeyFileError, SiteError, StorageError
 
 PAYLOAD_TYPE = "application/vnd.fedtrain.admission-request.v1+json"
 
@@ -76,12 +77,17 @@ class Request:
                 supernode=str(value["supernode"]),
             )
             envelope.verify(request.identity, PAYLOAD_TYPE)
+            # The name is printed, and becomes that of a file.
+            if envelope.payload != canonical(request._as_json() | {"signature": value["signature"]}):
+                raise ForgeryError("the request is not in its only form")  # noqa: TRY301
+            if not NAME.fullmatch(request.name):
+                raise ForgeryError(f"{request.name!r} is not a name of a node")  # noqa: TRY301
             public = _supernode_public(request.supernode)
             signature = base64.b64decode(str(value["signature"]), validate=True)
             public.verify(signature, request._signed(), ec.ECDSA(hashes.SHA256()))
         except InvalidSignature as error:
             raise ForgeryError("the request is not signed with the key of its SuperNode") from error
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, UnsupportedAlgorithm) as error:
             raise ForgeryError(f"the request cannot be read: {error}") from error
         return request
 
@@ -99,12 +105,19 @@ class Request:
 
 
 def make_keys(node: NodeFolder) -> Request:
-    """Make a node's keys, where there are none, and write its request.
+    """Make a node's keys, where there are none, in its folder that others cannot enter, and write its request.
 
     Raises:
         KeyFileError: a key file cannot be used.
+        SiteError: a change of keys was interrupted.
         StorageError: a file cannot be written.
     """
+    node.refuse_rotation()
+    try:
+        # The kit becomes the place of secret keys.
+        node.path.chmod(0o700)
+    except OSError as error:
+        raise StorageError(f"cannot keep others out of {node.path}: {error.strerror or error}") from error
     identity = Identity.load_or_create(node.identity)
     private = _supernode_private(node.supernode_key, read_or_create_secret(node.supernode_key, _new_supernode_key))
     request = Request(
@@ -147,7 +160,7 @@ def _new_supernode_key() -> bytes:
 def _supernode_private(path: Path, data: bytes) -> ec.EllipticCurvePrivateKey:
     try:
         key = load_ssh_private_key(data, password=None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise KeyFileError(f"the key file {path} holds no private key as OpenSSH writes it: {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, _CURVE):
         raise KeyFileError(f"the key file {path} holds another kind of key; it must be one on the curve P-384")

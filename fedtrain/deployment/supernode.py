@@ -13,17 +13,19 @@ from secrets import token_hex
 
 from fedtrain.crypto import Identity, read_or_create_secret
 from fedtrain.deployment.bundles import approved
+from fedtrain.deployment.doctor.check import Check
 from fedtrain.deployment.doctor.network import reach
 from fedtrain.deployment.membership import read_membership
 from fedtrain.deployment.node import NODE, NodeFolder
 from fedtrain.deployment.processes import Processes, delays
 from fedtrain.deployment.request import supernode_public
-from fedtrain.errors import KeyFileError, SiteError
+from fedtrain.errors import KeyFileError
 from fedtrain.ledger import read_policy
 
 SUPERNODE, SUPEREXEC = "supernode", "superexec"
 
 _CONNECTED = "SuperNode ID: "
+_TURNED_AWAY = "[code: 2004]"
 _STABLE = 60.0  # seconds after which a connection counts, and the next wait is short again
 _PAUSE = 0.5  # seconds between two looks
 _SECRET_BYTES = 32
@@ -49,8 +51,7 @@ def standing(node: NodeFolder) -> Standing:
         KeyFileError: a key cannot be used.
         SiteError: the site file, the membership or the approved bundles cannot be used, or new keys are half made.
     """
-    if (node.path / "rotation").exists():
-        raise SiteError(f"a change of keys was interrupted: finish it with fedtrain client rotate {node.path}")
+    node.refuse_rotation()
     for key in (node.identity, node.supernode_key):
         if not key.exists():
             raise KeyFileError(f"there is no key {key}: make the node's keys with fedtrain client init {node.path}")
@@ -61,13 +62,16 @@ def standing(node: NodeFolder) -> Standing:
     return Standing(member=keys == (identity, supernode), bundles=len(approved(node.approved)))
 
 
-def serve(node: NodeFolder, processes: Processes, say: Callable[[str], None]) -> None:
+def serve(
+    node: NodeFolder, processes: Processes, say: Callable[[str], None], ask: Callable[[NodeFolder], Check]
+) -> None:
     """Keep a node in service until this process is stopped.
 
     Args:
         node: its folder.
         processes: starts and ends its programs.
         say: tells a person what changed.
+        ask: asks the server whether it lets the node in.
 
     Raises:
         StorageError: a file cannot be written.
@@ -94,7 +98,7 @@ def serve(node: NodeFolder, processes: Processes, say: Callable[[str], None]) ->
         processes.stop(SUPERNODE, SUPEREXEC)
         if connected and time.monotonic() - began > _STABLE:
             waits = delays()
-        reason = _reason(node, processes.printed(SUPERNODE, start=start))
+        reason = _reason(node, ask, processes.printed(SUPERNODE, start=start))
         if reason != said:
             said = reason
             say(f"not connected to {node.federation.address}, trying again: {reason}")
@@ -146,15 +150,17 @@ def _environment(node: NodeFolder) -> dict[str, str]:
     }
 
 
-def _reason(node: NodeFolder, printed: str) -> str:
+def _reason(node: NodeFolder, ask: Callable[[NodeFolder], Check], printed: str) -> str:
     """Return what keeps a node from the server: what a try shows, or else what the SuperNode said last."""
     for check in reach(node.federation, node.ca):
         if check.status == "fails":
             return f"{check.name}: {check.detail}"
-    if "PermissionDenied" in printed or "not found in the" in printed:
-        return f"the server does not know this node's key: the operator admits {node.request}"
-    lines = [line for line in printed.splitlines() if line.strip()]
-    return lines[-1][-300:] if lines else "the SuperNode ended and said nothing"
+    admitted = ask(node)
+    if admitted.status == "fails":
+        return admitted.detail
+    if _TURNED_AWAY in printed:
+        return "the server counts this node as connected; it lets it in again a minute after it saw it last"
+    return f"the SuperNode ended; see {node.logs}"
 
 
 def _free_port() -> int:

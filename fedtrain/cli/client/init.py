@@ -15,8 +15,6 @@ def init(kit: Annotated[Path, typer.Argument(metavar="KIT", help="The folder tha
     """Make the node's keys, which stay here, and the request for the operator."""
     with reporting_errors():
         node = NodeFolder.open(kit)
-        # The kit becomes the place of secret keys.
-        node.path.chmod(0o700)
         request = make_keys(node)
         sys.stdout.write(
             f"node {node.name}, client {node.client} of federation {node.federation.id}\n"

@@ -15,6 +15,8 @@ from fedtrain.deployment.supernode import serve, standing
 
 def up(kit: Annotated[Path, typer.Argument(metavar="KIT", help="The node's folder.")]) -> None:
     """Connect to the federation's server, and take part in its runs until stopped."""
+    from fedtrain.flower.admission import ask  # noqa: PLC0415 - Flower takes a second to import
+
     with reporting_errors():
         node = NodeFolder.open(kit)
         with only_one(node.path):
@@ -25,7 +27,7 @@ def up(kit: Annotated[Path, typer.Argument(metavar="KIT", help="The node's folde
                 _say(f"no bundle is approved, so that every run is refused: fedtrain client approve {kit} BUNDLE")
             try:
                 with stopped_by_signals(), Processes(node.logs) as processes:
-                    serve(node, processes, _say)
+                    serve(node, processes, _say, ask)
             except Stopped:
                 _say("stopped")
 

@@ -1,0 +1,165 @@
+"""A federation of three sites on hosts of their own, provisioned by the commands of the tutorial."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from deploy.hosts import Hosts, namespaces_allowed
+from deploy.story import HOSTS, ROOT, SERVER, commands, do, prepare
+from fedtrain.crypto import Identity
+from fedtrain.ledger import Ledger
+from tests.integration.superlink import free_port
+
+PAGE = (ROOT / "docs" / "tutorial" / "deploy.md").read_text(encoding="utf-8")
+SITES = ("hospital-a", "hospital-b", "hospital-c")
+UP = "fedtrain server up server"
+PLAIN = ("privacy.mode=none", "privacy.noise=seeded", "privacy.sampling_rate=", "privacy.max_participations=")
+
+
+def up(site):
+    return f"fedtrain client up {site}"
+
+
+class Deployment:
+    """The hosts of the tutorial, up to the point where server and nodes can go into service."""
+
+    def __init__(self, folder):
+        self.namespaces = namespaces_allowed()
+        self.hosts = Hosts(folder, HOSTS, server=SERVER, namespaces=self.namespaces, port=free_port())
+        self.superlink_port = free_port()
+
+    def __enter__(self):
+        self.hosts.__enter__()
+        try:
+            prepare(self.hosts)
+            for host, line in commands(PAGE):
+                if line.startswith("fedtrain server up"):
+                    break
+                do(self.hosts, host, line)
+            for site in SITES:
+                self.edit_site(site, ("minimum_cohort = 3", "minimum_cohort = 2"))
+        except BaseException:
+            self.hosts.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception):
+        self.hosts.__exit__(*exception)
+
+    def node(self, site):
+        return self.hosts.home(site) / site
+
+    @property
+    def server(self):
+        return self.hosts.home(SERVER) / "server"
+
+    def edit_site(self, site, *changes):
+        file = self.node(site) / "site.toml"
+        text = file.read_text()
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        file.write_text(text)
+
+    def serve(self):
+        self.hosts.stay(SERVER, self.up_line, "serving federation")
+
+    @property
+    def up_line(self):
+        return f"{UP} --port {self.superlink_port}"
+
+    def connect(self, *sites, until="connected to"):
+        for site in sites or SITES:
+            self.hosts.stay(site, up(site), until)
+
+    def begin(self, out, *settings, resume=False):
+        """Start a run, and return its process."""
+        words = " ".join(f"--set {setting}" for setting in settings)
+        line = (
+            f"fedtrain server run server --config fedtrain/simulations/deployed.toml --app fedtrain --out runs/{out} "
+            f"--set federation.rounds=2 --set federation.deadline=60.0 {words} {'--resume' if resume else ''}"
+        )
+        return subprocess.Popen(
+            self.hosts.command(SERVER, line),
+            cwd=self.hosts.home(SERVER),
+            env=self.hosts.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def finish(self, process, *, timeout=400):
+        """Return the exit status of a run, and what it printed."""
+        said, _ = process.communicate(timeout=timeout)
+        return process.returncode, said
+
+    def run(self, out, *settings, resume=False):
+        return self.finish(self.begin(out, *settings, resume=resume))
+
+    def report(self, out):
+        return json.loads((self.hosts.home(SERVER) / "runs" / out / "report.json").read_text())
+
+    def model(self, out):
+        return (self.hosts.home(SERVER) / "runs" / out / "model-final.safetensors").read_bytes()
+
+    def audit(self, out):
+        """Audit a run with the operator's keys, and every site's own ledger."""
+        rosters = sorted((self.hosts.home("operator") / "federation" / "rosters").glob("*.json"))
+        roster = self.hosts.home(SERVER) / "runs" / out / "roster.json"
+        (pinned,) = [path for path in rosters if json.loads(path.read_text()) == json.loads(roster.read_text())][-1:]
+        ledgers = " ".join(
+            f"--ledger {file}" for site in SITES for file in (self.node(site) / "ledgers").glob("*.jsonl")
+        )
+        report = self.hosts.home(SERVER) / "runs" / out / "report.json"
+        return self.hosts.run("auditor", f"fedtrain audit {report} --roster {pinned} {ledgers}")
+
+    def entries(self, site):
+        """Return what is in the ledgers of a site."""
+        identity, found = Identity.load(self.node(site) / "identity.pem"), []
+        for file in (self.node(site) / "ledgers").glob("*.jsonl"):
+            with suppress(FileNotFoundError), Ledger.open(file.parent, dataset=file.stem, identity=identity) as ledger:
+                found += ledger.entries
+        return found
+
+    def charged(self, site):
+        return len([entry for entry in self.entries(site) if entry.status == "reserved"])
+
+    def lines(self, site):
+        """Return how many lines the ledgers of a site have on the disk, while its node may be writing."""
+        return sum(file.read_bytes().count(b"\n") for file in (self.node(site) / "ledgers").glob("*.jsonl"))
+
+    def processes(self, pattern, folder):
+        """Return the processes whose command matches, and that work for a folder."""
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                environment = (entry / "environ").read_bytes().decode(errors="replace")
+                if re.search(pattern, command) and str(folder) in f"{command} {environment}":
+                    yield int(entry.name)
+
+    def kill(self, pattern, folder, number=signal.SIGKILL):
+        """Send a signal to processes, and return how many there were."""
+        found = list(self.processes(pattern, folder))
+        for process in found:
+            with suppress(ProcessLookupError):
+                os.kill(process, number)
+        return len(found)
+
+    def kill_node(self, site):
+        """Pull the plug of a node: nothing of it ends in good order."""
+        process = self.hosts._staying.pop((site, up(site)))
+        self.kill(r".", self.node(site))
+        process.wait(timeout=20)
+
+
+def await_that(condition, what, seconds=180):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"after {seconds} s it is not so that {what}"
+        time.sleep(0.05)

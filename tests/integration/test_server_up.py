@@ -1,0 +1,345 @@
+"""A server in service, and runs of a tiny app: what is reached from where, is started again, and comes back."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import ssl
+import subprocess
+import sys
+import time
+from contextlib import closing, contextmanager, suppress
+from hashlib import sha256
+from http.client import HTTPSConnection
+from pathlib import Path
+
+import pytest
+
+from fedtrain.deployment import ServerFolder
+from fedtrain.deployment.processes import unproxied
+from fedtrain.deployment.superlink import CONNECTION, Service
+from tests.integration.conftest import ROOT
+from tests.integration.superlink import free_port
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(280),
+    pytest.mark.skipif(
+        shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin") is None, reason="nginx is not installed"
+    ),
+]
+
+PATIENCE = 100
+
+# Does what it is told by the experiment's name.
+APP = """
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+
+server, client = ServerApp(), ClientApp()
+
+
+@server.main()
+def main(grid, context):
+    folder, name = Path(context.run_config["output.directory"]), context.run_config["name"]
+    print("begun:", name, flush=True)
+    if name == "broken":
+        raise ValueError("planted")
+    for part in ("keys", "checkpoints", "records"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        (folder / part / "file").write_text(part)
+    if name == "long":
+        time.sleep(600)
+    status = "failed" if name == "failing" else "completed"
+    report = {"status": status, "reason": "planted", "created": datetime.now(UTC).isoformat()}
+    (folder / "report.json").write_text(json.dumps(report))
+"""
+
+
+def until(holds, *, what):
+    end = time.monotonic() + PATIENCE
+    while not (found := holds()):
+        assert time.monotonic() < end, what
+        time.sleep(0.2)
+    return found
+
+
+class Up:
+    """A federation of one member, whose server is up."""
+
+    def __init__(self, cli, folder):
+        self.cli, self.folder = cli, folder
+        self.port, self.superlink = free_port(), free_port()
+        self.federation = folder / "federation"
+        self.path = self.federation / "server"
+        self.do("provision", "init", self.federation, "--address", f"127.0.0.1:{self.port}")
+        self.admit("hospital-a")
+        self.service = Service(server=ServerFolder.open(self.path), port=self.superlink)
+        self.app = folder / "app"
+        (self.app / "tiny").mkdir(parents=True)
+        project = (ROOT / "pyproject.toml").read_text()
+        # The keys of a real experiment, of an app that is none.
+        config = re.search(r"\n\[tool\.flwr\.app\.config\]\n.*?(?=\n\[tool\.ruff)", project, re.DOTALL).group()
+        (self.app / "pyproject.toml").write_text(
+            '[project]\nname = "tiny"\nversion = "1.0.0"\n[tool.flwr.app]\npublisher = "somebody"\n'
+            f'[tool.flwr.app.components]\nserverapp = "tiny.app:server"\nclientapp = "tiny.app:client"\n{config}\n'
+        )
+        (self.app / "tiny" / "__init__.py").write_text("")
+        (self.app / "tiny" / "app.py").write_text(APP)
+
+    def do(self, *arguments):
+        outcome = self.cli.call(*arguments, cwd=self.folder)
+        assert outcome.status == 0, outcome.stderr
+        return outcome.stdout
+
+    def admit(self, name):
+        kit = self.federation / "kits" / name
+        self.do("provision", "add", self.federation, name)
+        self.do("client", "init", kit)
+        self.do("provision", "admit", self.federation, kit / "request.json")
+
+    def start(self):
+        self.printed = self.folder / "printed"
+        command = [sys.executable, "-c", "from fedtrain.cli import main; main()", "server", "up", self.path]
+        with self.printed.open("ab") as file:
+            begin = file.tell()
+            self.process = subprocess.Popen(
+                [*map(str, command), "--port", str(self.superlink)],
+                env=self.cli.environment,
+                stdout=file,
+                stderr=file,
+                cwd=self.folder,
+            )
+        until(lambda: b"serving federation" in self.printed.read_bytes()[begin:] or self.process.poll(), what="up")
+        assert self.process.poll() is None, self.printed.read_text()
+
+    def stop(self):
+        """Ask it to end, and return its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=PATIENCE)
+
+    def flwr(self, *arguments):
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "flwr"), *arguments, CONNECTION, "--format", "json"],
+            env={**os.environ, **unproxied(), **self.service.environment()},
+            cwd=self.service.home,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return json.loads(done.stdout[done.stdout.index("{") :])
+
+    def registered(self):
+        nodes = self.flwr("supernode", "list")["nodes"]
+        return sorted(node["name"] for node in nodes if node["status"] != "unregistered")
+
+    def ask(self, method, path, *, port=None):
+        context = ssl.create_default_context(cafile=self.path / "ca.pem")
+        with closing(HTTPSConnection("127.0.0.1", port or self.port, context=context, timeout=30)) as connection:
+            connection.request(method, path, headers={"Content-Type": "application/protobuf"})
+            return connection.getresponse().status
+
+    def processes(self, word):
+        """Return the processes that work for the server's folder and have a word in their command."""
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                environment = (entry / "environ").read_bytes().decode(errors="replace")
+                if word in command and f"FEDTRAIN_SERVER={self.path}" in environment:
+                    yield int(entry.name)
+
+    def run(self, name, *arguments, out):
+        process = self.begin(name, *arguments, out=out)
+        stdout, stderr = process.communicate(timeout=PATIENCE)
+        return process.returncode, stdout + stderr
+
+    def begin(self, name, *arguments, out):
+        setting = ("--set", f"name={name}")
+        return self.cli.start(
+            "server", "run", self.path, *setting, "--app", self.app, "--out", out, *arguments, cwd=self.folder
+        )
+
+
+@pytest.fixture(scope="module")
+def up(cli, tmp_path_factory):
+    found = Up(cli, tmp_path_factory.mktemp("up"))
+    # Nothing of this is up yet.
+    refused = cli.call("server", "run", found.path, "--app", found.app, cwd=found.folder)
+    assert refused.status == 2
+    assert "the server is not up" in refused.stderr
+    found.start()
+    yield found
+    found.stop()
+
+
+def test_a_node_reaches_the_fleet_api_and_nothing_else(up):
+    assert up.ask("GET", "/health") == 200
+    # The SuperLink itself answers: without the signature of a node, it refuses.
+    assert up.ask("POST", "/v1/fleet/activate-node") == 401
+    for path in ("/v1/control/list-nodes", "/v1/fleet/../control/list-nodes", "/v1/fleet/%2e%2e/control/list-nodes"):
+        assert up.ask("POST", path) == 404
+    # Without the gateway the same request is answered to whoever asks.
+    assert up.ask("POST", "/v1/control/list-nodes", port=up.superlink) == 200
+
+
+def test_the_superlink_listens_on_loopback_alone(up):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+        except OSError:
+            pytest.skip("this machine has no address but loopback's")
+        address = probe.getsockname()[0]
+    with socket.socket() as tried:
+        tried.settimeout(5)
+        assert tried.connect_ex((address, up.port)) == 0
+    with socket.socket() as tried:
+        tried.settimeout(5)
+        assert tried.connect_ex((address, up.superlink)) != 0
+
+
+def test_members_are_registered_and_others_are_not_while_it_runs(up):
+    assert until(lambda: up.registered() == ["hospital-a"], what="the member is registered")
+    up.admit("hospital-b")
+    until(lambda: up.registered() == ["hospital-a", "hospital-b"], what="a new member is registered")
+    up.do("provision", "revoke", up.federation, "hospital-b")
+    until(lambda: up.registered() == ["hospital-a"], what="a revoked member is not registered any more")
+    # Somebody writes half a file: the members stay.
+    membership = up.path / "membership.json"
+    whole = membership.read_bytes()
+    membership.write_bytes(whole[:-10])
+    until(
+        lambda: "the membership is not followed" in up.service.server.logs.joinpath("members.log").read_text(), what=""
+    )
+    assert up.registered() == ["hospital-a"]
+    membership.write_bytes(whole)
+
+
+def test_one_server_for_a_folder(up):
+    second = up.cli.call("server", "up", up.path, "--port", free_port(), cwd=up.folder)
+    assert second.status == 2
+    assert "is in use" in second.stderr
+
+
+def test_the_bundle_is_what_a_run_sends_and_a_run_comes_back_without_keys(up):
+    bundle = up.folder / "app.fab"
+    said = up.do("server", "bundle", "--app", up.app, "--out", bundle)
+    digest = sha256(bundle.read_bytes()).hexdigest()
+    assert f"SHA-256 {digest}" in said
+
+    out = up.folder / "runs" / "good"
+    status, printed = up.run("good", out=out)
+    assert status == 0, printed
+    assert "begun: good" in printed
+    assert {path.name for path in out.iterdir()} == {"records", "report.json"}
+    assert {path.name for path in (up.path / "runs" / "good").iterdir()} == {
+        *("records", "report.json", "keys", "checkpoints")
+    }
+    with closing(sqlite3.connect(f"file:{up.path / 'superlink.db'}?mode=ro", uri=True)) as database:
+        sent = dict(database.execute("select fab_hash, content from fab"))
+    assert set(sent) == {digest}
+    assert sent[digest] == bundle.read_bytes()
+
+    status, printed = up.run("good", out=out)
+    assert status == 2
+    assert "already" in printed
+    status, printed = up.run("good", "--resume", out=out)
+    assert status == 0, printed
+
+
+def test_a_run_that_fails_says_so(up):
+    status, printed = up.run("failing", out=up.folder / "runs" / "failing")
+    assert status == 1
+    assert "the run failed: planted" in printed
+    assert (up.folder / "runs" / "failing" / "report.json").exists()
+    status, printed = up.run("broken", out=up.folder / "runs" / "broken")
+    assert status == 1
+    assert "planted" in printed
+    assert "the run left no report" in printed
+    assert not (up.folder / "runs" / "broken").exists()
+
+
+def test_what_cannot_be_run_is_refused_before_anything_is_submitted(up):
+    before = len(up.flwr("list")["runs"])
+    status, printed = up.run("good", "--set", "federation.rounds=0", out=up.folder / "runs" / "none")
+    assert status == 2
+    assert "federation.rounds" in printed
+    status, printed = up.run("good", "--app", up.folder, out=up.folder / "runs" / "none")
+    assert status != 0
+    assert not (up.path / "runs" / "none").exists()
+    assert len(up.flwr("list")["runs"]) == before
+
+
+def test_ctrl_c_stops_the_run(up):
+    process = up.begin("long", out=up.folder / "runs" / "long")
+    until((up.path / "runs" / "long" / "records" / "file").exists, what="the run begins")
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, stdout + stderr
+    assert (up.folder / "runs" / "long" / "records" / "file").exists()
+    assert [run["status"] for run in up.flwr("list")["runs"]].count("finished:stopped") == 1
+    until(lambda: not list(up.processes("flwr-serverapp")), what="the ServerApp ends")
+
+
+@contextmanager
+def killed(up, word):
+    found = list(up.processes(word))
+    assert found
+    for process in found:
+        os.kill(process, signal.SIGKILL)
+    yield
+    until(lambda: set(up.processes(word)) - set(found), what=f"{word} is started again")
+
+
+def test_what_is_killed_is_started_again_on_what_it_knew(up):
+    begin = len(up.printed.read_text())
+    with killed(up, "flower-superlink"):
+        pass
+    until(up.service.healthy, what="the SuperLink answers again")
+    assert up.registered() == ["hospital-a"]
+    for word in ("nginx", "flower-superexec", "fedtrain.flower.members"):
+        with killed(up, word):
+            pass
+    until(lambda: _answers(up), what="the gateway answers again")
+    said = up.printed.read_text()[begin:]
+    for name in ("superlink", "gateway", "superexec", "members"):
+        assert f"{name} ended with status" in said
+    status, printed = up.run("good", out=up.folder / "runs" / "after")
+    assert status == 0, printed
+
+
+def _answers(up):
+    with suppress(OSError):
+        return up.ask("GET", "/health") == 200
+    return False
+
+
+def test_it_ends_with_all_that_it_started_and_begins_again_on_its_database(up):
+    assert list(up.processes(""))
+    assert up.stop() == 0
+    assert up.printed.read_text().splitlines()[-1].endswith("stopped")
+    assert list(up.processes("")) == []
+    with socket.socket() as tried:
+        assert tried.connect_ex(("127.0.0.1", up.port)) != 0
+    up.start()
+    assert up.registered() == ["hospital-a"]
+    assert len(up.flwr("list")["runs"]) > 3
+
+
+def test_a_port_that_is_taken_is_named(up, tmp_path):
+    up.stop()
+    with socket.create_server(("0.0.0.0", up.port)):
+        refused = up.cli.call("server", "up", up.path, "--port", free_port(), cwd=up.folder)
+    assert refused.status == 1
+    assert "gateway does not start" in refused.stderr
+    assert "Address already in use" in refused.stderr
+    assert list(up.processes("")) == []
+    up.start()
