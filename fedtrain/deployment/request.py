@@ -79,9 +79,9 @@ class Request:
             envelope.verify(request.identity, PAYLOAD_TYPE)
             # The name is printed, and becomes that of a file.
             if envelope.payload != canonical(request._as_json() | {"signature": value["signature"]}):
-                raise ForgeryError("the request is not in its only form")  # noqa: TRY301
+                raise ForgeryError("the request is not in its only form")
             if not NAME.fullmatch(request.name):
-                raise ForgeryError(f"{request.name!r} is not a name of a node")  # noqa: TRY301
+                raise ForgeryError(f"{request.name!r} is not a name of a node")
             public = _supernode_public(request.supernode)
             signature = base64.b64decode(str(value["signature"]), validate=True)
             public.verify(signature, request._signed(), ec.ECDSA(hashes.SHA256()))
