@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -160,8 +161,11 @@ def _own(name: str, folder: Path) -> Decoded:
     try:
         x, y = _load(name, folder)()
         features, labels = np.asarray(x), np.asarray(y)
+        masked = np.ma.is_masked(x) or np.ma.is_masked(y)
     except Exception as error:  # it may raise anything
         raise DataError(f"[data] source = {name!r} failed: {type(error).__name__}: {error}") from error
+    if masked:
+        raise DataError(f"[data] source = {name!r} gave a masked array with missing values; leave such records out")
     return decode_arrays(name, features, labels)
 
 
@@ -173,6 +177,7 @@ def _load(name: str, folder: Path) -> Callable[[], tuple[object, object]]:
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # where dataclasses look for the names in annotations
         spec.loader.exec_module(module)
     else:
         module = importlib.import_module(module_name)

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from fedtrain.config import Data
 from fedtrain.config.problems import nearest
-from fedtrain.data.sources.categories import Coded, Place, label_categories
+from fedtrain.data.sources.categories import Coded, Place, label_categories, with_test_labels
 from fedtrain.data.sources.columns import coded
 from fedtrain.data.sources.features import TableEncoding
 from fedtrain.data.sources.pixels import decode_images
@@ -90,8 +90,14 @@ def roles(schema: Any, data: Data, *, name: str) -> Roles:
     return Roles(label=data.label_column, image=image, features=() if image else features, owner=owner)
 
 
-def decode_tables(train: Records, test: Records | None, role: Roles) -> Decoded:
+def decode_tables(train: Records, test: Records | None, role: Roles, *, named: bool) -> Decoded:
     """Decode training and test tables that hold the columns of the roles.
+
+    Args:
+        train: the training records.
+        test: the test records, if they are apart.
+        role: what each column is.
+        named: the experiment names the classes, so that the training records need not have them all.
 
     Raises:
         DataError: a value is missing, malformed or not one of the known, or the test records differ in shape.
@@ -104,6 +110,8 @@ def decode_tables(train: Records, test: Records | None, role: Roles) -> Decoded:
 
     names = _class_names(train.table.schema, role.label)
     categories = tuple(range(len(names))) if names else label_categories(labels(train), place=train.place)
+    if named and test and not names:
+        categories = with_test_labels(categories, labels(test), place=test.place)
     encoding = None if role.image else TableEncoding.fit(train.table, role.features, place=train.place)
 
     def split(records: Records, shape: tuple[int, ...] | None, *, owner: str | None) -> Split:

@@ -60,6 +60,15 @@ def label_categories(labels: Coded, *, place: Place) -> tuple[Any, ...]:
     return categories
 
 
+def with_test_labels(categories: tuple[Any, ...], labels: Coded, *, place: Place) -> tuple[Any, ...]:
+    """Return the classes of training labels, and after them those that test labels alone have.
+
+    Raises:
+        DataError: as `label_categories`.
+    """
+    return (*categories, *(value for value in label_categories(labels, place=place) if value not in categories))
+
+
 def _some(categories: Sequence[Any]) -> str:
     shown = ", ".join(repr(category) for category in categories[:_SHOWN])
     more = len(categories) - _SHOWN

@@ -35,11 +35,13 @@ class _Folder:
 def decode(data: Data) -> Decoded:
     """Read the training folder, and the test folder where ``test_path`` is set.
 
-    The classes are the names of the subfolders of the training folder, sorted; records are in the order of their class
-    and file name. Hidden files are passed over, and so are files beside the subfolders.
+    The classes are the names of the subfolders of the training folder, sorted; and where the experiment names the
+    classes, after them those that the test folder alone has. Records are in the order of their class and file name.
+    Hidden files are passed over, and so are files beside the subfolders.
 
     Raises:
-        DataError: a folder or image is missing or malformed, or the test folder has a class of its own.
+        DataError: a folder or image is missing or malformed, or the test folder has a class of its own that the
+            experiment does not name.
     """
     assert data.path is not None  # Data is validated
     if data.partition.column is not None:
@@ -57,11 +59,12 @@ def decode(data: Data) -> Decoded:
         if test.root.resolve() == train.root.resolve():
             raise DataError(f"{test.root} is both training and test data; give path and test_path different folders")
         unknown = sorted({file.parent.name for file in test.files} - set(classes))
-        if unknown:
+        if unknown and data.classes is None:
             raise DataError(
                 f"{test.root / unknown[0]}: class {unknown[0]!r} is not in the training data, whose classes are: "
                 f"{', '.join(classes)}"
             )
+        classes = (*classes, *unknown)
         testing = _split(test, classes, shape=shape)
     return Decoded(info=DataInfo(kind="image", shape=shape, classes=classes), train=training, test=testing)
 

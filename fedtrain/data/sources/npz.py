@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fedtrain.config import Data
 from fedtrain.data.inputs import existing_file
-from fedtrain.data.sources.categories import Coded, label_categories
+from fedtrain.data.sources.categories import Coded, label_categories, with_test_labels
 from fedtrain.data.sources.types import Decoded, require_records
 from fedtrain.data.types import DataInfo, Split
 from fedtrain.errors import DataError
@@ -42,7 +42,8 @@ def decode(data: Data) -> Decoded:
 
     ``x`` is uint8 pixels of shape (n, height, width), (n, height, width, channels) or, where only that gives 1 or 3
     channels, (n, channels, height, width); or numbers of shape (n, features). ``y`` has shape (n,), integers of 0 or
-    more, or strings. The classes are the different values in the training labels, sorted.
+    more, or strings. The classes are the different values in the training labels, sorted; and where the experiment
+    names the classes, after them those that the test labels alone have.
 
     Raises:
         DataError: an array is missing or malformed, or the test arrays do not match the training arrays.
@@ -52,7 +53,7 @@ def decode(data: Data) -> Decoded:
     test = _load(existing_file(data.test_path), "_test", owner=None) if data.test_path else None
     if test is not None and test.file.resolve() == train.file.resolve() and test.suffix == train.suffix:
         raise DataError(f"{test.file} is both training and test data; give path and test_path different files")
-    return _decoded(train, test, owner=data.partition.column)
+    return _decoded(train, test, owner=data.partition.column, named=data.classes is not None)
 
 
 def decode_arrays(name: str, x: NDArray[Any], y: NDArray[Any]) -> Decoded:
@@ -66,7 +67,7 @@ def decode_arrays(name: str, x: NDArray[Any], y: NDArray[Any]) -> Decoded:
     Raises:
         DataError: they are malformed.
     """
-    return _decoded(_Arrays(file=Path(name), suffix="", x=x, y=y, owner=None), None, owner=None)
+    return _decoded(_Arrays(file=Path(name), suffix="", x=x, y=y, owner=None), None, owner=None, named=False)
 
 
 def refuse_training_records(file: Path) -> None:
@@ -82,10 +83,12 @@ def refuse_training_records(file: Path) -> None:
         )
 
 
-def _decoded(train: _Arrays, test: _Arrays | None, *, owner: str | None) -> Decoded:
+def _decoded(train: _Arrays, test: _Arrays | None, *, owner: str | None, named: bool) -> Decoded:
     features = _features(train)
     labels = _labels(train)
     categories = label_categories(labels, place=train.place)
+    if named and test:
+        categories = with_test_labels(categories, _labels(test), place=test.place)
     owners = None
     if train.owner is not None:
         coded = _coded(train, train.owner, f"{owner}{train.suffix}")

@@ -29,7 +29,8 @@ def decode(data: Data) -> Decoded:
     if shared:
         raise DataError(f"{min(shared)} is both training and test data; give path and test_path different files")
     role = roles(_schema(train[0]), data, name=str(train[0]))
-    return decode_tables(_read(train, role), _read(test, role, owner=False) if test else None, role)
+    testing = _read(test, role, owner=False) if test else None
+    return decode_tables(_read(train, role), testing, role, named=data.classes is not None)
 
 
 def _schema(file: Path) -> Any:

@@ -198,6 +198,29 @@ def test_numbers_of_the_sites_own_become_float32_in_c_order(site):
     assert records.train.labels.tolist() == [0, 1]
 
 
+def test_a_module_of_the_sites_own_may_define_dataclasses(site):
+    (site / "records.py").write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "@dataclass\nclass Visit:\n    age: float\n"
+        "def load():\n    return [[Visit(7.0).age]], ['a']\n"
+    )
+    assert open_site(SiteData(source="records:load"), folder=site).train.features.tolist() == [[7]]
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        "np.ma.array([[1.0], [999.0]], mask=[[0], [1]]), ['a', 'b']",
+        "[[1.0], [2.0]], np.ma.array([0, 1], mask=[0, 1])",
+    ],
+)
+def test_values_that_are_masked_out_do_not_become_records(site, records):
+    (site / "records.py").write_text(f"import numpy as np\ndef load():\n    return {records}\n")
+    with pytest.raises(DataError, match="'records:load' gave a masked array with missing values"):
+        open_site(SiteData(source="records:load"), folder=site)
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -333,6 +356,45 @@ def test_a_deployed_server_does_not_take_training_records_for_test_records(tmp_p
     np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
     with pytest.raises(DataError, match=f"{path} holds training records, x_train"):
         open_test(Data(source="npz", test_path=str(path), classes=CLASSES))
+
+
+@pytest.fixture
+def two_files(tmp_path, parquet, encode):
+    """Give a function that writes records of the given labels and returns their path."""
+
+    def write(source, name, labels):
+        if source == "npz":
+            np.savez(tmp_path / f"{name}.npz", x=np.zeros((len(labels), 2, 2), np.uint8), y=labels)
+            return str(tmp_path / f"{name}.npz")
+        if source == "parquet":
+            return parquet(f"{name}.parquet", {"age": [1.0] * len(labels), "label": labels})
+        for number, label in enumerate(labels):
+            folder = tmp_path / name / label
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{number}.png").write_bytes(encode(np.zeros((2, 2))))
+        return str(tmp_path / name)
+
+    return write
+
+
+@pytest.mark.parametrize("source", ["npz", "parquet", "images"])
+def test_named_classes_need_not_occur_in_training_records_in_a_simulation_either(two_files, source):
+    data = Data(
+        source=source,
+        path=two_files(source, "train", ["c", "a"]),
+        test_path=two_files(source, "test", ["b", "d"]),
+        classes="d, c, b, a",
+        feature_columns="age",
+    )
+    store = open_store(data, seed=0)
+    assert store.info.classes == ("d", "c", "b", "a")
+    assert sorted(store.train.labels.tolist()) == [1, 3]
+    assert store.test.labels.tolist() == [2, 0]
+    assert store.test.labels.tolist() == open_test(data.model_copy(update={"path": None})).test.labels.tolist()
+    with pytest.raises(DataError, match=r"not in data.classes = c, a: 'b', 'd'$"):
+        open_store(data.model_copy(update={"classes": "c, a"}), seed=0)
+    with pytest.raises(DataError, match="is not"):
+        open_store(data.model_copy(update={"classes": None}), seed=0)
 
 
 def test_a_simulation_needs_training_records():
