@@ -81,7 +81,7 @@ def parse(module, command, arguments):
 
 
 def check_make(targets):
-    rules = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    rules = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     return f"the Makefile has no {set(targets) - rules}" if set(targets) - rules or not targets else None
 
 
