@@ -258,6 +258,8 @@ def test_another_ca_an_expired_certificate_and_a_wrong_clock_are_told_apart(depl
     if shutil.which("faketime"):
         line = "faketime -f +1h fedtrain client up hospital-a"
         assert refused(deployment, A, line, "clock")
+        # It does not pass the signal on.
+        deployment.kill("fedtrain client up", deployment.hosts.home(A))
 
 
 def test_an_expired_certificate_is_named(deployment):
