@@ -1,7 +1,8 @@
 """``fedtrain provision``: the operator's desk, kept offline."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,8 @@ from typing import Annotated
 import typer
 
 from fedtrain.cli.failing import reporting_errors
+from fedtrain.deployment import Federation
+from fedtrain.deployment.processes import only_one
 from fedtrain.deployment.request import read_request
 from fedtrain.errors import ForgeryError
 from fedtrain.provision.desk import Desk
@@ -51,8 +54,7 @@ def add(
     federation: _Folder, name: Annotated[str, typer.Argument(metavar="NAME", help="Of the node: a-z, 0-9, hyphens.")]
 ) -> None:
     """Make the kit of a node. It holds no secret."""
-    with reporting_errors():
-        desk = Desk.open(federation)
+    with reporting_errors(), _opened(federation) as desk:
         kit = desk.add(name)
         _warn(desk)
         _say(
@@ -76,8 +78,7 @@ def admit(
     rotate: Annotated[bool, typer.Option("--rotate", help="Replace the keys of a node that is a member.")] = False,
 ) -> None:
     """Let a node belong to the federation with the keys of its request."""
-    with reporting_errors():
-        desk = Desk.open(federation)
+    with reporting_errors(), _opened(federation) as desk:
         asked = read_request(request)
         if fingerprint is not None and _plain(fingerprint) != _plain(asked.fingerprint):
             raise ForgeryError(
@@ -97,8 +98,7 @@ def revoke(
     federation: _Folder, name: Annotated[str, typer.Argument(metavar="NAME", help="Of a node that is a member.")]
 ) -> None:
     """Let a node not belong to the federation any more."""
-    with reporting_errors():
-        desk = Desk.open(federation)
+    with reporting_errors(), _opened(federation) as desk:
         membership = desk.revoke(name)
         _warn(desk)
         _say([f"{name} is not a member any more", *_carry(desk, membership.version)])
@@ -115,8 +115,7 @@ def rotate_server(
     identity: Annotated[bool, typer.Option("--identity", help="Also make the server another identity key.")] = False,
 ) -> None:
     """Issue another certificate for the server, with another key."""
-    with reporting_errors():
-        desk = Desk.open(federation)
+    with reporting_errors(), _opened(federation) as desk:
         membership = desk.rotate_server(names=tuple(names or ()), days=days, identity=identity, now=datetime.now(UTC))
         server = desk.server
         files = [server.certificate, server.certificate_key, *([server.identity] if identity else [])]
@@ -132,8 +131,7 @@ def rotate_server(
 @provision.command(name="list")
 def show(federation: _Folder) -> None:
     """Show the nodes: their names, numbers, and whether they are members."""
-    with reporting_errors():
-        desk = Desk.open(federation)
+    with reporting_errors(), _opened(federation) as desk:
         members = desk.membership
         lines = [f"federation {desk.federation.id}, {desk.federation.address}, membership version {members.version}"]
         for name, number in desk.nodes.items():
@@ -142,6 +140,14 @@ def show(federation: _Folder) -> None:
             lines.append(f"{number:4}  {name:24}  {'member' if member else 'not a member':12}  {key}")
         _warn(desk)
         _say(lines)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Desk]:
+    """Open an operator's folder for this command alone: two would sign different memberships of one version."""
+    Federation.read(path)
+    with only_one(path):
+        yield Desk.open(path)
 
 
 def _carry(desk: Desk, version: int) -> list[str]:

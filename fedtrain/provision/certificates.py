@@ -1,6 +1,7 @@
 """The federation's certificate authority, and the server's certificate by it (X.509, RFC 5280)."""
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fedtrain.errors import KeyFileError
+from fedtrain.errors import ConfigError, KeyFileError
 
 _CA_DAYS = 3650
 # A clock that is a little behind does not find a new certificate "not yet valid".
@@ -24,6 +25,8 @@ _BEFORE = timedelta(hours=1)
 _SOON = timedelta(days=30)
 # nginx reaches the SuperLink on the server's own machine, under the same certificate.
 _LOCAL = ("localhost", "127.0.0.1")
+_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,7 @@ def issue(ca: Pair, hosts: Iterable[str], *, now: datetime, days: int) -> Pair:
         days: for how long it is valid, but no longer than the authority.
 
     Raises:
+        ConfigError: one of the hosts is no name and no address.
         KeyFileError: the authority's files cannot be read.
     """
     authority, signer = _opened(ca)
@@ -86,20 +90,22 @@ def hosts_of(certificate: bytes) -> tuple[str, ...]:
     """Return the names and addresses that a server's certificate is valid for.
 
     Raises:
-        ValueError: it is none.
+        KeyFileError: it is none.
     """
-    extensions = x509.load_pem_x509_certificate(certificate).extensions
-    names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    try:
+        extensions = x509.load_pem_x509_certificate(certificate).extensions
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound) as error:
+        raise KeyFileError(f"the server's certificate cannot be read: {error}") from error
     return tuple(str(name.value) for name in names)
 
 
 def expiry_problem(certificate: bytes, what: str, *, now: datetime) -> str | None:
-    """Return what to say of a certificate's end, ``None`` if it is more than 30 days away.
-
-    Raises:
-        ValueError: it is no certificate.
-    """
-    end = x509.load_pem_x509_certificate(certificate).not_valid_after_utc
+    """Return what to say of a certificate's end, ``None`` if it is more than 30 days away."""
+    try:
+        end = x509.load_pem_x509_certificate(certificate).not_valid_after_utc
+    except ValueError as error:
+        return f"{what} cannot be read: {error}"
     if end <= now:
         return f"{what} expired on {end:%Y-%m-%d}: no node connects any more"
     if end - now < _SOON:
@@ -116,7 +122,7 @@ def _begun(
     days: int,
     until: x509.Certificate | None = None,
 ) -> x509.CertificateBuilder:
-    end = now + timedelta(days=days)
+    end = now + timedelta(days=min(days, _CA_DAYS))
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -136,6 +142,8 @@ def _general(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
+        if not _HOST.fullmatch(host):
+            raise ConfigError(f"{host!r} is no name and no address of a server") from None
         return x509.DNSName(host)
 
 

@@ -125,6 +125,7 @@ class Desk:
         membership.roster.write(_roster_file(path, membership))
         if server.path.exists():
             write_membership(server.membership, envelope)
+            _take_over(server, membership)
         return cls(path=path, federation=federation, operator=operator, membership=membership, nodes=nodes)
 
     @property
@@ -140,23 +141,26 @@ class Desk:
         """Number a node and make its kit, which is returned. It belongs to the federation when it is admitted.
 
         Raises:
-            ConfigError: the name is malformed, or was given before.
+            ConfigError: the name is malformed, or was given before; or its kit became the folder of a node.
             StorageError: the kit cannot be written.
         """
         if not NAME.fullmatch(name):
             raise ConfigError(f"{name!r} is not a name of a node: up to 63 letters a to z, digits and hyphens")
         if name in self.nodes:
             raise ConfigError(f"there is, or was, a node {name} already: names are not given twice")
+        kit = self.kit(name)
+        if (kit / "identity.pem").exists():
+            raise ConfigError(f"{kit} holds the keys of a node that nodes.json does not name: move it away first")
         # A number stands for one client in every report there is: it is not given twice either.
         number = max(self.nodes.values(), default=-1) + 1
         _, envelope = read_membership(self.path / "membership.json", self.federation)
-        kit = self.kit(name)
         temporary = kit.with_name(f".{name}.{token_hex(6)}.tmp")
         try:
             write_kit(temporary, name, number, self.federation, (self.path / "ca.pem").read_bytes(), envelope)
             if kit.exists():  # of a command that was interrupted before it numbered the node
                 shutil.rmtree(kit)
             temporary.rename(kit)
+            sync_folder(kit.parent)
             numbers = json.dumps({**self.nodes, name: number}, indent=2).encode() + b"\n"
             write_atomic(self.path / "nodes.json", numbers)
         except OSError as error:
@@ -226,22 +230,31 @@ class Desk:
             The membership from now on.
 
         Raises:
-            KeyFileError: the CA's files cannot be used.
+            ConfigError: one of the names is none.
+            KeyFileError: the CA's files, or the server's certificate, cannot be used.
+            SiteError: there is no folder of the server.
             StorageError: a file cannot be written.
         """
         server = self.server
-        authority = Pair(certificate=(self.path / "ca.pem").read_bytes(), key=read_secret(self.path / "ca.key"))
-        hosts = [self.federation.host, *hosts_of(server.certificate.read_bytes()), *names]
+        try:
+            former, ca = server.certificate.read_bytes(), (self.path / "ca.pem").read_bytes()
+        except OSError as error:
+            raise SiteError(
+                f"cannot read {error.filename}: {error.strerror or error}; if {server.path} was moved to the server's "
+                "machine, bring its server.crt back first"
+            ) from error
+        authority = Pair(certificate=ca, key=read_secret(self.path / "ca.key"))
+        hosts = [self.federation.host, *hosts_of(former), *names]
         _write_certificate(server, issue(authority, hosts, now=now, days=days))
         if not identity:
             return self.membership
-        new = Identity.load_or_create(server.path / "identity.new.pem")
+        new = Identity.load_or_create(_next_identity(server))
         membership = self._sign(
             names=self.membership.names,
             supernodes=self.membership.supernodes,
             roster=replace(self.membership.roster, server=new.public),
         )
-        (server.path / "identity.new.pem").replace(server.identity)
+        _take_over(server, membership)
         return membership
 
     def warnings(self, *, now: datetime) -> list[str]:
@@ -277,6 +290,18 @@ def _publish(path: Path, server: ServerFolder, membership: Membership, operator:
     membership.roster.write(_roster_file(path, membership))
     if server.path.exists():
         write_membership(server.membership, envelope)
+
+
+def _next_identity(server: ServerFolder) -> Path:
+    return server.path / "identity.new.pem"
+
+
+def _take_over(server: ServerFolder, membership: Membership) -> None:
+    """Put the server's new identity in place, if there is one that the membership names."""
+    new = _next_identity(server)
+    if new.exists() and Identity.load(new).public == membership.roster.server:
+        new.replace(server.identity)
+        sync_folder(server.path)
 
 
 def _roster_file(path: Path, membership: Membership) -> Path:
