@@ -6,8 +6,10 @@ site's records is somebody else's until the site has looked at it.
 
 import io
 import json
+import lzma
 import tomllib
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +27,17 @@ _LARGEST_CONTENT = 100_000_000  # bytes, unpacked
 _PLAIN = {".py", ".toml", ".md", ".yaml", ".yml", ".json", ".txt", ".jsonl"}
 # What Flower adds by itself: a list of the files, and the licence.
 _OTHERS = {"CONTENT", "LICENSE"}
+# What zipfile raises where a file is not what it should be.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    NotImplementedError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    zlib.error,
+    lzma.LZMAError,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +78,7 @@ class Bundle:
                     left -= len(files[entry.filename])
                     if left < 0:
                         raise AppError(f"the bundle has more than {_LARGEST_CONTENT} bytes of content")
-        except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError, ValueError) as error:
+        except _DAMAGED as error:
             raise AppError(f"the bundle is not a zip file that can be read: {error}") from error
         return cls(sha256=sha256(data).hexdigest(), name=_name_of(files), files=files, data=data)
 
@@ -83,6 +96,9 @@ def _check_name(entry: zipfile.ZipInfo, files: Mapping[str, bytes]) -> None:
     path = PurePosixPath(entry.filename)
     if path.is_absolute() or ".." in path.parts or "\\" in entry.filename or not entry.filename.isprintable():
         raise AppError(f"the bundle has a file that would lie outside of its folder, {entry.filename!r}")
+    # Two ways to write one name would be two files to look at, of which one runs.
+    if str(path) != entry.filename.removesuffix("/"):
+        raise AppError(f"the bundle has a file whose name is not in its plain form, {entry.filename!r}")
     if entry.filename in files:
         raise AppError(f"the bundle has two files of the name {entry.filename!r}")
 
@@ -94,7 +110,7 @@ def _name_of(files: Mapping[str, bytes]) -> str:
         return f"{publisher}/{project['project']['name']} {project['project']['version']}"
     except KeyError as error:
         raise AppError(f"the bundle does not say what app it is: {error} is missing (pyproject.toml)") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise AppError(f"the pyproject.toml of the bundle cannot be read: {error}") from error
 
 
