@@ -3,6 +3,7 @@
 It connects again until it is stopped, always as the same node, and says once what keeps it from the server.
 """
 
+import re
 import socket
 import sys
 import time
@@ -25,6 +26,8 @@ from fedtrain.ledger import read_policy
 SUPERNODE, SUPEREXEC = "supernode", "superexec"
 
 _CONNECTED = "SuperNode ID: "
+# Where the server is away, the SuperNode tries for ever, and tells its log alone.
+_AWAY, _BACK = "Connection attempt failed", "Connection successful"
 _TURNED_AWAY = "[code: 2004]"
 _STABLE = 60.0  # seconds after which a connection counts, and the next wait is short again
 _PAUSE = 0.5  # seconds between two looks
@@ -80,29 +83,56 @@ def serve(
     secret = node.path / "run" / "superexec.secret"
     # Another user of this machine must not be able to take the node's messages.
     read_or_create_secret(secret, lambda: token_hex(_SECRET_BYTES).encode())
-    said = ""
+    voice = _Voice(node, say)
     waits: Iterator[float] = delays()
     while True:
         port = _free_port()
         began = time.monotonic()
-        start = processes.size(SUPERNODE)
+        start = seen = processes.size(SUPERNODE)
         processes.start(SUPERNODE, _supernode(node, port, secret), _environment(node))
         processes.start(SUPEREXEC, _superexec(port, secret), _environment(node))
         connected = False
         while processes.status(SUPERNODE) is None and processes.status(SUPEREXEC) is None:
             time.sleep(_PAUSE)
             processes.trim()
-            if not connected and _CONNECTED in processes.printed(SUPERNODE, start=start):
-                connected, said = True, ""
-                say(f"connected to {node.federation.address} as {node.name}")
+            news, seen = _news(processes, seen)
+            connected = connected or _CONNECTED in news
+            answered = max(news.rfind(_CONNECTED), news.rfind(_BACK))
+            if news.rfind(_AWAY) > answered:
+                voice.lost(_unreached(node))
+            elif connected and answered >= 0:
+                voice.connected()
         processes.stop(SUPERNODE, SUPEREXEC)
         if connected and time.monotonic() - began > _STABLE:
             waits = delays()
-        reason = _reason(node, ask, processes.printed(SUPERNODE, start=start))
-        if reason != said:
-            said = reason
-            say(f"not connected to {node.federation.address}, trying again: {reason}")
+        voice.lost(_reason(node, ask, processes.printed(SUPERNODE, start=start)))
         time.sleep(next(waits))
+
+
+class _Voice:
+    """Tells a person what changed, once."""
+
+    def __init__(self, node: NodeFolder, say: Callable[[str], None]) -> None:
+        self._node, self._say = node, say
+        self._connected, self._said = False, ""
+
+    def connected(self) -> None:
+        if not self._connected:
+            self._connected, self._said = True, ""
+            self._say(f"connected to {self._node.federation.address} as {self._node.name}")
+
+    def lost(self, reason: str | None) -> None:
+        # Measured again, a clock differs by other tenths of a second: that is no news.
+        if reason is not None and (known := re.sub(r"\d", "", reason)) != self._said:
+            self._connected, self._said = False, known
+            self._say(f"not connected to {self._node.federation.address}, trying again: {reason}")
+
+
+def _news(processes: Processes, seen: int) -> tuple[str, int]:
+    """Return what the SuperNode printed from a place in its log on, and where what follows begins."""
+    end = processes.size(SUPERNODE)
+    # The log begins again when it has grown large.
+    return processes.printed(SUPERNODE, start=seen if seen <= end else 0), end
 
 
 def _supernode(node: NodeFolder, port: int, secret: Path) -> list[str | Path]:
@@ -152,15 +182,20 @@ def _environment(node: NodeFolder) -> dict[str, str]:
 
 def _reason(node: NodeFolder, ask: Callable[[NodeFolder], Check], printed: str) -> str:
     """Return what keeps a node from the server: what a try shows, or else what the SuperNode said last."""
-    for check in reach(node.federation, node.ca):
-        if check.status == "fails":
-            return f"{check.name}: {check.detail}"
+    if (unreached := _unreached(node)) is not None:
+        return unreached
     admitted = ask(node)
     if admitted.status == "fails":
         return admitted.detail
     if _TURNED_AWAY in printed:
         return "the server counts this node as connected; it lets it in again a minute after it saw it last"
     return f"the SuperNode ended; see {node.logs}"
+
+
+def _unreached(node: NodeFolder) -> str | None:
+    """Return why a try does not reach the server, ``None`` if it does."""
+    failed = (check for check in reach(node.federation, node.ca) if check.status == "fails")
+    return next((f"{check.name}: {check.detail}" for check in failed), None)
 
 
 def _free_port() -> int:
