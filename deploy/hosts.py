@@ -14,7 +14,7 @@ from typing import Self
 
 NETWORK = "10.77.0"
 NAME, PORT = "fl.example.org", 9443  # the server, as nodes know it
-_STARTS = 120.0  # seconds for a program that stays to say that it does
+_STARTS = 240.0  # seconds for a program that stays to say that it does
 
 
 class Hosts:

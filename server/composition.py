@@ -78,5 +78,6 @@ def compose(link: Link, preparation: Preparation, proof: Proof | None, *, done: 
         cohort=federation.cohort,
         counts={} if proof is None else proof.participations(done=done),
         refused=() if proof is None else proof.refused,
+        patience=federation.deadline,
     )
     return Composition(grid=participation, summed=summed)

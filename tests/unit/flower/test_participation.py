@@ -3,7 +3,7 @@ import random
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
-from fedtrain.errors import BudgetError
+from fedtrain.errors import BudgetError, ClientError
 from fedtrain.flower.participation import ParticipationGrid
 from fedtrain.flower.wrapper import collect
 from tests.fakes import InProcessGrid
@@ -16,9 +16,11 @@ def answer(message):
     return RecordDict({"ok": ConfigRecord({"ok": True})})
 
 
-def grid(inner=None, *, maximum=2, cohort=2, counts=()):
+def grid(inner=None, *, maximum=2, cohort=2, counts=(), patience=0.0):
     inner = inner or InProcessGrid(answer, sorted(CLIENTS))
-    return ParticipationGrid(inner, clients=CLIENTS, maximum=maximum, cohort=cohort, counts=dict(counts))
+    return ParticipationGrid(
+        inner, clients=CLIENTS, maximum=maximum, cohort=cohort, counts=dict(counts), patience=patience
+    )
 
 
 def send(wrapped, *nodes, timeout=5):
@@ -79,6 +81,32 @@ def test_too_few_clients_are_an_error_and_not_a_wait_for_ever():
         BudgetError, match=r"only 2 clients are left for a cohort of 3: .* trained in 1 rounds.*max_part"
     ):
         wrapped.get_node_ids()
+
+
+class Returning(InProcessGrid):
+    """A grid one of whose nodes is away when it is first asked who is connected."""
+
+    asked = 0
+
+    def get_node_ids(self):
+        self.asked += 1
+        return self.nodes[1:] if self.asked == 1 else self.nodes
+
+
+def test_a_client_that_is_away_is_waited_for_where_a_cohort_needs_it():
+    inner = Returning(answer, sorted(CLIENTS))
+    assert list(grid(inner, cohort=4, patience=60.0).get_node_ids()) == [90, 70, 50, 20]
+    assert inner.asked == 2
+    enough = Returning(answer, sorted(CLIENTS))
+    assert len(list(grid(enough, cohort=3, patience=60.0).get_node_ids())) == 3
+
+
+def test_a_client_that_stays_away_ends_the_run_with_its_number():
+    inner = InProcessGrid(answer, sorted(CLIENTS)[1:])
+    with pytest.raises(
+        ClientError, match=r"only 3 clients are connected for a cohort of 4; after 0\.1 seconds without: 3"
+    ):
+        grid(inner, cohort=4, patience=0.1).get_node_ids()
 
 
 def test_a_message_to_a_node_that_is_no_client_is_a_mistake():
