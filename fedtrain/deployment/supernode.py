@@ -3,6 +3,7 @@
 It connects again until it is stopped, always as the same node, and says once what keeps it from the server.
 """
 
+import os
 import re
 import socket
 import sys
@@ -173,6 +174,8 @@ def _superexec(port: int, secret: Path) -> list[str | Path]:
 
 def _environment(node: NodeFolder) -> dict[str, str]:
     return {
+        # Flower starts a ClientApp by its program's name.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "FLWR_HOME": str(node.path / "run" / "flwr"),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",

@@ -1,3 +1,5 @@
+import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -114,7 +116,8 @@ def test_a_node_says_once_why_it_waits_and_connects_again_whenever_the_server_is
         log = tmp_path / "said"
         with log.open("wb") as file:
             command = [Path(sys.executable).parent / "fedtrain", "client", "up", node.path]
-            process = subprocess.Popen([*map(str, command)], stdout=file, stderr=file)
+            bare = {**os.environ, "PATH": "/usr/bin:/bin"}  # as under systemd, where no venv is active
+            process = subprocess.Popen([*map(str, command)], stdout=file, stderr=file, env=bare)
         try:
             assert "no bundle is approved" in said(log, 1)[0]
             waiting = f"not connected to 127.0.0.1:{gate.port}, trying again: TCP: 127.0.0.1 refuses port {gate.port}"
@@ -127,17 +130,27 @@ def test_a_node_says_once_why_it_waits_and_connects_again_whenever_the_server_is
             gate.open()
             assert said(log, 5)[4] == connected
             assert link.status_of_nodes() == ["online"]
+            assert shutil.which("flwr-clientapp", path=path_of_superexec(node.path))
             process.terminate()
             assert process.wait(timeout=PATIENCE) == 0
             assert said(log, 6)[5:] == ["stopped"]
-            assert not [entry for entry in Path("/proc").glob("[0-9]*/cmdline") if of(entry, node.path)]
+            assert not commands_for(node.path)
         finally:
             process.terminate()
             process.wait(timeout=PATIENCE)
             gate.close()
 
 
-def of(entry, folder):
-    with suppress(OSError):
-        return str(folder).encode() in entry.read_bytes()
-    return False
+def commands_for(folder):
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if str(folder).encode() in (command := entry.read_bytes()):
+                found[command] = entry.parent
+    return found
+
+
+def path_of_superexec(folder):
+    (process,) = [entry for command, entry in commands_for(folder).items() if b"flower-superexec" in command]
+    environment = (process / "environ").read_bytes().decode().split("\0")
+    return next(line.removeprefix("PATH=") for line in environment if line.startswith("PATH="))
