@@ -37,7 +37,7 @@ def submit(service: Service, app: Path, experiment: Experiment) -> int:
     try:
         return int(_answer(answer)["run-id"])
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"Flower does not take the run:\n{answer.stdout}{answer.stderr}") from error
+        raise RunError(f"Flower does not take the run: {_refusal(answer)}") from error
 
 
 def follow(service: Service, run: int, say: Callable[[str], None]) -> str:
@@ -120,6 +120,13 @@ def _answer(process: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     text = process.stdout
     value: dict[str, Any] = json.loads(text[text.index("{") :])
     return value
+
+
+def _refusal(process: subprocess.CompletedProcess[str]) -> str:
+    try:
+        return " ".join(str(_answer(process)["error-message"]).split())
+    except (ValueError, KeyError, TypeError):
+        return f"{process.stdout}{process.stderr}".strip()
 
 
 def _flwr(service: Service, *arguments: str | Path, shown: bool = False) -> subprocess.CompletedProcess[str]:

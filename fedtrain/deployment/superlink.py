@@ -8,9 +8,10 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from itertools import chain
 from pathlib import Path
 from secrets import token_hex
@@ -29,7 +30,7 @@ from fedtrain.files import write_atomic
 SUPERLINK, GATEWAY, SUPEREXEC, MEMBERS = "superlink", "gateway", "superexec", "members"
 CONNECTION = "fedtrain"
 
-_PATIENCE = 60.0  # seconds for the SuperLink to answer
+_PATIENCE = 60.0  # seconds for the SuperLink, and then the gateway, to answer
 _PAUSE = 0.5  # seconds between two looks
 _STABLE = 60.0  # seconds after which an end is not taken for a failure to start
 _SECRET_BYTES = 32
@@ -72,13 +73,14 @@ class Service:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         }
 
-    def healthy(self) -> bool:
-        """Say whether the SuperLink answers."""
+    def healthy(self, *, gateway: bool = False) -> bool:
+        """Say whether the SuperLink answers, by itself or through the gateway."""
+        port = self.server.federation.port if gateway else self.port
         with suppress(urllib.error.URLError, OSError, ssl.SSLError):
             trusted = urllib.request.HTTPSHandler(context=trusting(self.server.ca))
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), trusted)
-            with opener.open(f"https://{self.address}/health", timeout=5) as answer:
-                return bool(answer.status == 200)  # noqa: PLR2004 - OK
+            with opener.open(f"https://127.0.0.1:{port}/health", timeout=5) as answer:
+                return bool(answer.status == HTTPStatus.OK)
         return False
 
 
@@ -141,13 +143,10 @@ def _keep(
     environment = service.environment() | {SERVER_VARIABLE: str(service.server.path)}
     starts = {name: processes.size(name) for name in commands}
     processes.start(SUPERLINK, commands[SUPERLINK], environment)
-    _await(service, processes)
+    _await(service.healthy, processes, {SUPERLINK: starts[SUPERLINK]})
     for name in (MEMBERS, SUPEREXEC, GATEWAY):
         processes.start(name, commands[name], environment)
-    time.sleep(_PAUSE)
-    for name in commands:
-        if processes.status(name) is not None:
-            raise RunError(f"{name} does not start:\n{processes.printed(name, start=starts[name])[-2000:]}")
+    _await(lambda: service.healthy(gateway=True), processes, starts)
     write_atomic(service.server.path / "run" / "port", str(service.port).encode())
     say(f"serving federation {service.server.federation.id} at {service.server.federation.address}")
     waits = {name: delays() for name in commands}
@@ -170,11 +169,12 @@ def _keep(
                 due[name] = time.monotonic() + next(waits[name])
 
 
-def _await(service: Service, processes: Processes) -> None:
+def _await(ready: Callable[[], bool], processes: Processes, starts: Mapping[str, int]) -> None:
     end = time.monotonic() + _PATIENCE
-    while not service.healthy():
-        if processes.status(SUPERLINK) is not None or time.monotonic() > end:
-            raise RunError(f"the SuperLink does not start:\n{processes.printed(SUPERLINK)[-2000:]}")
+    while not ready():
+        for name, start in starts.items():
+            if processes.status(name) is not None or time.monotonic() > end:
+                raise RunError(f"{name} does not start:\n{processes.printed(name, start=start)[-2000:]}")
         time.sleep(_PAUSE)
 
 
