@@ -8,13 +8,13 @@
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from secrets import token_hex
 from typing import Self, TypeVar
 
-from fedtrain.crypto import Identity, Membership, Roster
+from fedtrain.crypto import Identity, Membership, PublicIdentity, Roster
 from fedtrain.crypto.membership import NAME
 from fedtrain.crypto.secrets import read_or_create_secret, read_secret
 from fedtrain.deployment import Federation, ServerFolder, read_membership, write_membership
@@ -199,7 +199,7 @@ class Desk:
         return self._sign(
             names={**members.names, client: request.name},
             supernodes={**members.supernodes, client: request.supernode},
-            roster=replace(members.roster, clients={**members.roster.clients, client: request.identity}),
+            identities={**members.roster.clients, client: request.identity},
         )
 
     def revoke(self, name: str) -> Membership:
@@ -214,7 +214,7 @@ class Desk:
         return self._sign(
             names=_without(members.names, client),
             supernodes=_without(members.supernodes, client),
-            roster=replace(members.roster, clients=_without(members.roster.clients, client)),
+            identities=_without(members.roster.clients, client),
         )
 
     def rotate_server(self, *, names: tuple[str, ...], days: int, identity: bool, now: datetime) -> Membership:
@@ -252,7 +252,8 @@ class Desk:
         membership = self._sign(
             names=self.membership.names,
             supernodes=self.membership.supernodes,
-            roster=replace(self.membership.roster, server=new.public),
+            identities=self.membership.roster.clients,
+            server=new.public,
         )
         _take_over(server, membership)
         return membership
@@ -268,8 +269,16 @@ class Desk:
         )
         return [problem for problem in found if problem is not None]
 
-    def _sign(self, *, names: Mapping[int, str], supernodes: Mapping[int, str], roster: Roster) -> Membership:
+    def _sign(
+        self,
+        *,
+        names: Mapping[int, str],
+        supernodes: Mapping[int, str],
+        identities: Mapping[int, PublicIdentity],
+        server: PublicIdentity | None = None,
+    ) -> Membership:
         try:
+            roster = Roster(server=server or self.membership.roster.server, clients=identities)
             membership = Membership(
                 federation=self.federation.id,
                 version=self.membership.version + 1,

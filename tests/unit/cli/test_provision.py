@@ -1,0 +1,139 @@
+import re
+import shutil
+import warnings
+
+import pytest
+
+from fedtrain.deployment import NodeFolder, read_membership
+from fedtrain.deployment.processes import only_one
+from fedtrain.deployment.request import make_keys
+from fedtrain.provision.desk import Desk
+
+with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # typer imports what click deprecates
+    from typer.testing import CliRunner
+
+    from fedtrain.cli.app import app
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["provision", *map(str, arguments)])
+
+
+def done(*arguments):
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert "PRIVATE" not in result.output
+    return result
+
+
+@pytest.fixture
+def federation(tmp_path):
+    path = tmp_path / "federation"
+    done("init", path, "--address", "fl.example.org:9443", "--name", "10.1.2.3")
+    return path
+
+
+@pytest.fixture
+def node(federation, tmp_path):
+    """Return a node that was added and has keys."""
+    done("add", federation, "north")
+    shutil.copytree(federation / "kits" / "north", tmp_path / "north")
+    node = NodeFolder.open(tmp_path / "north")
+    make_keys(node)
+    return node
+
+
+def test_init_names_the_federation_and_the_operators_key(tmp_path):
+    result = done("init", tmp_path / "federation", "--address", "fl.example.org:9443")
+    desk = Desk.open(tmp_path / "federation")
+    assert f"federation {desk.federation.id}, whose server is fl.example.org:9443\n" in result.stdout
+    assert f"operator's key: {desk.operator.public.key_id[:32]}\n" in result.stdout
+    again = run("init", tmp_path / "federation", "--address", "fl.example.org:9443")
+    assert (again.exit_code, again.stdout) == (2, "")
+    assert "is there already" in again.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--address", "nowhere"], ["--address", "a:1", "--name", ""], ["--address", "a:1", "--days", "0"], []]
+)
+def test_init_refuses_what_makes_no_federation(tmp_path, arguments):
+    assert run("init", tmp_path / "federation", *arguments).exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_node_is_added_admitted_listed_and_revoked(federation, node):
+    request = make_keys(node)
+    result = done("admit", federation, node.request)
+    assert f"north is a member, with the fingerprint {request.fingerprint}\n" in result.stdout
+    assert "compare it with what the site reads out" in result.stdout
+    assert "membership version 2" in result.stdout
+    member = rf"^ +0  north +member +{request.identity.key_id[:16]}$"
+    assert re.search(member, done("list", federation).stdout, re.MULTILINE)
+    assert "north is not a member any more\nmembership version 3" in done("revoke", federation, "north").stdout
+    assert re.search(r"^ +0  north +not a member", done("list", federation).stdout, re.MULTILINE)
+
+
+def test_the_servers_copy_of_the_membership_is_the_newest(federation, node):
+    done("admit", federation, node.request)
+    server = Desk.open(federation).server
+    assert read_membership(server.membership, server.federation)[0].names == {0: "north"}
+
+
+def test_a_fingerprint_that_was_read_out_is_compared(federation, node):
+    fingerprint = make_keys(node).fingerprint
+    other = fingerprint[:-1] + ("0" if fingerprint[-1] != "0" else "1")
+    result = run("admit", federation, node.request, "--fingerprint", other)
+    assert result.exit_code == 1
+    assert "the site read out another" in result.stderr
+    assert Desk.open(federation).membership.version == 1
+    result = done("admit", federation, node.request, "--fingerprint", fingerprint.upper().replace(" ", ""))
+    assert "compare" not in result.stdout
+
+
+def test_new_keys_need_to_be_asked_for(federation, node):
+    done("admit", federation, node.request)
+    for key in (node.identity, node.supernode_key):
+        key.unlink()
+    make_keys(node)
+    result = run("admit", federation, node.request)
+    assert result.exit_code == 2
+    assert "--rotate" in result.stderr
+    assert "membership version 3" in done("admit", federation, node.request, "--rotate").stdout
+
+
+def test_a_damaged_request_is_refused(federation, node):
+    node.request.write_bytes(node.request.read_bytes().replace(b"e", b"f", 1))
+    assert run("admit", federation, node.request).exit_code == 1
+    assert run("admit", federation, federation / "nothing").exit_code == 2
+    assert Desk.open(federation).membership.version == 1
+
+
+def test_the_servers_certificate_is_renewed(federation):
+    before = Desk.open(federation).server.certificate.read_bytes()
+    result = done("rotate-server", federation, "--days", "9")
+    desk = Desk.open(federation)
+    assert desk.server.certificate.read_bytes() != before
+    assert f"carry {desk.server.certificate}, {desk.server.certificate_key} to" in result.stdout
+    assert desk.membership.version == 1
+    for arguments in (["list", federation], ["add", federation, "south"]):
+        assert "warning: the server's certificate expires on" in done(*arguments).stderr
+    result = done("rotate-server", federation, "--identity")
+    assert result.stderr == ""
+    assert "membership version 2" in result.stdout
+
+
+def test_what_is_no_federation_is_refused_and_left_as_it_is(tmp_path):
+    for path in (tmp_path, tmp_path / "nowhere"):
+        for arguments in (["add", path, "north"], ["list", path], ["revoke", path, "north"], ["rotate-server", path]):
+            result = run(*arguments)
+            assert result.exit_code == 2
+            assert "federation.json" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_commands_do_not_sign_at_once(federation, node):
+    with only_one(federation):
+        result = run("admit", federation, node.request)
+    assert result.exit_code == 2
+    assert "is in use" in result.stderr
+    done("admit", federation, node.request)
