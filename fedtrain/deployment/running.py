@@ -46,15 +46,15 @@ def follow(service: Service, run: int, say: Callable[[str], None]) -> str:
     Raises:
         RunError: the SuperLink does not come back.
     """
-    last = time.monotonic()
+    lost: float | None = None
     while True:
         _flwr(service, "log", str(run), CONNECTION, "--stream", shown=True)
         status = _status(service, run)
         if status is not None and status.startswith("finished"):
             return status
-        if status is not None:
-            last = time.monotonic()
-        elif time.monotonic() - last > _UNREACHABLE:
+        # What was shown may have taken hours: the time is counted from the first look that nobody answered.
+        lost = None if status is not None else lost or time.monotonic()
+        if lost is not None and time.monotonic() - lost > _UNREACHABLE:
             raise RunError(f"the SuperLink does not answer at {service.address}; the run may go on when it does")
         say("the SuperLink does not send what the run prints; trying again")
         time.sleep(_PAUSE)
