@@ -6,8 +6,8 @@ STAMP := $(VENV)/.installed
 TEST_WORKERS ?= 2
 # For each target of the fuzzer. What it learns stays in runs/fuzz.
 FUZZ_SECONDS ?= 60
-# Where CI is set, as it is in continuous integration, the slow tests run too.
-TESTS := $(if $(CI),,-m 'not slow')
+# Where CI is set, as it is in continuous integration, the slow tests run too; whole federations one after another.
+TESTS := $(if $(CI),-m 'not deployment',-m 'not slow')
 
 .PHONY: demo deploy-demo test lint bench fuzz clean
 
@@ -28,6 +28,7 @@ deploy-demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal $(TESTS)
+	$(if $(CI),$(BIN)/python -m pytest -m deployment)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

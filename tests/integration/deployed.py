@@ -154,8 +154,9 @@ class Deployment:
     def kill_node(self, site):
         """Pull the plug of a node: nothing of it ends in good order."""
         process = self.hosts._staying.pop((site, up(site)))
-        self.kill(r".", self.node(site))
+        process.kill()
         process.wait(timeout=20)
+        self.kill(r".", self.node(site))
 
 
 def await_that(condition, what, seconds=180):
