@@ -1,0 +1,83 @@
+import warnings
+import zipfile
+from hashlib import sha256
+
+import pytest
+
+from fedtrain.deployment.bundles import is_approved
+from tests.federations import provisioned
+
+with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # typer imports what click deprecates
+    from typer.testing import CliRunner
+
+    from fedtrain.cli.app import app
+
+PROJECT = b'[project]\nname = "app"\nversion = "1.0.0"\n[tool.flwr.app]\npublisher = "north"\n'
+
+
+@pytest.fixture
+def node(tmp_path):
+    (node,) = provisioned(tmp_path / "federation", (4,)).nodes
+    return node
+
+
+def bundle(folder, **files):
+    path = folder / "app.fab"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("pyproject.toml", PROJECT)
+        for name, content in files.items():
+            archive.writestr(f"{name}.py", content)
+    return path
+
+
+def run(node, *arguments, answer=""):
+    return CliRunner().invoke(app, ["client", "approve", str(node.path), *map(str, arguments)], input=answer)
+
+
+def test_a_bundle_is_shown_and_allowed_if_a_person_says_so(node, tmp_path):
+    path = bundle(tmp_path, client="app = 1\n")
+    digest = sha256(path.read_bytes()).hexdigest()
+    refused = run(node, path, answer="n\n")
+    assert refused.exit_code == 2
+    assert not is_approved(node.approved, path.read_bytes())
+    result = run(node, path, answer="y\n")
+    assert result.exit_code == 0, result.output
+    assert f"bundle north/app 1.0.0\nSHA-256 {digest}\n        8  client.py\n" in result.stdout
+    assert is_approved(node.approved, path.read_bytes())
+    assert run(node).stdout.startswith(f"{digest}  20")
+
+
+def test_what_changed_since_the_last_is_shown(node, tmp_path):
+    assert run(node, bundle(tmp_path, client="a = 1\n", same="", old=""), "--yes").exit_code == 0
+    result = run(node, bundle(tmp_path, client="a = 2\n", same="", new=""), "--yes", "--diff")
+    assert "client.py  changed\n" in result.stdout
+    assert "new.py  new\n" in result.stdout
+    assert "old.py  gone\n" in result.stdout
+    assert "same.py\n" in result.stdout
+    assert "-a = 1\n+a = 2\n" in result.stdout
+
+
+def test_what_a_bundle_says_does_not_steer_the_terminal(node, tmp_path):
+    assert run(node, bundle(tmp_path, client="a = 1\n"), "--yes").exit_code == 0
+    result = run(node, bundle(tmp_path, client="a = '\x1b[2J'\n"), "--yes", "--diff")
+    assert result.exit_code == 0
+    assert "\x1b" not in result.output
+
+
+def test_a_bundle_is_withdrawn(node, tmp_path):
+    path = bundle(tmp_path, client="")
+    run(node, path, "--yes")
+    digest = sha256(path.read_bytes()).hexdigest()
+    assert "is not approved any more" in run(node, "--withdraw", digest[:16]).stdout
+    assert not is_approved(node.approved, path.read_bytes())
+    assert run(node).stdout == ""
+    assert run(node, "--withdraw", digest).exit_code == 2
+
+
+def test_what_is_no_bundle_is_refused(node, tmp_path):
+    (tmp_path / "app.fab").write_bytes(b"nothing")
+    for path in (tmp_path / "app.fab", tmp_path / "nowhere"):
+        result = run(node, path, "--yes")
+        assert result.exit_code == 2
+        assert "bundle" in result.stderr
+    assert not node.approved.exists()
