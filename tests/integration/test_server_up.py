@@ -26,6 +26,7 @@ from tests.integration.superlink import free_port
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.deployment,
     pytest.mark.timeout(280),
     pytest.mark.skipif(
         shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin") is None, reason="nginx is not installed"
