@@ -30,10 +30,15 @@ def submit(service: Service, app: Path, experiment: Experiment) -> int:
         RunError: Flower does not take it.
         StorageError: the configuration cannot be written.
     """
-    config = service.server.path / "run" / "config.toml"
-    lines = [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in to_flat(experiment).items()]
-    write_atomic(config, "\n".join(lines).encode() + b"\n")
-    answer = _flwr(service, "run", app.resolve(), CONNECTION, "--run-config", config, "--format", "json")
+    # Its own name: somebody may submit another run at the same time.
+    config = service.server.path / "run" / f"config-{token_hex(6)}.toml"
+    # TOML knows no pairs of surrogates, which JSON in ASCII has.
+    values = {key: json.dumps(value, ensure_ascii=False) for key, value in to_flat(experiment).items()}
+    try:
+        write_atomic(config, "".join(f"{json.dumps(key)} = {value}\n" for key, value in values.items()).encode())
+        answer = _flwr(service, "run", app.resolve(), CONNECTION, "--run-config", config, "--format", "json")
+    finally:
+        config.unlink(missing_ok=True)
     try:
         return int(_answer(answer)["run-id"])
     except (ValueError, KeyError, TypeError) as error:

@@ -1,7 +1,9 @@
 """``fedtrain server run``: run an experiment with the members of the federation."""
 
 import json
+import signal
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +17,7 @@ from fedtrain.deployment.running import bring_back, follow, refuse_taken, stop, 
 from fedtrain.deployment.superlink import running
 
 _FAILED, _INTERRUPTED = 1, 130
+_PATIENCE = 20.0  # seconds for a run that was stopped to leave its report
 
 
 def run(
@@ -36,9 +39,11 @@ def run(
         experiment = from_flat(flat)
         if out is None:
             out = Path("runs") / f"{experiment.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-        place = server.runs / out.name
+        # By its real name: that of "..", on the server, would be the folder of the server's keys.
+        place = server.runs / out.resolve().name
         refuse_taken(place, out, resume=resume)
         service = running(server)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         number = submit(service, app, _placed(experiment, place, resume=resume))
         sys.stdout.write(f"submitted as run {number} of the SuperLink\n")
         started = datetime.now(UTC)
@@ -47,11 +52,12 @@ def run(
         except KeyboardInterrupt:
             stop(service, number)
             follow(service, number, lambda _: None)
+            _await_report(place, started)
             status = _INTERRUPTED
         else:
             status = _outcome(place, started)
         if place.exists():
-            bring_back(place, out)
+            bring_back(place, out.resolve())
             sys.stdout.write(f"run folder: {out}\n")
     raise typer.Exit(status)
 
@@ -74,18 +80,32 @@ def _placed(experiment: Experiment, place: Path, *, resume: bool) -> Experiment:
     )
 
 
+def _await_report(place: Path, started: datetime) -> None:
+    """Give a run that was stopped the time to learn of it and to write what it reached."""
+    end = time.monotonic() + _PATIENCE
+    while place.exists() and _report(place, started) is None and time.monotonic() < end:
+        time.sleep(0.5)
+
+
 def _outcome(place: Path, started: datetime) -> int:
-    """Return the exit status that a run's report stands for. One from before says nothing of this run."""
+    """Return the exit status that a run's report stands for."""
+    report = _report(place, started)
+    if report is None:
+        sys.stderr.write("error: the run left no report; what it printed says why\n")
+        return _FAILED
+    status, reason = report
+    if status == "completed":
+        return 0
+    sys.stderr.write(f"error: the run {status}: {reason}\n")
+    return _FAILED
+
+
+def _report(place: Path, started: datetime) -> tuple[str, str] | None:
+    """Return the status and the reason in a run's report. One from before says nothing of this run."""
     try:
         report = json.loads((place / "report.json").read_bytes())
-        fresh = datetime.fromisoformat(report["created"]) >= started
-        status, reason = str(report["status"]), str(report["reason"])
+        if datetime.fromisoformat(report["created"]) < started:
+            return None
+        return str(report["status"]), str(report["reason"])
     except (OSError, ValueError, KeyError, TypeError):
-        fresh, status, reason = False, "", ""
-    if fresh and status == "completed":
-        return 0
-    if fresh:
-        sys.stderr.write(f"error: the run {status}: {reason}\n")
-        return _FAILED
-    sys.stderr.write("error: the run left no report; what it printed says why\n")
-    return _FAILED
+        return None
