@@ -110,13 +110,20 @@ class NodeFolder:
         """A change of keys that is not finished (`fedtrain.deployment.rotation`)."""
         return self.path / "rotation"
 
+    @property
+    def rotated(self) -> Path:
+        """The old keys of a change that is done but for deleting them."""
+        return self.path / ".rotated"
+
     def refuse_rotation(self) -> None:
-        """Refuse to use keys that are half changed.
+        """Refuse to use keys that are half changed, or whose old ones are not deleted.
+
+        A node that went on with old keys to delete would take its next change of keys for the end of this one.
 
         Raises:
             SiteError: they are.
         """
-        if self.rotation.exists():
+        if self.rotation.exists() or self.rotated.exists():
             raise SiteError(f"a change of keys was interrupted: finish it with fedtrain client rotate {self.path}")
 
     @property

@@ -1,9 +1,9 @@
 """A node's change of keys: new ones, under which its ledgers go on where they are.
 
-All of it is staged in the folder ``rotation/`` of the node. While that exists the node does not connect, and until the
-ledgers are signed with the new identity there is no identity in its place that another process could sign with. Each
-step looks at what is there and does what is missing, so that a change that was interrupted is finished by beginning it
-again. The old keys are deleted last.
+All of it is staged in the folder ``rotation/`` of the node. While that exists, or what is left of it to delete, the
+node does not connect, and until the ledgers are signed with the new identity there is no identity in its place that
+another process could sign with. Each step looks at what is there and does what is missing, so that a change that was
+interrupted is finished by beginning it again. The old keys are deleted last.
 """
 
 import shutil
@@ -36,7 +36,7 @@ def rotate(node: NodeFolder) -> Request:
         LedgerError: a ledger is damaged, or another process has it open; the change can be finished afterwards.
         StorageError: a file cannot be written or read; likewise.
     """
-    discarded = node.path / ".rotated"
+    discarded = node.rotated
     try:
         if discarded.exists():
             shutil.rmtree(discarded)

@@ -115,7 +115,7 @@ def test_killed_at_any_step_it_is_finished_by_beginning_it_again(node, tmp_path)
             rotate(copy)
         if not killed:
             break
-        if copy.rotation.exists():
+        if copy.rotation.exists() or copy.rotated.exists():
             for refused in (standing, make_keys):
                 with pytest.raises(SiteError, match="fedtrain client rotate"):
                     refused(copy)
@@ -123,6 +123,26 @@ def test_killed_at_any_step_it_is_finished_by_beginning_it_again(node, tmp_path)
         check_changed(copy, before)
         assert len(list((copy.path / "retired").iterdir())) == 1
     assert step > 40
+
+
+def test_a_node_whose_old_keys_are_not_deleted_waits_for_that(node, tmp_path):
+    waited = 0
+    for step, copy, before in copies(node, tmp_path):
+        with killed_after(step, tmp_path) as killed:
+            rotate(copy)
+        if not killed:
+            break
+        if not copy.rotated.exists():
+            continue
+        waited += 1
+        done = Identity.load(copy.identity).public
+        with pytest.raises(SiteError, match="fedtrain client rotate"):
+            make_keys(copy)
+        assert rotate(copy).identity == done
+        check_changed(copy, before)
+        # Only now is there a next change of keys.
+        assert rotate(copy).identity == make_keys(copy).identity != done
+    assert waited > 1
 
 
 def test_killed_twice_it_is_finished_all_the_same(node, tmp_path):
