@@ -178,7 +178,8 @@ class Desk:
 
         Raises:
             ConfigError: the request is of another federation or of a node that was not added; or the node is a member
-                with other keys, or one of the keys is another's.
+                with other keys, or one of the keys is another's, or belonged to the federation before.
+            KeyFileError: an earlier roster cannot be read.
         """
         if request.federation != self.federation.id:
             raise ConfigError(f"the request is to another federation, {request.federation}")
@@ -196,11 +197,22 @@ class Desk:
                 f"{request.name} is a member with other keys. If it has new ones, and its site reads out the same "
                 "fingerprint, admit it with --rotate"
             )
+        if request.identity in self._former_identities():
+            raise ConfigError(
+                f"the request of {request.name} has keys that were revoked or replaced before: the site makes new ones "
+                "with fedtrain client rotate, and sends the request of those"
+            )
         return self._sign(
             names={**members.names, client: request.name},
             supernodes={**members.supernodes, client: request.supernode},
             identities={**members.roster.clients, client: request.identity},
         )
+
+    def _former_identities(self) -> set[PublicIdentity]:
+        """Return the identities that clients had in earlier versions of the membership, and have no more."""
+        rosters = [Roster.read(file) for file in sorted((self.path / "rosters").glob("*.json"))]
+        former = {public for roster in rosters for public in roster.clients.values()}
+        return former - set(self.membership.roster.clients.values())
 
     def revoke(self, name: str) -> Membership:
         """Let a node not belong to the federation any more; return the membership from now on.

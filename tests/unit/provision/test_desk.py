@@ -166,7 +166,7 @@ def test_other_keys_of_a_member_are_not_taken_unasked(desk, request_of):
     check_copies(desk)
 
 
-def test_a_revoked_node_is_gone_and_can_come_back_with_its_number(desk, request_of):
+def test_a_revoked_node_is_gone_and_can_come_back_with_its_number_and_other_keys(desk, request_of):
     north, south = request_of("north"), request_of("south")
     for request in (north, south):
         open_again(desk).admit(request, rotate=False)
@@ -176,8 +176,20 @@ def test_a_revoked_node_is_gone_and_can_come_back_with_its_number(desk, request_
     for name in ("north", "nobody"):
         with pytest.raises(ConfigError, match=f"{name} is not a member; members: south"):
             open_again(desk).revoke(name)
-    assert open_again(desk).admit(north, rotate=False).names == {0: "north", 1: "south"}
+    # Keys may have been revoked because somebody stole them.
+    for rotate in (False, True):
+        with pytest.raises(ConfigError, match="keys that were revoked or replaced before"):
+            open_again(desk).admit(north, rotate=rotate)
+    assert open_again(desk).admit(request_of("north"), rotate=False).names == {0: "north", 1: "south"}
     check_copies(desk)
+
+
+def test_an_old_request_does_not_bring_replaced_keys_back(desk, request_of):
+    old, new = request_of("north"), request_of("north")
+    open_again(desk).admit(old, rotate=False)
+    open_again(desk).admit(new, rotate=True)
+    with pytest.raises(ConfigError, match="keys that were revoked or replaced before"):
+        open_again(desk).admit(old, rotate=True)
 
 
 def test_a_request_to_another_federation_or_of_an_unknown_node_is_refused(desk, request_of):
