@@ -59,11 +59,17 @@ def main(grid, context):
     for part in ("keys", "checkpoints", "records"):
         (folder / part).mkdir(parents=True, exist_ok=True)
         (folder / part / "file").write_text(part)
-    if name == "long":
-        time.sleep(600)
     status = "failed" if name == "failing" else "completed"
-    report = {"status": status, "reason": "planted", "created": datetime.now(UTC).isoformat()}
-    (folder / "report.json").write_text(json.dumps(report))
+    try:
+        while name == "long":
+            list(grid.get_node_ids())
+            time.sleep(0.5)
+    except BaseException:
+        status = "interrupted"
+        raise
+    finally:
+        report = {"status": status, "reason": "planted", "created": datetime.now(UTC).isoformat()}
+        (folder / "report.json").write_text(json.dumps(report))
 """
 
 
@@ -283,15 +289,36 @@ def test_what_cannot_be_run_is_refused_before_anything_is_submitted(up):
     assert len(up.flwr("list")["runs"]) == before
 
 
-def test_ctrl_c_stops_the_run(up):
-    process = up.begin("long", out=up.folder / "runs" / "long")
-    until((up.path / "runs" / "long" / "records" / "file").exists, what="the run begins")
-    os.killpg(process.pid, signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_interrupted_is_stopped_and_comes_back_with_its_report(up, number):
+    out = up.folder / "runs" / f"long-{number}"
+    before = [run["status"] for run in up.flwr("list")["runs"]].count("finished:stopped")
+    process = up.begin("long", out=out)
+    until((up.path / "runs" / out.name / "records" / "file").exists, what="the run begins")
+    # A terminal's Ctrl-C goes to all in the foreground; who asks one process to end, asks that one.
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     stdout, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, stdout + stderr
-    assert (up.folder / "runs" / "long" / "records" / "file").exists()
-    assert [run["status"] for run in up.flwr("list")["runs"]].count("finished:stopped") == 1
+    assert json.loads((out / "report.json").read_text())["status"] == "interrupted"
+    assert [run["status"] for run in up.flwr("list")["runs"]].count("finished:stopped") == before + 1
     until(lambda: not list(up.processes("flwr-serverapp")), what="the ServerApp ends")
+
+
+def test_runs_are_submitted_at_once_and_under_any_name(up):
+    names = ["at-once", 'lauf ü 🙂 "1"']
+    processes = [up.begin("good", out=up.folder / "runs" / name) for name in names]
+    for name, process in zip(names, processes, strict=True):
+        stdout, stderr = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, stdout + stderr
+        assert (up.folder / "runs" / name / "report.json").exists()
+    assert not list((up.path / "run").glob("config-*"))
+
+
+def test_the_folder_above_is_no_run_to_go_on_with(up):
+    status, printed = up.run("good", "--resume", out="..")
+    assert status == 2
+    assert "there is no run" in printed
+    assert (up.path / "identity.pem").exists()
 
 
 @contextmanager
