@@ -111,7 +111,7 @@ class Processes:
         self._kill_marked()
 
     def start(self, name: str, command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> None:
-        """Start a program. What it prints is appended to ``NAME.log``.
+        """Start a program. What it prints is appended to ``NAME.log``; what it writes is for this user alone.
 
         Args:
             name: a name of its own.
@@ -138,6 +138,7 @@ class Processes:
                     stdout=file,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
+                    umask=0o077,  # Flower's databases hold messages and tokens
                 )
             except OSError as error:
                 raise RunError(f"cannot start {command[0]}: {error.strerror or error}") from error

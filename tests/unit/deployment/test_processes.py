@@ -54,6 +54,12 @@ def test_a_program_prints_into_its_log_and_is_told_its_environment(started, tmp_
     assert (tmp_path / "logs").stat().st_mode & 0o777 == 0o700
 
 
+def test_what_a_program_writes_is_closed_to_others(started, tmp_path):
+    started.start("one", script("open('file', 'w').close()"))
+    until(lambda: started.status("one") is not None)
+    assert (tmp_path / "logs" / "file").stat().st_mode & 0o777 == 0o600
+
+
 def test_what_a_second_start_prints_begins_where_the_first_ended(started):
     assert started.size("one") == 0
     assert started.printed("one") == ""
