@@ -134,7 +134,10 @@ def serve(service: Service, processes: Processes, say: Callable[[str], None]) ->
             SUPEREXEC: _superexec(service),
             MEMBERS: [sys.executable, "-m", "fedtrain.flower.members", server.path, service.address],
         }
-        _keep(service, processes, commands, say)
+        try:
+            _keep(service, processes, commands, say)
+        finally:
+            processes.stop(GATEWAY)  # while its folder is there
 
 
 def _keep(

@@ -360,6 +360,7 @@ def test_it_ends_with_all_that_it_started_and_begins_again_on_its_database(up):
     assert up.stop() == 0
     assert up.printed.read_text().splitlines()[-1].endswith("stopped")
     assert list(up.processes("")) == []
+    assert "unlink()" not in (up.path / "logs" / "gateway.log").read_text()
     with socket.socket() as tried:
         assert tried.connect_ex(("127.0.0.1", up.port)) != 0
     up.start()
