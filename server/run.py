@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 
 from flwr.serverapp import Grid
+from flwr.supercore.run import RunNotRunningException
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from fedtrain.config import Experiment
@@ -87,7 +88,7 @@ class Run:
         """Run the rounds that are left, and leave a report however they end."""
         try:
             self._train(link)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit, RunNotRunningException):  # the last two where the SuperLink stops a run
             self._report_failure("interrupted", "stopped by the user")
             self._screen.say(
                 f"stopped after round {self._state.round_number}; what was reached is saved. To go on, run the same "

@@ -3,6 +3,7 @@ import logging
 
 import pytest
 from flwr.app import Context, Error, RecordDict
+from flwr.supercore.run import RunNotRunningException
 from safetensors.numpy import load_file
 
 from fedtrain import files
@@ -156,10 +157,12 @@ def test_a_kill_at_any_write_loses_nothing_that_was_reached(make, tmp_path, monk
     assert kills >= 10
 
 
-def test_an_interrupted_run_leaves_a_report_and_says_how_to_go_on(make, tmp_path, capsys):
+# The last two are what Flower raises in a ServerApp whose run the SuperLink stops.
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(1), RunNotRunningException()], ids=repr)
+def test_an_interrupted_run_leaves_a_report_and_says_how_to_go_on(make, tmp_path, capsys, stop):
     experiment = make()
-    with pytest.raises(KeyboardInterrupt):
-        run_experiment(federation(experiment, stop_in(2, KeyboardInterrupt())), experiment)
+    with pytest.raises(type(stop)):
+        run_experiment(federation(experiment, stop_in(2, stop)), experiment)
     report = report_of(tmp_path / "run")
     assert (report.status, report.rounds) == ("interrupted", 1)
     shown = capsys.readouterr().out

@@ -3,7 +3,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from fedtrain.deployment.bundles import Bundle, approve
+from fedtrain.deployment.bundles import Bundle, approve_bundle
 from fedtrain.deployment.doctor.site import site
 from tests.unit.deployment.doctor import folders
 
@@ -17,8 +17,8 @@ def filled(node):
     labels = np.arange(40) % 3
     np.savez(node.path / "records.npz", x=generator.integers(256, size=(40, 1, 8, 8), dtype=np.uint8), y=labels)
     node.site.write_text(folders.SITE + DATA)
-    bundle = Bundle(sha256="ab" * 32, name="our.app", files={})
-    approve(node.approved, bundle, now=datetime(2026, 7, 1, tzinfo=UTC))
+    bundle = Bundle(sha256="ab" * 32, name="our.app", files={}, data=b"bundle")
+    approve_bundle(node.approved, bundle, now=datetime(2026, 7, 1, tzinfo=UTC))
     return node
 
 
