@@ -18,7 +18,7 @@ from tests.integration.deployed import SERVER, SITES, Deployment, await_that, up
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.deployment,
+    pytest.mark.faults,
     pytest.mark.timeout(900),
     pytest.mark.skipif(
         shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin") is None, reason="nginx is not installed"
