@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -188,7 +187,6 @@ def namespaces_allowed() -> bool:
     if os.geteuid() != 0 or shutil.which("ip") is None:
         return False
     name = f"ft{os.getpid()}-try"
-    with tempfile.TemporaryDirectory():
-        made = subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode == 0
-        subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode == 0
+    subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
     return made

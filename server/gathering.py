@@ -14,7 +14,7 @@ from fedtrain.deployment import ServerFolder, read_membership
 from fedtrain.errors import ClientError, ConfigError, KeyFileError, LedgerError
 from fedtrain.files import write_atomic
 from fedtrain.flower.reasons import cause
-from fedtrain.flower.transport import SealedGrid, Summing, meet_members
+from fedtrain.flower.transport import Summing, meet_members
 from fedtrain.ledger import RunLog
 from fedtrain.transport import SessionOffer
 from server.folder import RunFolder
@@ -65,14 +65,11 @@ def gather_simulated(
         RunError: as `open_proof`.
     """
     experiment, federation = preparation.experiment, preparation.experiment.federation
-    run, start = folder.started()
     layered = transport.sealed or transport.secagg
     if preparation.plan is None and not layered:
-        return Gathering(run=run, link=Link(grid=grid, clients=clients), proof=None)
+        return Gathering(run=folder.started()[0], link=Link(grid=grid, clients=clients), proof=None)
     identity = Identity.load_or_create(folder.key)
-    log = None if preparation.plan is None else open_log(folder, identity, done=done)
-    if log is not None and log.records:
-        run = opening(log).run
+    run, start, log = _begun(folder, preparation, identity, done=done)
     roster = pinned_roster(grid, clients, folder, identity, cohort=federation.cohort, timeout=federation.deadline)
     link = Link(grid=grid, clients={node: client for node, client in clients.items() if client in roster.clients})
     if layered:
@@ -159,10 +156,7 @@ def gather_members(
     experiment, federation = preparation.experiment, preparation.experiment.federation
     membership, identity = members.membership, members.identity
     roster, patience = membership.roster, min(federation.deadline, PATIENCE)
-    run, start = folder.started()
-    log = None if preparation.plan is None else open_log(folder, identity, done=done)
-    if log is not None and log.records:
-        run = opening(log).run
+    run, start, log = _begun(folder, preparation, identity, done=done)
     _pin(folder, members)
     session, clients, missing = meet_members(
         grid,
@@ -184,14 +178,19 @@ def gather_members(
         said = [f"node {node}: {cause(reason)}" for node, reason in sorted(missing.items())]
         lines = "\n".join([*away, *said])
         raise ClientError(f"{len(clients)} members take part, and federation.cohort = {federation.cohort}:\n{lines}")
-    link = Link(
-        grid=SealedGrid(grid, clients=clients, session=session) if transport.sealed else grid,
-        clients=clients,
-        sealed=transport.sealed,
-        session=session,
-        summing=summing,
-    )
+    link = Link.over(grid, clients, session, transport, summing)
     return _gathered(preparation, folder, link, roster, log, run=run, done=done)
+
+
+def _begun(
+    folder: RunFolder, preparation: Preparation, identity: Identity, *, done: int
+) -> tuple[str, int, RunLog | None]:
+    """Return the id of the run, which start of it this is, and its record if it is private."""
+    run, start = folder.started()
+    if preparation.plan is None:
+        return run, start, None
+    log = open_log(folder, identity, done=done)
+    return opening(log).run if log.records else run, start, log
 
 
 def _gathered(

@@ -71,6 +71,32 @@ class Link:
     session: ServerSession | None = None
     summing: Summing | None = None
 
+    @classmethod
+    def over(
+        cls,
+        grid: Grid,
+        clients: Mapping[int, int],
+        session: ServerSession,
+        transport: Transport,
+        summing: Summing | None,
+    ) -> "Link":
+        """Return the way to the clients of a session.
+
+        Args:
+            grid: where the clients are.
+            clients: the client of each node that takes part.
+            session: the session.
+            transport: which layers are used.
+            summing: how updates are summed; ``None`` if they are not.
+        """
+        return cls(
+            grid=SealedGrid(grid, clients=clients, session=session) if transport.sealed else grid,
+            clients=clients,
+            sealed=transport.sealed,
+            session=session,
+            summing=summing,
+        )
+
     def end(self, *, timeout: float) -> tuple[int, ...]:
         """End the session, if there is one: clients delete their keys. Return those that did not say so."""
         if self.session is None:
@@ -121,13 +147,7 @@ def open_link(
             f"{len(present)} clients announced keys for the session, and federation.cohort = {federation.cohort}:\n"
             f"{by_client(missing)}"
         )
-    return Link(
-        grid=SealedGrid(grid, clients=present, session=session) if transport.sealed else grid,
-        clients=present,
-        sealed=transport.sealed,
-        session=session,
-        summing=summing,
-    )
+    return Link.over(grid, present, session, transport, summing)
 
 
 def checked_summing(experiment: Experiment, model: nn.Module, plan: PrivacyPlan | None) -> Summing:

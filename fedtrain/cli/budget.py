@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedtrain.cli.failing import reporting_errors
-from fedtrain.config import Experiment, from_flat, parse_settings, read_toml
+from fedtrain.config import Experiment, from_flat, read_flat, read_toml
 from fedtrain.crypto import Identity
 from fedtrain.errors import PrivacySpecError, SiteError
 from fedtrain.ledger import Ledger, LedgerEntry, SitePolicy, find_policy, rounds_left, spent
@@ -48,7 +48,7 @@ def budget(
 ) -> None:
     """Show what is spent and left of the budget of each data set, and how many more rounds fit."""
     with reporting_errors():
-        flat = {**(read_toml(config) if config is not None else {}), **parse_settings(settings or ())}
+        flat = read_flat(config, settings)
         experiment = from_flat(flat) if flat else None
         coming = None if experiment is None else _coming(experiment)
         rows = [

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fedtrain.cli.failing import reporting_errors
-from fedtrain.config import from_flat, parse_settings, read_toml
+from fedtrain.config import from_flat, read_flat
 from fedtrain.errors import UsageError
 from fedtrain.privacy import PrivacyPlan, PrivacySpec, calibrate
 from fedtrain.privacy.accounting import Bound, claim, second_opinion
@@ -44,7 +44,7 @@ def plan(
 ) -> None:
     """Show what an experiment would promise, the noise that it takes, and what it spends. Nothing is trained."""
     with reporting_errors():
-        flat = {**(read_toml(config) if config is not None else {}), **parse_settings(settings or ())}
+        flat = read_flat(config, settings)
         experiment = from_flat(flat)
         if experiment.privacy.mode == "none":
             raise UsageError(

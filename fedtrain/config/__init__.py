@@ -1,6 +1,6 @@
 """The experiment, typed and validated."""
 
-from fedtrain.config.loading import flatten, from_flat, parse_settings, read_toml, to_flat
+from fedtrain.config.loading import flatten, from_flat, parse_settings, read_flat, read_toml, to_flat
 from fedtrain.config.sections import (
     Data,
     Experiment,
@@ -34,6 +34,7 @@ __all__ = [
     "flatten",
     "from_flat",
     "parse_settings",
+    "read_flat",
     "read_toml",
     "to_flat",
 ]

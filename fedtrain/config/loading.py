@@ -51,6 +51,15 @@ def parse_settings(settings: Iterable[str]) -> Flat:
     return flat
 
 
+def read_flat(config: Path | None, settings: Iterable[str] | None) -> Flat:
+    """Read ``key=value`` settings over those of a TOML file, either of which may be left out.
+
+    Raises:
+        ConfigError: as `read_toml` and `parse_settings`.
+    """
+    return {**(read_toml(config) if config is not None else {}), **parse_settings(settings or ())}
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Flat:
     """Join nested keys with dots, as Flower does.
 

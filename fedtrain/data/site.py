@@ -5,7 +5,7 @@ import importlib.util
 import sys
 import tomllib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -17,7 +17,7 @@ from fedtrain.config.problems import explain
 from fedtrain.data.cache import Entry, cached
 from fedtrain.data.classes import decode_numbers, with_classes
 from fedtrain.data.sources.types import Decoded
-from fedtrain.data.store import digest_of, info_of
+from fedtrain.data.store import digest_of, entry_of, info_of, records_of
 from fedtrain.data.types import DataInfo, Split
 from fedtrain.errors import DataError, SiteError, StorageError
 
@@ -123,10 +123,8 @@ def open_site(
         decoded = with_classes(_own(data.source, folder), source.class_names)
         return SiteRecords(info=decoded.info, train=decoded.train)
     cache = folder / "cache"
-    entry = _kept(cache, digest_of(source, fraction=None, seed=0), lambda: _entry(decode_numbers(source)))
-    return SiteRecords(
-        info=info_of(entry), train=Split(features=entry.arrays["features"], labels=entry.arrays["labels"])
-    )
+    entry = _kept(cache, digest_of(source, fraction=None, seed=0), lambda: entry_of(decode_numbers(source)))
+    return SiteRecords(info=info_of(entry), train=records_of(entry))
 
 
 def _kept(cache: Path, name: str, build: Callable[[], Entry]) -> Entry:
@@ -147,11 +145,6 @@ def _not_kept(cache: Path, error: BaseException | None) -> StorageError:
     return StorageError(
         f"{cache}: the decoded records cannot be kept: {reason}; make room, or let this user write there"
     )
-
-
-def _entry(decoded: Decoded) -> Entry:
-    arrays = {"features": decoded.train.features, "labels": decoded.train.labels}
-    return Entry(meta=asdict(decoded.info), arrays=arrays)
 
 
 def _own(name: str, folder: Path) -> Decoded:

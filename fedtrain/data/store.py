@@ -14,6 +14,7 @@ from fedtrain.data.cache import Entry, cache_folder, cached
 from fedtrain.data.classes import decode_numbers, with_classes
 from fedtrain.data.inputs import existing_file, input_files
 from fedtrain.data.sources import decode
+from fedtrain.data.sources.types import Decoded
 from fedtrain.data.types import DataInfo, DataStore, Split
 from fedtrain.errors import ConfigError, DataError
 
@@ -84,12 +85,9 @@ def open_test(data: Data) -> DataStore:
         cache_folder(data.cache) / f"test-{data.source}-{digest_of(alone, fraction=None, seed=0)}",
         lambda: _build_test(alone),
     )
-    features, labels = entry.arrays["features"], entry.arrays["labels"]
-    return DataStore(
-        info=info_of(entry),
-        train=Split(features=features[:0], labels=labels[:0]),
-        test=Split(features=features, labels=labels),
-    )
+    test = records_of(entry)
+    none = Split(features=test.features[:0], labels=test.labels[:0])
+    return DataStore(info=info_of(entry), train=none, test=test)
 
 
 def _build_test(data: Data) -> Entry:
@@ -98,9 +96,7 @@ def _build_test(data: Data) -> Entry:
 
         assert data.path is not None  # set by the caller
         refuse_training_records(existing_file(data.path))
-    decoded = decode_numbers(data)
-    arrays: dict[str, NDArray[Any]] = {"features": decoded.train.features, "labels": decoded.train.labels}
-    return Entry(meta=asdict(decoded.info), arrays=arrays)
+    return entry_of(decode_numbers(data))
 
 
 def _refuse_simulated(data: Data) -> None:
@@ -123,6 +119,17 @@ def _refuse_simulated(data: Data) -> None:
     }
     if given := [field for field, is_set in simulated.items() if is_set]:
         raise ConfigError(f"{given[0]} is for simulations: in a deployment each site has its own records; unset it")
+
+
+def entry_of(decoded: Decoded) -> Entry:
+    """Return what is cached of records that are all of one party."""
+    arrays: dict[str, NDArray[Any]] = {"features": decoded.train.features, "labels": decoded.train.labels}
+    return Entry(meta=asdict(decoded.info), arrays=arrays)
+
+
+def records_of(entry: Entry) -> Split:
+    """Return the records that `entry_of` put into an entry."""
+    return Split(features=entry.arrays["features"], labels=entry.arrays["labels"])
 
 
 def info_of(entry: Entry) -> DataInfo:

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from fedtrain.config import Experiment, to_flat
 from fedtrain.deployment.processes import unproxied
+from fedtrain.deployment.programs import program
 from fedtrain.deployment.superlink import CONNECTION, Service
 from fedtrain.errors import ConfigError, RunError, StorageError
 from fedtrain.files import write_atomic
@@ -136,7 +136,7 @@ def _refusal(process: subprocess.CompletedProcess[str]) -> str:
 
 def _flwr(service: Service, *arguments: str | Path, shown: bool = False) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # noqa: S603 - the command is ours
-        [str(Path(sys.executable).parent / "flwr"), *map(str, arguments)],
+        [str(program("flwr")), *map(str, arguments)],
         env={**os.environ, **unproxied(), **service.environment()},
         # Where Flower finds a folder of the connection's name, or an app, it takes the name for something else.
         cwd=service.home,

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import chain
 from pathlib import Path
-from secrets import token_hex
 
-from fedtrain.crypto import Identity, read_or_create_secret
+from fedtrain.crypto import Identity
 from fedtrain.deployment.doctor.certificates import covers, read_certificate
 from fedtrain.deployment.doctor.serverside import certificate_checks
 from fedtrain.deployment.doctor.tls import trusting
 from fedtrain.deployment.gateway import find_nginx, write_configuration
 from fedtrain.deployment.membership import read_membership
 from fedtrain.deployment.processes import Processes, delays
+from fedtrain.deployment.programs import environment, make_secret, program, superexec
 from fedtrain.deployment.server import SERVER_VARIABLE, ServerFolder
 from fedtrain.errors import KeyFileError, RunError, SiteError
 from fedtrain.files import write_atomic
@@ -33,7 +33,6 @@ CONNECTION = "fedtrain"
 _PATIENCE = 60.0  # seconds for the SuperLink, and then the gateway, to answer
 _PAUSE = 0.5  # seconds between two looks
 _STABLE = 60.0  # seconds after which an end is not taken for a failure to start
-_SECRET_BYTES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +64,7 @@ class Service:
 
     def environment(self) -> dict[str, str]:
         """Return what all of Flower's programs find in their environment."""
-        return {
-            "FLWR_HOME": str(self.home),
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-        }
+        return environment(self.home)
 
     def healthy(self, *, gateway: bool = False) -> bool:
         """Say whether the SuperLink answers, by itself or through the gateway."""
@@ -117,7 +110,7 @@ def serve(service: Service, processes: Processes, say: Callable[[str], None]) ->
     """
     server = service.server
     nginx = find_nginx()
-    read_or_create_secret(service.secret, lambda: token_hex(_SECRET_BYTES).encode())
+    make_secret(service.secret)
     service.home.mkdir(parents=True, exist_ok=True)
     connection = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "{service.address}"\n'
     trusted = f"root-certificates = {json.dumps(str(server.ca), ensure_ascii=False)}\n"
@@ -131,7 +124,7 @@ def serve(service: Service, processes: Processes, say: Callable[[str], None]) ->
         commands: dict[str, list[str | Path]] = {
             SUPERLINK: _superlink(service),
             GATEWAY: [nginx, "-e", "stderr", "-p", temporary, "-c", configuration],
-            SUPEREXEC: _superexec(service),
+            SUPEREXEC: superexec(service.port, service.secret, ca=server.ca),
             MEMBERS: [sys.executable, "-m", "fedtrain.flower.members", server.path, service.address],
         }
         try:
@@ -143,12 +136,12 @@ def serve(service: Service, processes: Processes, say: Callable[[str], None]) ->
 def _keep(
     service: Service, processes: Processes, commands: dict[str, list[str | Path]], say: Callable[[str], None]
 ) -> None:
-    environment = service.environment() | {SERVER_VARIABLE: str(service.server.path)}
+    variables = service.environment() | {SERVER_VARIABLE: str(service.server.path)}
     starts = {name: processes.size(name) for name in commands}
-    processes.start(SUPERLINK, commands[SUPERLINK], environment)
+    processes.start(SUPERLINK, commands[SUPERLINK], variables)
     _await(service.healthy, processes, {SUPERLINK: starts[SUPERLINK]})
     for name in (MEMBERS, SUPEREXEC, GATEWAY):
-        processes.start(name, commands[name], environment)
+        processes.start(name, commands[name], variables)
     _await(lambda: service.healthy(gateway=True), processes, starts)
     write_atomic(service.server.path / "run" / "port", str(service.port).encode())
     say(f"serving federation {service.server.federation.id} at {service.server.federation.address}")
@@ -163,7 +156,7 @@ def _keep(
                 if time.monotonic() >= due[name]:
                     del due[name]
                     began[name] = time.monotonic()
-                    processes.start(name, command, environment)
+                    processes.start(name, command, variables)
             elif (status := processes.status(name)) is not None:
                 say(f"{name} ended with status {status}, and is started again; see {processes.log(name)}")
                 processes.stop(name)
@@ -200,7 +193,7 @@ def running(server: ServerFolder) -> Service:
 def _superlink(service: Service) -> list[str | Path]:
     server = service.server
     return [
-        Path(sys.executable).parent / "flower-superlink",
+        program("flower-superlink"),
         "--ssl-ca-certfile",
         server.ca,
         "--ssl-certfile",
@@ -219,16 +212,4 @@ def _superlink(service: Service) -> list[str | Path]:
         "--superexec-auth-secret-file",
         service.secret,
         "--disable-runtime-dependency-installation",
-    ]
-
-
-def _superexec(service: Service) -> list[str | Path]:
-    return [
-        Path(sys.executable).parent / "flower-superexec",
-        "--root-certificates",
-        service.server.ca,
-        "--runtime-api-address",
-        service.address,
-        "--superexec-auth-secret-file",
-        service.secret,
     ]

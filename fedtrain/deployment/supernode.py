@@ -3,7 +3,6 @@
 It connects again until it is stopped, always as the same node, and says once what keeps it from the server.
 """
 
-import os
 import re
 import socket
 import sys
@@ -11,15 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from secrets import token_hex
 
-from fedtrain.crypto import Identity, read_or_create_secret
+from fedtrain.crypto import Identity
 from fedtrain.deployment.bundles import approved
 from fedtrain.deployment.doctor.check import Check
 from fedtrain.deployment.doctor.network import reach
 from fedtrain.deployment.membership import read_membership
 from fedtrain.deployment.node import NODE, NodeFolder
 from fedtrain.deployment.processes import Processes, delays
+from fedtrain.deployment.programs import environment, make_secret, superexec
 from fedtrain.deployment.request import supernode_public
 from fedtrain.errors import KeyFileError
 from fedtrain.ledger import read_policy
@@ -32,7 +31,6 @@ _AWAY, _BACK = "Connection attempt failed", "Connection successful"
 _TURNED_AWAY = "[code: 2004]"
 _STABLE = 60.0  # seconds after which a connection counts, and the next wait is short again
 _PAUSE = 0.5  # seconds between two looks
-_SECRET_BYTES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,16 +80,16 @@ def serve(
         RunError: a program cannot be started.
     """
     secret = node.path / "run" / "superexec.secret"
-    # Another user of this machine must not be able to take the node's messages.
-    read_or_create_secret(secret, lambda: token_hex(_SECRET_BYTES).encode())
+    make_secret(secret)
+    variables = environment(node.path / "run" / "flwr")
     voice = _Voice(node, say)
     waits: Iterator[float] = delays()
     while True:
         port = _free_port()
         began = time.monotonic()
         start = seen = processes.size(SUPERNODE)
-        processes.start(SUPERNODE, _supernode(node, port, secret), _environment(node))
-        processes.start(SUPEREXEC, _superexec(port, secret), _environment(node))
+        processes.start(SUPERNODE, _supernode(node, port, secret), variables)
+        processes.start(SUPEREXEC, superexec(port, secret, ca=None), variables)
         connected = False
         while processes.status(SUPERNODE) is None and processes.status(SUPEREXEC) is None:
             time.sleep(_PAUSE)
@@ -159,28 +157,6 @@ def _supernode(node: NodeFolder, port: int, secret: Path) -> list[str | Path]:
         "--node-config",
         f'{NODE}="{node.path}"',
     ]
-
-
-def _superexec(port: int, secret: Path) -> list[str | Path]:
-    return [
-        Path(sys.executable).parent / "flower-superexec",
-        "--insecure",  # the other end is on this machine's loopback
-        "--runtime-api-address",
-        f"127.0.0.1:{port}",
-        "--superexec-auth-secret-file",
-        secret,
-    ]
-
-
-def _environment(node: NodeFolder) -> dict[str, str]:
-    return {
-        # Flower starts a ClientApp by its program's name.
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-        "FLWR_HOME": str(node.path / "run" / "flwr"),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    }
 
 
 def _reason(node: NodeFolder, ask: Callable[[NodeFolder], Check], printed: str) -> str:

@@ -17,12 +17,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from fedtrain.deployment.doctor.certificates import NOTICE
 from fedtrain.errors import ConfigError, KeyFileError
 
 _CA_DAYS = 3650
 # A clock that is a little behind does not find a new certificate "not yet valid".
 _BEFORE = timedelta(hours=1)
-_SOON = timedelta(days=30)
 # nginx reaches the SuperLink on the server's own machine, under the same certificate.
 _LOCAL = ("localhost", "127.0.0.1")
 _LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -108,7 +108,7 @@ def expiry_problem(certificate: bytes, what: str, *, now: datetime) -> str | Non
         return f"{what} cannot be read: {error}"
     if end <= now:
         return f"{what} expired on {end:%Y-%m-%d}: no node connects any more"
-    if end - now < _SOON:
+    if end - now < NOTICE:
         return f"{what} expires on {end:%Y-%m-%d}, in {(end - now).days} days"
     return None
 

@@ -18,7 +18,6 @@ from tests.integration.superlink import free_port
 PAGE = (ROOT / "docs" / "tutorial" / "deploy.md").read_text(encoding="utf-8")
 SITES = ("hospital-a", "hospital-b", "hospital-c")
 UP = "fedtrain server up server"
-PLAIN = ("privacy.mode=none", "privacy.noise=seeded", "privacy.sampling_rate=", "privacy.max_participations=")
 
 
 def up(site):

@@ -1,15 +1,14 @@
 """``fedtrain client up``: keep the node in service."""
 
-import sys
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fedtrain.cli.failing import reporting_errors
+from fedtrain.cli.serving import say, until_stopped
 from fedtrain.deployment import NodeFolder
-from fedtrain.deployment.processes import Processes, Stopped, only_one, stopped_by_signals
+from fedtrain.deployment.processes import only_one
 from fedtrain.deployment.supernode import serve, standing
 
 
@@ -22,16 +21,7 @@ def up(kit: Annotated[Path, typer.Argument(metavar="KIT", help="The node's folde
         with only_one(node.path):
             known = standing(node)
             if not known.member:
-                _say(f"no membership with its keys has reached this node: it connects once {node.request} is admitted")
+                say(f"no membership with its keys has reached this node: it connects once {node.request} is admitted")
             if not known.bundles:
-                _say(f"no bundle is approved, so that every run is refused: fedtrain client approve {kit} BUNDLE")
-            try:
-                with stopped_by_signals(), Processes(node.logs) as processes:
-                    serve(node, processes, _say, ask)
-            except Stopped:
-                _say("stopped")
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S}  {line}\n")
-    sys.stdout.flush()
+                say(f"no bundle is approved, so that every run is refused: fedtrain client approve {kit} BUNDLE")
+            until_stopped(node.logs, lambda processes: serve(node, processes, say, ask))

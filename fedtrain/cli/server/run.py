@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from fedtrain.cli.failing import reporting_errors
-from fedtrain.config import Experiment, from_flat, parse_settings, read_toml, to_flat
+from fedtrain.config import Experiment, from_flat, read_flat, to_flat
 from fedtrain.deployment import ServerFolder
 from fedtrain.deployment.running import bring_back, follow, refuse_taken, stop, submit
 from fedtrain.deployment.superlink import running
@@ -35,7 +35,7 @@ def run(
     """Submit a run, follow it, and bring its folder back with the model and the report."""
     with reporting_errors():
         server = ServerFolder.open(folder)
-        flat = {**(read_toml(config) if config is not None else {}), **parse_settings(settings or ())}
+        flat = read_flat(config, settings)
         experiment = from_flat(flat)
         if out is None:
             out = Path("runs") / f"{experiment.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"

@@ -1,15 +1,14 @@
 """``fedtrain server up``: keep the server in service."""
 
-import sys
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fedtrain.cli.failing import reporting_errors
+from fedtrain.cli.serving import say, until_stopped
 from fedtrain.deployment import ServerFolder
-from fedtrain.deployment.processes import Processes, Stopped, only_one, stopped_by_signals
+from fedtrain.deployment.processes import only_one
 from fedtrain.deployment.superlink import Service, check, serve
 
 
@@ -22,13 +21,5 @@ def up(
         server = ServerFolder.open(folder)
         check(server)
         with only_one(server.path):
-            try:
-                with stopped_by_signals(), Processes(server.logs) as processes:
-                    serve(Service(server=server, port=port), processes, _say)
-            except Stopped:
-                _say("stopped")
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S}  {line}\n")
-    sys.stdout.flush()
+            service = Service(server=server, port=port)
+            until_stopped(server.logs, lambda processes: serve(service, processes, say))
