@@ -91,7 +91,7 @@ def refuse_task(experiment: Experiment, host: Host) -> None:
     if policy is not None and policy.tasks is not None and experiment.task.name not in policy.tasks:
         raise BudgetError(
             f"client {host.client} does not train the task {experiment.task.name!r}: its site file allows the tasks "
-            f"{', '.join(policy.tasks)}; nothing was trained"
+            f"{', '.join(policy.tasks) or 'none at all'}; nothing was trained"
         )
 
 

@@ -163,7 +163,7 @@ def _plain(fingerprint: str) -> str:
 
 def _warn(desk: Desk) -> None:
     for problem in desk.warnings(now=datetime.now(UTC)):
-        sys.stderr.write(f"warning: {problem}; run: fedtrain provision rotate-server {desk.path}\n")
+        sys.stderr.write(f"warning: {problem}\n")
 
 
 def _say(lines: Iterable[str]) -> None:

@@ -72,8 +72,7 @@ def main() -> None:
             if refused:
                 state += (
                     f"; not registered: {', '.join(refused)}, whose SuperNode key was revoked before, and Flower takes "
-                    "a key once. On the node, remove supernode.pem, run fedtrain client init, and have the request "
-                    "admitted with --rotate"
+                    "a key once. On the node, run fedtrain client rotate, and have the request admitted with --rotate"
                 )
         except FedtrainError as error:  # somebody copies it just now, or copied another; the nodes stay as they are
             state = f"the membership is not followed: {error}"

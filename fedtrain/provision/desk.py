@@ -271,15 +271,15 @@ class Desk:
         return membership
 
     def warnings(self, *, now: datetime) -> list[str]:
-        """Return what is to be said of certificates that end soon."""
-        certificates = {
-            "the certificate of the CA": self.path / "ca.pem",
-            "the server's certificate": self.server.certificate,
-        }
-        found = (
-            expiry_problem(path.read_bytes(), what, now=now) for what, path in certificates.items() if path.exists()
-        )
-        return [problem for problem in found if problem is not None]
+        """Return what is to be said of certificates that end soon, and what to do."""
+        found = []
+        for what, path, advice in (
+            ("the certificate of the CA", self.path / "ca.pem", "every machine pins it: begin another federation"),
+            ("the server's certificate", self.server.certificate, f"run: fedtrain provision rotate-server {self.path}"),
+        ):
+            if path.exists() and (problem := expiry_problem(path.read_bytes(), what, now=now)) is not None:
+                found.append(f"{problem}; {advice}")
+        return found
 
     def _sign(
         self,

@@ -248,8 +248,11 @@ def test_certificates_that_end_soon_are_warned_of(desk):
     desk.rotate_server(names=(), days=29, identity=False, now=NOW)
     (warning,) = desk.warnings(now=NOW)
     assert warning.startswith("the server's certificate expires on ")
+    assert warning.endswith(f"; run: fedtrain provision rotate-server {desk.path}")
     (desk.path / "ca.pem").write_bytes(b"damaged")
-    assert "the certificate of the CA cannot be read" in desk.warnings(now=NOW)[0]
+    damaged, _ = desk.warnings(now=NOW)
+    assert damaged.startswith("the certificate of the CA cannot be read")
+    assert damaged.endswith("begin another federation")
 
 
 @pytest.mark.parametrize(
