@@ -1,13 +1,16 @@
-"""The Flower ClientApp. Flower finds it through ``pyproject.toml``."""
+"""The Flower ClientApp. Flower finds it through ``pyproject.toml``.
+
+Flower starts a process for each message. Those of a session and of a sum's second exchange are answered by the mods,
+which need no torch: what imports it, which takes longer than their work, is imported where a message needs it.
+"""
+
+# ruff: noqa: PLC0415
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from clients.joining import introduce
 from clients.party import open_party
 from clients.reticence import reticent
-from clients.site import site_of
-from clients.training import train
 from fedtrain.flower.transport import sealed_mod, secagg_mod, session_mod
 
 app = ClientApp(mods=[sealed_mod(open_party), session_mod(open_party), secagg_mod(open_party), reticent])
@@ -16,10 +19,16 @@ app = ClientApp(mods=[sealed_mod(open_party), session_mod(open_party), secagg_mo
 @app.train()
 def handle_training(message: Message, context: Context) -> Message:
     """Train for one round."""
+    from clients.site import site_of
+    from clients.training import train
+
     return Message(train(message.content, context, site_of(context)), reply_to=message)
 
 
 @app.query()
 def handle_query(message: Message, context: Context) -> Message:
     """Say which client this node is, and what its ledger holds."""
+    from clients.joining import introduce
+    from clients.site import site_of
+
     return Message(introduce(message.content, context, site_of(context)), reply_to=message)

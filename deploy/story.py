@@ -20,7 +20,7 @@ _TAKEN = ("pyproject.toml", ".gitignore", "server", "clients", "simulations", "d
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"([a-z-]+)\$ (.*)")
 # What the commands that stay say when they are ready.
-_READY = {"fedtrain server up": "serving federation", "fedtrain client up": "connected to"}
+_READY = {"fedtrain server up": "serving federation", "fedtrain client up": "  connected to"}  # not "not connected to"
 
 
 def commands(page: str) -> Iterator[tuple[str, str]]:

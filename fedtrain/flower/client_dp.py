@@ -13,7 +13,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedtrain.flower import protocol
 from fedtrain.flower.transport.vector import Total
 from fedtrain.privacy import PrivacyPlan
-from fedtrain.privacy.client_level import Contribution, Release, Update, clip_update, release, release_sum
+from fedtrain.privacy.client_level import Contribution, Release, release, release_sum
+from fedtrain.privacy.clipping import Update, clip_update
 from fedtrain.privacy.noise import RandomSource
 
 

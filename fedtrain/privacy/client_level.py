@@ -14,22 +14,16 @@ Updates are ordered mappings of names to floating arrays, and hold the trained p
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, fsum, inf, isfinite, log, sqrt
-from typing import Any
+from math import exp, inf, log
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fedtrain.errors import RunError
+from fedtrain.privacy.clipping import Update, clip_update
 from fedtrain.privacy.noise import RandomSource
 from fedtrain.privacy.plan import AdaptiveClipping, PrivacyPlan, PrivacySpec
-
-Update = Mapping[str, NDArray[np.floating[Any]]]
-
-# Clipping stops short of the norm by this fraction, so that no rounding, in the norm or in a float64 sum over up to
-# 50,000 clients, lets a client move the sum by more than the norm.
-_HAIR = 2.0**-20
 
 # An adaptive clipping norm outside of these has run away: training stands still, or the noise drowns it.
 _NORMS = (1e-12, 1e12)
@@ -60,33 +54,6 @@ class Release:
 
     mean: dict[str, NDArray[np.float64]]
     clip_norm: float
-
-
-def clip_update(update: Update, clip_norm: float) -> tuple[dict[str, NDArray[np.floating[Any]]], bool]:
-    """Return the update with its norm bounded, and whether the norm was within the bound before.
-
-    The L2 norm is over all arrays together, computed in float64. The result has the names, shapes and dtypes of the
-    update. In those dtypes its norm is at most ``clip_norm``, since values are rounded towards zero; to clip it again
-    changes nothing.
-
-    An update with a value that is not finite becomes zero. It is not within the bound: no bound is above its norm, and
-    to count it as short would shrink the clipping norm of the clients whose updates are sound.
-
-    Raises:
-        ValueError: ``clip_norm`` is not finite and above 0.
-    """
-    if not 0 < clip_norm < inf:
-        raise ValueError(f"clip_norm = {clip_norm!r} is not allowed: it is finite and above 0")
-    # The norm is peak * length. Neither the squares nor the factor leave the range of float64, whatever the values are.
-    peak = float(np.max([np.max(np.abs(value), initial=0.0) for value in update.values()], initial=0.0))
-    if not isfinite(peak):
-        return {name: np.zeros_like(value) for name, value in update.items()}, False
-    length = sqrt(fsum(float(np.sum(np.square(_over(value, peak)))) for value in update.values()))
-    norm = peak * length
-    if norm <= clip_norm * (1 - _HAIR):
-        return dict(update), True
-    factor = clip_norm * (1 - 2 * _HAIR) / length
-    return {name: _scaled(value, peak, factor) for name, value in update.items()}, norm <= clip_norm
 
 
 def release(
@@ -230,17 +197,6 @@ def _checked(plan: PrivacyPlan, clip_norm: float) -> PrivacySpec:
 def _reduced(value: NDArray[np.float64], modulus: float) -> NDArray[np.float64]:
     """Return what is left of each number after the nearest multiple of the modulus is taken away."""
     return value - modulus * np.rint(value / modulus) if modulus < inf else value
-
-
-def _over(value: NDArray[np.floating[Any]], peak: float) -> NDArray[np.float64]:
-    return value.astype(np.float64) / (peak or 1.0)
-
-
-def _scaled(value: NDArray[np.floating[Any]], peak: float, factor: float) -> NDArray[np.floating[Any]]:
-    """Return ``value / peak * factor`` in the dtype of ``value``, each rounded towards zero."""
-    exact = _over(value, peak) * factor
-    rounded = exact.astype(value.dtype)
-    return np.where(np.abs(rounded) > np.abs(exact), np.nextafter(rounded, value.dtype.type(0)), rounded)
 
 
 def _noise(source: RandomSource, shape: tuple[int, ...], deviation: float) -> NDArray[np.float64]:

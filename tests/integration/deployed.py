@@ -72,9 +72,9 @@ class Deployment:
     def up_line(self):
         return f"{UP} --port {self.superlink_port}"
 
-    def connect(self, *sites, until="connected to"):
+    def connect(self, *sites):
         for site in sites or SITES:
-            self.hosts.stay(site, up(site), until)
+            self.hosts.stay(site, up(site), "  connected to")  # not "not connected to"
 
     def begin(self, out, *settings, resume=False):
         """Start a run, and return its process."""

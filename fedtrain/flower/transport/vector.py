@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fedtrain.errors import AggregationError, TransportError
 from fedtrain.flower.transport.records import view
-from fedtrain.privacy.client_level import clip_update
+from fedtrain.privacy.clipping import clip_update
 from fedtrain.secagg import Parameters, dequantize, quantize
 
 
