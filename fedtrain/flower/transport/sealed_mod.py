@@ -13,7 +13,7 @@ from fedtrain.errors import TransportError
 from fedtrain.flower import protocol
 from fedtrain.flower.transport.packing import Packed, body_of, failure, is_sealed, own_of, unpacked
 from fedtrain.flower.transport.party import OpenParty, Party, required
-from fedtrain.flower.transport.session import RECORD
+from fedtrain.flower.transport.session import is_of_a_session
 from fedtrain.transport import Body, Header, encode, open_sealed, seal
 
 # The end of a traceback says what went wrong.
@@ -50,7 +50,7 @@ def sealed_mod(open_party: OpenParty) -> Mod:
 
 def _passes(message: Message, party: Party) -> bool:
     if party.node is not None:
-        return RECORD in message.content
+        return is_of_a_session(message)  # which the session mod answers, and never the application
     return message.metadata.message_type == MessageType.QUERY and protocol.SECAGG not in message.content
 
 

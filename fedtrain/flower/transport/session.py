@@ -27,6 +27,7 @@ from fedtrain.flower.answers import answers
 from fedtrain.transport import PROTOCOL, SessionEnd, SessionOffer
 
 RECORD = "fedtrain.session"
+_ASKED = MessageType.QUERY
 _SAME_VERSION = "install the same version of fedtrain on both machines"
 OFFER, END, ROSTER, MEMBERSHIP = "offer", "end", "roster", "membership"
 KEYS, SEALING, SPOKEN = "keys", "sealing", "protocol"
@@ -57,6 +58,22 @@ class ServerSession:
     roster: Roster
     announcements: Mapping[int, SignedEnvelope]
     sealing: Mapping[int, PublicSealingKey]
+
+
+def is_of_a_session(message: Message) -> bool:
+    """Say whether a message offers or ends a session, and does nothing else.
+
+    Raises:
+        TransportError: it calls itself so, and carries something else: nothing of it is to reach the application.
+    """
+    content = message.content
+    if RECORD not in content:
+        return False
+    if list(content) != [RECORD] or RECORD not in content.config_records or message.metadata.message_type != _ASKED:
+        raise TransportError(
+            f"a message about a session is malformed: it is a {_ASKED} with {RECORD} of configuration values alone"
+        )
+    return True
 
 
 def open_session(

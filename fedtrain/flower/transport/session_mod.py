@@ -9,7 +9,17 @@ from flwr.clientapp.typing import ClientAppCallable, Mod
 from fedtrain.crypto import Roster, SessionKeys, SignedEnvelope
 from fedtrain.errors import TransportError
 from fedtrain.flower.transport.party import OpenParty, Party, required
-from fedtrain.flower.transport.session import END, KEYS, MEMBERSHIP, OFFER, RECORD, ROSTER, SEALING, SPOKEN
+from fedtrain.flower.transport.session import (
+    END,
+    KEYS,
+    MEMBERSHIP,
+    OFFER,
+    RECORD,
+    ROSTER,
+    SEALING,
+    SPOKEN,
+    is_of_a_session,
+)
 from fedtrain.transport import PROTOCOL, SessionEnd, SessionOffer
 
 
@@ -17,7 +27,7 @@ def session_mod(open_party: OpenParty) -> Mod:
     """Return the mod. It belongs inside of the sealed mod, and outside of whatever does not know of sessions."""
 
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        if RECORD not in message.content.config_records:
+        if not is_of_a_session(message):
             return call_next(message, context)
         party, fields = required(open_party(context)), dict(message.content.config_records[RECORD])
         if END in fields:

@@ -1,14 +1,16 @@
 from dataclasses import replace
 
 import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedtrain.crypto import Identity, Membership, Roster
 from fedtrain.deployment import read_membership, write_membership
 from fedtrain.errors import KeyFileError, SiteError, TransportError
+from fedtrain.flower import protocol
 from fedtrain.flower.transport import Party
 from tests.federations import provisioned
 
-from .conftest import summing
+from .conftest import go, summing
 
 
 @pytest.fixture
@@ -98,3 +100,34 @@ def test_a_membership_on_the_node_that_is_damaged_stops_it(made):
     node.membership.unlink()
     with pytest.raises(SiteError, match="cannot read"):
         accept(made, made.sign(version=1))
+
+
+OF_A_SESSION = "fedtrain.session"
+ODD = {
+    "metrics": {OF_A_SESSION: MetricRecord({"x": 1})},
+    "arrays": {OF_A_SESSION: ArrayRecord()},
+    "more": {OF_A_SESSION: ConfigRecord(), protocol.LEDGER: ConfigRecord({protocol.KNOWN: 0})},
+    "metrics and more": {OF_A_SESSION: MetricRecord({"x": 1}), protocol.CONFIG: ConfigRecord()},
+    "shares": {OF_A_SESSION: ConfigRecord(), protocol.SECAGG: ConfigRecord()},
+    "nothing": {},
+    "a model": {protocol.ARRAYS: ArrayRecord()},
+}
+
+
+@pytest.mark.parametrize("kind", ["query", "train"])
+@pytest.mark.parametrize("content", [*ODD, "alone"])
+@pytest.mark.parametrize("insists", [True, False])
+def test_what_calls_itself_a_message_about_a_session_does_not_reach_the_application(
+    made, make_world, kind, content, insists
+):
+    records = ODD.get(content, {OF_A_SESSION: ConfigRecord()})
+    if not insists and OF_A_SESSION not in records:
+        return  # answered, as its site allows
+    if (content, kind) == ("alone", "query"):
+        return  # a message about a session indeed
+    world = make_world()
+    world.parties[0] = replace(world.parties[0], node=made.nodes[0], sealed=insists)
+    node = min(world.nodes)
+    with pytest.raises(TransportError, match=r"about a session is malformed|answers sealed messages only"):
+        go(world.grid, [Message(RecordDict(records), node, kind)])
+    assert world.asked == []
