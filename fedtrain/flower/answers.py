@@ -33,7 +33,9 @@ def answers(
     found: dict[int, _T] = {}
     missing = dict.fromkeys(clients.values(), "no answer")
     for reply in collect(grid, questions, timeout=timeout):
-        client = clients[reply.metadata.src_node_id]
+        client = clients.get(reply.metadata.src_node_id)
+        if client is None:  # of the SuperLink itself, in the place of a node that was unregistered or went away
+            continue
         if reply.has_error():
             missing[client] = reply.error.reason or "no reason given"
             continue

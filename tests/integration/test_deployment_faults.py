@@ -152,6 +152,8 @@ def test_a_client_whose_disk_is_full_does_not_train_and_says_so(deployment):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", ledgers], check=False).returncode != 0:
         pytest.skip("no file system can be mounted here")
     try:
+        deployment.hosts.stop(A, up(A))  # a node sees what is mounted when it is started
+        deployment.connect(A)
         filler = f"head -c 1M /dev/zero > {ledgers}/filler"
         assert deployment.hosts.run(A, filler).returncode == 1
         status, said = deployment.run("full")
@@ -161,6 +163,7 @@ def test_a_client_whose_disk_is_full_does_not_train_and_says_so(deployment):
         assert all("No space left on device" in drop["reason"] for drop in dropped)
         assert deployment.charged(A) == 0
     finally:
+        deployment.hosts.stop(A, up(A))
         subprocess.run(["umount", ledgers], check=True)
 
 
@@ -209,7 +212,7 @@ def test_without_privacy_noise_the_model_is_the_simulated_one_bit_for_bit(deploy
         "transport.secagg.enabled=true",
     ]
     words = " ".join(f"--set '{setting}'" for setting in settings)
-    line = f"fedtrain simulate --config fedtrain/simulations/deployed.toml {words} --out ../simulated --app fedtrain"
+    line = f"fedtrain simulate --config fedtrain/simulations/deployed.toml {words} --out ../simulated fedtrain"
     simulated = deployment.hosts.run("operator", line)
     assert simulated.returncode == 0, simulated.stdout
     mine = load((deployment.hosts.folder / "simulated" / "model-final.safetensors").read_bytes())

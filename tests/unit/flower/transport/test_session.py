@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID
 
 from fedtrain.crypto import Identity, Roster, SessionKeys, canonical
 from fedtrain.errors import ForgeryError, KeyFileError, TransportError
@@ -55,6 +56,23 @@ def test_a_session_says_who_is_missing_and_why(make_world):
     session, missing = world.session(timeout=0.2)
     assert set(session.announcements) == set(session.sealing) == {0}
     assert missing == {1: "out of order", 2: "no answer"}
+
+
+def test_an_error_of_the_superlink_itself_is_no_answer_of_any_client(make_world):
+    world = make_world()
+    whole = world.grid._answer
+
+    def answer(message):
+        if message.metadata.dst_node_id != 101:
+            return whole(message)
+        reply = Message(Error(code=4, reason="node unavailable"), reply_to=message)
+        reply.metadata.__dict__["_src_node_id"] = SUPERLINK_NODE_ID
+        return reply
+
+    world.grid._answer = answer
+    session, missing = world.session()
+    assert set(session.announcements) == {0, 2}
+    assert missing == {1: "no answer"}
 
 
 def another(key):
