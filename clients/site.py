@@ -17,7 +17,7 @@ from fedtrain.data.site import open_site as open_records
 from fedtrain.data.site import read_site_data
 from fedtrain.deployment import NodeFolder
 from fedtrain.device import resolve_device
-from fedtrain.errors import ClientError
+from fedtrain.errors import ClientError, SiteError
 from fedtrain.privacy import PrivacyPlan, calibrate
 from fedtrain.privacy.spec import privacy_spec
 from fedtrain.tasks import Task, build_task
@@ -95,12 +95,16 @@ def _simulated(experiment: Experiment) -> tuple[DataInfo, Split, Partitions]:
 
 
 def _own(experiment: Experiment, node: NodeFolder) -> tuple[DataInfo, Split, None]:
-    site = open_records(
-        read_site_data(node.path),
-        folder=node.path,
-        classes=experiment.data.classes,
-        feature_columns=experiment.data.feature_columns,
-    )
+    data = read_site_data(node.path)
+    # Without the names: the error reaches the server, and they are the site's.
+    if data.class_names is None:
+        raise SiteError("the site file names no classes: its site adds classes to [data], as the experiments have them")
+    if data.class_names != experiment.data.class_names:
+        raise SiteError(
+            "data.classes of the experiment are not the classes in [data] of the site file, or in another order; "
+            "nothing was trained"
+        )
+    site = open_records(data, folder=node.path)
     return site.info, site.train, None
 
 

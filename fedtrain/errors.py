@@ -40,10 +40,6 @@ class DataError(UsageError):
     """A data set is missing, unreadable, malformed, or cannot be split as asked."""
 
 
-class ColumnOrderError(DataError):
-    """Nobody says in which order the columns of a table are the inputs of a model."""
-
-
 class TaskError(UsageError):
     """A task or model cannot be used as configured."""
 

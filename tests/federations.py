@@ -11,6 +11,7 @@ SITE = """
 [data]
 source = "npz"
 path = "records.npz"
+classes = "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
 
 [budget]
 epsilon = 8.0

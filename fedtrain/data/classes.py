@@ -8,7 +8,7 @@ from fedtrain.config import Data
 from fedtrain.data.sources import decode
 from fedtrain.data.sources.types import Decoded
 from fedtrain.data.types import Split
-from fedtrain.errors import ColumnOrderError, DataError
+from fedtrain.errors import DataError
 
 _SHOWN = 12
 
@@ -52,8 +52,7 @@ def decode_numbers(data: Data) -> Decoded:
 
     Raises:
         DataError: they are missing or malformed; or have columns of categories, which become as many features as
-            categories occur in these very records.
-        ColumnOrderError: the order of the features is not given.
+            categories occur in these very records; or the order of the features is not given.
     """
     decoded = with_classes(decode(data), data.class_names)
     if decoded.categorical:
@@ -62,7 +61,7 @@ def decode_numbers(data: Data) -> Decoded:
             "numbers in its place, or leave it out with feature_columns"
         )
     if decoded.info.kind == "table" and data.source == "parquet" and data.feature_columns is None:
-        raise ColumnOrderError(
+        raise DataError(
             "feature_columns is not set: it names the columns in the order of the model's inputs, which is the same at "
             "all sites"
         )

@@ -34,8 +34,9 @@ class SiteData(BaseModel):
         path: a file, folder or glob pattern, relative to the site file's folder.
         image_column: column of the image; unset: the first image column.
         label_column: column of the label.
-        feature_columns: columns of a table, comma-separated, in the order of the model's inputs; unset: those that the
-            experiment names.
+        feature_columns: columns of a table, comma-separated, in the order of the model's inputs.
+        classes: names of the classes, comma-separated, in the order of their numbers; unset: those that occur, which
+            can be looked at, and not trained on.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -45,11 +46,21 @@ class SiteData(BaseModel):
     image_column: str | None = None
     label_column: str = "label"
     feature_columns: str | None = None
+    classes: str | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes, where they are given."""
+        return Data(classes=self.classes).class_names
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.source in _FORMATS) == (self.path is None):
             raise ValueError(f"path is needed for source = {', '.join(_FORMATS)}, and is not allowed for any other")
+        try:
+            Data(classes=self.classes)
+        except ValidationError as error:
+            raise ValueError(explain(error)) from error
         return self
 
 
@@ -89,34 +100,28 @@ def read_site_data(folder: Path) -> SiteData:
     return data.model_copy(update={"path": str(folder / Path(data.path).expanduser())})
 
 
-def open_site(
-    data: SiteData, *, folder: Path, classes: str | None = None, feature_columns: str | None = None
-) -> SiteRecords:
+def open_site(data: SiteData, *, folder: Path) -> SiteRecords:
     """Open the records of a site. Those of files are decoded once, and kept in the folder's own ``cache``.
 
-    The same files give the arrays that a client of a simulation has with a natural split, bit for bit.
+    The same files give the arrays that a client of a simulation has with a natural split, bit for bit. How they are
+    decoded depends on the site's own file alone: ledgers belong to decoded records, and whoever chose the decoding
+    could have a fresh one for each.
 
     Args:
         data: where they are.
         folder: the folder of the site file.
-        classes: names of the classes, as the experiment has them; unset: those that occur.
-        feature_columns: columns of a table, as the experiment has them.
 
     Raises:
-        DataError: they are missing or malformed, or do not fit the experiment.
+        DataError: they are missing or malformed, of other classes, or a table whose columns are in no order.
         StorageError: the cache cannot be written.
     """
-    try:
-        named = Data(classes=classes)
-    except ValidationError as error:
-        raise DataError(explain(error)) from error
-    source = named.model_copy(
+    source = Data(classes=data.classes).model_copy(
         update={
             "source": data.source,
             "path": data.path,
             "image_column": data.image_column,
             "label_column": data.label_column,
-            "feature_columns": data.feature_columns or feature_columns,
+            "feature_columns": data.feature_columns,
         }
     )
     if data.source not in _FORMATS:

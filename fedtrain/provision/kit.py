@@ -18,6 +18,8 @@ path = "data/train.parquet"
 # image_column = "image"
 # label_column = "label"
 # feature_columns = "age, weight"
+# The classes of the federation's experiments, in the order of their numbers. An experiment with others is refused.
+# classes = "healthy, ill"
 
 [budget]
 # The privacy budget of each data set, over all runs there will ever be. Delta: below 1 / number of records.

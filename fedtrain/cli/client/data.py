@@ -16,26 +16,25 @@ from fedtrain.ledger import read_policy
 
 def data(
     kit: Annotated[Path, typer.Argument(metavar="KIT", help="The node's folder.")],
-    classes: Annotated[
-        str | None, typer.Option("--classes", help="The experiment's data.classes; by default those that occur.")
-    ] = None,
-    feature_columns: Annotated[
-        str | None, typer.Option("--feature-columns", help="The experiment's data.feature_columns, for a table.")
-    ] = None,
 ) -> None:
     """Read the site's records, and show their schema and how many there are of each class. Nothing leaves the node."""
     with reporting_errors():
         node = NodeFolder.open(kit)
         policy, source = read_policy(node.site), read_site_data(node.path)
-        records = open_site(source, folder=node.path, classes=classes, feature_columns=feature_columns)
+        records = open_site(source, folder=node.path)
         info, train = records.info, records.train
         counts = np.bincount(train.labels, minlength=len(info.classes))[None]
         lines = [
             f"source: {source.source}{'' if source.path is None else f', {source.path}'}",
-            *_columns(source, feature_columns if info.kind == "table" else None),
+            *_columns(source),
             f"records: {len(train)} of kind {info.kind}, shape {info.shape}, {train.features.dtype}",
             format_histogram(counts, info.classes),
         ]
+        if source.classes is None:
+            lines.append(
+                "warning: [data] names no classes, and without them nothing is trained: add "
+                f'classes = "{", ".join(info.classes)}", or as many as the experiments have, in their order'
+            )
         if policy.delta * len(train) >= 1:
             lines.append(
                 f"warning: [budget] delta = {policy.delta:g} is not below 1 / {len(train)}: it would allow "
@@ -44,9 +43,9 @@ def data(
         sys.stdout.write("\n".join([*lines, "nothing of this left the node"]) + "\n")
 
 
-def _columns(source: SiteData, features: str | None) -> list[str]:
+def _columns(source: SiteData) -> list[str]:
     """Say which columns are read, of a source that has columns."""
     if source.source != "parquet":
         return []
-    read = source.feature_columns or features or source.image_column or "the first image column"
+    read = source.feature_columns or source.image_column or "the first image column"
     return [f"columns: {read}; label: {source.label_column}"]

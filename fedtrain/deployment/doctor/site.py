@@ -8,7 +8,7 @@ from fedtrain.deployment.doctor.check import Check, fails, ok, warns
 from fedtrain.deployment.doctor.ledgers import ledgers
 from fedtrain.deployment.doctor.rehearsal import rehearse, task_names
 from fedtrain.deployment.node import NodeFolder
-from fedtrain.errors import ColumnOrderError, FedtrainError, SiteError
+from fedtrain.errors import FedtrainError, SiteError
 from fedtrain.ledger import SitePolicy, read_policy
 
 _SHOWN = 12  # letters of a bundle's digest
@@ -51,19 +51,18 @@ def _bundles(node: NodeFolder) -> Check:
 
 def _data(node: NodeFolder, policy: SitePolicy) -> Iterator[Check]:
     try:
-        records = open_site(read_site_data(node.path), folder=node.path)
-    except ColumnOrderError:
-        yield warns(
-            "data",
-            "a table whose columns the experiment has to name: not read. Name them as feature_columns in [data] of "
-            f"site.toml, or try the experiment's: fedtrain client data {node.path} --feature-columns COLUMNS",
-        )
-        return
+        data = read_site_data(node.path)
+        records = open_site(data, folder=node.path)
     except FedtrainError as error:
         yield fails("data", str(error))
         return
     info, train = records.info, records.train
     found = f"{len(train)} records of kind {info.kind}, shape {info.shape}, in {len(info.classes)} classes"
+    if data.classes is None:
+        yield fails(
+            "classes",
+            "[data] in site.toml names none, and every run is refused: add classes, as the experiments have them",
+        )
     if policy.delta * len(train) >= 1:
         yield warns(
             "data",

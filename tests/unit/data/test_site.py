@@ -84,9 +84,8 @@ def test_a_site_has_what_the_client_of_a_simulation_has_bit_for_bit(site, split_
     store = open_store(data, seed=3)
     clients = partition(store, data, clients=3, seed=3)
     for client, name in enumerate(sorted(own)):
-        records = open_site(
-            SiteData(source=source, path=own[name]), folder=site, classes=CLASSES, feature_columns=columns
-        )
+        own_data = SiteData(source=source, path=own[name], classes=CLASSES, feature_columns=columns)
+        records = open_site(own_data, folder=site)
         rows = clients.indices(client)
         assert records.info == store.info
         assert records.info.classes == ("b", "c", "a")
@@ -116,7 +115,7 @@ def test_folders_of_images_are_the_same_at_a_site_and_in_a_simulation(tmp_path, 
             (folder / f"{picture}.png").write_bytes(encode(np.full((2, 3), 10 * number + picture)))
     path, test_path = str(tmp_path / "train"), str(tmp_path / "test")
     store = open_store(Data(source="images", path=path, test_path=test_path, classes=CLASSES), seed=0)
-    records = open_site(SiteData(source="images", path=path), folder=site, classes=CLASSES)
+    records = open_site(SiteData(source="images", path=path, classes=CLASSES), folder=site)
     assert records.train.features.tobytes() == store.train.features.tobytes()
     assert records.train.labels.tolist() == store.train.labels.tolist() == [2, 2, 2, 0, 0, 0]
     server = open_test(Data(source="images", test_path=test_path, classes=CLASSES))
@@ -170,7 +169,7 @@ def test_a_cache_that_cannot_be_made_is_an_error_that_names_it(site):
 
 def test_a_function_of_the_sites_own_gives_records(site):
     (site / "records.py").write_text(OWN)
-    records = open_site(SiteData(source="records:load"), folder=site, classes=CLASSES)
+    records = open_site(SiteData(source="records:load", classes=CLASSES), folder=site)
     assert records.train.features.flags.c_contiguous
     np.testing.assert_array_equal(
         records.train.features, np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3).transpose(0, 3, 1, 2)
@@ -190,7 +189,7 @@ def test_a_module_on_the_path_of_python_gives_records(site, tmp_path, monkeypatc
 def test_numbers_of_the_sites_own_become_float32_in_c_order(site):
     body = "    import numpy as np\n    return np.array([[1, 3], [2.5, 4]]).T, [0, 7]\n"
     (site / "records.py").write_text(f"def load():\n{body}")
-    records = open_site(SiteData(source="records:load"), folder=site, classes="0,7,9")
+    records = open_site(SiteData(source="records:load", classes="0,7,9"), folder=site)
     assert records.info.kind == "table"
     assert records.train.features.dtype == np.float32
     assert records.train.features.flags.c_contiguous
@@ -253,32 +252,32 @@ def test_a_function_that_is_not_there_is_named(site, source):
 def test_labels_outside_of_the_classes_are_all_named(site):
     np.savez(site / "records.npz", x=np.zeros((4, 2, 2), np.uint8), y=["a", "x", "b", "y"])
     with pytest.raises(DataError, match=r"not in data.classes = b, c, a: 'x', 'y'$"):
-        open_site(SiteData(source="npz", path=str(site / "records.npz")), folder=site, classes=CLASSES)
+        open_site(SiteData(source="npz", path=str(site / "records.npz"), classes=CLASSES), folder=site)
 
 
 @pytest.mark.parametrize("classes", ["a,,b", "a, a"])
 def test_classes_that_cannot_be_are_refused(site, classes):
-    with pytest.raises(DataError, match=f"classes = '{classes}' has an empty name, or one twice"):
-        open_site(SiteData(source="npz", path="records.npz"), folder=site, classes=classes)
+    write(site, f'[data]\nsource = "npz"\npath = "records.npz"\nclasses = "{classes}"\n')
+    with pytest.raises(SiteError, match=f"classes = '{classes}' has an empty name, or one twice"):
+        read_site_data(site)
 
 
 @pytest.mark.parametrize(("column", "values"), [("ward", ["x", "y"]), ("smoker", [True, False])])
 def test_categories_are_refused_since_they_differ_between_sites(site, parquet, column, values):
     path = parquet("records.parquet", {column: values, "age": [1.0, 2.0], "label": ["a", "b"]})
-    data = SiteData(source="parquet", path=path)
+    data = SiteData(source="parquet", path=path, classes=CLASSES, feature_columns=f"age, {column}")
     with pytest.raises(DataError, match=f"column '{column}' holds categories, and which of them occur differs"):
-        open_site(data, folder=site, classes=CLASSES, feature_columns=f"age, {column}")
+        open_site(data, folder=site)
     test = Data(source="parquet", test_path=path, classes=CLASSES, feature_columns=f"age, {column}")
     with pytest.raises(DataError, match=f"column '{column}' holds categories"):
         open_test(test)
 
 
-def test_the_order_of_a_tables_columns_is_not_left_to_the_site(site, parquet):
+def test_the_order_of_a_tables_columns_is_the_sites_to_say(site, parquet):
     path = parquet("records.parquet", {"age": [1.0, 2.0], "weight": [3.0, 4.0], "label": ["a", "b"]})
     with pytest.raises(DataError, match="feature_columns is not set"):
-        open_site(SiteData(source="parquet", path=path), folder=site, classes=CLASSES)
-    own = SiteData(source="parquet", path=path, feature_columns="weight, age")
-    records = open_site(own, folder=site, feature_columns="kilograms, years")
+        open_site(SiteData(source="parquet", path=path, classes=CLASSES), folder=site)
+    records = open_site(SiteData(source="parquet", path=path, feature_columns="weight, age"), folder=site)
     assert records.train.features.tolist() == [[3, 1], [4, 2]]
 
 

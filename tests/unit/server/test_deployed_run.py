@@ -1,6 +1,7 @@
 """Whole runs in this process between a server and machines of their own: real keys, files and records, no network."""
 
 import json
+import re
 import traceback
 
 import numpy as np
@@ -175,6 +176,23 @@ def test_a_run_without_privacy_needs_a_site_that_allows_it(run, made):
     reasons = [drop.reason for entry in report.round_log for drop in entry.dropped]
     assert len(reasons) == 2
     assert all("client 2 does not train without privacy" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("classes", ["9,8,7,6,5,4,3,2,1,0", CLASSES + ",10"])
+def test_a_server_gets_no_fresh_ledger_by_other_names_of_the_classes(run, made, classes):
+    run(**PRIVATE)
+    ledgers = [sorted(node.path.glob("ledgers/*.jsonl")) for node in made.nodes]
+    with pytest.raises(RunError, match=r"data\.classes of the experiment are not the classes in \[data\]"):
+        run("again", **PRIVATE, **{"data.classes": classes})
+    assert [sorted(node.path.glob("ledgers/*.jsonl")) for node in made.nodes] == ledgers
+
+
+def test_a_site_that_names_no_classes_trains_nothing(run, made):
+    site = made.nodes[1].site
+    site.write_text(re.sub(r"classes = .*\n", "", SITE))
+    report, _ = run()
+    reasons = [drop.reason for entry in report.round_log for drop in entry.dropped]
+    assert all("the site file names no classes" in reason for reason in reasons)
 
 
 def test_another_number_of_members_than_clients_is_refused_before_there_is_a_run_folder(run, made, tmp_path):

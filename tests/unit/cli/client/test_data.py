@@ -1,3 +1,4 @@
+import re
 import warnings
 
 import numpy as np
@@ -14,12 +15,17 @@ with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # t
 @pytest.fixture
 def node(tmp_path):
     (node,) = provisioned(tmp_path / "federation", (4,)).nodes
+    name(node, "cold, flu")
     np.savez(node.path / "records.npz", x=np.zeros((6, 2, 3), np.uint8), y=["cold", "flu", "flu", "cold", "flu", "flu"])
     return node
 
 
-def run(node, *arguments):
-    return CliRunner().invoke(app, ["client", "data", str(node.path), *arguments])
+def name(node, classes):
+    node.site.write_text(re.sub(r"classes = .*\n", f'classes = "{classes}"\n', node.site.read_text()))
+
+
+def run(node):
+    return CliRunner().invoke(app, ["client", "data", str(node.path)])
 
 
 def content(folder):
@@ -44,14 +50,16 @@ def test_it_shows_the_records_and_their_classes_and_writes_nothing_but_the_cache
     assert content(node.path) == before
 
 
-def test_classes_of_the_experiment_are_shown_in_its_order(node):
-    result = run(node, "--classes", "healthy,flu,cold")
+def test_classes_are_shown_in_their_order(node):
+    name(node, "healthy,flu,cold")
+    result = run(node)
     assert "client  healthy  flu  cold  total" in result.stdout
     assert "     0        0    4     2      6" in result.stdout
 
 
 def test_labels_outside_of_the_classes_are_an_error_that_names_them(node):
-    result = run(node, "--classes", "healthy,cold")
+    name(node, "healthy, cold")
+    result = run(node)
     assert result.exit_code == 2
     assert result.stderr == (
         "error: there are records of classes that are not in data.classes = healthy, cold: 'flu'\n"
@@ -66,6 +74,13 @@ def test_a_delta_that_would_allow_publishing_a_record_is_a_warning(node):
     assert "warning" not in run(node).stdout
 
 
+def test_without_classes_it_says_what_to_write(node):
+    node.site.write_text(re.sub(r"classes = .*\n", "", node.site.read_text()))
+    result = run(node)
+    assert result.exit_code == 0
+    assert 'without them nothing is trained: add classes = "cold, flu", or as many' in result.stdout
+
+
 def test_the_columns_of_a_table_are_shown(node):
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -73,13 +88,12 @@ def test_the_columns_of_a_table_are_shown(node):
     table = pa.table({"age": [1.0, 2.0], "weight": [3.0, 4.0], "ill": [0, 1]})
     pq.write_table(table, node.path / "records.parquet")
     data = '[data]\nsource = "parquet"\npath = "records.parquet"\nlabel_column = "ill"\n'
-    text = node.site.read_text().replace('[data]\nsource = "npz"\npath = "records.npz"\n', data)
-    node.site.write_text(text)
-    result = run(node, "--feature-columns", "weight, age")
-    assert "columns: weight, age; label: ill\nrecords: 2 of kind table, shape (2,), float32\n" in result.stdout
+    node.site.write_text(node.site.read_text().replace('[data]\nsource = "npz"\npath = "records.npz"\n', data))
+    name(node, "0, 1")
     assert "feature_columns is not set" in run(node).stderr
-    node.site.write_text(text.replace(data, f'{data}feature_columns = "age"\n'))
-    assert "columns: age; label: ill\nrecords: 2 of kind table, shape (1,), float32\n" in run(node).stdout
+    node.site.write_text(node.site.read_text().replace(data, f'{data}feature_columns = "weight, age"\n'))
+    result = run(node)
+    assert "columns: weight, age; label: ill\nrecords: 2 of kind table, shape (2,), float32\n" in result.stdout
 
 
 def test_the_column_of_an_image_is_shown(node):
@@ -93,12 +107,14 @@ def test_the_column_of_an_image_is_shown(node):
     Image.fromarray(np.zeros((2, 2), np.uint8)).save(buffer, "PNG")
     pq.write_table(pa.table({"img": [{"bytes": buffer.getvalue()}], "label": [0]}), node.path / "records.parquet")
     node.site.write_text(node.site.read_text().replace('"npz"', '"parquet"').replace("records.npz", "records.parquet"))
+    name(node, "0")
     assert "columns: the first image column; label: label\n" in run(node).stdout
 
 
 def test_a_function_of_the_sites_own_is_shown_by_its_name(node):
     (node.path / "own.py").write_text("def load():\n    return [[1.0], [2.0]], ['a', 'b']\n")
     node.site.write_text(node.site.read_text().replace('"npz"', '"own:load"').replace('path = "records.npz"\n', ""))
+    name(node, "a, b")
     assert run(node).stdout.startswith("source: own:load\nrecords: 2 of kind table, shape (1,), float32\n")
 
 

@@ -1,15 +1,13 @@
 from datetime import UTC, datetime
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from fedtrain.deployment.bundles import Bundle, approve_bundle
 from fedtrain.deployment.doctor.site import site
 from tests.unit.deployment.doctor import folders
 
-DATA = '[data]\nsource = "npz"\npath = "records.npz"\n'
+DATA = '[data]\nsource = "npz"\npath = "records.npz"\nclasses = "0, 1, 2"\n'
 
 
 @pytest.fixture
@@ -82,17 +80,11 @@ def test_records_that_are_not_there(filled):
     assert "records.npz" in check.detail
 
 
-def test_a_table_whose_columns_the_experiment_names_is_left_to_it(filled):
-    table = pa.table({"pulse": [0.5, 1.0], "age": [0.25, 0.75], "label": ["well", "ill"]})
-    pq.write_table(table, filled.path / "records.parquet")
-    data = '[data]\nsource = "parquet"\npath = "records.parquet"\n'
-    filled.site.write_text(folders.SITE + data)
-    found = judged(filled)
-    assert found["data"].status == "warns"
-    assert f"fedtrain client data {filled.path} --feature-columns" in found["data"].detail
-    assert not any(name.startswith("train ") for name in found)
-    filled.site.write_text(folders.SITE + data + 'feature_columns = "pulse,age"\n')
-    assert judged(filled)["data"].status == "ok"
+def test_a_site_that_names_no_classes(filled):
+    filled.site.write_text(folders.SITE + DATA.replace('classes = "0, 1, 2"\n', ""))
+    check = judged(filled)["classes"]
+    assert check.status == "fails"
+    assert "add classes" in check.detail
 
 
 def test_a_site_that_also_trains_without_privacy(filled):
