@@ -62,7 +62,7 @@ def add(
                 f"{kit} is the kit of {name}: give it to its site, with the operator's key to compare",
                 f"operator's key: {desk.operator.public.key_id[:32]}",
                 "next, on the node: fedtrain client init KIT, which makes its keys and request.json",
-                f"then: fedtrain provision admit {federation} REQUEST",
+                f"then: fedtrain provision admit {federation} {name} REQUEST",
             ]
         )
 
@@ -70,6 +70,7 @@ def add(
 @provision.command()
 def admit(
     federation: _Folder,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the node, as it was added.")],
     request: Annotated[Path, typer.Argument(metavar="REQUEST", help="The node's request.json.")],
     fingerprint: Annotated[
         str | None,
@@ -80,16 +81,21 @@ def admit(
     """Let a node belong to the federation with the keys of its request."""
     with reporting_errors(), _opened(federation) as desk:
         asked = read_request(request)
+        if asked.name != name:
+            # Whose fingerprint is compared is the operator's to say, and not the request's.
+            raise ForgeryError(
+                f"the request is of {asked.name!r}, and not of {name!r}: nothing was signed; ask the site of {name}"
+            )
         if fingerprint is not None and _plain(fingerprint) != _plain(asked.fingerprint):
             raise ForgeryError(
                 f"the request has the fingerprint {asked.fingerprint}, and the site read out another: somebody "
-                "may have replaced it"
+                "may have replaced it; nothing was signed"
             )
         membership = desk.admit(asked, rotate=rotate)
         _warn(desk)
         lines = [f"{asked.name} is a member, with the fingerprint {asked.fingerprint}"]
         if fingerprint is None:
-            lines.append("compare it with what the site reads out, and revoke the node if it differs")
+            lines.append("before you carry the membership: compare it with what the site reads out, or revoke the node")
         _say([*lines, *_carry(desk, membership.version)])
 
 

@@ -97,7 +97,10 @@ def read_site_data(folder: Path) -> SiteData:
         raise SiteError(f"the site file {path} is not TOML: {error}") from error
     if data.path is None:
         return data
-    return data.model_copy(update={"path": str(folder / Path(data.path).expanduser())})
+    try:
+        return data.model_copy(update={"path": str(folder / Path(data.path).expanduser())})
+    except RuntimeError as error:
+        raise SiteError(f"[data] path = {data.path!r} of the site file {path} cannot be used: {error}") from error
 
 
 def open_site(data: SiteData, *, folder: Path) -> SiteRecords:
@@ -160,7 +163,7 @@ def _own(name: str, folder: Path) -> Decoded:
         x, y = _load(name, folder)()
         features, labels = np.asarray(x), np.asarray(y)
         masked = np.ma.is_masked(x) or np.ma.is_masked(y)
-    except Exception as error:  # it may raise anything
+    except (Exception, SystemExit) as error:  # it may raise anything
         raise DataError(f"[data] source = {name!r} failed: {type(error).__name__}: {error}") from error
     if masked:
         raise DataError(f"[data] source = {name!r} gave a masked array with missing values; leave such records out")

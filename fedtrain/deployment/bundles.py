@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Self
 
-from fedtrain.errors import AppError, SiteError
+from fedtrain.errors import AppError, SiteError, StorageError
 from fedtrain.files import write_atomic
 
 SCHEMA = "fedtrain.approved/1"
@@ -159,19 +159,19 @@ def is_approved(path: Path, data: bytes) -> bool:
 
 
 def kept(path: Path) -> Bundle | None:
-    """Return the bundle that was approved last, ``None`` if none was or its copy is gone.
+    """Return the bundle that was approved last, ``None`` if none was or its copy is gone or damaged.
 
     Raises:
         SiteError: the list cannot be read.
-        AppError: the copy is damaged.
     """
     known = approved(path)
     if not known:
         return None
     try:
-        return Bundle.read(_copy(path, known[-1].sha256).read_bytes())
-    except FileNotFoundError:
+        data = _copy(path, known[-1].sha256).read_bytes()
+    except OSError:
         return None
+    return Bundle.read(data) if sha256(data).hexdigest() == known[-1].sha256 else None
 
 
 def approve_bundle(path: Path, bundle: Bundle, *, now: datetime) -> None:
@@ -182,7 +182,10 @@ def approve_bundle(path: Path, bundle: Bundle, *, now: datetime) -> None:
         StorageError: it cannot be written; it is as before.
     """
     copy = _copy(path, bundle.sha256)
-    copy.parent.mkdir(exist_ok=True)
+    try:
+        copy.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make {copy.parent}: {error.strerror or error}") from error
     write_atomic(copy, bundle.data)
     others = [approval for approval in approved(path) if approval.sha256 != bundle.sha256]
     when = now.astimezone(UTC).isoformat(timespec="seconds")

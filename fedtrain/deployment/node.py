@@ -40,9 +40,10 @@ class NodeFolder:
         Raises:
             SiteError: it is not one.
         """
-        path = path.resolve()
         file = path / _FILE
         try:
+            path = path.resolve()
+            file = path / _FILE
             name, client = _name_and_number(json.loads(file.read_bytes()))
             return cls(path=path, name=name, client=client, federation=Federation.read(path))
         except OSError as error:
@@ -51,6 +52,8 @@ class NodeFolder:
             ) from error
         except (ValueError, RecursionError) as error:
             raise SiteError(f"{file} cannot be used: {error}") from error
+        except RuntimeError as error:  # of links that lead round
+            raise SiteError(f"{path} is not the folder of a node: {error}") from error
 
     def write(self) -> None:
         """Write what `open` reads, durably.

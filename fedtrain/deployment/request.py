@@ -27,6 +27,7 @@ from fedtrain.errors import ForgeryError, KeyFileError, SiteError, StorageError
 PAYLOAD_TYPE = "application/vnd.fedtrain.admission-request.v1+json"
 
 _CURVE = ec.SECP384R1
+_LARGEST = 64 * 1024  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ class Request:
             request = cls(
                 federation=str(value["federation"]),
                 name=str(value["name"]),
-                client=int(value["client"]),
+                client=_whole(value["client"]),
                 identity=PublicIdentity.decode(str(value["identity"])),
                 supernode=str(value["supernode"]),
             )
@@ -108,11 +109,16 @@ def make_keys(node: NodeFolder) -> Request:
     """Make a node's keys, where there are none, in its folder that others cannot enter, and write its request.
 
     Raises:
-        KeyFileError: a key file cannot be used.
+        KeyFileError: a key file cannot be used; or the identity is gone, with which the ledgers here are signed.
         SiteError: a change of keys was interrupted.
         StorageError: a file cannot be written.
     """
     node.refuse_rotation()
+    if not node.identity.exists() and any((node.path / "ledgers").glob("*.jsonl")):
+        raise KeyFileError(
+            f"{node.identity} is gone, and the ledgers in {node.path / 'ledgers'} are signed with it: put it back from "
+            "a backup; or, if what was spent does not matter, move the ledgers away"
+        )
     try:
         # The kit becomes the place of secret keys.
         node.path.chmod(0o700)
@@ -144,13 +150,26 @@ def read_request(path: Path) -> Request:
     """Read a request.
 
     Raises:
-        SiteError: the file cannot be read.
-        ForgeryError: as `Request.read`.
+        SiteError: the file cannot be read, or holds no request, or one that was not signed with both keys.
     """
     try:
-        return Request.read(path.read_bytes())
+        if path.exists() and not path.is_file():
+            raise SiteError(f"{path} is no file: a request is the request.json that fedtrain client init writes")
+        with path.open("rb") as file:
+            data = file.read(_LARGEST + 1)
+        if len(data) > _LARGEST:
+            raise SiteError(f"{path} is larger than any request: ask the site for its request.json again")
+        return Request.read(data)
     except OSError as error:
         raise SiteError(f"cannot read the request {path}: {error.strerror or error}") from error
+    except ForgeryError as error:
+        raise SiteError(f"{path} cannot be used: {error}; ask the site for its request.json again") from error
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"a client's number is whole, and not {value!r}")
+    return value
 
 
 def _new_supernode_key() -> bytes:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from fedtrain.deployment.federation import Federation
+from fedtrain.errors import SiteError
 
 # Names the folder to the ServerApp. A run's configuration comes from whoever submits it, and names no keys.
 SERVER_VARIABLE = "FEDTRAIN_SERVER"
@@ -30,7 +31,12 @@ class ServerFolder:
         Raises:
             SiteError: it is not one.
         """
-        path = path.resolve()
+        try:
+            path = path.resolve()
+        except RuntimeError as error:  # of links that lead round
+            raise SiteError(f"{path} is not the folder of a server: {error}") from error
+        if (path / "operator.pem").exists():
+            raise SiteError(f"{path} is the operator's folder, which stays offline; the server's is {path / 'server'}")
         return cls(path=path, federation=Federation.read(path))
 
     @classmethod

@@ -119,8 +119,13 @@ class Desk:
         try:
             nodes = json.loads((path / "nodes.json").read_bytes())
             nodes = {str(name): int(number) for name, number in nodes.items()}
-        except (OSError, ValueError, AttributeError, TypeError) as error:
+        except (OSError, ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
             raise SiteError(f"cannot read {path / 'nodes.json'}, which numbers the nodes: {error}") from error
+        if missing := [name for number, name in membership.names.items() if nodes.get(name) != number]:
+            raise SiteError(
+                f"{path / 'nodes.json'} does not have the members {', '.join(missing)} under their numbers, as if it "
+                "were older than membership.json: put the newer copy back, or names and numbers would be given twice"
+            )
         server = ServerFolder(path=path / "server", federation=federation)
         membership.roster.write(_roster_file(path, membership))
         if server.path.exists():
@@ -277,7 +282,7 @@ class Desk:
             ("the certificate of the CA", self.path / "ca.pem", "every machine pins it: begin another federation"),
             ("the server's certificate", self.server.certificate, f"run: fedtrain provision rotate-server {self.path}"),
         ):
-            if path.exists() and (problem := expiry_problem(path.read_bytes(), what, now=now)) is not None:
+            if path.is_file() and (problem := expiry_problem(path.read_bytes(), what, now=now)) is not None:
                 found.append(f"{problem}; {advice}")
         return found
 

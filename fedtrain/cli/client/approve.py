@@ -42,13 +42,22 @@ def approve(
         before = kept(node.approved)
         for line in _content(found, before):
             _say(line)
+        if diff and before is None:
+            _say("there is no bundle to compare with: none was approved, or its copy in bundles/ is gone or damaged")
         if diff and before is not None:
             for line in _difference(before, found):
                 _say(line)
-        if not yes and not typer.confirm("let this code train on this site's records?"):
+        if not yes and not _confirmed():
             raise ConfigError("not approved")
         approve_bundle(node.approved, found, now=datetime.now(UTC))
         _say(f"approved: {found.sha256}")
+
+
+def _confirmed() -> bool:
+    try:
+        return typer.confirm("let this code train on this site's records?")
+    except typer.Abort as error:
+        raise ConfigError("not approved: nobody answered; look at the bundle, and repeat with --yes") from error
 
 
 def _content(bundle: Bundle, before: Bundle | None) -> list[str]:
@@ -66,8 +75,11 @@ def _content(bundle: Bundle, before: Bundle | None) -> list[str]:
 def _difference(before: Bundle, bundle: Bundle) -> list[str]:
     lines: list[str] = []
     for name in sorted(before.files.keys() | bundle.files.keys()):
-        old, new = (one.files.get(name, b"").decode(errors="replace").splitlines() for one in (before, bundle))
-        lines += difflib.unified_diff(old, new, f"approved/{name}", f"bundle/{name}", lineterm="")
+        # As bytes, at line feeds alone: what decodes to the same text, or ends lines for Python only, differs too.
+        old, new = (one.files.get(name, b"").split(b"\n") for one in (before, bundle))
+        titles = (f"approved/{name}".encode(), f"bundle/{name}".encode())
+        changed = difflib.diff_bytes(difflib.unified_diff, old, new, *titles, lineterm=b"")
+        lines += [line.decode(errors="backslashreplace") for line in changed]
     return lines
 
 

@@ -21,8 +21,8 @@ def rotate(kit: Annotated[Path, typer.Argument(metavar="KIT", help="The node's f
         sys.stdout.write(
             f"node {node.name}, client {node.client} of federation {node.federation.id} has new keys\n"
             f"fingerprint of this node's keys: {request.fingerprint} (read it out to the operator)\n"
-            f"give the operator {node.request}, to run: fedtrain provision admit FEDERATION {node.request.name} "
-            "--rotate\n"
+            f"give the operator {node.request}, to run: fedtrain provision admit --rotate FEDERATION {node.name} "
+            f"{node.request.name}\n"
             f"the ledgers go on where they were; signed with the old key they are in {node.path / 'retired'}\n"
             f"then run: fedtrain client up {kit}\n"
         )

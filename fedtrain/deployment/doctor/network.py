@@ -62,11 +62,11 @@ def resolve(federation: Federation) -> tuple[Check, list[str]]:
     host = federation.host
     try:
         found = socket.getaddrinfo(host, federation.port, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # of a name that cannot be one
         return fails(
             "DNS",
-            f"{host} has no address ({error.strerror or error}); ask for the name in this network's DNS, or write it "
-            "into /etc/hosts",
+            f"{host} has no address ({getattr(error, 'strerror', None) or error}); ask for the name in this "
+            "network's DNS, or write it into /etc/hosts",
         ), []
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     return ok("DNS", host if addresses == [host] else f"{host} is {', '.join(addresses)}"), addresses

@@ -1,10 +1,12 @@
 """What a client knows and insists on when it talks to a server: nothing of it comes from a message."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from filelock import FileLock
 from flwr.app import Context
 
 from fedtrain.crypto import Identity, Membership, Roster, SignedEnvelope, client_name
@@ -97,18 +99,20 @@ class Party:
             membership = Membership.verify(envelope, node.federation.operator)
         except ForgeryError as error:
             raise TransportError(f"the membership that the server shows is not the operator's: {error}") from error
-        known, signed = read_membership(node.membership, node.federation)
         if membership.federation != node.federation.id:
             raise TransportError(f"the server shows the membership of another federation, {membership.federation}")
         if membership.roster.digest != roster.digest:
             raise TransportError("the server names other identities than the membership that it shows")
-        if membership.version < known.version or (membership.version == known.version and signed != envelope):
-            raise TransportError(
-                f"the server shows version {membership.version} of the membership, and {self.name} has seen version "
-                f"{known.version}: give the server the newest one"
-            )
-        if membership.version > known.version:
-            write_membership(node.membership, envelope)
+        # Two offers at once must not both be compared with the same version, and the older one be written last.
+        with _only_one(node.path / ".membership.lock"):
+            known, signed = read_membership(node.membership, node.federation)
+            if membership.version < known.version or (membership.version == known.version and signed != envelope):
+                raise TransportError(
+                    f"the server shows version {membership.version} of the membership, and {self.name} has seen "
+                    f"version {known.version}: give the server the newest one"
+                )
+            if membership.version > known.version:
+                write_membership(node.membership, envelope)
 
     def roster(self, *, run: str, session: str) -> Roster:
         """Return the identities that are pinned for a session.
@@ -121,6 +125,19 @@ class Party:
 
     def _pinned(self, digest: str) -> Path:
         return self.folder / "rosters" / f"{digest}.json"
+
+
+@contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    lock = FileLock(path)
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise StorageError(f"cannot lock {path}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 # A client without a folder of its own is ``None``: it insists on nothing, and can be no party of a session.

@@ -63,7 +63,7 @@ def test_init_refuses_what_makes_no_federation(tmp_path, arguments):
 
 def test_a_node_is_added_admitted_listed_and_revoked(federation, node):
     request = make_keys(node)
-    result = done("admit", federation, node.request)
+    result = done("admit", federation, "north", node.request)
     assert f"north is a member, with the fingerprint {request.fingerprint}\n" in result.stdout
     assert "compare it with what the site reads out" in result.stdout
     assert "membership version 2" in result.stdout
@@ -74,7 +74,7 @@ def test_a_node_is_added_admitted_listed_and_revoked(federation, node):
 
 
 def test_the_servers_copy_of_the_membership_is_the_newest(federation, node):
-    done("admit", federation, node.request)
+    done("admit", federation, "north", node.request)
     server = Desk.open(federation).server
     assert read_membership(server.membership, server.federation)[0].names == {0: "north"}
 
@@ -82,30 +82,44 @@ def test_the_servers_copy_of_the_membership_is_the_newest(federation, node):
 def test_a_fingerprint_that_was_read_out_is_compared(federation, node):
     fingerprint = make_keys(node).fingerprint
     other = fingerprint[:-1] + ("0" if fingerprint[-1] != "0" else "1")
-    result = run("admit", federation, node.request, "--fingerprint", other)
+    result = run("admit", federation, "north", node.request, "--fingerprint", other)
     assert result.exit_code == 1
     assert "the site read out another" in result.stderr
     assert Desk.open(federation).membership.version == 1
-    result = done("admit", federation, node.request, "--fingerprint", fingerprint.upper().replace(" ", ""))
+    result = done("admit", federation, "north", node.request, "--fingerprint", fingerprint.upper().replace(" ", ""))
     assert "compare" not in result.stdout
 
 
 def test_new_keys_need_to_be_asked_for(federation, node):
-    done("admit", federation, node.request)
+    done("admit", federation, "north", node.request)
     for key in (node.identity, node.supernode_key):
         key.unlink()
     make_keys(node)
-    result = run("admit", federation, node.request)
+    result = run("admit", federation, "north", node.request)
     assert result.exit_code == 2
     assert "--rotate" in result.stderr
-    assert "membership version 3" in done("admit", federation, node.request, "--rotate").stdout
+    assert "membership version 3" in done("admit", federation, "north", node.request, "--rotate").stdout
 
 
 def test_a_damaged_request_is_refused(federation, node):
     node.request.write_bytes(node.request.read_bytes().replace(b"e", b"f", 1))
-    assert run("admit", federation, node.request).exit_code == 1
-    assert run("admit", federation, federation / "nothing").exit_code == 2
+    result = run("admit", federation, "north", node.request)
+    assert result.exit_code == 2
+    assert "ask the site for its request.json again" in result.stderr
+    assert run("admit", federation, "north", federation / "nothing").exit_code == 2
     assert Desk.open(federation).membership.version == 1
+
+
+def test_a_member_does_not_get_the_number_of_another_by_a_request_in_its_name(federation, node, tmp_path):
+    done("admit", federation, "north", node.request)
+    done("add", federation, "south")
+    forged = tmp_path / "forged"
+    shutil.copytree(federation / "kits" / "north", forged)
+    fingerprint = make_keys(NodeFolder.open(forged)).fingerprint
+    result = run("admit", federation, "south", forged / "request.json", "--rotate", "--fingerprint", fingerprint)
+    assert result.exit_code == 1
+    assert "the request is of 'north', and not of 'south': nothing was signed" in result.stderr
+    assert Desk.open(federation).membership.version == 2
 
 
 def test_the_servers_certificate_is_renewed(federation):
@@ -133,7 +147,7 @@ def test_what_is_no_federation_is_refused_and_left_as_it_is(tmp_path):
 
 def test_two_commands_do_not_sign_at_once(federation, node):
     with only_one(federation):
-        result = run("admit", federation, node.request)
+        result = run("admit", federation, "north", node.request)
     assert result.exit_code == 2
     assert "is in use" in result.stderr
-    done("admit", federation, node.request)
+    done("admit", federation, "north", node.request)

@@ -8,7 +8,7 @@ import pytest
 
 from fedtrain.deployment import bundles as module
 from fedtrain.deployment.bundles import Bundle, approve_bundle, approved, is_approved, kept, withdraw
-from fedtrain.errors import AppError, SiteError
+from fedtrain.errors import AppError, SiteError, StorageError
 from tests.killing import killed_after
 
 PROJECT = b'[project]\nname = "app"\nversion = "1.0.0"\n[tool.flwr.app]\npublisher = "north"\n'
@@ -79,11 +79,17 @@ def test_a_copy_that_is_gone_or_damaged_is_not_taken_for_one(tmp_path):
     path = tmp_path / "approved.json"
     approve_bundle(path, Bundle.read(FIRST), now=NOW)
     (copy,) = (tmp_path / "bundles").iterdir()
-    copy.write_bytes(b"damaged")
-    with pytest.raises(AppError, match="not a zip file"):
-        kept(path)
+    for damaged in (b"damaged", SECOND):
+        copy.write_bytes(damaged)
+        assert kept(path) is None
     copy.unlink()
     assert kept(path) is None
+
+
+def test_a_place_that_cannot_be_made_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "bundles").write_text("")
+    with pytest.raises(StorageError, match=r"cannot make .*bundles"):
+        approve_bundle(tmp_path / "approved.json", Bundle.read(FIRST), now=NOW)
 
 
 def test_killed_at_any_step_a_bundle_is_allowed_or_not(tmp_path):

@@ -1,5 +1,6 @@
 import base64
 import json
+import os
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -9,6 +10,7 @@ from fedtrain.crypto import Identity, SignedEnvelope, canonical
 from fedtrain.deployment import Federation, NodeFolder
 from fedtrain.deployment.request import PAYLOAD_TYPE, Request, make_keys, read_request, supernode_public
 from fedtrain.errors import ForgeryError, KeyFileError, SiteError, StorageError
+from tests.federations import provisioned
 from tests.killing import killed_after
 
 IDENTITY = Identity.generate()
@@ -107,8 +109,32 @@ def test_a_name_that_could_not_be_printed_or_be_a_file_is_refused(name):
 )
 def test_a_file_that_is_no_request_is_refused(data, tmp_path):
     (tmp_path / "request.json").write_bytes(data)
-    with pytest.raises(ForgeryError):
+    with pytest.raises(SiteError, match=r"request\.json (cannot be used|is larger than any)"):
         read_request(tmp_path / "request.json")
+
+
+def test_what_is_no_file_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "request.json")
+    with pytest.raises(SiteError, match="is no file"):
+        read_request(tmp_path / "request.json")
+
+
+@pytest.mark.parametrize("client", [1e999, 1.5, True, "1", None])
+def test_a_number_that_is_not_whole_is_refused(client):
+    value = json.loads(asked().sign(IDENTITY, KEY).payload) | {"client": client}
+    with pytest.raises(ForgeryError, match="cannot be read"):
+        Request.read(SignedEnvelope.sign(PAYLOAD_TYPE, json.dumps(value).encode(), IDENTITY).line())
+
+
+def test_an_identity_that_is_gone_is_not_made_anew_beside_its_ledgers(tmp_path):
+    node = provisioned(tmp_path).nodes[0]
+    make_keys(node)
+    (node.path / "ledgers").mkdir()
+    (node.path / "ledgers" / f"{'a' * 64}.jsonl").write_text("")
+    node.identity.unlink()
+    with pytest.raises(KeyFileError, match="put it back from a backup"):
+        make_keys(node)
+    assert not node.identity.exists()
 
 
 def test_a_request_of_another_type_is_refused():

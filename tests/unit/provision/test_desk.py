@@ -211,6 +211,16 @@ def test_a_key_that_another_has_is_refused(desk, request_of):
     assert open_again(desk).membership.version == 2
 
 
+def test_numbers_older_than_the_membership_are_refused(desk, request_of):
+    before = (desk.path / "nodes.json").read_bytes()
+    request = request_of("north")
+    open_again(desk).admit(request, rotate=False)
+    for older in (before, b'{"north": 1}'):
+        (desk.path / "nodes.json").write_bytes(older)
+        with pytest.raises(SiteError, match="does not have the members north under their numbers"):
+            open_again(desk)
+
+
 def test_the_server_gets_another_certificate_for_the_names_of_the_one_before(desk):
     certificate, key = desk.server.certificate.read_bytes(), desk.server.certificate_key.read_bytes()
     assert desk.rotate_server(names=("other",), days=9, identity=False, now=NOW) == desk.membership

@@ -57,6 +57,34 @@ def test_what_changed_since_the_last_is_shown(node, tmp_path):
     assert "-a = 1\n+a = 2\n" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"# go on\xe2\x80\xa8import os\n", b"# go on\nimport os\n"),  # a line separator, which ends no comment
+        (b"# go on\rimport os\n", b"# go on\nimport os\n"),
+        (b"# coding: latin-1\nif \xe9:\n", b"# coding: latin-1\nif \xe8:\n"),
+    ],
+)
+def test_no_change_of_the_code_is_left_out(node, tmp_path, before, after):
+    assert run(node, bundle(tmp_path, client=before), "--yes").exit_code == 0
+    shown = run(node, bundle(tmp_path, client=after), "--yes", "--diff").stdout
+    assert "--- approved/client.py\n+++ bundle/client.py\n" in shown
+    assert shown.count("\n-") > 1
+    assert shown.count("\n+") > 1
+
+
+def test_without_an_answer_it_is_not_approved(node, tmp_path):
+    result = run(node, bundle(tmp_path, client=""))
+    assert result.exit_code == 2
+    assert "nobody answered; look at the bundle, and repeat with --yes" in result.stderr
+    assert run(node).stdout == ""
+
+
+def test_a_difference_to_nothing_is_said_to_be_none(node, tmp_path):
+    result = run(node, bundle(tmp_path, client=""), "--yes", "--diff")
+    assert "there is no bundle to compare with" in result.stdout
+
+
 def test_what_a_bundle_says_does_not_steer_the_terminal(node, tmp_path):
     assert run(node, bundle(tmp_path, client="a = 1\n"), "--yes").exit_code == 0
     result = run(node, bundle(tmp_path, client="a = '\x1b[2J'\n"), "--yes", "--diff")
