@@ -69,7 +69,10 @@ class Hosts:
     def environment(self) -> dict[str, str]:
         """Return the environment of all commands."""
         own = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
-        return own | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}", "COLUMNS": "110"}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}"
+        # The hosts share the cores of one machine; and a simulated client has one thread, too.
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        return own | threads | {"PATH": path, "COLUMNS": "110"}
 
     def run(self, host: str, line: str, *, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         """Run a line on a host to its end."""

@@ -29,6 +29,7 @@ class Deployment:
 
     def __init__(self, folder):
         self.namespaces = namespaces_allowed()
+        self.members = list(SITES)
         self.hosts = Hosts(folder, HOSTS, server=SERVER, namespaces=self.namespaces, port=free_port())
         self.superlink_port = free_port()
 
