@@ -67,6 +67,8 @@ def _rotated(node: NodeFolder, discarded: Path) -> Request:
         _install(kept, own)
     write_atomic(node.request, staged.request.read_bytes())
     # From here on the change is done, and what is left is to delete the old keys.
+    for torn in (*node.path.glob(".identity.pem.*.tmp"), *node.path.glob(".supernode.pem.*.tmp")):
+        torn.unlink()  # a second name of an old key, where making it was interrupted
     node.rotation.rename(discarded)
     sync_folder(node.path)
     shutil.rmtree(discarded)

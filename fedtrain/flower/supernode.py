@@ -18,8 +18,9 @@ from typing import Any
 from flwr.app import Error
 from flwr.common.constant import ErrorCode
 from flwr.supercore.fab import Fab
+from flwr.supercore.run import Run
 
-from fedtrain.deployment.bundles import is_approved
+from fedtrain.deployment.bundles import approved, is_approved
 from fedtrain.errors import AppError, FedtrainError
 
 # What fetches, checks, stores and hands on a bundle: SHA-256 of the source of each, in Flower 1.41.0.
@@ -74,11 +75,11 @@ def _source_digest(module: str, name: str) -> str | None:
 
 
 @contextmanager
-def checking(approved: Path) -> Iterator[None]:
+def checking(approved_list: Path) -> Iterator[None]:
     """Let the SuperNode that this process starts run approved bundles alone.
 
     Args:
-        approved: the list of the site, which is read at each check.
+        approved_list: the list of the site, which is read at each check.
 
     Raises:
         AppError: as `refuse_other_source`.
@@ -91,12 +92,12 @@ def checking(approved: Path) -> Iterator[None]:
     @contextmanager
     def connected(*arguments: Any, **named: Any) -> Iterator[tuple[Any, ...]]:
         with connect(*arguments, **named) as (node, receive, send, get_run, get_fab, *rest):
-            yield node, receive, send, get_run, _marking(get_fab), *rest
+            yield node, receive, send, _naming(get_run, approved_list), _marking(get_fab), *rest
 
     def verified(fab: Fab, _trusted: dict[str, str]) -> bool:
         digest = sha256(fab.content).hexdigest()
         try:
-            if is_approved(approved, fab.content):
+            if is_approved(approved_list, fab.content):
                 return True
             reason = f"the site has not approved the bundle {digest}: it is looked at with fedtrain client approve"
         except FedtrainError:
@@ -123,6 +124,23 @@ def checking(approved: Path) -> Iterator[None]:
             setattr(module, name, function)
 
 
+def _naming(get_run: Callable[[int], Run], approved_list: Path) -> Callable[[int], Run]:
+    """Let the bundle say what app it is. Flower makes a path of what the server says, and runs what is there."""
+
+    def named(run_id: int) -> Run:
+        run = get_run(run_id)
+        try:
+            found = [bundle for bundle in approved(approved_list) if bundle.sha256 == run.fab_hash]
+        except FedtrainError:
+            found = []  # the check of the bundle says so
+        if not found:
+            return run
+        app, _, version = found[0].name.rpartition(" ")
+        return replace(run, fab_id=app, fab_version=version)
+
+    return named
+
+
 def _marking(get_fab: Callable[[str, int], Fab]) -> Callable[[str, int], Fab]:
     # Flower refuses a bundle to which the SuperLink added nothing from Flower's hub, before it asks the check.
     return lambda digest, run: replace(get_fab(digest, run), verifications={"valid_license": _CHECKED})
@@ -130,9 +148,9 @@ def _marking(get_fab: Callable[[str, int], Fab]) -> Callable[[str, int], Fab]:
 
 def main() -> None:
     """Start the SuperNode with the arguments that are left."""
-    approved = Path(sys.argv.pop(1))
+    approved_list = Path(sys.argv.pop(1))
     try:
-        with checking(approved):
+        with checking(approved_list):
             importlib.import_module("flwr.supernode.cli.flower_supernode").flower_supernode()
     except FedtrainError as error:
         sys.stderr.write(f"error: {error}\n")

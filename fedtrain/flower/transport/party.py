@@ -117,11 +117,20 @@ class Party:
     def roster(self, *, run: str, session: str) -> Roster:
         """Return the identities that are pinned for a session.
 
+        On a machine of its own they are no more than its newest membership allows: a server whose key the operator has
+        replaced has no session any more.
+
         Raises:
-            TransportError: there is no such session.
+            TransportError: there is no such session, or the operator has given the server another key since.
+            SiteError: the membership on this machine cannot be read.
             KeyFileError: the identities cannot be read.
         """
-        return Roster.read(self._pinned(self.sessions.roster(run=run, session=session)))
+        roster = Roster.read(self._pinned(self.sessions.roster(run=run, session=session)))
+        if self.node is not None:
+            newest, _ = read_membership(self.node.membership, self.node.federation)
+            if newest.roster.server != roster.server:
+                raise TransportError("the operator has given the server another key since this session began")
+        return roster
 
     def _pinned(self, digest: str) -> Path:
         return self.folder / "rosters" / f"{digest}.json"

@@ -89,6 +89,14 @@ def test_a_node_gets_new_keys_and_its_ledgers_go_on(node):
     assert request == read_request(node.request)
 
 
+def test_a_second_name_of_an_old_key_goes_with_it(node):
+    """Making a key links it into its place; killed in between, its first name stays."""
+    for key in (node.identity, node.supernode_key):
+        key.with_name(f".{key.name}.0123456789ab.tmp").hardlink_to(key)
+    rotate(node)
+    assert list(node.path.glob(".*.tmp")) == []
+
+
 def test_a_second_change_follows_the_first(node):
     first = known(node)["identity"]
     rotate(node)

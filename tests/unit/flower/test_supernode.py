@@ -54,11 +54,11 @@ def approved(tmp_path):
     return path
 
 
-def run_of(content):
+def run_of(content, fab_id="north/app", fab_version="1.0.0"):
     return Run(
         run_id=7,
-        fab_id="north/app",
-        fab_version="1.0.0",
+        fab_id=fab_id,
+        fab_version=fab_version,
         fab_hash=sha256(content).hexdigest(),
         override_config={},
         pending_at="",
@@ -78,7 +78,7 @@ def run_of(content):
 class Node:
     """Flower's own state of a SuperNode, and a connection to a server that sends it a bundle."""
 
-    def __init__(self, monkeypatch, content, *, verifications=None):
+    def __init__(self, monkeypatch, content, *, verifications=None, said=()):
         self.store = ObjectStoreFactory().store()
         self.state = NodeStateFactory(objectstore_factory=ObjectStoreFactory()).state()
         self.state.set_node_id(1)
@@ -92,7 +92,7 @@ class Node:
                 1,
                 lambda: (self.message, get_object_tree(self.message)),
                 None,
-                lambda _: run_of(content),
+                lambda _: run_of(content, *said),
                 lambda digest, _: Fab(digest, content, dict(verifications or {})),
                 lambda _, key: self.objects()[key],
                 lambda *_: None,
@@ -155,6 +155,13 @@ def test_an_approved_bundle_is_handed_on_as_it_came(monkeypatch, approved):
     assert node.bundles == {sha256(GOOD).hexdigest(): GOOD}
     assert node.replies() == []
     assert node.state.get_run(7).fab_hash == sha256(GOOD).hexdigest()
+
+
+@pytest.mark.usefixtures("pinned_but_the_connection")
+@pytest.mark.parametrize("said", [("north/app", f"1.0.0.{'ab' * 4}/tests/x.1"), ("../../tmp", "1.0.0"), ("", "")])
+def test_what_app_it_is_the_bundle_says_and_not_the_server(monkeypatch, approved, said):
+    run = pulled(monkeypatch, approved, GOOD, said=said).state.get_run(7)
+    assert (run.fab_id, run.fab_version) == ("north/app", "1.0.0")
 
 
 @pytest.mark.usefixtures("pinned_but_the_connection")
