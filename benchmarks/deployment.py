@@ -1,7 +1,7 @@
 """Seconds a round of a deployment: each layer of ours, and a plain Flower app, on the same SuperLink and nodes.
 
 One machine plays all hosts on loopback: a gateway, a SuperLink, and three nodes. Run as
-``python -m benchmarks.deployment``; it takes a quarter of an hour. Flower's nodes and server look for messages every
+``make bench-deployment``; it takes a quarter of an hour. Flower's nodes and server look for messages every
 three seconds, and each message starts a process that imports torch: both are in every number.
 """
 

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -7,6 +8,8 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+
+from tests.integration.deployed import SITES, Deployment, up
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,3 +83,22 @@ def short(cli, tmp_path_factory):
     outcome = cli.run(*SHORT, "--workers", 2, out=tmp_path_factory.mktemp("short") / "run")
     assert outcome.status == 0, outcome.stderr
     return outcome
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory):
+    with Deployment(tmp_path_factory.mktemp("deployment")) as made:
+        made.serve()
+        made.connect()
+        yield made
+
+
+@pytest.fixture
+def budgets(deployment):
+    """Give every test ledgers of its own, and see afterwards that all nodes are in service."""
+    for site in SITES:
+        shutil.rmtree(deployment.node(site) / "ledgers", ignore_errors=True)
+    yield
+    for site in deployment.members:
+        if (site, up(site)) not in deployment.hosts._staying:
+            deployment.connect(site)

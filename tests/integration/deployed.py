@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -18,6 +19,7 @@ from tests.integration.superlink import free_port
 PAGE = (ROOT / "docs" / "tutorial" / "deploy.md").read_text(encoding="utf-8")
 SITES = ("hospital-a", "hospital-b", "hospital-c")
 UP = "fedtrain server up server"
+NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin")
 
 
 def up(site):
@@ -118,6 +120,12 @@ class Deployment:
         )
         report = self.hosts.home(SERVER) / "runs" / out / "report.json"
         return self.hosts.run("auditor", f"fedtrain audit {report} --roster {pinned} {ledgers}")
+
+    def holds(self, out):
+        """Say whether an audit of a run finds nothing wrong."""
+        audit = self.audit(out)
+        assert audit.returncode == 0, audit.stdout
+        return True
 
     def entries(self, site):
         """Return what is in the ledgers of a site."""

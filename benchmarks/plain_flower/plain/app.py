@@ -16,7 +16,8 @@ from flwr.serverapp.strategy import FedAvg
 from PIL import Image
 from torch import nn
 
-server, client = ServerApp(), ClientApp()
+server = ServerApp()
+client = ClientApp()
 
 
 @client.train()

@@ -1,0 +1,189 @@
+"""Who and what a deployment turns away, each with its reason; and that its model is the simulated one."""
+
+import shutil
+import signal
+import time
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from safetensors.numpy import load
+
+from fedtrain.cli.provision import Desk
+from fedtrain.deployment import ServerFolder
+from fedtrain.provision.certificates import Pair, issue
+from tests.integration.deployed import NGINX, SERVER, SITES, await_that, up
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.deployment,
+    pytest.mark.timeout(900),
+    pytest.mark.usefixtures("budgets"),
+    pytest.mark.skipif(not NGINX, reason="nginx is not installed"),
+]
+A, B, C = SITES
+
+
+def test_without_privacy_noise_the_model_is_the_simulated_one_bit_for_bit(deployment):
+    for site in SITES:
+        deployment.edit_site(site, ('modes = ["record"]', 'modes = ["none", "record"]'))
+    plain = [
+        "privacy.mode=none",
+        "privacy.noise=seeded",
+        'privacy.sampling_rate=""',
+        'privacy.max_participations=""',
+        "training.learning_rate=0.5",
+    ]
+    status, said = deployment.run("plain", *plain)
+    assert status == 0, said
+    operator = deployment.hosts.home("operator")
+    sites = operator / "sites"
+    sites.mkdir()
+    for site in SITES:
+        shutil.copy(operator / f"{site}.parquet", sites)
+    settings = [
+        *plain,
+        "federation.rounds=2",
+        "data.path=sites",
+        "data.partition.kind=natural",
+        "data.partition.column=site",
+        "transport.sealed=true",
+        "transport.secagg.enabled=true",
+    ]
+    words = " ".join(f"--set '{setting}'" for setting in settings)
+    line = f"fedtrain simulate --config fedtrain/simulations/deployed.toml {words} --out ../simulated fedtrain"
+    simulated = deployment.hosts.run("operator", line)
+    assert simulated.returncode == 0, simulated.stdout
+    mine = load((deployment.hosts.folder / "simulated" / "model-final.safetensors").read_bytes())
+    theirs = load(deployment.model("plain"))
+    assert {name: array.tobytes() for name, array in mine.items()} == {
+        name: array.tobytes() for name, array in theirs.items()
+    }
+    assert all(np.isfinite(array).all() for array in mine.values())
+
+
+def test_a_bundle_that_no_site_approved_does_not_run(deployment):
+    for site in SITES:
+        approved = deployment.node(site) / "approved.json"
+        approved.rename(approved.with_suffix(".kept"))
+    try:
+        for site in SITES:  # a node that has run a bundle holds it
+            deployment.hosts.stop(site, up(site))
+        time.sleep(5)
+        deployment.connect()
+        status, said = deployment.run("unapproved")
+        assert status == 1
+        assert "has not approved the bundle" in said
+        assert all(deployment.charged(site) == 0 for site in SITES)
+    finally:
+        for site in SITES:
+            (deployment.node(site) / "approved.kept").rename(deployment.node(site) / "approved.json")
+
+
+def refused(deployment, site, line, reason):
+    """Say whether a node that is started says why it does not connect."""
+    deployment.hosts.stay(site, line, "trying again")
+    try:
+        deployment.hosts.await_line(site, line, reason, seconds=60)
+    finally:
+        deployment.hosts.stop(site, line)
+    return True
+
+
+def copied(deployment, site, name):
+    """Copy the folder of a node on its host."""
+    folder = deployment.hosts.home(site) / name
+    shutil.copytree(deployment.node(site), folder, ignore=shutil.ignore_patterns("run", "logs", ".running", "ledgers"))
+    return folder
+
+
+def test_a_stolen_kit_without_a_key_connects_to_nothing(deployment):
+    folder = deployment.hosts.home("auditor") / "stolen"
+    shutil.copytree(deployment.hosts.home("operator") / "federation" / "kits" / A, folder)
+    missing = deployment.hosts.run("auditor", "fedtrain client up stolen")
+    assert missing.returncode == 2
+    assert "there is no key" in missing.stdout
+    assert deployment.hosts.run("auditor", "fedtrain client init stolen").returncode == 0
+    assert refused(deployment, "auditor", "fedtrain client up stolen", "does not know the SuperNode key")
+
+
+def test_another_ca_an_expired_certificate_and_a_wrong_clock_are_told_apart(deployment):
+    other = copied(deployment, A, "other-ca")
+    deployment.hosts.stop(A, up(A))
+    desk = Desk.create(
+        deployment.hosts.folder / "another", address="x.example:1", names=(), days=9, now=datetime.now(UTC)
+    )
+    shutil.copy(desk.path / "ca.pem", other / "ca.pem")
+    assert refused(deployment, A, "fedtrain client up other-ca", "wrong CA")
+    if shutil.which("faketime"):
+        line = "faketime -f +1h fedtrain client up hospital-a"
+        assert refused(deployment, A, line, "clock")
+        # It does not pass the signal on.
+        deployment.kill("fedtrain client up", deployment.hosts.home(A))
+
+
+def test_an_expired_certificate_is_named(deployment):
+    server = ServerFolder.open(deployment.server)
+    federation = deployment.hosts.home("operator") / "federation"
+    authority = Pair(certificate=(federation / "ca.pem").read_bytes(), key=(federation / "ca.key").read_bytes())
+    before = server.certificate.read_bytes(), server.certificate_key.read_bytes()
+    expired = issue(authority, [server.federation.host], now=datetime.now(UTC) - timedelta(days=9), days=1)
+    deployment.hosts.stop(A, up(A))
+    try:
+        server.certificate.write_bytes(expired.certificate)
+        server.certificate_key.write_bytes(expired.key)
+        deployment.kill("nginx: master", deployment.server, signal.SIGHUP)
+        time.sleep(2)
+        assert refused(deployment, A, up(A), "expired")
+    finally:
+        server.certificate.write_bytes(before[0])
+        server.certificate_key.write_bytes(before[1])
+        deployment.kill("nginx: master", deployment.server, signal.SIGHUP)
+        time.sleep(2)
+
+
+def test_nobody_outside_reaches_the_control_api(deployment):
+    """The gateway lets nodes' requests pass alone, and the SuperLink itself listens on its own machine alone."""
+    paths = [
+        "/v1/control/list-runs",
+        "/v1/fleet/../control/list-runs",
+        "/v1/fleet/%2e%2e/control/list-runs",
+        "/v1/fleet/..%2fcontrol/list-runs",
+        "/v1/fleet//../control/list-runs",
+        "//v1/control/list-runs",
+        "/V1/CONTROL/list-runs",
+        "/v1/fleet/x?/../../control/list-runs",
+        "/v1/runtime/acquire-task",
+        "/docs",
+        "/",
+    ]
+    address = deployment.hosts.address
+    ca = deployment.node(A) / "ca.pem"
+    for path in paths:
+        line = f"curl -s --path-as-is --cacert {ca} -o /dev/null -w '%{{http_code}}' -X POST 'https://{address}{path}'"
+        answer = deployment.hosts.run(A, line)
+        assert answer.stdout == "404", (path, answer.stdout)
+    old = f"curl -s --cacert {ca} --tls-max 1.2 https://{address}/health"
+    assert deployment.hosts.run(A, old).returncode == 35
+    health = deployment.hosts.run(A, f"curl -s --cacert {ca} -w '%{{http_code}}' https://{address}/health")
+    assert health.stdout.endswith("200")
+    if deployment.namespaces:
+        host = address.split(":")[0]
+        reached = deployment.hosts.run(A, f"curl -sk -m 5 https://{host}:{deployment.superlink_port}/health")
+        assert reached.returncode == 7  # refused
+
+
+def test_a_node_that_was_revoked_is_turned_away(deployment):
+    """Last: the federation is another one afterwards."""
+    line = f"fedtrain provision revoke federation {C}"
+    assert deployment.hosts.run("operator", line).returncode == 0
+    deployment.hosts.copy("operator", ["federation/server/membership.json"], f"{SERVER}:server/")
+    deployment.members.remove(C)
+    members = deployment.server / "logs" / "members.log"
+    await_that(lambda: "2 members" in members.read_text(), "the server follows the membership", seconds=30)
+    deployment.hosts.stop(C, up(C))
+    assert refused(deployment, C, up(C), "does not know the SuperNode key")
+    status, said = deployment.run("fewer", "federation.clients=2", "federation.cohort=2", "federation.min_results=2")
+    assert status == 0, said
+    assert {client for entry in deployment.report("fewer")["round_log"] for client in entry["completed"]} == {0, 1}
+    assert deployment.holds("fewer")
