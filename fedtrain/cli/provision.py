@@ -38,6 +38,7 @@ def init(
     with reporting_errors():
         now = datetime.now(UTC)
         desk = Desk.create(federation, address=address, names=tuple(names or ()), days=days, now=now)
+        _warn(desk)
         _say(
             [
                 f"federation {desk.federation.id}, whose server is {address}",
