@@ -7,7 +7,9 @@ that is never reached would be worse than none. Run as ``python -m fedtrain.flow
 
 import importlib
 import inspect
+import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -147,7 +149,11 @@ def _marking(get_fab: Callable[[str, int], Fab]) -> Callable[[str, int], Fab]:
 
 
 def main() -> None:
-    """Start the SuperNode with the arguments that are left."""
+    """Start the SuperNode with the arguments that are left, and end this process with it.
+
+    Flower returns, or raises, where it gives the connection up (after an error of TLS, say), and leaves a thread that
+    would keep the process, and whoever watches it, as if it still served.
+    """
     approved_list = Path(sys.argv.pop(1))
     try:
         with checking(approved_list):
@@ -155,6 +161,11 @@ def main() -> None:
     except FedtrainError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_status)
+    except Exception:  # noqa: BLE001 - of Flower
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -122,24 +122,28 @@ def test_another_ca_an_expired_certificate_and_a_wrong_clock_are_told_apart(depl
         deployment.kill("fedtrain client up", deployment.hosts.home(A))
 
 
-def test_an_expired_certificate_is_named(deployment):
+def test_an_expired_certificate_is_named_and_nodes_are_back_when_it_was_renewed(deployment):
     server = ServerFolder.open(deployment.server)
     federation = deployment.hosts.home("operator") / "federation"
     authority = Pair(certificate=(federation / "ca.pem").read_bytes(), key=(federation / "ca.key").read_bytes())
     before = server.certificate.read_bytes(), server.certificate_key.read_bytes()
     expired = issue(authority, [server.federation.host], now=datetime.now(UTC) - timedelta(days=9), days=1)
     deployment.hosts.stop(A, up(A))
+    sizes = {site: deployment.hosts.log(site, up(site)).stat().st_size for site in (B, C)}
     try:
         server.certificate.write_bytes(expired.certificate)
         server.certificate_key.write_bytes(expired.key)
         deployment.kill("nginx: master", deployment.server, signal.SIGHUP)
         time.sleep(2)
         assert refused(deployment, A, up(A), "expired")
+        for site, size in sizes.items():
+            deployment.hosts.await_line(site, up(site), "expired", start=size, seconds=60)
     finally:
         server.certificate.write_bytes(before[0])
         server.certificate_key.write_bytes(before[1])
         deployment.kill("nginx: master", deployment.server, signal.SIGHUP)
-        time.sleep(2)
+    for site, size in sizes.items():
+        deployment.hosts.await_line(site, up(site), "  connected to", start=size)
 
 
 def test_nobody_outside_reaches_the_control_api(deployment):

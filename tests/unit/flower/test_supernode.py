@@ -1,5 +1,7 @@
 import importlib
 import io
+import subprocess
+import sys
 import zipfile
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -242,3 +244,20 @@ def test_the_command_says_why_it_does_not_start(monkeypatch, approved, capsys):
         module.main()
     assert ended.value.code == AppError.exit_status
     assert "error: this SuperNode is not started" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("end", ["None", "1 / 0"])
+def test_a_supernode_that_gives_its_connection_up_ends_with_the_threads_that_it_leaves(tmp_path, end):
+    code = (
+        "import sys, threading, time; import fedtrain.flower.supernode as module\n"
+        "import flwr.supernode.cli.flower_supernode as command\n"
+        "def gives_up():\n"
+        "    threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        f"    return {end}\n"
+        "sys.argv = ['supernode', 'approved.json']\n"
+        "module.refuse_other_source, command.flower_supernode = (lambda: None), gives_up\n"
+        "module.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, timeout=40, check=False)
+    assert done.returncode == 1, done.stderr
+    assert (b"ZeroDivisionError" in done.stderr) == (end != "None")
