@@ -1,8 +1,8 @@
 """Seconds a round of a deployment: each layer of ours, and a plain Flower app, on the same SuperLink and nodes.
 
-One machine plays all hosts on loopback: a gateway, a SuperLink, and three nodes. ``make bench-deployment`` runs it, in a
-quarter of an hour. Flower's nodes look for messages every three seconds, its own server too, and each message starts a
-process: all of that is in every number.
+One machine plays all hosts on loopback: a gateway, a SuperLink, and three nodes. ``make bench-deployment`` runs it, in
+a quarter of an hour. Flower's nodes look for messages every three seconds, its own server too, and each message starts
+a process: all of that is in every number.
 """
 
 import json

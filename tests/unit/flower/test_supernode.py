@@ -250,7 +250,8 @@ def test_the_command_says_why_it_does_not_start(monkeypatch, approved, capsys):
 def test_a_supernode_that_gives_its_connection_up_ends_with_the_threads_that_it_leaves(tmp_path, end):
     code = (
         "import sys, threading, time; import fedtrain.flower.supernode as module\n"
-        "import flwr.supernode.cli.flower_supernode as command\n"
+        "from importlib import import_module\n"
+        "command = import_module('flwr.supernode.cli.flower_supernode')\n"
         "def gives_up():\n"
         "    threading.Thread(target=time.sleep, args=(60,)).start()\n"
         f"    return {end}\n"
