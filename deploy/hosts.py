@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from fedtrain.flower.local.process import thread_variables
+
 NETWORK = "10.77.0"
 NAME, PORT = "fl.example.org", 9443  # the server, as nodes know it
 _STARTS = 240.0  # seconds for a program that stays to say that it does
@@ -71,8 +73,7 @@ class Hosts:
         own = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
         path = f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}"
         # The hosts share the cores of one machine; and a simulated client has one thread, too.
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        return own | threads | {"PATH": path, "COLUMNS": "110"}
+        return own | thread_variables(1) | {"PATH": path, "COLUMNS": "110"}
 
     def run(self, host: str, line: str, *, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         """Run a line on a host to its end."""

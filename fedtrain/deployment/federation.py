@@ -17,6 +17,22 @@ _ID = re.compile(r"[0-9a-f]{32}")
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 
 
+def resolved(path: Path, what: str) -> Path:
+    """Return where a folder really is.
+
+    Args:
+        path: the folder.
+        what: whose it should be.
+
+    Raises:
+        SiteError: its links lead round.
+    """
+    try:
+        return path.resolve()
+    except RuntimeError as error:
+        raise SiteError(f"{path} is not the folder of a {what}: {error}") from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class Federation:
     """A federation, as each of its machines knows it. It holds no secret.

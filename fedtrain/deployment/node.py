@@ -7,7 +7,7 @@ from typing import Self
 
 from fedtrain.crypto import SignedEnvelope
 from fedtrain.crypto.membership import NAME
-from fedtrain.deployment.federation import Federation
+from fedtrain.deployment.federation import Federation, resolved
 from fedtrain.errors import SiteError
 from fedtrain.files import write_atomic
 
@@ -40,10 +40,9 @@ class NodeFolder:
         Raises:
             SiteError: it is not one.
         """
+        path = resolved(path, "node")
         file = path / _FILE
         try:
-            path = path.resolve()
-            file = path / _FILE
             name, client = _name_and_number(json.loads(file.read_bytes()))
             return cls(path=path, name=name, client=client, federation=Federation.read(path))
         except OSError as error:
@@ -52,8 +51,6 @@ class NodeFolder:
             ) from error
         except (ValueError, RecursionError) as error:
             raise SiteError(f"{file} cannot be used: {error}") from error
-        except RuntimeError as error:  # of links that lead round
-            raise SiteError(f"{path} is not the folder of a node: {error}") from error
 
     def write(self) -> None:
         """Write what `open` reads, durably.

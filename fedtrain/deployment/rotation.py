@@ -66,9 +66,9 @@ def _rotated(node: NodeFolder, discarded: Path) -> Request:
     for kept, own in ((staged.identity, node.identity), (staged.supernode_key, node.supernode_key)):
         _install(kept, own)
     write_atomic(node.request, staged.request.read_bytes())
-    # From here on the change is done, and what is left is to delete the old keys.
     for torn in (*node.path.glob(".identity.pem.*.tmp"), *node.path.glob(".supernode.pem.*.tmp")):
         torn.unlink()  # a second name of an old key, where making it was interrupted
+    # From here on the change is done, and what is left is to delete the old keys.
     node.rotation.rename(discarded)
     sync_folder(node.path)
     shutil.rmtree(discarded)

@@ -5,7 +5,7 @@ from os import environ
 from pathlib import Path
 from typing import Self
 
-from fedtrain.deployment.federation import Federation
+from fedtrain.deployment.federation import Federation, resolved
 from fedtrain.errors import SiteError
 
 # Names the folder to the ServerApp. A run's configuration comes from whoever submits it, and names no keys.
@@ -31,10 +31,7 @@ class ServerFolder:
         Raises:
             SiteError: it is not one.
         """
-        try:
-            path = path.resolve()
-        except RuntimeError as error:  # of links that lead round
-            raise SiteError(f"{path} is not the folder of a server: {error}") from error
+        path = resolved(path, "server")
         if (path / "operator.pem").exists():
             raise SiteError(f"{path} is the operator's folder, which stays offline; the server's is {path / 'server'}")
         return cls(path=path, federation=Federation.read(path))

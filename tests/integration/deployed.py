@@ -10,6 +10,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from deploy.hosts import Hosts, namespaces_allowed
 from deploy.story import HOSTS, ROOT, SERVER, commands, do, prepare
 from fedtrain.crypto import Identity
@@ -19,7 +21,11 @@ from tests.integration.superlink import free_port
 PAGE = (ROOT / "docs" / "tutorial" / "deploy.md").read_text(encoding="utf-8")
 SITES = ("hospital-a", "hospital-b", "hospital-c")
 UP = "fedtrain server up server"
-NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin")
+NEEDS_NGINX = pytest.mark.skipif(
+    shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin") is None, reason="nginx is not installed"
+)
+# Of tests that share one deployment.
+SHARING = (pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("budgets"), NEEDS_NGINX)
 
 
 def up(site):

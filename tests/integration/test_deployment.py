@@ -1,21 +1,17 @@
 """The tutorial of a deployment, on hosts of their own: in network namespaces, or else on loopback."""
 
-import shutil
-
 import pytest
 
 from deploy.hosts import Hosts, namespaces_allowed
 from deploy.story import HOSTS, SERVER, commands, do, prepare
-from tests.integration.deployed import PAGE
+from tests.integration.deployed import NEEDS_NGINX, PAGE
 from tests.integration.superlink import free_port
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.deployment,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(
-        shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin") is None, reason="nginx is not installed"
-    ),
+    NEEDS_NGINX,
 ]
 
 

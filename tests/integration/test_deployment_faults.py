@@ -6,15 +6,9 @@ import time
 
 import pytest
 
-from tests.integration.deployed import NGINX, SITES, await_that, up
+from tests.integration.deployed import SHARING, SITES, await_that, up
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.faults,
-    pytest.mark.timeout(900),
-    pytest.mark.usefixtures("budgets"),
-    pytest.mark.skipif(not NGINX, reason="nginx is not installed"),
-]
+pytestmark = [*SHARING, pytest.mark.faults]
 A, B, C = SITES
 ROUNDS = 2
 

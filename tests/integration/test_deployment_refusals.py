@@ -12,15 +12,9 @@ from safetensors.numpy import load
 from fedtrain.cli.provision import Desk
 from fedtrain.deployment import ServerFolder
 from fedtrain.provision.certificates import Pair, issue
-from tests.integration.deployed import NGINX, SERVER, SITES, await_that, up
+from tests.integration.deployed import SERVER, SHARING, SITES, await_that, up
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.deployment,
-    pytest.mark.timeout(900),
-    pytest.mark.usefixtures("budgets"),
-    pytest.mark.skipif(not NGINX, reason="nginx is not installed"),
-]
+pytestmark = [*SHARING, pytest.mark.deployment]
 A, B, C = SITES
 
 

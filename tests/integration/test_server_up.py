@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import sqlite3
@@ -22,15 +21,14 @@ from fedtrain.deployment import ServerFolder
 from fedtrain.deployment.processes import unproxied
 from fedtrain.deployment.superlink import CONNECTION, Service
 from tests.integration.conftest import ROOT
+from tests.integration.deployed import NEEDS_NGINX
 from tests.integration.superlink import free_port
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.deployment,
     pytest.mark.timeout(280),
-    pytest.mark.skipif(
-        shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin") is None, reason="nginx is not installed"
-    ),
+    NEEDS_NGINX,
 ]
 
 PATIENCE = 100

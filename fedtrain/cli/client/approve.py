@@ -42,9 +42,7 @@ def approve(
         before = kept(node.approved)
         for line in _content(found, before):
             _say(line)
-        if diff and before is None:
-            _say("there is no bundle to compare with: none was approved, or its copy in bundles/ is gone or damaged")
-        if diff and before is not None:
+        if diff:
             for line in _difference(before, found):
                 _say(line)
         if not yes and not _confirmed():
@@ -72,7 +70,9 @@ def _content(bundle: Bundle, before: Bundle | None) -> list[str]:
     return lines
 
 
-def _difference(before: Bundle, bundle: Bundle) -> list[str]:
+def _difference(before: Bundle | None, bundle: Bundle) -> list[str]:
+    if before is None:
+        return ["there is no bundle to compare with: none was approved, or its copy in bundles/ is gone or damaged"]
     lines: list[str] = []
     for name in sorted(before.files.keys() | bundle.files.keys()):
         # As bytes, at line feeds alone: what decodes to the same text, or ends lines for Python only, differs too.

@@ -27,7 +27,6 @@ from fedtrain.flower.answers import answers
 from fedtrain.transport import PROTOCOL, SessionEnd, SessionOffer
 
 RECORD = "fedtrain.session"
-_ASKED = MessageType.QUERY
 _SAME_VERSION = "install the same version of fedtrain on both machines"
 OFFER, END, ROSTER, MEMBERSHIP = "offer", "end", "roster", "membership"
 KEYS, SEALING, SPOKEN = "keys", "sealing", "protocol"
@@ -69,9 +68,10 @@ def is_of_a_session(message: Message) -> bool:
     content = message.content
     if RECORD not in content:
         return False
-    if list(content) != [RECORD] or RECORD not in content.config_records or message.metadata.message_type != _ASKED:
+    alone = list(content) == [RECORD] and RECORD in content.config_records
+    if not alone or message.metadata.message_type != MessageType.QUERY:
         raise TransportError(
-            f"a message about a session is malformed: it is a {_ASKED} with {RECORD} of configuration values alone"
+            f"a message about a session is malformed: it is a query with {RECORD} of configuration values alone"
         )
     return True
 
