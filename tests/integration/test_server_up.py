@@ -111,7 +111,7 @@ class Up:
         kit = self.federation / "kits" / name
         self.do("provision", "add", self.federation, name)
         self.do("client", "init", kit)
-        self.do("provision", "admit", self.federation, kit / "request.json")
+        self.do("provision", "admit", self.federation, name, kit / "request.json")
 
     def start(self):
         self.printed = self.folder / "printed"
