@@ -14,6 +14,7 @@ from fedtrain.deployment import Federation
 from fedtrain.deployment.processes import only_one
 from fedtrain.deployment.request import read_request
 from fedtrain.errors import ForgeryError
+from fedtrain.provision.certificates import hosts_of
 from fedtrain.provision.desk import Desk
 
 provision = typer.Typer(
@@ -119,17 +120,25 @@ def rotate_server(
         typer.Option("--name", metavar="HOST", help="Another name or address of the server. Repeatable."),
     ] = None,
     days: _Days = 365,
-    identity: Annotated[bool, typer.Option("--identity", help="Also make the server another identity key.")] = False,
+    identity: Annotated[
+        bool,
+        typer.Option(
+            "--identity", help="Also make the server another identity key, or another server if its folder is lost."
+        ),
+    ] = False,
 ) -> None:
     """Issue another certificate for the server, with another key."""
     with reporting_errors(), _opened(federation) as desk:
-        membership = desk.rotate_server(names=tuple(names or ()), days=days, identity=identity, now=datetime.now(UTC))
         server = desk.server
-        files = [server.certificate, server.certificate_key, *([server.identity] if identity else [])]
+        lost = not server.certificate.exists()
+        membership = desk.rotate_server(names=tuple(names or ()), days=days, identity=identity, now=datetime.now(UTC))
+        keys = [server.certificate, server.certificate_key, *([server.identity] if identity else [])]
+        what = f"{server.path}, made anew," if lost else ", ".join(map(str, keys))
         _warn(desk)
         _say(
             [
-                f"carry {', '.join(map(str, files))} to the server's machine, in secret, and start it again",
+                f"the certificate is for {', '.join(hosts_of(server.certificate.read_bytes()))}",
+                f"carry {what} to the server's machine, in secret, and start it again",
                 *(_carry(desk, membership.version) if identity else []),
             ]
         )

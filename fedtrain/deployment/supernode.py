@@ -20,7 +20,7 @@ from fedtrain.deployment.node import NODE, NodeFolder
 from fedtrain.deployment.processes import Processes, delays
 from fedtrain.deployment.programs import environment, make_secret, superexec
 from fedtrain.deployment.request import supernode_public
-from fedtrain.errors import KeyFileError
+from fedtrain.errors import KeyFileError, SiteError
 from fedtrain.ledger import read_policy
 
 SUPERNODE, SUPEREXEC = "supernode", "superexec"
@@ -51,8 +51,11 @@ def standing(node: NodeFolder) -> Standing:
 
     Raises:
         KeyFileError: a key cannot be used.
-        SiteError: the site file, the membership or the approved bundles cannot be used, or new keys are half made.
+        SiteError: the site file, the membership or the approved bundles cannot be used, or new keys are half made; or
+            Flower cannot be told the path of the folder.
     """
+    if not (text := str(node.path)).isprintable() or '"' in text or "\\" in text:
+        raise SiteError(f"Flower cannot be told of the folder {text!r}: move it to a path of plain characters")
     node.refuse_rotation()
     for key in (node.identity, node.supernode_key):
         if not key.exists():

@@ -21,8 +21,9 @@ from fedtrain.deployment import Federation, ServerFolder, read_membership, write
 from fedtrain.deployment.request import Request
 from fedtrain.errors import ConfigError, SiteError, StorageError
 from fedtrain.files import sync_folder, write_atomic
-from fedtrain.provision.certificates import Pair, expiry_problem, hosts_of, issue, make_ca
+from fedtrain.provision.certificates import Pair, expiry_problem, issue, make_ca
 from fedtrain.provision.kit import write_kit
+from fedtrain.provision.server import former_hosts, make_folder, next_identity, take_over, write_certificate
 
 _T = TypeVar("_T")
 
@@ -86,10 +87,9 @@ class Desk:
         read_or_create_secret(path / "ca.key", lambda: authority.key)
         write_atomic(path / "ca.pem", authority.certificate)
         server = ServerFolder(path=path / "server", federation=federation)
-        server.path.mkdir(mode=0o700)
+        make_folder(server, authority.certificate)
         identity = Identity.load_or_create(server.identity)
-        write_atomic(server.ca, authority.certificate)
-        _write_certificate(server, issue(authority, [federation.host, *names], now=now, days=days))
+        write_certificate(server, issue(authority, [federation.host, *names], now=now, days=days))
         membership = Membership(
             federation=federation.id,
             version=1,
@@ -98,7 +98,6 @@ class Desk:
             roster=Roster(server=identity.public, clients={}),
         )
         federation.write(path)
-        federation.write(server.path)
         write_atomic(path / "nodes.json", b"{}\n")
         (path / "rosters").mkdir()
         _publish(path, server, membership, operator)
@@ -130,7 +129,7 @@ class Desk:
         membership.roster.write(_roster_file(path, membership))
         if server.path.exists():
             write_membership(server.membership, envelope)
-            _take_over(server, membership)
+            take_over(server, membership)
         return cls(path=path, federation=federation, operator=operator, membership=membership, nodes=nodes)
 
     @property
@@ -237,6 +236,8 @@ class Desk:
     def rotate_server(self, *, names: tuple[str, ...], days: int, identity: bool, now: datetime) -> Membership:
         """Issue another certificate for the server, and if asked make it another identity.
 
+        With another identity the server's folder need not be here: it is made anew, for a server whose machine is lost.
+
         Args:
             names: names and addresses to add to those of its certificate so far.
             days: for how long the certificate is valid.
@@ -249,30 +250,28 @@ class Desk:
         Raises:
             ConfigError: one of the names is none.
             KeyFileError: the CA's files, or the server's certificate, cannot be used.
-            SiteError: there is no folder of the server.
+            SiteError: there is no certificate of the server.
             StorageError: a file cannot be written.
         """
         server = self.server
+        hosts = [self.federation.host, *former_hosts(server, lost=identity), *names]
         try:
-            former, ca = server.certificate.read_bytes(), (self.path / "ca.pem").read_bytes()
+            ca = (self.path / "ca.pem").read_bytes()
         except OSError as error:
-            raise SiteError(
-                f"cannot read {error.filename}: {error.strerror or error}; if {server.path} was moved to the server's "
-                "machine, bring its server.crt back first"
-            ) from error
+            raise SiteError(f"cannot read {error.filename}: {error.strerror or error}") from error
         authority = Pair(certificate=ca, key=read_secret(self.path / "ca.key"))
-        hosts = [self.federation.host, *hosts_of(former), *names]
-        _write_certificate(server, issue(authority, hosts, now=now, days=days))
+        pair = issue(authority, hosts, now=now, days=days)
+        make_folder(server, ca)
+        write_certificate(server, pair)
         if not identity:
             return self.membership
-        new = Identity.load_or_create(_next_identity(server))
         membership = self._sign(
             names=self.membership.names,
             supernodes=self.membership.supernodes,
             identities=self.membership.roster.clients,
-            server=new.public,
+            server=next_identity(server).public,
         )
-        _take_over(server, membership)
+        take_over(server, membership)
         return membership
 
     def warnings(self, *, now: datetime) -> list[str]:
@@ -318,29 +317,8 @@ def _publish(path: Path, server: ServerFolder, membership: Membership, operator:
         write_membership(server.membership, envelope)
 
 
-def _next_identity(server: ServerFolder) -> Path:
-    return server.path / "identity.new.pem"
-
-
-def _take_over(server: ServerFolder, membership: Membership) -> None:
-    """Put the server's new identity in place, if there is one that the membership names."""
-    new = _next_identity(server)
-    if new.exists() and Identity.load(new).public == membership.roster.server:
-        new.replace(server.identity)
-        sync_folder(server.path)
-
-
 def _roster_file(path: Path, membership: Membership) -> Path:
     return path / "rosters" / f"{membership.version:06d}.json"
-
-
-def _write_certificate(server: ServerFolder, pair: Pair) -> None:
-    # In one file both would be replaced at once; nginx takes two, and refuses those that do not belong together.
-    temporary = server.certificate_key.with_suffix(".new")
-    temporary.unlink(missing_ok=True)
-    read_or_create_secret(temporary, lambda: pair.key)
-    temporary.replace(server.certificate_key)
-    write_atomic(server.certificate, pair.certificate)
 
 
 def _without(mapping: Mapping[int, _T], client: int) -> dict[int, _T]:

@@ -1,12 +1,13 @@
 """What goes wrong in a deployment leaves the right model or a clear error, and no ledger that counts too little."""
 
+import shutil
 import signal
 import subprocess
 import time
 
 import pytest
 
-from tests.integration.deployed import SHARING, SITES, await_that, up
+from tests.integration.deployed import SERVER, SHARING, SITES, await_that, up
 
 pytestmark = [*SHARING, pytest.mark.faults]
 A, B, C = SITES
@@ -126,3 +127,22 @@ def test_a_client_whose_disk_is_full_does_not_train_and_says_so(deployment):
     finally:
         deployment.hosts.stop(A, up(A))
         subprocess.run(["umount", ledgers], check=True)
+
+
+def test_a_server_whose_machine_is_lost_is_replaced_by_another_and_nodes_come_to_it(deployment):
+    sizes = {site: deployment.hosts.log(site, up(site)).stat().st_size for site in SITES}
+    deployment.hosts.stop(SERVER, deployment.up_line)
+    former = (deployment.server / "identity.pem").read_bytes()
+    shutil.rmtree(deployment.server)
+    shutil.rmtree(deployment.hosts.home("operator") / "federation" / "server")
+    line = "fedtrain provision rotate-server federation --identity"
+    assert deployment.hosts.run("operator", line).returncode == 0
+    deployment.hosts.copy("operator", ["federation/server"], f"{SERVER}:")
+    assert (deployment.server / "identity.pem").read_bytes() != former
+    deployment.serve()
+    for site, size in sizes.items():
+        deployment.hosts.await_line(site, up(site), "  connected to", start=size)
+    status, said = deployment.run("replaced")
+    assert status == 0, said
+    assert all(deployment.charged(site) == ROUNDS for site in SITES)
+    assert deployment.holds("replaced")

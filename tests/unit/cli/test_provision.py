@@ -131,9 +131,16 @@ def test_the_servers_certificate_is_renewed(federation):
     assert desk.membership.version == 1
     for arguments in (["list", federation], ["add", federation, "south"]):
         assert "warning: the server's certificate expires on" in done(*arguments).stderr
-    result = done("rotate-server", federation, "--identity")
+    result = done("rotate-server", federation, "--identity", "--name", "other")
     assert result.stderr == ""
+    assert f"the certificate is for {desk.federation.host}, 10.1.2.3, localhost, 127.0.0.1, other" in result.stdout
+    assert f"{desk.server.certificate_key}, {desk.server.identity} to" in result.stdout
     assert "membership version 2" in result.stdout
+    shutil.rmtree(desk.server.path)
+    result = run("rotate-server", federation)
+    assert result.exit_code == 2
+    assert "make another server with --identity" in result.stderr
+    assert f"carry {desk.server.path}, made anew, to" in done("rotate-server", federation, "--identity").stdout
 
 
 def test_what_is_no_federation_is_refused_and_left_as_it_is(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fedtrain.deployment import write_membership
+from fedtrain.deployment import NodeFolder, write_membership
 from fedtrain.deployment.supernode import Standing, standing
 from fedtrain.errors import KeyFileError, SiteError
 from tests.unit.deployment.doctor import folders
@@ -59,6 +59,13 @@ def test_a_damaged_file_is_named(node, name):
     file.write_text("{")
     with pytest.raises(SiteError, match=file.name):
         standing(node)
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\\b", "a\nb"])
+def test_a_path_that_flower_cannot_be_told_is_refused(node, name):
+    moved = node.path.rename(node.path.with_name(name))
+    with pytest.raises(SiteError, match="to a path of plain characters"):
+        standing(NodeFolder.open(moved))
 
 
 class Gate:

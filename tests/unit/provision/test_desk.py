@@ -253,6 +253,44 @@ def test_without_the_servers_folder_members_change_and_certificates_do_not(desk,
     assert open_again(desk).warnings(now=NOW) == []
 
 
+def test_a_lost_server_is_replaced_by_another(desk, request_of):
+    request = request_of("north")
+    former = open_again(desk).admit(request, rotate=False).roster.server
+    shutil.rmtree(desk.server.path)
+    membership = open_again(desk).rotate_server(names=("other",), days=9, identity=True, now=NOW)
+    server = ServerFolder.open(desk.server.path)
+    assert server.path.stat().st_mode & 0o777 == 0o700
+    assert Identity.load(server.identity).public == membership.roster.server != former
+    assert hosts_of(server.certificate.read_bytes()) == (desk.federation.host, "other", "localhost", "127.0.0.1")
+    assert server.ca.read_bytes() == (desk.path / "ca.pem").read_bytes()
+    assert read_membership(server.membership, server.federation)[0] == membership
+    assert list(membership.names.values()) == ["north"]
+    check_copies(open_again(desk))
+
+
+def test_an_interrupted_replacement_of_a_lost_server_is_repeated(desk, tmp_path):
+    def replace(path):
+        Desk.open(path).rotate_server(names=(), days=9, identity=True, now=NOW)
+
+    shutil.rmtree(desk.server.path)
+    for copy in interrupted(desk.path, tmp_path, replace):
+        replace(copy)
+        opened = Desk.open(copy)
+        check_copies(opened)
+        assert Identity.load(opened.server.identity).public == opened.membership.roster.server
+
+
+def test_a_servers_folder_that_cannot_be_made_is_refused(desk):
+    shutil.rmtree(desk.server.path)
+    desk.server.path.write_bytes(b"not a folder")
+    with pytest.raises(SiteError, match=r"cannot read .*server\.crt"):
+        desk.rotate_server(names=(), days=9, identity=True, now=NOW)
+    desk.server.path.unlink()
+    desk.server.path.symlink_to(desk.path / "nowhere")
+    with pytest.raises(StorageError, match="cannot make"):
+        desk.rotate_server(names=(), days=9, identity=True, now=NOW)
+
+
 def test_certificates_that_end_soon_are_warned_of(desk):
     assert desk.warnings(now=NOW) == []
     desk.rotate_server(names=(), days=29, identity=False, now=NOW)
@@ -296,8 +334,10 @@ def test_the_operators_key_must_be_the_one_that_nodes_pin(desk):
         Desk.open(desk.path)
 
 
-@pytest.mark.parametrize("file", ["ca.pem", "ca.key", "server/server.crt"])
-@pytest.mark.parametrize("damage", [b"damaged", None])
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [("ca.pem", b"damaged"), ("ca.pem", None), ("ca.key", b"damaged"), ("ca.key", None), ("server/server.crt", b"bad")],
+)
 def test_a_certificate_is_not_issued_with_damaged_files(desk, file, damage):
     if damage is None:
         (desk.path / file).unlink()
