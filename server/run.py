@@ -13,6 +13,7 @@ from fedtrain.data import format_histogram
 from fedtrain.deployment import ServerFolder
 from fedtrain.errors import AggregationError, BudgetError, FedtrainError, StorageError
 from fedtrain.files import append_line
+from fedtrain.flower.prompt import PromptGrid
 from fedtrain.report import Evaluation, Report
 from fedtrain.report.html import render_html
 from fedtrain.report.transport import summary
@@ -42,8 +43,11 @@ def run_experiment(grid: Grid, experiment: Experiment) -> None:
     """
     server = ServerFolder.of_environment()
     preparation = prepare(experiment, deployed=server is not None)
-    transport = Transport.of(experiment, remote=server is not None or isinstance(grid, HttpGrid))
+    remote = isinstance(grid, HttpGrid)
+    transport = Transport.of(experiment, remote=server is not None or remote)
     summing = checked_summing(experiment, preparation.model, preparation.plan) if transport.secagg else None
+    if remote:
+        grid = PromptGrid(grid)
     federation = experiment.federation
     if server is None:
         clients = clients_of(grid, clients=federation.clients, timeout=federation.deadline)
