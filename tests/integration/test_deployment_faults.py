@@ -1,9 +1,11 @@
 """What goes wrong in a deployment leaves the right model or a clear error, and no ledger that counts too little."""
 
+import os
 import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -45,6 +47,26 @@ def test_a_client_that_is_killed_is_left_out_of_the_round_and_gets_work_again(de
     assert 1 in {drop["client"] for drop in log[0]["dropped"]} | set(log[0]["completed"])
     assert deployment.charged(B) >= max(charged, sum(1 in entry["completed"] for entry in log))
     assert deployment.holds(out)
+
+
+def test_a_client_that_is_killed_while_it_sends_holds_nobody_back(deployment):
+    supernodes = list(deployment.processes("fedtrain.flower.supernode", deployment.node(B)))
+    log = deployment.node(B) / "logs" / "supernode.log"
+    start = log.stat().st_size
+    run = deployment.begin("sending", "federation.rounds=1")
+    await_that(lambda: b"Sending: train message" in log.read_bytes()[start:], "the client sends")
+    # Most often the SuperLink has the message by then, and not what is in it.
+    time.sleep(0.01)
+    for process in supernodes:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    deployment.kill_node(B)
+    status, said = deployment.finish(run)
+    assert status == 0, said
+    (first,) = deployment.report("sending")["round_log"]
+    assert {0, 2} <= set(first["completed"])
+    assert spent_at_least(deployment, "sending")
+    assert deployment.holds("sending")
 
 
 def test_a_client_that_never_answers_is_not_waited_for_longer_than_the_deadline(deployment):
