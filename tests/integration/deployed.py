@@ -21,6 +21,7 @@ from tests.integration.superlink import free_port
 PAGE = (ROOT / "docs" / "tutorial" / "deploy.md").read_text(encoding="utf-8")
 SITES = ("hospital-a", "hospital-b", "hospital-c")
 UP = "fedtrain server up server"
+CONNECTED = "  connected to"  # not "not connected to"
 NEEDS_NGINX = pytest.mark.skipif(
     shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin") is None, reason="nginx is not installed"
 )
@@ -83,7 +84,16 @@ class Deployment:
 
     def connect(self, *sites):
         for site in sites or SITES:
-            self.hosts.stay(site, up(site), "  connected to")  # not "not connected to"
+            self.hosts.stay(site, up(site), CONNECTED)
+
+    def logged(self, *sites):
+        """Return how much each node has said so far."""
+        return {site: self.hosts.log(site, up(site)).stat().st_size for site in sites or SITES}
+
+    def await_nodes(self, until, logged, **patience):
+        """Wait until nodes say something after what they had said."""
+        for site, size in logged.items():
+            self.hosts.await_line(site, up(site), until, start=size, **patience)
 
     def begin(self, out, *settings, resume=False):
         """Start a run, and return its process."""

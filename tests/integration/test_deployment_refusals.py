@@ -12,7 +12,7 @@ from safetensors.numpy import load
 from fedtrain.cli.provision import Desk
 from fedtrain.deployment import ServerFolder
 from fedtrain.provision.certificates import Pair, issue
-from tests.integration.deployed import SERVER, SHARING, SITES, await_that, up
+from tests.integration.deployed import CONNECTED, SERVER, SHARING, SITES, await_that, up
 
 pytestmark = [*SHARING, pytest.mark.deployment]
 A, B, C = SITES
@@ -123,21 +123,19 @@ def test_an_expired_certificate_is_named_and_nodes_are_back_when_it_was_renewed(
     before = server.certificate.read_bytes(), server.certificate_key.read_bytes()
     expired = issue(authority, [server.federation.host], now=datetime.now(UTC) - timedelta(days=9), days=1)
     deployment.hosts.stop(A, up(A))
-    sizes = {site: deployment.hosts.log(site, up(site)).stat().st_size for site in (B, C)}
+    logged = deployment.logged(B, C)
     try:
         server.certificate.write_bytes(expired.certificate)
         server.certificate_key.write_bytes(expired.key)
         deployment.kill("nginx: master", deployment.server, signal.SIGHUP)
         time.sleep(2)
         assert refused(deployment, A, up(A), "expired")
-        for site, size in sizes.items():
-            deployment.hosts.await_line(site, up(site), "expired", start=size, seconds=60)
+        deployment.await_nodes("expired", logged, seconds=60)
     finally:
         server.certificate.write_bytes(before[0])
         server.certificate_key.write_bytes(before[1])
         deployment.kill("nginx: master", deployment.server, signal.SIGHUP)
-    for site, size in sizes.items():
-        deployment.hosts.await_line(site, up(site), "  connected to", start=size)
+    deployment.await_nodes(CONNECTED, logged)
 
 
 def test_nobody_outside_reaches_the_control_api(deployment):
