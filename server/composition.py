@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from flwr.serverapp import Grid
-
 from fedtrain.flower import protocol
 from fedtrain.flower.checked import CheckedGrid
 from fedtrain.flower.ledgered import LedgerGrid
@@ -25,14 +23,14 @@ class Composition:
     """The grids of a run that are spoken to.
 
     Attributes:
-        grid: the one that the strategy sees.
-        drawn: the one that offers Poisson cohorts, where there are such.
+        grid: the one that the strategy sees, which offers it the nodes that were drawn for a round.
+        participation: the one that says which nodes a cohort may be drawn from; ``None`` if cohorts are Poisson.
         summed: the one that sums updates, where the server sees sums alone.
     """
 
-    grid: Grid
-    drawn: DrawnGrid | None = None
-    summed: SecAggGrid | None = None
+    grid: DrawnGrid
+    participation: ParticipationGrid | None
+    summed: SecAggGrid | None
 
 
 def compose(link: Link, preparation: Preparation, proof: Proof | None, *, done: int) -> Composition:
@@ -69,8 +67,7 @@ def compose(link: Link, preparation: Preparation, proof: Proof | None, *, done: 
             indicator=protocol.WITHIN_CLIP if mode == "client" else None,
         )
     if proof is not None and proof.withheld:
-        drawn = DrawnGrid(grid)
-        return Composition(grid=drawn, drawn=drawn)
+        return Composition(grid=DrawnGrid(grid), participation=None, summed=None)
     participation = ParticipationGrid(
         grid,
         clients=link.clients,
@@ -80,4 +77,4 @@ def compose(link: Link, preparation: Preparation, proof: Proof | None, *, done: 
         refused=() if proof is None else proof.refused,
         patience=federation.deadline,
     )
-    return Composition(grid=participation, summed=summed)
+    return Composition(grid=DrawnGrid(participation), participation=participation, summed=summed)

@@ -56,7 +56,7 @@ class Rounds:
         self._proof = proof
         self._strategy = build_strategy(self._experiment)
         composition = compose(link, preparation, proof, done=done)
-        self._grid, self._drawn, self._summed = composition.grid, composition.drawn, composition.summed
+        self._grid, self._participation, self._summed = composition.grid, composition.participation, composition.summed
 
     def next(self, state: RunState, *, on_start: Callable[[int, int], None], on_reply: Callable[[], None]) -> RunState:
         """Run the next round and return the state after it.
@@ -117,21 +117,26 @@ class Rounds:
             config[protocol.CLIP_NORM] = state.clip_norm
         arrays = as_record(state.model)
         remind(self._strategy, state.strategy)
-        if self._drawn is not None:
-            self._drawn.draw(self._lottery(number))
-        # Flower's strategies draw cohorts from Python's global generator.
-        random.seed(derive_seed(self._experiment.seed, "cohort", number))
+        place = {node: index for index, node in enumerate(self._drawn(number))}
+        self._grid.draw(place)
         messages = list(self._strategy.configure_train(number, arrays, config, self._grid))
+        # The strategy shuffles them, and sums of floating-point numbers depend on the order.
+        messages.sort(key=lambda message: place[message.metadata.dst_node_id])
         for message in messages:
             message.metadata.ttl = self._experiment.federation.deadline
         # The strategy adds its settings to the config that it was given.
         return messages, "" if self._proof is None else protocol.request_digest(arrays, config)
 
-    def _lottery(self, number: int) -> list[int]:
-        """Draw a Poisson cohort, as nodes, from the clients that have reserved the run."""
+    def _drawn(self, number: int) -> list[int]:
+        """Draw the cohort of a round, as nodes: a Poisson one from the clients that have reserved the run."""
+        seed = derive_seed(self._experiment.seed, "cohort", number)
+        if self._participation is not None:
+            # Not by the strategy, which draws from Python's global generator: so do heartbeats of Flower, at any time.
+            generator = random.Random(seed)  # noqa: S311 - these cohorts are no secret
+            return generator.sample(self._participation.get_node_ids(), self._experiment.federation.cohort)
         assert self._proof is not None
         nodes = {client: node for node, client in self._clients.items()}
-        source = open_source(self._proof.noise, derive_seed(self._experiment.seed, "cohort", number))
+        source = open_source(self._proof.noise, seed)
         rate = self._proof.plan.spec.sampling_rate
         return [nodes[client] for client in poisson_cohort(self._proof.drawable(), rate, source)]
 
@@ -161,7 +166,7 @@ class Rounds:
         minimum = self._experiment.federation.min_results
         # A Poisson cohort may be empty by chance; its round is noise, and counts.
         completed, dropped = entry.completed or (), entry.dropped or ()
-        if self._drawn is not None or len(completed) >= minimum:
+        if self._participation is None or len(completed) >= minimum:
             if self._outcome is not None and self._outcome.total is None:
                 raise AggregationError(f"round {entry.round} was aborted: {readable(self._outcome.problem)}")
             return

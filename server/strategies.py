@@ -17,8 +17,7 @@ _MEMORY = ("m_t", "v_t", "momentum_vector")
 
 
 def build_strategy(experiment: Experiment) -> FedAvg:
-    """Build the configured strategy. Clients are not asked to evaluate: evaluation is central."""
-    federation = experiment.federation
+    """Build the configured strategy. It trains on all nodes that a grid offers, and has none evaluate."""
     parameters = {name: value for name, value in experiment.server.parameters if value is not None}
     if experiment.server.strategy == "FedProx":
         parameters.setdefault("proximal_mu", 0.0)
@@ -26,15 +25,14 @@ def build_strategy(experiment: Experiment) -> FedAvg:
         parameters.setdefault("client_learning_rate", experiment.training.learning_rate)
         parameters["train_loss_key"] = protocol.LOSS
     kind = getattr(flower, experiment.server.strategy)
-    drawn = experiment.privacy.secret_cohorts
     return cast(
         "FedAvg",
         kind(
-            # A Poisson cohort is drawn before the strategy sees it, and may be empty.
-            fraction_train=1.0 if drawn else federation.cohort / federation.clients,
+            # A cohort is drawn before the strategy sees it, and a Poisson one may be empty. Evaluation is central.
+            fraction_train=1.0,
             fraction_evaluate=0.0,
-            min_train_nodes=0 if drawn else federation.cohort,
-            min_available_nodes=0 if drawn else federation.cohort,
+            min_train_nodes=0,
+            min_available_nodes=0,
             weighted_by_key=protocol.WEIGHT,
             arrayrecord_key=protocol.ARRAYS,
             configrecord_key=protocol.CONFIG,

@@ -1,4 +1,4 @@
-"""Which clients a strategy is offered: those that may still train, or those that were drawn, in a fixed order."""
+"""Which clients may still train, in a fixed order, and which of them were drawn, whom alone a strategy is offered."""
 
 import time
 from collections import Counter
@@ -17,7 +17,7 @@ class ParticipationGrid(GridWrapper):
     """Charges a client for every message sent to it, answered or not, and hides clients that reached the maximum.
 
     What the server counts is never less than what clients trained: a client trains only when it is sent a message.
-    Nodes are offered in the order of their clients, so that a seeded strategy draws the same cohorts on every runtime.
+    Nodes are offered in the order of their clients, so that a seeded draw is of the same clients on every runtime.
     Clients that refused are not offered while the others are enough.
     """
 
@@ -52,7 +52,7 @@ class ParticipationGrid(GridWrapper):
         self._refused = refused
         self._patience = patience
 
-    def get_node_ids(self) -> Iterable[int]:
+    def get_node_ids(self) -> list[int]:
         """Return the nodes that may still train.
 
         Raises:

@@ -182,13 +182,13 @@ def test_every_parameter_belongs_to_a_strategy():
     assert type(build_strategy(experiment("Bulyan"))) is flower.Bulyan
 
 
-def test_a_cohort_is_as_large_as_configured():
-    for clients in range(1, 40):
-        for cohort in range(1, clients + 1):
-            base = Experiment()
-            sized = base.federation.model_copy(update={"clients": clients, "cohort": cohort})
-            strategy = build_strategy(base.model_copy(update={"federation": sized}))
-            assert max(int(clients * strategy.fraction_train), strategy.min_train_nodes) == cohort
+@pytest.mark.parametrize("name", STRATEGY_PARAMETERS)
+@pytest.mark.parametrize("nodes", [[], [7], list(NODES)], ids=len)
+def test_it_asks_all_nodes_that_are_offered(name, nodes):
+    strategy, grid = build_strategy(experiment(name)), InProcessGrid(train, nodes)
+    arrays = ArrayRecord({name: Array(value) for name, value in MODEL.items()})
+    messages = strategy.configure_train(1, arrays, ConfigRecord(), grid)
+    assert sorted(message.metadata.dst_node_id for message in messages) == sorted(nodes)
 
 
 def test_qfedavg_follows_the_learning_rate_of_the_experiment_unless_told():

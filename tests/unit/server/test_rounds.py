@@ -123,6 +123,38 @@ def test_a_run_that_goes_on_from_a_state_is_the_same_run(cache, strategy):
     assert all(back.model[name].tobytes() == value.tobytes() for name, value in states[3].model.items())
 
 
+class Restless(InProcessGrid):
+    """A grid over a network, in whose process other threads draw from Python's global generator, as Flower's do."""
+
+    def get_node_ids(self):
+        random.seed()
+        return super().get_node_ids()
+
+    def push_messages(self, messages):
+        random.seed()
+        return super().push_messages(messages)
+
+
+@pytest.mark.parametrize("cohort", [1, 2, 3, 4])
+def test_cohorts_and_sums_do_not_depend_on_what_else_draws_at_random(cache, cohort):
+    preparation = prepare(digits_experiment(cache, federation__rounds=6, federation__cohort=cohort))
+    grids = [InProcessGrid(client_step, CLIENTS), *(Restless(client_step, CLIENTS) for _ in range(3))]
+    first, ends = initial_state(preparation), []
+    for grid in grids:
+        rounds = Rounds(Link(grid=grid, clients=CLIENTS), preparation, None, done=0)
+        state = first
+        for _ in range(6):
+            state = go(rounds, state)
+        ends.append(([entry.cohort for entry in state.round_log], {k: v.tobytes() for k, v in state.model.items()}))
+    assert ends == [ends[0]] * len(grids)
+    cohorts, _ = ends[0]
+    assert {len(drawn) for drawn in cohorts} == {len(set(drawn)) for drawn in cohorts} == {cohort}
+    assert len(set(cohorts)) > 1
+    assert [CLIENTS[message.metadata.dst_node_id] for message in grids[0].sent] == [
+        c for drawn in cohorts for c in drawn
+    ]
+
+
 def test_a_client_that_fails_is_dropped_with_its_reason(plain):
     reasons = iter(["\x1b[31mred\x1b[0m\n\tValueError: caf\N{LATIN SMALL LETTER E WITH ACUTE}\udcff\n", " \n\t "])
 
