@@ -264,6 +264,15 @@ def test_a_run_is_not_resumed_with_other_members(run, made):
         run(**PRIVATE, **{"output.resume": True, "federation.clients": 2, "federation.cohort": 2})
 
 
+def test_a_run_is_not_resumed_when_a_node_has_other_keys(run, made):
+    run(**PRIVATE)
+    made.nodes[1].identity.unlink()
+    Identity.load_or_create(made.nodes[1].identity)
+    write_membership(made.server.membership, made.sign(version=2))
+    with pytest.raises(LedgerError, match="was begun with other members or keys than the federation has now"):
+        run(**PRIVATE, **{"output.resume": True})
+
+
 def test_a_run_is_resumed_in_another_session(run, made):
     def failing(message, real):
         answer = real(message)
