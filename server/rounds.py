@@ -166,7 +166,7 @@ class Rounds:
         minimum = self._experiment.federation.min_results
         # A Poisson cohort may be empty by chance; its round is noise, and counts.
         completed, dropped = entry.completed or (), entry.dropped or ()
-        if self._participation is None or len(completed) >= minimum:
+        if self._experiment.privacy.secret_cohorts or len(completed) >= minimum:
             if self._outcome is not None and self._outcome.total is None:
                 raise AggregationError(f"round {entry.round} was aborted: {readable(self._outcome.problem)}")
             return

@@ -186,7 +186,7 @@ def test_every_parameter_belongs_to_a_strategy():
 @pytest.mark.parametrize("nodes", [[], [7], list(NODES)], ids=len)
 def test_it_asks_all_nodes_that_are_offered(name, nodes):
     strategy, grid = build_strategy(experiment(name)), InProcessGrid(train, nodes)
-    arrays = ArrayRecord({name: Array(value) for name, value in MODEL.items()})
+    arrays = ArrayRecord({key: Array(value) for key, value in MODEL.items()})
     messages = strategy.configure_train(1, arrays, ConfigRecord(), grid)
     assert sorted(message.metadata.dst_node_id for message in messages) == sorted(nodes)
 
