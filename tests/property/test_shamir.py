@@ -1,6 +1,5 @@
 """The field, the shares, and what fewer of them than the threshold say."""
 
-import os
 from collections import Counter
 from itertools import combinations
 
@@ -55,7 +54,7 @@ def test_a_share_is_the_value_of_the_polynomial():
 @given(data=st.data(), secret=st.binary(min_size=1, max_size=40), holders=st.integers(1, 255))
 def test_any_threshold_of_shares_gives_the_secret_back(data, secret, holders):
     threshold = data.draw(st.integers(1, holders))
-    shares = split(secret, threshold=threshold, holders=holders, random=os.urandom)
+    shares = split(secret, threshold=threshold, holders=holders, random=stream("shares"))
     assert [len(share) for share in shares] == [len(secret)] * holders
     order = data.draw(st.permutations(range(1, holders + 1)))
     for chosen in (order[:threshold], order):
@@ -67,7 +66,7 @@ def test_any_threshold_of_shares_gives_the_secret_back(data, secret, holders):
 
 def test_every_set_of_shares_of_a_small_split():
     secret = bytes(range(48))
-    shares = split(secret, threshold=4, holders=7, random=os.urandom)
+    shares = split(secret, threshold=4, holders=7, random=stream("shares"))
     for chosen in combinations(range(1, 8), 4):
         assert joined(shares, chosen) == secret
     assert sum(joined(shares, chosen) == secret for chosen in combinations(range(1, 8), 3)) == 0
@@ -89,11 +88,13 @@ def test_fewer_shares_than_the_threshold_are_uniform_whatever_the_secret():
 
 
 def test_a_constant_coefficient_is_rejected():
+    drawn = stream("shares")
+
     def planted(size):
-        return bytes(size // 2) + os.urandom(size - size // 2)
+        return bytes(size // 2) + drawn(size - size // 2)
 
     def planted_high(size):
-        return os.urandom(size // 2) + bytes(size - size // 2)
+        return drawn(size // 2) + bytes(size - size // 2)
 
     for random in (planted, planted_high):
         one, other = sample(random)
@@ -104,15 +105,15 @@ def test_a_constant_coefficient_is_rejected():
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), threshold=st.integers(1, 40), surplus=st.integers(2, 30))
 def test_wrong_shares_are_found_up_to_half_of_the_surplus(data, threshold, surplus):
-    holders = threshold + surplus
-    shares = split(os.urandom(20), threshold=threshold, holders=holders, random=os.urandom)
+    holders, random = threshold + surplus, stream("errors")
+    shares = split(random(20), threshold=threshold, holders=holders, random=random)
     wrong = data.draw(st.sets(st.integers(1, holders), max_size=surplus // 2))
     matrix = as_array(shares)
     for holder in wrong:
-        matrix[holder - 1] ^= np.frombuffer(os.urandom(20), dtype=np.uint8)
-    out = suspects(range(1, holders + 1), matrix, threshold=threshold, random=os.urandom)
+        matrix[holder - 1] ^= np.frombuffer(random(20), dtype=np.uint8)
+    out = suspects(range(1, holders + 1), matrix, threshold=threshold, random=random)
     # A random combination hides an error with a chance of 1 in 256; whoever is not suspected is enough, all the same.
     assert len(out) <= surplus // 2 or not wrong
     if len(wrong) == surplus // 2:
-        again = [suspects(range(1, holders + 1), matrix, threshold=threshold, random=os.urandom) for _ in range(4)]
+        again = [suspects(range(1, holders + 1), matrix, threshold=threshold, random=random) for _ in range(8)]
         assert Counter(map(frozenset, [out, *again])).most_common(1)[0][0] == wrong
