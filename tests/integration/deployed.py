@@ -16,7 +16,7 @@ from deploy.hosts import Hosts, namespaces_allowed
 from deploy.story import HOSTS, ROOT, SERVER, commands, do, prepare
 from fedtrain.crypto import Identity
 from fedtrain.ledger import Ledger
-from tests.integration.superlink import free_port
+from tests.ports import free_port
 
 PAGE = (ROOT / "docs" / "tutorial" / "deploy.md").read_text(encoding="utf-8")
 SITES = ("hospital-a", "hospital-b", "hospital-c")

@@ -13,6 +13,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).parents[2]
 
 NAME = "recorded"
@@ -134,17 +136,7 @@ def record(folder, settings, *, nodes, environment):
     home, sites, out = folder / "home", folder / "sites", folder / "run"
     for path in (home, sites):
         path.mkdir(parents=True)
-    environment = {
-        **environment,
-        "FLWR_HOME": str(home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
-        # Sums of floating-point numbers depend on the number of threads.
-        "OMP_NUM_THREADS": "1",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
+    environment = flower_environment(home, environment)
     config = folder / "run.toml"
     settings = {**settings, "federation.sites": str(sites), "output.directory": str(out)}
     config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
@@ -188,6 +180,21 @@ def record(folder, settings, *, nodes, environment):
     )
 
 
+def flower_environment(home, environment):
+    """Return the environment of Flower's programs that leave nothing outside of a folder and ask nobody."""
+    return {
+        **environment,
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+        # Sums of floating-point numbers depend on the number of threads.
+        "OMP_NUM_THREADS": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+
+
 class Processes:
     """Processes that write their output to files, and that end with all that they started."""
 
@@ -220,8 +227,9 @@ class Processes:
     def wait_for(self, condition, what, seconds=120, pause=0.05):
         end = time.monotonic() + seconds
         while not condition():
+            # Looked at before the condition is again: what it waits for may be that one of them ends.
             ended = [process.args for process in self._started if process.poll() is not None]
-            assert not ended, f"{ended} ended before {what}:\n{self.logs.decode()}"
+            assert not ended or condition(), f"{ended} ended before {what}:\n{self.logs.decode()}"
             assert time.monotonic() < end, f"after {seconds} s it is not so that {what}:\n{self.logs.decode()}"
             time.sleep(pause)
 
@@ -245,12 +253,6 @@ def contents(paths):
     for path in paths:
         with contextlib.suppress(OSError):
             yield path.read_bytes()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def is_open(port):

@@ -5,7 +5,7 @@ import pytest
 from deploy.hosts import Hosts, namespaces_allowed
 from deploy.story import HOSTS, SERVER, commands, do, prepare
 from tests.integration.deployed import NEEDS_NGINX, PAGE
-from tests.integration.superlink import free_port
+from tests.ports import free_port
 
 pytestmark = [
     pytest.mark.slow,

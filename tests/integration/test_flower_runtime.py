@@ -1,21 +1,13 @@
 """The same app on Flower's own simulation runtime, which uses Ray."""
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-ROOT = Path(__file__).parents[2]
-
-CONTROL_PORT = 39093
+from tests.integration.superlink import NAME, ROOT, Processes, flower_environment, is_open
+from tests.ports import free_port
 
 CONFIG = """
 name = "on-flower"
@@ -41,43 +33,27 @@ transport.secagg.enabled = true
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("transport", ["", SEALED_AND_SUMMED], ids=["plain", "sealed and summed"])
 def test_flwr_run_gives_the_model_of_the_local_engine(cli, tmp_path, transport):
-    if in_use(CONTROL_PORT):
-        pytest.skip(f"another local SuperLink listens on port {CONTROL_PORT}, which Flower always uses")
-    home, out = tmp_path / "home", tmp_path / "on-flower"
+    home, out, port = tmp_path / "home", tmp_path / "on-flower", free_port()
+    home.mkdir()
+    (home / "config.toml").write_text(f'[superlink.{NAME}]\naddress = "127.0.0.1:{port}"\ninsecure = true\n')
     config = tmp_path / "run.toml"
     config.write_text(CONFIG.format(out=out) + transport)
-    environment = {
-        **cli.environment,
-        "FLWR_HOME": str(home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
-    command = ["flwr", "run", ROOT, "--run-config", config, "--federation-config", "num-supernodes=4"]
-    # The SuperLink that this starts in the background stays in the group, so that it can be ended.
-    process = subprocess.Popen(
-        list(map(str, command)),
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        stderr=subprocess.STDOUT,
-    )
+    processes = Processes(tmp_path / "logs", flower_environment(home, cli.environment))
     try:
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, output
-        end = time.monotonic() + 150
-        while not (out / "report.html").exists() and time.monotonic() < end:
-            time.sleep(0.5)
-        assert (out / "report.json").exists(), log(home)
-        report = json.loads((out / "report.json").read_text())
-        assert report["status"] == "completed", log(home)
+        superlink = ["flower-superlink", "--insecure", "--simulation", "--disable-runtime-dependency-installation"]
+        processes.start("superlink", *superlink, "--host", "127.0.0.1", "--port", port)
+        processes.wait_for(lambda: is_open(port), "the SuperLink listens")
+        settings = ["--run-config", config, "--federation-config", "num-supernodes=4"]
+        run = processes.start("run", "flwr", "run", ROOT, NAME, *settings, "--stream")
+        processes.wait_for(lambda: run.poll() is not None, "the run has ended", seconds=240)
     finally:
-        end_superlink(home)
+        processes.end()
+    assert run.returncode == 0, processes.logs.decode()
+    report = json.loads((out / "report.json").read_text())
+    assert report["status"] == "completed", processes.logs.decode()
     local = cli.run("-c", config, out=tmp_path / "local")
     assert local.status == 0, local.stderr
     mine, theirs = load_file(local.out / "model-final.safetensors"), load_file(out / "model-final.safetensors")
@@ -95,19 +71,3 @@ def test_flwr_run_gives_the_model_of_the_local_engine(cli, tmp_path, transport):
 
 def charges(report):
     return [(event["client"], event["round"], event["steps"]) for event in report["privacy"]["events"]]
-
-
-def in_use(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def log(home):
-    return "\n".join(file.read_text()[-5000:] for file in home.rglob("*.log"))
-
-
-def end_superlink(home):
-    listing = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    for line in listing.splitlines():
-        if "flower-superlink" in line and str(home) in line:
-            os.kill(int(line.split()[0]), signal.SIGKILL)

@@ -22,7 +22,7 @@ from fedtrain.deployment.processes import unproxied
 from fedtrain.deployment.superlink import CONNECTION, Service
 from tests.integration.conftest import ROOT
 from tests.integration.deployed import NEEDS_NGINX
-from tests.integration.superlink import free_port
+from tests.ports import free_port
 
 pytestmark = [
     pytest.mark.slow,

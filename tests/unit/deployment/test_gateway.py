@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from fedtrain.deployment.gateway import find_nginx, write_configuration
 from fedtrain.errors import RunError, SiteError
+from tests.ports import free_port
 from tests.unit.deployment.doctor import folders, pki, superlinks
 
 needs_nginx = pytest.mark.skipif(
@@ -123,7 +124,7 @@ def gateway(tmp_path_factory):
     # A folder with what nginx would read as something else, if it were not quoted.
     folder = tmp_path_factory.mktemp("gateway")
     ca = pki.authority("CA of the federation")
-    address = f"127.0.0.1:{superlinks.free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     place = folder / 'a "folder"; of {mine} \\ #1'
     server = folders.server_folder(place, folders.Members.make(), ca, address=address)
     issued = pki.certificate_of(ca, "localhost")
@@ -341,7 +342,7 @@ def test_tls_1_3_for_its_own_name_by_its_own_ca(gateway, tmp_path):
 
 @needs_nginx
 def test_what_is_behind_is_known_by_its_certificate(tmp_path, ca, members):
-    server = folders.server_folder(tmp_path / "server", members, ca, address=f"127.0.0.1:{superlinks.free_port()}")
+    server = folders.server_folder(tmp_path / "server", members, ca, address=f"127.0.0.1:{free_port()}")
     other = pki.certificate_of(pki.authority("another"), "localhost")
     with recording(other, tmp_path) as recorder, before(server, recorder.server.server_port) as log:
         gateway = Gateway(server, recorder, log)

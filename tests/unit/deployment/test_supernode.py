@@ -13,8 +13,9 @@ import pytest
 from fedtrain.deployment import NodeFolder, write_membership
 from fedtrain.deployment.supernode import Standing, standing
 from fedtrain.errors import KeyFileError, SiteError
+from tests.ports import free_port
 from tests.unit.deployment.doctor import folders
-from tests.unit.deployment.doctor.superlinks import free_port, superlink
+from tests.unit.deployment.doctor.superlinks import superlink
 
 PATIENCE = 90
 

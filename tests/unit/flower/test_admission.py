@@ -5,6 +5,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from fedtrain.crypto import Identity
 from fedtrain.deployment import Federation, NodeFolder
 from fedtrain.flower.admission import ask, judged
+from tests.ports import free_port
 from tests.unit.deployment.doctor import pki, superlinks
 
 OPERATOR = Identity.generate().public
@@ -49,7 +50,7 @@ def test_a_superlink_that_another_ca_speaks_for_is_not_asked(superlink, tmp_path
 
 
 def test_a_server_that_is_away(tmp_path):
-    check = ask(node_at(tmp_path / "a", f"127.0.0.1:{superlinks.free_port()}", pki.authority()))
+    check = ask(node_at(tmp_path / "a", f"127.0.0.1:{free_port()}", pki.authority()))
     assert check.status == "warns"
     assert "was not asked" in check.detail
 
@@ -65,7 +66,7 @@ def test_a_server_that_answers_otherwise(tmp_path):
 
 def test_the_proxy_of_the_environment_is_taken_as_by_the_supernode(tmp_path, monkeypatch):
     ca = pki.authority()
-    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{superlinks.free_port()}")
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{free_port()}")
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
     with pki.serving(tmp_path, pki.certificate_of(ca, "127.0.0.1")) as port:

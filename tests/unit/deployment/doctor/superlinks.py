@@ -9,16 +9,11 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.ports import free_port
 from tests.unit.deployment.doctor import pki
 
 BIN = Path(sys.executable).parent
-PATIENCE = 60
-
-
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
+PATIENCE = 180
 
 
 def wait_for(port):

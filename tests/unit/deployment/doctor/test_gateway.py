@@ -7,6 +7,7 @@ import pytest
 
 from fedtrain.deployment.doctor.certificates import read_certificate
 from fedtrain.deployment.doctor.gateway import CONTROL, control_api, gateway, nginx
+from tests.ports import free_port
 from tests.unit.deployment.doctor import folders, pki
 
 UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
@@ -49,10 +50,7 @@ def checked(folder, members, ca, issued, port):
 
 
 def test_a_port_that_is_free(tmp_path, members, ca, issued):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-    found = checked(tmp_path, members, ca, issued, port)
+    found = checked(tmp_path, members, ca, issued, free_port())
     assert [(check.name, check.status) for check in found.values()] == [("port", "ok")]
     assert "is free" in found["port"].detail
 

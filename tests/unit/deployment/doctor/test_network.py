@@ -10,6 +10,7 @@ from fedtrain.crypto import Identity
 from fedtrain.deployment import Federation
 from fedtrain.deployment.doctor import network
 from fedtrain.deployment.doctor.network import connect, health, reach, resolve
+from tests.ports import free_port
 from tests.unit.deployment.doctor import pki
 from tests.unit.deployment.doctor.pki import DAY
 
@@ -22,12 +23,6 @@ def federation(port, host="127.0.0.1"):
 
 def checks(ca_file, port, host="127.0.0.1"):
     return {check.name: check for check in reach(federation(port, host), ca_file)}
-
-
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 def test_all_is_well(ca, ca_file, tmp_path):

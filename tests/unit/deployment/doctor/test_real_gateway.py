@@ -7,6 +7,7 @@ from fedtrain.crypto import Identity
 from fedtrain.deployment import Federation, ServerFolder
 from fedtrain.deployment.doctor.gateway import control_api
 from fedtrain.deployment.doctor.superlink import database, loopback_only
+from tests.ports import free_port
 from tests.unit.deployment.doctor import superlinks
 
 NGINX = """
@@ -45,7 +46,7 @@ def gateway(folder, link):
     started = []
 
     def start(forwarded):
-        port = superlinks.free_port()
+        port = free_port()
         (folder / "nginx.conf").write_text(
             NGINX.format(folder=folder, port=port, forwarded=forwarded, address=link.address)
         )

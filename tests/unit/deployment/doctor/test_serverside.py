@@ -1,19 +1,16 @@
-import socket
-
 import pytest
 
 from fedtrain.crypto import Identity
 from fedtrain.deployment import write_membership
 from fedtrain.deployment.doctor.serverside import server_checks
+from tests.ports import free_port
 from tests.unit.deployment.doctor import folders, pki
 from tests.unit.deployment.doctor.pki import DAY
 
 
 @pytest.fixture
 def address():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{taken.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 @pytest.fixture
