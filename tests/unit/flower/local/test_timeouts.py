@@ -20,51 +20,51 @@ def test_a_client_that_hangs_is_stopped_and_the_reply_names_the_function(make_gr
     grid = make_grid(HANGS.format(body="pass"))
     grid.send_and_receive(messages([0]))
     start = time.monotonic()
-    replies = grid.send_and_receive(messages(range(4)), timeout=0.5)
-    assert time.monotonic() - start < 5
+    replies = grid.send_and_receive(messages(range(4)), timeout=3.0)
+    assert time.monotonic() - start < 60
     assert [reply.has_error() for reply in replies] == [False, True, False, False]
     error = replies[1].error
     assert error.code == ErrorCode.MESSAGE_UNAVAILABLE
-    assert error.reason.startswith("client did not answer within 0.5 s")
+    assert error.reason.startswith("client did not answer within 3 s")
     assert "in spin_for_ever" in error.reason
     assert not any(reply.has_error() for reply in grid.send_and_receive(messages([0, 2, 3])))
 
 
 def test_a_client_that_ignores_signals_is_stopped_all_the_same(make_grid, messages):
-    app = HANGS.format(body="time.sleep(60)").replace(
+    app = HANGS.format(body="time.sleep(600)").replace(
         "spin_for_ever()\n    return", "signal.signal(signal.SIGUSR1, signal.SIG_IGN); spin_for_ever()\n    return"
     )
     grid = make_grid(app)
     grid.send_and_receive(messages([0]))
-    replies = grid.send_and_receive(messages([1, 0]), timeout=0.3)
+    replies = grid.send_and_receive(messages([1, 0]), timeout=3.0)
     assert [reply.has_error() for reply in replies] == [True, False]
 
 
 def test_a_message_that_had_not_started_says_so(make_grid, messages):
-    grid = make_grid(HANGS.format(body="time.sleep(60)"), workers=1)
+    grid = make_grid(HANGS.format(body="time.sleep(600)"), workers=1)
     grid.send_and_receive(messages([0]))
-    replies = grid.send_and_receive(messages([1, 2, 3]), timeout=0.3)
+    replies = grid.send_and_receive(messages([1, 2, 3]), timeout=3.0)
     assert "in spin_for_ever" in replies[0].error.reason
     for reply in replies[1:]:
         assert reply.error.code == ErrorCode.MESSAGE_UNAVAILABLE
-        assert reply.error.reason == "client did not answer within 0.3 s: it had not started, all workers were busy"
+        assert reply.error.reason == "client did not answer within 3 s: it had not started, all workers were busy"
 
 
 def test_the_time_to_live_of_a_message_counts_without_a_timeout(make_grid, messages):
-    grid = make_grid(HANGS.format(body="time.sleep(60)"))
+    grid = make_grid(HANGS.format(body="time.sleep(600)"))
     grid.send_and_receive(messages([0]))
-    ids = grid.push_messages([*messages([1], ttl=0.4), *messages([2])])
+    ids = grid.push_messages([*messages([1], ttl=3.0), *messages([2])])
     replies = []
     while len(replies) < 2:
         replies += grid.pull_messages(ids)
     by_id = {reply.metadata.reply_to_message_id: reply for reply in replies}
-    assert by_id[ids[0]].error.reason.startswith("client did not answer within 0.4 s")
+    assert by_id[ids[0]].error.reason.startswith("client did not answer within 3 s")
     assert by_id[ids[1]].has_content()
 
 
 def test_a_message_that_has_expired_already_is_never_run(make_grid, messages):
     grid = make_grid(HANGS.format(body="pass"))
-    sent = messages([0], ttl=1.0)
+    sent = messages([0], ttl=5.0)
     sent[0].metadata.created_at -= 10
     (reply,) = grid.send_and_receive(sent)
     assert "had not started" in reply.error.reason
@@ -73,8 +73,8 @@ def test_a_message_that_has_expired_already_is_never_run(make_grid, messages):
 def test_a_reply_that_came_in_time_is_not_lost_while_the_caller_was_busy(make_grid, messages):
     grid = make_grid(HANGS.format(body="pass"))
     grid.send_and_receive(messages([0, 2]))
-    ids = grid.push_messages(messages([0, 2], ttl=0.3))
-    time.sleep(0.6)
+    ids = grid.push_messages(messages([0, 2], ttl=3.0))
+    time.sleep(3.5)
     replies = grid.pull_messages(ids)
     assert [reply.has_error() for reply in replies] == [False, False]
 
@@ -86,12 +86,12 @@ def test_the_state_of_a_stopped_client_is_not_kept(make_grid, messages):
         seen = "seen" in context.state
         context.state["seen"] = MetricRecord({"messages": 1})
         if message.metadata.group_id == "hang":
-            time.sleep(60)
+            time.sleep(600)
         return Message(RecordDict({"m": MetricRecord({"seen": int(seen)})}), reply_to=message)
     """
     grid = make_grid(app)
     grid.send_and_receive(messages([0]))
-    (stopped,) = grid.send_and_receive(messages([1], group_id="hang"), timeout=0.3)
+    (stopped,) = grid.send_and_receive(messages([1], group_id="hang"), timeout=3.0)
     (reply,) = grid.send_and_receive(messages([1]))
     assert stopped.has_error()
     assert reply.content["m"]["seen"] == 0
@@ -99,12 +99,12 @@ def test_the_state_of_a_stopped_client_is_not_kept(make_grid, messages):
 
 def test_the_next_message_of_a_stopped_client_is_run(make_grid, messages):
     grid = make_grid(
-        HANGS.format(body="time.sleep(60)").replace(
+        HANGS.format(body="time.sleep(600)").replace(
             '["partition-id"] == 1', '["partition-id"] == 1 and message.metadata.group_id'
         )
     )
     grid.send_and_receive(messages([0]))
-    ids = grid.push_messages([*messages([1], ttl=0.3, group_id="hang"), *messages([1])])
+    ids = grid.push_messages([*messages([1], ttl=3.0, group_id="hang"), *messages([1])])
     replies = []
     while len(replies) < 2:
         replies += grid.pull_messages(ids)

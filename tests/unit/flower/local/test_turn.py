@@ -40,9 +40,17 @@ def test_ctrl_c_while_waiting_leaves_the_turn_to_others():
     holder.start()
     taken.wait()
     main = threading.main_thread().ident
-    threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT)).start()
+
+    def interrupt():
+        while not turn._waiting:
+            time.sleep(0.001)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
     with pytest.raises(KeyboardInterrupt), turn:
         pass
+    interrupter.join()
     release.set()
     holder.join()
     with turn:

@@ -1,0 +1,15 @@
+"""What all tests share."""
+
+import os
+import signal
+
+from hypothesis import HealthCheck, settings
+
+# Where CI is set Hypothesis draws the same examples each time, without a limit of time for each. Elsewhere it searches
+# on, and how long an example takes says nothing on a machine that does other work as well.
+if not os.environ.get("CI"):
+    settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("local")
+
+# A shell lets what runs in the background ignore Ctrl-C, and so would all programs that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
