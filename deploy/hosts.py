@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Self
 
 from fedtrain.flower.local.process import thread_variables
@@ -187,10 +188,12 @@ class Hosts:
 
 
 def namespaces_allowed() -> bool:
-    """Say whether this process may make network namespaces."""
+    """Say whether this process may make hosts with networks of their own, by making one."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         return False
-    name = f"ft{os.getpid()}-try"
-    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode == 0
-    subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
-    return made
+    with TemporaryDirectory() as folder:
+        try:
+            with Hosts(Path(folder), ["try"], server="try", namespaces=True) as hosts:
+                return hosts.run("try", "true").returncode == 0
+        except (OSError, subprocess.SubprocessError):
+            return False
