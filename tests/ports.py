@@ -14,8 +14,9 @@ _PORTS = chain(range(_FIRST + _START, _FIRST + _COUNT), range(_FIRST, _FIRST + _
 
 def free_port():
     """Return a port on which nobody listens."""
-    for port in _PORTS:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
-    raise RuntimeError("no port is left")
+    return next(port for port in _PORTS if not is_open(port))
+
+
+def is_open(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -5,15 +5,14 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.ports import free_port
+from fedtrain.deployment import programs
+from tests.ports import free_port, is_open
 
 ROOT = Path(__file__).parents[2]
 
@@ -184,14 +183,10 @@ def flower_environment(home, environment):
     """Return the environment of Flower's programs that leave nothing outside of a folder and ask nobody."""
     return {
         **environment,
-        "FLWR_HOME": str(home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        **programs.environment(home),
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
         # Sums of floating-point numbers depend on the number of threads.
         "OMP_NUM_THREADS": "1",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
 
 
@@ -253,8 +248,3 @@ def contents(paths):
     for path in paths:
         with contextlib.suppress(OSError):
             yield path.read_bytes()
-
-
-def is_open(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.integration.superlink import NAME, ROOT, Processes, flower_environment, is_open
-from tests.ports import free_port
+from tests.integration.superlink import NAME, ROOT, Processes, flower_environment
+from tests.ports import free_port, is_open
 
 CONFIG = """
 name = "on-flower"

@@ -4,30 +4,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
 from fedtrain.deployment import processes as module
 from fedtrain.deployment.processes import Processes, Stopped, delays, only_one, stopped_by_signals, unproxied
 from fedtrain.errors import RunError, SiteError, StorageError
-
-PATIENCE = 30
-
-
-def until(holds):
-    end = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def runs(number):
-    with suppress(OSError):
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
+from tests.processes import PATIENCE, runs, until
 
 
 def script(text, *arguments):

@@ -103,13 +103,14 @@ def test_a_reply_that_is_not_there_is_asked_for_with_a_pause():
     grid = PromptGrid(stalling)
     ids = list(grid.push_messages(questions()))
     started = time.monotonic()
-    for _ in range(5):
+    pulls = 0
+    while pulls < 5 or min(stalling.asked[node] for node in NODES) < 2:
         assert grid.pull_messages(ids) == []
+        pulls += 1
     seconds = time.monotonic() - started
     assert seconds >= 0.45
     # However slow this machine is: at most once at the beginning, and once in each tenth of a second.
-    assert max(stalling.asked.values()) >= 2
-    assert all(asked <= 1 + seconds / 0.1 for asked in stalling.asked.values())
+    assert all(2 <= asked <= 1 + seconds / 0.1 for asked in stalling.asked.values())
 
 
 def test_an_error_reaches_who_asks():

@@ -148,8 +148,9 @@ def test_each_body_has_its_own_key():
 
 
 def test_neither_key_nor_content_is_printed():
-    shown = repr(BODY)
-    assert repr(BODY.digest) in shown
-    assert repr(BODY.key) not in shown
-    assert "key=" not in shown
-    assert "ciphertext=" not in shown
+    body = Body.encrypt(CONTENT, random=bytes)  # a random digest could spell what is looked for
+    shown = repr(body)
+    assert repr(body.digest) in shown
+    assert repr(body.key) not in shown
+    assert "key" not in shown
+    assert "ciphertext" not in shown

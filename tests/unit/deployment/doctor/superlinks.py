@@ -2,14 +2,13 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.ports import free_port
+from tests.ports import free_port, is_open
 from tests.unit.deployment.doctor import pki
 
 BIN = Path(sys.executable).parent
@@ -20,9 +19,8 @@ def wait_for(port):
     """Wait until somebody listens on a port of loopback."""
     limit = time.monotonic() + PATIENCE
     while time.monotonic() < limit:
-        with socket.socket() as tried:
-            if tried.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        if is_open(port):
+            return
         time.sleep(0.05)
     raise TimeoutError(f"nobody listens on port {port}")
 

@@ -4,10 +4,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
+
+from tests.processes import runs, until
 
 ROOT = Path(__file__).parents[4]
 
@@ -78,23 +79,8 @@ def start(write_app, tmp_path):
     shutil.rmtree(temporary)
 
 
-def alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    stat = Path(f"/proc/{pid}/stat")
-    return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
-
-
-def await_that(condition):
-    """Wait as long as it takes: the limit of the whole test is the limit."""
-    while not condition():
-        time.sleep(0.02)
-
-
 def await_the_end(directories, pids):
-    await_that(lambda: not any(map(alive, pids)) and not any(directory.exists() for directory in directories))
+    until(lambda: not any(map(runs, pids)) and not any(directory.exists() for directory in directories))
 
 
 @pytest.mark.parametrize("group", ["", "busy"])
@@ -102,7 +88,7 @@ def test_nothing_is_left_when_the_parent_is_killed(start, group):
     body = f"grid.push_messages(messages([0, 1], {group!r})); print('pushed', flush=True); import time; time.sleep(60)"
     process, directories, pids = start(body)
     assert process.stdout.readline() == "pushed\n"
-    assert all(map(alive, pids))
+    assert all(map(runs, pids))
     process.kill()
     await_the_end(directories, pids)
 
@@ -127,7 +113,7 @@ print("closed", flush=True)
 """
     process, directories, pids = start(body)
     assert process.stdout.readline() == "waiting\n"
-    await_that(lambda: len(list((tmp_path / "pids").glob("busy-*"))) == 2)
+    until(lambda: len(list((tmp_path / "pids").glob("busy-*"))) == 2)
     for pid in [process.pid, *pids]:  # as a terminal does
         os.kill(pid, signal.SIGINT)
     assert process.stdout.read() == "interrupted True\nclosed\n"
