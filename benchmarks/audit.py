@@ -15,11 +15,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from fedtrain.crypto import Roster, SignedEnvelope
+from fedtrain.audit import audit, read_report
+from fedtrain.crypto import SignedEnvelope
 from fedtrain.ledger.entry import PAYLOAD_TYPE
 from fedtrain.privacy import PrivacyPlan
-from fedtrain.report.audit import audit, read_report
-from tests.unit.report.audit.world import World, spec
+from fedtrain.trust import Roster
+from tests.unit.audit.world import World, spec
 
 
 def main() -> None:

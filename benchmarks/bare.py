@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import multiprocessing, nn
 
-from clients.site import Site, open_site
+from fedtrain.clientapp.site import Site, open_site
 
 SPEC = json.loads(os.environ["FEDTRAIN_BENCH"])
 _site: Site

@@ -5,7 +5,7 @@ from pathlib import Path
 from flwr.app import Context, RecordDict
 from workloads import SPEC, server
 
-from fedtrain.flower.local import LocalGrid
+from fedtrain.engine import LocalGrid
 
 
 def main() -> None:

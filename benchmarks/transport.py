@@ -35,9 +35,9 @@ from numpy.typing import NDArray
 from transport_measure import Line, Meter, fastest, show
 
 from fedtrain.crypto import SealingKey, apply_mask
+from fedtrain.messaging import Arrays, Body, decode, encode, open_sealed, seal
 from fedtrain.secagg import quantize
 from fedtrain.secagg.graph import default_threshold
-from fedtrain.transport import Arrays, Body, decode, encode, open_sealed, seal
 from tests.unit.secagg.federation import Federation, identity_of
 
 MILLION = 1_000_000

@@ -6,11 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 from transport_measure import Meter, Stopwatch, Work
 
-from fedtrain.crypto import SERVER, SealingKey, client_name
+from fedtrain.crypto import SealingKey
 from fedtrain.flower.transport.packing import Packed, body_of, own_of
 from fedtrain.flower.transport.secagg_messages import answer_masked, answer_unmasked
+from fedtrain.messaging import Body, Header, seal
 from fedtrain.secagg import ClientState, MaskedVector, Parameters, UnmaskedShares, quantize
-from fedtrain.transport import Body, Header, seal
+from fedtrain.trust import SERVER, client_name
 from tests.unit.secagg.federation import RUN, SESSION, Federation
 
 HEADER = Header(

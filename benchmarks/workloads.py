@@ -30,8 +30,8 @@ def train(message: Message, context: Context) -> Message:
             RecordDict({"arrays": message.content["arrays"], "metrics": MetricRecord({"num-examples": 1.0})}),
             reply_to=message,
         )
-    from clients import training  # noqa: PLC0415 - W0 does without torch
-    from clients.site import open_site  # noqa: PLC0415
+    from fedtrain.clientapp import training  # noqa: PLC0415 - W0 does without torch
+    from fedtrain.clientapp.site import open_site  # noqa: PLC0415
 
     return Message(training.train(message.content, context, open_site(SPEC["config"])), reply_to=message)
 
@@ -71,6 +71,6 @@ def initial_model() -> ArrayRecord:
     """Return 1M parameters in one array (W0), or the tutorial CNN (W1, W2)."""
     if SPEC["config"] is None:
         return ArrayRecord({"weights": Array(np.zeros(1_000_000, dtype=np.float32))})
-    from clients.site import open_site  # noqa: PLC0415
+    from fedtrain.clientapp.site import open_site  # noqa: PLC0415
 
     return ArrayRecord(open_site(SPEC["config"]).model.state_dict())

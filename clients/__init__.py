@@ -1,1 +1,1 @@
-"""The Flower ClientApp: wiring of the library at a client."""
+"""The Flower ClientApp of an experiment."""

@@ -9,18 +9,18 @@ which need no torch: what imports it, which takes longer than their work, is imp
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from clients.party import open_party
-from clients.reticence import reticent
+from fedtrain.clientapp.endpoint import open_endpoint
+from fedtrain.clientapp.redaction import redact_errors
 from fedtrain.flower.transport import sealed_mod, secagg_mod, session_mod
 
-app = ClientApp(mods=[sealed_mod(open_party), session_mod(open_party), secagg_mod(open_party), reticent])
+app = ClientApp(mods=[sealed_mod(open_endpoint), session_mod(open_endpoint), secagg_mod(open_endpoint), redact_errors])
 
 
 @app.train()
 def handle_training(message: Message, context: Context) -> Message:
     """Train for one round."""
-    from clients.site import site_of
-    from clients.training import train
+    from fedtrain.clientapp.site import site_of
+    from fedtrain.clientapp.training import train
 
     return Message(train(message.content, context, site_of(context)), reply_to=message)
 
@@ -28,7 +28,7 @@ def handle_training(message: Message, context: Context) -> Message:
 @app.query()
 def handle_query(message: Message, context: Context) -> Message:
     """Say which client this node is, and what its ledger holds."""
-    from clients.joining import introduce
-    from clients.site import site_of
+    from fedtrain.clientapp.joining import introduce
+    from fedtrain.clientapp.site import site_of
 
     return Message(introduce(message.content, context, site_of(context)), reply_to=message)

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
 
-from fedtrain.flower.local.process import thread_variables
+from fedtrain.engine.process import thread_variables
 
 NETWORK = "10.77.0"
 NAME, PORT = "fl.example.org", 9443  # the server, as nodes know it

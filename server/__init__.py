@@ -1,1 +1,1 @@
-"""The Flower ServerApp: composition, central evaluation, checkpoints."""
+"""The Flower ServerApp of an experiment."""

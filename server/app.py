@@ -6,7 +6,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedtrain.config import from_flat
-from server.run import run_experiment
+from fedtrain.serverapp.run import run_experiment
 
 app = ServerApp()
 

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedtrain.crypto import Identity, Membership, Roster, SignedEnvelope
-from fedtrain.deployment import Federation, NodeFolder, ServerFolder, write_membership
+from fedtrain.crypto import Identity, SignedEnvelope
+from fedtrain.machines import Federation, NodeFolder, ServerFolder, write_membership
+from fedtrain.trust import Membership, Roster
 
 ID = "0123456789abcdef" * 2
 SITE = """

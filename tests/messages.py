@@ -1,6 +1,6 @@
 """A header, for tests of what is bound to one."""
 
-from fedtrain.transport import Header
+from fedtrain.messaging import Header
 
 HEADER = Header(
     run="0123",

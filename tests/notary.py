@@ -4,10 +4,11 @@ from hashlib import sha256
 
 from fedtrain.config import to_flat
 from fedtrain.config.digest import config_digest
-from fedtrain.crypto import Identity, Roster
+from fedtrain.crypto import Identity
 from fedtrain.ledger import Ledger, LedgerCopies, Opened, RunLog, SitePolicy
 from fedtrain.report import Dropped, RoundEntry
-from server.proof import Proof
+from fedtrain.serverapp.audit_trail import AuditTrail
+from fedtrain.trust import Roster
 
 
 def digest(*parts):
@@ -40,7 +41,9 @@ class Notary:
         )
         copies = LedgerCopies(folder / "copies", roster.clients)
         self.plan = preparation.plan
-        self.proof = Proof(plan=preparation.plan, noise=noise, log=log, roster=roster, copies=copies, withheld=withheld)
+        self.trail = AuditTrail(
+            plan=preparation.plan, noise=noise, log=log, roster=roster, copies=copies, withheld=withheld
+        )
 
     def ledger(self, client):
         return Ledger.open(self.sites / str(client), dataset=digest(client), identity=self.identities[client])
@@ -56,22 +59,22 @@ class Notary:
                 event=self.plan.round_event,
                 repeatable=repeatable,
                 unit=self.plan.spec.unit,
-                noise=self.proof.noise,
+                noise=self.trail.noise,
             )
             ledger.settle(reservation, digest("update", client, number))
             envelopes = ledger.envelopes
         if show:
-            self.proof.copies.receive(client, envelopes, None, first=0)
+            self.trail.copies.receive(client, envelopes, None, first=0)
 
     def state(self, client, number, *, refusal=None):
         """Let a client state that what it shows is all there is."""
         with self.ledger(client) as ledger:
             policy = SitePolicy(epsilon=9.0, delta=self.plan.spec.delta)
             statement = ledger.statement(run=self.run, round_number=number, policy=policy, refusal=refusal)
-            self.proof.copies.receive(client, ledger.envelopes, statement, first=0)
+            self.trail.copies.receive(client, ledger.envelopes, statement, first=0)
 
     def ask(self, number, cohort, *, sealed=False, secagg=False):
-        self.proof.asked(number, tuple(cohort), digest("request", number), sealed=sealed, secagg=secagg)
+        self.trail.asked(number, tuple(cohort), digest("request", number), sealed=sealed, secagg=secagg)
 
     def round(self, number, cohort, *, silent=(), mute=(), sealed=False, secagg=None):
         """Run a round in which some clients do not answer, and others, whose updates are in a sum, fall mute then."""
@@ -90,5 +93,5 @@ class Notary:
             learning_rate=0.1,
             seconds=0.5,
         )
-        self.proof.completed(entry, digest("request", number), aggregate=digest("model", number), silent=mute)
+        self.trail.completed(entry, digest("request", number), aggregate=digest("model", number), silent=mute)
         return entry

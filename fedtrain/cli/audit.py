@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedtrain.audit import Verdict, read_report
+from fedtrain.audit import audit as check
 from fedtrain.cli.failing import reporting_errors
-from fedtrain.crypto import Roster
 from fedtrain.errors import ReportError
 from fedtrain.files import write_atomic
-from fedtrain.report.audit import Verdict, read_report
-from fedtrain.report.audit import audit as check
+from fedtrain.trust import Roster
 
 _STYLES = {"holds": "green", "fails": "bold red", "not proven": "yellow"}
 
@@ -43,7 +43,7 @@ def audit(
         files = {str(path): _read(path) for path in ledgers or ()}
         verdict = check(read, roster=None if roster is None else Roster.read(roster), ledgers=files)
         if html is not None:
-            from fedtrain.report.audit.page import render_audit  # noqa: PLC0415 - only the page needs templates
+            from fedtrain.audit.page import render_audit  # noqa: PLC0415 - only the page needs templates
 
             page = render_audit(verdict, read, digest=sha256(data).hexdigest(), files=len(files))
             write_atomic(html, page.encode())

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from fedtrain.cli.failing import reporting_errors
-from fedtrain.deployment import NodeFolder, ServerFolder
-from fedtrain.deployment.doctor import Check
 from fedtrain.errors import SiteError
+from fedtrain.health import Check
+from fedtrain.machines import NodeFolder, ServerFolder
 from fedtrain.report.numbers import printable
 
 _NAME = 21  # letters: a data set and the beginning of its digest
@@ -42,11 +42,11 @@ def doctor(
 def _checks(folder: Path) -> Iterator[Check]:
     # Flower, torch and Opacus take seconds to import.
     if _is_node(folder):
-        from fedtrain.deployment.doctor.nodeside import node_checks  # noqa: PLC0415
         from fedtrain.flower.admission import ask  # noqa: PLC0415
+        from fedtrain.health.nodeside import node_checks  # noqa: PLC0415
 
         return node_checks(NodeFolder.open(folder), ask)
-    from fedtrain.deployment.doctor.serverside import server_checks  # noqa: PLC0415
+    from fedtrain.health.serverside import server_checks  # noqa: PLC0415
 
     return server_checks(ServerFolder.open(folder))
 

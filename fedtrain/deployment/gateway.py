@@ -7,9 +7,9 @@ listens on this machine's loopback alone; what comes from outside passes here.
 import shutil
 from pathlib import Path
 
-from fedtrain.deployment.server import ServerFolder
 from fedtrain.errors import RunError, SiteError
 from fedtrain.files import write_atomic
+from fedtrain.machines.server import ServerFolder
 
 # The requests of Flower's Fleet API are all of this form. What is encoded, doubled or has a query is something else.
 # The SuperLink closes idle connections after five seconds; the gateway does so before, or a request would now and then

@@ -131,7 +131,7 @@ class Processes:
         with file:
             try:
                 self._running[name] = subprocess.Popen(  # noqa: S603 - the commands are ours
-                    [sys.executable, "-m", "fedtrain.deployment.leash", str(os.getpid()), *command],
+                    [sys.executable, "-m", "fedtrain.deployment.lifetime", str(os.getpid()), *command],
                     env={**os.environ, **unproxied(), **(environment or {}), _MARK: self._mark},
                     cwd=self._logs,
                     stdin=subprocess.DEVNULL,

@@ -16,16 +16,16 @@ from itertools import chain
 from pathlib import Path
 
 from fedtrain.crypto import Identity
-from fedtrain.deployment.doctor.certificates import covers, read_certificate
-from fedtrain.deployment.doctor.serverside import certificate_checks
-from fedtrain.deployment.doctor.tls import trusting
 from fedtrain.deployment.gateway import find_nginx, write_configuration
-from fedtrain.deployment.membership import read_membership
 from fedtrain.deployment.processes import Processes, delays
 from fedtrain.deployment.programs import environment, make_secret, program, superexec
-from fedtrain.deployment.server import SERVER_VARIABLE, ServerFolder
 from fedtrain.errors import KeyFileError, RunError, SiteError
 from fedtrain.files import write_atomic
+from fedtrain.health.certificates import covers, read_certificate
+from fedtrain.health.serverside import certificate_checks
+from fedtrain.health.tls import trusting
+from fedtrain.machines.membership import read_membership
+from fedtrain.machines.server import SERVER_VARIABLE, ServerFolder
 
 SUPERLINK, GATEWAY, SUPEREXEC, MEMBERS = "superlink", "gateway", "superexec", "members"
 CONNECTION = "fedtrain"

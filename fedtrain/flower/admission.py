@@ -16,9 +16,9 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from fedtrain.crypto.secrets import read_secret
-from fedtrain.deployment import NodeFolder
-from fedtrain.deployment.doctor import Check, fails, ok, warns
 from fedtrain.errors import KeyFileError
+from fedtrain.health import Check, fails, ok, warns
+from fedtrain.machines import NodeFolder
 
 _NEVER = 0.0  # seconds between two heartbeats: not allowed
 

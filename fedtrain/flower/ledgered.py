@@ -8,12 +8,12 @@ from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-from fedtrain.crypto import commit
 from fedtrain.errors import ForgeryError
 from fedtrain.flower import protocol
 from fedtrain.flower.ledgers import ShownLedger
 from fedtrain.flower.wrapper import GridWrapper
 from fedtrain.ledger import LedgerCopies
+from fedtrain.trust import commit
 
 
 @dataclass(frozen=True, kw_only=True)

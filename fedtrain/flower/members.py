@@ -16,9 +16,9 @@ from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, Unregi
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
-from fedtrain.crypto import Membership
-from fedtrain.deployment import ServerFolder, read_membership
 from fedtrain.errors import FedtrainError
+from fedtrain.machines import ServerFolder, read_membership
+from fedtrain.trust import Membership
 
 _PAUSE = 3.0  # seconds between two looks
 

@@ -9,9 +9,9 @@ from flwr.serverapp import ServerApp
 from flwr.serverapp.server_app import LoadServerAppError
 from flwr.supercore.object_ref import load_app
 
+from fedtrain.engine import LocalGrid
 from fedtrain.errors import AppError
 from fedtrain.flower.app import FlowerApp
-from fedtrain.flower.local import LocalGrid
 
 # The key by which an app of ours says how many clients there are; other apps are told by the caller.
 CLIENTS_KEY = "federation.clients"

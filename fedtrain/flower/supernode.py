@@ -22,8 +22,8 @@ from flwr.common.constant import ErrorCode
 from flwr.supercore.fab import Fab
 from flwr.supercore.run import Run
 
-from fedtrain.deployment.bundles import approved, is_approved
 from fedtrain.errors import AppError, FedtrainError
+from fedtrain.machines.bundles import approved, is_approved
 
 # What fetches, checks, stores and hands on a bundle: SHA-256 of the source of each, in Flower 1.41.0.
 _PINNED = {

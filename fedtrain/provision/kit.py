@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from fedtrain.crypto import SignedEnvelope
-from fedtrain.deployment import Federation, NodeFolder, write_membership
 from fedtrain.files import write_atomic
+from fedtrain.machines import Federation, NodeFolder, write_membership
 
 SITE_FILE = """\
 # What this site allows. The server can change nothing here: it is read from this file, before anything is trained.

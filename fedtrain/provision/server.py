@@ -1,11 +1,12 @@
 """The server's folder, as the operator makes it and gives it other keys."""
 
-from fedtrain.crypto import Identity, Membership
+from fedtrain.crypto import Identity
 from fedtrain.crypto.secrets import read_or_create_secret
-from fedtrain.deployment import ServerFolder
 from fedtrain.errors import KeyFileError, SiteError, StorageError
 from fedtrain.files import sync_folder, write_atomic
+from fedtrain.machines import ServerFolder
 from fedtrain.provision.certificates import Pair, hosts_of
+from fedtrain.trust import Membership
 
 # Nothing is the server's identity before a membership names it.
 _NEXT = "identity.new.pem"

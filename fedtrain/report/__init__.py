@@ -8,7 +8,6 @@ from fedtrain.report.digest import body_digest
 from fedtrain.report.evaluation import Best, Evaluation, Evaluations, PerClass
 from fedtrain.report.mechanism import Accountant, AdaptiveClipping, Adversary, Mechanism, PrivacyEvent, Sampling
 from fedtrain.report.privacy import ClientPrivacy, Privacy, PrivacyPoint
-from fedtrain.report.proof import LedgerProof, Proof
 from fedtrain.report.schema import (
     SCHEMA,
     DataSummary,
@@ -19,6 +18,7 @@ from fedtrain.report.schema import (
     RoundEntry,
     SecureAggregation,
 )
+from fedtrain.report.trail import LedgerTrail, SignedTrail
 
 __all__ = [
     "SCHEMA",
@@ -31,7 +31,7 @@ __all__ = [
     "Dropped",
     "Evaluation",
     "Evaluations",
-    "LedgerProof",
+    "LedgerTrail",
     "Mechanism",
     "ModelFile",
     "ModelSummary",
@@ -39,10 +39,10 @@ __all__ = [
     "Privacy",
     "PrivacyEvent",
     "PrivacyPoint",
-    "Proof",
     "Report",
     "RoundEntry",
     "Sampling",
     "SecureAggregation",
+    "SignedTrail",
     "body_digest",
 ]

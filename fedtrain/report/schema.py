@@ -13,7 +13,7 @@ from pydantic import AwareDatetime, Field, model_validator
 from fedtrain.report.base import Count, NotNegative, Part, Positive, Round, Scalar, Sha256, ascending
 from fedtrain.report.evaluation import Evaluations
 from fedtrain.report.privacy import Privacy
-from fedtrain.report.proof import Proof
+from fedtrain.report.trail import SignedTrail
 
 SCHEMA: Final = "fedtrain.report/3"
 
@@ -158,7 +158,7 @@ class Report(Part):
     model: ModelSummary = Field(description="the trained model")
     software: dict[str, str] = Field(description="versions of what it ran on, by name")
     software_digests: dict[str, Sha256] = Field(description="SHA-256 of the code that ran, by name")
-    proof: Proof | None = Field(description="what an audit checks all this against; null in mode none")
+    proof: SignedTrail | None = Field(description="what an audit checks all this against; null in mode none")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

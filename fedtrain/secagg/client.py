@@ -53,7 +53,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from fedtrain.crypto import Roster, SessionSecrets, SignedEnvelope, apply_mask, decrypt_once, encrypt_once
+from fedtrain.crypto import SignedEnvelope, apply_mask, decrypt_once, encrypt_once
 from fedtrain.errors import TransportError
 from fedtrain.secagg.binding import PAIR_BYTES, SEED_BYTES, binding_of, commitment, order_seed
 from fedtrain.secagg.cohort import Announced, Announcements
@@ -62,6 +62,7 @@ from fedtrain.secagg.packing import check_vector, pack
 from fedtrain.secagg.parameters import Parameters
 from fedtrain.secagg.shamir import split
 from fedtrain.secagg.state import ClientState, Pending
+from fedtrain.trust import Roster, SessionSecrets
 
 
 class Client:

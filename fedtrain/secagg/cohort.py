@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedtrain.crypto import Roster, SessionKeys, SignedEnvelope, client_name
+from fedtrain.crypto import SignedEnvelope
 from fedtrain.errors import ForgeryError, TransportError
+from fedtrain.trust import Roster, SessionKeys, client_name
 
 
 @dataclass(frozen=True, kw_only=True)

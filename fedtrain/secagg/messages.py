@@ -1,6 +1,6 @@
 """The messages of a round, and their fields: flat, of plain types, each read within bounds before anything is made.
 
-They are to travel signed and sealed (`fedtrain.transport`): nothing here says who sent a message.
+They are to travel signed and sealed (`fedtrain.messaging`): nothing here says who sent a message.
 """
 
 from collections.abc import Mapping

@@ -12,7 +12,7 @@ from fedtrain.flower.client_dp import clip_reply, release_round
 from fedtrain.flower.wrapper import collect
 from fedtrain.privacy import AdaptiveClipping
 from fedtrain.privacy.noise import SeededSource
-from server.strategies import build_strategy
+from fedtrain.serverapp.strategies import build_strategy
 from tests.fakes import InProcessGrid
 from tests.plans import capped_plan
 

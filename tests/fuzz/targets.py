@@ -11,11 +11,9 @@ from contextlib import suppress
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedtrain.crypto import Identity, SealingKey, SessionKeys, SessionSecrets, SignedEnvelope
-from fedtrain.crypto.session import PAYLOAD_TYPE as KEYS
+from fedtrain.crypto import Identity, SealingKey, SignedEnvelope
 from fedtrain.errors import ForgeryError, TransportError
-from fedtrain.secagg import MaskedVector, MaskRequest, Parameters, UnmaskedShares, UnmaskRequest
-from fedtrain.transport import (
+from fedtrain.messaging import (
     Arrays,
     Body,
     Header,
@@ -26,7 +24,10 @@ from fedtrain.transport import (
     open_sealed,
     seal,
 )
-from fedtrain.transport.offer import PAYLOAD_TYPE as OFFER
+from fedtrain.messaging.offer import PAYLOAD_TYPE as OFFER
+from fedtrain.secagg import MaskedVector, MaskRequest, Parameters, UnmaskedShares, UnmaskRequest
+from fedtrain.trust import SessionKeys, SessionSecrets
+from fedtrain.trust.session import PAYLOAD_TYPE as KEYS
 from tests.messages import HEADER
 
 IDENTITY = Identity(Ed25519PrivateKey.from_private_bytes(bytes(32)))

@@ -8,7 +8,7 @@ import pytest
 
 from fedtrain.crypto import SignedEnvelope
 from fedtrain.errors import TransportError
-from fedtrain.transport import Header, decode, encode
+from fedtrain.messaging import Header, decode, encode
 from tests.fuzz import targets
 from tests.fuzz.targets import TARGETS, WORDS
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.state import RunState
+from fedtrain.serverapp.checkpoint import RunState
 
 ROOT = Path(__file__).parents[2]
 

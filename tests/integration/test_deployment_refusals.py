@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
-from fedtrain.cli.provision import Desk
-from fedtrain.deployment import ServerFolder
+from fedtrain.cli.provision import OperatorFolder
+from fedtrain.machines import ServerFolder
 from fedtrain.provision.certificates import Pair, issue
 from tests.integration.deployed import CONNECTED, SERVER, SHARING, SITES, await_that, up
 
@@ -104,10 +104,10 @@ def test_a_stolen_kit_without_a_key_connects_to_nothing(deployment):
 def test_another_ca_an_expired_certificate_and_a_wrong_clock_are_told_apart(deployment):
     other = copied(deployment, A, "other-ca")
     deployment.hosts.stop(A, up(A))
-    desk = Desk.create(
+    operator = OperatorFolder.create(
         deployment.hosts.folder / "another", address="x.example:1", names=(), days=9, now=datetime.now(UTC)
     )
-    shutil.copy(desk.path / "ca.pem", other / "ca.pem")
+    shutil.copy(operator.path / "ca.pem", other / "ca.pem")
     assert refused(deployment, A, "fedtrain client up other-ca", "wrong CA")
     if shutil.which("faketime"):
         line = "faketime -f +1h fedtrain client up hospital-a"

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from fedtrain.deployment import ServerFolder
 from fedtrain.deployment.processes import unproxied
 from fedtrain.deployment.superlink import CONNECTION, Service
+from fedtrain.machines import ServerFolder
 from tests.integration.conftest import ROOT
 from tests.integration.deployed import NEEDS_NGINX
 from tests.ports import free_port

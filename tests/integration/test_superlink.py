@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fedtrain.crypto import Identity, SessionSecrets
+from fedtrain.crypto import Identity
+from fedtrain.trust import SessionSecrets
 from tests.integration.superlink import record
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

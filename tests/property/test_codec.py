@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as npst
 
 from fedtrain.crypto import canonical
 from fedtrain.errors import TransportError
-from fedtrain.transport import Arrays, Values, decode, encode
+from fedtrain.messaging import Arrays, Values, decode, encode
 
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 texts = names

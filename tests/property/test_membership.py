@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedtrain.crypto import Identity, Membership, PublicIdentity, Roster, SignedEnvelope
+from fedtrain.crypto import Identity, PublicIdentity, SignedEnvelope
 from fedtrain.errors import ForgeryError
+from fedtrain.trust import Membership, Roster
 
 OPERATOR = Identity.generate()
 SERVER = Identity.generate().public

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fedtrain.crypto import Identity, SealingKey
 from fedtrain.errors import TransportError
-from fedtrain.transport import Body, Header, open_sealed, seal
+from fedtrain.messaging import Body, Header, open_sealed, seal
 from tests.messages import HEADER
 
 IDENTITIES = [Identity.generate() for _ in range(2)]

@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as hnp
 
 from fedtrain.errors import StorageError
 from fedtrain.report import Dropped, Evaluation, RoundEntry, SecureAggregation
-from server.state import RunState
+from fedtrain.serverapp.checkpoint import RunState
 
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "uint8", "bool")
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)

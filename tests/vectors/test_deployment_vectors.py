@@ -6,10 +6,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from fedtrain.crypto import Membership, SignedEnvelope
-from fedtrain.deployment import Federation
-from fedtrain.deployment.request import Request
+from fedtrain.crypto import SignedEnvelope
 from fedtrain.errors import ForgeryError
+from fedtrain.machines import Federation
+from fedtrain.machines.request import Request
+from fedtrain.trust import Membership
 from tests.vectors.test_vectors import IDENTITY, roster
 
 HERE = Path(__file__).parent / "deployment"

@@ -19,17 +19,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey
 
-from fedtrain.crypto import (
-    Identity,
-    PublicSealingKey,
-    SealingKey,
-    SessionKeys,
-    SessionSecrets,
-    SignedEnvelope,
-    decrypt_once,
-    encrypt_once,
-)
-from fedtrain.transport import (
+from fedtrain.crypto import Identity, PublicSealingKey, SealingKey, SignedEnvelope, decrypt_once, encrypt_once
+from fedtrain.messaging import (
     Arrays,
     Body,
     Header,
@@ -41,6 +32,7 @@ from fedtrain.transport import (
     open_sealed,
     seal,
 )
+from fedtrain.trust import SessionKeys, SessionSecrets
 
 HERE = Path(__file__).parent
 KEM = json.loads((HERE / "sealed_kem.json").read_bytes())

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedtrain.crypto import Identity, PublicIdentity, Roster, SignedEnvelope, canonical, is_canonical
+from fedtrain.crypto import Identity, PublicIdentity, SignedEnvelope, canonical, is_canonical
 from fedtrain.crypto.envelope import pre_authentication
 from fedtrain.ledger import (
     Asked,
@@ -35,6 +35,7 @@ from fedtrain.ledger.record import PAYLOAD_TYPE as RECORD
 from fedtrain.ledger.record import read_own_records
 from fedtrain.ledger.statement import PAYLOAD_TYPE as STATEMENT
 from fedtrain.privacy import SampledGaussian
+from fedtrain.trust import Roster
 
 HERE = Path(__file__).parent
 RFC8785 = json.loads((HERE / "rfc8785.json").read_bytes())

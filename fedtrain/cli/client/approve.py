@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from fedtrain.cli.failing import reporting_errors
-from fedtrain.deployment import NodeFolder
-from fedtrain.deployment.bundles import Bundle, approve_bundle, approved, kept, withdraw
 from fedtrain.errors import ConfigError, SiteError
+from fedtrain.machines import NodeFolder
+from fedtrain.machines.bundles import Bundle, approve_bundle, approved, kept, withdraw
 from fedtrain.report.numbers import printable
 
 

@@ -10,8 +10,8 @@ import typer
 from fedtrain.cli.failing import reporting_errors
 from fedtrain.data import format_histogram
 from fedtrain.data.site import SiteData, open_site, read_site_data
-from fedtrain.deployment import NodeFolder
 from fedtrain.ledger import read_policy
+from fedtrain.machines import NodeFolder
 
 
 def data(

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from fedtrain.cli.failing import reporting_errors
-from fedtrain.deployment import NodeFolder
-from fedtrain.deployment.request import make_keys
+from fedtrain.machines import NodeFolder
+from fedtrain.machines.request import make_keys
 
 
 def init(kit: Annotated[Path, typer.Argument(metavar="KIT", help="The folder that the operator gave you.")]) -> None:

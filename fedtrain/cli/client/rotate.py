@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from fedtrain.cli.failing import reporting_errors
-from fedtrain.deployment import NodeFolder
 from fedtrain.deployment.processes import only_one
-from fedtrain.deployment.rotation import rotate as rotate_keys
+from fedtrain.machines import NodeFolder
+from fedtrain.machines.rotation import rotate as rotate_keys
 
 
 def rotate(kit: Annotated[Path, typer.Argument(metavar="KIT", help="The node's folder.")]) -> None:

@@ -7,9 +7,9 @@ import typer
 
 from fedtrain.cli.failing import reporting_errors
 from fedtrain.cli.serving import say, until_stopped
-from fedtrain.deployment import NodeFolder
 from fedtrain.deployment.processes import only_one
 from fedtrain.deployment.supernode import serve, standing
+from fedtrain.machines import NodeFolder
 
 
 def up(kit: Annotated[Path, typer.Argument(metavar="KIT", help="The node's folder.")]) -> None:

@@ -12,9 +12,9 @@ import typer
 
 from fedtrain.cli.failing import reporting_errors
 from fedtrain.config import Experiment, from_flat, read_flat, to_flat
-from fedtrain.deployment import ServerFolder
 from fedtrain.deployment.running import bring_back, follow, refuse_taken, stop, submit
 from fedtrain.deployment.superlink import running
+from fedtrain.machines import ServerFolder
 
 _FAILED, _INTERRUPTED = 1, 130
 _PATIENCE = 20.0  # seconds for a run that was stopped to leave its report

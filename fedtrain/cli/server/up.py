@@ -7,10 +7,10 @@ import typer
 
 from fedtrain.cli.failing import reporting_errors
 from fedtrain.cli.serving import say, until_stopped
-from fedtrain.deployment import ServerFolder
 from fedtrain.deployment.processes import only_one
 from fedtrain.deployment.superlink import Service, check, serve
 from fedtrain.errors import ConfigError
+from fedtrain.machines import ServerFolder
 
 
 def up(

@@ -4,7 +4,7 @@ Server: ``strategy -> SecAggGrid -> ... -> SealedGrid -> the runtime's grid``. C
 ``secagg_mod``, then whatever makes the update. Each of the two layers works without the other.
 """
 
-from fedtrain.flower.transport.party import OpenParty, Party
+from fedtrain.flower.transport.endpoint import Endpoint, OpenEndpoint
 from fedtrain.flower.transport.sealed_grid import SealedGrid
 from fedtrain.flower.transport.sealed_mod import sealed_mod
 from fedtrain.flower.transport.secagg_grid import SecAggGrid
@@ -15,10 +15,10 @@ from fedtrain.flower.transport.summing import Outcome, Summing
 from fedtrain.flower.transport.vector import Layout, Total
 
 __all__ = [
+    "Endpoint",
     "Layout",
-    "OpenParty",
+    "OpenEndpoint",
     "Outcome",
-    "Party",
     "SealedGrid",
     "SecAggGrid",
     "ServerSession",

@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, RecordDict
 from fedtrain.errors import TransportError
 from fedtrain.flower import protocol
 from fedtrain.flower.transport.records import bytes_of, bytes_record, from_content, to_content
-from fedtrain.transport import Record, Values, decode, encode
+from fedtrain.messaging import Record, Values, decode, encode
 
 _SEALED, _HEADER, _OWN, _BODY = "sealed", "header", "sealed", "body"
 

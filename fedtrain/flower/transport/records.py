@@ -12,8 +12,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from fedtrain.errors import TransportError
-from fedtrain.transport import Arrays, Record, Values
-from fedtrain.transport.content import Kind
+from fedtrain.messaging import Arrays, Record, Values
+from fedtrain.messaging.content import Kind
 
 # The name of an array that is bytes and no numpy file, which no application gives its own, and the format of it.
 _BYTES = "fedtrain.bytes"

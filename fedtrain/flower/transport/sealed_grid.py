@@ -8,12 +8,12 @@ from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-from fedtrain.crypto import SERVER, client_name
 from fedtrain.errors import TransportError
 from fedtrain.flower.transport.packing import Packed, body_of, own_of, round_of, unpacked
 from fedtrain.flower.transport.session import ServerSession
 from fedtrain.flower.wrapper import GridWrapper
-from fedtrain.transport import Body, Header, open_sealed, seal
+from fedtrain.messaging import Body, Header, open_sealed, seal
+from fedtrain.trust import SERVER, client_name
 
 
 class SealedGrid(GridWrapper):

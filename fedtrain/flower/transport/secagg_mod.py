@@ -4,11 +4,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, M
 from flwr.app.message import make_message
 from flwr.clientapp.typing import ClientAppCallable, Mod
 
-from fedtrain.crypto import SessionKeys
 from fedtrain.errors import ConfigError, TransportError
 from fedtrain.flower import protocol
+from fedtrain.flower.transport.endpoint import Endpoint, OpenEndpoint, required
 from fedtrain.flower.transport.packing import round_of
-from fedtrain.flower.transport.party import OpenParty, Party, required
 from fedtrain.flower.transport.secagg_messages import (
     RECORD,
     SessionName,
@@ -22,9 +21,10 @@ from fedtrain.flower.transport.secagg_messages import (
 from fedtrain.flower.transport.summing import Summing
 from fedtrain.flower.transport.vector import to_vector
 from fedtrain.secagg import Client, ClientState, MaskedVector, MaskRequest, UnmaskedShares
+from fedtrain.trust import SessionKeys
 
 
-def secagg_mod(open_party: OpenParty) -> Mod:
+def secagg_mod(open_endpoint: OpenEndpoint) -> Mod:
     """Return the mod. It belongs inside of the sealed mod, and outside of whatever makes the update.
 
     The request is checked before the application sees the message: nothing is trained for a sum that this client has
@@ -36,26 +36,26 @@ def secagg_mod(open_party: OpenParty) -> Mod:
         kind = message.metadata.message_type
         if RECORD in message.content.config_records:
             if kind == MessageType.QUERY:
-                return _unmasked(message, required(open_party(context)))
-            return _masked(message, context, call_next, required(open_party(context)))
-        party = open_party(context)
-        if kind.startswith(MessageType.TRAIN) and party is not None and party.secagg:
+                return _unmasked(message, required(open_endpoint(context)))
+            return _masked(message, context, call_next, required(open_endpoint(context)))
+        endpoint = open_endpoint(context)
+        if kind.startswith(MessageType.TRAIN) and endpoint is not None and endpoint.secagg:
             raise TransportError(
-                f"{party.name} sends masked updates only, and none is asked for: set transport.secagg.enabled = true"
+                f"{endpoint.name} sends masked updates only, and none is asked for: set transport.secagg.enabled = true"
             )
         return call_next(message, context)
 
     return mod
 
 
-def _masked(message: Message, context: Context, call_next: ClientAppCallable, party: Party) -> Message:
+def _masked(message: Message, context: Context, call_next: ClientAppCallable, endpoint: Endpoint) -> Message:
     request, session = read_mask_request(message.content), read_session(message.content)
     received = _only(message.content, "the message")
     settings = message.content.config_records.get(protocol.CONFIG, ConfigRecord())
-    summing = party.summing.in_round(settings)
+    summing = endpoint.summing.in_round(settings)
     _check(request, summing, received, settings)
-    client = _opened(party, session)
-    client.state = _state(party.sessions.state(**session))
+    client = _opened(endpoint, session)
+    client.state = _state(endpoint.sessions.state(**session))
     client.begin(request)
     reply = call_next(make_message(metadata=message.metadata, content=without_session(message.content)), context)
     if reply.has_error() or not reply.content.array_records:
@@ -66,7 +66,7 @@ def _masked(message: Message, context: Context, call_next: ClientAppCallable, pa
         received=received,
         trained=_only(reply.content, "the update"),
         metrics=next(iter(reply.content.metric_records.values()), MetricRecord()),
-        random=summing.random(client=party.client, round_number=round_of(message.content)),
+        random=summing.random(client=endpoint.client, round_number=round_of(message.content)),
     )
 
     def mask(state: bytes | None) -> tuple[bytes, MaskedVector]:
@@ -76,7 +76,7 @@ def _masked(message: Message, context: Context, call_next: ClientAppCallable, pa
         masked = client.mask(vector)
         return client.state.to_json(), masked
 
-    masked = party.sessions.update(**session, change=mask)
+    masked = endpoint.sessions.update(**session, change=mask)
     others = {name: record for name, record in reply.content.items() if isinstance(record, ConfigRecord)}
     return Message(RecordDict({**others, **answer_masked(masked)}), reply_to=message)
 
@@ -99,30 +99,30 @@ def _check(request: MaskRequest, summing: Summing, received: ArrayRecord, settin
         raise TransportError("the members of the cohort are asked for other work than this client")
 
 
-def _unmasked(message: Message, party: Party) -> Message:
+def _unmasked(message: Message, endpoint: Endpoint) -> Message:
     request, session = read_unmask_request(message.content), read_session(message.content)
-    client = _opened(party, session)
+    client = _opened(endpoint, session)
 
     def unmask(state: bytes | None) -> tuple[bytes, UnmaskedShares]:
         client.state = _state(state)
         shares = client.unmask(request)
         return client.state.to_json(), shares
 
-    shares = party.sessions.update(**session, change=unmask)
+    shares = endpoint.sessions.update(**session, change=unmask)
     return Message(answer_unmasked(shares), reply_to=message)
 
 
-def _opened(party: Party, session: SessionName) -> Client:
+def _opened(endpoint: Endpoint, session: SessionName) -> Client:
     """Return the client of a session, as if nothing had come before."""
-    secrets = party.sessions.secrets(**session)
-    roster = party.roster(**session)
-    keys = SessionKeys.of(secrets, **session, roster=roster.digest, party=party.name)
+    secrets = endpoint.sessions.secrets(**session)
+    roster = endpoint.roster(**session)
+    keys = SessionKeys.of(secrets, **session, roster=roster.digest, party=endpoint.name)
     return Client(
-        client=party.client,
+        client=endpoint.client,
         secrets=secrets,
-        announcement=keys.sign(party.identity),
+        announcement=keys.sign(endpoint.identity),
         roster=roster,
-        minimum=party.minimum,
+        minimum=endpoint.minimum,
         state=ClientState(),
     )
 

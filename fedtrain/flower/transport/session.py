@@ -12,19 +12,11 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from fedtrain.crypto import (
-    Identity,
-    PublicSealingKey,
-    Roster,
-    SealingKey,
-    SessionKeys,
-    SignedEnvelope,
-    canonical,
-    client_name,
-)
+from fedtrain.crypto import Identity, PublicSealingKey, SealingKey, SignedEnvelope, canonical
 from fedtrain.errors import TransportError
 from fedtrain.flower.answers import answers
-from fedtrain.transport import PROTOCOL, SessionEnd, SessionOffer
+from fedtrain.messaging import PROTOCOL, SessionEnd, SessionOffer
+from fedtrain.trust import Roster, SessionKeys, client_name
 
 RECORD = "fedtrain.session"
 _SAME_VERSION = "install the same version of fedtrain on both machines"

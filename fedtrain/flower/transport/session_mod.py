@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable, Mod
 
-from fedtrain.crypto import Roster, SessionKeys, SignedEnvelope
+from fedtrain.crypto import SignedEnvelope
 from fedtrain.errors import TransportError
-from fedtrain.flower.transport.party import OpenParty, Party, required
+from fedtrain.flower.transport.endpoint import Endpoint, OpenEndpoint, required
 from fedtrain.flower.transport.session import (
     END,
     KEYS,
@@ -20,45 +20,48 @@ from fedtrain.flower.transport.session import (
     SPOKEN,
     is_of_a_session,
 )
-from fedtrain.transport import PROTOCOL, SessionEnd, SessionOffer
+from fedtrain.messaging import PROTOCOL, SessionEnd, SessionOffer
+from fedtrain.trust import Roster, SessionKeys
 
 
-def session_mod(open_party: OpenParty) -> Mod:
+def session_mod(open_endpoint: OpenEndpoint) -> Mod:
     """Return the mod. It belongs inside of the sealed mod, and outside of whatever does not know of sessions."""
 
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         if not is_of_a_session(message):
             return call_next(message, context)
-        party, fields = required(open_party(context)), dict(message.content.config_records[RECORD])
+        endpoint, fields = required(open_endpoint(context)), dict(message.content.config_records[RECORD])
         if END in fields:
-            _end(*_signed(fields, END), party)
+            _end(*_signed(fields, END), endpoint)
             answer = ConfigRecord()
         else:
-            answer = _announced(*_signed(fields, OFFER), _membership(fields), party)
+            answer = _announced(*_signed(fields, OFFER), _membership(fields), endpoint)
         return Message(RecordDict({RECORD: answer}), reply_to=message)
 
     return mod
 
 
 def _announced(
-    envelope: SignedEnvelope, roster: Roster, membership: SignedEnvelope | None, party: Party
+    envelope: SignedEnvelope, roster: Roster, membership: SignedEnvelope | None, endpoint: Endpoint
 ) -> ConfigRecord:
     """Make keys for a session, and return them."""
     offer = SessionOffer.verify(envelope, roster.server)
     if offer.roster != roster.digest:
         raise TransportError("the server offers a session for other identities than those that it shows")
-    party.accept(roster, membership)
-    secrets = party.sessions.begin(run=offer.run, session=offer.session, roster=offer.roster, start=offer.start)
-    keys = SessionKeys.of(secrets, run=offer.run, session=offer.session, roster=offer.roster, party=party.name)
-    return ConfigRecord({KEYS: keys.sign(party.identity).line(), SEALING: secrets.sealing.public.key, SPOKEN: PROTOCOL})
+    endpoint.accept(roster, membership)
+    secrets = endpoint.sessions.begin(run=offer.run, session=offer.session, roster=offer.roster, start=offer.start)
+    keys = SessionKeys.of(secrets, run=offer.run, session=offer.session, roster=offer.roster, party=endpoint.name)
+    return ConfigRecord(
+        {KEYS: keys.sign(endpoint.identity).line(), SEALING: secrets.sealing.public.key, SPOKEN: PROTOCOL}
+    )
 
 
-def _end(envelope: SignedEnvelope, roster: Roster, party: Party) -> None:
+def _end(envelope: SignedEnvelope, roster: Roster, endpoint: Endpoint) -> None:
     """Delete the keys of a session that the server of this very session ends."""
     end = SessionEnd.verify(envelope, roster.server)
-    if party.sessions.roster(run=end.run, session=end.session) != roster.digest:
+    if endpoint.sessions.roster(run=end.run, session=end.session) != roster.digest:
         raise TransportError("a session is ended by others than those that it is with")
-    party.sessions.end(run=end.run)
+    endpoint.sessions.end(run=end.run)
 
 
 def _signed(fields: Mapping[str, object], name: str) -> tuple[SignedEnvelope, Roster]:

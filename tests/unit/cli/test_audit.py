@@ -6,12 +6,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from fedtrain.audit import CHECKS
+from fedtrain.audit.limits import LIMITS
 from fedtrain.cli.app import app
 from fedtrain.cli.failing import reporting_errors
 from fedtrain.errors import KeyFileError
-from fedtrain.report.audit import CHECKS
-from fedtrain.report.audit.limits import LIMITS
-from tests.unit.report.audit.world import client_world, line
+from tests.unit.audit.world import client_world, line
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from tests.unit.deployment.doctor import folders, pki
+from tests.unit.health import folders, pki
 
 with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # typer imports what click deprecates
     from typer.testing import CliRunner

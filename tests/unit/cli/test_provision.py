@@ -4,10 +4,10 @@ import warnings
 
 import pytest
 
-from fedtrain.deployment import NodeFolder, read_membership
 from fedtrain.deployment.processes import only_one
-from fedtrain.deployment.request import make_keys
-from fedtrain.provision.desk import Desk
+from fedtrain.machines import NodeFolder, read_membership
+from fedtrain.machines.request import make_keys
+from fedtrain.provision.operator import OperatorFolder
 
 with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # typer imports what click deprecates
     from typer.testing import CliRunner
@@ -45,9 +45,9 @@ def node(federation, tmp_path):
 
 def test_init_names_the_federation_and_the_operators_key(tmp_path):
     result = done("init", tmp_path / "federation", "--address", "fl.example.org:9443")
-    desk = Desk.open(tmp_path / "federation")
-    assert f"federation {desk.federation.id}, whose server is fl.example.org:9443\n" in result.stdout
-    assert f"operator's key: {desk.operator.public.key_id[:32]}\n" in result.stdout
+    operator = OperatorFolder.open(tmp_path / "federation")
+    assert f"federation {operator.federation.id}, whose server is fl.example.org:9443\n" in result.stdout
+    assert f"operator's key: {operator.operator.public.key_id[:32]}\n" in result.stdout
     again = run("init", tmp_path / "federation", "--address", "fl.example.org:9443")
     assert (again.exit_code, again.stdout) == (2, "")
     assert "is there already" in again.stderr
@@ -75,7 +75,7 @@ def test_a_node_is_added_admitted_listed_and_revoked(federation, node):
 
 def test_the_servers_copy_of_the_membership_is_the_newest(federation, node):
     done("admit", federation, "north", node.request)
-    server = Desk.open(federation).server
+    server = OperatorFolder.open(federation).server
     assert read_membership(server.membership, server.federation)[0].names == {0: "north"}
 
 
@@ -85,7 +85,7 @@ def test_a_fingerprint_that_was_read_out_is_compared(federation, node):
     result = run("admit", federation, "north", node.request, "--fingerprint", other)
     assert result.exit_code == 1
     assert "the site read out another" in result.stderr
-    assert Desk.open(federation).membership.version == 1
+    assert OperatorFolder.open(federation).membership.version == 1
     result = done("admit", federation, "north", node.request, "--fingerprint", fingerprint.upper().replace(" ", ""))
     assert "compare" not in result.stdout
 
@@ -107,7 +107,7 @@ def test_a_damaged_request_is_refused(federation, node):
     assert result.exit_code == 2
     assert "ask the site for its request.json again" in result.stderr
     assert run("admit", federation, "north", federation / "nothing").exit_code == 2
-    assert Desk.open(federation).membership.version == 1
+    assert OperatorFolder.open(federation).membership.version == 1
 
 
 def test_a_member_does_not_get_the_number_of_another_by_a_request_in_its_name(federation, node, tmp_path):
@@ -119,28 +119,28 @@ def test_a_member_does_not_get_the_number_of_another_by_a_request_in_its_name(fe
     result = run("admit", federation, "south", forged / "request.json", "--rotate", "--fingerprint", fingerprint)
     assert result.exit_code == 1
     assert "the request is of 'north', and not of 'south': nothing was signed" in result.stderr
-    assert Desk.open(federation).membership.version == 2
+    assert OperatorFolder.open(federation).membership.version == 2
 
 
 def test_the_servers_certificate_is_renewed(federation):
-    before = Desk.open(federation).server.certificate.read_bytes()
+    before = OperatorFolder.open(federation).server.certificate.read_bytes()
     result = done("rotate-server", federation, "--days", "9")
-    desk = Desk.open(federation)
-    assert desk.server.certificate.read_bytes() != before
-    assert f"carry {desk.server.certificate}, {desk.server.certificate_key} to" in result.stdout
-    assert desk.membership.version == 1
+    operator = OperatorFolder.open(federation)
+    assert operator.server.certificate.read_bytes() != before
+    assert f"carry {operator.server.certificate}, {operator.server.certificate_key} to" in result.stdout
+    assert operator.membership.version == 1
     for arguments in (["list", federation], ["add", federation, "south"]):
         assert "warning: the server's certificate expires on" in done(*arguments).stderr
     result = done("rotate-server", federation, "--identity", "--name", "other")
     assert result.stderr == ""
-    assert f"the certificate is for {desk.federation.host}, 10.1.2.3, localhost, 127.0.0.1, other" in result.stdout
-    assert f"{desk.server.certificate_key}, {desk.server.identity} to" in result.stdout
+    assert f"the certificate is for {operator.federation.host}, 10.1.2.3, localhost, 127.0.0.1, other" in result.stdout
+    assert f"{operator.server.certificate_key}, {operator.server.identity} to" in result.stdout
     assert "membership version 2" in result.stdout
-    shutil.rmtree(desk.server.path)
+    shutil.rmtree(operator.server.path)
     result = run("rotate-server", federation)
     assert result.exit_code == 2
     assert "make another server with --identity" in result.stderr
-    assert f"carry {desk.server.path}, made anew, to" in done("rotate-server", federation, "--identity").stdout
+    assert f"carry {operator.server.path}, made anew, to" in done("rotate-server", federation, "--identity").stdout
 
 
 def test_what_is_no_federation_is_refused_and_left_as_it_is(tmp_path):

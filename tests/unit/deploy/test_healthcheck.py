@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.deployment.doctor import folders, pki
+from tests.unit.health import folders, pki
 
 SCRIPT = Path(__file__).parents[3] / "deploy" / "healthcheck.py"
 

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.unit.deployment.doctor import folders, pki
+from tests.unit.health import folders, pki
 
 
 @pytest.fixture(scope="session")

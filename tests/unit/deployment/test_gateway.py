@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fedtrain.deployment.gateway import find_nginx, write_configuration
 from fedtrain.errors import RunError, SiteError
 from tests.ports import free_port
-from tests.unit.deployment.doctor import folders, pki, superlinks
+from tests.unit.health import folders, pki, superlinks
 
 needs_nginx = pytest.mark.skipif(
     shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin") is None,

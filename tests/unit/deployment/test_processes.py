@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from fedtrain.deployment import processes as module
 from fedtrain.deployment.processes import Processes, Stopped, delays, only_one, stopped_by_signals, unproxied
 from fedtrain.errors import RunError, SiteError, StorageError
+from fedtrain.machines import processes as module
 from tests.processes import PATIENCE, runs, until
 
 
@@ -140,7 +140,7 @@ with Processes(Path(sys.argv[1])) as processes:
 
 
 def test_a_program_whose_starter_is_gone_before_it_begins_does_not(tmp_path):
-    leash = [sys.executable, "-m", "fedtrain.deployment.leash", "1", *script("print('began')")]
+    leash = [sys.executable, "-m", "fedtrain.deployment.lifetime", "1", *script("print('began')")]
     done = subprocess.run(leash, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 

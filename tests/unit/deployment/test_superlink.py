@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from fedtrain.crypto import Identity
-from fedtrain.deployment import write_membership
 from fedtrain.deployment.superlink import Service, check, running
 from fedtrain.errors import KeyFileError, SiteError
-from tests.unit.deployment.doctor import folders, pki
-from tests.unit.deployment.doctor.pki import DAY
+from fedtrain.machines import write_membership
+from tests.unit.health import folders, pki
+from tests.unit.health.pki import DAY
 
 NAMES = ("127.0.0.1", "localhost")
 

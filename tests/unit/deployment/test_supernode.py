@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from fedtrain.deployment import NodeFolder, write_membership
 from fedtrain.deployment.supernode import Standing, standing
 from fedtrain.errors import KeyFileError, SiteError
+from fedtrain.machines import NodeFolder, write_membership
 from tests.ports import free_port
-from tests.unit.deployment.doctor import folders
-from tests.unit.deployment.doctor.superlinks import superlink
+from tests.unit.health import folders
+from tests.unit.health.superlinks import superlink
 
 PATIENCE = 90
 

@@ -3,10 +3,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from fedtrain.crypto import Identity
-from fedtrain.deployment import Federation, NodeFolder
 from fedtrain.flower.admission import ask, judged
+from fedtrain.machines import Federation, NodeFolder
 from tests.ports import free_port
-from tests.unit.deployment.doctor import pki, superlinks
+from tests.unit.health import pki, superlinks
 
 OPERATOR = Identity.generate().public
 

@@ -4,9 +4,9 @@ from hashlib import sha256
 
 import pytest
 
-from fedtrain.deployment.bundles import Bundle
 from fedtrain.errors import AppError
 from fedtrain.flower.bundle import build_bundle
+from fedtrain.machines.bundles import Bundle
 
 # Flower's choice of files warns of a library's old name.
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern")

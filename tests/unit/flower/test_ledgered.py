@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
-from fedtrain.crypto import Identity, commit
+from fedtrain.crypto import Identity
 from fedtrain.errors import ForgeryError
 from fedtrain.flower import protocol
 from fedtrain.flower.ledgered import LedgerGrid
@@ -10,6 +10,7 @@ from fedtrain.flower.ledgers import ShownLedger
 from fedtrain.flower.wrapper import collect
 from fedtrain.ledger import Ledger, LedgerCopies, SitePolicy
 from fedtrain.privacy import SampledGaussian
+from fedtrain.trust import commit
 from tests.fakes import InProcessGrid
 
 EVENT = SampledGaussian(sampling_rate=0.5, noise_multiplier=2.0, steps=3)

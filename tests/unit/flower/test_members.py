@@ -3,7 +3,7 @@ from flwr.cli.typing import SuperLinkConnection
 from flwr.cli.utils import init_http_client_from_connection
 
 from fedtrain.flower.members import synchronize
-from tests.unit.deployment.doctor import folders, superlinks
+from tests.unit.health import folders, superlinks
 
 
 @pytest.fixture(scope="module")

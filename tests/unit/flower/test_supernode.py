@@ -17,10 +17,10 @@ from flwr.supercore.run import Run, RunStatus
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.nodestate import NodeStateFactory
 
-from fedtrain.deployment.bundles import Bundle, approve_bundle, withdraw
 from fedtrain.errors import AppError
 from fedtrain.flower import supernode as module
 from fedtrain.flower.supernode import checking, refuse_other_source
+from fedtrain.machines.bundles import Bundle, approve_bundle, withdraw
 
 internal = importlib.import_module("flwr.supernode.start_client_internal")
 command = importlib.import_module("flwr.supernode.cli.flower_supernode")

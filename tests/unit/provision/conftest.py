@@ -4,15 +4,17 @@ from datetime import UTC, datetime
 
 import pytest
 
-from fedtrain.deployment import NodeFolder
-from fedtrain.deployment.request import make_keys
-from fedtrain.provision.desk import Desk
+from fedtrain.machines import NodeFolder
+from fedtrain.machines.request import make_keys
+from fedtrain.provision.operator import OperatorFolder
 
 NOW = datetime.now(UTC)
 
 
 def create(path, **changes):
-    return Desk.create(path, **{"address": "fl.example.org:9443", "names": (), "days": 90, "now": NOW} | changes)
+    return OperatorFolder.create(
+        path, **{"address": "fl.example.org:9443", "names": (), "days": 90, "now": NOW} | changes
+    )
 
 
 def asked(kit, folder):
@@ -22,18 +24,18 @@ def asked(kit, folder):
 
 
 @pytest.fixture
-def desk(tmp_path):
+def operator(tmp_path):
     return create(tmp_path / "federation")
 
 
 @pytest.fixture
-def request_of(desk, tmp_path):
+def request_of(operator, tmp_path):
     """Return a function that adds a node, and makes its keys on its machine."""
     numbers = itertools.count()
 
     def make(name):
-        if name not in Desk.open(desk.path).nodes:
-            Desk.open(desk.path).add(name)
-        return asked(desk.kit(name), tmp_path / "machines" / f"{name}-{next(numbers)}")
+        if name not in OperatorFolder.open(operator.path).nodes:
+            OperatorFolder.open(operator.path).add(name)
+        return asked(operator.kit(name), tmp_path / "machines" / f"{name}-{next(numbers)}")
 
     return make

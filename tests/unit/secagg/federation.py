@@ -7,8 +7,9 @@ from itertools import count
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedtrain.crypto import Identity, Roster, SessionKeys, SessionSecrets, client_name
+from fedtrain.crypto import Identity
 from fedtrain.secagg import Client, ClientState, Parameters, ServerRound
+from fedtrain.trust import Roster, SessionKeys, SessionSecrets, client_name
 
 RUN = "0123456789abcdef"
 SESSION = "00112233445566778899aabbccddeeff"

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedtrain.crypto import SessionSecrets, SignedEnvelope, apply_mask
+from fedtrain.crypto import SignedEnvelope, apply_mask
 from fedtrain.errors import AggregationError, TransportError
 from fedtrain.secagg import ClientState, MaskRequest
+from fedtrain.trust import SessionSecrets
 from tests.unit.secagg.federation import Federation, identity_of, stream, vectors_of
 
 FEDERATION = Federation(7)

@@ -4,7 +4,7 @@ from hashlib import sha256
 
 import pytest
 
-from fedtrain.deployment.bundles import is_approved
+from fedtrain.machines.bundles import is_approved
 from tests.federations import provisioned
 
 with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # typer imports what click deprecates

@@ -4,9 +4,9 @@ import warnings
 import pytest
 
 from fedtrain.crypto import Identity
-from fedtrain.deployment import Federation, NodeFolder
 from fedtrain.deployment.processes import only_one
-from fedtrain.deployment.request import read_request
+from fedtrain.machines import Federation, NodeFolder
+from fedtrain.machines.request import read_request
 
 with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # typer imports what click deprecates
     from typer.testing import CliRunner

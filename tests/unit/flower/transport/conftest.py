@@ -5,11 +5,12 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedtrain.crypto import Identity, Roster, SealingKey
+from fedtrain.crypto import Identity, SealingKey
 from fedtrain.flower import protocol
-from fedtrain.flower.transport import Layout, Party, Summing, open_session, sealed_mod, secagg_mod, session_mod
+from fedtrain.flower.transport import Endpoint, Layout, Summing, open_session, sealed_mod, secagg_mod, session_mod
 from fedtrain.flower.wrapper import collect
-from fedtrain.transport import SessionOffer
+from fedtrain.messaging import SessionOffer
+from fedtrain.trust import Roster
 from tests.fakes import RUN_ID, InProcessGrid
 
 RUN, SESSION, CONFIG = "a1", "b2", "c" * 64
@@ -58,14 +59,14 @@ class World:
     def __post_init__(self):
         self.nodes = {100 + client: client for client in range(self.size)}
         self.server = Identity.generate()
-        self.parties = {client: self.party(client) for client in range(self.size)}
+        self.parties = {client: self.endpoint(client) for client in range(self.size)}
         self.roster = Roster(
             server=self.server.public, clients={client: self.parties[client].identity.public for client in self.parties}
         )
         self.apps = {client: self.app(client) for client in range(self.size)}
         self.grid = InProcessGrid(self.answer, self.nodes)
 
-    def party(self, client, **changes):
+    def endpoint(self, client, **changes):
         facts = {
             "client": client,
             "folder": self.folder / f"client-{client}",
@@ -75,7 +76,7 @@ class World:
             "minimum": self.minimum,
             "summing": self.summing or summing(),
         }
-        return Party(**(facts | changes))
+        return Endpoint(**(facts | changes))
 
     def app(self, client):
         app = ClientApp(mods=[mod(lambda _: self.parties[client]) for mod in (sealed_mod, session_mod, secagg_mod)])

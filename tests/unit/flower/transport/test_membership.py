@@ -4,11 +4,12 @@ from threading import Thread
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from fedtrain.crypto import Identity, Membership, Roster
-from fedtrain.deployment import read_membership, write_membership
+from fedtrain.crypto import Identity
 from fedtrain.errors import KeyFileError, SiteError, TransportError
 from fedtrain.flower import protocol
-from fedtrain.flower.transport import Party
+from fedtrain.flower.transport import Endpoint
+from fedtrain.machines import read_membership, write_membership
+from fedtrain.trust import Membership, Roster
 from tests.federations import provisioned
 
 from .conftest import go, summing
@@ -30,7 +31,7 @@ def party_of(node, **changes):
         "summing": summing(),
         "node": node,
     }
-    return Party(**(facts | changes))
+    return Endpoint(**(facts | changes))
 
 
 def accept(made, envelope, *, client=0, roster=None):
@@ -104,33 +105,33 @@ def test_a_membership_on_the_node_that_is_damaged_stops_it(made):
 
 
 def test_a_session_ends_for_a_node_that_knows_another_key_of_the_server(made):
-    party = party_of(made.nodes[0])
+    endpoint = party_of(made.nodes[0])
     envelope = made.sign(version=1)
     roster = Membership.verify(envelope, made.operator.public).roster
-    party.accept(roster, envelope)
-    party.sessions.begin(run="a1", session="b2", roster=roster.digest, start=1)
-    assert party.roster(run="a1", session="b2") == roster
+    endpoint.accept(roster, envelope)
+    endpoint.sessions.begin(run="a1", session="b2", roster=roster.digest, start=1)
+    assert endpoint.roster(run="a1", session="b2") == roster
     write_membership(made.nodes[0].membership, made.sign(version=2, left_out=["node-2"]))
-    assert party.roster(run="a1", session="b2") == roster  # a run goes on with the members that it began with
+    assert endpoint.roster(run="a1", session="b2") == roster  # a run goes on with the members that it began with
     write_membership(made.nodes[0].membership, made.sign(version=3, server=Identity.generate().public))
     with pytest.raises(TransportError, match="has given the server another key"):
-        party.roster(run="a1", session="b2")
+        endpoint.roster(run="a1", session="b2")
 
 
 def test_two_memberships_at_once_leave_the_newer(made, monkeypatch):
     old, new = made.sign(version=2), made.sign(version=3)
     roster = Membership.verify(old, made.operator.public).roster
-    party, write, threads = party_of(made.nodes[0]), write_membership, []
+    endpoint, write, threads = party_of(made.nodes[0]), write_membership, []
 
     def slowly(path, envelope):
         if envelope == old:  # the newer one is offered meanwhile, and has to wait
-            threads.append(Thread(target=party.accept, args=(roster, new)))
+            threads.append(Thread(target=endpoint.accept, args=(roster, new)))
             threads[0].start()
             threads[0].join(timeout=0.5)
         write(path, envelope)
 
-    monkeypatch.setattr("fedtrain.flower.transport.party.write_membership", slowly)
-    party.accept(roster, old)
+    monkeypatch.setattr("fedtrain.flower.transport.endpoint.write_membership", slowly)
+    endpoint.accept(roster, old)
     threads[0].join()
     assert read_membership(made.nodes[0].membership, made.nodes[0].federation)[0].version == 3
 

@@ -4,11 +4,12 @@ import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID
 
-from fedtrain.crypto import Identity, Roster, SessionKeys, canonical
+from fedtrain.crypto import Identity, canonical
 from fedtrain.errors import ForgeryError, KeyFileError, TransportError
 from fedtrain.flower.transport import SealedGrid, end_session
 from fedtrain.flower.wrapper import collect
-from fedtrain.transport import PROTOCOL, SessionOffer
+from fedtrain.messaging import PROTOCOL, SessionOffer
+from fedtrain.trust import Roster, SessionKeys
 
 from .conftest import RUN, SESSION
 
@@ -33,7 +34,7 @@ def test_every_client_announces_keys_that_its_identity_signed(make_world):
     for client in range(3):
         keys = SessionKeys.verify(session.announcements[client], world.parties[client].identity.public)
         assert (keys.run, keys.session, keys.roster) == (RUN, SESSION, world.roster.digest)
-        assert keys.party == f"client-{client}"
+        assert keys.endpoint == f"client-{client}"
         assert session.sealing[client].digest == keys.sealing
 
 
@@ -133,7 +134,7 @@ def test_a_client_takes_part_in_no_session_that_its_server_did_not_offer(make_wo
 
 def test_a_client_that_was_given_identities_takes_part_with_no_others(make_world):
     world = make_world()
-    clients = {client: party.identity.public for client, party in world.parties.items()}
+    clients = {client: endpoint.identity.public for client, endpoint in world.parties.items()}
     intruder = Identity.generate()
     other = Roster(server=intruder.public, clients=clients)
     assert not ask(world, offer(world, signer=intruder, roster=other)).has_error()
@@ -172,7 +173,7 @@ def test_when_a_session_ends_its_keys_are_gone(make_world, sealed):
     world = make_world()
     session, _ = world.session()
     grid = SealedGrid(world.grid, clients=world.nodes, session=session) if sealed else world.grid
-    folders = [party.folder / "sessions" / RUN for party in world.parties.values()]
+    folders = [endpoint.folder / "sessions" / RUN for endpoint in world.parties.values()]
     assert all((folder / SESSION / "secret").is_file() for folder in folders)
     end_session(grid, world.nodes, session, timeout=5)
     assert not any(file.name == "secret" for folder in folders for file in folder.rglob("*"))
@@ -201,7 +202,7 @@ def test_nobody_else_ends_a_session(make_world):
     world = make_world()
     session, _ = world.session()
     intruder = Identity.generate()
-    clients = {client: party.identity.public for client, party in world.parties.items()}
+    clients = {client: endpoint.identity.public for client, endpoint in world.parties.items()}
     other = Roster(server=intruder.public, clients=clients)
     for forged, error in (
         (replace(session, identity=intruder), ForgeryError),

@@ -1,0 +1,135 @@
+"""Whether the epsilons of the report follow from the signed entries, by three accountants."""
+
+from collections.abc import Callable, Iterable
+
+from fedtrain.audit.evidence import Evidence
+from fedtrain.audit.verdict import Finding, UnprovenError, decide, not_proven
+from fedtrain.privacy import SampledGaussian
+from fedtrain.privacy.accounting import Bound, ceiling, claim, second_opinion
+
+TOLERANCE = 1e-3
+"""By how much two computations of one epsilon may differ, absolutely or relatively, by versions of a library."""
+
+# The second opinion is the upper end of an interval of 0.1 at most: as a rule it is much nearer, and a difference of
+# that width can hide an error of it.
+_CLOSE, _ROUGH = 0.03, 0.12
+_OPINION_RELATIVE = 0.01
+
+Accounting = Callable[[Iterable[SampledGaussian], float], Bound]
+
+
+def near(told: float, found: float) -> bool:
+    """Say whether two values of one epsilon agree."""
+    return abs(told - found) <= TOLERANCE * max(1.0, found)
+
+
+def events(evidence: Evidence) -> Finding:
+    """Every entry of this run has the run's plan and noise, and the sampling rate, noise and steps that it prescribes.
+
+    Every reservation, of whatever run, protects what the report's epsilon is about: charges for records and charges
+    for clients do not add up.
+    """
+    plan, run, digest = evidence.plan, evidence.opened.run, evidence.plan.digest
+    expected = plan.event(plan.spec.steps) if evidence.secret else plan.round_event
+    noise, problems, count = evidence.opened.noise, [], 0
+    for client, ledger in evidence.ledgers.items():
+        for entry in ledger.entries:
+            where = f"round {entry.round}, client {client}: entry {entry.sequence}"
+            if entry.unit != plan.spec.unit:
+                problems.append(f"{where} protects each {entry.unit}, and the report's epsilon each {plan.spec.unit}")
+            if entry.run != run:
+                continue
+            count += 1
+            if entry.noise != evidence.opened.noise:
+                problems.append(f"{where} was signed for {entry.noise} noise, and the report says {noise}")
+            if entry.plan != digest:
+                problems.append(f"{where} was signed for the plan {entry.plan[:16]}, and the run's is {digest[:16]}")
+            for name in ("sampling_rate", "noise_multiplier", "steps"):
+                signed, planned = getattr(entry.event, name), getattr(expected, name)
+                if signed != planned:
+                    problems.append(f"{where} has {name} {signed}, and the plan {planned}")
+    return decide(problems, f"{count} entries of this run have the plan's sampling rate, noise and steps")
+
+
+def largest(evidence: Evidence) -> Finding:
+    """The epsilon of each client, composed again with the accountant of the claim, is the one in the report."""
+    delta, problems = evidence.delta, []
+    spent, run = evidence.spent, evidence.opened.run
+    for client in evidence.report.privacy.clients:
+        if client.client not in spent:
+            continue
+        mine = spent[client.client]
+        for name, told, charged in (
+            ("epsilon", client.epsilon, mine.events()),
+            ("epsilon of this run", client.run_epsilon, mine.events(run)),
+        ):
+            found = claim(charged, delta).epsilon
+            if not near(told, found):
+                word = "understated" if told < found else "overstated"
+                problems.append(
+                    f"client {client.client}: {name} is {word}: {told:.6g}, and its entries give {found:.6g}"
+                )
+    return decide(problems, f"{claim((), delta).accountant} gives the epsilon of each of {len(spent)} clients again")
+
+
+def opinion(evidence: Evidence) -> Finding:
+    """An independent implementation of another accountant agrees: closely, or only as its interval allows."""
+    delta, problems, gave_up, rough = evidence.delta, [], [], []
+    for client in evidence.report.privacy.clients:
+        if client.client not in evidence.spent:
+            continue
+        bound = second_opinion(evidence.spent[client.client].events(), delta)
+        where = f"client {client.client}"
+        if bound.note is not None:
+            gave_up.append(f"{where}: {bound.note}")
+            continue
+        far = abs(client.epsilon - bound.epsilon) - _OPINION_RELATIVE * bound.epsilon
+        difference = f"{where}: epsilon is {client.epsilon:.6g}, {bound.accountant} gives {bound.epsilon:.6g}"
+        if far > _ROUGH:
+            problems.append(difference)
+        elif far > _CLOSE:
+            rough.append(f"the two agree only roughly: {difference}")
+    if (gave_up or rough) and not problems:
+        return not_proven([*gave_up, *rough][0])
+    return decide(problems, f"{second_opinion((), delta).accountant} agrees")
+
+
+def bound(evidence: Evidence) -> Finding:
+    """No epsilon is above what the loosest accountant gives."""
+    delta, problems = evidence.delta, []
+    for client in evidence.report.privacy.clients:
+        if client.client not in evidence.spent:
+            continue
+        found = ceiling(evidence.spent[client.client].events(), delta)
+        if client.epsilon > found.epsilon and not near(client.epsilon, found.epsilon):
+            where = f"client {client.client}"
+            problems.append(f"{where}: epsilon is {client.epsilon:.6g}, {found.accountant} gives {found.epsilon:.6g}")
+    return decide(problems, f"no epsilon is above that of {ceiling((), delta).accountant}")
+
+
+def accountants(evidence: Evidence) -> Finding:
+    """The accountants that the report names are those that it may claim with, and gave what it says.
+
+    The central limit (GDP) approximation, for example, can be below the true epsilon: no claim may rest on it.
+    """
+    privacy, delta = evidence.report.privacy, evidence.delta
+    most = max(privacy.clients, key=lambda client: client.epsilon, default=None)
+    if most is None or most.client not in evidence.spent:
+        raise UnprovenError("there is no ledger of the client that spent most")
+    charged = evidence.spent[most.client].events()
+    expected: dict[str, Accounting] = {"claim": claim, "second opinion": second_opinion, "ceiling": ceiling}
+    told = {accountant.role: accountant for accountant in privacy.accountants}
+    problems = [f"no {role} is named" for role in expected if role not in told]
+    for role, accountant in told.items():
+        found = expected[role](charged, delta)
+        if accountant.name != found.accountant:
+            problems.append(
+                f'the {role} is of "{accountant.name}", which is not the accountant of that role, "{found.accountant}"'
+            )
+        elif not near(accountant.epsilon, found.epsilon):
+            problems.append(f"the {role} is {accountant.epsilon:.6g}, and {accountant.name} gives {found.epsilon:.6g}")
+        elif accountant.note != found.note:
+            problems.append(f"the note of the {role} is not what {accountant.name} gives: {found.note}")
+    return decide(
+        problems, "; ".join(f"{role}: {accountant.name}, {accountant.version}" for role, accountant in told.items())
+    )

@@ -1,0 +1,141 @@
+"""Whether the server's record tells the story that the report tells: its opening, its rounds and its end."""
+
+from collections import Counter
+
+from fedtrain.audit.evidence import Evidence
+from fedtrain.audit.repeats import repeats
+from fedtrain.audit.verdict import Finding, UnprovenError, decide, fails
+from fedtrain.config.digest import config_digest
+from fedtrain.ledger import Asked, Closed, Completed
+from fedtrain.report.digest import body_digest
+from fedtrain.report.schema import RoundEntry
+
+
+def opening(evidence: Evidence) -> Finding:
+    """The server opened the run with what the report says: run, configuration, mode, plan, noise, keys."""
+    report, opened, mechanism = evidence.report, evidence.opened, evidence.mechanism
+    pairs = {
+        "run": (opened.run, report.run),
+        "mode": (opened.mode, report.privacy.mode),
+        "configuration digest": (opened.config, config_digest(report.config)),
+        "noise": (opened.noise, report.privacy.noise),
+        "clients": (opened.clients, report.data.clients),
+        "planned rounds": (opened.rounds, report.planned_rounds),
+        "roster digest": (opened.roster, evidence.roster.digest),
+    }
+    problems = [
+        f"{name}: {signed} at the opening, {told} in the report"
+        for name, (signed, told) in pairs.items()
+        if signed != told
+    ]
+    if opened.plan != mechanism.plan:
+        problems.append("the plan of the report is not the one that the run was opened with")
+    problems += _paid(evidence)
+    return decide(
+        problems, "run, configuration, mode, plan, noise and keys are those that the server opened the run with"
+    )
+
+
+def _paid(evidence: Evidence) -> list[str]:
+    """Say where the plan does not pay for the rounds, or is none."""
+    planned = evidence.opened.rounds
+    try:
+        spec, secret = evidence.plan.spec, evidence.secret
+    except UnprovenError as error:
+        return [str(error)]
+    if secret and spec.rounds != planned:
+        return [f"the plan pays for {spec.rounds} rounds, and the run was opened with {planned}"]
+    return []
+
+
+def closing(evidence: Evidence) -> Finding:
+    """The server's last record signs how the run ended, and everything in the report but the proof."""
+    report, last = evidence.report, evidence.records[-1] if evidence.records else None
+    if not isinstance(last, Closed):
+        kind = "there is none" if last is None else f"its last record is of kind {last.kind}"
+        return fails(f"the server's record does not end with a closing: {kind}")
+    problems = []
+    if last.status != report.status:
+        problems.append(f"the server closed the run as {last.status}, and the report says {report.status}")
+    if last.rounds != report.rounds:
+        problems.append(f"the server closed the run after round {last.rounds}, and the report says {report.rounds}")
+    if last.report != body_digest(report):
+        problems.append("the report was changed after it was signed: its digest is another than the closing has")
+    return decide(problems, f"{last.status} after {last.rounds} rounds; the report is the one that the server signed")
+
+
+def rounds(evidence: Evidence) -> Finding:
+    """Rounds were asked before they were completed, one after the other, each of those that took part in them.
+
+    A run that is resumed may do a round again, as far as that is paid for. One that stopped may have lost its last.
+    """
+    problems: list[str] = []
+    done, planned, told = 0, evidence.opened.rounds, evidence.report.rounds
+    open_: Asked | None = None
+    for record in evidence.records:
+        if isinstance(record, Asked):
+            if record.round > planned:
+                problems.append(f"round {record.round} was asked, and the run was opened with {planned}")
+            if not 1 <= record.round <= done + 1:
+                problems.append(f"round {record.round} was asked when {done} rounds were completed")
+            open_ = record
+        elif isinstance(record, Completed):
+            problems += _completed(record, open_)
+            done, open_ = max(done, record.round), None
+    lost = 1 if evidence.report.status != "completed" else 0
+    if not told <= done <= told + lost:
+        problems.append(f"the server completed {done} rounds, and the report says {told}")
+    problems += repeats(evidence)
+    more = ", and another that was lost when the run stopped" if done > told else ""
+    return decide(problems, f"{told} rounds, each asked before it was completed{more}")
+
+
+def _completed(record: Completed, asked: Asked | None) -> list[str]:
+    if asked is None or (asked.round, asked.model) != (record.round, record.model):
+        return [f"round {record.round} was completed without having been asked with that model"]
+    named = Counter([*(update.client for update in record.updates), *(drop.client for drop in record.dropped)])
+    cohort = set(asked.cohort)
+    problems = [f"round {record.round}: client {client} was not asked" for client in named if client not in cohort]
+    problems += [
+        f"round {record.round}: client {client} is named twice" for client in sorted(named) if named[client] > 1
+    ]
+    return problems
+
+
+def log(evidence: Evidence) -> Finding:
+    """The rounds of the report are those of the server's record: who was asked, used and dropped, and the clip norm."""
+    told = {entry.round: entry for entry in evidence.report.round_log}
+    asked = {record.round: record for record in evidence.asked}
+    # What was completed after the last round of the report was lost: the check "rounds" is about it.
+    completed = {record.round: record for record in evidence.completed if record.round <= evidence.report.rounds}
+    problems = [
+        f"round {number} is in the report's log and was never completed" for number in told if number not in completed
+    ]
+    for number, record in completed.items():
+        if number not in told:
+            problems.append(f"round {number} was completed and is missing from the report's log")
+            continue
+        problems += _differences(told[number], record, asked.get(number), secret=evidence.secret)
+    return decide(problems, f"{len(told)} rounds are as the server recorded them")
+
+
+def _differences(entry: RoundEntry, record: Completed, asked: Asked | None, *, secret: bool) -> list[str]:
+    where = f"round {entry.round}"
+    problems = (
+        []
+        if entry.clip_norm == record.clip_norm
+        else [f"{where}: clip norm {entry.clip_norm}, recorded {record.clip_norm}"]
+    )
+    if secret:
+        hidden = (entry.cohort, entry.completed, entry.dropped) == (None, None, None)
+        return problems if hidden else [*problems, f"{where}: names a cohort that must be secret"]
+    cohort = set() if asked is None else set(asked.cohort)
+    pairs = {
+        "cohort": (set(entry.cohort or ()), cohort),
+        "completed": (set(entry.completed or ()), {update.client for update in record.updates}),
+        "dropped": ({drop.client for drop in entry.dropped or ()}, {drop.client for drop in record.dropped}),
+    }
+    for name, (told, signed) in pairs.items():
+        problems += [f"{where}: {name} lacks client {client}" for client in sorted(signed - told)]
+        problems += [f"{where}: {name} names client {client} against the record" for client in sorted(told - signed)]
+    return problems

@@ -1,0 +1,152 @@
+"""The audit: every check, in order."""
+
+import json
+from collections.abc import Callable, Mapping
+from math import isfinite
+from types import MappingProxyType
+from typing import Any, Final, NoReturn
+
+from pydantic import ValidationError
+
+from fedtrain.audit import (
+    accounting,
+    claims,
+    configuration,
+    copies,
+    course,
+    curve,
+    limits,
+    matching,
+    promise,
+    signatures,
+    statements,
+    transport,
+    words,
+)
+from fedtrain.audit.evidence import Evidence, read_copy
+from fedtrain.audit.verdict import Check, Finding, UnprovenError, Verdict, fails, not_proven
+from fedtrain.errors import FedtrainError, ReportError
+from fedtrain.report.digest import body_digest
+from fedtrain.report.numbers import short
+from fedtrain.report.schema import Report
+from fedtrain.trust import Roster
+
+CHECKS: Final[tuple[tuple[str, Callable[[Evidence], Finding]], ...]] = (
+    ("pinned keys", signatures.keys),
+    ("server's record", signatures.record),
+    ("clients' ledgers", signatures.ledgers),
+    ("clients' statements", statements.statements),
+    ("clients' own files", copies.copies),
+    ("opening", course.opening),
+    ("configuration", configuration.configuration),
+    ("rounds", course.rounds),
+    ("closing", course.closing),
+    ("updates have entries", matching.updates),
+    ("entries were asked for", matching.entries),
+    ("entries follow the plan", accounting.events),
+    ("mechanism", claims.mechanism),
+    ("words", words.words),
+    ("clients", claims.clients),
+    ("charges", claims.events),
+    ("round log", course.log),
+    ("transport", transport.transport),
+    ("epsilon", accounting.largest),
+    ("epsilon, second opinion", accounting.opinion),
+    ("epsilon, ceiling", accounting.bound),
+    ("accountants", accounting.accountants),
+    ("epsilon over the rounds", curve.curve),
+    ("delta", promise.delta),
+    ("budget", promise.budget),
+    ("noise", limits.noise),
+)
+"""Each check by its name. What they are about is in docs/how-to/audit-a-report.md."""
+
+# What arithmetic and parsing raise for numbers and structures that no honest run has.
+_UNCHECKABLE = (ValueError, TypeError, ArithmeticError, LookupError, RecursionError, MemoryError, FedtrainError)
+
+_EXACT = 2**53 - 1  # beyond it a JSON number is not exact in every reader
+_QUOTED = 200  # characters of what is quoted in a message
+_NO_COPIES: Mapping[str, bytes] = MappingProxyType({})
+
+
+def read_report(data: bytes) -> Report:
+    """Read a report that nobody vouches for.
+
+    Raises:
+        ReportError: it is no report of this version, contradicts itself, or has what other programs may read in another
+            way: a key twice, a number that is not finite, a whole number beyond 2**53 - 1, too much nesting.
+    """
+    try:
+        json.loads(data, object_pairs_hook=_once, parse_int=_whole, parse_float=_finite, parse_constant=_no_number)
+        report = Report.model_validate_json(data)
+        body_digest(report)  # what has none cannot have been signed
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the report"
+        message = f"{short(where, _QUOTED)}: {short(first['msg'], _QUOTED)}"
+        raise ReportError(f"the report cannot be read: {message}") from error
+    except (ValueError, RecursionError) as error:
+        raise ReportError(f"the report cannot be read: {short(str(error), _QUOTED)}") from error
+    return report
+
+
+def audit(report: Report, *, roster: Roster | None = None, ledgers: Mapping[str, bytes] = _NO_COPIES) -> Verdict:
+    """Check everything that a report claims about privacy, trusting nothing in it.
+
+    What holds afterwards, with pinned keys: unless the server and a client together signed a false story, every update
+    that the server used is charged in the ledger that its client signed, and epsilon is at least what those charges
+    compose to. The check "clients' statements" says whether a client vouches for its ledger being complete.
+
+    Args:
+        report: the report, as `read_report` gives it.
+        roster: the keys that the auditor trusts, from elsewhere than the report; None leaves them unproven.
+        ledgers: ledger files that clients handed to the auditor, by the name to call them.
+    """
+    if report.privacy.mode == "none":
+        claim = fails("the report claims no privacy: there is nothing to audit")
+        return Verdict(checks=(Check.of("claim", claim),), pinned=roster is not None)
+    evidence = Evidence(report=report, pinned=roster, copies=())
+    checks = []
+    try:
+        trusted = evidence.roster
+    except UnprovenError:
+        trusted = None
+    if trusted is not None:
+        files = tuple(read_copy(name, data, trusted) for name, data in ledgers.items())
+        evidence = Evidence(report=report, pinned=roster, copies=files)
+    for name, check in CHECKS:
+        try:
+            finding = check(evidence)
+        except UnprovenError as error:
+            finding = not_proven(str(error))
+        except _UNCHECKABLE as error:
+            finding = fails(f"cannot be checked: {type(error).__name__}: {error}")
+        checks.append(Check.of(name, finding))
+    return Verdict(checks=(*checks, *limits.limits()), pinned=roster is not None)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"it has the key {short(name, _QUOTED // 2)!r} twice in one object")
+        found[name] = value
+    return found
+
+
+def _whole(text: str) -> int:
+    # Its length first: Python refuses to read thousands of digits.
+    if len(text) > len(str(-_EXACT)) or abs(number := int(text)) > _EXACT:
+        raise ValueError(f"the whole number {short(text, _QUOTED // 2)} is beyond 2**53 - 1")
+    return number
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(f"the number {short(text, _QUOTED // 2)} is too large")
+    return number
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,113 @@
+"""Whether clients vouch for their ledgers being complete."""
+
+from fedtrain.audit.evidence import Evidence, KnownLedger
+from fedtrain.audit.verdict import Finding, decide, not_proven
+from fedtrain.ledger import Asked, Statement
+
+
+def statements(evidence: Evidence) -> Finding:
+    """Each client signed that its ledger in the report is all there is.
+
+    Without that a tail could be cut off by whoever holds the server's key. It is excused where the client may have been
+    gone when it was asked: the run did not complete, the client refused, or did not answer the last round that it was
+    asked in. Where cohorts are secret nobody can tell that, and it is excused for who has reserved the whole run.
+    """
+    problems: list[str] = []
+    excused: list[str] = []
+    given = {copy.client for copy in evidence.copies if copy.problem is None}
+    gone = _gone(evidence)
+    for client, ledger in evidence.ledgers.items():
+        stated = ledger.statement
+        if ledger.problem is not None:
+            continue
+        if ledger.statement_problem is not None:
+            problems.append(f"client {client}: its statement does not verify: {ledger.statement_problem}")
+        elif stated is not None and stated.sequence > len(ledger.entries):
+            problems.append(
+                f"client {client}: it states that its ledger has {stated.sequence} entries, and the report has "
+                f"{len(ledger.entries)}: the tail is cut off"
+            )
+        elif not vouched(evidence, ledger):
+            if client in given:
+                continue
+            what = _lacking(evidence, client)
+            (excused if client in gone else problems).append(f"client {client}: {what}")
+    if not problems and excused:
+        return not_proven(
+            f"{'; '.join(excused[:3])}{f'; and {len(excused) - 3} more' if excused[3:] else ''}: what they did after "
+            "their last known entry is charged where the server asked them, and may be more in other runs; --ledger "
+            "with their own files shows it"
+        )
+    times = [
+        ledger.statement.time
+        for ledger in evidence.ledgers.values()
+        if ledger.statement is not None and vouched(evidence, ledger)
+    ]
+    oldest = f"; the oldest statement is of {min(times)}" if times else ""
+    return decide(
+        problems, f"each client states that its ledger in the report is all of it, or gave its own file{oldest}"
+    )
+
+
+def vouched(evidence: Evidence, ledger: KnownLedger) -> bool:
+    """Say whether a client states, at the end of this run, that its ledger in the report is all of it.
+
+    At the end of a run that completed each client is asked in the last round or after it. What a client stated when it
+    joined does not speak of what it did since.
+    """
+    stated = ledger.statement
+    return stated is not None and ledger.covered and stated.run == evidence.opened.run and not _early(evidence, stated)
+
+
+def refused(evidence: Evidence, ledger: KnownLedger) -> bool:
+    """Say whether a client signed, of this very ledger, that it does not take part any more."""
+    stated = ledger.statement
+    return stated is not None and ledger.covered and stated.run == evidence.opened.run and stated.refusal is not None
+
+
+def _early(evidence: Evidence, stated: Statement) -> bool:
+    return evidence.closed.status == "completed" and stated.round < _last(evidence)
+
+
+def _last(evidence: Evidence) -> int:
+    return max((record.round for record in evidence.asked), default=0)
+
+
+def _lacking(evidence: Evidence, client: int) -> str:
+    ledger = evidence.ledgers[client]
+    if ledger.statement is None:
+        return "no statement says that its ledger is all of it"
+    if ledger.statement.run != evidence.report.run:
+        return f"its statement is of another run, {ledger.statement.run}"
+    if ledger.covered and _early(evidence, ledger.statement):
+        return (
+            f"its statement is of round {ledger.statement.round}, and the last round that anyone was asked in is "
+            f"{_last(evidence)}"
+        )
+    return (
+        f"its statement is of an earlier state, {ledger.statement.sequence} entries of {len(ledger.entries)}, or of "
+        "another ledger"
+    )
+
+
+def _gone(evidence: Evidence) -> set[int]:
+    """Return the clients that may have been gone at the end of the run."""
+    if evidence.closed.status != "completed":
+        return set(evidence.ledgers)
+    left = {client for client, ledger in evidence.ledgers.items() if refused(evidence, ledger)}
+    if evidence.secret:
+        run = evidence.opened.run
+        return left | {
+            client
+            for client, ledger in evidence.ledgers.items()
+            if any((entry.run, entry.status) == (run, "reserved") for entry in ledger.entries)
+        }
+    last: dict[int, tuple[int, str]] = {}
+    answered: dict[int, set[tuple[int, str]]] = {client: set() for client in evidence.ledgers}
+    for entry in evidence.records:
+        if isinstance(entry, Asked):
+            last.update(dict.fromkeys(entry.cohort, (entry.round, entry.model)))
+    for entry in evidence.completed:
+        for update in entry.updates:
+            answered.setdefault(update.client, set()).add((entry.round, entry.model))
+    return left | {client for client, where in last.items() if where not in answered.get(client, set())}

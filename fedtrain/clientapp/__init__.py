@@ -1,0 +1,1 @@
+"""The client of a run: policy, reservation, training, reply."""

@@ -1,0 +1,118 @@
+"""What a client process holds between messages: the experiment, its data, its task and its model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from flwr.app import Context
+from torch import nn
+
+from fedtrain.clientapp.host import host_of
+from fedtrain.clientapp.node import refuse_task
+from fedtrain.config import Experiment, from_flat
+from fedtrain.data import DataInfo, Partitions, Split, open_store, partition
+from fedtrain.data.site import open_site as open_records
+from fedtrain.data.site import read_site_data
+from fedtrain.device import resolve_device
+from fedtrain.errors import ClientError, SiteError
+from fedtrain.machines import NodeFolder
+from fedtrain.privacy import PrivacyPlan, calibrate
+from fedtrain.privacy.spec import privacy_spec
+from fedtrain.tasks import Task, build_task
+from fedtrain.training import Records
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Everything of an experiment that does not change from message to message; each trains a copy of the model.
+
+    Attributes:
+        train: all training records that are on this machine.
+        partitions: which of them each simulated client holds; ``None`` where there is one client, which holds all.
+    """
+
+    experiment: Experiment
+    train: Split
+    partitions: Partitions | None
+    task: Task
+    model: nn.Module
+
+    def records(self, client: int) -> Records:
+        """Return the records of one client, copied out of the store.
+
+        Raises:
+            ClientError: the client has none.
+        """
+        rows = np.arange(len(self.train)) if self.partitions is None else self.partitions.indices(client)
+        if len(rows) == 0:
+            raise ClientError(f"client {client} has no records")
+        train = self.train
+        return Records(features=torch.from_numpy(train.features[rows]), labels=torch.from_numpy(train.labels[rows]))
+
+
+def site_of(context: Context) -> Site:
+    """Return the site of a message's run config.
+
+    Raises:
+        BudgetError: the client's site file does not allow its task.
+    """
+    experiment = from_flat(context.run_config)
+    host = host_of(context, experiment)
+    refuse_task(experiment, host)
+    return open_site(context.run_config, host.node)
+
+
+def open_site(run_config: Mapping[str, object], node: NodeFolder | None = None) -> Site:
+    """Return the site of a run config, made at the first call in a process.
+
+    Args:
+        run_config: the experiment.
+        node: the machine whose own records are trained on; ``None`` in a simulation.
+    """
+    return _open(tuple(sorted(run_config.items())), node)
+
+
+@lru_cache(maxsize=1)
+def _open(items: tuple[tuple[str, object], ...], node: NodeFolder | None) -> Site:
+    experiment = from_flat(dict(items))
+    info, train, partitions = _simulated(experiment) if node is None else _own(experiment, node)
+    task = build_task(experiment.task, info)
+    return Site(
+        experiment=experiment,
+        train=train,
+        partitions=partitions,
+        task=task,
+        model=task.model().to(resolve_device(experiment.device)),
+    )
+
+
+def _simulated(experiment: Experiment) -> tuple[DataInfo, Split, Partitions]:
+    store = open_store(experiment.data, seed=experiment.seed)
+    clients = experiment.federation.clients
+    return store.info, store.train, partition(store, experiment.data, clients=clients, seed=experiment.seed)
+
+
+def _own(experiment: Experiment, node: NodeFolder) -> tuple[DataInfo, Split, None]:
+    data = read_site_data(node.path)
+    # Without the names: the error reaches the server, and they are the site's.
+    if data.class_names is None:
+        raise SiteError("the site file names no classes: its site adds classes to [data], as the experiments have them")
+    if data.class_names != experiment.data.class_names:
+        raise SiteError(
+            "data.classes of the experiment are not the classes in [data] of the site file, or in another order; "
+            "nothing was trained"
+        )
+    site = open_records(data, folder=node.path)
+    return site.info, site.train, None
+
+
+@lru_cache(maxsize=8)
+def checked_plan(experiment: Experiment, noise_multiplier: float) -> PrivacyPlan:
+    """Return the plan with the server's noise, checked by this client against the budget in its own accounting.
+
+    Raises:
+        PrivacySpecError: that noise does not keep the budget.
+    """
+    return calibrate(privacy_spec(experiment), noise_multiplier=noise_multiplier)

@@ -1,0 +1,26 @@
+"""One round of training at one client."""
+
+from flwr.app import ArrayRecord, Context, MetricRecord, RecordDict
+
+from fedtrain.clientapp.node import refuse_mode
+from fedtrain.clientapp.private import answer_privately
+from fedtrain.clientapp.site import Site
+from fedtrain.clientapp.work import open_work
+from fedtrain.flower import protocol
+from fedtrain.training import train_plain
+
+
+def train(content: RecordDict, context: Context, site: Site) -> RecordDict:
+    """Train the received model on this client's records and return the reply's content.
+
+    In a private mode the reply holds what the mode allows (see `fedtrain.clientapp.private`). Otherwise it holds the
+    weights, the number of records and the mean loss.
+    """
+    work = open_work(content, context, site)
+    refuse_mode(site.experiment, work.host)
+    if site.experiment.privacy.mode != "none":
+        return answer_privately(content, work, site.records(work.client))
+    records = site.records(work.client)
+    loss = train_plain(work.model, site.task, records, site.experiment.training, work.settings)
+    metrics = MetricRecord({protocol.WEIGHT: float(len(records)), protocol.LOSS: loss})
+    return RecordDict({protocol.ARRAYS: ArrayRecord(work.model.state_dict()), protocol.METRICS: metrics})

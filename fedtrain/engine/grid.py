@@ -1,0 +1,248 @@
+"""A Flower Grid over worker processes on this machine."""
+
+import atexit
+import os
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from flwr.app import Message, RecordDict, UserConfigValue
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedtrain.engine.arena import create_directories, remove_directories
+from fedtrain.engine.fairlock import FairLock
+from fedtrain.engine.memory import keep_freed_memory
+from fedtrain.engine.pool import Pool
+from fedtrain.engine.process import start_fork_server
+from fedtrain.engine.requests import Request, RequestBuffers
+from fedtrain.engine.state import Spool
+from fedtrain.engine.worker import FIRST_NODE_ID, TASK_ID, WorkerSpec
+from fedtrain.errors import UsageError
+
+_PULL_WAIT = 0.05  # seconds that pull_messages waits for progress
+
+
+class LocalGrid(Grid):
+    """Runs a Flower ClientApp for any number of virtual nodes on worker processes of this machine.
+
+    Node ``i`` of ``nodes`` has the id ``1000 + i`` and the node config ``{"partition-id": i, "num-partitions":
+    nodes}``. Its ``Context.state`` lasts from message to message; what a message changed is kept if it was answered
+    without an error. Two messages of one node never run at the same time.
+
+    Every message gets exactly one reply. What goes wrong with a client becomes an error reply: an exception, an app
+    that cannot be loaded, a process that crashes, and also (unlike in Flower, which leaves such replies out) a
+    message that was not answered within its time to live or the timeout of `send_and_receive`. Its worker is then
+    stopped, and the reply says where it was.
+
+    Workers take the next messages only while a method of the grid runs; each may hold two. Threads take turns.
+
+    Args:
+        client_app: object reference of the ClientApp, "module:attribute". Each worker loads it as Flower does.
+        app_dir: the folder of the app, where its modules are found.
+        run_config: the run config, given to clients as ``Context.run_config``.
+        nodes: number of virtual nodes.
+        workers: number of processes; by default the number of usable cores, and never more than there are nodes.
+        threads: threads per worker for torch and other numeric libraries; by default 1 however many cores there are,
+            since sums of floating-point numbers depend on it, and a run must depend neither on the machine nor on
+            the number of workers.
+        state_dir: folder that keeps the nodes' states for the next grid that is given it; by default they end with
+            this grid.
+        preload: modules that are imported once, before workers start as copies of that process. They should be slow
+            to import and start no threads. Only those of the first grid in a process count.
+
+    Raises:
+        UsageError: an argument is out of range.
+        StorageError: there is no room for files, or another run uses ``state_dir``.
+    """
+
+    def __init__(
+        self,
+        *,
+        client_app: str,
+        app_dir: Path,
+        run_config: Mapping[str, UserConfigValue],
+        nodes: int,
+        workers: int | None = None,
+        threads: int | None = None,
+        state_dir: Path | None = None,
+        preload: Sequence[str] = ("torch",),
+    ) -> None:
+        for name, value in (("nodes", nodes), ("workers", workers), ("threads", threads)):
+            if value is not None and value < 1:
+                raise UsageError(f"{name} must be at least 1, not {value}")
+        self.nodes = nodes
+        self.workers = min(nodes, workers or _usable_cores())
+        self._closed = False
+        self._turn = FairLock()
+        self._requests: dict[str, Request] = {}
+        self._directories = create_directories()
+        try:
+            self._spool = Spool(state_dir or self._directories[-1] / "states", durable=state_dir is not None)
+        except BaseException:
+            remove_directories(self._directories)
+            raise
+        self._outbox = RequestBuffers(self._directories)
+        self._run = replace(Run.create_empty(secrets.randbits(63)), override_config=dict(run_config))
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = self._run.run_id, SUPERLINK_NODE_ID, TASK_ID
+        spec = WorkerSpec(
+            client_app=client_app,
+            app_dir=app_dir.absolute(),
+            run_id=self._run.run_id,
+            run_config=dict(run_config),
+            nodes=nodes,
+            threads=threads or 1,
+            directories=self._directories,
+            state_directory=(state_dir or self._directories[-1] / "states").absolute(),
+            durable_state=state_dir is not None,
+            environment=dict(os.environ),
+        )
+        keep_freed_memory()
+        start_fork_server(preload, spec.threads)
+        self._pool = Pool(spec, self.workers, self._spool)
+        # Before multiprocessing's own handler, which would wait for the workers to end by themselves.
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """End the workers and remove temporary files. Does nothing the second time."""
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self.close)
+        try:
+            self._pool.close()
+        finally:
+            self._spool.close()
+            remove_directories(self._directories)
+
+    def __enter__(self) -> Self:
+        """Return the grid itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the grid."""
+        self.close()
+
+    def set_run(self, run: Run) -> None:
+        """Set the description of the run.
+
+        Raises:
+            UsageError: ``run`` is not a Run, or has another id than the one that the workers have.
+        """
+        if not isinstance(run, Run):
+            raise UsageError(f"run must be a Run, not a {type(run).__name__}")
+        if run.run_id != self._run.run_id:
+            raise UsageError(f"a LocalGrid has one run, {self._run.run_id}; it cannot switch to run {run.run_id}")
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """A copy of the description of the run."""
+        return replace(self._run)
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Create a message. The same as ``Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)``."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> range:
+        """Return the ids of all nodes, in ascending order."""
+        return range(FIRST_NODE_ID, FIRST_NODE_ID + self.nodes)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Send messages, and return their ids in the same order.
+
+        Raises:
+            UsageError: a message is not one that can be pushed (then none is), or the grid is closed.
+            StorageError: there is no room for the messages.
+        """
+        with self._turn:
+            requests = self._push(messages, timeout=None)
+            for request in requests:
+                self._requests[request.metadata.message_id] = request
+        return [request.metadata.message_id for request in requests]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Return the replies to these messages that have come, in this order, each once.
+
+        Waits up to 50 ms if there is none yet, so that a caller can ask again at once. Ids of messages that were
+        never pushed, or whose replies were pulled before, are passed over.
+
+        Raises:
+            RunError: no worker can be kept running.
+            UsageError: the grid is closed.
+        """
+        with self._turn:
+            self._check_open()
+            requests = [self._requests[key] for key in dict.fromkeys(message_ids) if key in self._requests]
+            deadline = time.monotonic() + _PULL_WAIT
+            self._pool.step(0)
+            while requests and all(request.reply is None for request in requests):
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    break
+                self._pool.step(remaining)
+            replies = []
+            for request in requests:
+                if request.reply is not None:
+                    replies.append(request.reply)
+                    del self._requests[request.metadata.message_id]
+            return replies
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Send messages and wait for all replies.
+
+        Args:
+            messages: instruction messages.
+            timeout: seconds after which a message that is not answered gets an error reply.
+
+        Returns:
+            One reply for each message, in the order of the messages, whichever client was the fastest.
+
+        Raises:
+            UsageError: a message is not one that can be pushed (then none is), or the grid is closed.
+            StorageError: there is no room for the messages.
+            RunError: no worker can be kept running.
+        """
+        with self._turn:
+            requests = self._push(messages, timeout)
+        replies = []
+        for request in requests:
+            while request.reply is None:
+                # Not for longer: Flower's older strategies send from a thread for each client.
+                with self._turn:
+                    self._check_open()
+                    if request.reply is None:
+                        self._pool.step(_PULL_WAIT)
+            replies.append(request.reply)
+        return replies
+
+    def _push(self, messages: Iterable[Message], timeout: float | None) -> list[Request]:
+        self._check_open()
+        requests = self._outbox.add(messages, timeout)
+        nodes = self.get_node_ids()
+        for request in requests:
+            if request.node_id not in nodes:
+                reason = f"there is no node {request.node_id}: the nodes of this run are {nodes[0]} to {nodes[-1]}"
+                request.finish(request.error_reply(ErrorCode.NODE_UNAVAILABLE, reason))
+        self._pool.submit(request for request in requests if request.reply is None)
+        return requests
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("the LocalGrid is closed: use it within its `with` block")
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

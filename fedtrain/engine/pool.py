@@ -1,0 +1,301 @@
+"""Runs requests on worker processes, and turns whatever goes wrong into error replies.
+
+An idle worker gets the next request at once; when every worker has one, each gets one more, so that none waits for
+the parent between two. A request that was dispatched ahead and not started is taken back when another worker is idle,
+when its own worker ends, or when its time is over; its ticket (see `arena`) decides who has it, so it runs once. Two
+requests of one node never run at the same time.
+"""
+
+import contextlib
+import heapq
+import selectors
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import count
+
+from flwr.app import Message
+from flwr.common.constant import ErrorCode
+
+from fedtrain.engine.arena import issue_ticket, take_ticket
+from fedtrain.engine.codec import CodecError
+from fedtrain.engine.frames import Failure, Ready, Reply, Task, pack_frame, unpack_frame
+from fedtrain.engine.process import SLOTS, WorkerProcess, exit_deadline, stack_deadline
+from fedtrain.engine.replies import read_reply
+from fedtrain.engine.requests import Request
+from fedtrain.engine.spawner import Spawner
+from fedtrain.engine.state import Spool
+from fedtrain.engine.worker import WorkerSpec
+from fedtrain.errors import RunError, StorageError
+
+MAX_FRUITLESS_ENDS = 3  # workers in a row that may end before any message is started
+
+
+@dataclass(kw_only=True, eq=False)
+class _Worker:
+    process: WorkerProcess
+    ready: bool = False
+    stale: bool = False  # a request that was taken back is still in its pipe
+    requests: list[Request] = field(default_factory=list)  # dispatched to it, oldest first
+
+    def free_slot(self) -> int:
+        taken = {request.slot for request in self.requests}
+        return next(slot for slot in range(SLOTS) if slot not in taken)
+
+
+class Pool:
+    """Worker processes and the requests that they work on. Work proceeds in `step`, on the caller's thread."""
+
+    def __init__(self, spec: WorkerSpec, size: int, spool: Spool) -> None:
+        self._directories = spec.directories
+        self._spool = spool
+        self._queue: deque[Request] = deque()
+        self._held: dict[int, deque[Request]] = {}  # by node: requests that wait for another of the same node
+        self._busy: set[int] = set()  # nodes with a dispatched request
+        self._deadlines: list[tuple[float, int, Request]] = []
+        self._tickets = count(1)
+        self._indices = count()
+        self._numbers = count()
+        self._workers: list[_Worker] = []
+        self._fruitless_ends = 0
+        self._failure: RunError | None = None
+        self._selector = selectors.DefaultSelector()
+        self._spawner = Spawner(spec)
+        self._selector.register(self._spawner, selectors.EVENT_READ)
+        for _ in range(size):
+            self._spawner.order(next(self._indices))
+
+    def submit(self, requests: Iterable[Request]) -> None:
+        """Take on requests, in this order."""
+        for request in requests:
+            self._queue.append(request)
+            heapq.heappush(self._deadlines, (request.deadline, next(self._numbers), request))
+        self._dispatch()
+
+    def step(self, timeout: float | None) -> None:
+        """Wait for something to happen, for ``timeout`` seconds at most, and deal with it.
+
+        Raises:
+            RunError: workers end again and again before they run anything, or cannot be started.
+        """
+        if self._failure is not None:
+            raise self._failure
+        self._dispatch()
+        for key, _ in self._selector.select(self._wait_time(timeout)):
+            if key.fileobj is self._spawner:
+                self._welcome(self._spawner.collect())
+            elif key.data in self._workers:
+                self._attend(key.data, ended=key.fd == key.data.process.sentinel)
+            self._dispatch()
+        self._expire()
+        if self._failure is not None:
+            raise self._failure
+
+    def close(self) -> None:
+        """End all workers. Those that are idle end by themselves; the others are killed."""
+        self._selector.close()
+        idle = [worker.process for worker in self._workers if worker.ready and not worker.requests]
+        everyone = [worker.process for worker in self._workers]
+        self._workers.clear()
+        try:
+            everyone.extend(self._spawner.close())
+            for process in idle:
+                process.ask_to_end()
+            deadline = exit_deadline()
+            for process in idle:
+                process.finish(deadline)
+        finally:
+            for process in everyone:
+                process.kill()
+
+    def _wait_time(self, timeout: float | None) -> float | None:
+        while self._deadlines and self._deadlines[0][2].reply is not None:
+            heapq.heappop(self._deadlines)
+        if not self._deadlines:
+            return timeout
+        remaining = max(0.0, self._deadlines[0][0] - time.monotonic())
+        return remaining if timeout is None else min(timeout, remaining)
+
+    def _welcome(self, result: WorkerProcess | Exception) -> None:
+        if isinstance(result, Exception):
+            self._failure = RunError(f"a worker process cannot be started: {result}")
+            self._failure.__cause__ = result
+            return
+        worker = _Worker(process=result)
+        self._workers.append(worker)
+        self._selector.register(result.connection, selectors.EVENT_READ, worker)
+        self._selector.register(result.sentinel, selectors.EVENT_READ, worker)
+
+    def _attend(self, worker: _Worker, *, ended: bool) -> None:
+        """Read what a worker has sent; deal with its end, if it has ended."""
+        connected = self._receive(worker)
+        if ended or not connected:
+            self._bury(worker)
+
+    def _receive(self, worker: _Worker) -> bool:
+        """Read all frames that have come. Returns False when no more will come."""
+        try:
+            while worker.process.connection.poll():
+                frame = unpack_frame(worker.process.connection.recv_bytes())
+                if isinstance(frame, Ready):
+                    worker.ready = True
+                elif isinstance(frame, Reply | Failure):
+                    self._answer(worker, frame)
+        except (EOFError, OSError):
+            return False
+        return True
+
+    def _answer(self, worker: _Worker, frame: Reply | Failure) -> None:
+        request = next(request for request in worker.requests if request.ticket == frame.ticket)
+        self._fruitless_ends = 0
+        worker.stale = False
+        if isinstance(frame, Reply):
+            try:
+                reply = read_reply(self._directories, worker.process.index, request, frame)
+                if frame.has_state:
+                    self._spool.commit(request.node_id, request.ticket)
+            except (StorageError, CodecError) as error:
+                self._spool.drop(request.node_id, request.ticket)
+                reply = request.error_reply(ErrorCode.UNKNOWN, f"the client's reply cannot be used: {error}")
+        else:
+            self._spool.drop(request.node_id, request.ticket)
+            reply = request.error_reply(frame.code, frame.reason)
+        worker.requests.remove(request)
+        self._finish(request, reply, dispatched=True)
+
+    def _finish(self, request: Request, reply: Message, *, dispatched: bool) -> None:
+        request.finish(reply)
+        if dispatched:
+            self._busy.discard(request.node_id)
+        if request.node_id not in self._busy:
+            self._release_held(request.node_id)
+
+    def _release_held(self, node_id: int) -> None:
+        """Let the next request of a node go ahead of all others: it has waited longest."""
+        held = self._held.pop(node_id, deque())
+        while held:
+            request = held.popleft()
+            if request.reply is None:
+                self._queue.appendleft(request)
+                break
+        if held:
+            self._held[node_id] = held
+
+    def _next_request(self) -> Request | None:
+        while self._queue:
+            request = self._queue.popleft()
+            if request.reply is not None:  # its time was over while it waited
+                continue
+            if request.node_id not in self._busy:
+                return request
+            self._held.setdefault(request.node_id, deque()).append(request)
+        return None
+
+    def _dispatch(self) -> None:
+        """Give each worker a request, then each a second one, then let idle workers take over second ones."""
+        for depth in range(SLOTS):
+            for worker in self._workers:
+                if not worker.ready or len(worker.requests) != depth or (depth > 0 and worker.stale):
+                    continue
+                request = self._next_request()
+                if request is None:
+                    break
+                self._assign(worker, request)
+        if not self._queue:
+            idle = [worker for worker in self._workers if worker.ready and not worker.requests]
+            ahead = [worker for worker in self._workers if len(worker.requests) == SLOTS] if idle else []
+            for worker in ahead:
+                if idle and self._take_back(worker, worker.requests[-1]):
+                    self._assign(idle.pop(), self._queue.popleft())
+
+    def _assign(self, worker: _Worker, request: Request) -> None:
+        request.ticket, request.slot = next(self._tickets), worker.free_slot()
+        task = Task(
+            ticket=request.ticket,
+            slot=request.slot,
+            directory=request.arena.directory,
+            arena=request.arena.number,
+            offset=request.region.offset,
+            length=request.region.length,
+        )
+        issue_ticket(self._directories[0], request.ticket)
+        worker.requests.append(request)
+        self._busy.add(request.node_id)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has ended, which will be seen next
+            worker.process.connection.send_bytes(pack_frame(task))
+
+    def _take_back(self, worker: _Worker, request: Request) -> bool:
+        """Put a dispatched request back to the front of the queue, if it has not started."""
+        if not take_ticket(self._directories[0], request.ticket):
+            return False
+        worker.requests.remove(request)
+        worker.stale = True
+        self._busy.discard(request.node_id)
+        self._queue.appendleft(request)
+        return True
+
+    def _expire(self) -> None:
+        """Answer all requests whose time is over, and stop the workers that still run one of them."""
+        now = time.monotonic()
+        expired = set()
+        while self._deadlines and self._deadlines[0][0] <= now:
+            request = heapq.heappop(self._deadlines)[2]
+            if request.reply is None:
+                expired.add(request)
+        if not expired:
+            return
+        for worker in list(self._workers):
+            late = [request for request in worker.requests if request in expired]
+            if late and not all(self._take_back(worker, request) for request in late):
+                self._receive(worker)
+        hung = [worker for worker in self._workers if expired.intersection(worker.requests)]
+        self._stop(hung, expired)
+        for request in expired:
+            if request.reply is None:
+                reason = f"client did not answer within {request.limit:g} s: it had not started, all workers were busy"
+                self._finish(request, request.error_reply(ErrorCode.MESSAGE_UNAVAILABLE, reason), dispatched=False)
+
+    def _stop(self, workers: list[_Worker], late: set[Request]) -> None:
+        """Stop and replace workers that run late requests, unless they answer while they are asked where they are."""
+        for worker in workers:
+            for request in worker.requests[1:]:
+                # One that cannot be taken back has started, so the late one before it was answered in the meantime.
+                self._take_back(worker, request)
+            self._receive(worker)
+            worker.process.ask_for_stacks()
+        deadline = stack_deadline()
+        for worker in workers:
+            stacks = worker.process.collect_stacks(deadline)
+            self._receive(worker)
+            if not late.intersection(worker.requests):
+                continue
+            self._remove(worker)
+            for request in worker.requests:
+                reason = f"client did not answer within {request.limit:g} s. It was stopped here:\n{stacks}"
+                self._spool.drop(request.node_id, request.ticket)
+                self._finish(request, request.error_reply(ErrorCode.MESSAGE_UNAVAILABLE, reason), dispatched=True)
+
+    def _bury(self, worker: _Worker) -> None:
+        """Answer for a worker that has ended, and replace it."""
+        how = worker.process.describe_exit()
+        started = [request for request in worker.requests[::-1] if not self._take_back(worker, request)]
+        for request in started:
+            reply = request.error_reply(ErrorCode.CLIENT_APP_CRASHED, f"the client's process {how}")
+            self._spool.drop(request.node_id, request.ticket)
+            self._finish(request, reply, dispatched=True)
+        self._fruitless_ends = 0 if started else self._fruitless_ends + 1
+        if self._fruitless_ends == MAX_FRUITLESS_ENDS:
+            self._failure = RunError(
+                f"{MAX_FRUITLESS_ENDS} worker processes in a row ended before they could run a message. "
+                f"The last one {how}"
+            )
+        self._remove(worker)
+
+    def _remove(self, worker: _Worker) -> None:
+        self._selector.unregister(worker.process.connection)
+        self._selector.unregister(worker.process.sentinel)
+        self._workers.remove(worker)
+        worker.process.kill()
+        if self._failure is None:
+            self._spawner.order(next(self._indices))

@@ -1,0 +1,213 @@
+"""The life of one worker process, as the parent sees it.
+
+Processes come from multiprocessing's fork server, which has the named modules imported already, so that a worker
+starts in milliseconds. The fork server is one per parent process: the modules of the first `start_fork_server` count.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from multiprocessing import forkserver, get_context, spawn
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from fedtrain.engine.arena import remove_file
+from fedtrain.engine.frames import Stop, pack_frame
+from fedtrain.engine.worker import WorkerSpec, main, slot_name, trace_name
+
+SLOTS = 2  # messages that a worker has in its hands: one that runs, and the next
+_PROCESS_NAME = "fedtrain-worker"
+_STACK_WAIT = 1.0  # seconds for a worker to write its stacks
+_EXIT_WAIT = 2.0  # seconds for an idle worker to end by itself
+_KILL_WAIT = 10.0  # seconds for the operating system to end a killed process
+_spawn_lock = threading.Lock()
+
+
+def start_fork_server(preload: Sequence[str], threads: int) -> None:
+    """Start the fork server, if it does not run yet, without waiting for its imports.
+
+    Args:
+        preload: names of modules to import there. One that cannot be imported is left out.
+        threads: the number of threads that numeric libraries may use in workers.
+    """
+    get_context("forkserver").set_forkserver_preload([*preload, "fedtrain.engine.worker"])
+    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+    variables = {"PYTHONPATH": path, **thread_variables(threads)}
+    # Its import path is not inherited in Python 3.11, and numeric libraries read their variables when they are
+    # imported. Ctrl-C is blocked there: it would kill the server in the middle of its imports.
+    with _spawn_lock, _environment(variables), _blocked_interrupt():
+        forkserver.ensure_running()
+
+
+def thread_variables(threads: int) -> dict[str, str]:
+    """Return the environment variables that limit the threads of numeric libraries."""
+    return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+
+
+def device_variables(index: int) -> dict[str, str]:
+    """Return the environment variable that gives a worker one of several GPUs in turn, if there are several."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        devices = [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+    else:
+        devices = [entry.strip() for entry in chosen.split(",") if entry.strip()]
+    return {"CUDA_VISIBLE_DEVICES": devices[index % len(devices)]} if len(devices) > 1 else {}
+
+
+class WorkerProcess:
+    """A started worker. Creating one takes milliseconds, or as long as the fork server still imports."""
+
+    def __init__(self, index: int, spec: WorkerSpec) -> None:
+        variables = {**thread_variables(spec.threads), **device_variables(index)}
+        spec = replace(spec, environment={**spec.environment, **variables})
+        self._index = index
+        self._directories = spec.directories
+        self.connection: Connection[bytes, bytes]
+        context = get_context("forkserver")
+        self.connection, child = context.Pipe()
+        self._process = context.Process(target=main, args=(index, spec, child), name=f"{_PROCESS_NAME}-{index}")
+        try:
+            with _without_main_module(), _blocked_interrupt():
+                self._process.start()
+        except BaseException:
+            self.connection.close()
+            raise
+        finally:
+            child.close()
+
+    @property
+    def index(self) -> int:
+        """The number of this worker; never used again in the same run."""
+        return self._index
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def sentinel(self) -> int:
+        """A descriptor that becomes readable when the process has ended."""
+        return self._process.sentinel
+
+    def describe_exit(self) -> str:
+        """Say how the process ended, with the Python stacks that it left."""
+        self._process.join(_KILL_WAIT)
+        code = self._process.exitcode
+        if code is None:
+            how = "did not end"
+        elif code < 0:
+            how = f"was killed by {_signal_name(-code)}"
+        else:
+            how = f"exited with code {code}"
+        stacks = self._stacks()
+        return f"{how}\n{stacks}" if stacks else how
+
+    def ask_for_stacks(self) -> None:
+        """Let the process write its Python stacks; `collect_stacks` reads them."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGUSR1)
+
+    def collect_stacks(self, deadline: float) -> str:
+        """Return the Python stacks of the process, waiting for them until ``deadline`` (monotonic seconds) at most."""
+        stacks = self._stacks()
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+            before, stacks = stacks, self._stacks()
+            if stacks and stacks == before:
+                break
+        return stacks
+
+    def kill(self) -> None:
+        """End the process and those that it started, at once, and remove its files."""
+        if self._process.exitcode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self._process.kill()
+        self._process.join(_KILL_WAIT)
+        self.connection.close()
+        for directory in self._directories:
+            for slot in range(SLOTS):
+                remove_file(directory / slot_name(self._index, slot))
+        remove_file(self._directories[-1] / trace_name(self._index))
+
+    def ask_to_end(self) -> None:
+        """Let the process end by itself, as soon as it is idle; `finish` waits for it."""
+        with contextlib.suppress(OSError):  # it has ended already
+            self.connection.send_bytes(pack_frame(Stop()))
+
+    def finish(self, deadline: float) -> None:
+        """Wait for the process to end by itself, until ``deadline`` (monotonic seconds) at most."""
+        self._process.join(max(0.0, deadline - time.monotonic()))
+
+    def _stacks(self) -> str:
+        try:
+            return (self._directories[-1] / trace_name(self._index)).read_text(errors="replace").strip()
+        except FileNotFoundError:
+            return ""
+
+
+def stack_deadline() -> float:
+    """Return until when to wait for the stacks that were just asked for."""
+    return time.monotonic() + _STACK_WAIT
+
+
+def exit_deadline() -> float:
+    """Return until when to wait for the workers that were just asked to end."""
+    return time.monotonic() + _EXIT_WAIT
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _blocked_interrupt() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Keep multiprocessing from running the user's main script again in each worker; workers need nothing from it."""
+    with _spawn_lock:
+        original = spawn.get_preparation_data
+
+        def reduced(name: str) -> dict[str, Any]:
+            data = original(name)
+            if name.startswith(_PROCESS_NAME):
+                data = {key: value for key, value in data.items() if not key.startswith("init_main_")}
+            return data
+
+        spawn.get_preparation_data = reduced
+        try:
+            yield
+        finally:
+            spawn.get_preparation_data = original

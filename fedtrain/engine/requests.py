@@ -1,0 +1,182 @@
+"""Messages on their way: encoded once, with each buffer written once per push, however many messages share it."""
+
+import copy
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from uuid import uuid4
+
+from flwr.app import Error, Message, Metadata, RecordDict
+from flwr.app.message import make_message
+
+from fedtrain.engine.arena import Region, remove_file, write_file
+from fedtrain.engine.codec import Encoded, Place, Source, encode_content, encode_head, pack
+from fedtrain.engine.frames import limit_reason
+from fedtrain.engine.worker import arena_name
+from fedtrain.errors import UsageError
+
+
+class Arena:
+    """The file with the messages of one push. Its memory is used again when the last of them is answered."""
+
+    def __init__(self, *, number: int, directory: int, users: int, spares: "SpareFile") -> None:
+        self.number = number
+        self.directory = directory
+        self._users = users
+        self._spares = spares
+
+    def release(self) -> None:
+        """Note that one message is answered."""
+        self._users -= 1
+        if self._users == 0:
+            self._spares.keep(self)
+
+
+class SpareFile:
+    """At most one file that is no longer needed: to overwrite it is several times faster than to fill new memory."""
+
+    def __init__(self, directories: Sequence[Path]) -> None:
+        self._directories = directories
+        self._path: Path | None = None
+
+    def keep(self, arena: Arena) -> None:
+        """Take over the file of an arena that is released."""
+        path = self._directories[arena.directory] / arena_name(arena.number)
+        if self._path is None and arena.directory == 0:
+            self._path = path
+        else:
+            remove_file(path)
+
+    def reuse(self, number: int) -> None:
+        """Let the next arena, with this number, overwrite the spare file if there is one."""
+        if self._path is not None:
+            self._path.rename(self._path.with_name(arena_name(number)))
+            self._path = None
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Request:
+    """A message that was pushed, until its reply is pulled."""
+
+    metadata: Metadata
+    arena: Arena
+    region: Region
+    buffers: tuple[bytes, ...]
+    limit: float  # seconds that the client may take
+    deadline: float  # in monotonic seconds
+    ticket: int = 0  # of the latest dispatch
+    slot: int = 0  # likewise
+    reply: Message | None = field(default=None)
+
+    @property
+    def node_id(self) -> int:
+        """The node that the message is for."""
+        return self.metadata.dst_node_id
+
+    def finish(self, reply: Message) -> None:
+        """Set the reply, and let go of what the message holds."""
+        reply.metadata.__dict__["_message_id"] = str(uuid4())
+        self.reply = reply
+        self.buffers = ()
+        self.arena.release()
+
+    def error_reply(self, code: int, reason: str) -> Message:
+        """Make a reply that says what went wrong, with a code of ``flwr.common.constant.ErrorCode``."""
+        request = make_message(metadata=self.metadata, content=RecordDict())
+        return Message(Error(code, limit_reason(reason)), reply_to=request)
+
+
+class RequestBuffers:
+    """Turns messages into requests."""
+
+    def __init__(self, directories: Sequence[Path]) -> None:
+        self._directories = directories
+        self._numbers = count()
+        self._spares = SpareFile(directories)
+
+    def add(self, messages: Iterable[Message], timeout: float | None) -> list[Request]:
+        """Give each message an id, and write all of them to a new arena.
+
+        Args:
+            messages: instruction messages. What they hold now is what is sent.
+            timeout: seconds in which they must be answered; their own time to live counts too.
+
+        Raises:
+            UsageError: a message is not one that can be pushed; none is pushed.
+            StorageError: there is no room for them.
+        """
+        encoded = list(_encode(messages))
+        if not encoded:
+            return []
+        parts, regions = _layout(encoded)
+        number = next(self._numbers)
+        self._spares.reuse(number)
+        directory = write_file(self._directories, arena_name(number), parts)
+        arena = Arena(number=number, directory=directory, users=len(encoded), spares=self._spares)
+        now, wall = time.monotonic(), time.time()
+        requests = []
+        for (metadata, content, _), region in zip(encoded, regions, strict=True):
+            remaining = metadata.created_at + metadata.ttl - wall
+            limited = timeout is not None and timeout < remaining
+            requests.append(
+                Request(
+                    metadata=metadata,
+                    arena=arena,
+                    region=region,
+                    buffers=content.buffers,
+                    limit=timeout if timeout is not None and limited else metadata.ttl,
+                    deadline=now + (timeout if timeout is not None and limited else remaining),
+                )
+            )
+        return requests
+
+
+def _encode(messages: Iterable[Message]) -> Iterable[tuple[Metadata, Encoded, bytes]]:
+    """Encode each message as soon as it is produced: a generator may go on to change what it has given out."""
+    at_rest = isinstance(messages, list | tuple)
+    known: dict[int, Encoded] = {}
+    for message in messages:
+        metadata = message.metadata
+        if metadata.reply_to_message_id != "" or not metadata.ttl > 0 or metadata.delivered_at != "":
+            raise UsageError(f"only an instruction message with a time to live can be pushed, not {message}")
+        metadata.__dict__["_message_id"] = str(uuid4())
+        content = Encoded(proto=b"", buffers=())
+        if message.has_content():
+            records = message.content
+            known_content = known.get(id(records)) if at_rest else None
+            try:
+                content = known_content or encode_content(records)
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"the message to node {metadata.dst_node_id} cannot be sent: {error}") from error
+            known[id(records)] = content
+        head = encode_head(metadata, message.error if message.has_error() else None)
+        yield copy.copy(metadata), content, head
+
+
+def _layout(encoded: Sequence[tuple[Metadata, Encoded, bytes]]) -> tuple[list[bytes], list[Region]]:
+    """Put all buffers first, each once, then the packed messages. Returns the file's parts and each message's place."""
+    uses = Counter(id(buffer) for _, content, _ in encoded for buffer in content.buffers)
+    parts: list[bytes] = []
+    places: dict[int, Place] = {}
+    offset = 0
+    for _, content, _ in encoded:
+        for buffer in content.buffers:
+            if id(buffer) not in places:
+                source = Source.SHARED if uses[id(buffer)] > 1 else Source.OWN
+                places[id(buffer)] = Place(source=source, first=offset, second=len(buffer))
+                parts.append(buffer)
+                offset += len(buffer)
+    packed: dict[int, bytes] = {}
+    regions = []
+    for _, content, head in encoded:
+        if id(content) not in packed:
+            packed[id(content)] = pack(content.proto, [places[id(buffer)] for buffer in content.buffers])
+        message = (packed[id(content)], head)
+        length = sum(map(len, message))
+        regions.append(Region(offset=offset, length=length))
+        parts.extend(message)
+        offset += length
+    return parts, regions

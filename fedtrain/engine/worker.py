@@ -1,0 +1,236 @@
+"""A worker process: it loads the ClientApp once, and then runs one message after another."""
+
+import contextlib
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Context, Message, UserConfigValue
+from flwr.clientapp import ClientApp
+from flwr.clientapp.client_app import LoadClientAppError
+from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, ErrorCode
+from flwr.supercore.object_ref import load_app
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedtrain.engine.arena import ReadableFile, Region, remove_directories, take_ticket, write_file
+from fedtrain.engine.codec import Encoded, Place, Source, decode, encode_message, pack, unpack
+from fedtrain.engine.frames import Failure, Frame, Ready, Reply, Task, pack_frame, unpack_frame
+from fedtrain.engine.memory import keep_freed_memory
+from fedtrain.engine.state import StateFiles, decode_state, encode_state
+from fedtrain.errors import FedtrainError
+
+FIRST_NODE_ID = 1000
+TASK_ID = 1  # the task id in the identity of every process of a run
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSpec:
+    """What a worker must know. It is sent to the process when that starts."""
+
+    client_app: str
+    app_dir: Path
+    run_id: int
+    run_config: dict[str, UserConfigValue]
+    nodes: int
+    threads: int
+    directories: tuple[Path, ...]
+    state_directory: Path
+    durable_state: bool
+    environment: dict[str, str]  # all of it: the fork server's is as old as that process
+
+
+def slot_name(worker: int, slot: int) -> str:
+    """Name the file in which a worker puts the replies of one slot."""
+    return f"worker-{worker}-slot-{slot}"
+
+
+def trace_name(worker: int) -> str:
+    """Name the file in which a worker leaves the Python stacks when it crashes or is asked for them."""
+    return f"worker-{worker}-trace"
+
+
+def arena_name(arena: int) -> str:
+    """Name the file that holds the messages of one push."""
+    return f"arena-{arena}"
+
+
+def main(index: int, spec: WorkerSpec, connection: Connection) -> None:
+    """Answer tasks until the parent says stop, or is gone."""
+    watchdog = threading.Thread(
+        target=_die_with_parent, args=(spec.directories,), name="fedtrain-watchdog", daemon=True
+    )
+    watchdog.start()
+    _prepare_process(index, spec)
+    TaskIdentity.run_id, TaskIdentity.task_id = spec.run_id, TASK_ID
+    runner = _Runner(index, spec, _load(spec))
+    try:
+        connection.send_bytes(pack_frame(Ready()))
+        while isinstance(task := unpack_frame(connection.recv_bytes()), Task):
+            answer = runner.answer(task)
+            if answer is not None:
+                connection.send_bytes(pack_frame(answer))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        watchdog.join()  # it removes the files of the run, and ends this process
+
+
+def _prepare_process(index: int, spec: WorkerSpec) -> None:
+    os.setsid()  # a group of its own, so that the processes which an app starts can be stopped with it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    # The file stays open for as long as the process lives: the handlers write to its descriptor.
+    trace = os.open(spec.directories[-1] / trace_name(index), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    faulthandler.enable(file=trace, all_threads=True)
+    faulthandler.register(signal.SIGUSR1, file=trace, all_threads=True)
+    keep_freed_memory()
+    os.environ.clear()
+    os.environ.update(spec.environment)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(spec.threads)
+    # All workers are copies of one process: without this, numpy's global generator would give each the same numbers.
+    np.random.seed()  # noqa: NPY002
+
+
+def _die_with_parent(directories: tuple[Path, ...]) -> None:
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    remove_directories(directories)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _load(spec: WorkerSpec) -> ClientApp | str:
+    """Load the app. Returns why that failed, if it did."""
+    try:
+        app = load_app(spec.client_app, LoadClientAppError, spec.app_dir)
+        if not isinstance(app, ClientApp):
+            raise LoadClientAppError(f"{spec.client_app} is a {type(app).__name__}, not a ClientApp")  # noqa: TRY301
+    except BaseException:  # noqa: BLE001 - also sys.exit() while the module is imported
+        return traceback.format_exc()
+    return app
+
+
+class _Runner:
+    """Runs messages, with what is kept from one to the next."""
+
+    def __init__(self, index: int, spec: WorkerSpec, app: ClientApp | str) -> None:
+        self._index = index
+        self._spec = spec
+        self._app = app
+        self._states = StateFiles(spec.state_directory, durable=spec.durable_state)
+        self._arena = _OpenArena()
+
+    def answer(self, task: Task) -> Frame | None:
+        """Run a task. Returns nothing if the parent has taken it back."""
+        if not take_ticket(self._spec.directories[0], task.ticket):
+            return None
+        if isinstance(self._app, str):
+            return Failure(ticket=task.ticket, code=ErrorCode.LOAD_CLIENT_APP_EXCEPTION, reason=self._app)
+        try:
+            return self._run(task, self._app)
+        except _EngineError as error:
+            return Failure(ticket=task.ticket, code=ErrorCode.UNKNOWN, reason=str(error.__cause__))
+        except BaseException:  # noqa: BLE001 - whatever an app raises is the answer, also sys.exit()
+            reason = traceback.format_exc()
+            return Failure(ticket=task.ticket, code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason)
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError, AttributeError):
+                    stream.flush()
+
+    def _run(self, task: Task, app: ClientApp) -> Frame:
+        with _engine_errors():
+            packed, buffers = self._arena.read(self._spec.directories[task.directory], task)
+            message = decode(packed, buffers)
+            node_id, message_id = message.metadata.dst_node_id, message.metadata.message_id
+            old_state = self._states.read(node_id)
+            context = self._context(node_id, old_state)
+        TaskIdentity.node_id = node_id
+        reply = app(message, context)
+        if not isinstance(reply, Message):
+            raise TypeError(f"the ClientApp returned a {type(reply).__name__}, not a Message")
+        if (reply.metadata.reply_to_message_id, reply.metadata.src_node_id) != (message_id, node_id):
+            raise ValueError(
+                "the ClientApp returned a Message that is not a reply to the one it received: "
+                "make it with Message(content, reply_to=message)"
+            )
+        encoded = encode_message(reply)
+        new_state = encode_state(context.state)
+        has_state = new_state != old_state
+        held = {id(buffer): index for index, buffer in enumerate(buffers)}
+        with _engine_errors():
+            if has_state:
+                self._states.stage(node_id, task.ticket, new_state)
+            return self._put(task, encoded, held, has_state=has_state)
+
+    def _context(self, node_id: int, state: bytes) -> Context:
+        return Context(
+            run_id=self._spec.run_id,
+            node_id=node_id,
+            node_config={PARTITION_ID_KEY: node_id - FIRST_NODE_ID, NUM_PARTITIONS_KEY: self._spec.nodes},
+            state=decode_state(state),
+            run_config=dict(self._spec.run_config),
+        )
+
+    def _put(self, task: Task, reply: Encoded, held: dict[int, int], *, has_state: bool) -> Reply:
+        """Write a reply to the file of its slot. Buffers that came with the message are named, not written."""
+        places: dict[int, Place] = {
+            identity: Place(source=Source.HELD, first=index) for identity, index in held.items()
+        }
+        parts: list[bytes] = []
+        offset = 0
+        for buffer in reply.buffers:
+            if id(buffer) not in places:
+                places[id(buffer)] = Place(source=Source.OWN, first=offset, second=len(buffer))
+                parts.append(buffer)
+                offset += len(buffer)
+        packed = pack(reply.proto, [places[id(buffer)] for buffer in reply.buffers])
+        directory = write_file(self._spec.directories, slot_name(self._index, task.slot), [*parts, packed])
+        return Reply(ticket=task.ticket, directory=directory, offset=offset, length=len(packed), has_state=has_state)
+
+
+class _EngineError(Exception):
+    """Wraps an error of the engine, to tell it from one that the app raised."""
+
+
+@contextlib.contextmanager
+def _engine_errors() -> Iterator[None]:
+    try:
+        yield
+    except FedtrainError as error:
+        raise _EngineError from error
+
+
+class _OpenArena:
+    """The file with the messages of the latest push, and those of its buffers that several messages use."""
+
+    def __init__(self) -> None:
+        self._number = -1
+        self._file: ReadableFile | None = None
+        self._shared: dict[tuple[int, int], bytes] = {}
+
+    def read(self, directory: Path, task: Task) -> tuple[bytes, list[bytes]]:
+        """Return the protobuf and the buffers of a task's message."""
+        if self._file is None or task.arena != self._number:
+            if self._file is not None:
+                self._file.close()
+            self._shared.clear()
+            self._file, self._number = ReadableFile(directory / arena_name(task.arena)), task.arena
+        proto, places = unpack(self._file.read(Region(offset=task.offset, length=task.length)))
+        return proto, [self._buffer(self._file, place) for place in places]
+
+    def _buffer(self, file: ReadableFile, place: Place) -> bytes:
+        if place.source is not Source.SHARED:
+            return file.read(Region(offset=place.first, length=place.second))
+        key = (place.first, place.second)
+        if key not in self._shared:
+            self._shared[key] = file.read(Region(offset=place.first, length=place.second))
+        return self._shared[key]

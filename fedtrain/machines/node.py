@@ -1,0 +1,140 @@
+"""The folder of a node: the kit that the operator gave, and what the node adds to it and never shows."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from fedtrain.crypto import SignedEnvelope
+from fedtrain.errors import SiteError
+from fedtrain.files import write_atomic
+from fedtrain.machines.federation import Federation, resolved
+from fedtrain.trust.membership import NAME
+
+# In the configuration of a SuperNode: where its own folder is.
+NODE = "fedtrain-node"
+
+_FILE = "node.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeFolder:
+    """A node's own folder.
+
+    Attributes:
+        path: where it is.
+        name: the node's name.
+        client: its number as a client.
+        federation: what it pins.
+    """
+
+    path: Path
+    name: str
+    client: int
+    federation: Federation
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Read a kit, or the folder that a node made of it.
+
+        Raises:
+            SiteError: it is not one.
+        """
+        path = resolved(path, "node")
+        file = path / _FILE
+        try:
+            name, client = _name_and_number(json.loads(file.read_bytes()))
+            return cls(path=path, name=name, client=client, federation=Federation.read(path))
+        except OSError as error:
+            raise SiteError(
+                f"{path} is not the folder of a node: cannot read {file}: {error.strerror or error}"
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise SiteError(f"{file} cannot be used: {error}") from error
+
+    def write(self) -> None:
+        """Write what `open` reads, durably.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        self.federation.write(self.path)
+        value = {"name": self.name, "client": self.client}
+        write_atomic(self.path / _FILE, json.dumps(value, indent=2).encode() + b"\n")
+
+    def write_request(self, envelope: SignedEnvelope) -> None:
+        """Write the request to be admitted, durably.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        write_atomic(self.request, envelope.line())
+
+    @property
+    def ca(self) -> Path:
+        """The certificate of the federation's CA, PEM. From the kit."""
+        return self.path / "ca.pem"
+
+    @property
+    def site(self) -> Path:
+        """The site file. From the kit, edited by the site."""
+        return self.path / "site.toml"
+
+    @property
+    def membership(self) -> Path:
+        """The newest signed membership that the node has seen. From the kit at first."""
+        return self.path / "membership.json"
+
+    @property
+    def identity(self) -> Path:
+        """The identity key, made here. Secret."""
+        return self.path / "identity.pem"
+
+    @property
+    def supernode_key(self) -> Path:
+        """The key with which the SuperNode authenticates, made here. Secret."""
+        return self.path / "supernode.pem"
+
+    @property
+    def request(self) -> Path:
+        """The request to be admitted, for the operator."""
+        return self.path / "request.json"
+
+    @property
+    def approved(self) -> Path:
+        """The app bundles that the site allows."""
+        return self.path / "approved.json"
+
+    @property
+    def rotation(self) -> Path:
+        """A change of keys that is not finished (`fedtrain.machines.rotation`)."""
+        return self.path / "rotation"
+
+    @property
+    def rotated(self) -> Path:
+        """The old keys of a change that is done but for deleting them."""
+        return self.path / ".rotated"
+
+    def refuse_rotation(self) -> None:
+        """Refuse to use keys that are half changed, or whose old ones are not deleted.
+
+        A node that went on with old keys to delete would take its next change of keys for the end of this one.
+
+        Raises:
+            SiteError: they are.
+        """
+        if self.rotation.exists() or self.rotated.exists():
+            raise SiteError(f"a change of keys was interrupted: finish it with fedtrain client rotate {self.path}")
+
+    @property
+    def logs(self) -> Path:
+        """A folder of what the processes print."""
+        return self.path / "logs"
+
+
+def _name_and_number(value: object) -> tuple[str, int]:
+    match value:
+        case {"name": str(name), "client": int(client), **rest}:
+            if not rest and not isinstance(client, bool) and client >= 0 and NAME.fullmatch(name):
+                return name, client
+    raise ValueError("it must be an object of name and client")

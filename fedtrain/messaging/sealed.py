@@ -1,0 +1,153 @@
+"""One message, sealed by one party for one other.
+
+A message has a header that all can read, a body that may go to many recipients (the model), and a part that is the
+recipient's own. The body is encrypted once, under a fresh key (`Body`); the own part, the body's key and the digest of
+its ciphertext are signed with the sender's identity and then sealed to the recipient's key. So n recipients cost one
+pass over the model and n small seals.
+
+The rules:
+- What the header says is bound twice: it is part of what is signed, and the context of the seal. The receiver does not
+  believe a header, it says which one it expects.
+  - ``run`` and ``session``: a message of another run, or from before a restart of the server, is none of this session.
+  - ``config``: both parties run with the same configuration, so the same clipping, noise and minimum cohort.
+  - ``phase`` and ``round``: an answer to one question is not taken for the answer to another.
+  - ``direction``, ``sender`` and ``recipient``: a message is not sent back to who wrote it, nor passed on to a third.
+  - ``sequence``: a replay. Each message of a server has a higher number than those before it, and a client takes none
+    that is not higher than the last (`fedtrain.messaging.NodeSessions.advance`); an answer has the number of what it
+    answers, of which the server takes one.
+- The signature is over the header and SHA-256 of the own part, the key and the body's digest: it says who wrote them.
+- The digest of the body's ciphertext is signed: a recipient, who knows the body's key, could make another body that
+  decrypts under it, but not one that another recipient accepts.
+- The identity key signs; the sealing key, of one session, opens; the body key encrypts one body. None does anything
+  else.
+- It is opened in this order: the seal, the signature by the pinned identity, the digest of the body, the body. Nothing
+  is returned unless all hold.
+"""
+
+import hmac
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Self
+
+from fedtrain.crypto import (
+    Identity,
+    PublicIdentity,
+    PublicSealingKey,
+    SealingKey,
+    decrypt_once,
+    encrypt_once,
+)
+from fedtrain.crypto.envelope import pre_authentication
+from fedtrain.crypto.onetime import KEY_BYTES, TAG_BYTES
+from fedtrain.crypto.sealing import OVERHEAD_BYTES
+from fedtrain.errors import TransportError
+from fedtrain.messaging.header import Header
+from fedtrain.messaging.layout import LARGEST
+
+PAYLOAD_TYPE = "application/vnd.fedtrain.sealed.v1"
+
+_BODY = b"fedtrain body v1"
+_SIGNATURE_BYTES = 64
+_DIGEST_BYTES = 32
+_FIXED_BYTES = _SIGNATURE_BYTES + KEY_BYTES + _DIGEST_BYTES
+_LARGEST_OWN = 2**27
+
+
+@dataclass(frozen=True, kw_only=True)
+class Body:
+    """The part of a message that several recipients share, encrypted.
+
+    Attributes:
+        key: 32 bytes that opened nothing else, and open this for whoever has them.
+        ciphertext: what is sent.
+        digest: SHA-256 of the ciphertext.
+    """
+
+    key: bytes = field(repr=False)
+    ciphertext: bytes = field(repr=False)
+    digest: bytes
+
+    @classmethod
+    def encrypt(cls, content: bytes, *, random: Callable[[int], bytes] = os.urandom) -> Self:
+        """Encrypt a content under a fresh key.
+
+        Args:
+            content: at most `LARGEST` bytes.
+            random: returns that many secret bytes that were never used.
+
+        Raises:
+            TransportError: the content is too large.
+        """
+        if len(content) > LARGEST:
+            raise TransportError(f"the body of a message has {len(content)} bytes, and {LARGEST} are allowed")
+        key = random(KEY_BYTES)
+        ciphertext = encrypt_once(key, content, _BODY)
+        return cls(key=key, ciphertext=ciphertext, digest=sha256(ciphertext).digest())
+
+
+def seal(header: Header, *, body: Body, own: bytes, identity: Identity, recipient: PublicSealingKey) -> bytes:
+    """Return what lets one recipient, and nobody else, open a body, and its own part.
+
+    Args:
+        header: what the message is bound to.
+        body: the part that recipients share.
+        own: the recipient's own part, at most 128 MiB.
+        identity: the sender's.
+        recipient: the recipient's key for this session, known to be its own.
+
+    Raises:
+        TransportError: the own part is too large.
+    """
+    if len(own) > _LARGEST_OWN:
+        raise TransportError(f"the recipient's own part has {len(own)} bytes, and {_LARGEST_OWN} are allowed")
+    inner = body.key + body.digest + own
+    bound = header.encode()
+    return recipient.seal(identity.sign(_signed(bound, inner)) + inner, bound)
+
+
+def open_sealed(
+    sealed: bytes, ciphertext: bytes | memoryview, *, header: Header, key: SealingKey, sender: PublicIdentity
+) -> tuple[bytes, bytes]:
+    """Return the recipient's own part and the content of the body.
+
+    Args:
+        sealed: what ``seal`` returned.
+        ciphertext: the body's.
+        header: what the message has to be bound to.
+        key: the recipient's, of this session.
+        sender: the pinned identity of the sender.
+
+    Raises:
+        TransportError: the message is not that of this sender on this occasion, or was changed; the reason names
+            sender, round and phase.
+    """
+    try:
+        return _opened(sealed, ciphertext, header.encode(), key, sender)
+    except TransportError as error:
+        raise TransportError(
+            f"the message of {header.sender} in round {header.round} ({header.phase}) is refused: {error}"
+        ) from error
+
+
+def _opened(
+    sealed: bytes, ciphertext: bytes | memoryview, bound: bytes, key: SealingKey, sender: PublicIdentity
+) -> tuple[bytes, bytes]:
+    if len(sealed) > OVERHEAD_BYTES + _FIXED_BYTES + _LARGEST_OWN or len(ciphertext) > LARGEST + TAG_BYTES:
+        raise TransportError(f"it is larger than any message: {len(sealed)} and {len(ciphertext)} bytes")
+    opened = key.open(sealed, bound)
+    if len(opened) < _FIXED_BYTES:
+        raise TransportError("it is shorter than any message")
+    signature, inner = opened[:_SIGNATURE_BYTES], opened[_SIGNATURE_BYTES:]
+    if not sender.signed(_signed(bound, inner), signature):
+        raise TransportError(f"the signature is not that of its pinned key {sender.key_id[:16]}")
+    body_key, rest = inner[:KEY_BYTES], inner[KEY_BYTES:]
+    digest, own = rest[:_DIGEST_BYTES], rest[_DIGEST_BYTES:]
+    if not hmac.compare_digest(sha256(ciphertext).digest(), digest):
+        raise TransportError("its body is not the one that was signed")
+    return own, decrypt_once(body_key, ciphertext, _BODY)
+
+
+def _signed(bound: bytes, inner: bytes) -> bytes:
+    return pre_authentication(PAYLOAD_TYPE, sha256(inner).digest() + bound)

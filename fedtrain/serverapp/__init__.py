@@ -1,0 +1,1 @@
+"""The server of a run: composition, rounds, central evaluation, checkpoints, the report."""

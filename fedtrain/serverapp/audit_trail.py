@@ -1,0 +1,212 @@
+"""What a private run can show afterwards: the server's signed record, the pinned keys, the clients' ledgers."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+from flwr.serverapp import Grid
+from pydantic import JsonValue
+
+from fedtrain.crypto import SignedEnvelope
+from fedtrain.errors import ForgeryError, LedgerError
+from fedtrain.flower.ledgers import ShownLedger
+from fedtrain.ledger import (
+    Asked,
+    Closed,
+    Completed,
+    Drop,
+    LedgerCopies,
+    Opened,
+    RunLog,
+    SecureSum,
+    Update,
+    now,
+    unanswered,
+)
+from fedtrain.privacy import PrivacyPlan
+from fedtrain.report import LedgerTrail, Report, RoundEntry, SignedTrail
+from fedtrain.report.digest import body_digest
+from fedtrain.serverapp.joining import ask_ledgers
+from fedtrain.trust import Roster
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditTrail:
+    """The record of a private run, as it grows.
+
+    Attributes:
+        plan: the privacy plan.
+        noise: where noise comes from.
+        log: the server's signed record, on the disk.
+        roster: the public keys of server and clients.
+        copies: the server's copies of the clients' ledgers.
+        withheld: whether cohorts are secret, and kept out of the record.
+        refused: why clients do not take part, by client.
+    """
+
+    plan: PrivacyPlan
+    noise: Literal["seeded", "secure"]
+    log: RunLog
+    roster: Roster
+    copies: LedgerCopies
+    withheld: bool
+    refused: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def run(self) -> str:
+        """The id of the run."""
+        return opening(self.log).run
+
+    def asked(self, round_number: int, cohort: tuple[int, ...], model: str, *, sealed: bool, secagg: bool) -> None:
+        """Note durably what is about to be asked of whom. From here on it is charged, whatever becomes of it.
+
+        Args:
+            round_number: the round.
+            cohort: the clients.
+            model: digest of what they are asked with.
+            sealed: whether models and updates are encrypted end to end.
+            secagg: whether the server gets the sum of the updates alone.
+        """
+        self.log.append(
+            Asked(
+                time=self._time,
+                round=round_number,
+                cohort=() if self.withheld else cohort,
+                model=model,
+                sealed=sealed,
+                secagg=secagg,
+            )
+        )
+
+    def completed(self, entry: RoundEntry, request: str, *, aggregate: str, silent: tuple[int, ...] = ()) -> None:
+        """Note what came of a round: whose updates were used, by commitment and ledger head, and the model's digest.
+
+        Args:
+            entry: the round as the report has it.
+            request: digest of what was asked with.
+            aggregate: digest of the new model.
+            silent: with secure aggregation, the clients in the sum that did not answer the unmasking.
+        """
+        used, dropped = (entry.completed or (), entry.dropped or ()) if not self.withheld else ((), ())
+        self.log.append(
+            Completed(
+                time=self._time,
+                round=entry.round,
+                model=request,
+                updates=tuple(self._update(client, entry.round, request) for client in used),
+                dropped=tuple(Drop(client=drop.client, reason=drop.reason) for drop in dropped),
+                sealed=entry.sealed,
+                secagg=_sum(entry, silent),
+                aggregate=aggregate,
+                clip_norm=entry.clip_norm or 0.0,
+            )
+        )
+
+    def closed(self, report: Report) -> SignedTrail:
+        """Sign a report as the end of the run so far, and return what proves it."""
+        self.log.append(Closed(time=self._time, status=report.status, rounds=report.rounds, report=body_digest(report)))
+        return SignedTrail(
+            roster=cast("dict[str, JsonValue]", self.roster.as_json()),
+            record=_as_json(self.log.envelopes),
+            ledgers=tuple(self._ledger(client) for client in sorted(self.roster.clients)),
+        )
+
+    def _ledger(self, client: int) -> LedgerTrail:
+        statement = self.copies.statement(client)
+        return LedgerTrail(
+            client=client,
+            entries=_as_json(self.copies.envelopes(client)),
+            statement=None if statement is None else _as_json([statement])[0],
+        )
+
+    def participations(self, *, done: int) -> Counter[int]:
+        """Return how often each client was asked, if so many rounds are complete.
+
+        With seeded noise a round that was asked and not completed is going to be repeated with the same clients, and
+        counts then. With secure noise each time counts.
+        """
+        asked = [record for record in self.log.records if isinstance(record, Asked)]
+        if self.noise == "secure":
+            return Counter(client for record in asked for client in record.cohort)
+        distinct = {(record.round, record.model): record.cohort for record in asked if record.round <= done}
+        return Counter(client for cohort in distinct.values() for client in cohort)
+
+    def drawable(self) -> list[int]:
+        """Return the clients that have reserved a run with secret cohorts, as their ledgers show."""
+        return [
+            client
+            for client in sorted(self.roster.clients)
+            if client not in self.refused
+            and any((entry.run, entry.round) == (self.run, 0) for entry in self.copies.entries(client))
+        ]
+
+    def unanswered(self, client: int) -> tuple[int, ...]:
+        """Return the rounds that are charged to a client although its ledger, as far as it is known, has no entry."""
+        entries = self.copies.entries(client)
+        return unanswered(client, self.log.records, entries, self.copies.stated(client), noise=self.noise)
+
+    def refresh(self, grid: Grid, clients: Mapping[int, int], *, timeout: float) -> None:
+        """Ask every client for the rest of its ledger, with a statement that this is all, up to the last round asked.
+
+        To be called when no message is under way, and none follows.
+        """
+        known = {client: self.copies.length(client) for client in clients.values()}
+        last = max((record.round for record in self.log.records if isinstance(record, Asked)), default=0)
+        shown, _ = ask_ledgers(
+            grid, clients, run=self.run, round_number=last, noise_multiplier=None, known=known, timeout=timeout
+        )
+        for client, ledger in shown.items():
+            self.take(client, ledger, first=known[client])
+
+    def take(self, client: int, shown: ShownLedger, *, first: int) -> None:
+        """Take over what a client shows; what does not hold is not taken over, and the client is asked no more."""
+        try:
+            stated = self.copies.receive(client, shown.entries, shown.statement, first=first)
+        except ForgeryError as error:
+            self.refused[client] = str(error)
+            return
+        if stated is not None and stated.refusal is not None:
+            self.refused[client] = stated.refusal
+
+    @property
+    def _time(self) -> str:
+        """The time of the next record.
+
+        How long a round takes tells how many trained: where that is secret, every record has the time of the first.
+        """
+        return opening(self.log).time if self.withheld else now()
+
+    def _update(self, client: int, round_number: int, model: str) -> Update:
+        head = self.copies.head(client)
+        key = (self.run, round_number, model, "settled")
+        update = next(
+            entry.update
+            for entry in reversed(self.copies.entries(client))
+            if (entry.run, entry.round, entry.model, entry.status) == key
+        )
+        return Update(client=client, update=update or "", sequence=head.sequence, head=head.digest)
+
+
+def _sum(entry: RoundEntry, silent: tuple[int, ...]) -> SecureSum | None:
+    """Return what the record says of secure aggregation in a round; ``None`` if it was without."""
+    secagg = entry.secagg
+    if secagg is None:
+        return None
+    return SecureSum(threshold=secagg.threshold, neighbours=secagg.neighbours, bits=secagg.bits, silent=silent)
+
+
+def _as_json(envelopes: Sequence[SignedEnvelope]) -> tuple[dict[str, JsonValue], ...]:
+    return tuple(cast("dict[str, JsonValue]", envelope.as_json()) for envelope in envelopes)
+
+
+def opening(log: RunLog) -> Opened:
+    """Return the record that opens a run.
+
+    Raises:
+        LedgerError: the log begins with another.
+    """
+    first = log.records[0]
+    if not isinstance(first, Opened):
+        raise LedgerError(f"the record of the run does not begin with its opening, but with {first.kind!r}")
+    return first

@@ -1,0 +1,241 @@
+"""Gather the clients of a run: in a simulation by number, and from machines of their own by what they sign."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from secrets import token_bytes, token_hex
+
+from flwr.serverapp import Grid
+
+from fedtrain.config import to_flat
+from fedtrain.config.digest import config_digest
+from fedtrain.crypto import Identity, SealingKey, SignedEnvelope
+from fedtrain.errors import ClientError, ConfigError, KeyFileError, LedgerError
+from fedtrain.files import write_atomic
+from fedtrain.flower.reasons import cause
+from fedtrain.flower.transport import Summing, meet_members
+from fedtrain.ledger import RunLog
+from fedtrain.machines import ServerFolder, read_membership
+from fedtrain.messaging import SessionOffer
+from fedtrain.serverapp.audit_trail import AuditTrail, opening
+from fedtrain.serverapp.audit_trail_start import open_log, open_trail, pinned_roster
+from fedtrain.serverapp.channel import PATIENCE, Channel, Transport, open_channel
+from fedtrain.serverapp.preparation import Preparation
+from fedtrain.serverapp.run_folder import RunFolder
+from fedtrain.trust import Membership, Roster
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathering:
+    """The clients of a run.
+
+    Attributes:
+        run: id of the run.
+        channel: the way to them.
+        trail: the record of a private run; ``None`` without privacy.
+    """
+
+    run: str
+    channel: Channel
+    trail: AuditTrail | None
+
+
+def gather_simulated(
+    grid: Grid,
+    clients: Mapping[int, int],
+    preparation: Preparation,
+    transport: Transport,
+    summing: Summing | None,
+    folder: RunFolder,
+    *,
+    done: int,
+) -> Gathering:
+    """Gather simulated clients. Their keys are those that they show at the first start of a run.
+
+    Args:
+        grid: where the nodes are.
+        clients: the client of each node.
+        preparation: what was made before.
+        transport: which layers the run uses.
+        summing: how updates are summed; ``None`` if they are not.
+        folder: the run folder.
+        done: rounds that are complete.
+
+    Raises:
+        ClientError: fewer clients take part than a cohort needs.
+        RunError: as `open_trail`.
+    """
+    experiment, federation = preparation.experiment, preparation.experiment.federation
+    layered = transport.sealed or transport.secagg
+    if preparation.plan is None and not layered:
+        return Gathering(run=folder.started()[0], channel=Channel(grid=grid, clients=clients), trail=None)
+    identity = Identity.load_or_create(folder.key)
+    run, start, log = _begun(folder, preparation, identity, done=done)
+    roster = pinned_roster(grid, clients, folder, identity, cohort=federation.cohort, timeout=federation.deadline)
+    channel = Channel(grid=grid, clients={node: client for node, client in clients.items() if client in roster.clients})
+    if layered:
+        channel = open_channel(
+            grid,
+            channel.clients,
+            experiment,
+            transport,
+            offer=SessionOffer(run=run, session=token_hex(16), roster=roster.digest, start=start),
+            identity=identity,
+            roster=roster,
+            summing=summing,
+        )
+    return _gathered(preparation, folder, channel, roster, log, run=run, done=done)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Members:
+    """Who belongs to the federation of a server.
+
+    Attributes:
+        membership: who they are.
+        envelope: the same, as the operator signed it.
+        identity: the server's own.
+    """
+
+    membership: Membership
+    envelope: SignedEnvelope
+    identity: Identity
+
+
+def read_members(server: ServerFolder, *, clients: int) -> Members:
+    """Return who belongs to the federation of a server.
+
+    Raises:
+        ConfigError: it has another number of members than the experiment has clients.
+        SiteError: the membership cannot be used.
+        KeyFileError: the server's identity is not the one that the membership names.
+    """
+    membership, envelope = read_membership(server.membership, server.federation)
+    identity = Identity.load(server.identity)
+    if membership.roster.server != identity.public:
+        raise KeyFileError(
+            f"{server.membership} names another key of the server than {server.identity} holds; copy the newest "
+            "membership, or the key, from the operator"
+        )
+    if len(membership.names) != clients:
+        names = ", ".join(membership.names.values()) or "none"
+        raise ConfigError(
+            f"federation.clients = {clients}, and the federation has {len(membership.names)} members ({names}); make "
+            "them equal"
+        )
+    return Members(membership=membership, envelope=envelope, identity=identity)
+
+
+def gather_members(
+    grid: Grid,
+    members: Members,
+    preparation: Preparation,
+    transport: Transport,
+    summing: Summing | None,
+    folder: RunFolder,
+    *,
+    done: int,
+) -> Gathering:
+    """Gather the members of a federation. Their keys are in the membership, which the operator signed.
+
+    What is sent before they have a session is its offer. Nodes tell which clients they are by what they sign.
+
+    Args:
+        grid: where the nodes are.
+        members: who they are.
+        preparation: what was made before.
+        transport: which layers the run uses.
+        summing: how updates are summed; ``None`` if they are not.
+        folder: the run folder.
+        done: rounds that are complete.
+
+    Raises:
+        ClientError: fewer of them take part than a cohort needs.
+        LedgerError: the run was begun with other members.
+        RunError: as `open_trail`.
+    """
+    experiment, federation = preparation.experiment, preparation.experiment.federation
+    membership, identity = members.membership, members.identity
+    roster, patience = membership.roster, min(federation.deadline, PATIENCE)
+    run, start, log = _begun(folder, preparation, identity, done=done)
+    _pin(folder, members)
+    session, clients, missing = meet_members(
+        grid,
+        _connected(grid, wanted=len(roster.clients), timeout=patience),
+        offer=SessionOffer(run=run, session=token_hex(16), roster=roster.digest, start=start),
+        config=config_digest(to_flat(experiment)),
+        identity=identity,
+        key=SealingKey(token_bytes(32)),
+        roster=roster,
+        membership=members.envelope,
+        timeout=patience,
+    )
+    if len(clients) < federation.cohort:
+        away = [
+            f"client {client}, {name}, is not in the session"
+            for client, name in membership.names.items()
+            if client not in clients.values()
+        ]
+        said = [f"node {node}: {cause(reason)}" for node, reason in sorted(missing.items())]
+        lines = "\n".join([*away, *said])
+        raise ClientError(f"{len(clients)} members take part, and federation.cohort = {federation.cohort}:\n{lines}")
+    channel = Channel.over(grid, clients, session, transport, summing)
+    return _gathered(preparation, folder, channel, roster, log, run=run, done=done)
+
+
+def _begun(
+    folder: RunFolder, preparation: Preparation, identity: Identity, *, done: int
+) -> tuple[str, int, RunLog | None]:
+    """Return the id of the run, which start of it this is, and its record if it is private."""
+    run, start = folder.started()
+    if preparation.plan is None:
+        return run, start, None
+    log = open_log(folder, identity, done=done)
+    return opening(log).run if log.records else run, start, log
+
+
+def _gathered(
+    preparation: Preparation,
+    folder: RunFolder,
+    channel: Channel,
+    roster: Roster,
+    log: RunLog | None,
+    *,
+    run: str,
+    done: int,
+) -> Gathering:
+    if preparation.plan is None or log is None:
+        return Gathering(run=run, channel=channel, trail=None)
+    trail = open_trail(
+        channel.grid,
+        channel.clients,
+        preparation,
+        preparation.plan,
+        folder,
+        log=log,
+        run=run,
+        roster=roster,
+        done=done,
+    )
+    return Gathering(run=run, channel=channel, trail=trail)
+
+
+def _pin(folder: RunFolder, members: Members) -> None:
+    """Keep the members of a run in its folder, for whoever audits it. A run is not resumed with different ones."""
+    roster = members.membership.roster
+    if not folder.roster.exists():
+        write_atomic(folder.path / "membership.json", members.envelope.line())
+        roster.write(folder.roster)
+    elif Roster.read(folder.roster).digest != roster.digest:
+        raise LedgerError(
+            f"the run in {folder.path} was begun with other members or keys than the federation has now: begin another "
+            "run"
+        )
+
+
+def _connected(grid: Grid, *, wanted: int, timeout: float) -> list[int]:
+    """Return the nodes that are connected, as soon as there are so many, or those that are after a while."""
+    end = time.monotonic() + timeout
+    while len(nodes := sorted(grid.get_node_ids())) < wanted and time.monotonic() < end:
+        time.sleep(0.5)
+    return nodes

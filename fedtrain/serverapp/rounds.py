@@ -1,0 +1,250 @@
+"""The rounds: send the model, aggregate what comes back, evaluate, save."""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import cast
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message
+from flwr.app.exception import AppExitException
+
+from fedtrain.errors import AggregationError, BudgetError, RunError, TooFewResultsError
+from fedtrain.flower import protocol
+from fedtrain.flower.client_dp import release_round, release_total
+from fedtrain.flower.transport import Outcome
+from fedtrain.flower.wrapper import collect
+from fedtrain.privacy.client_level import poisson_cohort
+from fedtrain.privacy.noise import open_source
+from fedtrain.report import RoundEntry
+from fedtrain.seeding import derive_seed
+from fedtrain.serverapp.audit_trail import AuditTrail
+from fedtrain.serverapp.channel import Channel
+from fedtrain.serverapp.checkpoint import Arrays, RunState
+from fedtrain.serverapp.composition import compose
+from fedtrain.serverapp.entries import aggregation_of, dropped_of, dropped_of_sum, readable
+from fedtrain.serverapp.evaluation import evaluate
+from fedtrain.serverapp.preparation import Preparation
+from fedtrain.serverapp.strategies import build_strategy, remembered, remind
+from fedtrain.tasks import trainable_names
+from fedtrain.training import learning_rate
+
+
+class Rounds:
+    """Runs rounds over a grid, each from the state after the one before.
+
+    What a round does depends on the state and the configuration alone: everything random is seeded by its round, so a
+    run that continues from a checkpoint reaches the same model as one that was never interrupted.
+    """
+
+    def __init__(self, channel: Channel, preparation: Preparation, trail: AuditTrail | None, *, done: int) -> None:
+        """Compose the grid and the strategy.
+
+        Args:
+            channel: the way to the clients.
+            preparation: what was made before.
+            trail: the record of a private run; ``None`` without privacy.
+            done: rounds that are complete.
+        """
+        self._preparation = preparation
+        self._experiment = preparation.experiment
+        self._clients = dict(channel.clients)
+        self._sealed = channel.sealed
+        self._trail = trail
+        self._strategy = build_strategy(self._experiment)
+        composition = compose(channel, preparation, trail, done=done)
+        self._grid, self._participation, self._summed = composition.grid, composition.participation, composition.summed
+
+    def next(self, state: RunState, *, on_start: Callable[[int, int], None], on_reply: Callable[[], None]) -> RunState:
+        """Run the next round and return the state after it.
+
+        ``on_start`` is called with the round and the size of its cohort before anything is sent.
+
+        Raises:
+            BudgetError: so many clients refused that the round cannot be used; the state before it still stands.
+            RunError: the round failed; likewise.
+        """
+        started = time.monotonic()
+        number = state.round_number + 1
+        rate = learning_rate(self._experiment.training, round_number=number, rounds=self._experiment.federation.rounds)
+        messages, digest = self._messages(state, number, rate)
+        cohort = tuple(self._clients[message.metadata.dst_node_id] for message in messages)
+        if self._trail is not None:
+            secagg = self._summed is not None
+            self._trail.asked(number, cohort, digest, sealed=self._sealed, secagg=secagg)
+        on_start(number, len(cohort))
+        replies = self._replies(messages, on_reply)
+        entry = self._entry(number, cohort, replies, rate, clip_norm=state.clip_norm or None)
+        self._require(entry)
+        state = self._aggregated(state, entry, replies)
+        if self._trail is not None:
+            silent = () if self._outcome is None else self._outcome.silent
+            aggregate = protocol.arrays_digest(as_record(state.model))
+            self._trail.completed(entry, digest, aggregate=aggregate, silent=silent)
+        last = number == self._experiment.federation.rounds
+        if last or number % self._experiment.server.evaluate_every == 0:
+            state = self.evaluated(state)
+        seconds = time.monotonic() - started
+        return replace(
+            state,
+            round_log=(*state.round_log, entry.model_copy(update={"seconds": seconds})),
+            seconds=state.seconds + seconds,
+        )
+
+    @property
+    def _outcome(self) -> Outcome | None:
+        """What became of the sum of the latest round, where the server sees sums alone."""
+        return None if self._summed is None else self._summed.outcome
+
+    def _replies(self, messages: list[Message], on_reply: Callable[[], None]) -> list[Message]:
+        """Send the messages of a round, and return the replies: one in the place of all where they are summed."""
+        deadline = self._experiment.federation.deadline
+        if self._summed is None:
+            return collect(self._grid, messages, timeout=deadline, on_reply=lambda _: on_reply())
+        self._summed.watch(on_reply)
+        # The grid itself ends each of the two exchanges at the deadline, and then always has a reply.
+        return collect(self._grid, messages, timeout=None)
+
+    def _messages(self, state: RunState, number: int, rate: float) -> tuple[list[Message], str]:
+        """Return what is sent in a round, and in a private run the digest of it, which is the same for all clients."""
+        config = ConfigRecord({protocol.LEARNING_RATE: rate})
+        if self._trail is not None:
+            config[protocol.RUN] = self._trail.run
+            config[protocol.NOISE_MULTIPLIER] = self._trail.plan.noise_multiplier
+            config[protocol.CLIP_NORM] = state.clip_norm
+        arrays = as_record(state.model)
+        remind(self._strategy, state.strategy)
+        place = {node: index for index, node in enumerate(self._drawn(number))}
+        self._grid.draw(place)
+        messages = list(self._strategy.configure_train(number, arrays, config, self._grid))
+        # The strategy shuffles them, and sums of floating-point numbers depend on the order.
+        messages.sort(key=lambda message: place[message.metadata.dst_node_id])
+        for message in messages:
+            message.metadata.ttl = self._experiment.federation.deadline
+        # The strategy adds its settings to the config that it was given.
+        return messages, "" if self._trail is None else protocol.request_digest(arrays, config)
+
+    def _drawn(self, number: int) -> list[int]:
+        """Draw the cohort of a round, as nodes: a Poisson one from the clients that have reserved the run."""
+        seed = derive_seed(self._experiment.seed, "cohort", number)
+        if self._participation is not None:
+            # Not by the strategy, which draws from Python's global generator: so do heartbeats of Flower, at any time.
+            generator = random.Random(seed)  # noqa: S311 - these cohorts are no secret
+            return generator.sample(self._participation.get_node_ids(), self._experiment.federation.cohort)
+        assert self._trail is not None
+        nodes = {client: node for node, client in self._clients.items()}
+        source = open_source(self._trail.noise, seed)
+        rate = self._trail.plan.spec.sampling_rate
+        return [nodes[client] for client in poisson_cohort(self._trail.drawable(), rate, source)]
+
+    def _entry(
+        self, number: int, cohort: tuple[int, ...], replies: list[Message], rate: float, *, clip_norm: float | None
+    ) -> RoundEntry:
+        outcome = self._outcome
+        if outcome is None:
+            deadline = self._experiment.federation.deadline
+            dropped = dropped_of(cohort, replies, self._clients, deadline=deadline)
+        else:
+            dropped = dropped_of_sum(cohort, outcome)
+        lost = {entry.client for entry in dropped}
+        return RoundEntry(
+            round=number,
+            cohort=cohort,
+            completed=tuple(client for client in cohort if client not in lost),
+            dropped=dropped,
+            sealed=self._sealed,
+            secagg=None if outcome is None or outcome.total is None else aggregation_of(outcome),
+            clip_norm=clip_norm,
+            learning_rate=rate,
+            seconds=0.0,
+        )
+
+    def _require(self, entry: RoundEntry) -> None:
+        minimum = self._experiment.federation.min_results
+        # A Poisson cohort may be empty by chance; its round is noise, and counts.
+        completed, dropped = entry.completed or (), entry.dropped or ()
+        if self._experiment.privacy.secret_cohorts or len(completed) >= minimum:
+            if self._outcome is not None and self._outcome.total is None:
+                raise AggregationError(f"round {entry.round} was aborted: {readable(self._outcome.problem)}")
+            return
+        reasons = "\n".join(f"client {drop.client}: {drop.reason}" for drop in dropped)
+        refused = [drop.client for drop in dropped if self._trail and drop.client in self._trail.refused]
+        kind = BudgetError if len(completed) + len(refused) >= minimum else TooFewResultsError
+        raise kind(
+            f"round {entry.round} has {len(completed)} usable results of {len(completed) + len(dropped)} clients, and "
+            f"federation.min_results = {minimum}:\n{reasons}"
+        )
+
+    def _aggregated(self, state: RunState, entry: RoundEntry, replies: list[Message]) -> RunState:
+        clip_norm = state.clip_norm
+        if self._trail is not None and self._experiment.privacy.mode == "client":
+            replies, clip_norm = self._released(state, entry, replies)
+        model = self._model(state, entry.round, replies)
+        return replace(
+            state, round_number=entry.round, model=model, strategy=remembered(self._strategy), clip_norm=clip_norm
+        )
+
+    def _released(self, state: RunState, entry: RoundEntry, replies: list[Message]) -> tuple[list[Message], float]:
+        """Return the noisy mean in the place of the replies, and the clipping norm of the next round."""
+        assert self._trail is not None
+        release: Callable[..., tuple[list[Message], float]] = partial(release_round, replies)
+        if self._outcome is not None and self._outcome.total is not None:
+            release = partial(release_total, self._outcome.total, clients=len(self._outcome.masked))
+        return release(
+            sent=as_record(state.model),
+            plan=self._trail.plan,
+            clip_norm=state.clip_norm,
+            source=open_source(self._trail.noise, derive_seed(self._experiment.seed, "noise", entry.round)),
+            trainable=trainable_names(self._preparation.model),
+        )
+
+    def _model(self, state: RunState, number: int, replies: list[Message]) -> Arrays:
+        name = self._experiment.server.strategy
+        try:
+            arrays, _ = self._strategy.aggregate_train(number, replies)
+        except (AppExitException, ValueError, TypeError, ArithmeticError) as error:
+            raise RunError(f"{name} cannot aggregate round {number}: {error}") from error
+        if arrays is None:
+            raise RunError(f"{name} gave no model in round {number}")
+        model: Arrays = {}
+        for key, before in state.model.items():
+            # Averaging turns integers and half floats into other types; clients are sent what they expect.
+            value = arrays[key].numpy()
+            model[key] = np.asarray(value if before.dtype.kind in "fc" else np.rint(value), dtype=before.dtype)
+            if not np.isfinite(model[key]).all():
+                raise RunError(f"{name} made {key} not finite in round {number}; lower the learning rates")
+        return model
+
+    def evaluated(self, state: RunState) -> RunState:
+        """Evaluate the model of a state centrally and return the state with the result added."""
+        tensors = {name: torch.from_numpy(np.array(value)) for name, value in state.model.items()}
+        self._preparation.model.load_state_dict(tensors)
+        evaluation = evaluate(
+            self._preparation.model,
+            self._preparation.task,
+            self._preparation.store.test,
+            round_number=state.round_number,
+        )
+        return replace(state, evaluations=(*state.evaluations, evaluation))
+
+
+def as_record(model: Arrays) -> ArrayRecord:
+    """Return a model as it is sent."""
+    return ArrayRecord({name: Array(np.asarray(value)) for name, value in model.items()})
+
+
+def initial_state(preparation: Preparation) -> RunState:
+    """Return the state before the first round."""
+    tensors = preparation.model.state_dict()
+    return RunState(
+        round_number=0,
+        model={name: cast("np.ndarray", tensor.cpu().numpy().copy()) for name, tensor in tensors.items()},
+        strategy={},
+        evaluations=(),
+        round_log=(),
+        clip_norm=preparation.plan.spec.clip_norm if preparation.plan else 0.0,
+        seconds=0.0,
+    )

@@ -1,0 +1,214 @@
+"""A whole run: prepare, train round after round, save after each, report whatever happens."""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from flwr.serverapp import Grid
+from flwr.supercore.run import RunNotRunningException
+from flwr.superlink.grid.http_grid import HttpGrid
+
+from fedtrain.config import Experiment
+from fedtrain.data import format_histogram
+from fedtrain.errors import AggregationError, BudgetError, FedtrainError, StorageError
+from fedtrain.files import append_line
+from fedtrain.flower.prompt import PromptGrid
+from fedtrain.machines import ServerFolder
+from fedtrain.report import Evaluation, Report
+from fedtrain.report.html import render_html
+from fedtrain.report.transport import summary
+from fedtrain.serverapp.audit_trail import AuditTrail
+from fedtrain.serverapp.channel import Channel, Transport, checked_summing
+from fedtrain.serverapp.checkpoint import RunState
+from fedtrain.serverapp.federation import clients_of
+from fedtrain.serverapp.gathering import Gathering, gather_members, gather_simulated, read_members
+from fedtrain.serverapp.preparation import Preparation, prepare
+from fedtrain.serverapp.reporting import Status, build_report
+from fedtrain.serverapp.rounds import Rounds, initial_state
+from fedtrain.serverapp.run_folder import RunFolder
+from fedtrain.serverapp.screen import Screen, closing_table, make_screen
+from fedtrain.serverapp.spending import largest_epsilon
+from fedtrain.serverapp.tensorboard import open_board
+
+_log = logging.getLogger(__name__)
+
+
+def run_experiment(grid: Grid, experiment: Experiment) -> None:
+    """Run an experiment over a grid and leave its run folder.
+
+    Raises:
+        UsageError: the input cannot be used; nothing was trained.
+        RunError: the run failed; its folder holds what was reached, and it can be resumed.
+        KeyboardInterrupt: likewise, when a person stopped it.
+    """
+    server = ServerFolder.of_environment()
+    preparation = prepare(experiment, deployed=server is not None)
+    remote = isinstance(grid, HttpGrid)
+    transport = Transport.of(experiment, remote=server is not None or remote)
+    summing = checked_summing(experiment, preparation.model, preparation.plan) if transport.secagg else None
+    if remote:
+        grid = PromptGrid(grid)
+    federation = experiment.federation
+    if server is None:
+        clients = clients_of(grid, clients=federation.clients, timeout=federation.deadline)
+        gather: Callable[..., Gathering] = partial(gather_simulated, grid, clients)
+    else:
+        gather = partial(gather_members, grid, read_members(server, clients=federation.clients))
+    folder = RunFolder.open(experiment)
+    start = folder.load_checkpoint() or initial_state(preparation)
+    done = start.round_number
+    screen = make_screen(experiment.output.screen, rounds=federation.rounds, done=done)
+    screen.say(_introduction(preparation))
+    gathering = gather(preparation, transport, summing, folder, done=done)
+    if gathering.trail is not None:
+        for client, reason in gathering.trail.refused.items():
+            screen.say(f"client {client} does not take part: {reason}")
+    Run(preparation, folder, screen, start, gathering.trail, run=gathering.run).execute(gathering.channel)
+
+
+class Run:
+    """A run in progress: where it stands, and where that is kept."""
+
+    def __init__(
+        self,
+        preparation: Preparation,
+        folder: RunFolder,
+        screen: Screen,
+        start: RunState,
+        trail: AuditTrail | None,
+        *,
+        run: str,
+    ) -> None:
+        """Begin at a state, which is that of the newest checkpoint in the folder, or the initial one."""
+        self._preparation = preparation
+        self._experiment = preparation.experiment
+        self._folder = folder
+        self._screen = screen
+        self._state = start
+        self._trail = trail
+        self._run = run
+
+    def execute(self, channel: Channel) -> None:
+        """Run the rounds that are left, and leave a report however they end."""
+        try:
+            self._train(channel)
+        except (KeyboardInterrupt, SystemExit, RunNotRunningException):  # the last two where the SuperLink stops a run
+            self._report_failure("interrupted", "stopped by the user")
+            self._screen.say(
+                f"stopped after round {self._state.round_number}; what was reached is saved. To go on, run the same "
+                f"command with --out {self._folder.path} --resume"
+            )
+            raise
+        except Exception as error:
+            if isinstance(error, BudgetError | AggregationError):
+                self._refresh(channel)
+            name = "" if isinstance(error, FedtrainError) else f"{type(error).__name__}: "
+            self._report_failure("failed", f"{name}{error}")
+            raise
+        self._refresh(channel)
+        report = self._report("completed", None)
+        if left := channel.end(timeout=self._experiment.federation.deadline):
+            self._screen.say(
+                f"clients {', '.join(map(str, left))} did not say that they deleted their keys of the session"
+            )
+        self._screen.say(
+            f"{closing_table(report)}\ntransport: {summary(report.round_log)}\nreport: {self._folder.html}"
+        )
+
+    def _refresh(self, channel: Channel) -> None:
+        if self._trail is not None:
+            self._trail.refresh(channel.grid, channel.clients, timeout=self._experiment.federation.deadline)
+
+    def _train(self, channel: Channel) -> None:
+        rounds = Rounds(channel, self._preparation, self._trail, done=self._state.round_number)
+        if not self._state.evaluations:
+            self._state = rounds.evaluated(self._state)
+        # A kill may have come between a checkpoint and what follows it.
+        self._folder.save_metrics(self._line(evaluation) for evaluation in self._state.evaluations)
+        self._save_if_best()
+        tensorboard = open_board(
+            self._folder.path, enabled=self._experiment.output.tensorboard, after=self._state.round_number
+        )
+        with tensorboard as board, self._screen:
+            while self._state.round_number < self._experiment.federation.rounds:
+                state = rounds.next(self._state, on_start=self._screen.round_started, on_reply=self._screen.client_done)
+                self._save(state)
+                evaluation, entry = self._state.evaluations[-1], self._state.round_log[-1]
+                line = self._line(evaluation)
+                if evaluation.round == entry.round:
+                    append_line(self._folder.metrics, line)
+                    self._save_if_best()
+                    if board is not None:
+                        for name, value in line.items():
+                            if isinstance(value, int | float):
+                                board.add_scalar(name, value, entry.round)
+                accuracy = evaluation.accuracy if evaluation.round == entry.round else None
+                self._screen.round_done(entry, accuracy, self._epsilon(entry.round))
+
+    def _save(self, state: RunState) -> None:
+        before, self._state = self._state, state
+        try:
+            self._folder.save_checkpoint(state)
+        except StorageError:
+            # A round without a checkpoint is going to be repeated: nothing of it may be published.
+            self._state = before
+            raise
+
+    def _line(self, evaluation: Evaluation) -> dict[str, object]:
+        line = evaluation.model_dump(mode="json", exclude_none=True)
+        epsilon = self._epsilon(evaluation.round)
+        return line if epsilon is None else {**line, "epsilon": epsilon}
+
+    def _epsilon(self, up_to: int) -> float | None:
+        return None if self._trail is None else largest_epsilon(self._trail, up_to=up_to)
+
+    def _save_if_best(self) -> None:
+        best = self._state.best
+        if best is not None and best.round == self._state.round_number:
+            self._folder.save_model("best", self._state.model)
+
+    def _report(self, status: Status, reason: str | None) -> Report:
+        report = build_report(
+            self._preparation,
+            self._state,
+            self._trail,
+            run=self._run,
+            status=status,
+            reason=reason,
+            final=self._folder.save_model("final", self._state.model),
+            best=self._folder.model_file("best"),
+        )
+        self._folder.save_report(report, render_html(report))
+        return report
+
+    def _report_failure(self, status: Status, reason: str) -> None:
+        # A disk that is full for the checkpoint is full for the report: the first error is the one to tell.
+        try:
+            self._report(status, reason)
+        except StorageError as error:
+            _log.warning("the report could not be written: %s", error)
+
+
+def _introduction(preparation: Preparation) -> str:
+    experiment, info = preparation.experiment, preparation.store.info
+    federation = experiment.federation
+    text = (
+        f"{experiment.name}: {federation.rounds} rounds, {federation.cohort} of {federation.clients} clients a round, "
+    )
+    if (histogram := preparation.shown_histogram) is not None:
+        text += (
+            f"{len(preparation.store.train)} training and {len(preparation.store.test)} test records\n"
+            "training records of each client and class:\n"
+            f"{format_histogram(histogram, info.classes)}\n"
+        )
+    else:
+        text += f"{len(preparation.store.test)} test records\n"
+    if (plan := preparation.plan) is None:
+        return f"{text}no privacy: no guarantee is given"
+    spec, noise = plan.spec, experiment.privacy.noise
+    whose = "for each client" if spec.unit == "record" else "for whole clients"
+    source = "noise from a seed, for simulation only" if noise == "seeded" else "noise that cannot be repeated"
+    return (
+        f"{text}{spec.unit} privacy: epsilon <= {spec.epsilon:g} at delta {spec.delta:g} {whose}, noise multiplier "
+        f"{plan.noise_multiplier:g}, sampling rate {spec.sampling_rate:g}, {spec.steps} steps; {source}"
+    )

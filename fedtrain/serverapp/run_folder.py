@@ -1,0 +1,184 @@
+"""The run folder: everything that a run leaves behind."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from secrets import token_hex
+
+import tomli_w
+from safetensors.numpy import save
+
+from fedtrain.config import Experiment, read_toml, to_flat
+from fedtrain.config.digest import decisive
+from fedtrain.errors import ConfigError, StorageError
+from fedtrain.files import rewrite_lines, write_atomic
+from fedtrain.report import ModelFile, Report
+from fedtrain.serverapp.checkpoint import Arrays, RunState
+
+# The newest may be damaged by the machine itself, so one more is kept.
+_KEPT_CHECKPOINTS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """Where a run writes. Every file is replaced atomically, so that a kill or a full disk loses at most a round."""
+
+    path: Path
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object for each central evaluation."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def record(self) -> Path:
+        """The server's signed record of a private run."""
+        return self.path / "record.jsonl"
+
+    def started(self) -> tuple[str, int]:
+        """Count a start of the server; return the id of a run without a record, and which start this is, from 1.
+
+        Raises:
+            StorageError: it cannot be read or written.
+        """
+        path = self.path / "starts.json"
+        try:
+            before = json.loads(path.read_text(encoding="ascii"))
+            run, count = str(before["run"]), int(before["starts"])
+        except FileNotFoundError:
+            run, count = token_hex(16), 0
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StorageError(f"cannot read {path}, which counts the starts of the run: {error}") from error
+        write_atomic(path, json.dumps({"run": run, "starts": count + 1}).encode())
+        return run, count + 1
+
+    @property
+    def key(self) -> Path:
+        """The server's identity key."""
+        return self.path / "keys" / "server.pem"
+
+    @property
+    def roster(self) -> Path:
+        """The public keys of server and clients, in a run that signs or encrypts."""
+        return self.path / "roster.json"
+
+    @property
+    def html(self) -> Path:
+        """The report for people."""
+        return self.path / "report.html"
+
+    @classmethod
+    def open(cls, experiment: Experiment) -> "RunFolder":
+        """Make the folder of a new run, or open that of a run to be resumed.
+
+        Raises:
+            ConfigError: the folder holds a run and ``resume`` is not set, or a run of another configuration, or
+                checkpoints without a configuration; or ``resume`` is set without a folder.
+            StorageError: the folder cannot be made.
+        """
+        if experiment.output.resume and experiment.output.directory is None:
+            raise ConfigError(
+                "output.resume is set and output.directory is not: name the run folder to go on in (--out)"
+            )
+        name = experiment.output.directory or f"runs/{experiment.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+        folder = cls(path=Path(name))
+        config = folder.path / "config.toml"
+        if config.exists():
+            if not experiment.output.resume:
+                raise ConfigError(
+                    f"{folder.path} holds a run already: continue it with output.resume (--resume), or name another "
+                    "folder with output.directory (--out)"
+                )
+            folder._check_same(experiment, config)
+            return folder
+        if folder._checkpoints():
+            raise ConfigError(
+                f"{folder.path} holds checkpoints and no config.toml, which says what run they are of: put it back, or "
+                "name another folder with output.directory (--out)"
+            )
+        try:
+            (folder.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot make the run folder {folder.path}: {error.strerror or error}") from error
+        write_atomic(config, tomli_w.dumps(_nested(to_flat(experiment))).encode())
+        return folder
+
+    @staticmethod
+    def _check_same(experiment: Experiment, config: Path) -> None:
+        # A folder of an earlier version lacks the fields that came later; its run had their defaults.
+        before, now = to_flat(Experiment()) | read_toml(config), decisive(experiment)
+        changed = [
+            f"{key} was {'unset' if before[key] == '' else repr(before[key])} and is "
+            f"{'unset' if value == '' else repr(value)}"
+            for key, value in now.items()
+            if before[key] != value
+        ]
+        if changed:
+            raise ConfigError(
+                f"the run in {config.parent} cannot be resumed with another configuration: {'; '.join(changed)}"
+            )
+
+    def save_checkpoint(self, state: RunState) -> None:
+        """Write the checkpoint of a round, then drop those that are no longer kept.
+
+        Raises:
+            StorageError: it cannot be written; the previous checkpoints are kept.
+        """
+        write_atomic(self.path / "checkpoints" / f"round-{state.round_number:06d}.safetensors", state.encode())
+        for old in self._checkpoints()[:-_KEPT_CHECKPOINTS]:
+            old.unlink(missing_ok=True)
+
+    def load_checkpoint(self) -> RunState | None:
+        """Return the newest checkpoint, ``None`` if there is none.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        checkpoints = self._checkpoints()
+        if not checkpoints:
+            return None
+        try:
+            return RunState.decode(checkpoints[-1].read_bytes())
+        except (OSError, StorageError) as error:
+            raise StorageError(
+                f"cannot read the checkpoint {checkpoints[-1]}: {error}; remove it to continue from the one before"
+            ) from error
+
+    def save_model(self, name: str, arrays: Arrays) -> ModelFile:
+        """Write a model as ``model-NAME.safetensors``: the tensors of its state dict."""
+        data = save(dict(arrays))
+        write_atomic(self.path / f"model-{name}.safetensors", data)
+        return ModelFile(file=f"model-{name}.safetensors", sha256=sha256(data).hexdigest())
+
+    def model_file(self, name: str) -> ModelFile | None:
+        """Return a model that was written before."""
+        path = self.path / f"model-{name}.safetensors"
+        if not path.exists():
+            return None
+        return ModelFile(file=path.name, sha256=sha256(path.read_bytes()).hexdigest())
+
+    def save_metrics(self, records: Iterable[dict[str, object]]) -> None:
+        """Replace ``metrics.jsonl``: a resumed run starts from the lines of its checkpoint."""
+        rewrite_lines(self.metrics, records)
+
+    def save_report(self, report: Report, html: str) -> None:
+        """Write the report for machines and for people."""
+        write_atomic(self.path / "report.json", report.model_dump_json(indent=1).encode())
+        write_atomic(self.html, html.encode())
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted((self.path / "checkpoints").glob("round-*.safetensors"))
+
+
+def _nested(flat: dict[str, bool | int | float | str]) -> dict[str, object]:
+    tree: dict[str, object] = {}
+    for key, value in flat.items():
+        *sections, name = key.split(".")
+        branch = tree
+        for section in sections:
+            branch = branch.setdefault(section, {})  # type: ignore[assignment]
+        branch[name] = value
+    return tree

@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedtrain.engine.arena import write_file
+from fedtrain.engine.codec import CodecError, Place, Source, encode_message, pack
+from fedtrain.engine.frames import Reply
+from fedtrain.engine.replies import read_reply
+from fedtrain.engine.requests import RequestBuffers
+from fedtrain.engine.worker import slot_name
+from fedtrain.errors import StorageError
+
+
+@pytest.fixture
+def sent(tmp_path):
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+    message = Message(RecordDict({"r": ArrayRecord([np.arange(4)])}), 1000, "train")
+    (request,) = RequestBuffers([tmp_path]).add([message], timeout=None)
+    return message, request
+
+
+def answer(tmp_path, sent, place, **changes):
+    """A reply with one array that lies at the given place; the file begins with 10 bytes of data."""
+    message, request = sent
+    encoded = encode_message(Message(message.content, reply_to=message))
+    packed = pack(encoded.proto, [place])
+    write_file([tmp_path], slot_name(3, request.slot), [b"0123456789", packed])
+    values = {"ticket": 0, "directory": 0, "offset": 10, "length": len(packed), "has_state": False}
+    return read_reply([tmp_path], 3, request, Reply(**(values | changes)))
+
+
+def test_a_buffer_is_read_or_is_the_one_that_was_sent(tmp_path, sent):
+    reply = answer(tmp_path, sent, Place(source=Source.OWN, first=2, second=3))
+    assert reply.content["r"]["0"].data == b"234"
+    reply = answer(tmp_path, sent, Place(source=Source.HELD, first=0))
+    assert reply.content["r"]["0"].data is sent[0].content["r"]["0"].data
+
+
+@pytest.mark.parametrize(
+    ("place", "changes", "error", "text"),
+    [
+        (Place(source=Source.HELD, first=1), {}, CodecError, "buffer 1 of 1"),
+        (Place(source=Source.OWN, first=2, second=2**40), {}, StorageError, "of a file of"),
+        (Place(source=Source.HELD, first=0), {"directory": 1}, CodecError, "directory 1 of 1"),
+        (Place(source=Source.HELD, first=0), {"length": 2**50}, StorageError, "of a file of"),
+        (Place(source=Source.HELD, first=0), {"offset": 0, "length": 10}, CodecError, "announces"),
+    ],
+)
+def test_what_does_not_exist_is_refused(tmp_path, sent, place, changes, error, text):
+    with pytest.raises(error, match=text):
+        answer(tmp_path, sent, place, **changes)

@@ -1,0 +1,142 @@
+from dataclasses import replace
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+from fedtrain.crypto import Identity
+from fedtrain.health.keys import (
+    admitted,
+    closed,
+    identity,
+    membership,
+    requested,
+    server_admitted,
+    supernode_key,
+)
+from fedtrain.machines import write_membership
+from fedtrain.machines.request import read_request
+from tests.unit.health.folders import line, secret, ssh_key
+
+
+@pytest.mark.parametrize(
+    ("mode", "status"), [(0o700, "ok"), (0o750, "warns"), (0o711, "warns"), (0o770, "fails"), (0o702, "fails")]
+)
+def test_who_can_use_the_folder(node, mode, status):
+    node.path.chmod(mode)
+    check = closed(node.path)
+    assert check.status == status
+    assert status == "ok" or f"chmod 700 {node.path}" in check.detail
+
+
+def test_the_identity(node, members):
+    check, public = identity(node.identity, made_by="fedtrain client init")
+    assert (check.status, public) == ("ok", members.identities[0].public)
+    node.identity.chmod(0o640)
+    check, public = identity(node.identity, made_by="fedtrain client init")
+    assert (check.status, public) == ("fails", None)
+    assert "can be used by others" in check.detail
+    node.identity.unlink()
+    assert "(fedtrain client init makes it)" in identity(node.identity, made_by="fedtrain client init")[0].detail
+
+
+def test_the_key_of_the_supernode(node, members):
+    check, public = supernode_key(node)
+    assert (check.status, public) == ("ok", line(members.supernodes[0]))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"no key", "holds no private key"),
+        (ssh_key(ed25519.Ed25519PrivateKey.generate()), "another kind of key"),
+        (ssh_key(ec.generate_private_key(ec.SECP256R1())), "another kind of key"),
+        (None, "there is no key file"),
+    ],
+)
+def test_a_key_that_no_supernode_takes(node, content, said):
+    node.supernode_key.unlink()
+    if content is not None:
+        secret(node.supernode_key, content)
+    check, public = supernode_key(node)
+    assert (check.status, public) == ("fails", None)
+    assert said in check.detail
+
+
+def test_the_request_is_of_these_keys(node, members):
+    own, supernode = members.identities[0].public, line(members.supernodes[0])
+    check = requested(node, own, supernode)
+    assert check.status == "ok"
+    assert read_request(node.request).fingerprint in check.detail
+    assert requested(node, Identity.generate().public, supernode).status == "fails"
+    assert requested(node, own, line(members.supernodes[1])).status == "fails"
+    assert "do not send it" in requested(replace(node, name="site-z"), own, supernode).detail
+
+
+@pytest.mark.parametrize("content", [None, "{}"])
+def test_a_request_that_cannot_be_read(node, members, content):
+    node.request.unlink()
+    if content:
+        node.request.write_text(content)
+    check = requested(node, members.identities[0].public, line(members.supernodes[0]))
+    assert check.status == "fails"
+    assert "writes it anew" in check.detail
+
+
+def test_the_membership(node, members):
+    check, found = membership(node.membership, node.federation)
+    assert (check.status, found) == ("ok", members.membership())
+    assert "version 2, 2 clients" in check.detail
+
+
+def test_a_membership_that_somebody_else_signed(node, members):
+    write_membership(node.membership, members.membership().sign(Identity.generate()))
+    check, found = membership(node.membership, node.federation)
+    assert (check.status, found) == ("fails", None)
+    assert "ask the operator" in check.detail
+
+
+def test_a_membership_of_another_federation(node, members):
+    write_membership(node.membership, members.membership(federation="cd" * 16).sign(members.operator))
+    assert "another federation" in membership(node.membership, node.federation)[0].detail
+
+
+def judged(node, members, found=None, **keys):
+    own = keys.get("own", members.identities[0].public)
+    return admitted(node, found or members.membership(), own, keys.get("supernode", line(members.supernodes[0])))
+
+
+def test_a_node_that_is_admitted(node, members):
+    check = judged(node, members)
+    assert check.status == "ok"
+    assert "holds site-a, client 0" in check.detail
+
+
+def test_a_node_that_is_not_in_the_newest_membership_here(node, members):
+    check = judged(node, members, members.membership(version=7, clients=(1,)))
+    assert check.status == "warns"
+    assert "version 7" in check.detail
+    assert "send request.json" in check.detail
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"own": Identity.generate().public}, "another identity for site-a"),
+        ({"supernode": line(ec.generate_private_key(ec.SECP384R1()))}, "another SuperNode key for site-a"),
+    ],
+)
+def test_keys_that_were_not_admitted(node, members, keys, said):
+    check = judged(node, members, **keys)
+    assert check.status == "fails"
+    assert said in check.detail
+
+
+def test_files_of_two_kits(node, members):
+    check = judged(replace(node, name="site-z"), members)
+    assert check.status == "fails"
+    assert "client 0 is site-a in the membership, and site-z in node.json" in check.detail
+
+
+def test_the_identity_of_the_server(members):
+    assert server_admitted(members.membership(), members.server.public).status == "ok"
+    assert server_admitted(members.membership(), Identity.generate().public).status == "fails"

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from fedtrain.data import DataInfo, Split
+from fedtrain.health.rehearsal import MOST_RECORDS, rehearse
+
+IMAGES = DataInfo(kind="image", shape=(1, 8, 8), classes=("0", "1", "2"))
+TABLE = DataInfo(kind="table", shape=(5,), classes=("no", "yes"))
+
+
+def images(count, classes=3):
+    generator = np.random.default_rng(0)
+    features = generator.integers(256, size=(count, 1, 8, 8), dtype=np.uint8)
+    return Split(features=features, labels=generator.integers(classes, size=count))
+
+
+def table(count):
+    generator = np.random.default_rng(0)
+    features = generator.standard_normal((count, 5)).astype(np.float32)
+    return Split(features=features, labels=generator.integers(2, size=count))
+
+
+def test_a_step_on_images_of_which_nothing_stays():
+    train = images(500)
+    before = train.features.copy()
+    check = rehearse("vision", IMAGES, train)
+    assert (check.name, check.status) == ("train vision", "ok")
+    assert f"a private step on {MOST_RECORDS} records" in check.detail
+    assert "nothing was written, charged or sent" in check.detail
+    assert np.array_equal(train.features, before)
+
+
+def test_a_step_on_a_table():
+    assert rehearse("tabular", TABLE, table(100)).status == "ok"
+
+
+def test_a_site_with_one_record_of_the_only_class_that_it_holds():
+    info = DataInfo(kind="image", shape=(1, 8, 8), classes=("0",))
+    check = rehearse("vision", info, images(1, classes=1))
+    assert check.status == "ok"
+    assert "on 1 record took" in check.detail
+
+
+def test_a_task_that_does_not_fit_the_data():
+    check = rehearse("tabular", IMAGES, images(10))
+    assert check.status == "fails"
+    assert "vision" in check.detail
+
+
+def test_a_task_that_nobody_knows():
+    assert "is not known" in rehearse("visoin", IMAGES, images(10)).detail
+
+
+def test_a_task_whose_code_comes_with_the_app():
+    check = rehearse("own_task:build", IMAGES, images(10))
+    assert check.status == "warns"
+    assert "not rehearsed" in check.detail
+
+
+def test_records_that_the_model_cannot_take():
+    check = rehearse("vision", DataInfo(kind="image", shape=(3, 8, 8), classes=("0", "1", "2")), images(10))
+    assert check.status == "fails"
+    assert "torch cannot train" in check.detail
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_record_that_is_not_finite_is_silenced_as_in_a_run(value):
+    train = table(20)
+    train.features[3, 2] = value
+    assert rehearse("tabular", TABLE, train).status == "ok"

@@ -1,0 +1,156 @@
+from dataclasses import fields, replace
+from hashlib import sha256
+
+import pytest
+
+from fedtrain.crypto import Identity, SealingKey, decrypt_once, encrypt_once
+from fedtrain.crypto.envelope import pre_authentication
+from fedtrain.crypto.sealing import OVERHEAD_BYTES
+from fedtrain.errors import TransportError
+from fedtrain.messaging import Body, Header, open_sealed, seal, sealed
+from tests.messages import HEADER
+
+IDENTITY = Identity.generate()
+KEY = SealingKey(bytes(range(32)))
+OTHER = SealingKey(bytes(32))
+CONTENT = b"a model " * 100
+BODY = Body.encrypt(CONTENT)
+SEALED = seal(HEADER, body=BODY, own=b"own", identity=IDENTITY, recipient=KEY.public)
+
+
+def opened(data=SEALED, ciphertext=BODY.ciphertext, *, header=HEADER, key=KEY, sender=IDENTITY.public):
+    return open_sealed(data, ciphertext, header=header, key=key, sender=sender)
+
+
+def refused(why, *args, **kwargs):
+    with pytest.raises(TransportError, match=rf"^the message of .+ in round \d \(.+\) is refused: .*{why}"):
+        opened(*args, **kwargs)
+
+
+def forged(inner, *, header=HEADER, signed=None, identity=IDENTITY):
+    """Seal an inner part as the holder of an identity could who does not keep to the rules."""
+    bound = header.encode()
+    payload = sha256(inner if signed is None else signed).digest() + bound
+    return KEY.public.seal(identity.sign(pre_authentication(sealed.PAYLOAD_TYPE, payload)) + inner, bound)
+
+
+@pytest.mark.parametrize("own", [b"", b"own", bytes(100_000)])
+@pytest.mark.parametrize("content", [b"", CONTENT])
+def test_what_is_sealed_is_opened(content, own):
+    body = Body.encrypt(content)
+    data = seal(HEADER, body=body, own=own, identity=IDENTITY, recipient=KEY.public)
+    assert opened(data, body.ciphertext) == (own, content)
+    assert opened(data, memoryview(body.ciphertext)) == (own, content)
+
+
+def test_recipients_share_a_body_and_each_opens_its_own_part_only():
+    headers = [HEADER, replace(HEADER, recipient="client-2", sequence=13)]
+    keys, owns = [KEY, OTHER], [b"for one", b"for the other"]
+    parts = [
+        seal(header, body=BODY, own=own, identity=IDENTITY, recipient=key.public)
+        for header, key, own in zip(headers, keys, owns, strict=True)
+    ]
+    assert [len(part) - len(own) for part, own in zip(parts, owns, strict=True)] == [OVERHEAD_BYTES + 128] * 2
+    for this in (0, 1):
+        assert opened(parts[this], header=headers[this], key=keys[this]) == (owns[this], CONTENT)
+        for header in headers:
+            refused("to another key", parts[1 - this], header=header, key=keys[this])
+
+
+def test_a_message_is_bound_to_all_that_its_header_says():
+    others = {"round": 4, "sequence": 13, "direction": "to server"}
+    for field in fields(Header):
+        header = replace(HEADER, **{field.name: others.get(field.name, "other")})
+        refused("sealed for another occasion", header=header)
+        # Not only by the seal: what a recipient seals again for another occasion does not have the sender's signature.
+        inner = KEY.open(SEALED, HEADER.encode())
+        refused("not that of its pinned key", KEY.public.seal(inner, header.encode()), header=header)
+
+
+def test_an_error_names_sender_round_and_phase():
+    with pytest.raises(TransportError, match=r"^the message of server in round 3 \(train\) is refused: it was changed"):
+        opened(key=OTHER)
+
+
+def test_every_changed_byte_is_refused():
+    for place in range(len(SEALED)):
+        refused("changed", SEALED[:place] + bytes([SEALED[place] ^ 1]) + SEALED[place + 1 :])
+    for place in range(len(BODY.ciphertext)):
+        changed = BODY.ciphertext[:place] + bytes([BODY.ciphertext[place] ^ 1]) + BODY.ciphertext[place + 1 :]
+        refused("not the one that was signed", ciphertext=changed)
+
+
+def test_every_other_length_is_refused():
+    for data in (b"", SEALED[:-1], SEALED[:OVERHEAD_BYTES], SEALED + b"\0"):
+        refused("changed", data)
+    for ciphertext in (b"", BODY.ciphertext[:-1], BODY.ciphertext + b"\0"):
+        refused("not the one that was signed", ciphertext=ciphertext)
+
+
+def test_another_sender_is_refused():
+    other = Identity.generate()
+    refused(f"not that of its pinned key {other.public.key_id[:16]}", sender=other.public)
+    inner = BODY.key + BODY.digest + b"own"
+    assert opened(forged(inner)) == (b"own", CONTENT)
+    refused("not that of its pinned key", forged(inner, identity=other))
+
+
+def test_a_changed_inner_part_is_not_what_was_signed():
+    inner = BODY.key + BODY.digest + b"own"
+    for place in range(len(inner)):
+        changed = inner[:place] + bytes([inner[place] ^ 1]) + inner[place + 1 :]
+        refused("not that of its pinned key", forged(changed, signed=inner))
+    for changed in (inner[:-1], inner + b"\0"):
+        refused("not that of its pinned key", forged(changed, signed=inner))
+
+
+def test_a_recipient_cannot_make_another_body_for_others():
+    context = b"fedtrain body v1"
+    assert decrypt_once(BODY.key, BODY.ciphertext, context) == CONTENT
+    refused("not the one that was signed", ciphertext=encrypt_once(BODY.key, b"another model", context))
+
+
+def test_a_body_whose_digest_is_signed_is_still_to_decrypt():
+    ciphertext = bytes(len(BODY.ciphertext))
+    refused("another key", forged(BODY.key + sha256(ciphertext).digest() + b"own"), ciphertext)
+
+
+def test_a_signature_of_another_type_does_not_count():
+    inner, bound = BODY.key + BODY.digest, HEADER.encode()
+    payload = sha256(inner).digest() + bound
+    for message in (payload, pre_authentication("application/other", payload)):
+        refused("not that of its pinned key", KEY.public.seal(IDENTITY.sign(message) + inner, bound))
+
+
+@pytest.mark.parametrize("length", [0, 63, 64, 127])
+def test_an_inner_part_that_is_too_short_is_refused(length):
+    refused("shorter than any message", KEY.public.seal(bytes(length), HEADER.encode()))
+
+
+def test_sizes_are_bounded(monkeypatch):
+    monkeypatch.setattr(sealed, "LARGEST", len(CONTENT))
+    monkeypatch.setattr(sealed, "_LARGEST_OWN", 3)
+    assert opened() == (b"own", CONTENT)
+    with pytest.raises(TransportError, match="own part has 4 bytes, and 3 are allowed"):
+        seal(HEADER, body=BODY, own=b"owns", identity=IDENTITY, recipient=KEY.public)
+    with pytest.raises(TransportError, match=f"body of a message has {len(CONTENT) + 1} bytes"):
+        Body.encrypt(CONTENT + b"!")
+    refused("larger than any message", SEALED + b"\0")
+    refused("larger than any message", ciphertext=BODY.ciphertext + b"\0")
+
+
+def test_each_body_has_its_own_key():
+    bodies = [Body.encrypt(CONTENT) for _ in range(10)]
+    assert len({body.key for body in bodies}) == len({body.digest for body in bodies}) == 10
+    fixed = [Body.encrypt(CONTENT, random=bytes) for _ in range(2)]
+    assert fixed[0] == fixed[1]
+    assert fixed[0].key == bytes(32)
+
+
+def test_neither_key_nor_content_is_printed():
+    body = Body.encrypt(CONTENT, random=bytes)  # a random digest could spell what is looked for
+    shown = repr(body)
+    assert repr(body.digest) in shown
+    assert repr(body.key) not in shown
+    assert "key" not in shown
+    assert "ciphertext" not in shown

@@ -1,0 +1,71 @@
+import pytest
+import torch
+
+from fedtrain.report import Evaluation, RoundEntry
+from fedtrain.serverapp.checkpoint import RunState
+from fedtrain.serverapp.preparation import prepare
+from tests.fakes import digits_experiment, private_experiment
+from tests.notary import Notary
+
+
+@pytest.fixture(autouse=True, scope="package")
+def one_thread():
+    """Train as the engine's workers do: several threads wait for one another where others use the cores too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """Hold the decoded digits for all tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def plain(cache):
+    return prepare(digits_experiment(cache))
+
+
+@pytest.fixture(scope="session")
+def private(cache):
+    return prepare(private_experiment(cache, federation__sites=str(cache / "sites")))
+
+
+@pytest.fixture
+def notary(private, tmp_path):
+    """Sign as the server and the clients of the private experiment."""
+    return Notary(private, tmp_path / "notary")
+
+
+@pytest.fixture
+def make_state():
+    """Give a function that makes the state of a run by hand."""
+
+    def make(cohorts=(), *, model=None, strategy=None, accuracies=(), seconds=1.5):
+        log = tuple(
+            RoundEntry(
+                round=number,
+                cohort=cohort,
+                completed=cohort,
+                dropped=(),
+                sealed=False,
+                secagg=None,
+                clip_norm=None,
+                learning_rate=0.1,
+                seconds=0.5,
+            )
+            for number, cohort in dict(cohorts).items()
+        )
+        return RunState(
+            round_number=len(log),
+            model=model or {},
+            strategy=strategy or {},
+            evaluations=tuple(Evaluation(round=number, accuracy=value) for number, value in enumerate(accuracies)),
+            round_log=log,
+            clip_norm=0.5,
+            seconds=seconds,
+        )
+
+    return make

@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix, f1_score
+from torch import nn
+from torch.nn import functional
+
+from fedtrain.data import Split
+from fedtrain.errors import RunError
+from fedtrain.report import Evaluation
+from fedtrain.serverapp.evaluation import evaluate
+from fedtrain.serverapp.preparation import prepare
+from tests.fakes import digits_experiment
+
+
+@pytest.fixture(scope="module")
+def trained(cache):
+    """Return a preparation with a model that was trained a little, so that no measurement is trivial."""
+    preparation = prepare(digits_experiment(cache))
+    train = preparation.store.train
+    features, labels = torch.from_numpy(np.array(train.features)), torch.from_numpy(np.array(train.labels))
+    optimizer = torch.optim.Adam(preparation.model.parameters(), lr=0.01)
+    for _ in range(15):
+        optimizer.zero_grad()
+        functional.cross_entropy(preparation.model(preparation.task.encode(features, None)), labels).backward()
+        optimizer.step()
+    return preparation
+
+
+def test_it_is_what_a_straightforward_computation_gives(trained):
+    test = trained.store.test
+    measured = evaluate(trained.model, trained.task, test, round_number=7)
+    features, labels = torch.from_numpy(np.array(test.features)), np.array(test.labels)
+    with torch.no_grad():
+        logits = trained.model.eval()(trained.task.encode(features, None)).double()
+    predicted = logits.argmax(1).numpy()
+    assert measured.round == 7
+    assert measured.records == len(test) == 359
+    assert 0.3 < measured.accuracy < 1
+    assert measured.accuracy == (predicted == labels).mean()
+    assert measured.loss == pytest.approx(float(functional.cross_entropy(logits, torch.from_numpy(labels))), rel=1e-6)
+    assert measured.confusion == tuple(map(tuple, confusion_matrix(labels, predicted).tolist()))
+    assert measured.f1 == pytest.approx(f1_score(labels, predicted, average="macro"))
+    assert measured.per_class.f1 == pytest.approx(tuple(f1_score(labels, predicted, average=None)))
+
+
+@pytest.mark.parametrize("records", [1, 500, 501, 1200])
+def test_every_record_counts_once_however_many_there_are(trained, records):
+    test = trained.store.test
+    rows = np.arange(records) % len(test)
+    split = Split(features=test.features[rows], labels=test.labels[rows])
+    assert evaluate(trained.model, trained.task, split, round_number=0).records == records
+
+
+def test_the_model_is_not_changed_and_is_measured_as_it_is_used(trained):
+    class Noisy(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.norm, self.dropout = inner, nn.BatchNorm1d(10), nn.Dropout(0.9)
+
+        def forward(self, batch):
+            return self.dropout(self.norm(self.inner(batch)))
+
+    model = Noisy(trained.model).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    first = evaluate(model, trained.task, trained.store.test, round_number=0)
+    assert evaluate(model, trained.task, trained.store.test, round_number=0) == first
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.norm.parameters())
+
+
+class Own:
+    """A task with measurements of its own."""
+
+    def __init__(self, measurements):
+        self.measurements = measurements
+
+    def encode(self, features, generator):
+        assert generator is None, "test records are never augmented"
+        return features.float()
+
+    def metrics(self):
+        return self
+
+    def update(self, outputs, labels):
+        pass
+
+    def compute(self):
+        return self.measurements
+
+
+SPLIT = Split(features=np.zeros((3, 2), np.float32), labels=np.zeros(3, np.int64))
+
+
+def test_a_task_may_measure_other_things():
+    measured = evaluate(nn.Linear(2, 1), Own({"perplexity": 12.5, "by_class": [1, None]}), SPLIT, round_number=2)
+    assert measured == Evaluation.model_validate({"round": 2, "perplexity": 12.5, "by_class": [1, None]})
+
+
+@pytest.mark.parametrize(
+    "measurements",
+    [
+        {"loss": float("nan")},
+        {"mine": float("inf")},
+        {"accuracy": 1.5},
+        {"mine": torch.zeros(1)},
+        {"mine": "text"},
+        {"round": -1},
+    ],
+)
+def test_measurements_that_no_report_can_hold_are_an_error_of_the_run(measurements):
+    with pytest.raises(RunError, match="measurements after round 2 cannot be reported"):
+        evaluate(nn.Linear(2, 1), Own(measurements), SPLIT, round_number=2)

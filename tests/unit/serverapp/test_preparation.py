@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+import torch
+
+from fedtrain.errors import DataError, PrivacySpecError, TaskError
+from fedtrain.serverapp.preparation import prepare
+from tests.fakes import digits_experiment, private_experiment
+
+
+def weights(preparation):
+    return {name: value.numpy().tobytes() for name, value in preparation.model.state_dict().items()}
+
+
+def test_everything_is_made(plain):
+    assert plain.plan is None
+    assert plain.histogram.shape == (4, 10)
+    assert plain.histogram.sum() == len(plain.store.train) == 400
+    features = torch.from_numpy(np.array(plain.store.test.features[:5]))
+    assert plain.model(plain.task.encode(features, None)).shape == (5, 10)
+
+
+def test_the_first_model_depends_on_the_seed_alone(cache):
+    first = weights(prepare(digits_experiment(cache)))
+    torch.manual_seed(999)
+    assert weights(prepare(digits_experiment(cache))) == first
+    assert weights(prepare(digits_experiment(cache, seed=1))) != first
+
+
+def test_a_plan_is_calibrated_or_checked(private, cache):
+    assert private.plan.noise_multiplier > 0.3
+    assert private.plan.spec.rounds == 3
+    given = prepare(private_experiment(cache, federation__sites="sites", privacy__noise_multiplier=30.0))
+    assert given.plan.noise_multiplier == 30.0
+    with pytest.raises(PrivacySpecError, match="spends epsilon"):
+        prepare(private_experiment(cache, federation__sites="sites", privacy__noise_multiplier=0.31))
+
+
+def test_delta_is_checked_before_the_data_is_opened(tmp_path):
+    with pytest.raises(PrivacySpecError, match="delta"):
+        prepare(private_experiment(tmp_path, privacy__delta=0.5))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_used_is_refused(cache):
+    with pytest.raises(DataError, match="cannot share"):
+        prepare(digits_experiment(cache, federation__clients=1000))
+    with pytest.raises(TaskError, match=r"task\.model"):
+        prepare(digits_experiment(cache, task__model="nonsense"))
+
+
+def test_a_model_that_cannot_be_trained_privately_is_refused(cache, tmp_path, monkeypatch):
+    (tmp_path / "batch_task.py").write_text(
+        "from torch import nn\n"
+        "from fedtrain.config import TaskConfig\n"
+        "from fedtrain.tasks.vision import Vision\n"
+        "class Normalised(Vision):\n"
+        "    def __init__(self, info):\n"
+        "        super().__init__(TaskConfig(), info)\n"
+        "    def model(self):\n"
+        "        return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64, affine=False), nn.Linear(64, 10))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    prepare(digits_experiment(cache, task__name="batch_task:Normalised"))
+    with pytest.raises(TaskError, match=r"BatchNorm1d\(64\)"):
+        prepare(private_experiment(cache, federation__sites="sites", task__name="batch_task:Normalised"))

@@ -1,0 +1,264 @@
+import json
+import logging
+
+import pytest
+from flwr.app import Context, Error, RecordDict
+from flwr.supercore.run import RunNotRunningException
+from safetensors.numpy import load_file
+
+from fedtrain import files
+from fedtrain.config import to_flat
+from fedtrain.errors import ConfigError, DataError, StorageError, TooFewResultsError
+from fedtrain.files import read_lines
+from fedtrain.report import Report
+from fedtrain.serverapp.run import Run, run_experiment
+from server.app import app as server
+from tests.fakes import RUN_ID, digits_experiment, federation, private_experiment
+
+
+@pytest.fixture
+def make(cache, tmp_path):
+    """Give a function that makes experiments which write to a folder of this test."""
+
+    def make(folder="run", kind=digits_experiment, **settings):
+        fixed = {"output__directory": str(tmp_path / folder), "output__screen": "plain"}
+        return kind(cache, **(fixed | settings))
+
+    return make
+
+
+def report_of(folder):
+    return Report.model_validate_json((folder / "report.json").read_text())
+
+
+def spending(report):
+    """Return what a report claims, without what names this run and these keys."""
+    privacy = report.privacy
+    return (
+        privacy.epsilon,
+        privacy.curve,
+        [(event.client, event.round, event.steps, event.noise_multiplier) for event in privacy.events],
+        [(client.client, client.epsilon, client.rounds, client.entries) for client in privacy.clients],
+    )
+
+
+def stop_in(number, error):
+    def before(message):
+        if message.content["config"]["server-round"] == number:
+            raise error
+
+    return before
+
+
+class Stopped(BaseException):
+    """Ends the process, as a kill does: nothing more is written."""
+
+
+def test_a_run_leaves_everything(make, tmp_path, capsys):
+    experiment = make(server__evaluate_every=2)
+    run_experiment(federation(experiment), experiment)
+    folder = tmp_path / "run"
+    report = report_of(folder)
+    assert (report.status, report.rounds, report.reason) == ("completed", 3, None)
+    lines = read_lines(folder / "metrics.jsonl")
+    assert [line["round"] for line in lines] == [0, 2, 3]
+    assert [line["accuracy"] for line in lines] == [entry.accuracy for entry in report.evaluation.history]
+    assert all("epsilon" not in line for line in lines)
+    assert (folder / report.model.final.file).is_file()
+    best = report.evaluation.best.round
+    assert best == max(lines, key=lambda line: line["accuracy"])["round"]
+    assert (folder / "report.html").read_text().startswith("<!")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "checkpoints",
+        "config.toml",
+        "metrics.jsonl",
+        "model-best.safetensors",
+        "model-final.safetensors",
+        "report.html",
+        "report.json",
+        "starts.json",
+    ]
+    shown = capsys.readouterr().out
+    assert "experiment: 3 rounds, 2 of 4 clients a round, 400 training and 359 test records" in shown
+    assert "no privacy: no guarantee is given" in shown
+    assert "round 3/3  clients 2/2  accuracy" in shown
+    assert f"report: {folder / 'report.html'}" in shown
+
+
+def test_a_private_run_says_what_it_promises(make, tmp_path, capsys):
+    experiment = make(kind=private_experiment)
+    run_experiment(federation(experiment), experiment)
+    report = report_of(tmp_path / "run")
+    lines = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert lines[0]["epsilon"] == 0
+    assert lines[1]["epsilon"] > 0
+    assert lines[3]["epsilon"] >= report.privacy.epsilon
+    assert 0 < report.privacy.epsilon <= 2.0
+    assert all(len(entry.completed) == 2 for entry in report.round_log)
+    shown = capsys.readouterr().out
+    assert "record privacy: epsilon <= 2 at delta 0.001 for each client" in shown
+    assert "noise from a seed, for simulation only" in shown
+
+
+@pytest.mark.parametrize("kind", [digits_experiment, private_experiment])
+def test_a_run_that_was_killed_goes_on_to_the_same_result(make, tmp_path, kind):
+    whole = make("whole", kind=kind)
+    run_experiment(federation(whole), whole)
+
+    first = make("killed", kind=kind)
+    with pytest.raises(Stopped):
+        run_experiment(federation(first, stop_in(3, Stopped())), first)
+    folder = tmp_path / "killed"
+    assert not (folder / "report.json").exists()
+    # What a kill between the checkpoint and what follows it leaves out, or leaves behind.
+    (folder / "metrics.jsonl").write_text('{"round":0}\n{"round":7}\n{"rou')
+    second = make("killed", kind=kind, output__resume=True)
+    run_experiment(federation(second), second)
+
+    one, two = report_of(tmp_path / "whole"), report_of(folder)
+    for name in ("model-final.safetensors", "model-best.safetensors"):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert one.evaluation == two.evaluation
+    assert spending(one) == spending(two)
+    assert read_lines(folder / "metrics.jsonl") == read_lines(tmp_path / "whole" / "metrics.jsonl")
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_write_loses_nothing_that_was_reached(make, tmp_path, monkeypatch):
+    small = {"federation__rounds": 2, "data__max_records": 60, "training__learning_rate": 0.5}
+    whole = make("whole", **small)
+    run_experiment(federation(whole), whole)
+    real, countdown = files._write_durably, [0]
+
+    def killing(descriptor, data):
+        countdown[0] -= 1
+        if countdown[0] == 0:
+            raise Stopped
+        real(descriptor, data)
+
+    monkeypatch.setattr(files, "_write_durably", killing)
+    kills = 0
+    while True:
+        name = f"killed-{kills}"
+        countdown[0] = kills + 1
+        try:
+            first = make(name, **small)
+            run_experiment(federation(first), first)
+            break
+        except Stopped:
+            kills += 1
+        countdown[0] = -1
+        again = make(name, **small, output__resume=True)
+        run_experiment(federation(again), again)
+        for file in ("model-final.safetensors", "model-best.safetensors", "metrics.jsonl"):
+            assert (tmp_path / name / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+        assert report_of(tmp_path / name).evaluation == report_of(tmp_path / "whole").evaluation
+    # The configuration, two checkpoints, three measurements, models and reports.
+    assert kills >= 10
+
+
+# The last two are what Flower raises in a ServerApp whose run the SuperLink stops.
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(1), RunNotRunningException()], ids=repr)
+def test_an_interrupted_run_leaves_a_report_and_says_how_to_go_on(make, tmp_path, capsys, stop):
+    experiment = make()
+    with pytest.raises(type(stop)):
+        run_experiment(federation(experiment, stop_in(2, stop)), experiment)
+    report = report_of(tmp_path / "run")
+    assert (report.status, report.rounds) == ("interrupted", 1)
+    shown = capsys.readouterr().out
+    assert "stopped after round 1; what was reached is saved. To go on, run the same command with --out" in shown
+    with pytest.raises(ConfigError, match="holds a run already"):
+        run_experiment(federation(experiment), experiment)
+
+
+def test_a_private_round_that_was_interrupted_is_charged(make, tmp_path):
+    experiment = make(kind=private_experiment)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(federation(experiment, stop_in(1, KeyboardInterrupt())), experiment)
+    report = report_of(tmp_path / "run")
+    assert (report.rounds, len(report.privacy.events)) == (0, 2)
+    assert report.privacy.epsilon > 0
+
+
+def test_a_round_with_too_few_results_fails_the_run_and_the_report_says_why(make, tmp_path):
+    experiment = make()
+    grid = federation(experiment, stop_in(2, ValueError("no disk")))
+    answer = grid._answer
+
+    def failing(message):
+        try:
+            return answer(message)
+        except ValueError as error:
+            return Error(1, repr(error))
+
+    grid._answer = failing
+    with pytest.raises(TooFewResultsError):
+        run_experiment(grid, experiment)
+    report = report_of(tmp_path / "run")
+    assert (report.status, report.rounds) == ("failed", 1)
+    assert "round 2 has 0 usable results" in report.reason
+    assert "no disk" in report.reason
+
+
+def test_whatever_goes_wrong_leaves_a_report(make, tmp_path):
+    experiment = make()
+    with pytest.raises(MemoryError):
+        run_experiment(federation(experiment, stop_in(2, MemoryError("no room"))), experiment)
+    report = report_of(tmp_path / "run")
+    assert (report.status, report.rounds, report.reason) == ("failed", 1, "MemoryError: no room")
+
+
+def test_nodes_that_are_not_the_clients_fail_before_anything_is_trained(make, tmp_path):
+    experiment = make()
+    grid = federation(experiment)
+    grid.nodes = grid.nodes[:3]
+    with pytest.raises(ConfigError, match="3 nodes answered"):
+        run_experiment(grid, experiment)
+    assert {message.metadata.message_type for message in grid.sent} == {"query"}
+    assert not (tmp_path / "run").exists()
+
+
+def test_input_that_cannot_be_used_leaves_no_folder(make, tmp_path):
+    with pytest.raises(DataError, match="cannot share"):
+        run_experiment(None, make(federation__clients=1000))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_app_runs_what_the_run_config_says_and_keeps_flower_quiet(make, tmp_path, capfd):
+    flower = logging.getLogger("flwr")
+    level = flower.level
+    experiment = make(output__tensorboard=True, output__screen="none", federation__rounds=1)
+    try:
+        server(federation(experiment), Context(RUN_ID, 1, {}, RecordDict(), to_flat(experiment)))
+    finally:
+        flower.setLevel(level)
+    assert report_of(tmp_path / "run").status == "completed"
+    assert [path.name.split(".")[0] for path in (tmp_path / "run" / "tensorboard").iterdir()] == ["events"]
+    assert capfd.readouterr().out == ""
+
+
+def test_the_first_error_is_the_one_that_is_told(make, monkeypatch, caplog):
+    experiment = make()
+
+    def full(self, *_):
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(Run, "_report", full)
+    with (
+        caplog.at_level(logging.WARNING, logger="fedtrain.serverapp.run"),
+        pytest.raises(ZeroDivisionError, match="the cause"),
+    ):
+        run_experiment(federation(experiment, stop_in(1, ZeroDivisionError("the cause"))), experiment)
+    assert "the report could not be written: the disk is full" in caplog.text
+
+
+def test_a_run_that_is_complete_can_be_resumed_without_training(make, tmp_path):
+    experiment = make()
+    run_experiment(federation(experiment), experiment)
+    before = load_file(tmp_path / "run" / "model-final.safetensors")
+    grid = federation(experiment)
+    run_experiment(grid, make(output__resume=True))
+    assert {message.metadata.message_type for message in grid.sent} == {"query"}
+    after = load_file(tmp_path / "run" / "model-final.safetensors")
+    assert all(before[name].tobytes() == after[name].tobytes() for name in before)
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["status"] == "completed"

@@ -1,0 +1,206 @@
+import json
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from fedtrain.config import from_flat, read_toml, to_flat
+from fedtrain.errors import ConfigError, StorageError
+from fedtrain.serverapp.preparation import prepare
+from fedtrain.serverapp.reporting import build_report
+from fedtrain.serverapp.run_folder import RunFolder
+from tests.fakes import digits_experiment
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def experiment(cache, tmp_path):
+    """Give a function that makes experiments which write to one folder."""
+    return lambda **settings: digits_experiment(cache, output__directory=str(tmp_path / "run"), **settings)
+
+
+def checkpoints(folder):
+    return sorted(path.name for path in (folder.path / "checkpoints").iterdir())
+
+
+def test_a_new_run_leaves_its_configuration(experiment):
+    config = experiment(name='a "name"\nof two lines', training__learning_rate=0.1 + 0.2, data__test_fraction=0.25)
+    folder = RunFolder.open(config)
+    assert folder.path.is_dir()
+    assert from_flat(read_toml(folder.path / "config.toml")) == config
+    assert read_toml(folder.path / "config.toml") == to_flat(config)
+    assert folder.load_checkpoint() is None
+    assert folder.model_file("best") is None
+
+
+def test_a_run_without_a_folder_gets_one_with_its_name_and_the_time(cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = RunFolder.open(digits_experiment(cache, name="mine"))
+    assert folder.path.parent == Path("runs")
+    assert folder.path.name.startswith("mine-20")
+    assert (tmp_path / folder.path / "config.toml").is_file()
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(experiment):
+    folder = RunFolder.open(experiment())
+    before = (folder.path / "config.toml").read_bytes()
+    with pytest.raises(ConfigError, match=r"holds a run already: .*--resume.*--out"):
+        RunFolder.open(experiment(training__learning_rate=0.7))
+    assert (folder.path / "config.toml").read_bytes() == before
+
+
+def test_resuming_needs_the_same_configuration_and_names_what_changed(experiment):
+    RunFolder.open(experiment())
+    with pytest.raises(ConfigError, match="another configuration") as caught:
+        RunFolder.open(
+            experiment(
+                output__resume=True,
+                device="auto",
+                training__learning_rate=0.7,
+                federation__rounds=30,
+                data__path="x",
+            )
+        )
+    message = str(caught.value)
+    # The noise of one seed is not the same on another device, and what was charged is not charged again.
+    assert "device was 'cpu' and is 'auto'" in message
+    assert "training.learning_rate was 0.1 and is 0.7" in message
+    assert "federation.rounds was 3 and is 30" in message
+    assert "data.path was unset and is 'x'" in message
+    assert "seed" not in message
+    assert "federation.clients" not in message
+
+
+def test_what_does_not_change_the_results_may_change(experiment, tmp_path):
+    RunFolder.open(experiment())
+    resumed = RunFolder.open(
+        experiment(output__resume=True, output__screen="none", data__cache=str(tmp_path / "other"))
+    )
+    assert resumed.path == tmp_path / "run"
+
+
+def test_resuming_a_folder_that_holds_no_run_starts_one(experiment):
+    assert RunFolder.open(experiment(output__resume=True)).load_checkpoint() is None
+
+
+def test_resuming_without_a_folder_is_refused(cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"output\.resume is set and output\.directory is not"):
+        RunFolder.open(digits_experiment(cache, output__resume=True))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_configuration_that_is_damaged_is_not_taken_for_a_new_folder(experiment):
+    folder = RunFolder.open(experiment())
+    (folder.path / "config.toml").write_text("= no toml")
+    with pytest.raises(ConfigError, match="is not TOML"):
+        RunFolder.open(experiment(output__resume=True))
+
+
+def test_a_folder_that_cannot_be_made(cache, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot make the run folder"):
+        RunFolder.open(digits_experiment(cache, output__directory=str(tmp_path / "file" / "run")))
+
+
+def test_the_two_newest_checkpoints_are_kept(experiment, make_state):
+    folder = RunFolder.open(experiment())
+    for rounds in range(1, 5):
+        state = make_state(dict.fromkeys(range(1, rounds + 1), (0, 1)), model={"w": np.full(2, rounds)})
+        folder.save_checkpoint(state)
+        assert folder.load_checkpoint().round_number == rounds
+        assert folder.load_checkpoint().model["w"].tolist() == [rounds, rounds]
+    assert checkpoints(folder) == ["round-000003.safetensors", "round-000004.safetensors"]
+
+
+def test_round_numbers_of_any_length_are_in_order(experiment, make_state):
+    folder = RunFolder.open(experiment())
+    for rounds in (9, 10, 100):
+        folder.save_checkpoint(make_state(dict.fromkeys(range(1, rounds + 1), (0,))))
+    assert folder.load_checkpoint().round_number == 100
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_can_be_used(experiment, make_state):
+    folder = RunFolder.open(experiment())
+    for rounds in (1, 2):
+        folder.save_checkpoint(make_state(dict.fromkeys(range(1, rounds + 1), (0,))))
+    newest = folder.path / "checkpoints" / "round-000002.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-3])
+    with pytest.raises(StorageError, match=r"round-000002.safetensors: .*remove it to continue from the one before"):
+        folder.load_checkpoint()
+    newest.unlink()
+    assert folder.load_checkpoint().round_number == 1
+
+
+def test_metrics_are_replaced(experiment):
+    folder = RunFolder.open(experiment())
+    folder.save_metrics([{"round": 0}, {"round": 1}, {"round": 2}])
+    folder.save_metrics({"round": number, "accuracy": 0.5} for number in (0, 1))
+    lines = folder.metrics.read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"round": 0, "accuracy": 0.5}, {"round": 1, "accuracy": 0.5}]
+
+
+def test_a_model_is_written_with_its_digest(experiment):
+    folder = RunFolder.open(experiment())
+    model = {"w": np.arange(3, dtype=np.float32), "n": np.array(5)}
+    written = folder.save_model("best", model)
+    path = folder.path / "model-best.safetensors"
+    assert written.file == path.name
+    assert written.sha256 == sha256(path.read_bytes()).hexdigest()
+    assert folder.model_file("best") == written
+    assert folder.model_file("final") is None
+    read = load_file(path)
+    assert read["w"].tolist() == [0, 1, 2]
+    assert read["n"].shape == ()
+
+
+def test_reports_are_written(experiment, make_state):
+    folder = RunFolder.open(experiment())
+    report = build_report(
+        prepare(experiment()), make_state(), None, run="r", status="interrupted", reason=None, final=None, best=None
+    )
+    folder.save_report(report, "<p>page</p>")
+    assert json.loads((folder.path / "report.json").read_text())["status"] == "interrupted"
+    assert folder.html.read_text() == "<p>page</p>"
+
+
+FULL_DISK = """
+import resource, signal, sys
+import numpy as np
+from pathlib import Path
+from fedtrain.errors import StorageError
+from fedtrain.serverapp.run_folder import RunFolder
+from fedtrain.serverapp.checkpoint import RunState
+
+def state(number, size):
+    return RunState(round_number=number, model={"w": np.full(size, number)}, strategy={}, evaluations=(),
+                    round_log=(), clip_norm=0.0, seconds=0.0)
+
+folder = RunFolder(path=Path(sys.argv[1]))
+folder.save_checkpoint(state(1, 1000))
+folder.save_checkpoint(state(2, 1000))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    folder.save_checkpoint(state(3, 10_000))
+except StorageError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_leaves_the_checkpoints_before(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "cannot write" in done.stdout
+    assert "round-000003.safetensors" in done.stdout
+    folder = RunFolder(path=tmp_path)
+    # Neither has the failed one pushed an old one out, nor is a part of it left.
+    assert checkpoints(folder) == ["round-000001.safetensors", "round-000002.safetensors"]
+    assert folder.load_checkpoint().model["w"].tolist() == [2] * 1000

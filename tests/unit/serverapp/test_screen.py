@@ -1,0 +1,173 @@
+import contextlib
+import io
+import os
+import pty
+import sys
+from fractions import Fraction
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from fedtrain.report import Dropped, RoundEntry
+from fedtrain.serverapp.preparation import Preparation
+from fedtrain.serverapp.reporting import build_report
+from fedtrain.serverapp.screen import LiveScreen, PlainScreen, SilentScreen, _rounded_up, closing_table, make_screen
+
+
+def entry(number=2, *, dropped=(), seconds=4.0):
+    return RoundEntry(
+        round=number,
+        cohort=(0, 1, 2),
+        completed=tuple(client for client in (0, 1, 2) if client not in dict(dropped)),
+        dropped=tuple(Dropped(client=client, reason=reason) for client, reason in dict(dropped).items()),
+        sealed=False,
+        secagg=None,
+        clip_norm=None,
+        learning_rate=0.1,
+        seconds=seconds,
+    )
+
+
+def test_plain_lines_say_where_the_run_stands(capsys):
+    screen = PlainScreen(rounds=10)
+    with screen:
+        screen.round_started(1, 3)
+        screen.client_done()
+        screen.round_done(entry(1, seconds=2.0), 0.5, 1.25)
+        screen.round_done(entry(2, seconds=4.0), 0.98765, 1.2501)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "round 1/10  clients 3/3  accuracy 0.5000  epsilon 1.250  time left 18 s"
+    # Eight rounds are left, at three seconds each on average.
+    assert second == "round 2/10  clients 3/3  accuracy 0.9877  epsilon 1.251  time left 24 s"
+
+
+def test_plain_lines_leave_out_what_is_not_known_and_name_who_was_dropped(capsys):
+    PlainScreen(rounds=2).round_done(
+        entry(2, dropped={1: "Traceback\n  File\nValueError: bad\n", 2: "no answer"}), None, None
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "round 2/2  clients 1/3  time left 0 s",
+        "round 2: dropped client 1: ValueError: bad",
+        "round 2: dropped client 2: no answer",
+    ]
+
+
+def test_a_silent_screen_is_silent(capsys):
+    with SilentScreen() as screen:
+        screen.say("text")
+        screen.round_started(1, 3)
+        screen.client_done()
+        screen.round_done(entry(dropped={1: "x"}), 0.5, 1.0)
+    assert capsys.readouterr() == ("", "")
+
+
+def drawn(monkeypatch, use):
+    """Return all that a live screen writes to a terminal while it is used."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(
+        "fedtrain.serverapp.screen.Console", lambda: Console(file=stream, force_terminal=True, width=120)
+    )
+    stream = io.StringIO()
+    use(LiveScreen(rounds=5, done=1))
+    return stream.getvalue()
+
+
+def test_a_live_screen_draws_progress_and_prints_above_it(monkeypatch):
+    def use(screen):
+        screen.say("[red]introduction[/red] 1")
+        with screen:
+            screen.round_started(2, 3)
+            screen._progress.refresh()
+            screen.client_done()
+            screen._progress.refresh()
+            screen.round_done(entry(dropped={1: "Traceback\nOSError: gone"}), 0.25, 2.0001)
+
+    text = drawn(monkeypatch, use)
+    assert "[red]introduction[/red] 1" in text
+    assert "1/5" in text
+    assert "clients 0/3" in text
+    assert "clients 1/3" in text
+    assert "2/5" in text
+    assert "clients 2/3  accuracy 0.2500  epsilon 2.001" in text
+    assert "round 2: dropped client 1: OSError: gone" in text
+
+
+def test_a_live_screen_stops_drawing_when_a_round_fails(monkeypatch):
+    def use(screen):
+        with contextlib.suppress(KeyboardInterrupt), screen:
+            screen.round_started(2, 3)
+            raise KeyboardInterrupt
+        assert not screen._progress.live.is_started
+
+    # The cursor, hidden while drawing, is shown again.
+    assert drawn(monkeypatch, use).rstrip().endswith("\x1b[?25h")
+
+
+def test_a_terminal_gets_a_display_and_a_pipe_gets_lines(monkeypatch):
+    controller, terminal = pty.openpty()
+    with os.fdopen(controller, "rb"), os.fdopen(terminal, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert isinstance(make_screen("auto", rounds=5, done=0), LiveScreen)
+        assert type(make_screen("plain", rounds=5, done=0)) is PlainScreen
+        assert type(make_screen("none", rounds=5, done=0)) is SilentScreen
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert type(make_screen("auto", rounds=5, done=0)) is PlainScreen
+
+
+@given(st.floats(0, 1e9))
+def test_an_epsilon_is_never_shown_as_less_than_it_is(epsilon):
+    shown = Fraction(_rounded_up(epsilon))
+    assert Fraction(epsilon) <= shown + Fraction(1, 10**12) * max(1, int(epsilon))
+    assert shown - Fraction(epsilon) < Fraction(1001, 1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "shown"), [(0.0, "0.000"), (1e-12, "0.001"), (2.001, "2.001"), (2.0010001, "2.002"), (7.9999, "8.000")]
+)
+def test_epsilons_are_rounded_up(epsilon, shown):
+    assert _rounded_up(epsilon) == shown
+
+
+def table(preparation: Preparation, state, trail=None):
+    report = build_report(
+        preparation, state, trail, run="this", status="interrupted", reason=None, final=None, best=None
+    )
+    return report, [line.split() for line in closing_table(report).splitlines()]
+
+
+def test_the_closing_table_shows_accuracy_and_epsilon(private, notary, make_state):
+    cohorts = {1: (0, 1), 2: (0, 2)}
+    for number, cohort in cohorts.items():
+        notary.round(number, cohort)
+    report, lines = table(private, make_state(cohorts, accuracies=(0.1, 0.23456, None)), notary.trail)
+    assert lines[0] == ["round", "central", "accuracy", "epsilon"]
+    assert lines[1] == ["0", "0.1000", "0.000"]
+    assert lines[2][:2] == ["1", "0.2346"]
+    assert float(lines[2][2]) > 0
+    assert lines[3] == ["2", _rounded_up(report.privacy.epsilon)]
+    assert float(lines[3][1]) >= report.privacy.epsilon
+
+
+def test_the_closing_table_promises_nothing_without_privacy(plain, make_state):
+    _, lines = table(plain, make_state({1: (0, 1)}, accuracies=(0.1, 0.5)))
+    assert lines[1:] == [["0", "0.1000", "no", "guarantee"], ["1", "0.5000", "no", "guarantee"]]
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 11, 12, 23, 24, 100])
+def test_a_long_table_is_thinned_out_and_ends_with_the_last_round(plain, make_state, rounds):
+    state = make_state(accuracies=tuple(0.5 for _ in range(rounds + 1)))
+    report, _ = table(plain, make_state())
+    evaluations = report.evaluation.model_copy(update={"history": state.evaluations})
+    lines = closing_table(report.model_copy(update={"evaluation": evaluations})).splitlines()[1:]
+    assert 1 <= len(lines) <= 12
+    numbers = [int(line.split()[0]) for line in lines]
+    assert numbers[-1] == rounds
+    assert len({after - before for before, after in pairwise(numbers)}) <= 1
+
+
+def test_a_table_of_nothing(plain, make_state):
+    _, lines = table(plain, make_state())
+    assert lines == [["round", "central", "accuracy", "epsilon"]]
