@@ -18,10 +18,10 @@ from dp_accounting import NeighboringRelation, dp_event
 from dp_accounting.pld import PLDAccountant
 
 from fedtrain.privacy import COARSE, Composition, SampledGaussian
-from fedtrain.privacy.accountants import pld
-from fedtrain.privacy.accountants.pld import PldAccountant
-from fedtrain.privacy.accountants.prv import PrvAccountant
-from fedtrain.privacy.accountants.rdp import RdpAccountant
+from fedtrain.privacy.accounting import pld
+from fedtrain.privacy.accounting.pld import PldAccountant
+from fedtrain.privacy.accounting.prv import PrvAccountant
+from fedtrain.privacy.accounting.rdp import RdpAccountant
 
 DELTA = 1e-5
 ROUNDS = 200

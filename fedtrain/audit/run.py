@@ -8,16 +8,15 @@ from typing import Any, Final, NoReturn
 
 from pydantic import ValidationError
 
-from fedtrain.audit import (
+from fedtrain.audit.checks import (
     accounting,
     claims,
     configuration,
-    copies,
-    course,
     curve,
     limits,
     matching,
     promise,
+    rounds,
     signatures,
     statements,
     transport,
@@ -36,11 +35,11 @@ CHECKS: Final[tuple[tuple[str, Callable[[Evidence], Finding]], ...]] = (
     ("server's record", signatures.record),
     ("clients' ledgers", signatures.ledgers),
     ("clients' statements", statements.statements),
-    ("clients' own files", copies.copies),
-    ("opening", course.opening),
+    ("clients' own files", statements.copies),
+    ("opening", rounds.opening),
     ("configuration", configuration.configuration),
-    ("rounds", course.rounds),
-    ("closing", course.closing),
+    ("rounds", rounds.rounds),
+    ("closing", rounds.closing),
     ("updates have entries", matching.updates),
     ("entries were asked for", matching.entries),
     ("entries follow the plan", accounting.events),
@@ -48,7 +47,7 @@ CHECKS: Final[tuple[tuple[str, Callable[[Evidence], Finding]], ...]] = (
     ("words", words.words),
     ("clients", claims.clients),
     ("charges", claims.events),
-    ("round log", course.log),
+    ("round log", rounds.log),
     ("transport", transport.transport),
     ("epsilon", accounting.largest),
     ("epsilon, second opinion", accounting.opinion),

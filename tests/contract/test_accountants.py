@@ -7,9 +7,9 @@ import pytest
 
 from fedtrain.errors import PrivacySpecError
 from fedtrain.privacy import SampledGaussian
-from fedtrain.privacy.accountants.pld import PldAccountant
-from fedtrain.privacy.accountants.prv import PrvAccountant
-from fedtrain.privacy.accountants.rdp import RdpAccountant
+from fedtrain.privacy.accounting.pld import PldAccountant
+from fedtrain.privacy.accounting.prv import PrvAccountant
+from fedtrain.privacy.accounting.rdp import RdpAccountant
 
 DELTA = 1e-5
 # (rate, noise, steps): the values of the literature, then without sampling, with little noise, and with much.

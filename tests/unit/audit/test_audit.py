@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedtrain.audit import CHECKS, audit, read_report
-from fedtrain.audit.limits import LIMITS
+from fedtrain.audit.checks.limits import LIMITS
 from fedtrain.crypto import Identity
 from fedtrain.ledger.entry import PAYLOAD_TYPE
 from fedtrain.privacy import PrivacyPlan, SampledGaussian
@@ -25,7 +25,7 @@ from tests.unit.audit.world import (
     spec,
 )
 
-PAGE = Path(__file__).parents[4] / "docs" / "how-to" / "audit-a-report.md"
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "audit-a-report.md"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import typer
 from typer.testing import CliRunner
 
 from fedtrain.audit import CHECKS
-from fedtrain.audit.limits import LIMITS
+from fedtrain.audit.checks.limits import LIMITS
 from fedtrain.cli.app import app
 from fedtrain.cli.failing import reporting_errors
 from fedtrain.errors import KeyFileError

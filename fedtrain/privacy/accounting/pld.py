@@ -14,7 +14,7 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
 from fedtrain.errors import PrivacySpecError
-from fedtrain.privacy.accountants.base import bounded, checked, folded
+from fedtrain.privacy.accounting.base import bounded, checked, folded
 from fedtrain.privacy.events import SampledGaussian, merge
 
 NAME = "dp-accounting PLD, pessimistic"

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from dp_accounting import NeighboringRelation, dp_event
 from dp_accounting.rdp import RdpAccountant as Rdp
 
-from fedtrain.privacy.accountants.base import bounded, checked, folded
+from fedtrain.privacy.accounting.base import bounded, checked, folded
 from fedtrain.privacy.events import SampledGaussian
 
 NAME = "dp-accounting RDP"

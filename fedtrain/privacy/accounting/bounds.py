@@ -1,6 +1,6 @@
 """How much privacy a sequence of events spends.
 
-Three accountants bound it (fedtrain.privacy.accountants): privacy loss distributions are the claim, privacy loss random
+Three accountants bound it: privacy loss distributions are the claim, privacy loss random
 variables of another library the second opinion, Renyi divergences the ceiling, and what the others fall back to. A GDP
 (central limit) approximation is not among them: it can be below the true epsilon.
 """
@@ -11,11 +11,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from fedtrain.errors import PrivacySpecError
-from fedtrain.privacy.accountants.base import Accountant, checked
+from fedtrain.privacy.accounting.base import Accountant, checked
 from fedtrain.privacy.events import SampledGaussian, merge
 
 if TYPE_CHECKING:
-    from fedtrain.privacy.accountants.pld import PldComposition
+    from fedtrain.privacy.accounting.pld import PldComposition
 
 ACCOUNTANT = "dp-accounting PLD, pessimistic"
 
@@ -57,8 +57,8 @@ def claim(events: Iterable[SampledGaussian], delta: float, *, discretization: fl
         PrivacySpecError: an event outside of the mechanism's domain, or a composition that cannot be bounded.
     """
     # Imported where they are used: they take a second, and Opacus three, which a run without privacy need not wait for.
-    from fedtrain.privacy.accountants.pld import PldAccountant  # noqa: PLC0415 - it takes a second to import
-    from fedtrain.privacy.accountants.rdp import RdpAccountant  # noqa: PLC0415 - it takes a second to import
+    from fedtrain.privacy.accounting.pld import PldAccountant  # noqa: PLC0415 - it takes a second to import
+    from fedtrain.privacy.accounting.rdp import RdpAccountant  # noqa: PLC0415 - it takes a second to import
 
     return first_bound((PldAccountant(discretization=discretization), RdpAccountant()), events, delta)
 
@@ -69,8 +69,8 @@ def second_opinion(events: Iterable[SampledGaussian], delta: float) -> Bound:
     Raises:
         PrivacySpecError: as for ``claim``.
     """
-    from fedtrain.privacy.accountants.prv import PrvAccountant  # noqa: PLC0415 - it takes a second to import
-    from fedtrain.privacy.accountants.rdp import RdpAccountant  # noqa: PLC0415 - it takes a second to import
+    from fedtrain.privacy.accounting.prv import PrvAccountant  # noqa: PLC0415 - it takes a second to import
+    from fedtrain.privacy.accounting.rdp import RdpAccountant  # noqa: PLC0415 - it takes a second to import
 
     return first_bound((PrvAccountant(), RdpAccountant()), events, delta)
 
@@ -81,7 +81,7 @@ def ceiling(events: Iterable[SampledGaussian], delta: float) -> Bound:
     Raises:
         PrivacySpecError: as for ``claim``.
     """
-    from fedtrain.privacy.accountants.rdp import RdpAccountant  # noqa: PLC0415 - it takes a second to import
+    from fedtrain.privacy.accounting.rdp import RdpAccountant  # noqa: PLC0415 - it takes a second to import
 
     return first_bound((RdpAccountant(),), events, delta)
 
@@ -128,7 +128,7 @@ class Composition:
         Raises:
             PrivacySpecError: the event is outside of the mechanism's domain; nothing was added.
         """
-        from fedtrain.privacy.accountants.pld import PldComposition  # noqa: PLC0415 - it takes a second to import
+        from fedtrain.privacy.accounting.pld import PldComposition  # noqa: PLC0415 - it takes a second to import
 
         events = checked([event], 0.5)
         self._events = merge((*self._events, *events))

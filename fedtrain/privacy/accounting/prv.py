@@ -15,7 +15,7 @@ from opacus.accountants import PRVAccountant as Prv
 from opacus.accountants.analysis.prv import PoissonSubsampledGaussianPRV, compute_safe_domain_size
 
 from fedtrain.errors import PrivacySpecError
-from fedtrain.privacy.accountants.base import bounded, checked, folded
+from fedtrain.privacy.accounting.base import bounded, checked, folded
 from fedtrain.privacy.events import SampledGaussian
 
 NAME = "Opacus PRV, upper end"

@@ -3,7 +3,7 @@
 from itertools import pairwise
 from statistics import median_high
 
-from fedtrain.audit.accounting import near
+from fedtrain.audit.checks.accounting import near
 from fedtrain.audit.evidence import Evidence
 from fedtrain.audit.verdict import Finding, decide, not_proven
 from fedtrain.privacy import COARSE, SampledGaussian, epsilon_of

@@ -1,6 +1,6 @@
 """Whether the promise is one, and was kept: its delta and its budgets."""
 
-from fedtrain.audit.accounting import near
+from fedtrain.audit.checks.accounting import near
 from fedtrain.audit.evidence import Evidence
 from fedtrain.audit.verdict import Finding, decide, not_proven
 from fedtrain.config import from_flat

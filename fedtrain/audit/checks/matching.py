@@ -3,8 +3,8 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
+from fedtrain.audit.checks.statements import refused, vouched
 from fedtrain.audit.evidence import Evidence, KnownLedger
-from fedtrain.audit.statements import refused, vouched
 from fedtrain.audit.verdict import Finding, decide
 from fedtrain.ledger import LedgerEntry, Update
 

@@ -1,0 +1,27 @@
+"""How much privacy a sequence of events spends, by three accountants."""
+
+from fedtrain.privacy.accounting.bounds import (
+    ACCOUNTANT,
+    COARSE,
+    FINE,
+    Bound,
+    Composition,
+    ceiling,
+    claim,
+    epsilon_of,
+    first_bound,
+    second_opinion,
+)
+
+__all__ = [
+    "ACCOUNTANT",
+    "COARSE",
+    "FINE",
+    "Bound",
+    "Composition",
+    "ceiling",
+    "claim",
+    "epsilon_of",
+    "first_bound",
+    "second_opinion",
+]
