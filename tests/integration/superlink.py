@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedtrain.machines import programs
+from fedtrain.deployment import programs
 from tests.ports import free_port, is_open
 
 ROOT = Path(__file__).parents[2]
