@@ -4,12 +4,14 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from tests.integration.deployed import SITES, Deployment, up
+from tests.once import made_once
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,6 +62,15 @@ def cli(tmp_path_factory):
     return Cli(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture(scope="session")
+def once(tmp_path_factory, worker_id):
+    """Give a function that makes a folder once for all workers, to be looked at and not changed."""
+    own = tmp_path_factory.getbasetemp()
+    shared = (own if worker_id == "master" else own.parent) / "once"
+    shared.mkdir(exist_ok=True)
+    return partial(made_once, shared)
+
+
 SHORT = (
     "--config",
     ROOT / "simulations" / "demo.toml",
@@ -78,11 +89,22 @@ def short_arguments():
 
 
 @pytest.fixture(scope="session")
-def short(cli, tmp_path_factory):
+def short(cli, once):
     """Run six rounds of five clients, uninterrupted: the reference for others."""
-    outcome = cli.run(*SHORT, "--workers", 2, out=tmp_path_factory.mktemp("short") / "run")
-    assert outcome.status == 0, outcome.stderr
-    return outcome
+    return once_run(cli, once, "short", *SHORT, "--workers", 2)
+
+
+def once_run(cli, once, name, *arguments):
+    """Run an experiment once for all workers, and return its outcome."""
+
+    def make(folder):
+        outcome = cli.run(*arguments, out=folder / "run")
+        assert outcome.status == 0, outcome.stderr
+        printed = {"stdout": outcome.stdout, "stderr": outcome.stderr}
+        (folder / "printed.json").write_text(json.dumps(printed))
+
+    folder = once(name, make)
+    return Outcome(status=0, **json.loads((folder / "printed.json").read_text()), out=folder / "run")
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from fedtrain.deployment import programs
@@ -22,31 +23,57 @@ NAME = "recorded"
 PATIENCE = 540
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Recording:
-    """What a run left.
+    """What a run left in a folder, which nobody changes any more.
 
     Attributes:
-        out: its run folder.
-        sites: the folder of its clients.
-        database: what the SuperLink's database and its write-ahead log held at one time or another.
-        uplink: all that other machines sent to the SuperLink's port.
-        downlink: all that it answered.
-        logs: what all processes printed.
-        secrets: what the keys of the clients' sessions came from, as it lay on their disks during the run.
+        folder: the folder that ``record`` was given.
     """
 
-    out: Path
-    sites: Path
-    database: bytes
-    uplink: bytes
-    downlink: bytes
-    logs: bytes
-    secrets: frozenset[bytes]
+    folder: Path
+
+    @property
+    def out(self):
+        """The run folder."""
+        return self.folder / "run"
+
+    @property
+    def sites(self):
+        """The folder of the clients."""
+        return self.folder / "sites"
 
     @property
     def report(self):
         return json.loads((self.out / "report.json").read_text())
+
+    @cached_property
+    def database(self):
+        """What the SuperLink's database and its write-ahead log held at one time or another."""
+        return self._read("database")
+
+    @cached_property
+    def uplink(self):
+        """All that other machines sent to the SuperLink's port."""
+        return self._read("uplink")
+
+    @cached_property
+    def downlink(self):
+        """All that the SuperLink's port answered."""
+        return self._read("downlink")
+
+    @cached_property
+    def logs(self):
+        """What all processes printed."""
+        return self._read("logs")
+
+    @property
+    def secrets(self):
+        """What the keys of the clients' sessions came from, as it lay on their disks during the run."""
+        return frozenset(map(bytes.fromhex, self._read("secrets").decode().split()))
+
+    def _read(self, name):
+        return (self.folder / "recorded" / name).read_bytes()
 
 
 class Wire:
@@ -131,7 +158,7 @@ class Disk:
 
 
 def record(folder, settings, *, nodes, environment):
-    """Run the app of this repository with so many nodes and return what can be read of it."""
+    """Run the app of this repository with so many nodes and keep in a folder what can be read of it."""
     home, sites, out = folder / "home", folder / "sites", folder / "run"
     for path in (home, sites):
         path.mkdir(parents=True)
@@ -168,15 +195,13 @@ def record(folder, settings, *, nodes, environment):
             processes.end()
     disk.look()
     assert run.returncode == 0, processes.logs.decode()
-    return Recording(
-        out=out,
-        sites=sites,
-        database=disk.content,
-        uplink=wire.uplink,
-        downlink=wire.downlink,
-        logs=processes.logs,
-        secrets=frozenset(secrets),
-    )
+    recorded = folder / "recorded"
+    recorded.mkdir()
+    (recorded / "database").write_bytes(disk.content)
+    (recorded / "uplink").write_bytes(wire.uplink)
+    (recorded / "downlink").write_bytes(wire.downlink)
+    (recorded / "logs").write_bytes(processes.logs)
+    (recorded / "secrets").write_text(" ".join(sorted(secret.hex() for secret in secrets)))
 
 
 def flower_environment(home, environment):

@@ -9,15 +9,14 @@ from dp_accounting.pld import PLDAccountant
 from safetensors.numpy import load_file
 
 from fedtrain.report import Report
+from tests.integration.conftest import once_run
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def demo(cli, tmp_path_factory):
-    outcome = cli.run("-c", ROOT / "simulations" / "demo.toml", out=tmp_path_factory.mktemp("demo") / "run")
-    assert outcome.status == 0, outcome.stderr
-    return outcome
+def demo(cli, once):
+    return once_run(cli, once, "demo", "-c", ROOT / "simulations" / "demo.toml")
 
 
 def test_the_demo_learns_within_its_budget(demo):

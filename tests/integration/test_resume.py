@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import time
 
@@ -87,17 +88,20 @@ def test_ctrl_c_saves_and_says_how_to_resume(cli, short, short_arguments, tmp_pa
     assert outcome.model() == short.model()
 
 
-def test_a_finished_run_is_not_overwritten_and_resuming_it_changes_nothing(cli, short, short_arguments):
-    before = short.model()
-    again = cli.run(*short_arguments, out=short.out)
+def test_a_finished_run_is_not_overwritten_and_resuming_it_changes_nothing(cli, short, short_arguments, tmp_path):
+    before, out = short.model(), tmp_path / "run"
+    shutil.copytree(short.out, out)
+    again = cli.run(*short_arguments, out=out)
     assert again.status == 2
     assert "holds a run already" in again.stderr
-    resumed = cli.run(*short_arguments, "--resume", out=short.out)
+    resumed = cli.run(*short_arguments, "--resume", out=out)
     assert resumed.status == 0, resumed.stderr
     assert resumed.model() == before
 
 
-def test_a_run_is_not_resumed_with_another_configuration(cli, short, short_arguments):
-    outcome = cli.run(*short_arguments, "--resume", "--set", "privacy.clip_norm=2.0", out=short.out)
+def test_a_run_is_not_resumed_with_another_configuration(cli, short, short_arguments, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(short.out, out)
+    outcome = cli.run(*short_arguments, "--resume", "--set", "privacy.clip_norm=2.0", out=out)
     assert outcome.status == 2
     assert "privacy.clip_norm was 1.0 and is 2.0" in outcome.stderr

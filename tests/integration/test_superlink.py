@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from fedtrain.crypto import Identity
 from fedtrain.trust import SessionSecrets
-from tests.integration.superlink import record
+from tests.integration.superlink import Recording, record
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -43,18 +43,22 @@ ARRAY = rb"ArrayChunk  (\d+)\0"
 NUMPY = b"\x93NUMPY"
 
 
-def recording(settings):
+def recording(name, settings):
     @pytest.fixture(scope="module")
-    def run(cli, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("superlink")
-        return record(folder, {**SETTINGS, **settings}, nodes=CLIENTS, environment=cli.environment)
+    def run(cli, once):
+        def make(folder):
+            record(folder, {**SETTINGS, **settings}, nodes=CLIENTS, environment=cli.environment)
+
+        return Recording(once(f"superlink-{name}", make))
 
     return run
 
 
-plain, sealed, masked = map(recording, (OPEN, SEALED, MASKED))
+plain = recording("plain", OPEN)
+sealed = recording("sealed", SEALED)
+masked = recording("masked", MASKED)
 # Says nothing of its transport.
-private = recording(PRIVATE)
+private = recording("private", PRIVATE)
 
 
 def final(run):
