@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from transport_measure import Meter, Stopwatch, Work
 
 from fedtrain.crypto import SealingKey
-from fedtrain.flower.transport.packing import Packed, body_of, own_of
-from fedtrain.flower.transport.secagg_messages import answer_masked, answer_unmasked
+from fedtrain.flower.messages.sealed import Packed, body_of, own_of
+from fedtrain.flower.messages.secagg import answer_masked, answer_unmasked
 from fedtrain.messaging import Body, Header, seal
 from fedtrain.secagg import ClientState, MaskedVector, Parameters, UnmaskedShares, quantize
 from fedtrain.trust import SERVER, client_name

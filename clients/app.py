@@ -11,7 +11,9 @@ from flwr.clientapp import ClientApp
 
 from fedtrain.clientapp.endpoint import open_endpoint
 from fedtrain.clientapp.redaction import redact_errors
-from fedtrain.flower.transport import sealed_mod, secagg_mod, session_mod
+from fedtrain.flower.mods.sealed import sealed_mod
+from fedtrain.flower.mods.secagg import secagg_mod
+from fedtrain.flower.mods.session import session_mod
 
 app = ClientApp(mods=[sealed_mod(open_endpoint), session_mod(open_endpoint), secagg_mod(open_endpoint), redact_errors])
 

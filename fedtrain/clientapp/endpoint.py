@@ -8,7 +8,8 @@ from fedtrain.clientapp.host import host_of
 from fedtrain.config import Experiment, from_flat, to_flat
 from fedtrain.config.digest import config_digest
 from fedtrain.errors import ConfigError
-from fedtrain.flower.transport import Endpoint, Summing
+from fedtrain.flower.mods.endpoint import Endpoint
+from fedtrain.flower.summing import Summing
 
 
 def open_endpoint(context: Context) -> Endpoint | None:

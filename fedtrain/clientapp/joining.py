@@ -10,7 +10,7 @@ from fedtrain.clientapp.private import shown
 from fedtrain.clientapp.reserving import reserve_run
 from fedtrain.clientapp.site import Site, checked_plan
 from fedtrain.errors import BudgetError, PrivacySpecError
-from fedtrain.flower import protocol
+from fedtrain.flower.messages import protocol
 
 
 def introduce(content: RecordDict, context: Context, site: Site) -> RecordDict:

@@ -15,9 +15,9 @@ from fedtrain.clientapp.site import checked_plan
 from fedtrain.clientapp.work import Work
 from fedtrain.crypto import SignedEnvelope
 from fedtrain.errors import BudgetError, PrivacySpecError
-from fedtrain.flower import protocol
 from fedtrain.flower.client_dp import clip_reply
-from fedtrain.flower.ledgers import ShownLedger
+from fedtrain.flower.messages import protocol
+from fedtrain.flower.messages.ledger import ShownLedger
 from fedtrain.ledger import Ledger
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.noise import open_source

@@ -6,7 +6,7 @@ from fedtrain.clientapp.node import refuse_mode
 from fedtrain.clientapp.private import answer_privately
 from fedtrain.clientapp.site import Site
 from fedtrain.clientapp.work import open_work
-from fedtrain.flower import protocol
+from fedtrain.flower.messages import protocol
 from fedtrain.training import train_plain
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from fedtrain.clientapp.host import Host, host_of
 from fedtrain.clientapp.site import Site
-from fedtrain.flower import protocol
+from fedtrain.flower.messages import protocol
 from fedtrain.seeding import derive_seed
 from fedtrain.tasks import trainable_names
 from fedtrain.training import RoundSettings

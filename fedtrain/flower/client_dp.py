@@ -10,8 +10,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedtrain.flower import protocol
-from fedtrain.flower.transport.vector import Total
+from fedtrain.flower.messages import protocol
+from fedtrain.flower.summing import Total
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.client_level import Contribution, Release, release, release_sum
 from fedtrain.privacy.clipping import Update, clip_update

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from fedtrain.crypto import SignedEnvelope
 from fedtrain.errors import ForgeryError, LedgerError
-from fedtrain.flower.ledgers import ShownLedger
+from fedtrain.flower.messages.ledger import ShownLedger
 from fedtrain.ledger import (
     Asked,
     Closed,

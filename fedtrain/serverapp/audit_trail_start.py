@@ -10,7 +10,7 @@ from fedtrain.config import to_flat
 from fedtrain.config.digest import config_digest
 from fedtrain.crypto import Identity
 from fedtrain.errors import BudgetError, ClientError, KeyFileError, LedgerError
-from fedtrain.flower.reasons import by_client
+from fedtrain.flower.grids.base import by_client
 from fedtrain.ledger import Asked, Closed, Completed, LedgerCopies, Opened, Record, RunLog
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.serverapp.audit_trail import AuditTrail, opening

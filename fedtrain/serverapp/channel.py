@@ -12,8 +12,10 @@ from fedtrain.config import Experiment, aggregation_problem, to_flat
 from fedtrain.config.digest import config_digest
 from fedtrain.crypto import Identity, SealingKey
 from fedtrain.errors import ClientError, ConfigError
-from fedtrain.flower.reasons import by_client
-from fedtrain.flower.transport import SealedGrid, ServerSession, Summing, end_session, open_session
+from fedtrain.flower.grids.base import by_client
+from fedtrain.flower.grids.sealed import SealedGrid
+from fedtrain.flower.sessions import ServerSession, end_session, open_session
+from fedtrain.flower.summing import Summing
 from fedtrain.messaging import SessionOffer
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.secagg import check_noise

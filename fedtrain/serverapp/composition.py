@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from fedtrain.flower import protocol
-from fedtrain.flower.checked import CheckedGrid
-from fedtrain.flower.ledgered import LedgerGrid
-from fedtrain.flower.participation import DrawnGrid, ParticipationGrid
-from fedtrain.flower.transport import SecAggGrid
+from fedtrain.flower.collectors import SecAggGrid
+from fedtrain.flower.grids.ledger import LedgerGrid
+from fedtrain.flower.grids.validating import ValidatingGrid
+from fedtrain.flower.messages import protocol
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.channel import Channel
 from fedtrain.serverapp.preparation import Preparation
+from fedtrain.serverapp.sampling import DrawnGrid, ParticipationGrid
 
 _METRICS = {
     "none": frozenset({protocol.WEIGHT, protocol.LOSS}),
@@ -59,7 +59,7 @@ def compose(channel: Channel, preparation: Preparation, trail: AuditTrail | None
     if channel.summing is not None and channel.session is not None:
         grid = summed = SecAggGrid(grid, clients=channel.clients, session=channel.session, summing=channel.summing)
     else:
-        grid = CheckedGrid(
+        grid = ValidatingGrid(
             grid,
             metrics=_METRICS[mode],
             weight_key=protocol.WEIGHT,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from flwr.app import Message
 
-from fedtrain.flower.transport import Outcome
+from fedtrain.flower.summing import Outcome
 from fedtrain.report import Dropped, SecureAggregation
 
 # An error's whole traceback is in the log; the report holds its end, where the cause is.

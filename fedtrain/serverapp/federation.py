@@ -6,8 +6,8 @@ from flwr.serverapp import Grid
 from fedtrain.engine import LocalGrid
 from fedtrain.engine.worker import FIRST_NODE_ID
 from fedtrain.errors import ConfigError, RunError
-from fedtrain.flower import protocol
-from fedtrain.flower.wrapper import collect
+from fedtrain.flower.grids.base import collect
+from fedtrain.flower.messages import protocol
 
 
 def clients_of(grid: Grid, *, clients: int, timeout: float) -> dict[int, int]:

@@ -12,8 +12,9 @@ from fedtrain.config.digest import config_digest
 from fedtrain.crypto import Identity, SealingKey, SignedEnvelope
 from fedtrain.errors import ClientError, ConfigError, KeyFileError, LedgerError
 from fedtrain.files import write_atomic
-from fedtrain.flower.reasons import cause
-from fedtrain.flower.transport import Summing, meet_members
+from fedtrain.flower.grids.base import cause
+from fedtrain.flower.sessions import meet_members
+from fedtrain.flower.summing import Summing
 from fedtrain.ledger import RunLog
 from fedtrain.machines import ServerFolder, read_membership
 from fedtrain.messaging import SessionOffer

@@ -8,9 +8,9 @@ from flwr.serverapp import Grid
 
 from fedtrain.crypto import PublicIdentity
 from fedtrain.errors import ForgeryError, TransportError
-from fedtrain.flower import protocol
-from fedtrain.flower.answers import answers
-from fedtrain.flower.ledgers import ShownLedger
+from fedtrain.flower.grids.base import answers
+from fedtrain.flower.messages import protocol
+from fedtrain.flower.messages.ledger import ShownLedger
 
 # A client that has not answered by then is not waited for, and has no part in a run with secret cohorts.
 _PATIENCE = 120.0

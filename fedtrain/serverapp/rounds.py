@@ -13,10 +13,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 from flwr.app.exception import AppExitException
 
 from fedtrain.errors import AggregationError, BudgetError, RunError, TooFewResultsError
-from fedtrain.flower import protocol
 from fedtrain.flower.client_dp import release_round, release_total
-from fedtrain.flower.transport import Outcome
-from fedtrain.flower.wrapper import collect
+from fedtrain.flower.grids.base import collect
+from fedtrain.flower.messages import protocol
+from fedtrain.flower.summing import Outcome
 from fedtrain.privacy.client_level import poisson_cohort
 from fedtrain.privacy.noise import open_source
 from fedtrain.report import RoundEntry

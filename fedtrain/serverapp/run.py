@@ -12,7 +12,7 @@ from fedtrain.config import Experiment
 from fedtrain.data import format_histogram
 from fedtrain.errors import AggregationError, BudgetError, FedtrainError, StorageError
 from fedtrain.files import append_line
-from fedtrain.flower.prompt import PromptGrid
+from fedtrain.flower.grids.prompt import PromptGrid
 from fedtrain.machines import ServerFolder
 from fedtrain.report import Evaluation, Report
 from fedtrain.report.html import render_html

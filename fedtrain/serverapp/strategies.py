@@ -8,7 +8,7 @@ from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
 from fedtrain.config import Experiment
-from fedtrain.flower import protocol
+from fedtrain.flower.messages import protocol
 
 Arrays = dict[str, NDArray[np.generic]]
 

@@ -7,9 +7,9 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedtrain.config import from_flat
-from fedtrain.flower import protocol
 from fedtrain.flower.client_dp import clip_reply, release_round
-from fedtrain.flower.wrapper import collect
+from fedtrain.flower.grids.base import collect
+from fedtrain.flower.messages import protocol
 from fedtrain.privacy import AdaptiveClipping
 from fedtrain.privacy.noise import SeededSource
 from fedtrain.serverapp.strategies import build_strategy

@@ -12,8 +12,8 @@ from flwr.serverapp import strategy as flower
 
 from fedtrain.config import Experiment, from_flat
 from fedtrain.config.sections import STRATEGY_PARAMETERS, StrategyParameters
-from fedtrain.flower import protocol
-from fedtrain.flower.wrapper import collect
+from fedtrain.flower.grids.base import collect
+from fedtrain.flower.messages import protocol
 from fedtrain.serverapp.strategies import build_strategy, remembered, remind
 from tests.fakes import InProcessGrid
 

@@ -6,7 +6,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
 
 from fedtrain.clientapp.site import open_site
 from fedtrain.config import to_flat
-from fedtrain.flower import protocol
+from fedtrain.flower.messages import protocol
 from fedtrain.serverapp.preparation import prepare
 from tests.fakes import RUN_ID, digits_experiment, private_experiment
 

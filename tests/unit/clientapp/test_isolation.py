@@ -5,7 +5,7 @@ from torch import nn
 from fedtrain.clientapp.site import open_site
 from fedtrain.clientapp.training import train
 from fedtrain.config import to_flat
-from fedtrain.flower import protocol
+from fedtrain.flower.messages import protocol
 from tests.fakes import digits_experiment
 
 

@@ -7,8 +7,8 @@ import torch
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedtrain.flower import protocol
 from fedtrain.flower.client_dp import clip_reply, release_round
+from fedtrain.flower.messages import protocol
 from fedtrain.privacy import AdaptiveClipping, PrivacyPlan, PrivacySpec
 from fedtrain.privacy.noise import SeededSource
 from tests.fakes import InProcessGrid

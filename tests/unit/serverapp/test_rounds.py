@@ -8,7 +8,7 @@ from flwr.app import Array, ArrayRecord, Error, MetricRecord, RecordDict
 from torch import nn
 
 from fedtrain.errors import RunError, TooFewResultsError
-from fedtrain.flower import protocol
+from fedtrain.flower.messages import protocol
 from fedtrain.serverapp.channel import Channel
 from fedtrain.serverapp.preparation import prepare
 from fedtrain.serverapp.rounds import Rounds, initial_state

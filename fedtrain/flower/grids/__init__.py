@@ -1,0 +1,1 @@
+"""Grids around grids: what the server does to each message, one stage after another."""

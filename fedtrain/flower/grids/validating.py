@@ -1,0 +1,142 @@
+"""Drop updates that cannot be aggregated, by name, before the strategy sees them.
+
+Flower's strategies pair arrays by position and end the run at the first reply with other keys; one client with a NaN
+turns the model into NaN. Behind this grid a bad update is an error of its client, and the round goes on.
+"""
+
+from collections.abc import Iterable
+from io import BytesIO
+from math import inf, prod
+from typing import cast
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
+from flwr.common.constant import ErrorCode, SType
+from flwr.serverapp import Grid
+from numpy.lib import format as npy
+
+from fedtrain.flower.grids.base import GridWrapper
+
+# More than any data set holds; a larger weight would drown every other client.
+_MAX_WEIGHT = 2.0**31
+
+
+class ValidatingGrid(GridWrapper):
+    """Turns replies whose arrays or metrics cannot be aggregated into error replies.
+
+    A reply passes if it has one array record with the names, shapes and dtypes of the one that was sent, finite
+    throughout, and one metric record with exactly the expected names, each a finite number, whose weight is allowed.
+    Arrays are put into the order in which they were sent. Every reply is made anew, so that nothing passes that was not
+    checked: no other record, no other name of a record, and no other sender than the node that was asked.
+    """
+
+    def __init__(
+        self,
+        inner: Grid,
+        *,
+        metrics: frozenset[str],
+        weight_key: str,
+        public_weight: float | None,
+        indicator: str | None = None,
+    ) -> None:
+        """Wrap a grid.
+
+        Args:
+            inner: the grid inside.
+            metrics: the names of the metrics of a reply, the weight among them.
+            weight_key: the metric that weighs the client in averages.
+            public_weight: the only weight that is allowed; ``None`` allows any above 0 up to 2^31.
+            indicator: the metric that is 0 or 1, if there is one.
+        """
+        super().__init__(inner)
+        self._metrics = metrics
+        self._weight_key = weight_key
+        self._public_weight = public_weight
+        self._indicator = indicator
+        self._sent: dict[str, tuple[Message, ArrayRecord]] = {}
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages, each with exactly one array record, and remember what was sent."""
+        messages = list(messages)
+        ids = list(self._inner.push_messages(messages))
+        self._sent = {
+            message_id: (message, next(iter(message.content.array_records.values())))
+            # A grid that cannot send answers with fewer ids, or with none in the place of one.
+            for message_id, message in zip(ids, messages, strict=False)
+        }
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies so far, the unusable ones as errors."""
+        return [self._checked(reply) for reply in self._inner.pull_messages(message_ids)]
+
+    def _checked(self, reply: Message) -> Message:
+        request, sent = self._sent[reply.metadata.reply_to_message_id]
+        if reply.has_error():
+            return Message(reply.error, reply_to=request)
+        records, metrics = reply.content.array_records, reply.content.metric_records
+        problem: str | None
+        if len(records) != 1 or len(metrics) != 1:
+            problem = f"{len(records)} array records and {len(metrics)} metric records; 1 of each is allowed"
+        else:
+            problem = _arrays_problem(next(iter(records.values())), sent) or self._metrics_problem(
+                next(iter(metrics.values()))
+            )
+        if problem:
+            error = Error(code=ErrorCode.MOD_FAILED_PRECONDITION, reason=f"unusable update: {problem}")
+            return Message(error, reply_to=request)
+        received, name = next(iter(records.values())), next(iter(request.content.array_records))
+        arrays = ArrayRecord({key: received[key] for key in sent})
+        return Message(RecordDict({name: arrays, "metrics": next(iter(metrics.values()))}), reply_to=request)
+
+    def _metrics_problem(self, record: MetricRecord) -> str | None:
+        if set(record) != self._metrics:
+            return f"the metrics are {sorted(record)}, not {sorted(self._metrics)}"
+        for name, value in record.items():
+            if not isinstance(value, int | float) or not -inf < value < inf:
+                return f"the metric {name} is {value!r}, and one finite number is allowed"
+        if self._indicator is not None and record[self._indicator] not in (0, 1):
+            return f"the metric {self._indicator} is {record[self._indicator]!r}, and 0 or 1 is allowed"
+        weight = cast("float", record[self._weight_key])
+        if self._public_weight is not None and weight != self._public_weight:
+            return f"the weight is {weight!r}, and only the public {self._public_weight:g} is allowed"
+        if not 0 < weight <= _MAX_WEIGHT:
+            return f"the weight is {weight!r}, and a number above 0 and at most {_MAX_WEIGHT:.0f} is allowed"
+        return None
+
+
+def _arrays_problem(received: ArrayRecord, sent: ArrayRecord) -> str | None:
+    if set(received) != set(sent):
+        return f"the arrays {sorted(set(received) ^ set(sent))} are missing or were never sent"
+    problems = (_array_problem(received[name], expected) for name, expected in sent.items())
+    for name, problem in zip(sent, problems, strict=True):
+        if problem:
+            return f"the array {name} {problem}"
+    return None
+
+
+def _array_problem(received: Array, expected: Array) -> str | None:
+    if received.stype != SType.NUMPY:
+        return f"is in the format {received.stype!r}, and {SType.NUMPY!r} is allowed"
+    if (received.dtype, received.shape) != (expected.dtype, tuple(expected.shape)):
+        return f"is {received.dtype}{list(received.shape)}, not {expected.dtype}{list(expected.shape)}"
+    dtype = np.dtype(expected.dtype)
+    # numpy evaluates a header and allocates what it says, and a client wrote it: only what numpy itself would write is
+    # accepted, in either order of the values, and nothing is parsed.
+    header = next(filter(received.data.startswith, _headers(dtype, expected.shape)), None)
+    if header is None:
+        return "does not begin with the npy header of its type and shape"
+    if len(received.data) - len(header) != dtype.itemsize * prod(expected.shape):
+        return "does not hold as many bytes as its shape says"
+    values = np.frombuffer(memoryview(received.data)[len(header) :], dtype)
+    if dtype.kind in "fc" and not np.isfinite(values).all():
+        return f"has {int((~np.isfinite(values)).sum())} values that are not finite"
+    return None
+
+
+def _headers(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> Iterable[bytes]:
+    for fortran_order in (False, True):
+        header = BytesIO()
+        facts = {"descr": npy.dtype_to_descr(dtype), "fortran_order": fortran_order, "shape": tuple(shape)}
+        npy.write_array_header_1_0(header, facts)
+        yield header.getvalue()

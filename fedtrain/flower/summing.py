@@ -1,0 +1,297 @@
+"""How updates are summed: a model's update as a vector, the sum as an average update, and what became of a round.
+
+The vector holds the change of every floating array, in the order in which the model was sent, and then counters: whole
+numbers of which the server learns the sum. Integer arrays (counters of batches, say) are not summed and stay as they
+were sent.
+
+Server and clients each derive how from the configuration that they were given, and from the cohort: nothing of it is
+sent, so that no message can make a client sum anything else.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from math import inf, prod
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
+from numpy.typing import NDArray
+
+from fedtrain.config import Experiment
+from fedtrain.errors import AggregationError, TransportError
+from fedtrain.flower.messages import protocol
+from fedtrain.flower.messages.records import view
+from fedtrain.privacy.clipping import clip_update
+from fedtrain.secagg import Parameters, dequantize, quantize
+from fedtrain.seeding import derive_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What a vector is made of.
+
+    Attributes:
+        counters: metrics that are summed, each a whole number from 0 to ``Parameters.largest``.
+        weight: the counter that weighs a client's update; empty if all weigh the same.
+        heaviest: the weight at which an update enters as it is, and the largest that counts; 0 without weights.
+        norm: bound on the L2 norm of what enters the sum, rounding included; 0 for none.
+    """
+
+    counters: tuple[str, ...] = ()
+    weight: str = ""
+    heaviest: int = 0
+    norm: float = 0.0
+
+    def length(self, sent: ArrayRecord) -> int:
+        """Return the length of the vector for a model."""
+        return sum(prod(array.shape) for array in _summed(sent).values()) + len(self.counters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Total:
+    """What a sum of vectors says.
+
+    Attributes:
+        update: the sum of the updates, each times its weight if they are weighted, in float64 and by name.
+        counters: the sum of each counter.
+        weight: the sum of the weights; the number of clients if they are not weighted.
+        modulus: each number of the sum is known up to multiples of this. Sums of what clients may send are in the
+            middle of the range; one that sends more can bring a coordinate to its edge.
+        counter_modulus: likewise of the counters.
+    """
+
+    update: dict[str, NDArray[np.float64]]
+    counters: dict[str, int]
+    weight: float
+    modulus: float
+    counter_modulus: int
+
+    def average(self, sent: ArrayRecord) -> ArrayRecord:
+        """Return the model that was sent, moved by the average update, in the types that were sent."""
+        moved = {}
+        for name, array in sent.items():
+            if name in self.update:
+                before = array.numpy()
+                moved[name] = Array(np.asarray(before + self.update[name] / self.weight, dtype=before.dtype))
+            else:
+                moved[name] = array
+        return ArrayRecord(moved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summing:
+    """How updates are summed.
+
+    Attributes:
+        bits: bits of a quantized parameter.
+        bound: largest change of a parameter.
+        threshold: as configured; ``None`` for the default.
+        neighbours: likewise.
+        layout: what the vectors are made of.
+        seed: seed of the rounding.
+        deadline: seconds that each of the two exchanges may take.
+        adaptive: whether the clipping norm of the round takes the place of the bound and of the layout's norm.
+    """
+
+    bits: int
+    bound: float
+    threshold: int | None
+    neighbours: int | None
+    layout: Layout
+    seed: int
+    deadline: float
+    adaptive: bool
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> "Summing":
+        """Return how the updates of an experiment are summed."""
+        secagg, privacy = experiment.transport.secagg, experiment.privacy
+        by_client = privacy.mode == "client"
+        adaptive = by_client and privacy.adaptive_clipping
+        layout = Layout(counters=(protocol.WITHIN_CLIP,)) if adaptive else Layout()
+        if by_client:
+            layout = replace(layout, norm=privacy.clip_norm)
+        elif secagg.max_weight is not None:
+            layout = Layout(counters=(protocol.WEIGHT,), weight=protocol.WEIGHT, heaviest=secagg.max_weight)
+        return cls(
+            bits=secagg.bits,
+            bound=privacy.clip_norm if by_client else secagg.largest_change,
+            threshold=secagg.threshold,
+            neighbours=secagg.neighbours,
+            layout=layout,
+            seed=experiment.seed,
+            deadline=experiment.federation.deadline,
+            adaptive=adaptive,
+        )
+
+    def in_round(self, settings: ConfigRecord) -> "Summing":
+        """Return how the updates of one round are summed, whose clipping norm the server sets if it is adaptive.
+
+        Raises:
+            TransportError: the settings of the round have no such norm.
+        """
+        if not self.adaptive:
+            return self
+        norm = settings.get(protocol.CLIP_NORM)
+        if not isinstance(norm, float) or not 0 < norm < inf:
+            raise TransportError(f"the clipping norm of the round is {norm!r}, and a number above 0 is allowed")
+        return replace(self, bound=norm, layout=replace(self.layout, norm=norm))
+
+    def parameters(self, *, members: int, sent: ArrayRecord) -> Parameters:
+        """Return the parameters for a cohort.
+
+        Raises:
+            ConfigError: there are none that are safe, or the sum could overflow.
+        """
+        return Parameters.plan(
+            members=members,
+            length=self.layout.length(sent),
+            bits=self.bits,
+            bound=self.bound,
+            threshold=self.threshold,
+            neighbours=self.neighbours,
+        )
+
+    def random(self, *, client: int, round_number: int) -> np.random.Generator:
+        """Return what decides how a client rounds in a round."""
+        return np.random.default_rng(derive_seed(self.seed, "rounding", client, round_number))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a round.
+
+    Attributes:
+        parameters: those of the round.
+        masked: clients that delivered a masked update.
+        dropped: why the others did not, by client.
+        silent: clients that delivered one and did not help to unmask; their updates are in the sum all the same.
+        total: the sum; ``None`` if the round was aborted.
+        problem: why it was aborted, with the last word of each client that was lost; empty if it was not.
+    """
+
+    parameters: Parameters
+    masked: tuple[int, ...]
+    dropped: Mapping[int, str]
+    silent: tuple[int, ...]
+    total: Total | None
+    problem: str = ""
+
+
+def to_vector(
+    layout: Layout,
+    parameters: Parameters,
+    *,
+    received: ArrayRecord,
+    trained: ArrayRecord,
+    metrics: MetricRecord,
+    random: np.random.Generator,
+) -> NDArray[np.uint32]:
+    """Return a client's quantized update and counters.
+
+    With a bound on the norm, the update is clipped to it less the largest error that rounding can make, one step in
+    each coordinate: so that what enters the sum keeps the bound, whatever the rounding does.
+
+    Raises:
+        TransportError: the trained model is not one of the kind that was received, is not finite, or a counter is
+            missing or out of range.
+    """
+    counters = [_counter(name, metrics) for name in layout.counters]
+    _check_same(received, trained)
+    # One array after the other, so that there is never a second model in memory.
+    changes: Iterable[tuple[str, NDArray[np.floating]]] = (
+        (name, _change(name, received, trained)) for name in _summed(received)
+    )
+    if layout.weight:
+        place = layout.counters.index(layout.weight)
+        counters[place] = max(1, min(counters[place], layout.heaviest))
+        factor = counters[place] / layout.heaviest
+        changes = ((name, factor * change) for name, change in changes)
+    if layout.norm:
+        changes = _clipped(dict(changes), layout.norm, parameters).items()
+    for name, counter in zip(layout.counters, counters, strict=True):
+        if not 0 <= counter <= parameters.largest:
+            raise TransportError(
+                f"the metric {name} is not in 0 to {parameters.largest}, which {parameters.bits} bits hold: raise "
+                "transport.secagg.bits"
+            )
+    words = np.empty(layout.length(received), dtype=np.uint32)
+    start = 0
+    for _, change in changes:
+        words[start : start + change.size] = quantize(change, parameters=parameters, random=random)
+        start += change.size
+    words[start:] = counters
+    return words
+
+
+def from_total(
+    layout: Layout, parameters: Parameters, *, words: NDArray[np.uint32], clients: int, sent: ArrayRecord
+) -> Total:
+    """Return what the sum of so many clients' vectors says.
+
+    Raises:
+        AggregationError: the sum of the weights is none that so many clients can have; one of them sent another.
+    """
+    split = len(words) - len(layout.counters)
+    values = dequantize(words[:split], parameters=parameters)
+    counters = dict(zip(layout.counters, words[split:].view(np.int32).tolist(), strict=True))
+    weight = float(counters[layout.weight]) if layout.weight else float(clients)
+    if layout.weight:
+        if not clients <= weight <= clients * layout.heaviest:
+            raise AggregationError(
+                f"the weights of {clients} clients sum to {weight:g}, and each is 1 to {layout.heaviest}: one of them "
+                "sent something else, and nobody can tell who"
+            )
+        values *= layout.heaviest
+    update, start = {}, 0
+    for name, array in _summed(sent).items():
+        size = prod(array.shape)
+        update[name] = values[start : start + size].reshape(array.shape)
+        start += size
+    modulus = 1 << (8 * parameters.width)
+    return Total(
+        update=update,
+        counters=counters,
+        weight=weight,
+        modulus=modulus * parameters.step,
+        counter_modulus=modulus,
+    )
+
+
+def _summed(arrays: ArrayRecord) -> dict[str, Array]:
+    return {name: array for name, array in arrays.items() if np.dtype(array.dtype).kind == "f"}
+
+
+def _check_same(received: ArrayRecord, trained: ArrayRecord) -> None:
+    if set(received) != set(trained):
+        raise TransportError(f"the trained arrays {sorted(set(received) ^ set(trained))} are missing or were not sent")
+
+
+def _change(name: str, received: ArrayRecord, trained: ArrayRecord) -> NDArray[np.float64]:
+    before, after = view(name, received[name]), view(name, trained[name])
+    if before.shape != after.shape:
+        raise TransportError(f"the trained array {name} has the shape {after.shape}, not {before.shape}")
+    change: NDArray[np.float64] = np.subtract(after, before, dtype=np.float64).ravel()
+    if not np.isfinite(change).all():
+        raise TransportError(f"the trained array {name} is not finite, and would make the sum of all so")
+    return change
+
+
+def _clipped(
+    changes: dict[str, NDArray[np.floating]], bound: float, parameters: Parameters
+) -> dict[str, NDArray[np.floating]]:
+    length = sum(change.size for change in changes.values())
+    norm = bound - parameters.rounding_error(length)
+    if norm <= 0:
+        raise TransportError(
+            f"rounding {length} parameters to {parameters.bits} bits can move an update by more than its bound of "
+            f"{bound:g}: raise transport.secagg.bits"
+        )
+    return clip_update(changes, norm)[0]
+
+
+def _counter(name: str, metrics: MetricRecord) -> int:
+    value = metrics.get(name)
+    # Without the value: the error reaches the server, which is to learn sums alone.
+    if not isinstance(value, int | float) or not float(value).is_integer():
+        raise TransportError(f"the metric {name} is missing or is no whole number, and whole numbers are summed")
+    return int(value)
