@@ -10,7 +10,7 @@ FUZZ_SECONDS ?= 60
 # each needs the machine for itself.
 TESTS := $(if $(CI),-m 'not deployment and not faults',-m 'not slow')
 
-.PHONY: demo deploy-demo deploy-faults test lint bench bench-deployment fuzz clean
+.PHONY: demo deploy-demo deploy-faults test docs lint bench bench-deployment fuzz clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("fedtrain needs Python 3.11 or later, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -34,6 +34,10 @@ deploy-faults: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal $(TESTS)
 	$(if $(CI),$(BIN)/python -m pytest -m 'deployment or faults')
+
+# Without the network. A broken link, or a page that is missing from the navigation, is an error.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -1,22 +1,24 @@
 """The errors of fedtrain, split by what the caller can do about them.
 
-FedtrainError
-+-- UsageError            the input cannot be used: correct it and run again (exit status 2)
-|   +-- ConfigError       a configuration field
-|   +-- DataError         a data set, or the way it is split over clients
-|   +-- TaskError         a task or a model, also one that cannot be trained privately
-|   +-- PrivacySpecError  privacy parameters that cannot give the promised guarantee
-|   +-- AppError          a folder that holds no Flower app that can be run
-|   +-- KeyFileError      a key file or roster that is missing, unreadable or readable by others
-|   +-- SiteError         a client's site file
-|   +-- ReportError       a report that cannot be read
-+-- RunError              the run failed; what it saved is kept (exit status 1)
-    +-- TooFewResultsError  fewer usable results in a round than the configured minimum
-    +-- BudgetError       a step that a privacy budget does not allow (exit status 3)
-    +-- StorageError      a checkpoint, a report or a cache that cannot be written or read
-    +-- LedgerError       a ledger or record that is damaged, or is not the one it should be
-    +-- ForgeryError      a signature, a digest or a chain that does not hold
-    +-- ClientError       a client that cannot train
+    FedtrainError
+    +-- UsageError            the input cannot be used: correct it and run again (exit status 2)
+    |   +-- ConfigError       a configuration field
+    |   +-- DataError         a data set, or the way it is split over clients
+    |   +-- TaskError         a task or a model, also one that cannot be trained privately
+    |   +-- PrivacySpecError  privacy parameters that cannot give the promised guarantee
+    |   +-- AppError          a folder that holds no Flower app that can be run
+    |   +-- KeyFileError      a key file or roster that is missing, unreadable or readable by others
+    |   +-- SiteError         a client's site file
+    |   +-- ReportError       a report that cannot be read
+    +-- RunError              the run failed; what it saved is kept (exit status 1)
+        +-- TooFewResultsError  fewer usable results in a round than the configured minimum
+        +-- BudgetError       a step that a privacy budget does not allow (exit status 3)
+        +-- StorageError      a checkpoint, a report or a cache that cannot be written or read
+        +-- LedgerError       a ledger or record that is damaged, or is not the one it should be
+        +-- ForgeryError      a signature, a digest or a chain that does not hold
+        +-- ClientError       a client that cannot train
+
+The class attribute ``exit_status`` is the exit status of a command that ends with the error.
 """
 
 

@@ -131,7 +131,7 @@ def test_python_is_python(text):
 def test_every_block_names_a_language_that_is_checked_or_plain_text():
     for page in PAGES:
         fences = re.findall(r"^```(\w*)$", page.read_text(), flags=re.MULTILINE)
-        assert set(fences[::2]) <= {"console", "sh", "toml", "python", "text", "mermaid"}, page
+        assert set(fences[::2]) <= {"console", "sh", "toml", "python", "text"}, page
         assert set(fences[1::2]) <= {""}, page
 
 

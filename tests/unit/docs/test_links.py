@@ -27,6 +27,8 @@ def problem(page, target):
         return f"{target} leads out of the repository"
     if not file.exists():
         return f"{target} does not exist"
+    if page.is_relative_to(ROOT / "docs") and not file.is_relative_to(ROOT / "docs"):
+        return f"{target} is no part of the documentation site; write its path in backquotes"
     if anchor and anchor not in anchors(file):
         return f"{target}: there is no such heading; there are {sorted(anchors(file))}"
     return None
@@ -50,3 +52,5 @@ def test_a_broken_link_is_found():
     assert "does not exist" in problem(index, "tutorial/second-run.md")
     assert "no such heading" in problem(index, "tutorial/first-run.md#nowhere")
     assert "out of the repository" in problem(index, "../../elsewhere.md")
+    assert "no part of the documentation site" in problem(index, "../README.md")
+    assert problem(ROOT / "README.md", "CHANGELOG.md") is None
