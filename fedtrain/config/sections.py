@@ -63,12 +63,12 @@ class Federation(Section):
     clients: Count = Field(10, description="clients in the federation, one partition of the data each")
     cohort: Count = Field(10, description="clients that train in a round")
     rounds: Count = Field(10, description="rounds of training")
-    min_results: Count = Field(1, description="usable results that a round needs; with fewer the run fails")
+    min_results: Count = Field(1, description="usable results a round needs; the run fails below it")
     deadline: Positive = Field(600.0, description="seconds after which a round goes on without the missing results")
     sites: str | None = Field(
         None,
         description="folder of the clients' own files (keys, ledgers, site.toml), kept over runs; "
-        "unset: clients/ in the run folder",
+        "default: clients/ in the run folder",
     )
 
     @model_validator(mode="after")
@@ -95,24 +95,28 @@ class Data(Section):
     source: Literal["digits", "parquet", "npz", "images", "hub"] = Field("digits", description="kind of source")
     path: str | None = Field(
         None,
-        description="training data: a file, a folder or a glob pattern; unset in a deployment: sites have their own",
+        description="training data: a file, a folder or a glob pattern; unused in a deployment: each site has its own",
     )
     test_path: str | None = Field(None, description="test data, which no client sees")
     test_fraction: Fraction | None = Field(
-        None, description="the fraction of the records to hold out as test data; digits: 0.2 if unset"
+        None, description="fraction of the records held out as test data; default: 0.2 for digits"
     )
-    dataset: str | None = Field(None, description="hub: the name of the data set (downloads it)")
-    subset: str | None = Field(None, description="hub: the configuration of the data set")
-    image_column: str | None = Field(None, description="column of the image; unset: the first image column")
+    dataset: str | None = Field(None, description="hub: name of the data set, which is downloaded")
+    subset: str | None = Field(None, description="hub: configuration of the data set")
+    image_column: str | None = Field(None, description="column of the image; default: the first image column")
     label_column: str = Field("label", description="column of the label")
     classes: str | None = Field(
         None,
-        description="names of the classes, comma-separated, in the order of their numbers; unset: those of the "
-        "records. A deployment needs it: no site has to have records of every class",
+        description="names of the classes, comma-separated, in the order of their numbers; default: the classes of the "
+        "records; required in a deployment, where a site need not have records of every class",
     )
-    feature_columns: str | None = Field(None, description="tabular: columns, comma-separated; unset: all others")
-    max_records: Count | None = Field(None, description="use only so many training records, drawn with the seed")
-    cache: str | None = Field(None, description="folder of decoded data; unset: the user's cache folder")
+    feature_columns: str | None = Field(
+        None, description="tabular: columns, comma-separated; default: all but the label"
+    )
+    max_records: Count | None = Field(
+        None, description="number of training records to use, drawn with the seed; default: all"
+    )
+    cache: str | None = Field(None, description="folder of decoded data; default: the user's cache folder")
     partition: Partition = Field(default_factory=Partition)
 
     @model_validator(mode="after")
@@ -142,7 +146,7 @@ class TaskConfig(Section):
     """What is trained."""
 
     name: str = Field("vision", description='"vision", "tabular", or your own as "module:attribute"')
-    model: str | None = Field(None, description="a model of the task; unset: the task's own choice")
+    model: str | None = Field(None, description="a model of the task; default: the task's choice")
     augment: bool = Field(False, description="vision: random crop and horizontal flip of training images")
 
 
@@ -153,11 +157,13 @@ class Training(Section):
     learning_rate: Positive = Field(0.1, description="its learning rate before the schedule")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="sgd: momentum within a round")
     weight_decay: NotNegative = Field(0.0, description="weight decay")
-    batch_size: Count = Field(32, description="records in a batch; in record privacy the expected and the divisor")
-    local_epochs: Positive | None = Field(None, description="passes over the records; 1 if unset")
+    batch_size: Count = Field(
+        32, description="records in a batch; record privacy: the expected number, and the divisor of the sum"
+    )
+    local_epochs: Positive | None = Field(None, description="passes over the records in a round; default: 1")
     local_steps: Count | None = Field(None, description="optimizer steps in a round, instead of local_epochs")
     physical_batch_size: Count | None = Field(
-        None, description="record privacy: records in memory at once; unset: the whole batch. Changes no result"
+        None, description="record privacy: records in memory at once; default: the whole batch; changes no result"
     )
     augmentations: Count = Field(
         1, description="record privacy: augmented views of each record, averaged before clipping"
@@ -176,7 +182,7 @@ class Training(Section):
 
 
 class Privacy(Section):
-    """What is promised, and to whom: see docs/explanation/privacy.md."""
+    """The privacy guarantee and its parameters: see docs/explanation/privacy.md."""
 
     mode: Literal["none", "record", "client"] = Field(
         "none", description="none; record: DP-SGD at each client; client: clipped updates, noise added by the server"
@@ -190,30 +196,28 @@ class Privacy(Section):
         None, description="record: probability with which a record enters a batch"
     )
     noise_multiplier: Positive | None = Field(
-        None, description="noise over clip_norm; unset: the least that keeps the budget"
+        None, description="standard deviation of the noise over clip_norm; default: the least that keeps the budget"
     )
     max_participations: Count | None = Field(
         None,
-        description="rounds that a client trains in at most; unset: all rounds; more than federation.rounds leaves "
-        "room for rounds that are lost and repeated, which secure noise charges twice",
+        description="most rounds a client trains in; default: all rounds; a value above federation.rounds leaves room "
+        "for repeated rounds, which secure noise charges again",
     )
     cohorts: Literal["poisson", "capped"] = Field(
         "poisson",
-        description="client: each client is drawn with probability cohort / clients, and cohorts are kept secret; "
-        "or cohorts of fixed size, and no discount for the draw",
+        description="client: poisson draws each client with probability cohort / clients and keeps cohorts secret; "
+        "capped draws cohorts of fixed size, without amplification by sampling",
     )
     adaptive_clipping: bool = Field(False, description="client: let clip_norm follow a quantile of the updates' norms")
     clipping_quantile: Fraction = Field(0.5, description="adaptive clipping: the fraction of updates not clipped")
     clipping_rate: Positive = Field(0.2, description="adaptive clipping: learning rate of the logarithm of clip_norm")
     clipping_noise: Positive | None = Field(
-        None, description="adaptive clipping: deviation of the noise on the count; unset: cohort / 20"
+        None, description="adaptive clipping: standard deviation of the noise on the count; default: cohort / 20"
     )
     noise: Literal["seeded", "secure"] = Field(
-        "seeded", description="seeded: repeatable, protects nobody; secure: from the operating system's generator"
+        "seeded", description="seeded: repeatable, for simulation only; secure: from the operating system's generator"
     )
-    tuning: str = Field(
-        "not declared", description="what was tried on these records before, in words; goes into the report"
-    )
+    tuning: str = Field("not declared", description="earlier runs on the same records, in words; printed in the report")
 
     @property
     def secret_cohorts(self) -> bool:
@@ -222,7 +226,7 @@ class Privacy(Section):
 
 
 class StrategyParameters(Section):
-    """Parameters of Flower's strategies, by Flower's names. Unset ones keep Flower's defaults."""
+    """Parameters of Flower's strategies, by Flower's names; default: Flower's defaults."""
 
     eta: Positive | None = Field(None, description="FedAdam, FedYogi, FedAdagrad: server learning rate")
     eta_l: Positive | None = Field(None, description="FedAdam, FedYogi, FedAdagrad: client learning rate")
@@ -242,23 +246,21 @@ class StrategyParameters(Section):
 class SecureAggregation(Section):
     """The server learns the sum of the updates, and no single one: see docs/explanation/transport.md."""
 
-    enabled: bool | None = Field(
-        None, description="whether updates are masked; unset: they are in a deployment, and not in a simulation"
-    )
+    enabled: bool | None = Field(None, description="mask updates; default: on in a deployment, off in a simulation")
     threshold: Annotated[int, Field(ge=2)] | None = Field(
-        None, description="clients of a cohort that have to be left; unset: two thirds, the least that is allowed"
+        None, description="clients of a cohort that must answer; default: two thirds, the least allowed"
     )
     neighbours: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="clients that each client shares masks with; unset: all others, up to a cohort of 200"
+        None, description="clients each client shares masks with; default: all others, up to a cohort of 200"
     )
     bits: Annotated[int, Field(ge=2, le=30)] = Field(
-        16, description="bits of a quantized parameter; more bits are more precise, and more bytes"
+        16, description="bits of a quantized parameter; more bits cost more bytes"
     )
     bound: Annotated[float, Field(ge=1e-9, le=1e9)] | None = Field(
-        None, description="largest change of a parameter that is sent; unset: 1, in client privacy the clipping norm"
+        None, description="largest change of a parameter in an update; default: 1, in client privacy the clipping norm"
     )
     max_weight: Count | None = Field(
-        None, description="mode none: clients weigh their numbers of records, up to this; unset: all weigh the same"
+        None, description="mode none: weigh clients by their records, up to this number; default: equal weights"
     )
 
     @property
@@ -268,12 +270,12 @@ class SecureAggregation(Section):
 
 
 class Transport(Section):
-    """Who can read what is sent: see docs/explanation/transport.md."""
+    """Sealed messages and secure aggregation: see docs/explanation/transport.md."""
 
     sealed: bool | None = Field(
         None,
-        description="whether models and updates are encrypted between server and client, whatever is in between; "
-        "unset: they are in a deployment, and not in a simulation",
+        description="encrypt models and updates end to end between server and client; default: on in a deployment, off "
+        "in a simulation",
     )
     secagg: SecureAggregation = Field(default_factory=SecureAggregation)
 
@@ -283,7 +285,9 @@ class Server(Section):
 
     strategy: Strategy = Field("FedAvg", description="one of Flower's strategies")
     parameters: StrategyParameters = Field(default_factory=StrategyParameters)
-    evaluate_every: Count = Field(1, description="rounds between two central evaluations; the last is always one")
+    evaluate_every: Count = Field(
+        1, description="rounds between two central evaluations; the last round always has one"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
