@@ -1,4 +1,4 @@
-"""Write the handwritten digits of scikit-learn as if three sites and a server had each written some of them."""
+"""Write the handwritten digits of the demo as if three sites and a server had each written some of them."""
 
 import sys
 from io import BytesIO
@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
-from sklearn.datasets import load_digits
+
+from fedtrain.data.sources.digits import digits
 
 SITES = ("hospital-a", "hospital-b", "hospital-c")
 
@@ -22,11 +23,11 @@ def encoded(pixels):
 
 def main():
     """Write NAME.parquet for each site, and test.parquet, into the folder that is named."""
-    folder, digits = Path(sys.argv[1]), load_digits()
+    folder, (pixels, labels) = Path(sys.argv[1]), digits()
     for number, name in enumerate([*SITES, "test"]):
-        rows = range(number, len(digits.target), len(SITES) + 1)
-        images = [encoded(digits.images[row]) for row in rows]
-        table = pa.table({"image": images, "label": digits.target[rows], "site": [name] * len(images)})
+        rows = range(number, len(labels), len(SITES) + 1)
+        images = [encoded(pixels[row]) for row in rows]
+        table = pa.table({"image": images, "label": labels[rows], "site": [name] * len(images)})
         pq.write_table(table, folder / f"{name}.parquet")
 
 

@@ -9,7 +9,7 @@ from fedtrain.data.sources.types import Decoded
 def decode(data: Data) -> Decoded:
     """Read and check all records of a source.
 
-    The decoders import pyarrow, Pillow, scikit-learn or datasets, which take seconds that a cached store need not pay.
+    The decoders import pyarrow, Pillow or datasets, which take seconds that a cached store need not pay.
 
     Raises:
         DataError: the source is missing, malformed or empty.
