@@ -66,7 +66,7 @@ def ours(hosts: Hosts, name: str, settings: dict[str, str]) -> list[float]:
     do(
         hosts,
         SERVER,
-        "fedtrain server run server --config fedtrain/simulations/deployed.toml --app fedtrain "
+        "fedtrain server run server --config fedtrain/simulations/deployed.toml "
         f"--set federation.rounds={ROUNDS} {words} --out runs/{out}",
     )
     report = json.loads((hosts.home(SERVER) / "runs" / out / "report.json").read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SERVER = "server"
 HOSTS = ("operator", SERVER, "hospital-a", "hospital-b", "hospital-c", "auditor")
 # What a page uses of the repository.
-_TAKEN = ("pyproject.toml", ".gitignore", "server", "clients", "simulations", "docs", "benchmarks")
+_TAKEN = ("simulations", "docs", "benchmarks")
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"([a-z-]+)\$ (.*)")
 # What the commands that stay say when they are ready.
@@ -53,17 +53,10 @@ def do(hosts: Hosts, host: str, line: str) -> str:
 
 
 def prepare(hosts: Hosts) -> None:
-    """Give each host what the page takes for granted: a copy of this repository, as it is now.
-
-    Sites approve a bundle of these very files.
-    """
+    """Give each host what the page takes for granted: a copy of what it uses of this repository, as it is now."""
     copy = hosts.folder / "repository"
     for name in _TAKEN:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            copy.mkdir(exist_ok=True)
-            shutil.copy2(ROOT / name, copy)
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for host in hosts.names:
         (hosts.home(host) / "fedtrain").symlink_to(copy)
 

@@ -1,34 +1,67 @@
-"""The ``fedtrain`` command and what all its subcommands share."""
+"""The ``fedtrain`` command. Its subcommands are imported when they are run, and not to list them."""
 
 import sys
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
+import click
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from fedtrain import __version__
-from fedtrain.cli.audit import audit
-from fedtrain.cli.budget import budget
-from fedtrain.cli.client import client
-from fedtrain.cli.doctor import doctor
-from fedtrain.cli.privacy import privacy
-from fedtrain.cli.provision import provision
-from fedtrain.cli.server import server
-from fedtrain.cli.simulate import simulate
+
+# Each command: the module that has a function or a group of its name, and the first line of its help.
+COMMANDS = {
+    "simulate": ("fedtrain.cli.simulate", "Run an experiment, or any Flower app, on this machine."),
+    "audit": ("fedtrain.cli.audit", "Check everything that a report claims about privacy, trusting nothing in it."),
+    "privacy": ("fedtrain.cli.privacy", "What an experiment would promise and spend."),
+    "budget": (
+        "fedtrain.cli.budget",
+        "Show what is spent and left of the budget of each data set, and how many more rounds fit.",
+    ),
+    "provision": ("fedtrain.cli.provision", "Say who belongs to a federation: certificates, kits, members."),
+    "server": ("fedtrain.cli.server", "Serve a federation, and run experiments in it."),
+    "client": ("fedtrain.cli.client", "Take part in a federation, on a node of your own."),
+    "doctor": (
+        "fedtrain.cli.doctor",
+        "Check a node's or a server's machine: each line says ok, or what to do. Exits with 1 if anything fails.",
+    ),
+}
+
+
+class LazyGroup(TyperGroup):
+    """A group that lists its commands without importing them."""
+
+    def __init__(self, **attributes: Any) -> None:
+        """Fill the list."""
+        super().__init__(**attributes)
+        self.commands = {name: TyperCommand(name, help=summary) for name, (_, summary) in COMMANDS.items()}
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the arguments name, imported, and the arguments that are left."""
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, None if name is None else load(name), rest
+
+
+def load(name: str) -> click.Command:
+    """Import one of the commands."""
+    found = getattr(import_module(COMMANDS[name][0]), name)
+    if isinstance(found, typer.Typer):
+        return typer.main.get_group(found)
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    single.command(name)(found)
+    return typer.main.get_command(single)
+
 
 app = typer.Typer(
     name="fedtrain",
+    cls=LazyGroup,
     help="Privacy-preserving federated learning that a data owner can believe.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command()(simulate)
-app.command()(audit)
-app.add_typer(privacy)
-app.command()(budget)
-app.add_typer(provision)
-app.add_typer(server)
-app.add_typer(client)
-app.command()(doctor)
 
 
 def _version(value: bool) -> None:

@@ -15,16 +15,24 @@ import typer
 
 from fedtrain.config import parse_settings, read_toml
 from fedtrain.errors import FedtrainError
-from fedtrain.flower.app import FlowerApp, read_app
+from fedtrain.flower.app import FlowerApp, find_app, shipped
 from fedtrain.report import Report
 
 _INTERRUPTED = 130
 
 
 def simulate(
-    app: Annotated[Path, typer.Argument(help="Folder of a Flower app.", show_default="the current folder")] = Path(),
+    app: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of a Flower app.", show_default="that of the current folder, or fedtrain's own"),
+    ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="TOML file with values for the app's run config.")
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help="TOML file of the experiment, or for the run config of another app; the demo if unset.",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value, over the file's. Repeatable.")
@@ -40,14 +48,21 @@ def simulate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show log messages.")] = False,
 ) -> None:
-    """Run a Flower app on this machine: its ServerApp here, its ClientApp in worker processes."""
+    """Run an experiment, or any Flower app, on this machine.
+
+    The ServerApp runs in this process, and the ClientApp in worker processes. Without --config the demo is run.
+    """
     logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, stream=sys.stderr)
     logging.getLogger("flwr").propagate = False  # Flower prints its own messages
     started = time.time()
     signal.signal(signal.SIGTERM, _interrupt)
     run_config: dict[str, Any] = {}
     try:
-        flower_app = read_app(app)
+        flower_app = find_app(app)
+        if flower_app.folder == shipped():
+            config = config or shipped() / "simulations" / "demo.toml"
+            # A task of the user's own is beside the experiment. Last, so that it is in the way of no package.
+            sys.path.append(str(Path.cwd()))
         overrides = read_toml(config) if config is not None else {}
         overrides |= parse_settings(settings or ())
         if out is not None:

@@ -26,6 +26,11 @@ _LEFT_THERE = ("keys", "checkpoints")
 def submit(service: Service, app: Path, experiment: Experiment) -> int:
     """Submit a run, and return Flower's number of it.
 
+    Args:
+        service: the SuperLink.
+        app: folder of the app, of which Flower makes the bundle that nodes have to have approved.
+        experiment: goes with the run as Flower's run config; the bundle holds none.
+
     Raises:
         RunError: Flower does not take it.
         StorageError: the configuration cannot be written.

@@ -1,4 +1,9 @@
-"""A Flower app in a folder: what its ``pyproject.toml`` says, and its run config with overrides."""
+"""Flower apps: what the ``pyproject.toml`` of one says, and its run config with overrides; and fedtrain's own app.
+
+Our own app is two entry points of a few lines, ``server/app.py`` and ``clients/app.py``. In a checkout they are at its
+root; a wheel has them in ``fedtrain/app``, beside the experiment of the demo. The ``pyproject.toml`` that Flower wants
+with them is made from the sections of the experiment, so that it is the same from both.
+"""
 
 import tomllib
 from collections.abc import Mapping
@@ -6,11 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedtrain.config import flatten
+import tomli_w
+
+import fedtrain
+from fedtrain.config import Experiment, flatten
 from fedtrain.config.problems import nearest
 from fedtrain.errors import AppError, ConfigError
 
 _DEFAULT_NODES = 10
+_COMPONENTS = {"serverapp": "server.app:app", "clientapp": "clients.app:app"}
+ENTRY_POINTS = ("clients/__init__.py", "clients/app.py", "server/__init__.py", "server/app.py")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +55,81 @@ class FlowerApp:
                 )
             )
         return {**self.config, **overrides}
+
+
+def shipped() -> Path:
+    """Return the folder of the entry points and of ``simulations/demo.toml``: ``fedtrain/app``, or the checkout."""
+    package = Path(fedtrain.__file__).resolve().parent
+    installed = package / "app"
+    return installed if installed.is_dir() else package.parent
+
+
+def own_app() -> FlowerApp:
+    """Return fedtrain's own app: its run config is the experiment."""
+    return FlowerApp(
+        folder=shipped(),
+        server=_COMPONENTS["serverapp"],
+        client=_COMPONENTS["clientapp"],
+        config=flatten(_declared()),
+        nodes=_DEFAULT_NODES,
+    )
+
+
+def own_files() -> dict[str, bytes]:
+    """Return the files of fedtrain's own app by their names in the bundle: what a site reads before it approves.
+
+    No experiment is among them, and nothing else of a checkout: only other code makes another bundle.
+
+    Raises:
+        AppError: an entry point is missing from the installation.
+    """
+    project = {
+        "project": {"name": "fedtrain", "version": fedtrain.__version__, "license": "Apache-2.0"},
+        "tool": {"flwr": {"app": {"publisher": "fedtrain", "components": _COMPONENTS, "config": _declared()}}},
+    }
+    folder = shipped()
+    try:
+        code = {name: (folder / name).read_bytes() for name in ENTRY_POINTS}
+    except OSError as error:
+        raise AppError(
+            f"{folder} lacks a part of fedtrain's app: {error.filename}: {error.strerror}; install fedtrain again"
+        ) from error
+    return {"pyproject.toml": tomli_w.dumps(project).encode(), **code}
+
+
+def find_app(folder: Path | None) -> FlowerApp:
+    """Return the app in a folder. Without one it is that of the current folder, and where none is, fedtrain's own.
+
+    Raises:
+        AppError: as `read_app`.
+    """
+    if folder is None and not _declares_app(Path() / "pyproject.toml"):
+        return own_app()
+    place = folder or Path()
+    return own_app() if place.resolve() == shipped() else read_app(place)
+
+
+def _declares_app(file: Path) -> bool:
+    """Return whether a ``pyproject.toml`` is of a Flower app, or cannot be read, which is then to be said."""
+    try:
+        project = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True
+    return bool(_table(_table(_table(project, "tool"), "flwr"), "app"))
+
+
+def _declared() -> dict[str, Any]:
+    """Return the run config that our app declares: every field of the experiment, unset ones as empty strings."""
+
+    def without_none(tree: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: without_none(value) if isinstance(value, Mapping) else "" if value is None else value
+            for name, value in tree.items()
+        }
+
+    return without_none(Experiment().model_dump())
 
 
 def read_app(folder: Path) -> FlowerApp:

@@ -51,7 +51,7 @@ def _load(name: str) -> Callable[[DataInfo], object]:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{module_name}.".startswith(f"{error.name}."):
             raise TaskError(
                 f'task.name = "{name}": there is no module "{error.name}" on Python\'s path; check the spelling, or '
-                "put the file beside the app's pyproject.toml."
+                "put the file into the current folder, or beside the pyproject.toml of your own app."
             ) from None
         raise TaskError(f'task.name = "{name}": importing "{module_name}" raised {_described(error)}.') from error
     if not hasattr(module, attribute):

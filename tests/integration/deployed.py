@@ -99,7 +99,7 @@ class Deployment:
         """Start a run, and return its process."""
         words = " ".join(f"--set {setting}" for setting in settings)
         line = (
-            f"fedtrain server run server --config fedtrain/simulations/deployed.toml --app fedtrain --out runs/{out} "
+            f"fedtrain server run server --config fedtrain/simulations/deployed.toml --out runs/{out} "
             f"--set federation.rounds=2 --set federation.deadline=60.0 {words} {'--resume' if resume else ''}"
         )
         return subprocess.Popen(

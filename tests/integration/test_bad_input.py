@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from fedtrain.serverapp.checkpoint import RunState
 
 ROOT = Path(__file__).parents[2]
+DEFAULTS = ("-c", os.devnull)  # an experiment that sets nothing, where without one the demo is run
 
 
 def npz(path, x=None, y=None):
@@ -25,7 +27,7 @@ def npz(path, x=None, y=None):
 def table(path, *extra):
     settings = {"data.source": "npz", "data.path": path, "task.name": "tabular", "federation.rounds": 1}
     arguments = [argument for key, value in settings.items() for argument in ("--set", f"{key}={value}")]
-    return [*arguments, *(argument for pair in extra for argument in ("--set", pair))]
+    return [*DEFAULTS, *arguments, *(argument for pair in extra for argument in ("--set", pair))]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +53,9 @@ def table(path, *extra):
     ids=["key", "type", "config", "no-test-set", "data", "model", "empty-partition", "delta", "resume", "nodes"],
 )
 def test_input_that_cannot_be_used_is_refused_before_anything_is_written(cli, tmp_path, arguments, message):
-    process = cli.start("simulate", *arguments, *([] if "--resume" in arguments else ["--out", tmp_path / "run"]))
+    process = cli.start(
+        "simulate", *DEFAULTS, *arguments, *([] if "--resume" in arguments else ["--out", tmp_path / "run"])
+    )
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 2, stderr
     assert message in stderr
@@ -166,7 +170,7 @@ def small_disk(tmp_path):
 
 def test_a_disk_that_fills_up_keeps_the_last_checkpoint_and_the_run_goes_on_later(cli, small_disk, tmp_path):
     out, filler = small_disk / "run", small_disk / "filler"
-    settings = ["--set", "federation.rounds=25", "--set", "task.model=linear"]
+    settings = [*DEFAULTS, "--set", "federation.rounds=25", "--set", "task.model=linear"]
     process = cli.start("simulate", *settings, "--out", out)
     while not len(list(out.glob("checkpoints/round-*"))) > 1:
         assert process.poll() is None, process.communicate()

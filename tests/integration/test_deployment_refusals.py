@@ -45,7 +45,7 @@ def test_without_privacy_noise_the_model_is_the_simulated_one_bit_for_bit(deploy
         "transport.secagg.enabled=true",
     ]
     words = " ".join(f"--set '{setting}'" for setting in settings)
-    line = f"fedtrain simulate --config fedtrain/simulations/deployed.toml {words} --out ../simulated fedtrain"
+    line = f"fedtrain simulate --config fedtrain/simulations/deployed.toml {words} --out ../simulated"
     simulated = deployment.hosts.run("operator", line)
     assert simulated.returncode == 0, simulated.stdout
     mine = load((deployment.hosts.folder / "simulated" / "model-final.safetensors").read_bytes())

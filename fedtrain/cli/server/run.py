@@ -30,10 +30,13 @@ def run(
         Path | None, typer.Option("--out", help="Folder to bring the run back to; by default runs/NAME-TIME.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that --out names.")] = False,
-    app: Annotated[Path, typer.Option("--app", help="Folder of the app.")] = Path(),
+    app: Annotated[Path | None, typer.Option("--app", help="Folder of another Flower app than fedtrain's own.")] = None,
 ) -> None:
     """Submit a run, follow it, and bring its folder back with the model and the report."""
     with reporting_errors():
+        from fedtrain.flower.app import find_app  # noqa: PLC0415 - Flower takes a second to import
+        from fedtrain.flower.bundle import bundled_folder  # noqa: PLC0415 - likewise
+
         server = ServerFolder.open(folder)
         flat = read_flat(config, settings)
         experiment = from_flat(flat)
@@ -44,7 +47,8 @@ def run(
         refuse_taken(place, out, resume=resume)
         service = running(server)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        number = submit(service, app, _placed(experiment, place, resume=resume))
+        with bundled_folder(find_app(app)) as code:
+            number = submit(service, code, _placed(experiment, place, resume=resume))
         sys.stdout.write(f"submitted as run {number} of the SuperLink\n")
         started = datetime.now(UTC)
         try:

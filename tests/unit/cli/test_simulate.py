@@ -83,6 +83,13 @@ def test_a_missing_folder(tmp_path):
     assert "holds no Flower app: cannot read" in refused(tmp_path / "nowhere")
 
 
+def test_in_a_folder_without_an_app_the_keys_are_those_of_our_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "unknown key privacy.epsilom (its value is 3); did you mean privacy.epsilon?" in refused(
+        "--set", "privacy.epsilom=3"
+    )
+
+
 def test_a_folder_without_an_app(tmp_path):
     assert "pyproject.toml: No such file or directory" in refused(tmp_path)
     (tmp_path / "pyproject.toml").write_text("[project]\nname = 'other'\n")

@@ -2,6 +2,8 @@ import re
 import warnings
 from pathlib import Path
 
+from click import Context
+
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "cli.md"
 SECTION = re.compile(r"^## (fedtrain\b[\w -]*?)(?: \[[^\n]*)?\n(.*?)(?=^## )", re.MULTILINE | re.DOTALL)
 HELP = ("`--help`", "Show the help and exit.")
@@ -24,7 +26,8 @@ def options(command):
 
 def leaves(group, before=""):
     """Return the name, its groups before it, and the command of each command that is no group."""
-    for name, command in group.commands.items():
+    for name in group.commands:
+        _, command, _ = group.resolve_command(Context(group), [name])
         if hasattr(command, "commands"):
             yield from leaves(command, f"{before}{name} ")
         else:

@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from click import Context
 
 from fedtrain.config import flatten, from_flat, parse_settings, read_toml
 from fedtrain.ledger import read_policy
@@ -74,9 +75,9 @@ def parse(module, command, arguments):
         group = typer.main.get_command(import_module(module).app)
     if command not in group.commands:
         pytest.fail(f"there is no command {command}", pytrace=False)
-    found, arguments = group.commands[command], list(arguments)
+    found, arguments = group, [command, *arguments]
     while hasattr(found, "commands") and arguments:
-        found = found.commands[arguments.pop(0)]
+        _, found, arguments = found.resolve_command(Context(found), arguments)
     return found.make_context(command, arguments).params
 
 
@@ -88,7 +89,7 @@ def check_make(targets):
 def check_fedtrain(arguments):
     given = parse("fedtrain.cli.app", arguments[0], arguments[1:])
     overrides = parse_settings(given.get("settings") or ())
-    if str(given.get("app", ".")) != ".":  # another app has keys of its own
+    if given.get("app") is not None:  # another app has keys of its own
         return None
     flat = read_toml(ROOT / given["config"]) if given.get("config") else {}
     from_flat({**flat, **overrides})

@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 
+from fedtrain.config import Experiment, to_flat
 from fedtrain.errors import AppError, ConfigError
-from fedtrain.flower.app import read_app
+from fedtrain.flower.app import find_app, own_app, read_app
 
 COMPONENTS = '[tool.flwr.app.components]\nserverapp = "s:app"\nclientapp = "c:app"\n'
 
@@ -51,3 +54,36 @@ def test_what_is_no_app_is_refused(tmp_path, text, message):
         write(tmp_path, text)
     with pytest.raises((AppError, ConfigError), match=message):
         read_app(tmp_path)
+
+
+def test_our_own_app_declares_the_fields_of_the_experiment():
+    app = own_app()
+    assert app.config == to_flat(Experiment())
+    for name in ("server/app.py", "clients/app.py", "simulations/demo.toml"):
+        assert (app.folder / name).is_file()
+
+
+@pytest.mark.parametrize("text", [None, "[project]\nname = 'analysis'\n[tool.flwr]\n"])
+def test_where_no_app_is_it_is_our_own(tmp_path, monkeypatch, text):
+    if text is not None:
+        write(tmp_path, text)
+    monkeypatch.chdir(tmp_path)
+    assert find_app(None) == own_app()
+    with pytest.raises(AppError, match=r"holds no Flower app|names no serverapp"):
+        find_app(tmp_path)
+
+
+def test_the_app_of_the_current_folder_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(write(tmp_path, "[tool.flwr.app]\n" + COMPONENTS))
+    assert find_app(None) == read_app(tmp_path)
+
+
+def test_the_checkout_is_our_own_app():
+    assert find_app(Path(__file__).parents[3]) == own_app()
+
+
+@pytest.mark.parametrize("text", ["[tool.flwr.app]\npublisher = 'x'\n", "not toml"])
+def test_an_app_of_the_current_folder_that_is_broken_is_not_passed_over(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(write(tmp_path, text))
+    with pytest.raises(AppError, match=r"names no serverapp|is not TOML"):
+        find_app(None)

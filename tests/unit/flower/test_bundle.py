@@ -1,16 +1,22 @@
 import os
 import shutil
+import tomllib
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
+from flwr.cli.build import build_fab_from_disk
 
+from fedtrain import __version__
 from fedtrain.errors import AppError
-from fedtrain.flower.bundle import build_bundle
+from fedtrain.flower.app import find_app, own_app, own_files, read_app
+from fedtrain.flower.bundle import build_bundle, bundled_folder
 from fedtrain.machines.bundles import Bundle
 
 # Flower's choice of files warns of a library's old name.
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern")
 
+ROOT = Path(__file__).parents[3]
 PROJECT = """
 [project]
 name = "tiny"
@@ -37,7 +43,7 @@ def app(tmp_path):
 
 
 def test_the_same_files_make_the_same_bytes_wherever_and_whenever(app, tmp_path):
-    data = build_bundle(app)
+    data = build_bundle(read_app(app))
     bundle = Bundle.read(data)
     assert bundle.name == "somebody/tiny 1.2.3"
     assert bundle.sha256 == sha256(data).hexdigest()
@@ -47,20 +53,59 @@ def test_the_same_files_make_the_same_bytes_wherever_and_whenever(app, tmp_path)
         shutil.copy(app / name, other / name)
         os.utime(other / name, (1, 1))
         (other / name).chmod(0o600)
-    assert build_bundle(other) == data
+    assert build_bundle(read_app(other)) == data
 
 
 def test_another_file_makes_another_bundle(app):
-    data = build_bundle(app)
+    data = build_bundle(read_app(app))
     (app / "tiny" / "app.py").write_text((app / "tiny" / "app.py").read_text() + "# changed\n")
-    assert build_bundle(app) != data
+    assert build_bundle(read_app(app)) != data
 
 
-def test_a_folder_that_holds_no_app(tmp_path, app):
+def test_an_app_that_flower_cannot_bundle(app):
+    (app / "pyproject.toml").write_text(PROJECT.replace('version = "1.2.3"\n', ""))
     with pytest.raises(AppError, match="cannot be bundled"):
-        build_bundle(tmp_path / "nowhere")
-    with pytest.raises(AppError, match="cannot be bundled"):
-        build_bundle(tmp_path)
-    (app / "pyproject.toml").write_text("[project]\nname = 'tiny'\n")
-    with pytest.raises(AppError, match="cannot be bundled"):
-        build_bundle(app)
+        build_bundle(read_app(app))
+
+
+def test_our_bundle_is_two_short_files_and_what_flower_asks_for():
+    bundle = Bundle.read(build_bundle(own_app()))
+    assert bundle.name == f"fedtrain/fedtrain {__version__}"
+    code = {name: content for name, content in bundle.files.items() if name.endswith(".py")}
+    assert sorted(code) == ["clients/__init__.py", "clients/app.py", "server/__init__.py", "server/app.py"]
+    assert bundle.files.keys() - code.keys() == {"pyproject.toml", ".info/CONTENT"}
+    assert sum(len(content.splitlines()) for content in code.values()) < 65
+    assert bundle.unusual == ()
+    # Nothing of the repository's own pyproject.toml, such as the settings of its linters.
+    project = tomllib.loads(bundle.files["pyproject.toml"].decode())
+    assert project.keys() == {"project", "tool"}
+    assert project["tool"].keys() == {"flwr"}
+
+
+def test_an_experiment_is_no_part_of_our_bundle(app, monkeypatch, tmp_path):
+    data = build_bundle(own_app())
+    experiments = [path.read_bytes() for path in (ROOT / "simulations").glob("*.toml")]
+    assert experiments
+    for content in Bundle.read(data).files.values():
+        assert content not in experiments
+    monkeypatch.chdir(tmp_path)
+    assert build_bundle(find_app(None)) == data == build_bundle(find_app(ROOT))
+
+
+def test_flower_makes_the_same_bundle_of_the_folder_that_a_run_submits(app):
+    for found in (own_app(), read_app(app)):
+        with bundled_folder(found) as folder:
+            assert build_fab_from_disk(folder) == build_bundle(found)
+        assert folder.exists() == (folder == app)
+
+
+def test_the_repository_declares_what_the_bundle_declares():
+    mine = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    assert mine.pop("fab-include") == ["server/**/*.py", "clients/**/*.py"]
+    assert mine == tomllib.loads(own_files()["pyproject.toml"].decode())["tool"]["flwr"]["app"]
+
+
+def test_an_installation_without_its_entry_points(tmp_path, monkeypatch):
+    monkeypatch.setattr("fedtrain.flower.app.shipped", lambda: tmp_path)
+    with pytest.raises(AppError, match=r"lacks a part of fedtrain's app: .*clients/__init__.py: No such file"):
+        own_files()

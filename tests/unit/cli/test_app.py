@@ -1,0 +1,57 @@
+import subprocess
+import sys
+
+import pytest
+
+from fedtrain.cli.app import COMMANDS, load
+
+LEAVES = [
+    [],
+    ["simulate"],
+    ["audit"],
+    ["privacy", "plan"],
+    ["budget"],
+    ["provision", "init"],
+    ["server", "run"],
+    ["server", "up"],
+    ["server", "bundle"],
+    ["client", "init"],
+    ["client", "up"],
+    ["client", "approve"],
+    ["client", "data"],
+    ["client", "rotate"],
+    ["doctor"],
+]
+HEAVY = {"torch", "flwr", "opacus", "matplotlib", "dp_accounting", "pyarrow", "datasets", "PIL", "torchmetrics"}
+PROGRAM = """
+import sys
+from fedtrain.cli import main
+try:
+    main()
+finally:
+    print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
+"""
+
+
+def imported(*arguments):
+    """Return the packages that a command line imports, and the exit status."""
+    process = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=False)
+    return set(process.stderr.splitlines()[-1].split()), process.returncode
+
+
+def test_the_help_imports_no_command():
+    packages, status = imported("--help")
+    assert status == 0
+    assert packages & (HEAVY | {"numpy", "pydantic", "cryptography"}) == set()
+
+
+@pytest.mark.parametrize("command", LEAVES, ids=" ".join)
+def test_arguments_are_checked_before_anything_heavy_is_imported(command):
+    packages, status = imported(*command, "--nonsense")
+    assert status == 2
+    assert packages & HEAVY == set()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_says_of_each_command_what_its_own_help_says(name):
+    assert load(name).help.splitlines()[0] == COMMANDS[name][1]
