@@ -91,7 +91,9 @@ def check_fedtrain(arguments):
     overrides = parse_settings(given.get("settings") or ())
     if given.get("app") is not None:  # another app has keys of its own
         return None
-    flat = read_toml(ROOT / given["config"]) if given.get("config") else {}
+    # The hosts of the tutorial have the repository as the folder fedtrain.
+    file = given.get("config")
+    flat = read_toml(ROOT / str(file).removeprefix("fedtrain/")) if file else {}
     from_flat({**flat, **overrides})
     return "it resumes without a run folder" if given.get("resume") and given["out"] is None else None
 
