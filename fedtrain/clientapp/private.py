@@ -75,7 +75,7 @@ def shown(
     node: Node, ledger: Ledger, known: int, *, statement: SignedEnvelope | None = None, nonce: bytes = b""
 ) -> ConfigRecord:
     """Return what the server is shown: the entries that it does not know, and a statement if there is one."""
-    entries = ledger.envelopes[known:]
+    entries = ledger.envelopes_from(known)
     return ShownLedger(key=node.identity.public, entries=entries, statement=statement, nonce=nonce).to_record()
 
 

@@ -79,10 +79,9 @@ def reserve(ledger: Ledger, node: Node, work: Work, plan: PrivacyPlan, *, run: s
             f"round {work.round_number} is not one of the {experiment.federation.rounds} rounds of the experiment; "
             "nothing was trained"
         )
-    taken = [entry for entry in ledger.entries if entry.status == "reserved" and entry.run == run]
-    if len(taken) >= plan.spec.rounds:
+    if (taken := ledger.totals.reservations(run)) >= plan.spec.rounds:
         raise BudgetError(
-            f"this client has taken part in this run {len(taken)} times, and the noise is calibrated for "
+            f"this client has taken part in this run {taken} times, and the noise is calibrated for "
             f"{plan.spec.rounds}; nothing was trained"
         )
     return _add(ledger, node, experiment, plan, subject)
@@ -92,8 +91,10 @@ def _add(ledger: Ledger, node: Node, experiment: Experiment, plan: PrivacyPlan, 
     privacy = experiment.privacy
     check(
         node.policy,
-        ledger.entries,
+        ledger.totals,
         subject["event"],
+        run=subject["run"],
+        whole=plan.event(plan.spec.steps),
         mode=privacy.mode,
         unit=plan.spec.unit,
         noise=privacy.noise,

@@ -13,6 +13,7 @@ from fedtrain.ledger.runlog import RunLog
 from fedtrain.ledger.site import SitePolicy, find_policy, read_policy
 from fedtrain.ledger.sites import client_folder
 from fedtrain.ledger.statement import Statement, read_statement
+from fedtrain.ledger.totals import Totals
 
 __all__ = [
     "EMPTY",
@@ -30,6 +31,7 @@ __all__ = [
     "SecureSum",
     "SitePolicy",
     "Statement",
+    "Totals",
     "Update",
     "check",
     "client_folder",

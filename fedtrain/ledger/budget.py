@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from fedtrain.errors import BudgetError
+from fedtrain.errors import BudgetError, PrivacySpecError
 from fedtrain.ledger.entry import LedgerEntry
 from fedtrain.ledger.payload import Noise, Unit
 from fedtrain.ledger.site import SitePolicy
-from fedtrain.privacy import COARSE, SampledGaussian, epsilon_of
+from fedtrain.ledger.totals import Totals
+from fedtrain.privacy import COARSE, SampledGaussian, epsilon_of, merge
 
 _PROTECTED: dict[Unit, str] = {"record": "single records", "client": "whole clients"}
 _MIXED: dict[Noise, str] = {
@@ -35,14 +36,25 @@ def spent(entries: Iterable[LedgerEntry], delta: float) -> float:
 
 
 def check(
-    policy: SitePolicy, entries: Sequence[LedgerEntry], event: SampledGaussian, *, mode: str, unit: Unit, noise: Noise
+    policy: SitePolicy,
+    totals: Totals,
+    event: SampledGaussian,
+    *,
+    run: str,
+    whole: SampledGaussian,
+    mode: str,
+    unit: Unit,
+    noise: Noise,
 ) -> None:
     """Refuse a step that the site's policy or budget does not allow. To be called before it is reserved.
 
     Args:
         policy: what the client allows.
-        entries: the ledger of the data set.
+        totals: the ledger of the data set.
         event: what the step would do.
+        run: id of the run.
+        whole: what the run would do by its end. It decides nothing: where the budget has room for all of it, it has
+            room for each of its rounds, and no round needs an accounting of its own.
         mode: the privacy mode of the run.
         unit: what the step protects.
         noise: where its randomness would come from.
@@ -68,8 +80,10 @@ def check(
             f"noise multiplier {event.noise_multiplier:.4g} is below the minimum of this client, "
             f"{policy.minimum_noise:.4g}; nothing was trained"
         )
-    _check_sums(entries, unit, noise)
-    charged = _charged(entries)
+    _check_sums(totals, unit, noise)
+    if _is_part((*totals.events_of(run), event), whole) and _has_room(policy, totals.events_besides(run), whole):
+        return
+    charged = totals.events
     if not _fits(policy, [*charged, event]):
         before, after = (epsilon_of(events, policy.delta) for events in (charged, [*charged, event]))
         raise BudgetError(
@@ -99,16 +113,36 @@ def rounds_left(
     return _last(lambda count: allowed(count, coarse=False), rough, limit)
 
 
-def _check_sums(entries: Iterable[LedgerEntry], unit: Unit, noise: Noise) -> None:
+def _check_sums(totals: Totals, unit: Unit, noise: Noise) -> None:
     """Check that a charge can be added to those of a ledger."""
-    for entry in entries:
-        if entry.unit != unit:
+    for charged_unit, charged_noise in totals.kinds:
+        if charged_unit != unit:
             raise BudgetError(
-                f"the ledger of this data set holds charges that protect {_PROTECTED[entry.unit]}; charges that "
+                f"the ledger of this data set holds charges that protect {_PROTECTED[charged_unit]}; charges that "
                 f"protect {_PROTECTED[unit]} do not add up with them; nothing was trained. {_ELSEWHERE}"
             )
-        if entry.noise != noise:
+        if charged_noise != noise:
             raise BudgetError(f"{_MIXED[noise]}; nothing was trained. {_ELSEWHERE}")
+
+
+def _is_part(events: Sequence[SampledGaussian], whole: SampledGaussian) -> bool:
+    """Say whether some steps are of the mechanism of others, and no more of them."""
+    (first, *others) = merge(events)
+    return not others and first.steps <= whole.steps and replace(first, steps=whole.steps) == whole
+
+
+def _has_room(policy: SitePolicy, charged: Sequence[SampledGaussian], whole: SampledGaussian) -> bool:
+    """Say whether the budget has room for a whole run, as far as that is quickly known.
+
+    Steps that are left out never add to epsilon: what holds for all rounds of a run holds for the first of them.
+    """
+    try:
+        if epsilon_of([*charged, whole], policy.delta, discretization=COARSE) <= policy.epsilon:
+            return True
+        # On an unspent data set that is the accounting of the plan itself, which the client has just checked.
+        return not charged and epsilon_of([whole], policy.delta) <= policy.epsilon
+    except PrivacySpecError:  # of the whole run; its first rounds may still be within bounds
+        return False
 
 
 def _charged(entries: Iterable[LedgerEntry]) -> list[SampledGaussian]:

@@ -4,14 +4,15 @@ Each entry names its place and the digest of the line before it. What a chain al
 for that a client states where its ledger ends (`fedtrain.ledger.statement`).
 """
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fedtrain.crypto import Identity, PublicIdentity, SignedEnvelope
 from fedtrain.errors import ForgeryError
 from fedtrain.ledger.entry import ENTRY, PAYLOAD_TYPE, LedgerEntry
 from fedtrain.ledger.payload import NOTHING, decode
+from fedtrain.ledger.totals import Totals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,50 @@ class Head:
 EMPTY = Head(sequence=0, digest=NOTHING)
 
 
+class Chain:
+    """The entries of a ledger from its beginning, each verified when it was added, and what they add up to.
+
+    Attributes:
+        entries: what was added, oldest first. It only ever grows at its end.
+        head: where it ends.
+        totals: what the entries add up to.
+    """
+
+    def __init__(self) -> None:
+        self.entries: list[LedgerEntry] = []
+        self.head = EMPTY
+        self.totals = Totals()
+
+    def add_own(self, envelopes: Iterable[SignedEnvelope], identity: Identity) -> None:
+        """Add lines of a ledger of one's own. They are verified as `read_chain` does it, three times as fast.
+
+        Raises:
+            ForgeryError: as `read_chain`. What came before the entry that it names was added.
+        """
+        self.add(envelopes, lambda envelope: envelope.verify_own(identity, PAYLOAD_TYPE))
+
+    def add(self, envelopes: Iterable[SignedEnvelope], verified: Callable[[SignedEnvelope], bytes]) -> None:
+        """Add lines, of each of which a function returns the payload if its signature holds.
+
+        Raises:
+            ForgeryError: as `read_chain`. What came before the entry that it names was added.
+        """
+        for envelope in envelopes:
+            with _named(self.head):
+                entry = _linked(envelope, verified, self.head, self.entries)
+                self.totals.add(entry)
+            self._take(entry, envelope)
+
+    def append(self, entry: LedgerEntry, envelope: SignedEnvelope) -> None:
+        """Add an entry that was made for this place, and has just been signed."""
+        self.totals.add(entry)
+        self._take(entry, envelope)
+
+    def _take(self, entry: LedgerEntry, envelope: SignedEnvelope) -> None:
+        self.entries.append(entry)
+        self.head = Head(sequence=self.head.sequence + 1, digest=envelope.digest)
+
+
 def read_chain(
     envelopes: Sequence[SignedEnvelope], public: PublicIdentity, *, after: Head = EMPTY
 ) -> tuple[LedgerEntry, ...]:
@@ -42,7 +87,21 @@ def read_chain(
     Raises:
         ForgeryError: one of these does not hold. It names the entry by its place.
     """
-    return _read(envelopes, lambda envelope: envelope.verify(public, PAYLOAD_TYPE), after)
+
+    def verified(envelope: SignedEnvelope) -> bytes:
+        return envelope.verify(public, PAYLOAD_TYPE)
+
+    if after == EMPTY:
+        chain = Chain()
+        chain.add(envelopes, verified)
+        return tuple(chain.entries)
+    entries: list[LedgerEntry] = []
+    head = after
+    for envelope in envelopes:
+        with _named(head):
+            entries.append(_linked(envelope, verified, head, entries))
+        head = Head(sequence=head.sequence + 1, digest=envelope.digest)
+    return tuple(entries)
 
 
 def read_own_chain(envelopes: Sequence[SignedEnvelope], identity: Identity) -> tuple[LedgerEntry, ...]:
@@ -51,27 +110,29 @@ def read_own_chain(envelopes: Sequence[SignedEnvelope], identity: Identity) -> t
     Raises:
         ForgeryError: as `read_chain`.
     """
-    return _read(envelopes, lambda envelope: envelope.verify_own(identity, PAYLOAD_TYPE), EMPTY)
+    chain = Chain()
+    chain.add_own(envelopes, identity)
+    return tuple(chain.entries)
 
 
-def _read(
-    envelopes: Sequence[SignedEnvelope], verified: Callable[[SignedEnvelope], bytes], after: Head
-) -> tuple[LedgerEntry, ...]:
-    entries: list[LedgerEntry] = []
-    unsettled: Counter[object] = Counter()
-    head = after
-    for envelope in envelopes:
-        try:
-            entry = decode(ENTRY, verified(envelope))
-            _check_link(entry, head)
-            _check_dataset(entry, entries[0] if entries else entry)
-            if after == EMPTY:
-                _check_settlement(entry, unsettled)
-        except ForgeryError as error:
-            raise ForgeryError(f"entry {head.sequence}: {error}") from error
-        entries.append(entry)
-        head = Head(sequence=head.sequence + 1, digest=envelope.digest)
-    return tuple(entries)
+@contextmanager
+def _named(head: Head) -> Iterator[None]:
+    """Name the entry in errors about it by its place."""
+    try:
+        yield
+    except ForgeryError as error:
+        raise ForgeryError(f"entry {head.sequence}: {error}") from error
+
+
+def _linked(
+    envelope: SignedEnvelope, verified: Callable[[SignedEnvelope], bytes], head: Head, before: Sequence[LedgerEntry]
+) -> LedgerEntry:
+    """Return the entry of a line, if it is signed, in its place and about the data set of those before."""
+    entry = decode(ENTRY, verified(envelope))
+    _check_link(entry, head)
+    if before:
+        _check_dataset(entry, before[0])
+    return entry
 
 
 def _check_link(entry: LedgerEntry, head: Head) -> None:
@@ -86,10 +147,3 @@ def _check_link(entry: LedgerEntry, head: Head) -> None:
 def _check_dataset(entry: LedgerEntry, first: LedgerEntry) -> None:
     if entry.dataset != first.dataset:
         raise ForgeryError(f"it is about data set {entry.dataset[:16]}, and not {first.dataset[:16]}")
-
-
-def _check_settlement(entry: LedgerEntry, unsettled: Counter[object]) -> None:
-    """Check that a reservation is there to settle, and count on."""
-    unsettled[entry.charge] += 1 if entry.status == "reserved" else -1
-    if unsettled[entry.charge] < 0:
-        raise ForgeryError("it settles what was not reserved, or was settled before")

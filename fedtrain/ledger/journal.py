@@ -19,30 +19,55 @@ class Content:
     """What the two files hold.
 
     Attributes:
-        lines: the complete lines, newlines included.
+        lines: the complete lines, newlines included; where the file begins with what was known, those after it.
         tail: what follows the last newline.
         intent: the line that was to be appended last, or a torn one if a crash came before the append began.
+        known: the complete lines that were known before, one after another; empty if the file begins otherwise.
     """
 
     lines: tuple[bytes, ...]
     tail: bytes
     intent: bytes
+    known: bytes = b""
+
+    def line(self, number: int) -> bytes:
+        """Return a complete line by its place in the file, from 0."""
+        before = self.known.count(b"\n")
+        if number >= before:
+            return self.lines[number - before]
+        if number == before - 1:
+            return self.known[self.known.rfind(b"\n", 0, -1) + 1 :]
+        return self.known.split(b"\n")[number] + b"\n"
 
 
 class Journal:
     """The two files. Who uses them holds a lock.
 
-    Raises:
-        StorageError: they cannot be read.
+    Attributes:
+        content: what they held when they were read.
     """
 
-    def __init__(self, path: Path, intent: Path) -> None:
+    def __init__(self, path: Path, intent: Path, *, known: bytes = b"") -> None:
+        """Read the two files.
+
+        Args:
+            path: the file of lines.
+            intent: the file of the line that is being written.
+            known: complete lines that the first file is expected to begin with, and which need not be split again.
+
+        Raises:
+            StorageError: they cannot be read.
+        """
         self._path = path
         self._intent = intent
         data = _read(path)
         self._size = len(data)
-        *lines, tail = data.split(b"\n")
-        self.content = Content(lines=tuple(line + b"\n" for line in lines), tail=tail, intent=_read(intent))
+        if data[: len(known)] != known:
+            known = b""
+        *lines, tail = data[len(known) :].split(b"\n")
+        self.content = Content(
+            lines=tuple(line + b"\n" for line in lines), tail=tail, intent=_read(intent), known=known
+        )
 
     def complete(self, rest: bytes) -> None:
         """Append what is missing of a torn line, durably.

@@ -3,8 +3,14 @@
 A crash at any moment leaves the charge of everything that may have been released: what `reserve` returned is on the
 disk, and what a crash tore is completed from the intent (`fedtrain.ledger.journal`) and so stays spent. Whatever else
 is wrong with the files is refused, and nothing is repaired by guessing.
+
+A process verifies each line once. What it has verified it keeps in memory, and while the file begins with these very
+bytes, only the lines after them are verified (docs/decisions/0022).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,17 +19,21 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from fedtrain.crypto import Identity, SignedEnvelope
 from fedtrain.errors import ForgeryError, LedgerError, StorageError
-from fedtrain.ledger.chain import EMPTY, Head, read_own_chain
+from fedtrain.ledger.chain import EMPTY, Chain, Head
 from fedtrain.ledger.entry import ENTRY, PAYLOAD_TYPE, LedgerEntry
 from fedtrain.ledger.journal import Content, Journal
+from fedtrain.ledger.memory import Known, Memory
 from fedtrain.ledger.payload import Noise, Unit, decode, now
 from fedtrain.ledger.site import SitePolicy
 from fedtrain.ledger.stated import Stated
 from fedtrain.ledger.statement import PAYLOAD_TYPE as STATEMENT_TYPE
 from fedtrain.ledger.statement import Statement
+from fedtrain.ledger.totals import Totals
 from fedtrain.privacy import SampledGaussian
 
 _PATIENCE = 60.0
+
+_MEMORY = Memory(limit=64 * 2**20)
 
 _ADVICE = (
     "nothing was changed, and nothing is trained on this data set. Restore the file from a copy that is not older (a "
@@ -32,34 +42,18 @@ _ADVICE = (
 
 
 class Ledger:
-    """An open ledger. Until it is closed no other process can open it. Made by `Ledger.open`.
+    """An open ledger. Until it is closed no other process can open it. Made by `Ledger.open`."""
 
-    Attributes:
-        entries: what it holds, oldest first.
-        envelopes: the same as it was signed.
-    """
-
-    def __init__(
-        self,
-        journal: Journal,
-        stated: Stated,
-        lock: BaseFileLock,
-        identity: Identity,
-        dataset: str,
-        envelopes: tuple[SignedEnvelope, ...],
-        entries: tuple[LedgerEntry, ...],
-    ) -> None:
-        self._journal = journal
-        self._stated = stated
-        self._lock = lock
+    def __init__(self, path: Path, identity: Identity, timeout: float) -> None:
+        self._path = path
         self._identity = identity
-        self._dataset = dataset
-        self.envelopes = envelopes
-        self.entries = entries
+        self._timeout = timeout
+        self._lock = FileLock(path.with_suffix(".lock"))
+        self._read()
 
     @classmethod
     def open(cls, folder: Path, *, dataset: str, identity: Identity, timeout: float = _PATIENCE) -> Self:
-        """Open the ledger of a data set, FOLDER/DATASET.jsonl, verify all of it, and complete a torn last line.
+        """Open the ledger of a data set, FOLDER/DATASET.jsonl, verify it, and complete a torn last line.
 
         Args:
             folder: where the client keeps its ledgers; made if need be.
@@ -71,19 +65,28 @@ class Ledger:
             LedgerError: the ledger is damaged, is of another key or data set, or another process has it open.
             StorageError: it cannot be read or written.
         """
-        path = folder / f"{dataset}.jsonl"
-        lock = _locked(path.with_suffix(".lock"), timeout)
+        return cls(folder.absolute() / f"{dataset}.jsonl", identity, timeout)
+
+    def _read(self) -> None:
+        """Lock the files, and take over what they hold."""
+        path = self._path
+        _acquire(self._lock, path.with_suffix(".lock"), self._timeout)
         try:
-            journal = Journal(path, path.with_suffix(".intent"))
-            envelopes, missing = _recovered(path, journal.content, identity)
-            entries = _verified(path, envelopes, identity, dataset)
-            stated = Stated(path.with_suffix(".stated"))
+            known = _MEMORY.take(path, self._identity)
+            journal = Journal(path, path.with_suffix(".intent"), known=known.lines)
+            if not journal.content.known:
+                known = Known()
+            envelopes, missing = _recovered(path, journal.content, self._identity, known.chain.head)
+            _verify(path, known.chain, envelopes, self._identity)
+            self._stated = Stated(path.with_suffix(".stated"))
             if missing:
                 journal.complete(missing)
         except BaseException:
-            lock.release()
+            self._lock.release()
             raise
-        return cls(journal, stated, lock, identity, dataset, envelopes, entries)
+        known.lines += b"".join(envelope.line() for envelope in envelopes)
+        self._journal, self._known = journal, known
+        self._count, self._lines = len(known.chain.entries), known.lines
 
     def __enter__(self) -> Self:
         return self
@@ -95,12 +98,54 @@ class Ledger:
 
     def close(self) -> None:
         """Let others open the ledger. Nothing can be written after it."""
-        self._lock.release()
+        if self._lock.is_locked:
+            _MEMORY.keep(self._path, self._identity, self._known)
+            self._lock.release()
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Let others open the ledger for as long as a block takes, and then go on with what they left.
+
+        Where the block raises, the ledger stays closed.
+
+        Raises:
+            LedgerError: as `open`, at the end of the block.
+            StorageError: likewise.
+        """
+        self._check_open()
+        self.close()
+        yield
+        self._read()
+
+    @property
+    def entries(self) -> tuple[LedgerEntry, ...]:
+        """What the ledger holds, oldest first."""
+        return tuple(self._known.chain.entries[: self._count])
+
+    @property
+    def totals(self) -> Totals:
+        """What the entries add up to, while the ledger is open."""
+        self._check_open()
+        return self._known.chain.totals
+
+    @property
+    def envelopes(self) -> tuple[SignedEnvelope, ...]:
+        """The entries as they were signed."""
+        return self.envelopes_from(0)
+
+    def envelopes_from(self, first: int) -> tuple[SignedEnvelope, ...]:
+        """Return the entries from a place on, as they were signed."""
+        count = max(self._count - max(first, 0), 0)
+        lines = self._lines[:-1].rsplit(b"\n", count)[-count:] if count else []
+        return tuple(SignedEnvelope.from_line(line + b"\n") for line in lines)
 
     @property
     def head(self) -> Head:
         """Where the ledger ends."""
-        return Head(sequence=len(self.envelopes), digest=self.envelopes[-1].digest) if self.envelopes else EMPTY
+        if not self._count:
+            return EMPTY
+        last = self._lines[self._lines.rfind(b"\n", 0, -1) + 1 :]
+        return Head(sequence=self._count, digest=sha256(last).hexdigest())
 
     def reserved(
         self, *, run: str, round_number: int, plan: str, model: str, event: SampledGaussian
@@ -109,11 +154,7 @@ class Ledger:
 
         For the arguments see `reserve`.
         """
-        subject = (run, round_number, plan, model, event)
-        for entry in self.entries:
-            if entry.status == "reserved" and entry.subject == subject:
-                return entry
-        return None
+        return self.totals.first((run, round_number, plan, model, event))
 
     def reserve(
         self,
@@ -158,7 +199,7 @@ class Ledger:
         entry = LedgerEntry(
             sequence=self.head.sequence,
             previous=self.head.digest,
-            dataset=self._dataset,
+            dataset=self._path.stem,
             run=run,
             round=round_number,
             plan=plan,
@@ -187,18 +228,18 @@ class Ledger:
             LedgerError: the ledger has no such reservation, or it was settled with another update.
             StorageError: it cannot be written; then the reservation is as it was.
         """
-        same = [entry for entry in self.entries if entry.charge == reservation.charge]
-        settled = [entry for entry in same if entry.status == "settled"]
+        totals = self.totals
+        settled = totals.settlements(reservation)
         for entry in settled:
             if entry.update == update:
                 return entry
-        reserved = len(same) - len(settled)
-        if not reserved:
+        unsettled = totals.unsettled(reservation)
+        if not unsettled and not settled:
             raise LedgerError(
                 f"round {reservation.round} of run {reservation.run} was never reserved in this ledger; its update is "
                 "not sent"
             )
-        if len(settled) >= reserved:
+        if not unsettled:
             raise LedgerError(
                 f"round {reservation.round} of run {reservation.run} was settled with another update "
                 f"({settled[-1].update}): each reservation pays for one; this one ({update}) is not sent"
@@ -231,7 +272,7 @@ class Ledger:
         statement = Statement(
             run=run,
             round=round_number,
-            dataset=self._dataset,
+            dataset=self._path.stem,
             sequence=self.head.sequence,
             head=self.head.digest,
             epsilon=policy.epsilon,
@@ -246,16 +287,16 @@ class Ledger:
         self._check_open()
         envelope = SignedEnvelope.sign(PAYLOAD_TYPE, entry.encode(), self._identity)
         self._journal.append(envelope.line())
-        self.envelopes = (*self.envelopes, envelope)
-        self.entries = (*self.entries, entry)
+        self._known.chain.append(entry, envelope)
+        self._known.lines += envelope.line()
+        self._count, self._lines = len(self._known.chain.entries), self._known.lines
 
     def _check_open(self) -> None:
         if not self._lock.is_locked:
             raise LedgerError("the ledger is closed; nothing was written")
 
 
-def _locked(path: Path, timeout: float) -> BaseFileLock:
-    lock = FileLock(path)
+def _acquire(lock: BaseFileLock, path: Path, timeout: float) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=timeout)
@@ -266,20 +307,22 @@ def _locked(path: Path, timeout: float) -> BaseFileLock:
         ) from error
     except OSError as error:
         raise StorageError(f"cannot lock the ledger {path}: {error.strerror or error}") from error
-    return lock
 
 
-def _recovered(path: Path, content: Content, identity: Identity) -> tuple[tuple[SignedEnvelope, ...], bytes]:
-    """Return the lines, with the last completed if a crash tore it, and the bytes that are missing in the file."""
+def _recovered(
+    path: Path, content: Content, identity: Identity, before: Head = EMPTY
+) -> tuple[tuple[SignedEnvelope, ...], bytes]:
+    """Return the lines after a head, with the last completed if a crash tore it, and the bytes that the file lacks."""
     envelopes = []
-    for number, line in enumerate(content.lines):
+    for number, line in enumerate(content.lines, start=before.sequence):
         try:
             envelopes.append(SignedEnvelope.from_line(line))
         except ForgeryError as error:
             raise LedgerError(f"{path}, line {number + 1}, is damaged: {error}; {_ADVICE}") from error
+    count = before.sequence + len(envelopes)
     intended = _intended(content.intent, identity)
-    if intended is None or intended.sequence < len(envelopes):
-        known = intended is None or content.lines[intended.sequence] == content.intent
+    if intended is None or intended.sequence < count:
+        known = intended is None or content.line(intended.sequence) == content.intent
         if content.tail or not known:
             what = f"has {len(content.tail)} bytes after its last line" if content.tail else "has another line"
             raise LedgerError(
@@ -287,10 +330,10 @@ def _recovered(path: Path, content: Content, identity: Identity) -> tuple[tuple[
                 f"replaced, and not by a crash of this program; {_ADVICE}"
             )
         return tuple(envelopes), b""
-    head = envelopes[-1].digest if envelopes else EMPTY.digest
-    if (intended.sequence, intended.previous) != (len(envelopes), head):
+    head = envelopes[-1].digest if envelopes else before.digest
+    if (intended.sequence, intended.previous) != (count, head):
         raise LedgerError(
-            f"{path} ends after {len(envelopes)} entries, and {path.with_suffix('.intent').name} holds entry "
+            f"{path} ends after {count} entries, and {path.with_suffix('.intent').name} holds entry "
             f"{intended.sequence} of it: entries were removed, or an older copy was put in its place; {_ADVICE}"
         )
     if not content.intent.startswith(content.tail):
@@ -310,13 +353,11 @@ def _intended(line: bytes, identity: Identity) -> LedgerEntry | None:
         return None
 
 
-def _verified(
-    path: Path, envelopes: tuple[SignedEnvelope, ...], identity: Identity, dataset: str
-) -> tuple[LedgerEntry, ...]:
+def _verify(path: Path, chain: Chain, envelopes: tuple[SignedEnvelope, ...], identity: Identity) -> None:
+    """Add lines to what was verified before."""
     try:
-        entries = read_own_chain(envelopes, identity)
+        chain.add_own(envelopes, identity)
     except ForgeryError as error:
         raise LedgerError(f"{path} is damaged, or is not this client's ledger: {error}; {_ADVICE}") from error
-    if entries and entries[0].dataset != dataset:
-        raise LedgerError(f"{path} is the ledger of another data set, {entries[0].dataset}; {_ADVICE}")
-    return entries
+    if chain.entries and chain.entries[0].dataset != path.stem:
+        raise LedgerError(f"{path} is the ledger of another data set, {chain.entries[0].dataset}; {_ADVICE}")

@@ -1,13 +1,15 @@
 from dataclasses import replace
+from hashlib import sha256
 
 import pytest
 
 from fedtrain.errors import BudgetError
-from fedtrain.ledger import SitePolicy, check, rounds_left, spent
+from fedtrain.ledger import SitePolicy, Totals, check, rounds_left, spent
 from fedtrain.privacy import SampledGaussian, epsilon_of
 
 EVENT = SampledGaussian(sampling_rate=0.01, noise_multiplier=1.0, steps=100)
-AS = {"unit": "record", "noise": "seeded"}
+RUN = {"run": "run", "whole": EVENT}
+AS = RUN | {"unit": "record", "noise": "seeded"}
 POLICY = SitePolicy(epsilon=2.0, delta=1e-5)
 
 
@@ -28,13 +30,13 @@ def test_a_step_within_the_budget_passes_and_one_beyond_is_refused(place):
     assert left > 2
     with place.open() as ledger:
         place.reserve(ledger, event=replace(EVENT, steps=EVENT.steps * (left - 1)))
-        check(POLICY, ledger.entries, EVENT, mode="record", **AS)
+        check(POLICY, ledger.totals, EVENT, mode="record", **AS)
         place.reserve(ledger, 2, event=EVENT)
         before = spent(ledger.entries, 1e-5)
         after = epsilon_of([replace(EVENT, steps=EVENT.steps * (left + 1))], 1e-5)
         assert before <= 2 < after
         with pytest.raises(BudgetError) as raised:
-            check(POLICY, ledger.entries, EVENT, mode="record", **AS)
+            check(POLICY, ledger.totals, EVENT, mode="record", **AS)
         assert str(raised.value) == (
             f"it would bring epsilon from {before:.4g} to {after:.4g}, beyond this client's budget of 2 at "
             "delta 1e-05; nothing was trained"
@@ -43,20 +45,20 @@ def test_a_step_within_the_budget_passes_and_one_beyond_is_refused(place):
 
 def test_a_budget_that_is_met_exactly_is_kept():
     exact = SitePolicy(epsilon=epsilon_of([EVENT], 1e-5), delta=1e-5)
-    check(exact, [], EVENT, mode="client", **AS)
+    check(exact, Totals(), EVENT, mode="client", **AS)
     assert rounds_left(exact, [], EVENT) == 1
 
 
 def test_a_mode_or_too_little_noise_is_refused():
     strict = SitePolicy(epsilon=8.0, delta=1e-5, minimum_noise=1.0, modes=("record",))
-    check(strict, [], EVENT, mode="record", **AS)
+    check(strict, Totals(), EVENT, mode="record", **AS)
     with pytest.raises(BudgetError, match=r"mode 'client' is not allowed by this client \(allowed: record\)"):
-        check(strict, [], EVENT, mode="client", **AS)
+        check(strict, Totals(), EVENT, mode="client", **AS)
     with pytest.raises(BudgetError, match=r"noise multiplier 0\.9999 is below the minimum of this client, 1;"):
-        check(strict, [], replace(EVENT, noise_multiplier=0.9999), mode="record", **AS)
+        check(strict, Totals(), replace(EVENT, noise_multiplier=0.9999), mode="record", **AS)
     closed = SitePolicy(epsilon=8.0, delta=1e-5, modes=())
     with pytest.raises(BudgetError, match="none at all"):
-        check(closed, [], EVENT, mode="record", **AS)
+        check(closed, Totals(), EVENT, mode="record", **AS)
 
 
 @pytest.mark.parametrize("epsilon", [0.01, 0.5, 2.0])
@@ -82,14 +84,14 @@ def test_no_more_rounds_are_counted_than_asked():
 
 def test_a_source_of_noise_that_is_not_allowed_is_refused():
     strict = SitePolicy(epsilon=8.0, delta=1e-5, noise=("secure",))
-    check(strict, [], EVENT, mode="record", unit="record", noise="secure")
+    check(strict, Totals(), EVENT, mode="record", **RUN, unit="record", noise="secure")
     with pytest.raises(
         BudgetError, match=r"seeded noise is not allowed by this client \(allowed: secure\); nothing was"
     ):
-        check(strict, [], EVENT, mode="record", unit="record", noise="seeded")
+        check(strict, Totals(), EVENT, mode="record", **RUN, unit="record", noise="seeded")
     closed = SitePolicy(epsilon=8.0, delta=1e-5, noise=())
     with pytest.raises(BudgetError, match=r"secure noise is not allowed by this client \(allowed: none at all\)"):
-        check(closed, [], EVENT, mode="record", unit="record", noise="secure")
+        check(closed, Totals(), EVENT, mode="record", **RUN, unit="record", noise="secure")
 
 
 @pytest.mark.parametrize(
@@ -126,9 +128,36 @@ def test_charges_that_do_not_add_up_are_refused(place, held, unit, noise, why):
     policy = SitePolicy(epsilon=1000.0, delta=1e-5)
     with place.open() as ledger:
         first = place.reserve(ledger, run="earlier", **held)
-        check(policy, ledger.entries, EVENT, mode=first.unit, unit=first.unit, noise=first.noise)
+        check(policy, ledger.totals, EVENT, mode=first.unit, **RUN, unit=first.unit, noise=first.noise)
         with pytest.raises(BudgetError, match=f"holds {why}.*nothing was trained. Use another folder of sites"):
-            check(policy, ledger.entries, EVENT, mode=unit, unit=unit, noise=noise)
+            check(policy, ledger.totals, EVENT, mode=unit, **RUN, unit=unit, noise=noise)
         place.reserve(ledger, run="later", unit=unit, noise=noise)
         with pytest.raises(BudgetError, match=f"holds {why}"):
-            check(policy, ledger.entries, EVENT, mode=unit, unit=unit, noise=noise)
+            check(policy, ledger.totals, EVENT, mode=unit, **RUN, unit=unit, noise=noise)
+
+
+def test_where_a_whole_run_fits_its_rounds_do_and_where_it_does_not_each_is_counted(place):
+    """The budget ends with the same round, whatever the run says that it is going to do."""
+    left = rounds_left(POLICY, [], EVENT)
+    for run, most in (("small", 1), ("fits", left), ("too-long", left + 100), ("endless", 10**6)):
+        whole = replace(EVENT, steps=EVENT.steps * most)
+        with place.open(dataset=sha256(run.encode()).hexdigest()) as ledger:
+            for number in range(1, left + 1):
+                check(POLICY, ledger.totals, EVENT, mode="record", unit="record", noise="seeded", run=run, whole=whole)
+                place.reserve(ledger, number, run=run, event=EVENT)
+            with pytest.raises(BudgetError, match="beyond this client's budget"):
+                check(POLICY, ledger.totals, EVENT, mode="record", unit="record", noise="seeded", run=run, whole=whole)
+
+
+def test_what_other_runs_or_another_mechanism_charged_takes_the_room_of_a_whole_run(place):
+    whole = replace(EVENT, steps=EVENT.steps * rounds_left(POLICY, [], EVENT))
+    stated = {"mode": "record", "unit": "record", "noise": "seeded", "run": "run", "whole": whole}
+    with place.open() as ledger:
+        place.reserve(ledger, run="other", event=EVENT)
+        place.reserve(ledger, run="run", event=replace(whole, steps=whole.steps - EVENT.steps))
+        with pytest.raises(BudgetError, match="beyond this client's budget"):
+            check(POLICY, ledger.totals, EVENT, **stated)
+    with place.open(dataset="e" * 64) as ledger:
+        place.reserve(ledger, run="run", event=replace(whole, noise_multiplier=1.01))
+        with pytest.raises(BudgetError, match="beyond this client's budget"):
+            check(POLICY, ledger.totals, replace(EVENT, steps=whole.steps), **stated)

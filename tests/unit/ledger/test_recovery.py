@@ -11,8 +11,9 @@ import pytest
 
 from fedtrain.errors import LedgerError, StorageError
 from fedtrain.ledger import read_chain
+from fedtrain.ledger.chain import Chain
 from fedtrain.ledger.journal import Content
-from fedtrain.ledger.log import _recovered, _verified
+from fedtrain.ledger.log import _recovered, _verify
 
 ROOT = Path(__file__).parents[3]
 DATASET = "d" * 64
@@ -54,7 +55,9 @@ def reading(place, lines, tail, intent):
     """Read what the files would hold, as opening does; return the entries."""
     envelopes, missing = _recovered(place.file, content(lines, tail, intent), place.identity)
     assert b"".join(lines) + tail + missing == b"".join(envelope.line() for envelope in envelopes)
-    return _verified(place.file, envelopes, place.identity, DATASET)
+    chain = Chain()
+    _verify(place.file, chain, envelopes, place.identity)
+    return tuple(chain.entries)
 
 
 @pytest.mark.parametrize("status", ["reserved", "settled"])
