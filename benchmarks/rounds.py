@@ -28,13 +28,14 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkouts", nargs="*", type=Path, default=[ROOT], metavar="CHECKOUT")
-    parser.add_argument("--rounds", type=int, default=1000, help="at least 20")
+    parser.add_argument("--rounds", type=int, default=1000, help="a multiple of 10, at least 20")
     arguments = parser.parse_args()
     for checkout in arguments.checkouts:
         with tempfile.TemporaryDirectory() as folder:
             marks = run(checkout.resolve(), Path(folder), arguments.rounds)
             epsilon = check(Path(folder) / "run", arguments.rounds)
-        show(marks, arguments.rounds)
+        early, late = part(marks[: len(marks) // PARTS], 1), part(marks, PARTS)
+        print(f"{'last/first':>10}{late[0] / early[0]:>12.2f}{late[1] / early[1]:>16.2f}")
         print(f"{checkout}: epsilon {epsilon:.3f}, {CLIENTS} ledgers of {2 * arguments.rounds} entries", flush=True)
 
 
@@ -120,18 +121,16 @@ def processor_seconds(root: int) -> float:
     return sum(seconds.get(process, 0.0) for process in family)
 
 
-def show(marks: list[tuple[float, float]], rounds: int) -> None:
-    print(f"{CLIENTS} clients, {rounds} rounds, record privacy\n{'rounds to':>10}{'wall, ms':>12}{'processor, ms':>16}")
-    size = rounds // PARTS
-    means = []
-    for part in range(1, PARTS + 1):
-        # The first round is not timed: what it takes to start is in it.
-        first, last = marks[max((part - 1) * size - 1, 0)], marks[part * size - 1]
-        count = size if part > 1 else size - 1
-        means.append([(after - before) / count for before, after in zip(first, last, strict=True)])
-        print(f"{part * size:>10}{means[-1][0] * 1000:>12.1f}{means[-1][1] * 1000:>16.1f}", flush=True)
-    wall, processor = (late / early for early, late in zip(means[0], means[-1], strict=True))
-    print(f"{'last/first':>10}{wall:>12.2f}{processor:>16.2f}")
+def part(marks: list[tuple[float, float]], number: int) -> tuple[float, float]:
+    """Return the mean of a round in a tenth of the run, on the clock and of the processors.
+
+    The first round is not timed: what it takes to start is in it.
+    """
+    size = len(marks) // number
+    first = max((number - 1) * size - 1, 0)
+    wall, processor = (after - before for before, after in zip(marks[first], marks[number * size - 1], strict=True))
+    count = number * size - 1 - first
+    return wall / count, processor / count
 
 
 if __name__ == "__main__":

@@ -62,15 +62,13 @@ class Chain:
         for envelope in envelopes:
             with _named(self.head):
                 entry = _linked(envelope, verified, self.head, self.entries)
-                self.totals.add(entry)
-            self._take(entry, envelope)
+                if entry.status == "settled" and self.totals.unsettled(entry) < 1:
+                    raise ForgeryError("it settles what was not reserved, or was settled before")
+            self.append(entry, envelope)
 
     def append(self, entry: LedgerEntry, envelope: SignedEnvelope) -> None:
         """Add an entry that was made for this place, and has just been signed."""
         self.totals.add(entry)
-        self._take(entry, envelope)
-
-    def _take(self, entry: LedgerEntry, envelope: SignedEnvelope) -> None:
         self.entries.append(entry)
         self.head = Head(sequence=self.head.sequence + 1, digest=envelope.digest)
 

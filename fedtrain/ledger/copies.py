@@ -4,7 +4,7 @@ A copy holds the same lines as the client's own file, verified against the clien
 that a crash tore is forgotten: the client shows it again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fedtrain.crypto import PublicIdentity, SignedEnvelope
@@ -13,6 +13,7 @@ from fedtrain.files import append_bytes
 from fedtrain.ledger.chain import EMPTY, Head, read_chain
 from fedtrain.ledger.entry import LedgerEntry
 from fedtrain.ledger.statement import Statement, read_statement
+from fedtrain.ledger.totals import Totals
 
 
 class LedgerCopies:
@@ -32,6 +33,7 @@ class LedgerCopies:
         self._keys = dict(keys)
         self._envelopes: dict[int, list[SignedEnvelope]] = {client: [] for client in keys}
         self._entries: dict[int, list[LedgerEntry]] = {client: [] for client in keys}
+        self._totals = {client: Totals() for client in keys}
         self._statements: dict[int, tuple[SignedEnvelope, Statement]] = {}
         for client in keys:
             self._load(client)
@@ -39,6 +41,10 @@ class LedgerCopies:
     def entries(self, client: int) -> tuple[LedgerEntry, ...]:
         """Return the entries that are known of a client, oldest first."""
         return tuple(self._entries[client])
+
+    def totals(self, client: int) -> Totals:
+        """Return what they add up to."""
+        return self._totals[client]
 
     def length(self, client: int) -> int:
         """Return how many entries are known of a client."""
@@ -93,7 +99,7 @@ class LedgerCopies:
         if added:
             append_bytes(self._file(client), b"".join(envelope.line() for envelope in added))
         known += added
-        self._entries[client] += entries
+        self._count(client, entries)
         if statement is not None and stated is not None:
             self._statements[client] = (statement, stated)
         return stated
@@ -110,7 +116,7 @@ class LedgerCopies:
         try:
             lines = self._file(client).read_bytes().split(b"\n")[:-1] if self._file(client).exists() else []
             envelopes = [SignedEnvelope.from_line(line + b"\n") for line in lines]
-            self._entries[client] = list(read_chain(envelopes, self._keys[client]))
+            self._count(client, read_chain(envelopes, self._keys[client]))
         except OSError as error:
             raise StorageError(f"cannot read {self._file(client)}: {error.strerror or error}") from error
         except ForgeryError as error:
@@ -119,6 +125,11 @@ class LedgerCopies:
                 "client shows its ledger again"
             ) from error
         self._envelopes[client] = envelopes
+
+    def _count(self, client: int, entries: Iterable[LedgerEntry]) -> None:
+        for entry in entries:
+            self._entries[client].append(entry)
+            self._totals[client].add(entry)
 
     def _file(self, client: int) -> Path:
         return self._folder / f"client-{client:04d}.jsonl"

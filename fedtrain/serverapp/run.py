@@ -124,7 +124,9 @@ class Run:
         if not self._state.evaluations:
             self._state = rounds.evaluated(self._state)
         # A kill may have come between a checkpoint and what follows it.
-        self._folder.save_metrics(self._line(evaluation) for evaluation in self._state.evaluations)
+        self._folder.save_metrics(
+            self._line(evaluation, self._epsilon(evaluation.round)) for evaluation in self._state.evaluations
+        )
         self._save_if_best()
         tensorboard = open_board(
             self._folder.path, enabled=self._experiment.output.tensorboard, after=self._state.round_number
@@ -134,8 +136,9 @@ class Run:
                 state = rounds.next(self._state, on_start=self._screen.round_started, on_reply=self._screen.client_done)
                 self._save(state)
                 evaluation, entry = self._state.evaluations[-1], self._state.round_log[-1]
-                line = self._line(evaluation)
+                epsilon = self._epsilon(entry.round)
                 if evaluation.round == entry.round:
+                    line = self._line(evaluation, epsilon)
                     append_line(self._folder.metrics, line)
                     self._save_if_best()
                     if board is not None:
@@ -143,7 +146,7 @@ class Run:
                             if isinstance(value, int | float):
                                 board.add_scalar(name, value, entry.round)
                 accuracy = evaluation.accuracy if evaluation.round == entry.round else None
-                self._screen.round_done(entry, accuracy, self._epsilon(entry.round))
+                self._screen.round_done(entry, accuracy, epsilon)
 
     def _save(self, state: RunState) -> None:
         before, self._state = self._state, state
@@ -154,9 +157,9 @@ class Run:
             self._state = before
             raise
 
-    def _line(self, evaluation: Evaluation) -> dict[str, object]:
+    @staticmethod
+    def _line(evaluation: Evaluation, epsilon: float | None) -> dict[str, object]:
         line = evaluation.model_dump(mode="json", exclude_none=True)
-        epsilon = self._epsilon(evaluation.round)
         return line if epsilon is None else {**line, "epsilon": epsilon}
 
     def _epsilon(self, up_to: int) -> float | None:

@@ -41,13 +41,21 @@ def largest_epsilon(trail: AuditTrail, *, up_to: int) -> float:
     delta, event = trail.plan.spec.delta, trail.plan.event
     spent = []
     for client in trail.roster.clients:
-        reserved = [charge for charge in _reserved(trail, client) if charge.run != trail.run or charge.round <= up_to]
-        mine = sum(charge.event.steps for charge in reserved if charge.run == trail.run)
+        mine = _charged(trail, client, up_to=up_to)
         # What was asked and is not known to be refused may have been spent.
-        missing = 0 if client in trail.refused else asked[client] * trail.plan.spec.steps_per_round - mine
-        events = [charge.event for charge in reserved] + ([event(missing)] if missing > 0 else [])
-        spent.append(_coarse(merge(events), delta))
+        steps = asked[client] * trail.plan.spec.steps_per_round - sum(charged.steps for charged in mine)
+        missing = [event(steps)] if client not in trail.refused and steps > 0 else []
+        spent.append(_coarse(merge([*trail.copies.totals(client).events_besides(trail.run), *mine, *missing]), delta))
     return max(spent, default=0.0)
+
+
+def _charged(trail: AuditTrail, client: int, *, up_to: int) -> tuple[SampledGaussian, ...]:
+    """Return what a client's ledger has charged for this run up to a round, those of one mechanism joined."""
+    totals = trail.copies.totals(client)
+    if totals.latest(trail.run) <= up_to:
+        return totals.events_of(trail.run)
+    reserved = _reserved(trail, client)
+    return merge(charge.event for charge in reserved if charge.run == trail.run and charge.round <= up_to)
 
 
 def curve(
