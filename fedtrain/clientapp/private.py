@@ -17,7 +17,7 @@ from fedtrain.crypto import SignedEnvelope
 from fedtrain.errors import BudgetError, PrivacySpecError
 from fedtrain.flower.client_dp import clip_reply
 from fedtrain.flower.messages import protocol
-from fedtrain.flower.messages.ledger import ShownLedger
+from fedtrain.flower.messages.introduction import ShownLedger
 from fedtrain.ledger import Ledger
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.noise import open_source

@@ -10,7 +10,8 @@ from pydantic import JsonValue
 
 from fedtrain.crypto import SignedEnvelope
 from fedtrain.errors import ForgeryError, LedgerError
-from fedtrain.flower.messages.ledger import ShownLedger
+from fedtrain.flower.introductions import ask_ledgers
+from fedtrain.flower.messages.introduction import ShownLedger
 from fedtrain.ledger import (
     Asked,
     Closed,
@@ -28,7 +29,6 @@ from fedtrain.ledger import (
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.report import LedgerTrail, Report, RoundEntry, SignedTrail
 from fedtrain.report.digest import body_digest
-from fedtrain.serverapp.joining import ask_ledgers
 from fedtrain.trust import Roster
 
 

@@ -11,10 +11,10 @@ from fedtrain.config.digest import config_digest
 from fedtrain.crypto import Identity
 from fedtrain.errors import BudgetError, ClientError, KeyFileError, LedgerError
 from fedtrain.flower.grids.base import by_client
+from fedtrain.flower.introductions import ask_keys, ask_ledgers
 from fedtrain.ledger import Asked, Closed, Completed, LedgerCopies, Opened, Record, RunLog
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.serverapp.audit_trail import AuditTrail, opening
-from fedtrain.serverapp.joining import ask_keys, ask_ledgers
 from fedtrain.serverapp.preparation import Preparation
 from fedtrain.serverapp.run_folder import RunFolder
 from fedtrain.trust import Roster

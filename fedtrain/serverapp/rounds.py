@@ -9,13 +9,14 @@ from typing import cast
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message
+from flwr.app import Array, ArrayRecord, Message
 from flwr.app.exception import AppExitException
 
 from fedtrain.errors import AggregationError, BudgetError, RunError, TooFewResultsError
 from fedtrain.flower.client_dp import release_round, release_total
 from fedtrain.flower.grids.base import collect
 from fedtrain.flower.messages import protocol
+from fedtrain.flower.messages.training import PrivateTerms, train_settings
 from fedtrain.flower.summing import Outcome
 from fedtrain.privacy.client_level import poisson_cohort
 from fedtrain.privacy.noise import open_source
@@ -110,11 +111,11 @@ class Rounds:
 
     def _messages(self, state: RunState, number: int, rate: float) -> tuple[list[Message], str]:
         """Return what is sent in a round, and in a private run the digest of it, which is the same for all clients."""
-        config = ConfigRecord({protocol.LEARNING_RATE: rate})
-        if self._trail is not None:
-            config[protocol.RUN] = self._trail.run
-            config[protocol.NOISE_MULTIPLIER] = self._trail.plan.noise_multiplier
-            config[protocol.CLIP_NORM] = state.clip_norm
+        terms = None
+        if (trail := self._trail) is not None:
+            noise = trail.plan.noise_multiplier
+            terms = PrivateTerms(run=trail.run, noise_multiplier=noise, clip_norm=state.clip_norm)
+        config = train_settings(learning_rate=rate, terms=terms)
         arrays = as_record(state.model)
         remind(self._strategy, state.strategy)
         place = {node: index for index, node in enumerate(self._drawn(number))}

@@ -20,8 +20,7 @@ from fedtrain.report.transport import summary
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.channel import Channel, Transport, checked_summing
 from fedtrain.serverapp.checkpoint import RunState
-from fedtrain.serverapp.federation import clients_of
-from fedtrain.serverapp.gathering import Gathering, gather_members, gather_simulated, read_members
+from fedtrain.serverapp.enrollment import Enrollment, clients_of, enroll_members, enroll_simulated, read_members
 from fedtrain.serverapp.preparation import Preparation, prepare
 from fedtrain.serverapp.reporting import Status, build_report
 from fedtrain.serverapp.rounds import Rounds, initial_state
@@ -51,19 +50,19 @@ def run_experiment(grid: Grid, experiment: Experiment) -> None:
     federation = experiment.federation
     if server is None:
         clients = clients_of(grid, clients=federation.clients, timeout=federation.deadline)
-        gather: Callable[..., Gathering] = partial(gather_simulated, grid, clients)
+        enroll: Callable[..., Enrollment] = partial(enroll_simulated, grid, clients)
     else:
-        gather = partial(gather_members, grid, read_members(server, clients=federation.clients))
+        enroll = partial(enroll_members, grid, read_members(server, clients=federation.clients))
     folder = RunFolder.open(experiment)
     start = folder.load_checkpoint() or initial_state(preparation)
     done = start.round_number
     screen = make_screen(experiment.output.screen, rounds=federation.rounds, done=done)
     screen.say(_introduction(preparation))
-    gathering = gather(preparation, transport, summing, folder, done=done)
-    if gathering.trail is not None:
-        for client, reason in gathering.trail.refused.items():
+    enrollment = enroll(preparation, transport, summing, folder, done=done)
+    if enrollment.trail is not None:
+        for client, reason in enrollment.trail.refused.items():
             screen.say(f"client {client} does not take part: {reason}")
-    Run(preparation, folder, screen, start, gathering.trail, run=gathering.run).execute(gathering.channel)
+    Run(preparation, folder, screen, start, enrollment.trail, run=enrollment.run).execute(enrollment.channel)
 
 
 class Run:

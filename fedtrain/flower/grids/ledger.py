@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from fedtrain.errors import ForgeryError
 from fedtrain.flower.grids.base import GridWrapper
 from fedtrain.flower.messages import protocol
-from fedtrain.flower.messages.ledger import ShownLedger
+from fedtrain.flower.messages.introduction import ShownLedger
 from fedtrain.ledger import LedgerCopies
 from fedtrain.trust import commit
 

@@ -1,9 +1,9 @@
-"""Flower's records as the codec takes them, and back."""
+"""Flower's records as the codec takes them, and back; and their values read one by one, refused by name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import BytesIO
-from math import prod
-from typing import Any, cast
+from math import inf, prod
+from typing import Any, NoReturn, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -17,6 +17,9 @@ from fedtrain.messaging.content import Kind
 
 # The name of an array that is bytes and no numpy file, which no application gives its own, and the format of it.
 _BYTES = "fedtrain.bytes"
+
+# Characters of a value that a refusal quotes.
+_LONGEST = 80
 
 RecordLike = ArrayRecord | ConfigRecord | MetricRecord
 
@@ -88,3 +91,104 @@ def view(name: str, array: Array) -> NDArray[np.generic]:
     except ValueError as error:
         raise TransportError(f"the array {name} is not in numpy's format: {error}") from error
     return values.reshape(shape, order="F" if fortran_order else "C")
+
+
+class Fields:
+    """The values of one record of a message, read one by one: what is missing or of another kind is refused by name."""
+
+    def __init__(self, content: RecordDict, name: str, *, what: str) -> None:
+        """Open a record.
+
+        Args:
+            content: of the message.
+            name: the record's.
+            what: what the message is, for whoever reads the refusal.
+
+        Raises:
+            TransportError: there is no such record, or one of another kind.
+        """
+        record = content.get(name)
+        if not isinstance(record, ConfigRecord | MetricRecord):
+            _refuse_record(record, name, what, "values by name")
+        self._values: Mapping[str, object] = record
+        self._name = name
+        self._what = what
+
+    def __contains__(self, field: str) -> bool:
+        """Say whether there is such a value."""
+        return field in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the names of the values."""
+        return iter(self._values)
+
+    def text(self, field: str) -> str:
+        """Return a text.
+
+        Raises:
+            TransportError: it is missing, or none.
+        """
+        value = self._values.get(field)
+        return value if isinstance(value, str) else self._refuse(field, "a text")
+
+    def whole(self, field: str, *, least: int = 0) -> int:
+        """Return a whole number.
+
+        Raises:
+            TransportError: it is missing, none, or below the least.
+        """
+        value = self._values.get(field)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+            return value
+        return self._refuse(field, f"a whole number of at least {least}")
+
+    def number(self, field: str, *, positive: bool = False, signed: bool = False) -> float:
+        """Return a finite number: of at least 0, above it, or of either sign.
+
+        Raises:
+            TransportError: it is missing, or none of these.
+        """
+        value = self._values.get(field)
+        if isinstance(value, float) and -inf < value < inf and (signed or value > 0 or (value == 0 and not positive)):
+            return value
+        bound = "" if signed else " above 0" if positive else " of at least 0"
+        return self._refuse(field, f"a finite float{bound}")
+
+    def _refuse(self, field: str, allowed: str) -> NoReturn:
+        raise TransportError(
+            f"{self._what} cannot be used: {field!r} in its record {self._name!r} is {_shown(self._values, field)}, "
+            f"and {allowed} is allowed"
+        )
+
+
+def _shown(values: Mapping[str, object], field: str) -> str:
+    """Return a value for a message to people, shortened; or that there is none."""
+    if field not in values:
+        return "missing"
+    text = repr(values[field])
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def arrays_in(content: RecordDict, name: str, *, what: str) -> ArrayRecord:
+    """Return the arrays of a message by the record's name; ``what`` is the message, for whoever reads the refusal.
+
+    Raises:
+        TransportError: there are none by this name.
+    """
+    record = content.get(name)
+    return record if isinstance(record, ArrayRecord) else _refuse_record(record, name, what, "arrays")
+
+
+def config_in(content: RecordDict, name: str, *, what: str) -> ConfigRecord:
+    """Return the settings of a message likewise.
+
+    Raises:
+        TransportError: there are none by this name.
+    """
+    record = content.get(name)
+    return record if isinstance(record, ConfigRecord) else _refuse_record(record, name, what, "configuration values")
+
+
+def _refuse_record(record: object, name: str, what: str, allowed: str) -> NoReturn:
+    found = "missing" if record is None else f"of the type {type(record).__name__}"
+    raise TransportError(f"{what} cannot be used: its record {name!r} is {found}, and {allowed} are allowed")

@@ -5,7 +5,7 @@ from fedtrain.clientapp.host import Host
 from fedtrain.clientapp.joining import introduce
 from fedtrain.clientapp.node import open_node
 from fedtrain.flower.messages import protocol
-from fedtrain.flower.messages.ledger import ShownLedger
+from fedtrain.flower.messages.introduction import ShownLedger
 from fedtrain.ledger import read_chain, read_statement
 from fedtrain.serverapp.preparation import prepare
 from tests.fakes import digits_experiment

@@ -14,7 +14,7 @@ from fedtrain.clientapp.node import open_node
 from fedtrain.clientapp.training import train
 from fedtrain.errors import ClientError, DataError, LedgerError, TaskError
 from fedtrain.flower.messages import protocol
-from fedtrain.flower.messages.ledger import ShownLedger
+from fedtrain.flower.messages.introduction import ShownLedger
 from fedtrain.ledger import read_statement
 from fedtrain.privacy import SampledGaussian
 from fedtrain.trust import commit

@@ -4,7 +4,7 @@ from flwr.app import Error
 from fedtrain.crypto import Identity
 from fedtrain.errors import ClientError, LedgerError
 from fedtrain.serverapp.channel import Transport
-from fedtrain.serverapp.gathering import gather_simulated
+from fedtrain.serverapp.enrollment import enroll_simulated
 from fedtrain.serverapp.preparation import prepare
 from fedtrain.serverapp.run_folder import RunFolder
 from fedtrain.trust import Roster
@@ -23,8 +23,8 @@ def begin(cache, tmp_path):
             real = grid._answer
             grid._answer = lambda message: answer(message, real)
         folder, transport = RunFolder.open(experiment), Transport(sealed=False, secagg=False)
-        gathering = gather_simulated(grid, NODES, preparation, transport, None, folder, done=0)
-        return gathering.trail, gathering.channel.clients
+        enrollment = enroll_simulated(grid, NODES, preparation, transport, None, folder, done=0)
+        return enrollment.trail, enrollment.channel.clients
 
     return begin
 

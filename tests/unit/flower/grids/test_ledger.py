@@ -7,7 +7,7 @@ from fedtrain.errors import ForgeryError
 from fedtrain.flower.grids.base import collect
 from fedtrain.flower.grids.ledger import LedgerGrid
 from fedtrain.flower.messages import protocol
-from fedtrain.flower.messages.ledger import ShownLedger
+from fedtrain.flower.messages.introduction import ShownLedger
 from fedtrain.ledger import Ledger, LedgerCopies, SitePolicy
 from fedtrain.privacy import SampledGaussian
 from fedtrain.trust import commit

@@ -1,4 +1,4 @@
-"""Gather the clients of a run: in a simulation by number, and from machines of their own by what they sign."""
+"""Enroll the clients of a run: in a simulation by number, and from machines of their own by what they sign."""
 
 import time
 from collections.abc import Mapping
@@ -10,9 +10,12 @@ from flwr.serverapp import Grid
 from fedtrain.config import to_flat
 from fedtrain.config.digest import config_digest
 from fedtrain.crypto import Identity, SealingKey, SignedEnvelope
+from fedtrain.engine import LocalGrid
+from fedtrain.engine.worker import FIRST_NODE_ID
 from fedtrain.errors import ClientError, ConfigError, KeyFileError, LedgerError
 from fedtrain.files import write_atomic
 from fedtrain.flower.grids.base import cause
+from fedtrain.flower.introductions import ask_numbers
 from fedtrain.flower.sessions import meet_members
 from fedtrain.flower.summing import Summing
 from fedtrain.ledger import RunLog
@@ -27,7 +30,7 @@ from fedtrain.trust import Membership, Roster
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gathering:
+class Enrollment:
     """The clients of a run.
 
     Attributes:
@@ -41,7 +44,23 @@ class Gathering:
     trail: AuditTrail | None
 
 
-def gather_simulated(
+def clients_of(grid: Grid, *, clients: int, timeout: float) -> dict[int, int]:
+    """Return the client of each node of a simulation. The local engine knows it; nodes elsewhere are asked.
+
+    Raises:
+        ConfigError: the nodes are not exactly the clients.
+        RunError: a node cannot say which client it is.
+    """
+    if isinstance(grid, LocalGrid):
+        numbers = {node: node - FIRST_NODE_ID for node in grid.get_node_ids()}
+    else:
+        numbers = ask_numbers(grid, grid.get_node_ids(), timeout=timeout)
+    if sorted(numbers.values()) != list(range(clients)):
+        raise ConfigError(f"{len(numbers)} nodes answered and federation.clients = {clients}; make them equal")
+    return numbers
+
+
+def enroll_simulated(
     grid: Grid,
     clients: Mapping[int, int],
     preparation: Preparation,
@@ -50,8 +69,8 @@ def gather_simulated(
     folder: RunFolder,
     *,
     done: int,
-) -> Gathering:
-    """Gather simulated clients. Their keys are those that they show at the first start of a run.
+) -> Enrollment:
+    """Enroll simulated clients. Their keys are those that they show at the first start of a run.
 
     Args:
         grid: where the nodes are.
@@ -69,7 +88,7 @@ def gather_simulated(
     experiment, federation = preparation.experiment, preparation.experiment.federation
     layered = transport.sealed or transport.secagg
     if preparation.plan is None and not layered:
-        return Gathering(run=folder.started()[0], channel=Channel(grid=grid, clients=clients), trail=None)
+        return Enrollment(run=folder.started()[0], channel=Channel(grid=grid, clients=clients), trail=None)
     identity = Identity.load_or_create(folder.key)
     run, start, log = _begun(folder, preparation, identity, done=done)
     roster = pinned_roster(grid, clients, folder, identity, cohort=federation.cohort, timeout=federation.deadline)
@@ -85,7 +104,7 @@ def gather_simulated(
             roster=roster,
             summing=summing,
         )
-    return _gathered(preparation, folder, channel, roster, log, run=run, done=done)
+    return _enrolled(preparation, folder, channel, roster, log, run=run, done=done)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +146,7 @@ def read_members(server: ServerFolder, *, clients: int) -> Members:
     return Members(membership=membership, envelope=envelope, identity=identity)
 
 
-def gather_members(
+def enroll_members(
     grid: Grid,
     members: Members,
     preparation: Preparation,
@@ -136,8 +155,8 @@ def gather_members(
     folder: RunFolder,
     *,
     done: int,
-) -> Gathering:
-    """Gather the members of a federation. Their keys are in the membership, which the operator signed.
+) -> Enrollment:
+    """Enroll the members of a federation. Their keys are in the membership, which the operator signed.
 
     What is sent before they have a session is its offer. Nodes tell which clients they are by what they sign.
 
@@ -181,7 +200,7 @@ def gather_members(
         lines = "\n".join([*away, *said])
         raise ClientError(f"{len(clients)} members take part, and federation.cohort = {federation.cohort}:\n{lines}")
     channel = Channel.over(grid, clients, session, transport, summing)
-    return _gathered(preparation, folder, channel, roster, log, run=run, done=done)
+    return _enrolled(preparation, folder, channel, roster, log, run=run, done=done)
 
 
 def _begun(
@@ -195,7 +214,7 @@ def _begun(
     return opening(log).run if log.records else run, start, log
 
 
-def _gathered(
+def _enrolled(
     preparation: Preparation,
     folder: RunFolder,
     channel: Channel,
@@ -204,9 +223,9 @@ def _gathered(
     *,
     run: str,
     done: int,
-) -> Gathering:
+) -> Enrollment:
     if preparation.plan is None or log is None:
-        return Gathering(run=run, channel=channel, trail=None)
+        return Enrollment(run=run, channel=channel, trail=None)
     trail = open_trail(
         channel.grid,
         channel.clients,
@@ -218,7 +237,7 @@ def _gathered(
         roster=roster,
         done=done,
     )
-    return Gathering(run=run, channel=channel, trail=trail)
+    return Enrollment(run=run, channel=channel, trail=trail)
 
 
 def _pin(folder: RunFolder, members: Members) -> None:
