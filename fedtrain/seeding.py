@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 def derive_seed(seed: int, *labels: str | int) -> int:
     """Return a 63-bit seed for the purpose that the labels name.
 
-    Different labels give unrelated seeds (SHA-256 over an unambiguous encoding). For simulations: whoever knows the
-    seed knows everything drawn from it.
+    Different labels give unrelated seeds (SHA-256 over an unambiguous encoding). For simulations: the seed
+    gives away everything drawn from it.
     """
     encoded = repr((seed, *labels)).encode()
     return int.from_bytes(sha256(encoded).digest()[:8], "big") >> 1

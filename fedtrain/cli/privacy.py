@@ -118,15 +118,15 @@ def _text(
 def _promise(spec: PrivacySpec, epsilon: float) -> list[str]:
     who, what = {
         "add or remove one record": (
-            "Whoever sees all that a client sends, the server included,",
+            "Anyone who sees all that a client sends, the server included,",
             "any one record was among those of the client",
         ),
         "add or remove one client": (
-            "Whoever sees the models of all rounds, but not who was drawn for them nor single updates,",
+            "Anyone who sees the models of all rounds, but not who was drawn for them nor single updates,",
             "any one client took part",
         ),
         "zero out one client": (
-            "Whoever sees the models of all rounds, but not single updates,",
+            "Anyone who sees the models of all rounds, but not single updates,",
             "the data of any one client was used",
         ),
     }[spec.neighbouring]

@@ -1,4 +1,4 @@
-"""``fedtrain provision``: the operator's operator, kept offline."""
+"""``fedtrain provision``: the operator's folder, kept offline."""
 
 import sys
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""Secrets that two parties share without having met: X25519 (RFC 7748)."""
+"""Key agreement of two sides that know each other's public keys: X25519 (RFC 7748)."""
 
 from typing import Self
 
@@ -51,7 +51,7 @@ class AgreementKey:
         """Return the secret that the holder of the other key derives, too, for the same purpose and context.
 
         Args:
-            public: the other party's public key, 32 bytes, known to be theirs.
+            public: the other side's public key, 32 bytes, known to be theirs.
             purpose: what the secret is for.
             context: what else it is bound to.
             length: how many bytes.

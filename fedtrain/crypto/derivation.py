@@ -7,7 +7,7 @@ from fedtrain.crypto.canonical import canonical
 
 
 def derive(secret: bytes, purpose: str, *context: str | int, length: int = 32) -> bytes:
-    """Return bytes that look random to whoever does not know the secret, whatever is known of other purposes.
+    """Return bytes that look random without the secret, even to someone who has those of other purposes.
 
     Args:
         secret: what cannot be guessed: at least 16 bytes of a key, or a shared secret of a key agreement.

@@ -1,4 +1,4 @@
-"""Who signs: an Ed25519 key (RFC 8032) on a machine's own disk, and its public half."""
+"""Identities: an Ed25519 key pair (RFC 8032) on a machine's own disk, and its public half."""
 
 import base64
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Masks that cancel in a sum: a keystream added to a vector, in a few buffers of memory whatever its length.
 
-AES-256 in counter mode (NIST SP 800-38A, section 6.5) under a key that makes one mask and no other. Whoever does not
-know the seed cannot tell the masked vector from uniformly random words.
+AES-256 in counter mode (NIST SP 800-38A, section 6.5) under a key that makes one mask and no other. Without
+the seed the masked vector cannot be distinguished from uniformly random words.
 """
 
 from typing import Literal

@@ -1,7 +1,7 @@
 """Encrypt once under a key: AES-256-GCM (NIST SP 800-38D).
 
-A key made for one message needs no nonce, and none can be used twice. Whoever holds the key can also make other
-ciphertexts under it: what several hold is to be signed as well.
+A key made for one message needs no nonce, and none can be used twice. A holder of the key can also make other
+ciphertexts under it, so a body for several recipients is signed as well.
 """
 
 from cryptography.exceptions import InvalidTag

@@ -1,4 +1,4 @@
-"""Encrypt to whoever holds a key, now and against a quantum computer later.
+"""Encrypt for the holder of a key, now and against a quantum computer later.
 
 HPKE (RFC 9180, base mode, single shot) with the hybrid of ML-KEM-768 and X25519, HKDF-SHA256 and AES-256-GCM: it holds
 as long as either of the two does.

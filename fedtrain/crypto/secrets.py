@@ -1,4 +1,4 @@
-"""Files that hold a secret: made once, whole, and for their owner's eyes only."""
+"""Files that hold a secret: made once, whole, and readable by their owner alone."""
 
 import os
 import stat

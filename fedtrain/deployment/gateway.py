@@ -1,7 +1,7 @@
 """nginx before the SuperLink: TLS 1.3, and nothing but what nodes ask for.
 
-Flower's SuperLink serves nodes and operators at one port, and lets whoever reaches it register nodes and run code. It
-listens on this machine's loopback alone; what comes from outside passes here.
+Flower's SuperLink serves nodes and operators at one port, and lets anyone who reaches it register nodes and run code.
+It listens on this machine's loopback alone; requests from outside pass here.
 """
 
 import shutil

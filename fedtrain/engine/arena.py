@@ -4,7 +4,7 @@ One side writes a file once, sends its number through a pipe, and the other side
 ``pread``: nothing is mapped, so a full file system is an error that can be reported, never a SIGBUS. Two directories
 are used: one in ``/dev/shm`` where there is one, and one on disk which takes over what does not fit into memory.
 
-A ticket is an empty file that exists for as long as a dispatched message has not been started. Whoever removes it
+A ticket is an empty file that exists for as long as a dispatched message has not been started. Its remover
 owns the message: the worker that starts it, or the parent that takes it back. ``unlink`` succeeds for exactly one of
 them.
 """

@@ -17,7 +17,7 @@ from fedtrain.health.tls import PATIENCE, presented, trusting
 from fedtrain.machines.federation import Federation
 from fedtrain.machines.server import ServerFolder
 
-# Lists all runs, for whoever asks: the Control API of the open-source SuperLink has no authentication.
+# Lists all runs to anyone: the Control API of the open-source SuperLink has no authentication.
 CONTROL = "/v1/control/list-runs"
 
 _REFUSALS = {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}
@@ -84,7 +84,7 @@ def control_api(server: ServerFolder, address: tuple[str, int]) -> Check:
         return ok(name, f"the gateway refuses it ({status})")
     return fails(
         name,
-        f"{CONTROL} was answered with status {status} through the gateway: whoever reaches this port can run code. "
+        f"{CONTROL} was answered with status {status} through the gateway: anyone who reaches this port can run code. "
         "Stop it, and start the gateway with fedtrain server up alone",
     )
 

@@ -19,9 +19,9 @@ def unanswered(
 ) -> tuple[int, ...]:
     """Return the rounds in which a client was asked and may have trained, without a reservation that is known.
 
-    Who does not answer may have released all the same, to whoever reads its messages. So a round is charged as soon as
-    the client is asked, unless it signed, in this round or later, that its ledger ends where the known one ends: then
-    it reserved nothing, and did not train.
+    A client that does not answer may have released all the same, to a reader of its messages. So a round is charged
+    as soon as the client is asked, unless it signed, in this round or later, that its ledger ends where the known one
+    ends: then it reserved nothing, and did not train.
 
     With seeded noise the same request again gives the same update, and counts once. With secure noise each request
     needs a reservation of its own.

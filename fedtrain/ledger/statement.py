@@ -1,4 +1,4 @@
-"""A client's signed word on its ledger: this is all there is, this is its budget, and why it refuses a round, if so."""
+"""A client's signed statement of its ledger: its length, its budget, and the reason of a refusal if there is one."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""What every machine of a federation is told once, and pins: whose word counts, and where the server is."""
+"""The facts that every machine of a federation pins: its id, the operator's key, and the server's address."""
 
 import json
 import re

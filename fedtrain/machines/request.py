@@ -62,7 +62,7 @@ class Request:
 
     @classmethod
     def read(cls, data: bytes) -> Self:
-        """Return the request in a file, if whoever made it holds both private keys.
+        """Return the request in a file, if both of its private keys signed it.
 
         Raises:
             ForgeryError: it is no request, or was not signed with both keys.

@@ -8,7 +8,7 @@ from typing import Self
 from fedtrain.errors import SiteError
 from fedtrain.machines.federation import Federation, resolved
 
-# Names the folder to the ServerApp. A run's configuration comes from whoever submits it, and names no keys.
+# Names the folder to the ServerApp. A run's configuration comes from its submitter, and names no keys.
 SERVER_VARIABLE = "FEDTRAIN_SERVER"
 
 

@@ -1,4 +1,4 @@
-"""A server's signed word that a session begins, or that it has ended. It holds no key: those come with each message."""
+"""A server's signed offer of a session, and its signed end. Neither holds a key: those come with each message."""
 
 import json
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ PAYLOAD_TYPE = "application/vnd.fedtrain.session-offer.v1+json"
 END_TYPE = "application/vnd.fedtrain.session-end.v1+json"
 
 PROTOCOL = 1
-"""Which protocol is spoken in a session: what is in messages, and in which order. Both sides speak the same one."""
+"""The version of the protocol: the content and order of messages. Both sides need the same one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""One message, sealed by one party for one other.
+"""One message, signed by its sender and encrypted for one recipient.
 
 A message has a header that all can read, a body that may go to many recipients (the model), and a part that is the
 recipient's own. The body is encrypted once, under a fresh key (`Body`); the own part, the body's key and the digest of
@@ -9,7 +9,7 @@ The rules:
 - What the header says is bound twice: it is part of what is signed, and the context of the seal. The receiver does not
   believe a header, it says which one it expects.
   - ``run`` and ``session``: a message of another run, or from before a restart of the server, is none of this session.
-  - ``config``: both parties run with the same configuration, so the same clipping, noise and minimum cohort.
+  - ``config``: both sides run with the same configuration, so the same clipping, noise and minimum cohort.
   - ``phase`` and ``round``: an answer to one question is not taken for the answer to another.
   - ``direction``, ``sender`` and ``recipient``: a message is not sent back to who wrote it, nor passed on to a third.
   - ``sequence``: a replay. Each message of a server has a higher number than those before it, and a client takes none
@@ -60,7 +60,7 @@ class Body:
     """The part of a message that several recipients share, encrypted.
 
     Attributes:
-        key: 32 bytes that opened nothing else, and open this for whoever has them.
+        key: 32 bytes that opened nothing else, and open this for anyone who has them.
         ciphertext: what is sent.
         digest: SHA-256 of the ciphertext.
     """

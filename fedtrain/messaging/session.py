@@ -1,4 +1,4 @@
-"""The files of a client for its sessions: FOLDER/RUN/, for its owner's eyes only.
+"""The files of a client for its sessions: FOLDER/RUN/, readable by their owner alone.
 
 - ``start``: what is known of the run: its roster, the highest start of its server that was accepted, and the session
   that this start began. It outlives the sessions, so that neither an offer that is replayed nor one with other

@@ -1,1 +1,1 @@
-"""The operator's operator: a federation's certificates, its members, and the kits of their nodes."""
+"""The operator's part: a federation's certificates, its members, and the kits of their nodes."""

@@ -1,4 +1,4 @@
-"""The operator's folder: whoever holds it says who belongs to a federation. It is kept offline.
+"""The operator's folder, whose holder decides who belongs to a federation. It is kept offline.
 
 ``federation.json`` and ``membership.json`` are what all pin and see; ``operator.pem`` and ``ca.key`` are secret;
 ``nodes.json`` has the number of every node there ever was; ``kits/`` and ``server/`` are to be carried to the machines;

@@ -34,10 +34,10 @@ to change (Pasquini et al., CCS 2022): each member's caller compares ``MaskReque
 asked to do, so that such members hold different bindings, with which neither pair masks cancel nor shares open. One
 model for all can still be made so that few records change it, and the sum then says more of those.
 
-Where all n members share with all (a cohort of up to 200), it cannot tell two stories about a client as long as it has
+Where all n members share with all (a cohort of up to 200), it cannot make two claims about a client as long as it has
 at most 2 threshold - n - 1 colluders among them, which is any number below a third, and more if the threshold is
 raised: it would take ``threshold`` holders who were told that the client survived, and ``threshold`` who were told that
-it dropped out, and only colluders answer both. So no vector is unmasked but in a sum. With different stories about
+it dropped out, and only colluders answer both. So no vector is unmasked but in a sum. With different claims about
 different clients that can be a sum over fewer than ``threshold``; without colluders it is over at least
 n (2 threshold - n) / threshold clients, which is half of the cohort or more. In larger cohorts a pair's secret has
 other holders than the self-masks of its ends, and the server can try session ids and round numbers until their order

@@ -1,4 +1,4 @@
-"""Read fields that another party sent: each by name, of one type and within bounds, and no others."""
+"""Read the fields of a received message: each by name, of one type and within bounds, and no others."""
 
 import math
 from collections.abc import Mapping

@@ -62,7 +62,7 @@ class Graph:
 def default_threshold(neighbours: int) -> int:
     """Return two thirds of the holders, rounded up, which is the least that is allowed.
 
-    So many are reached twice, for two stories about one client, only with a third of the holders colluding or more.
+    So many are reached twice, for two claims about one client, only with a third of the holders colluding or more.
     """
     return -(-2 * (neighbours + 1) // 3)
 
@@ -94,7 +94,7 @@ def default_neighbours(members: int) -> int:
 
 
 def check_graph(members: int, neighbours: int, threshold: int) -> None:
-    """Check that a graph exists, and that it and the threshold protect as promised.
+    """Check that a graph exists, and that it and the threshold protect as stated.
 
     Raises:
         ConfigError: it does not, with what is allowed.

@@ -33,7 +33,7 @@ class MaskRequest:
     Attributes:
         round: its number, larger than those before it in the session.
         parameters: of the round.
-        work: hex SHA-256 of all that the members are asked to do (model and settings). Whoever takes the request
+        work: hex SHA-256 of all that the members are asked to do (model and settings). The receiver of the request
             compares it with the digest of what came with it: members that are asked for other work have other masks.
         announcements: lines of the envelopes in which the cohort announced its session keys, in order of client.
     """

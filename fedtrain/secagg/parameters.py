@@ -1,4 +1,4 @@
-"""What a round of secure aggregation is about. Whoever holds parameters holds safe ones: no others can be made."""
+"""The parameters of a round of secure aggregation, safe by construction: unsafe ones cannot be made."""
 
 import math
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ class Parameters:
     fewest in which the sum over all members fits with its sign: members * largest <= 2^(8 width - 1) - 1. So no sum can
     overflow.
 
-    A secret has ``neighbours + 1`` holders. Two stories about one client, told to holders who do not overlap, each
+    A secret has ``neighbours + 1`` holders. Two claims about one client, to holders who do not overlap, each
     reach the threshold only with at least 2 threshold - neighbours - 1 colluders among the holders: of h honest and c
     colluding holders, h = a + b and a + c, b + c >= threshold give c >= 2 threshold - (h + c). A threshold of two
     thirds of the holders, rounded up, tolerates any number below a third. It is the least that is allowed, since a

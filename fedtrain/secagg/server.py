@@ -14,7 +14,7 @@ cannot be put together, ends with an `AggregationError` that names who is missin
 begin.
 
 Memory: one vector of words whatever the number of clients, and the encrypted shares of n clients with k neighbours,
-about 16 n k^2 bytes. The messages have to be authenticated by whoever carries them: here a client is a number.
+about 16 n k^2 bytes. The caller authenticates the messages: here a client is a number.
 """
 
 import os

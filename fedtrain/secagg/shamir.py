@@ -98,7 +98,7 @@ def suspects(holders: Sequence[int], shares: Bytes, *, threshold: int, random: C
     That is the decoding of Reed-Solomon codes by Berlekamp and Welch (US patent 4,633,470): with P the polynomial and E
     one whose zeros are the wrong holders, the value y at x has P(x) E(x) = y E(x), which is linear in the coefficients
     of E and of P E. It is done once, for a random combination of all bytes, in which a wrong share stays a wrong one
-    but for a chance of 1 in 256; whoever acts on the result has to check it.
+    but for a chance of 1 in 256; the caller has to check the result.
 
     Args:
         holders: distinct numbers from 1 to 255, at least ``threshold`` of them.

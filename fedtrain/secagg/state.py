@@ -1,6 +1,6 @@
 """What a client has to remember of a session, on disk: a process that answers may not be the one that was asked first.
 
-It holds no secret. Whoever puts back an older state lets the client answer twice, and that breaks its protection: the
+It holds no secret. With an older state put back the client answers twice, which breaks its protection: the
 state belongs where nobody else can write.
 """
 

@@ -1,4 +1,4 @@
-"""Commit to something in public without telling what it is."""
+"""Commitments: public digests that show nothing of what they bind."""
 
 import hmac
 from hashlib import sha256
@@ -12,8 +12,8 @@ _NONCE = b"fedtrain commitment nonce v1\n"
 def commit(digest: str, nonce: bytes) -> str:
     """Return the hex SHA-256 that stands for a digest in public.
 
-    A bare digest of an update confirms a guess: whoever guesses the records can train on them and compare. With a
-    secret nonce of 32 bytes only who is told it can.
+    A bare digest of an update confirms a guess: someone who guesses the records can train on them and compare.
+    With a secret nonce of 32 bytes, only someone who has the nonce can.
 
     Args:
         digest: hex SHA-256 of what is committed to.

@@ -1,4 +1,4 @@
-"""Who belongs to a federation, in the operator's signed word.
+"""The membership of a federation, signed by its operator.
 
 Each node pins the operator's key once. What the operator signs later reaches it through anybody, the server included:
 a membership of a higher version takes the place of a lower one, and never the other way round. A server that withholds

@@ -1,4 +1,4 @@
-"""The keys of one party for one session, and its signed word that they are its own.
+"""The keys of the server or a client for one session, signed with its identity.
 
 A session is one start of a server for one run. All its keys come from one random secret of 32 bytes that never leaves
 the machine that made it; once it is deleted, nobody can open what was sent in the session. The identity key only signs
@@ -23,7 +23,7 @@ SERVER = "server"
 
 
 def client_name(client: int) -> str:
-    """Return the name of a client as a party of a session."""
+    """Return the name of a client in a session."""
     return f"client-{client}"
 
 
@@ -31,7 +31,7 @@ class SessionSecrets:
     """The private keys of a session.
 
     Attributes:
-        sealing: opens what is sent to this party.
+        sealing: opens what is sent to the owner of the keys.
         masking: agrees with other clients on the masks of secure aggregation.
         sharing: agrees with other clients on keys for the shares of secrets.
     """
@@ -45,7 +45,7 @@ class SessionSecrets:
 
 @dataclass(frozen=True, kw_only=True)
 class SessionKeys:
-    """What a party says about its keys for a session, signed with its identity.
+    """The announcement of the public keys for a session, signed with an identity.
 
     Attributes:
         run: id of the run.
@@ -67,7 +67,7 @@ class SessionKeys:
 
     @classmethod
     def of(cls, secrets: SessionSecrets, *, run: str, session: str, roster: str, party: str) -> Self:
-        """Return the public halves of a party's keys."""
+        """Return the public halves of the keys."""
         return cls(
             run=run,
             session=session,

@@ -1,4 +1,4 @@
-"""What every task keeps to, whoever wrote it."""
+"""The contract that every task keeps."""
 
 import json
 import sys

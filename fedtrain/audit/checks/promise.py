@@ -1,4 +1,4 @@
-"""Whether the promise is one, and was kept: its delta and its budgets."""
+"""Whether the guarantee is one, and was kept: its delta and its budgets."""
 
 from fedtrain.audit.checks.accounting import near
 from fedtrain.audit.evidence import Evidence

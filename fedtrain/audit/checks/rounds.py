@@ -1,4 +1,4 @@
-"""Whether the server's record tells the story that the report tells: its opening, its rounds and its end."""
+"""Whether the report agrees with the server's record: how the run was opened, its rounds and its end."""
 
 from collections import Counter
 from itertools import pairwise

@@ -10,7 +10,7 @@ from fedtrain.ledger import Asked, Statement
 def statements(evidence: Evidence) -> Finding:
     """Each client signed that its ledger in the report is all there is.
 
-    Without that a tail could be cut off by whoever holds the server's key. It is excused where the client may have been
+    Without that a holder of the server's key could cut off a tail. It is excused where the client may have been
     gone when it was asked: the run did not complete, the client refused, or did not answer the last round that it was
     asked in. Where cohorts are secret nobody can tell that, and it is excused for who has reserved the whole run.
     """

@@ -1,7 +1,7 @@
 """Bits that nobody can predict, fast.
 
 AES-256 in counter mode (NIST SP 800-38A, section 6.5) under a key from the operating system that leaves this object
-never. The stream is indistinguishable from random bits to whoever cannot break AES, up to the usual bound of 2^64
+never. Without a break of AES the stream is indistinguishable from random bits, up to the usual bound of 2^64
 blocks. A process keys its stream at its first use, and a forked child forgets the key, so that no two processes share a
 stream. A copy of the whole machine (a snapshot that is resumed twice) does repeat it.
 """

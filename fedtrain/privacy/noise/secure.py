@@ -11,7 +11,7 @@ secure mode takes n = 2 too. The search for the 53-bit uniforms behind one value
 What they do not give. This makes a known attack infeasible; it is no proof. The sum of gradients and its noise are
 still floats, rounded after every operation, and the guarantee is that of the real-valued Gaussian, which floats
 approximate. A uniform of 53 bits also ends each Gaussian at 8.57 standard deviations, beyond which the true one has a
-probability of 1e-17. Timing is not hidden. Whoever can read the memory of this process can read the records in it.
+probability of 1e-17. Timing is not hidden. A reader of this process's memory reads the records in it, too.
 """
 
 from collections.abc import Sequence

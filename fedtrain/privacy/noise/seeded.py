@@ -13,7 +13,7 @@ class SeededSource:
     """Draws from torch's generators, by a seed.
 
     The noise and the samples have a stream each, so that how many are drawn of one does not change the other; the noise
-    has one for each device. Whoever knows the seed can take the noise away again.
+    has one for each device. Anyone who knows the seed can subtract the noise.
     """
 
     name = "seeded"

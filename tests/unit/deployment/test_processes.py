@@ -140,8 +140,8 @@ with Processes(Path(sys.argv[1])) as processes:
 
 
 def test_a_program_whose_starter_is_gone_before_it_begins_does_not(tmp_path):
-    leash = [sys.executable, "-m", "fedtrain.deployment.lifetime", "1", *script("print('began')")]
-    done = subprocess.run(leash, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "fedtrain.deployment.lifetime", "1", *script("print('began')")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 
 

@@ -68,7 +68,7 @@ def test_a_gateway_that_forwards_the_control_api(tmp_path, members, ca, issued):
     with pki.serving(tmp_path, issued, statuses=[(CONTROL, 200)]) as port:
         found = checked(tmp_path, members, ca, issued, port)
     assert found["Control API"].status == "fails"
-    assert "whoever reaches this port can run code" in found["Control API"].detail
+    assert "anyone who reaches this port can run code" in found["Control API"].detail
 
 
 def test_a_gateway_that_goes_away(tmp_path, members, ca, issued):
