@@ -5,7 +5,7 @@ disk, and what a crash tore is completed from the intent (`fedtrain.ledger.journ
 is wrong with the files is refused, and nothing is repaired by guessing.
 
 A process verifies each line once. What it has verified it keeps in memory, and while the file begins with these very
-bytes, only the lines after them are verified (docs/decisions/0022).
+bytes, only the lines after them are verified (docs/decisions/0023).
 """
 
 from collections.abc import Iterator
