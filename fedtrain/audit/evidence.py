@@ -29,6 +29,7 @@ from fedtrain.ledger import (
     unanswered,
 )
 from fedtrain.privacy import PrivacyPlan
+from fedtrain.privacy.mechanisms import mechanism_of_plan, read_plan
 from fedtrain.report.mechanism import Mechanism
 from fedtrain.report.schema import Report
 from fedtrain.report.trail import LedgerTrail, SignedTrail
@@ -180,14 +181,14 @@ class Evidence:
     def plan(self) -> PrivacyPlan:
         """The plan that the server opened the run with."""
         try:
-            return PrivacyPlan.from_data(self.opened.plan)
+            return read_plan(self.opened.plan)
         except PrivacySpecError as error:
             raise UnprovenError(f"the plan of the opening is none: {error}") from error
 
     @property
     def secret(self) -> bool:
         """Whether the accounting relies on nobody knowing who took part."""
-        return self.plan.spec.secret_cohorts
+        return mechanism_of_plan(self.plan).requires.hidden_cohorts
 
     @cached_property
     def ledgers(self) -> Mapping[int, KnownLedger]:

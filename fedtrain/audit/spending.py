@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fedtrain.privacy import SampledGaussian, merge
+from fedtrain.privacy import Event, merge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class Charge:
 
     run: str
     round: int
-    event: SampledGaussian
+    event: Event
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +34,11 @@ class Spent:
     charges: tuple[Charge, ...]
     unanswered: tuple[int, ...]
 
-    def events(self, run: str | None = None) -> tuple[SampledGaussian, ...]:
+    def events(self, run: str | None = None) -> tuple[Event, ...]:
         """Return the steps of one run, or of all, merged: equal charges give equal tuples, in whatever order."""
         return _merged(charge for charge in self.charges if run is None or charge.run == run)
 
-    def course(self, run: str, rounds: Sequence[int]) -> tuple[tuple[SampledGaussian, ...], ...]:
+    def course(self, run: str, rounds: Sequence[int]) -> tuple[tuple[Event, ...], ...]:
         """Return all steps but those of later rounds of a run, merged, for each of some rounds in ascending order."""
         later = sorted((charge for charge in self.charges if charge.run == run), key=lambda charge: charge.round)
         merged = _merged(charge for charge in self.charges if charge.run != run)
@@ -51,5 +51,5 @@ class Spent:
         return tuple(points)
 
 
-def _merged(charges: Iterable[Charge]) -> tuple[SampledGaussian, ...]:
+def _merged(charges: Iterable[Charge]) -> tuple[Event, ...]:
     return merge(charge.event for charge in charges)

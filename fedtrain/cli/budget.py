@@ -15,7 +15,7 @@ from fedtrain.config import Experiment, from_flat, read_flat, read_toml
 from fedtrain.crypto import Identity
 from fedtrain.errors import PrivacySpecError, SiteError
 from fedtrain.ledger import Ledger, LedgerEntry, SitePolicy, find_policy, rounds_left, spent
-from fedtrain.privacy import SampledGaussian, calibrate
+from fedtrain.privacy import Event, calibrate
 from fedtrain.privacy.spec import privacy_spec
 from fedtrain.report.numbers import upper
 
@@ -70,7 +70,7 @@ def _clients(sites: Path) -> list[Path]:
     return folders
 
 
-def _coming(experiment: Experiment) -> tuple[SampledGaussian, str]:
+def _coming(experiment: Experiment) -> tuple[Event, str]:
     """Return what the experiment reserves at once, and whether that is a round or the whole run."""
     if experiment.privacy.mode == "none":
         raise PrivacySpecError(
@@ -82,7 +82,7 @@ def _coming(experiment: Experiment) -> tuple[SampledGaussian, str]:
     return plan.round_event, "round"
 
 
-def _rows(folder: Path, policy: SitePolicy, coming: tuple[SampledGaussian, str] | None) -> list[_Row]:
+def _rows(folder: Path, policy: SitePolicy, coming: tuple[Event, str] | None) -> list[_Row]:
     identity = Identity.load(folder / "identity.pem")
     rows = []
     for file in sorted((folder / "ledgers").glob("*.jsonl")):
@@ -106,7 +106,7 @@ def _rows(folder: Path, policy: SitePolicy, coming: tuple[SampledGaussian, str] 
     return rows
 
 
-def _last(reserved: list[LedgerEntry]) -> tuple[SampledGaussian | None, str]:
+def _last(reserved: list[LedgerEntry]) -> tuple[Event | None, str]:
     """Return what was reserved last. Round 0 is a whole run."""
     if not reserved:
         return None, "round"

@@ -8,6 +8,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fedtrain.config.modes import Mode
+
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -184,7 +186,7 @@ class Training(Section):
 class Privacy(Section):
     """The privacy guarantee and its parameters: see docs/explanation/privacy.md."""
 
-    mode: Literal["none", "record", "client"] = Field(
+    mode: Mode = Field(
         "none", description="none; record: DP-SGD at each client; client: clipped updates, noise added by the server"
     )
     epsilon: Positive = Field(8.0, description="the budget of each client over the whole run")

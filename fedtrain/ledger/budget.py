@@ -1,14 +1,14 @@
 """What a data set has spent, and what may still be spent on it."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 from fedtrain.errors import BudgetError, PrivacySpecError
 from fedtrain.ledger.entry import LedgerEntry
 from fedtrain.ledger.payload import Noise, Unit
 from fedtrain.ledger.site import SitePolicy
 from fedtrain.ledger.totals import Totals
-from fedtrain.privacy import COARSE, SampledGaussian, epsilon_of, merge
+from fedtrain.privacy import COARSE, Event, epsilon_of, merge
+from fedtrain.privacy.mechanisms import adds_up
 
 _PROTECTED: dict[Unit, str] = {"record": "single records", "client": "whole clients"}
 _MIXED: dict[Noise, str] = {
@@ -38,10 +38,10 @@ def spent(entries: Iterable[LedgerEntry], delta: float) -> float:
 def check(
     policy: SitePolicy,
     totals: Totals,
-    event: SampledGaussian,
+    event: Event,
     *,
     run: str,
-    whole: SampledGaussian,
+    whole: Event,
     mode: str,
     unit: Unit,
     noise: Noise,
@@ -92,9 +92,7 @@ def check(
         )
 
 
-def rounds_left(
-    policy: SitePolicy, entries: Sequence[LedgerEntry], event: SampledGaussian, *, limit: int = 100_000
-) -> int:
+def rounds_left(policy: SitePolicy, entries: Sequence[LedgerEntry], event: Event, *, limit: int = 100_000) -> int:
     """Return how many more such events the budget allows, ``limit`` at most.
 
     Raises:
@@ -103,7 +101,7 @@ def rounds_left(
     charged = _charged(entries)
 
     def allowed(count: int, *, coarse: bool) -> bool:
-        events = [*charged, replace(event, steps=event.steps * count)]
+        events = [*charged, event.with_steps(event.steps * count)]
         if coarse:
             return epsilon_of(events, policy.delta, discretization=COARSE) <= policy.epsilon
         return _fits(policy, events)
@@ -116,7 +114,7 @@ def rounds_left(
 def _check_sums(totals: Totals, unit: Unit, noise: Noise) -> None:
     """Check that a charge can be added to those of a ledger."""
     for charged_unit, charged_noise in totals.kinds:
-        if charged_unit != unit:
+        if not adds_up(charged_unit, unit):
             raise BudgetError(
                 f"the ledger of this data set holds charges that protect {_PROTECTED[charged_unit]}; charges that "
                 f"protect {_PROTECTED[unit]} do not add up with them; nothing was trained. {_ELSEWHERE}"
@@ -125,13 +123,13 @@ def _check_sums(totals: Totals, unit: Unit, noise: Noise) -> None:
             raise BudgetError(f"{_MIXED[noise]}; nothing was trained. {_ELSEWHERE}")
 
 
-def _is_part(events: Sequence[SampledGaussian], whole: SampledGaussian) -> bool:
+def _is_part(events: Sequence[Event], whole: Event) -> bool:
     """Say whether some steps are of the mechanism of others, and no more of them."""
     (first, *others) = merge(events)
-    return not others and first.steps <= whole.steps and replace(first, steps=whole.steps) == whole
+    return not others and first.steps <= whole.steps and first.with_steps(whole.steps) == whole
 
 
-def _has_room(policy: SitePolicy, charged: Sequence[SampledGaussian], whole: SampledGaussian) -> bool:
+def _has_room(policy: SitePolicy, charged: Sequence[Event], whole: Event) -> bool:
     """Say whether the budget has room for a whole run, as far as that is quickly known.
 
     Steps that are left out never add to epsilon: what holds for all rounds of a run holds for the first of them.
@@ -145,11 +143,11 @@ def _has_room(policy: SitePolicy, charged: Sequence[SampledGaussian], whole: Sam
         return False
 
 
-def _charged(entries: Iterable[LedgerEntry]) -> list[SampledGaussian]:
+def _charged(entries: Iterable[LedgerEntry]) -> list[Event]:
     return [entry.event for entry in entries if entry.status == "reserved"]
 
 
-def _fits(policy: SitePolicy, events: Sequence[SampledGaussian]) -> bool:
+def _fits(policy: SitePolicy, events: Sequence[Event]) -> bool:
     # Both are upper bounds. The coarse one is about ten times faster, and decides all but the last rounds of a budget.
     return (
         epsilon_of(events, policy.delta, discretization=COARSE) <= policy.epsilon

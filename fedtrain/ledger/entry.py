@@ -1,34 +1,26 @@
 """One line of a ledger: a privacy charge that is reserved, or what became of it."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, cast
 
 from pydantic import PlainSerializer, PlainValidator, TypeAdapter, model_validator
 
 from fedtrain.errors import PrivacySpecError
 from fedtrain.ledger.payload import Digest, Name, Noise, Number, Payload, Time, Unit
-from fedtrain.privacy import SampledGaussian
-
-_RATES = (1e-7, 1.0)
-_NOISES = (0.01, 1e4)
-_MOST_STEPS = 10**6
+from fedtrain.privacy.accounting import COMPOSED
+from fedtrain.privacy.events import Event, read_event
 
 PAYLOAD_TYPE = "application/vnd.fedtrain.ledger-entry.v1+json"
 
 
-def _event(value: object) -> SampledGaussian:
-    event = value if isinstance(value, SampledGaussian) else SampledGaussian.from_data(value)
-    # Events of one mechanism are added up, so that a negative number of steps would take a charge back.
-    rate, noise = event.sampling_rate, event.noise_multiplier
-    # What no plan contains, accountants need not be able to compose.
-    if not (_RATES[0] <= rate <= _RATES[1] and _NOISES[0] <= noise <= _NOISES[1] and 1 <= event.steps <= _MOST_STEPS):
-        raise PrivacySpecError(
-            f"{event} cannot be charged: the sampling rate is in {_RATES}, the noise multiplier in {_NOISES}, and "
-            f"there are 1 to {_MOST_STEPS} steps"
-        )
+def _event(value: object) -> Event:
+    event = cast("Event", value) if hasattr(value, "check_charge") else read_event(value)
+    event.check_charge()
+    if event.kind not in COMPOSED:
+        raise PrivacySpecError(f"events of kind {event.kind!r} cannot be charged: no accountant composes them")
     return event
 
 
-Event = Annotated[SampledGaussian, PlainValidator(_event), PlainSerializer(SampledGaussian.as_data)]
+Charged = Annotated[Event, PlainValidator(_event), PlainSerializer(lambda event: event.as_data())]
 
 
 class LedgerEntry(Payload):
@@ -62,7 +54,7 @@ class LedgerEntry(Payload):
     plan: Digest
     model: Digest
     update: Digest | None
-    event: Event
+    event: Charged
     unit: Unit
     noise: Noise
     status: Literal["reserved", "settled"]
@@ -75,12 +67,12 @@ class LedgerEntry(Payload):
         return self
 
     @property
-    def subject(self) -> tuple[str, int, str, str, SampledGaussian]:
+    def subject(self) -> tuple[str, int, str, str, Event]:
         """What the reservation is for: run, round, plan, model and event. Its settlement has the same."""
         return (self.run, self.round, self.plan, self.model, self.event)
 
     @property
-    def charge(self) -> tuple[tuple[str, int, str, str, SampledGaussian], Unit, Noise]:
+    def charge(self) -> tuple[tuple[str, int, str, str, Event], Unit, Noise]:
         """All that a settlement repeats of its reservation: the subject, the unit and the noise."""
         return (self.subject, self.unit, self.noise)
 

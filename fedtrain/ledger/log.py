@@ -29,7 +29,7 @@ from fedtrain.ledger.stated import Stated
 from fedtrain.ledger.statement import PAYLOAD_TYPE as STATEMENT_TYPE
 from fedtrain.ledger.statement import Statement
 from fedtrain.ledger.totals import Totals
-from fedtrain.privacy import SampledGaussian
+from fedtrain.privacy import Event
 
 _PATIENCE = 60.0
 
@@ -147,9 +147,7 @@ class Ledger:
         last = self._lines[self._lines.rfind(b"\n", 0, -1) + 1 :]
         return Head(sequence=self._count, digest=sha256(last).hexdigest())
 
-    def reserved(
-        self, *, run: str, round_number: int, plan: str, model: str, event: SampledGaussian
-    ) -> LedgerEntry | None:
+    def reserved(self, *, run: str, round_number: int, plan: str, model: str, event: Event) -> LedgerEntry | None:
         """Return the first reservation of exactly this subject, or ``None`` if there is none.
 
         For the arguments see `reserve`.
@@ -163,7 +161,7 @@ class Ledger:
         round_number: int,
         plan: str,
         model: str,
-        event: SampledGaussian,
+        event: Event,
         repeatable: bool,
         unit: Unit,
         noise: Noise,

@@ -7,13 +7,21 @@ holds only while nobody knows who was drawn.
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, TypeAdapter
+from pydantic import AfterValidator, Field, JsonValue, TypeAdapter
 
+from fedtrain.config.modes import Mode
 from fedtrain.crypto import Identity, PublicIdentity, SignedEnvelope
 from fedtrain.errors import ForgeryError
 from fedtrain.ledger.payload import NOTHING, Digest, Name, Noise, Number, Part, Payload, Time, decode
+from fedtrain.privacy.mechanisms import private
 
 PAYLOAD_TYPE = "application/vnd.fedtrain.run-record.v1+json"
+
+
+def _promising(mode: str) -> str:
+    if not private(mode):
+        raise ValueError(f"mode {mode!r} promises nothing, and has no record")
+    return mode
 
 
 class Link(Payload):
@@ -49,7 +57,7 @@ class Opened(Link):
 
     kind: Literal["opened"] = "opened"
     run: Name
-    mode: Literal["record", "client"]
+    mode: Annotated[Mode, AfterValidator(_promising)]
     config: Digest
     plan: dict[str, JsonValue]
     noise: Noise

@@ -2,16 +2,15 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedtrain.config.modes import Mode
 from fedtrain.errors import SiteError
 from fedtrain.ledger.payload import Noise
 
 SITE_FILE = "site.toml"
-
-Mode = Literal["none", "record", "client"]
 
 
 class _Part(BaseModel):

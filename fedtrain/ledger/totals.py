@@ -4,9 +4,9 @@ from collections import Counter
 
 from fedtrain.ledger.entry import LedgerEntry
 from fedtrain.ledger.payload import Noise, Unit
-from fedtrain.privacy import SampledGaussian, merge
+from fedtrain.privacy import Event, merge
 
-Subject = tuple[str, int, str, str, SampledGaussian]
+Subject = tuple[str, int, str, str, Event]
 Charge = tuple[Subject, Unit, Noise]
 
 
@@ -20,7 +20,7 @@ class Totals:
         self._kinds: dict[tuple[Unit, Noise], None] = {}
         self._times: Counter[str] = Counter()
         self._latest: dict[str, int] = {}
-        self._events: dict[str, tuple[SampledGaussian, ...]] = {}
+        self._events: dict[str, tuple[Event, ...]] = {}
 
     def add(self, entry: LedgerEntry) -> None:
         """Count one more entry."""
@@ -60,14 +60,14 @@ class Totals:
         return tuple(self._kinds)
 
     @property
-    def events(self) -> tuple[SampledGaussian, ...]:
+    def events(self) -> tuple[Event, ...]:
         """All that is charged, those of one mechanism joined."""
         return merge(event for events in self._events.values() for event in events)
 
-    def events_of(self, run: str) -> tuple[SampledGaussian, ...]:
+    def events_of(self, run: str) -> tuple[Event, ...]:
         """Return what one run has charged, likewise."""
         return self._events.get(run, ())
 
-    def events_besides(self, run: str) -> tuple[SampledGaussian, ...]:
+    def events_besides(self, run: str) -> tuple[Event, ...]:
         """Return what all other runs have charged, likewise."""
         return merge(event for other, events in self._events.items() if other != run for event in events)

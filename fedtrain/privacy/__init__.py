@@ -11,7 +11,7 @@ from fedtrain.privacy.accounting import (
     epsilon_of,
     second_opinion,
 )
-from fedtrain.privacy.events import SampledGaussian, merge
+from fedtrain.privacy.events import Event, SampledGaussian, merge
 from fedtrain.privacy.plan import AdaptiveClipping, PrivacyPlan, PrivacySpec, calibrate
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "AdaptiveClipping",
     "Bound",
     "Composition",
+    "Event",
     "PrivacyPlan",
     "PrivacySpec",
     "SampledGaussian",

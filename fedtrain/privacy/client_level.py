@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from fedtrain.errors import RunError
 from fedtrain.privacy.clipping import Update, clip_update
 from fedtrain.privacy.noise import RandomSource
-from fedtrain.privacy.plan import AdaptiveClipping, PrivacyPlan, PrivacySpec
+from fedtrain.privacy.plan import PROTECTED, AdaptiveClipping, PrivacyPlan, PrivacySpec
 
 # An adaptive clipping norm outside of these has run away: training stands still, or the noise drowns it.
 _NORMS = (1e-12, 1e12)
@@ -187,7 +187,7 @@ def poisson_cohort(clients: Sequence[int], rate: float, source: RandomSource) ->
 
 
 def _checked(plan: PrivacyPlan, clip_norm: float) -> PrivacySpec:
-    if plan.spec.unit != "client":
+    if plan.spec.neighbouring not in PROTECTED["client"].neighbouring:
         raise ValueError(f"the plan protects one {plan.spec.unit}, and a plan that protects one client is allowed")
     if not 0 < clip_norm < inf:
         raise ValueError(f"clip_norm = {clip_norm!r} is not allowed: it is finite and above 0")

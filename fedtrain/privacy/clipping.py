@@ -44,6 +44,23 @@ def clip_update(update: Update, clip_norm: float) -> tuple[dict[str, NDArray[np.
     return {name: _scaled(value, peak, factor) for name, value in update.items()}, norm <= clip_norm
 
 
+def clip_change(
+    received: Mapping[str, NDArray[Any]], trained: Mapping[str, NDArray[Any]], clip_norm: float
+) -> tuple[dict[str, NDArray[Any]], bool]:
+    """Return the received arrays plus the clipped change, and whether the change was within the bound before.
+
+    The change is computed in float64, and the results have the dtypes received. Rounding to the dtype can lengthen the
+    change by a part in millions: a server that sees it clips again. A change that is not finite becomes zero, and is
+    not within the bound.
+
+    Raises:
+        ValueError: ``clip_norm`` is not finite and above 0.
+    """
+    change = {name: np.subtract(trained[name], value, dtype=np.float64) for name, value in received.items()}
+    clipped, within = clip_update(change, clip_norm)
+    return {name: np.asarray(value + clipped[name], dtype=value.dtype) for name, value in received.items()}, within
+
+
 def _over(value: NDArray[np.floating[Any]], peak: float) -> NDArray[np.float64]:
     return value.astype(np.float64) / (peak or 1.0)
 

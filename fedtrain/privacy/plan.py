@@ -3,6 +3,7 @@
 Sampler, clipping, noise and accounting all derive from one plan, and only ``calibrate`` makes plans.
 """
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from math import ceil, isclose, isfinite
@@ -13,18 +14,51 @@ from pydantic import JsonValue, TypeAdapter
 from fedtrain.crypto.canonical import canonical
 from fedtrain.errors import PrivacySpecError
 from fedtrain.privacy.accounting import COARSE, FINE, epsilon_of
-from fedtrain.privacy.events import KIND, SampledGaussian
+from fedtrain.privacy.events import KIND, MOST_STEPS, SampledGaussian
 
 # Beyond this much noise a step moves the weights by noise alone; below it the guarantee is vacuous.
 NOISE_BOUNDS = (0.3, 1000.0)
 
 LARGEST_EPSILON = 1000.0
-MOST_STEPS = 1_000_000
 
-_NEIGHBOURS = {
-    "record": {"add or remove one record"},
-    "client": {"add or remove one client", "zero out one client"},
+Unit = Literal["record", "client"]
+Neighbouring = Literal["add or remove one record", "add or remove one client", "zero out one client"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Protected:
+    """What follows from the unit.
+
+    Attributes:
+        neighbouring: the relations that are about it.
+        below: what delta has to be below.
+        population: says how many units there are.
+        adaptive: whether the norms of its contributions may be counted to adapt the clipping norm.
+    """
+
+    neighbouring: frozenset[str]
+    below: str
+    population: str
+    adaptive: bool
+
+
+PROTECTED: dict[Unit, _Protected] = {
+    "record": _Protected(
+        neighbouring=frozenset({"add or remove one record"}),
+        below="1 / records of a client",
+        population="batch size {divisor} / sampling rate {sampling_rate:g} means {population:g} records",
+        adaptive=False,
+    ),
+    "client": _Protected(
+        neighbouring=frozenset({"add or remove one client", "zero out one client"}),
+        below="1 / clients",
+        population="there are {population:g} clients",
+        adaptive=True,
+    ),
 }
+
+# Whose contributions are replaced by zero, while everyone knows that it takes part: no draw can hide it.
+_KNOWN_PARTICIPATION = frozenset({"zero out one client"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +98,8 @@ class PrivacySpec:
         adaptive: how the clipping norm adapts; None if it is fixed.
     """
 
-    unit: Literal["record", "client"]
-    neighbouring: Literal["add or remove one record", "add or remove one client", "zero out one client"]
+    unit: Unit
+    neighbouring: Neighbouring
     epsilon: float
     delta: float
     clip_norm: float
@@ -81,18 +115,20 @@ class PrivacySpec:
         """All noised releases that a client takes part in at most."""
         return self.steps_per_round * self.rounds
 
-    @property
-    def secret_cohorts(self) -> bool:
-        """Whether nobody may know which clients took part: the sampling rate is that of whole clients."""
-        return self.neighbouring == "add or remove one client"
-
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyPlan:
-    """A spec with the noise that keeps it. Made by ``calibrate``, and read back by ``from_data``, alone."""
+    """A spec with the noise that keeps it. Made by ``calibrate``, and read back by ``from_data``, alone.
+
+    Attributes:
+        spec: the promise.
+        noise_multiplier: standard deviation of the noise over the clipping norm.
+        kind: the name that tells it from plans of other mechanisms with the same spec. Clients sign its digest.
+    """
 
     spec: PrivacySpec
     noise_multiplier: float
+    kind: str = KIND
 
     def event(self, steps: int) -> SampledGaussian:
         """Return what ``steps`` noised releases under this plan do to privacy."""
@@ -119,7 +155,7 @@ class PrivacyPlan:
 
     def as_data(self) -> dict[str, JsonValue]:
         """Return the plan as a JSON object that names its mechanism."""
-        return {"kind": KIND, "noise_multiplier": self.noise_multiplier, "spec": asdict(self.spec)}
+        return {"kind": self.kind, "noise_multiplier": self.noise_multiplier, "spec": asdict(self.spec)}
 
     @property
     def digest(self) -> str:
@@ -127,11 +163,15 @@ class PrivacyPlan:
         return sha256(canonical(self.as_data())).hexdigest()
 
     @classmethod
-    def from_data(cls, data: object) -> Self:
+    def from_data(cls, data: object, *, kinds: Collection[str] = (KIND,)) -> Self:
         """Return the plan of a JSON object as ``as_data`` makes it, for an auditor.
 
         Every constant is checked, and that they agree with each other. Whether the noise keeps the budget is for
         ``calibrate(plan.spec, noise_multiplier=plan.noise_multiplier)``.
+
+        Args:
+            data: the object.
+            kinds: the kinds of plans that are known.
 
         Raises:
             PrivacySpecError: another mechanism, other fields or types, or constants that no plan can have.
@@ -140,7 +180,9 @@ class PrivacyPlan:
             read = _PLAN.validate_json(canonical(data))
         except ValueError as error:  # pydantic's are ValueErrors too
             raise PrivacySpecError(f"not a privacy plan: {error}") from error
-        plan = cls(spec=read.spec, noise_multiplier=read.noise_multiplier)
+        if read.kind not in kinds:
+            raise PrivacySpecError(f"not a privacy plan: its kind is {read.kind!r}, and {', '.join(kinds)} are known")
+        plan = cls(spec=read.spec, noise_multiplier=read.noise_multiplier, kind=read.kind)
         if canonical(plan.as_data()) != canonical(data):
             raise PrivacySpecError("not a privacy plan: it has fields or types that a plan does not have")
         _check(plan.spec)
@@ -150,7 +192,7 @@ class PrivacyPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class _PlanData:
-    kind: Literal["poisson-sampled-gaussian"]
+    kind: str
     noise_multiplier: float
     spec: PrivacySpec
 
@@ -158,10 +200,10 @@ class _PlanData:
 _PLAN = TypeAdapter(_PlanData)
 
 
-def calibrate(spec: PrivacySpec, *, noise_multiplier: float | None = None) -> PrivacyPlan:
+def calibrate(spec: PrivacySpec, *, noise_multiplier: float | None = None, kind: str = KIND) -> PrivacyPlan:
     """Return the plan with the least noise that keeps the spec.
 
-    With ``noise_multiplier`` that noise is used instead, if it keeps the spec.
+    With ``noise_multiplier`` that noise is used instead, if it keeps the spec. ``kind`` is that of the plan.
 
     Formal guarantee: training under the plan, with noise that nobody can predict, is (epsilon, delta)-differentially
     private for every unit of the spec, by the accounting of ``fedtrain.privacy.accounting``.
@@ -186,7 +228,7 @@ def calibrate(spec: PrivacySpec, *, noise_multiplier: float | None = None) -> Pr
                 f"noise multiplier {noise_multiplier:g} spends epsilon {epsilon:.4g} over {promise}, more than the "
                 f"budget of {spec.epsilon:g}; raise the noise or the budget, or train less"
             )
-        return PrivacyPlan(spec=spec, noise_multiplier=noise_multiplier)
+        return PrivacyPlan(spec=spec, noise_multiplier=noise_multiplier, kind=kind)
 
     low, high = NOISE_BOUNDS
     if (epsilon := spent(high, COARSE)) > spec.epsilon:
@@ -204,7 +246,7 @@ def calibrate(spec: PrivacySpec, *, noise_multiplier: float | None = None) -> Pr
     # Few digits survive printing and copying exactly; rounding up only adds noise.
     noise_multiplier = ceil(high * 1e4) / 1e4
     _check_noise(spec, noise_multiplier)
-    return PrivacyPlan(spec=spec, noise_multiplier=noise_multiplier)
+    return PrivacyPlan(spec=spec, noise_multiplier=noise_multiplier, kind=kind)
 
 
 def _check(spec: PrivacySpec) -> None:
@@ -230,32 +272,27 @@ def _check(spec: PrivacySpec) -> None:
 
 
 def _check_population(spec: PrivacySpec) -> None:
-    if spec.neighbouring not in _NEIGHBOURS[spec.unit]:
+    protected = PROTECTED[spec.unit]
+    if spec.neighbouring not in protected.neighbouring:
         raise PrivacySpecError(f'"{spec.neighbouring}" does not say what protects one {spec.unit}')
     if not (isfinite(spec.population) and spec.population >= 1):
         raise PrivacySpecError(f"population = {spec.population:g} is not allowed: it is finite and at least 1")
-    fixed = spec.neighbouring == "zero out one client"
-    expected = 1.0 if fixed else spec.divisor / spec.population
+    expected = 1.0 if spec.neighbouring in _KNOWN_PARTICIPATION else spec.divisor / spec.population
     if not isclose(spec.sampling_rate, expected, rel_tol=1e-9):
         raise PrivacySpecError(
             f"sampling rate = {spec.sampling_rate:g} is not allowed: to {spec.neighbouring}, with divisor "
             f"{spec.divisor} and population {spec.population:g}, it is {expected:g}"
         )
     if not 0 < spec.delta < 1 / spec.population:
-        why = (
-            f"batch size {spec.divisor} / sampling rate {spec.sampling_rate:g} means {spec.population:g} records"
-            if spec.unit == "record"
-            else f"there are {spec.population:g} clients"
-        )
-        below = "1 / records of a client" if spec.unit == "record" else "1 / clients"
+        why = protected.population.format_map(asdict(spec))
         raise PrivacySpecError(
-            f"delta = {spec.delta:g} is not allowed: it must be below {below}, and {why}, "
+            f"delta = {spec.delta:g} is not allowed: it must be below {protected.below}, and {why}, "
             f"so below {1 / spec.population:.3g}; a larger delta allows publishing a {spec.unit} outright"
         )
 
 
 def _check_adaptive(spec: PrivacySpec, adaptive: AdaptiveClipping) -> None:
-    if spec.unit != "client":
+    if not PROTECTED[spec.unit].adaptive:
         raise PrivacySpecError("adaptive clipping is for client privacy: the norms of single records are not summed")
     if not 0 < adaptive.quantile < 1:
         raise PrivacySpecError(f"clipping quantile = {adaptive.quantile:g} is not allowed: it is in (0, 1)")

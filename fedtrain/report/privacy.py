@@ -9,6 +9,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from fedtrain.config.modes import Mode
+from fedtrain.privacy.mechanisms import private, protects
+from fedtrain.privacy.plan import Neighbouring, Unit
 from fedtrain.report.base import Count, NotNegative, Part, Positive, ascending
 from fedtrain.report.mechanism import Accountant, Adversary, Mechanism, PrivacyEvent, Sampling
 from fedtrain.report.numbers import exact, upper
@@ -17,17 +20,10 @@ CURVE_CLIENTS = 40
 """With more clients than this the curve gives the largest and the median epsilon only."""
 
 Delta = Annotated[float, Field(gt=0, lt=1)]
-Mode = Literal["none", "record", "client"]
-Unit = Literal["record", "client"]
-Neighbouring = Literal["add or remove one record", "add or remove one client", "zero out one client"]
 Noise = Literal["seeded", "secure"]
 
 _ROUNDING = 1e-6  # two bounds of one composition on different grids
 
-_NEIGHBOURING: dict[Unit, tuple[Neighbouring, ...]] = {
-    "record": ("add or remove one record",),
-    "client": ("add or remove one client", "zero out one client"),
-}
 _UNSET_IN_NONE = (
     *("epsilon", "delta", "budget", "unit", "neighbouring", "adversaries", "trusted", "mechanism", "sampling"),
     *("accountants", "noise", "clients", "events", "curve"),
@@ -117,10 +113,10 @@ class Privacy(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.mode == "none":
+        if not private(self.mode):
             self._check_none()
         else:
-            self._check_claim(self.mode)
+            self._check_claim()
             self._check_sampling()
             self._check_curve()
             self._check_charges()
@@ -131,12 +127,12 @@ class Privacy(Part):
             if getattr(self, name) not in (None, ()):
                 raise ValueError(f'{name} is set, but mode = "none" gives no guarantee that it could describe')
 
-    def _check_claim(self, mode: Unit) -> None:
+    def _check_claim(self) -> None:
         for name in _SET_OTHERWISE:
             if getattr(self, name) is None:
-                raise ValueError(f'{", ".join(_SET_OTHERWISE)} are to be set in mode = "{mode}"')
-        if self.unit != mode or self.neighbouring not in _NEIGHBOURING[mode]:
-            raise ValueError(f'unit = "{self.unit}", "{self.neighbouring}", is not what mode = "{mode}" protects')
+                raise ValueError(f'{", ".join(_SET_OTHERWISE)} are to be set in mode = "{self.mode}"')
+        if not protects(self.mode, self.unit, self.neighbouring):
+            raise ValueError(f'unit = "{self.unit}", "{self.neighbouring}", is not what mode = "{self.mode}" protects')
         largest = max((client.epsilon for client in self.clients), default=0.0)
         if self.epsilon != largest:
             raise ValueError(f"epsilon = {self.epsilon} is not the largest over the clients, {largest}")
@@ -156,7 +152,7 @@ class Privacy(Part):
         assert sampling is not None
         if sampling.rate != mechanism.sampling_rate:
             raise ValueError(f"sampling.rate = {sampling.rate}, mechanism.sampling_rate = {mechanism.sampling_rate}")
-        if sampling.scheme not in {"none", f"Poisson, {self.mode}s"}:
+        if sampling.scheme not in {"none", f"Poisson, {self.unit}s"}:
             raise ValueError(
                 f'sampling.scheme = "{sampling.scheme}" does not sample what mode = "{self.mode}" protects'
             )

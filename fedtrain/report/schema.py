@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
+from fedtrain.privacy.mechanisms import private
 from fedtrain.report.base import Count, NotNegative, Part, Positive, Round, Scalar, Sha256, ascending
 from fedtrain.report.evaluation import Evaluations
 from fedtrain.report.privacy import Privacy
@@ -176,7 +177,7 @@ class Report(Part):
             raise ValueError(
                 f"evaluation.history reaches round {self.evaluation.history[-1].round}, rounds = {self.rounds}"
             )
-        if (self.proof is None) != (self.privacy.mode == "none"):
+        if (self.proof is None) != (not private(self.privacy.mode)):
             raise ValueError("proof is to be set exactly where privacy.mode promises something")
         self._check_rounds_of_run()
         return self

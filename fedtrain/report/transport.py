@@ -5,22 +5,13 @@ from dataclasses import dataclass
 from typing import Self
 
 from fedtrain.ledger import Asked, Record
+from fedtrain.privacy.mechanisms import Seen
 from fedtrain.report.schema import RoundEntry
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transport:
-    """What held in a private run so far, by the server's signed record.
-
-    Attributes:
-        sealed: in every round that was asked, models and updates were encrypted end to end.
-        summed: in some round, the server got the sum of the updates alone, and could not clip them.
-        only_sums: in every round that was asked, it did.
-    """
-
-    sealed: bool
-    summed: bool
-    only_sums: bool
+class Transport(Seen):
+    """What held in a private run so far, by the server's signed record."""
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> Self:

@@ -3,6 +3,7 @@
 from fedtrain.config import Experiment
 from fedtrain.privacy import PrivacyPlan, epsilon_of
 from fedtrain.privacy.accounting import ceiling, claim, second_opinion
+from fedtrain.privacy.events import sampled_gaussian
 from fedtrain.report import (
     Accountant,
     AdaptiveClipping,
@@ -12,7 +13,6 @@ from fedtrain.report import (
     PrivacyEvent,
     wording,
 )
-from fedtrain.report.adversaries import adversaries
 from fedtrain.report.transport import Transport
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.spending import Charge, charges, curve
@@ -21,7 +21,6 @@ from fedtrain.serverapp.spending import Charge, charges, curve
 def private_claim(experiment: Experiment, trail: AuditTrail, *, rounds: int) -> Privacy:
     """Return what a private run can claim after so many rounds."""
     plan, spec, mode = trail.plan, trail.plan.spec, experiment.privacy.mode
-    assert mode != "none"
     spent, transport = charges(trail), Transport.of(trail.log.records)
     clients = tuple(_client(client, mine, trail) for client, mine in spent.items())
     most = max(clients, key=lambda client: client.epsilon)
@@ -32,7 +31,7 @@ def private_claim(experiment: Experiment, trail: AuditTrail, *, rounds: int) -> 
         budget=spec.epsilon,
         unit=spec.unit,
         neighbouring=spec.neighbouring,
-        adversaries=adversaries(plan, trail.noise, transport),
+        adversaries=wording.adversaries(plan, trail.noise, transport),
         trusted=wording.trusted(plan, transport),
         mechanism=_mechanism(plan),
         sampling=wording.sampling(plan),
@@ -42,7 +41,7 @@ def private_claim(experiment: Experiment, trail: AuditTrail, *, rounds: int) -> 
         random_source=wording.RANDOM_SOURCE[trail.noise],
         tuning=experiment.privacy.tuning,
         statement=wording.statement(plan, most.epsilon, trail.noise, transport),
-        accesses_not_covered=wording.accesses_not_covered(mode, trail.noise),
+        accesses_not_covered=wording.accesses_not_covered(plan, trail.noise),
         not_covered=wording.not_covered(plan, transport),
         clients=clients,
         events=tuple(_event(charge) for mine in spent.values() for charge in mine),
@@ -96,13 +95,14 @@ def _client(client: int, mine: tuple[Charge, ...], trail: AuditTrail) -> ClientP
 
 
 def _event(charge: Charge) -> PrivacyEvent:
+    event = sampled_gaussian(charge.event)
     return PrivacyEvent(
         client=charge.client,
         run=charge.run,
         round=charge.round,
-        sampling_rate=charge.event.sampling_rate,
-        noise_multiplier=charge.event.noise_multiplier,
-        steps=charge.event.steps,
+        sampling_rate=event.sampling_rate,
+        noise_multiplier=event.noise_multiplier,
+        steps=event.steps,
     )
 
 

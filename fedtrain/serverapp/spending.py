@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from statistics import median_high
 
-from fedtrain.privacy import COARSE, SampledGaussian, epsilon_of, merge
+from fedtrain.privacy import COARSE, Event, epsilon_of, merge
 from fedtrain.report import PrivacyPoint
 from fedtrain.report.privacy import CURVE_CLIENTS
 from fedtrain.serverapp.audit_trail import AuditTrail
@@ -26,7 +26,7 @@ class Charge:
     client: int
     run: str
     round: int
-    event: SampledGaussian
+    event: Event
     unanswered: bool = False
 
 
@@ -86,7 +86,7 @@ def curve(
 
 
 @cache
-def _coarse(events: tuple[SampledGaussian, ...], delta: float) -> float:
+def _coarse(events: tuple[Event, ...], delta: float) -> float:
     return epsilon_of(events, delta, discretization=COARSE)
 
 

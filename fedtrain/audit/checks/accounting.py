@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 from fedtrain.audit.evidence import Evidence
 from fedtrain.audit.verdict import Finding, UnprovenError, decide, not_proven
-from fedtrain.privacy import SampledGaussian
+from fedtrain.privacy import Event
 from fedtrain.privacy.accounting import Bound, ceiling, claim, second_opinion
 
 TOLERANCE = 1e-3
@@ -15,7 +15,7 @@ TOLERANCE = 1e-3
 _CLOSE, _ROUGH = 0.03, 0.12
 _OPINION_RELATIVE = 0.01
 
-Accounting = Callable[[Iterable[SampledGaussian], float], Bound]
+Accounting = Callable[[Iterable[Event], float], Bound]
 
 
 def near(told: float, found: float) -> bool:

@@ -6,6 +6,7 @@ from math import isclose
 from fedtrain.audit.evidence import Evidence
 from fedtrain.audit.spending import Spent
 from fedtrain.audit.verdict import Finding, decide
+from fedtrain.privacy.events import sampled_gaussian
 from fedtrain.report.mechanism import PrivacyEvent
 from fedtrain.report.privacy import ClientPrivacy
 
@@ -83,7 +84,7 @@ def events(evidence: Evidence) -> Finding:
     found: Counter[tuple[int, str, int, float, float, int]] = Counter()
     for client, spent in evidence.spent.items():
         for charge in spent.charges:
-            event = charge.event
+            event = sampled_gaussian(charge.event)
             found[client, charge.run, charge.round, event.sampling_rate, event.noise_multiplier, event.steps] += 1
     problems = [f"round {key[2]}, client {key[0]}: a charge is missing from privacy.events" for key in found - told]
     problems += [

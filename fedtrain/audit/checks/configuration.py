@@ -5,7 +5,7 @@ from dataclasses import fields
 from fedtrain.audit.evidence import Evidence
 from fedtrain.audit.verdict import Finding, decide, fails
 from fedtrain.config import Experiment, from_flat
-from fedtrain.errors import ConfigError
+from fedtrain.errors import ConfigError, PrivacySpecError
 from fedtrain.privacy import PrivacySpec
 from fedtrain.privacy.spec import privacy_spec
 
@@ -24,7 +24,7 @@ def configuration(evidence: Evidence) -> Finding:
     try:
         experiment = from_flat(report.config)
         spec = privacy_spec(experiment)
-    except (ConfigError, ValueError, ArithmeticError) as error:
+    except (ConfigError, PrivacySpecError, ValueError, ArithmeticError) as error:
         return fails("; ".join([*problems, f"the configuration gives no plan: {error}"]))
     problems += [
         f"{field.name} is {getattr(spec, field.name)} by the configuration, and {getattr(plan.spec, field.name)} in "

@@ -6,12 +6,12 @@ from statistics import median_high
 from fedtrain.audit.checks.accounting import near
 from fedtrain.audit.evidence import Evidence
 from fedtrain.audit.verdict import Finding, decide, not_proven
-from fedtrain.privacy import COARSE, SampledGaussian, epsilon_of
+from fedtrain.privacy import COARSE, Event, epsilon_of
 
 _COMPUTED = 12  # values of the curve that are composed again; each takes a tenth of a second
 _CURVE_TOLERANCE = 0.01  # the curve is composed on a coarse grid
 
-Events = tuple[SampledGaussian, ...]
+Events = tuple[Event, ...]
 
 
 def curve(evidence: Evidence) -> Finding:
@@ -34,7 +34,7 @@ def curve(evidence: Evidence) -> Finding:
         elif until:
             until.sort(key=_steps)
             cells += [(point.round, until[-1], point.max), (point.round, until[len(until) // 2], point.median)]
-    several = len({(event.sampling_rate, event.noise_multiplier) for _, found, _ in cells for event in found}) > 1
+    several = len({(event.kind, event.parameters) for _, found, _ in cells for event in found}) > 1
     falls = _falls(evidence)
     if several and not (problems or falls) and not all(point.clients for point in privacy.curve):
         return not_proven("there are many clients and several mechanisms: only the end of the curve is checked")
@@ -107,11 +107,11 @@ def _some(distinct: list[Events]) -> list[Events]:
 def _disorder(cells: list[tuple[int, Events, float]]) -> list[str]:
     """Say where more steps of one mechanism are said to spend less."""
     problems = []
-    before: dict[tuple[float, float], float] = {}
+    before: dict[tuple[str, tuple[float, ...]], float] = {}
     for number, found, value in cells:
         if len(found) != 1:
             continue
-        key = (found[0].sampling_rate, found[0].noise_multiplier)
+        key = (found[0].kind, found[0].parameters)
         if value < before.get(key, 0.0) * (1 - _CURVE_TOLERANCE):
             problems.append(f"round {number}: the curve says {value:.6g}, less than for fewer steps")
         before[key] = max(value, before.get(key, 0.0))

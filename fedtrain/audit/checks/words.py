@@ -3,7 +3,6 @@
 from fedtrain.audit.evidence import Evidence
 from fedtrain.audit.verdict import Finding, decide
 from fedtrain.report import wording
-from fedtrain.report.adversaries import adversaries
 from fedtrain.report.transport import Transport
 
 
@@ -14,15 +13,17 @@ def words(evidence: Evidence) -> Finding:
     """
     report, privacy = evidence.report, evidence.report.privacy
     plan, noise, transport = evidence.plan, evidence.opened.noise, Transport.of(evidence.records)
-    mode = plan.spec.unit
     pairs: dict[str, tuple[object, object]] = {
-        "adversaries": (privacy.adversaries, adversaries(plan, noise, transport)),
+        "adversaries": (privacy.adversaries, wording.adversaries(plan, noise, transport)),
         "trusted": (privacy.trusted, wording.trusted(plan, transport)),
         "sampling": (privacy.sampling, wording.sampling(plan)),
         "composition": (privacy.composition, wording.COMPOSITION),
         "random_source": (privacy.random_source, wording.RANDOM_SOURCE[noise]),
         "statement": (privacy.statement, wording.statement(plan, privacy.epsilon or 0.0, noise, transport)),
-        "accesses_not_covered": (privacy.accesses_not_covered, wording.accesses_not_covered(mode, noise)),
+        "accesses_not_covered": (
+            privacy.accesses_not_covered,
+            wording.accesses_not_covered(plan, noise),
+        ),
         "not_covered": (privacy.not_covered, wording.not_covered(plan, transport)),
     }
     problems = [

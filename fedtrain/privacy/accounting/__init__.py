@@ -1,5 +1,6 @@
 """How much privacy a sequence of events spends, by three accountants."""
 
+from fedtrain.privacy.accounting.base import COMPOSED
 from fedtrain.privacy.accounting.bounds import (
     ACCOUNTANT,
     COARSE,
@@ -16,6 +17,7 @@ from fedtrain.privacy.accounting.bounds import (
 __all__ = [
     "ACCOUNTANT",
     "COARSE",
+    "COMPOSED",
     "FINE",
     "Bound",
     "Composition",

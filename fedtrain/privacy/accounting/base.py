@@ -5,7 +5,7 @@ from math import fsum, isfinite
 from typing import Protocol
 
 from fedtrain.errors import PrivacySpecError
-from fedtrain.privacy.events import SampledGaussian, merge
+from fedtrain.privacy.events import Event, SampledGaussian, merge
 
 
 class Accountant(Protocol):
@@ -24,7 +24,11 @@ class Accountant(Protocol):
     def version(self) -> str:
         """The version of the library."""
 
-    def epsilon(self, events: Iterable[SampledGaussian], delta: float) -> float:
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of events that it can compose."""
+
+    def epsilon(self, events: Iterable[Event], delta: float) -> float:
         """Return an upper bound on the epsilon that all events together spend at ``delta``.
 
         Raises:
@@ -32,7 +36,7 @@ class Accountant(Protocol):
         """
 
 
-def checked(events: Iterable[SampledGaussian], delta: float) -> tuple[SampledGaussian, ...]:
+def checked(events: Iterable[Event], delta: float) -> tuple[Event, ...]:
     """Return the events that spend anything, merged and in a fixed order.
 
     Raises:
@@ -42,13 +46,28 @@ def checked(events: Iterable[SampledGaussian], delta: float) -> tuple[SampledGau
         raise PrivacySpecError(f"delta = {delta:g} is not allowed: it is in (0, 1)")
     found = tuple(events)
     for event in found:
-        valid = 0 < event.sampling_rate <= 1 and event.noise_multiplier > 0 and event.steps >= 0
-        if not (valid and isfinite(event.noise_multiplier)):
-            raise PrivacySpecError(
-                f"{event} is not a Poisson-sampled Gaussian: the sampling rate is in (0, 1], the noise multiplier "
-                "finite and above 0, the number of steps not negative"
-            )
+        event.check()
     return tuple(event for event in merge(found) if event.steps)
+
+
+def gaussians(events: Iterable[Event], delta: float) -> tuple[SampledGaussian, ...]:
+    """Return the events that spend anything, for an accountant that composes Poisson-sampled Gaussians alone.
+
+    Raises:
+        PrivacySpecError: as for `checked`, or an event of another kind.
+    """
+    found = checked(events, delta)
+    sampled = tuple(event for event in found if isinstance(event, SampledGaussian))
+    if len(sampled) < len(found):
+        others = sorted({event.kind for event in found} - GAUSSIANS)
+        raise PrivacySpecError(f"it does not compose events of kind {', '.join(others)}")
+    return sampled
+
+
+GAUSSIANS = frozenset({SampledGaussian.kind})
+
+COMPOSED = GAUSSIANS
+"""The kinds of events that some accountant composes."""
 
 
 def folded(events: tuple[SampledGaussian, ...]) -> tuple[SampledGaussian, ...]:

@@ -11,8 +11,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from fedtrain.errors import PrivacySpecError
-from fedtrain.privacy.accounting.base import Accountant, checked
-from fedtrain.privacy.events import SampledGaussian, merge
+from fedtrain.privacy.accounting.base import Accountant, checked, gaussians
+from fedtrain.privacy.events import Event, merge
 
 if TYPE_CHECKING:
     from fedtrain.privacy.accounting.pld import PldComposition
@@ -42,12 +42,12 @@ class Bound:
     note: str | None = None
 
 
-def epsilon_of(events: Iterable[SampledGaussian], delta: float, *, discretization: float = FINE) -> float:
+def epsilon_of(events: Iterable[Event], delta: float, *, discretization: float = FINE) -> float:
     """Return the epsilon of ``claim``."""
     return claim(events, delta, discretization=discretization).epsilon
 
 
-def claim(events: Iterable[SampledGaussian], delta: float, *, discretization: float = FINE) -> Bound:
+def claim(events: Iterable[Event], delta: float, *, discretization: float = FINE) -> Bound:
     """Return an upper bound on the epsilon that all events together spend at ``delta``.
 
     Zero if there are no steps. The result does not depend on the order or grouping of the events. Where the privacy
@@ -63,7 +63,7 @@ def claim(events: Iterable[SampledGaussian], delta: float, *, discretization: fl
     return first_bound((PldAccountant(discretization=discretization), RdpAccountant()), events, delta)
 
 
-def second_opinion(events: Iterable[SampledGaussian], delta: float) -> Bound:
+def second_opinion(events: Iterable[Event], delta: float) -> Bound:
     """Return the bound of an independent implementation; the ceiling where that cannot give one, with a note.
 
     Raises:
@@ -75,7 +75,7 @@ def second_opinion(events: Iterable[SampledGaussian], delta: float) -> Bound:
     return first_bound((PrvAccountant(), RdpAccountant()), events, delta)
 
 
-def ceiling(events: Iterable[SampledGaussian], delta: float) -> Bound:
+def ceiling(events: Iterable[Event], delta: float) -> Bound:
     """Return a bound that is never below the true epsilon, and larger than the others.
 
     Raises:
@@ -86,7 +86,7 @@ def ceiling(events: Iterable[SampledGaussian], delta: float) -> Bound:
     return first_bound((RdpAccountant(),), events, delta)
 
 
-def first_bound(accountants: Sequence[Accountant], events: Iterable[SampledGaussian], delta: float) -> Bound:
+def first_bound(accountants: Sequence[Accountant], events: Iterable[Event], delta: float) -> Bound:
     """Return the bound of the first accountant that gives one: finite and not negative.
 
     Raises:
@@ -96,9 +96,13 @@ def first_bound(accountants: Sequence[Accountant], events: Iterable[SampledGauss
 
 
 @lru_cache(maxsize=4096)
-def _first_bound(accountants: tuple[Accountant, ...], events: tuple[SampledGaussian, ...], delta: float) -> Bound:
+def _first_bound(accountants: tuple[Accountant, ...], events: tuple[Event, ...], delta: float) -> Bound:
     failures: list[str] = []
+    kinds = {event.kind for event in events}
     for accountant in accountants:
+        if strange := sorted(kinds - accountant.kinds):
+            failures.append(f"{accountant.name} does not compose events of kind {', '.join(strange)}")
+            continue
         try:
             epsilon = accountant.epsilon(events, delta)
         except Exception as error:  # noqa: BLE001 - a numerical library raises anything, and another one is at hand
@@ -119,10 +123,10 @@ class Composition:
 
     def __init__(self, discretization: float = COARSE) -> None:
         self._discretization = discretization
-        self._events: tuple[SampledGaussian, ...] = ()
+        self._events: tuple[Event, ...] = ()
         self._composed: PldComposition | None = None
 
-    def add(self, event: SampledGaussian) -> None:
+    def add(self, event: Event) -> None:
         """Add an event.
 
         Raises:
@@ -130,7 +134,7 @@ class Composition:
         """
         from fedtrain.privacy.accounting.pld import PldComposition  # noqa: PLC0415 - it takes a second to import
 
-        events = checked([event], 0.5)
+        events = gaussians([event], 0.5)
         self._events = merge((*self._events, *events))
         self._composed = self._composed or PldComposition(self._discretization)
         self._composed.add(events)

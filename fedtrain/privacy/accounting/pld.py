@@ -14,8 +14,8 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
 from fedtrain.errors import PrivacySpecError
-from fedtrain.privacy.accounting.base import bounded, checked, folded
-from fedtrain.privacy.events import SampledGaussian, merge
+from fedtrain.privacy.accounting.base import GAUSSIANS, bounded, folded, gaussians
+from fedtrain.privacy.events import Event, SampledGaussian, merge
 
 NAME = "dp-accounting PLD, pessimistic"
 
@@ -54,14 +54,19 @@ class PldAccountant:
         """The version of the library."""
         return version("dp-accounting")
 
-    def epsilon(self, events: Iterable[SampledGaussian], delta: float) -> float:
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of events that it can compose."""
+        return GAUSSIANS
+
+    def epsilon(self, events: Iterable[Event], delta: float) -> float:
         """Return an upper bound on the epsilon that all events together spend at ``delta``.
 
         Raises:
             PrivacySpecError: an event outside of the mechanism's domain, or a composition that cannot be bounded.
         """
         composition = PldComposition(self.discretization)
-        composition.add(checked(events, delta))
+        composition.add(gaussians(events, delta))
         return composition.epsilon(delta)
 
 

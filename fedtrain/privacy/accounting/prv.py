@@ -15,8 +15,8 @@ from opacus.accountants import PRVAccountant as Prv
 from opacus.accountants.analysis.prv import PoissonSubsampledGaussianPRV, compute_safe_domain_size
 
 from fedtrain.errors import PrivacySpecError
-from fedtrain.privacy.accounting.base import bounded, checked, folded
-from fedtrain.privacy.events import SampledGaussian
+from fedtrain.privacy.accounting.base import GAUSSIANS, bounded, folded, gaussians
+from fedtrain.privacy.events import Event, SampledGaussian
 
 NAME = "Opacus PRV, upper end"
 
@@ -42,13 +42,18 @@ class PrvAccountant:
         """The version of the library."""
         return version("opacus")
 
-    def epsilon(self, events: Iterable[SampledGaussian], delta: float) -> float:
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of events that it can compose."""
+        return GAUSSIANS
+
+    def epsilon(self, events: Iterable[Event], delta: float) -> float:
         """Return an upper bound on the epsilon that all events together spend at ``delta``.
 
         Raises:
             PrivacySpecError: an event outside of the mechanism's domain, or a composition that cannot be bounded.
         """
-        composed = folded(checked(events, delta))
+        composed = folded(gaussians(events, delta))
         if not composed:
             return 0.0
         accountant = Prv()

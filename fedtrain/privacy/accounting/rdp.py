@@ -12,8 +12,8 @@ from importlib.metadata import version
 from dp_accounting import NeighboringRelation, dp_event
 from dp_accounting.rdp import RdpAccountant as Rdp
 
-from fedtrain.privacy.accounting.base import bounded, checked, folded
-from fedtrain.privacy.events import SampledGaussian
+from fedtrain.privacy.accounting.base import GAUSSIANS, bounded, folded, gaussians
+from fedtrain.privacy.events import Event
 
 NAME = "dp-accounting RDP"
 
@@ -40,13 +40,18 @@ class RdpAccountant:
         """The version of the library."""
         return version("dp-accounting")
 
-    def epsilon(self, events: Iterable[SampledGaussian], delta: float) -> float:
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of events that it can compose."""
+        return GAUSSIANS
+
+    def epsilon(self, events: Iterable[Event], delta: float) -> float:
         """Return an upper bound on the epsilon that all events together spend at ``delta``.
 
         Raises:
             PrivacySpecError: an event outside of the mechanism's domain, or a composition that cannot be bounded.
         """
-        composed = folded(checked(events, delta))
+        composed = folded(gaussians(events, delta))
         if not composed:
             return 0.0
         accountant = Rdp(neighboring_relation=NeighboringRelation.ADD_OR_REMOVE_ONE)

@@ -13,7 +13,7 @@ import pytest
 from fedtrain.config.digest import config_digest
 from fedtrain.ledger.entry import PAYLOAD_TYPE
 from fedtrain.privacy import PrivacyPlan
-from fedtrain.report.adversaries import adversaries
+from fedtrain.report import wording
 from fedtrain.report.transport import Transport
 from tests.unit.audit.world import (
     World,
@@ -67,7 +67,7 @@ def test_words_that_do_not_follow_are_refuted(name, make, judge):
 def test_a_server_that_is_trusted_is_not_told_to_be_bounded(judge):
     world = client_world()
     plain = world.report()
-    plain["privacy"]["adversaries"] = parts(adversaries(record_world().plan, "secure", NOTHING_SAID))
+    plain["privacy"]["adversaries"] = parts(wording.adversaries(record_world().plan, "secure", NOTHING_SAID))
     _, checks = judge(world.closed(plain), world.roster)
     assert "privacy.adversaries does not say" in checks["words"].detail
 

@@ -18,7 +18,6 @@ from fedtrain.ledger.statement import Statement
 from fedtrain.privacy import COARSE, AdaptiveClipping, PrivacyPlan, PrivacySpec, SampledGaussian, epsilon_of, merge
 from fedtrain.privacy.accounting import ceiling, claim, second_opinion
 from fedtrain.report import SCHEMA, Report, body_digest, wording
-from fedtrain.report.adversaries import adversaries
 from fedtrain.report.transport import Transport
 from fedtrain.trust import Roster
 
@@ -299,7 +298,7 @@ class World:
             "budget": plan.spec.epsilon,
             "unit": plan.spec.unit,
             "neighbouring": plan.spec.neighbouring,
-            "adversaries": parts(adversaries(plan, self.noise, transport)),
+            "adversaries": parts(wording.adversaries(plan, self.noise, transport)),
             "trusted": wording.trusted(plan, transport),
             "mechanism": mechanism(plan),
             "sampling": wording.sampling(plan).model_dump(mode="json"),
@@ -312,7 +311,7 @@ class World:
             "random_source": wording.RANDOM_SOURCE[self.noise],
             "tuning": self.config["privacy.tuning"],
             "statement": wording.statement(plan, most["epsilon"], self.noise, transport),
-            "accesses_not_covered": wording.accesses_not_covered(plan.spec.unit, self.noise),
+            "accesses_not_covered": wording.accesses_not_covered(plan, self.noise),
             "not_covered": wording.not_covered(plan, transport),
             "clients": clients,
             "events": events,

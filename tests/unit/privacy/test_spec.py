@@ -1,6 +1,7 @@
 import pytest
 
 from fedtrain.config import from_flat
+from fedtrain.errors import PrivacySpecError
 from fedtrain.privacy import AdaptiveClipping
 from fedtrain.privacy.spec import privacy_spec
 
@@ -47,5 +48,5 @@ def test_adaptive_clipping_is_a_part_of_the_spec():
 
 
 def test_without_privacy_there_is_no_spec():
-    with pytest.raises(ValueError, match="promises nothing"):
+    with pytest.raises(PrivacySpecError, match="promises nothing"):
         privacy_spec(from_flat({}))

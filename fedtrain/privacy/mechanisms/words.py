@@ -1,0 +1,36 @@
+"""Words and constants that mechanisms share."""
+
+from fedtrain.config import Experiment
+from fedtrain.privacy.mechanisms.base import Adversary
+
+
+def participations(experiment: Experiment) -> int:
+    """Return the rounds that one client trains in at most, where that is capped.
+
+    More than the rounds of the experiment is room for rounds that are lost and asked again.
+    """
+    return experiment.privacy.max_participations or experiment.federation.rounds
+
+
+def reader(by: str) -> Adversary:
+    """Return the one who gets the models, and what bounds them."""
+    return Adversary(who="whoever gets the model", sees="the final and the best model", bounded=True, by=by)
+
+
+AUDITOR = Adversary(
+    who="whoever reads this report",
+    sees="configuration, measurements on test records, ledgers",
+    bounded=True,
+    by="all are public constants or computed from released models, except what is listed as not covered",
+)
+
+RELAY = "whoever relays messages between server and clients"
+OPEN = "what the server sees"
+SEALED = "who sends how much to whom, and when; keys, ledgers and statements; models and updates only encrypted"
+OTHER_CLIENT = (
+    "the global model of each round that it takes part in, and with secure aggregation who else takes part in it"
+)
+ONLY_SUMS = (
+    "the sum of the {} of each round, and who took part; a single update with the help of other clients of a cohort, "
+    "or if it asks for the same work in cohorts that differ in one client, and subtracts the sums"
+)
