@@ -49,7 +49,7 @@ def largest_epsilon(trail: AuditTrail, *, up_to: int) -> float:
     return max(spent, default=0.0)
 
 
-def _charged(trail: AuditTrail, client: int, *, up_to: int) -> tuple[SampledGaussian, ...]:
+def _charged(trail: AuditTrail, client: int, *, up_to: int) -> tuple[Event, ...]:
     """Return what a client's ledger has charged for this run up to a round, those of one mechanism joined."""
     totals = trail.copies.totals(client)
     if totals.latest(trail.run) <= up_to:
