@@ -44,6 +44,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/deptry fedtrain server clients
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/simulation.py

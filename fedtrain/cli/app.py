@@ -4,7 +4,6 @@ import sys
 from importlib import import_module
 from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperCommand, TyperGroup
 
@@ -37,16 +36,14 @@ class LazyGroup(TyperGroup):
         super().__init__(**attributes)
         self.commands = {name: TyperCommand(name, help=summary) for name, (_, summary) in COMMANDS.items()}
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Return the command that the arguments name, imported, and the arguments that are left."""
         name, _, rest = super().resolve_command(ctx, args)
         return name, None if name is None else load(name), rest
 
 
-def load(name: str) -> click.Command:
-    """Import one of the commands."""
+def load(name: str) -> Any:
+    """Import one of the commands, and return it as a command of click's, which typer is built on."""
     found = getattr(import_module(COMMANDS[name][0]), name)
     if isinstance(found, typer.Typer):
         return typer.main.get_group(found)

@@ -18,6 +18,24 @@ _OPINION_RELATIVE = 0.01
 Accounting = Callable[[Iterable[Event], float], Bound]
 
 
+def _independent(events: Iterable[SampledGaussian], delta: float) -> Bound:
+    """Return the second opinion, by a library that an auditor may not have.
+
+    Raises:
+        UnprovenError: Opacus, or torch which it needs, is not installed.
+    """
+    try:
+        return second_opinion(events, delta)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in {"opacus", "torch"}:
+            raise
+        raise UnprovenError(
+            f"the second opinion is not available here: {missing} is not installed; an installation of fedtrain "
+            "with all that it depends on has it"
+        ) from error
+
+
 def near(told: float, found: float) -> bool:
     """Say whether two values of one epsilon agree."""
     return abs(told - found) <= TOLERANCE * max(1.0, found)
@@ -78,7 +96,7 @@ def opinion(evidence: Evidence) -> Finding:
     for client in evidence.report.privacy.clients:
         if client.client not in evidence.spent:
             continue
-        bound = second_opinion(evidence.spent[client.client].events(), delta)
+        bound = _independent(evidence.spent[client.client].events(), delta)
         where = f"client {client.client}"
         if bound.note is not None:
             gave_up.append(f"{where}: {bound.note}")
@@ -117,11 +135,15 @@ def accountants(evidence: Evidence) -> Finding:
     if most is None or most.client not in evidence.spent:
         raise UnprovenError("there is no ledger of the client that spent most")
     charged = evidence.spent[most.client].events()
-    expected: dict[str, Accounting] = {"claim": claim, "second opinion": second_opinion, "ceiling": ceiling}
+    expected: dict[str, Accounting] = {"claim": claim, "second opinion": _independent, "ceiling": ceiling}
     told = {accountant.role: accountant for accountant in privacy.accountants}
-    problems = [f"no {role} is named" for role in expected if role not in told]
+    problems, unproven = [f"no {role} is named" for role in expected if role not in told], []
     for role, accountant in told.items():
-        found = expected[role](charged, delta)
+        try:
+            found = expected[role](charged, delta)
+        except UnprovenError as error:
+            unproven.append(str(error))
+            continue
         if accountant.name != found.accountant:
             problems.append(
                 f'the {role} is of "{accountant.name}", which is not the accountant of that role, "{found.accountant}"'
@@ -130,6 +152,8 @@ def accountants(evidence: Evidence) -> Finding:
             problems.append(f"the {role} is {accountant.epsilon:.6g}, and {accountant.name} gives {found.epsilon:.6g}")
         elif accountant.note != found.note:
             problems.append(f"the note of the {role} is not what {accountant.name} gives: {found.note}")
+    if unproven and not problems:
+        return not_proven("; ".join(unproven))
     return decide(
         problems, "; ".join(f"{role}: {accountant.name}, {accountant.version}" for role, accountant in told.items())
     )

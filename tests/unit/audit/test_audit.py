@@ -1,8 +1,10 @@
 import copy
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -231,6 +233,42 @@ def test_where_the_second_opinion_gives_up_that_is_said(judge):
     assert verdict.holds
     assert checks["epsilon, second opinion"].status == "not proven"
     assert "gave no bound" in checks["epsilon, second opinion"].detail
+
+
+@pytest.fixture(params=["opacus", "torch"])
+def without(request, monkeypatch):
+    """Let a library that the second opinion needs be missing, as for an auditor who has no torch."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "opacus"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "fedtrain.privacy.accounting.prv", raising=False)
+    monkeypatch.setitem(sys.modules, request.param, None)
+    return request.param
+
+
+def test_without_opacus_the_second_opinion_is_not_proven_and_all_else_is(without, world, honest, judge):
+    verdict, checks = judge(honest, world.roster)
+    for name in ("epsilon, second opinion", "accountants"):
+        assert checks[name].status == "not proven"
+        assert f"the second opinion is not available here: {without} is not installed" in checks[name].detail
+    assert verdict.holds
+    for name in ("epsilon", "epsilon, ceiling", "epsilon over the rounds"):
+        assert checks[name].status == "holds"
+
+
+def test_without_opacus_a_false_claim_fails_all_the_same(without, world, honest, judge):
+    plain = copy.deepcopy(honest)
+    (told,) = [accountant for accountant in plain["privacy"]["accountants"] if accountant["role"] == "ceiling"]
+    told["epsilon"] += 1
+    _, checks = judge(plain, world.roster)
+    assert checks["accountants"].status == "fails"
+    assert f"the ceiling is {told['epsilon']:.6g}, and dp-accounting RDP gives" in checks["accountants"].detail
+
+
+def test_a_second_opinion_that_is_broken_is_not_taken_for_one_that_is_missing(monkeypatch, world, honest, judge):
+    monkeypatch.delitem(sys.modules, "fedtrain.privacy.accounting.prv", raising=False)
+    monkeypatch.setitem(sys.modules, "opacus.accountants.analysis.prv", ModuleType("empty"))
+    with pytest.raises(ImportError, match="cannot import name"):
+        judge(honest, world.roster)
 
 
 def test_a_curve_of_many_clients_is_checked_by_its_largest_and_median(judge):

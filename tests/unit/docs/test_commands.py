@@ -30,6 +30,11 @@ ALLOWED = {
     "cmp runs/stopped/model-final.safetensors runs/demo/model-final.safetensors",
     # test_recompute.py runs the program.
     "python recompute.py runs/demo/report.json",
+    # test_wheel.py audits with the wheel and the packages of the list alone.
+    "python -m venv auditor",
+    "auditor/bin/pip install --requirement auditor-requirements.txt",
+    "auditor/bin/pip install --no-deps fedtrain-0.1.0-py3-none-any.whl",
+    "auditor/bin/fedtrain audit report.json --roster roster.json",
 }
 SYSTEM = {"scp", "sed"}
 FLOWER_VARIABLES = {
