@@ -18,7 +18,7 @@ _OPINION_RELATIVE = 0.01
 Accounting = Callable[[Iterable[Event], float], Bound]
 
 
-def _independent(events: Iterable[SampledGaussian], delta: float) -> Bound:
+def _independent(events: Iterable[Event], delta: float) -> Bound:
     """Return the second opinion, by a library that an auditor may not have.
 
     Raises:
