@@ -1,4 +1,4 @@
-"""Check a report as a third party: from its bytes and pinned keys alone, trusting nothing that it says."""
+"""The audit of a report by a third party: from its bytes and pinned keys alone, without trust in any of it."""
 
 from fedtrain.audit.run import CHECKS, audit, read_report
 from fedtrain.audit.verdict import Check, Verdict

@@ -92,7 +92,7 @@ class Evidence:
     """All that an audit looks at.
 
     Attributes:
-        report: the report; its mode promises something.
+        report: the report, of a private mode.
         pinned: the keys that the auditor trusts; None if none were given.
         copies: ledgers that the auditor got from clients.
     """
@@ -104,7 +104,7 @@ class Evidence:
     @property
     def proof(self) -> SignedTrail:
         """The proof of the report."""
-        assert self.report.proof is not None  # it is set wherever a mode promises something
+        assert self.report.proof is not None  # it is set in every private mode
         return self.report.proof
 
     @property

@@ -38,7 +38,7 @@ class Spent:
         """Return the steps of one run, or of all, merged: equal charges give equal tuples, in whatever order."""
         return _merged(charge for charge in self.charges if run is None or charge.run == run)
 
-    def course(self, run: str, rounds: Sequence[int]) -> tuple[tuple[Event, ...], ...]:
+    def cumulative(self, run: str, rounds: Sequence[int]) -> tuple[tuple[Event, ...], ...]:
         """Return all steps but those of later rounds of a run, merged, for each of some rounds in ascending order."""
         later = sorted((charge for charge in self.charges if charge.run == run), key=lambda charge: charge.round)
         merged = _merged(charge for charge in self.charges if charge.run != run)

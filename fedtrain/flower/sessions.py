@@ -21,7 +21,7 @@ from fedtrain.trust import Roster, SessionKeys, client_name
 RECORD = "fedtrain.session"
 _SAME_VERSION = "install the same version of fedtrain on both machines"
 OFFER, END, ROSTER, MEMBERSHIP = "offer", "end", "roster", "membership"
-KEYS, SEALING, SPOKEN = "keys", "sealing", "protocol"
+KEYS, SEALING, VERSION = "keys", "sealing", "protocol"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,11 +208,11 @@ def _announcement(
     content: RecordDict, offer: SessionOffer, roster: Roster, *, expected: int | None = None
 ) -> _Announced:
     record: Mapping[str, Any] = content.config_records.get(RECORD, ConfigRecord())
-    line, sealing, spoken = record.get(KEYS), record.get(SEALING), record.get(SPOKEN)
+    line, sealing, protocol = record.get(KEYS), record.get(SEALING), record.get(VERSION)
     if not (isinstance(line, bytes) and isinstance(sealing, bytes)):
         raise TransportError("its answer is malformed: it has signed keys and a sealing key")
-    if spoken != PROTOCOL:
-        raise TransportError(f"it speaks protocol {spoken}, and this server protocol {PROTOCOL}: {_SAME_VERSION}")
+    if protocol != PROTOCOL:
+        raise TransportError(f"it speaks protocol {protocol}, and this server protocol {PROTOCOL}: {_SAME_VERSION}")
     envelope = SignedEnvelope.from_line(line)
     client = _signer(envelope, roster) if expected is None else expected
     keys = SessionKeys.verify(envelope, roster.clients[client])

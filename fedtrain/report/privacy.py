@@ -1,4 +1,4 @@
-"""The part of the report that says what is promised to the owners of the records.
+"""The part of the report that states the guarantee to the owners of the records.
 
 An auditor can compose ``events`` again, client by client, and must arrive at the same epsilons.
 """

@@ -1,4 +1,4 @@
-"""The privacy part of the report: what is promised, on what grounds, and what is not covered."""
+"""The privacy part of the report: the claim, the evidence behind it, and what it does not cover."""
 
 from fedtrain.config import Experiment
 from fedtrain.privacy import PrivacyPlan, epsilon_of

@@ -24,9 +24,9 @@ def curve(evidence: Evidence) -> Finding:
     cells: list[tuple[int, Events, float]] = []
     problems = _points(evidence)
     numbers = [point.round for point in privacy.curve]
-    courses = [mine.course(run, numbers) for mine in spent]
+    cumulative = [mine.cumulative(run, numbers) for mine in spent]
     for place, point in enumerate(privacy.curve):
-        until = [course[place] for course in courses]
+        until = [events[place] for events in cumulative]
         if point.clients and len(point.clients) == len(until):
             cells += [(point.round, *cell) for cell in zip(until, point.clients, strict=True)]
             if median_high(point.clients) != point.median:

@@ -17,7 +17,7 @@ from fedtrain.flower.sessions import (
     RECORD,
     ROSTER,
     SEALING,
-    SPOKEN,
+    VERSION,
     is_of_a_session,
 )
 from fedtrain.messaging import PROTOCOL, SessionEnd, SessionOffer
@@ -52,7 +52,7 @@ def _announced(
     secrets = endpoint.sessions.begin(run=offer.run, session=offer.session, roster=offer.roster, start=offer.start)
     keys = SessionKeys.of(secrets, run=offer.run, session=offer.session, roster=offer.roster, party=endpoint.name)
     return ConfigRecord(
-        {KEYS: keys.sign(endpoint.identity).line(), SEALING: secrets.sealing.public.key, SPOKEN: PROTOCOL}
+        {KEYS: keys.sign(endpoint.identity).line(), SEALING: secrets.sealing.public.key, VERSION: PROTOCOL}
     )
 
 
