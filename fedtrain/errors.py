@@ -2,23 +2,28 @@
 
     FedtrainError
     +-- UsageError            the input cannot be used: correct it and run again (exit status 2)
-    |   +-- ConfigError       a configuration field
-    |   +-- DataError         a data set, or the way it is split over clients
-    |   +-- TaskError         a task or a model, also one that cannot be trained privately
-    |   +-- PrivacySpecError  privacy parameters that cannot give the promised guarantee
-    |   +-- AppError          a folder that holds no Flower app that can be run
-    |   +-- KeyFileError      a key file or roster that is missing, unreadable or readable by others
-    |   +-- SiteError         a client's site file
-    |   +-- ReportError       a report that cannot be read
+    |   +-- ConfigError         a configuration field
+    |   +-- DataError           a data set, or the way it is split over clients
+    |   +-- TaskError           a task or a model, also one that cannot be trained privately
+    |   +-- PrivacySpecError    privacy parameters that cannot give the promised guarantee
+    |   +-- AppError            a folder that holds no Flower app that can be run
+    |   +-- KeyFileError        a key file or roster that is missing, unreadable or readable by others
+    |   +-- SiteError           a client's site file
+    |   +-- ReportError         a report that cannot be read
     +-- RunError              the run failed; what it saved is kept (exit status 1)
         +-- TooFewResultsError  fewer usable results in a round than the configured minimum
-        +-- BudgetError       a step that a privacy budget does not allow (exit status 3)
-        +-- StorageError      a checkpoint, a report or a cache that cannot be written or read
-        +-- LedgerError       a ledger or record that is damaged, or is not the one it should be
-        +-- ForgeryError      a signature, a digest or a chain that does not hold
-        +-- ClientError       a client that cannot train
+        +-- BudgetError         a step that a privacy budget does not allow (exit status 3)
+        +-- StorageError        a checkpoint, a report or a cache that cannot be written or read
+        +-- LedgerError         a ledger or record that is damaged, or is not the one it should be
+        +-- ForgeryError        a signature, a digest or a chain that does not hold
+        +-- TransportError      a sealed message, a key or a message of secure aggregation that cannot be used
+        +-- AggregationError    a secure aggregation that cannot be completed
+        +-- ClientError         a client that cannot train
+        +-- CodecError          bytes between the engine and a worker that are no message (fedtrain.engine.codec)
+        +-- FrameError          likewise, no frame (fedtrain.engine.frames)
 
-The class attribute ``exit_status`` is the exit status of a command that ends with the error.
+Catch `UsageError` for what you can correct, `RunError` for a run that can be resumed, `FedtrainError` for both. Each has
+an ``exit_status``: what the command line ends with.
 """
 
 
