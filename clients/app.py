@@ -1,36 +1,5 @@
-"""The Flower ClientApp. Flower finds it through ``pyproject.toml``.
+"""The Flower ClientApp. Flower finds it through ``pyproject.toml``."""
 
-Flower starts a process for each message. Those of a session and of a sum's second exchange are answered by the mods,
-which need no torch: what imports it, which takes longer than their work, is imported where a message needs it.
-"""
+from fedtrain.clientapp.app import app
 
-# ruff: noqa: PLC0415
-
-from flwr.app import Context, Message
-from flwr.clientapp import ClientApp
-
-from fedtrain.clientapp.endpoint import open_endpoint
-from fedtrain.clientapp.redaction import redact_errors
-from fedtrain.flower.mods.sealed import sealed_mod
-from fedtrain.flower.mods.secagg import secagg_mod
-from fedtrain.flower.mods.session import session_mod
-
-app = ClientApp(mods=[sealed_mod(open_endpoint), session_mod(open_endpoint), secagg_mod(open_endpoint), redact_errors])
-
-
-@app.train()
-def handle_training(message: Message, context: Context) -> Message:
-    """Train for one round."""
-    from fedtrain.clientapp.site import site_of
-    from fedtrain.clientapp.training import train
-
-    return Message(train(message.content, context, site_of(context)), reply_to=message)
-
-
-@app.query()
-def handle_query(message: Message, context: Context) -> Message:
-    """Say which client this node is, and what its ledger holds."""
-    from fedtrain.clientapp.joining import introduce
-    from fedtrain.clientapp.site import site_of
-
-    return Message(introduce(message.content, context, site_of(context)), reply_to=message)
+__all__ = ["app"]

@@ -1,9 +1,89 @@
-"""Privacy-preserving federated learning that a data owner can believe."""
+"""Privacy-preserving federated learning that a data owner can believe.
 
+The names here are those of the Python API (`fedtrain.api`); each is imported when it is first used. Errors are in
+`fedtrain.errors`.
+"""
+
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedtrain.api import Run, audit_report, budget, load_run, plan, simulate
+    from fedtrain.audit import Check, Verdict
+    from fedtrain.config import Experiment
+    from fedtrain.data import DataInfo, DataStore, Split
+    from fedtrain.ledger.balance import BudgetRow
+    from fedtrain.report import Report
+    from fedtrain.report.plan import PlanSummary
+    from fedtrain.serverapp.events import ClientDone, Event, Notice, RoundDone, RoundStarted, RunEnded, RunStarted
+    from fedtrain.tasks import Task
+    from fedtrain.trust import Roster
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "BudgetRow",
+    "Check",
+    "ClientDone",
+    "DataInfo",
+    "DataStore",
+    "Event",
+    "Experiment",
+    "Notice",
+    "PlanSummary",
+    "Report",
+    "Roster",
+    "RoundDone",
+    "RoundStarted",
+    "Run",
+    "RunEnded",
+    "RunStarted",
+    "Split",
+    "Task",
+    "Verdict",
+    "__version__",
+    "audit_report",
+    "budget",
+    "load_run",
+    "plan",
+    "simulate",
+]
+
+_HOMES = {
+    "fedtrain.api": ("Run", "audit_report", "budget", "load_run", "plan", "simulate"),
+    "fedtrain.audit": ("Check", "Verdict"),
+    "fedtrain.config": ("Experiment",),
+    "fedtrain.data": ("DataInfo", "DataStore", "Split"),
+    "fedtrain.ledger.balance": ("BudgetRow",),
+    "fedtrain.report": ("Report",),
+    "fedtrain.report.plan": ("PlanSummary",),
+    "fedtrain.serverapp.events": (
+        "ClientDone",
+        "Event",
+        "Notice",
+        "RoundDone",
+        "RoundStarted",
+        "RunEnded",
+        "RunStarted",
+    ),
+    "fedtrain.tasks": ("Task",),
+    "fedtrain.trust": ("Roster",),
+}
 
 # Nothing leaves the machine: Flower reads these when it is imported, so they are set before anything imports it.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of the API."""
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the names of the API beside those that are there already."""
+    return sorted({*globals(), *__all__})

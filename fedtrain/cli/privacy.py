@@ -2,26 +2,13 @@
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
-from math import ceil, exp
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fedtrain.cli.failing import reporting_errors
 from fedtrain.config import from_flat, read_flat
-from fedtrain.errors import UsageError
-from fedtrain.privacy import PrivacyPlan, PrivacySpec, calibrate
-from fedtrain.privacy.accounting import Bound, claim, second_opinion
-from fedtrain.privacy.projection import Projection, alternatives, over_rounds
-from fedtrain.privacy.spec import privacy_spec
-from fedtrain.report.numbers import exact, upper
-
-_BAR = 40  # letters
-_ROWS = 10  # numbers of rounds up to all rounds
-_PLAIN_EPSILON = 20  # beyond it the factor e^epsilon means nothing to a reader
 
 privacy = typer.Typer(name="privacy", help="What an experiment would promise and spend.", no_args_is_help=True)
 
@@ -43,147 +30,12 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
 ) -> None:
     """Show what an experiment would promise, the noise that it takes, and what it spends. Nothing is trained."""
+    from fedtrain.report.plan import summarize_plan  # noqa: PLC0415 - the accountants take a second to import
+
     with reporting_errors():
-        flat = read_flat(config, settings)
-        experiment = from_flat(flat)
-        if experiment.privacy.mode == "none":
-            raise UsageError(
-                'privacy.mode = "none" promises nothing, so there is nothing to plan; set it to "record" or "client"'
-            )
-        made = calibrate(privacy_spec(experiment), noise_multiplier=experiment.privacy.noise_multiplier)
-        spec = made.spec
-        event = made.event(spec.steps)
-        bounds = (claim([event], spec.delta), second_opinion([event], spec.delta))
-        rounds = over_rounds(made, _rounds(spec.rounds))
-        others = alternatives(made)
+        summary = summarize_plan(from_flat(read_flat(config, settings)))
         if plot is not None:
-            _draw(plot, rounds[:-1], spec.epsilon)
-        if as_json:
-            sys.stdout.write(json.dumps(_data(made, bounds, rounds, others)) + "\n")
-        else:
-            sys.stdout.write("\n".join(_text(made, bounds, rounds, others)) + "\n")
+            from fedtrain.report.plots import plan_png  # noqa: PLC0415 - matplotlib takes a second to import
 
-
-def _rounds(total: int) -> list[int]:
-    """Return numbers of rounds up to all, evenly spaced, and twice all."""
-    return [*sorted({ceil(total * part / _ROWS) for part in range(1, _ROWS + 1)}), 2 * total]
-
-
-def _draw(path: Path, rounds: Sequence[Projection], budget: float) -> None:
-    from fedtrain.report.plots import plan_png  # noqa: PLC0415 - matplotlib takes a second to import
-
-    plan_png(path, [(point.rounds, point.epsilon) for point in rounds], budget)
-
-
-def _data(
-    made: PrivacyPlan, bounds: Sequence[Bound], rounds: Sequence[Projection], others: Sequence[Projection]
-) -> dict[str, Any]:
-    return {
-        "plan": made.as_data(),
-        "digest": made.digest,
-        "noise_multiplier": made.noise_multiplier,
-        "value_noise_multiplier": made.value_noise_multiplier,
-        "epsilon": bounds[0].epsilon,
-        "delta": made.spec.delta,
-        "budget": made.spec.epsilon,
-        "accountants": [asdict(bound) for bound in bounds],
-        "rounds": [{"rounds": point.rounds, "epsilon": point.epsilon} for point in rounds],
-        "alternatives": [asdict(point) for point in others],
-    }
-
-
-def _text(
-    made: PrivacyPlan, bounds: Sequence[Bound], rounds: Sequence[Projection], others: Sequence[Projection]
-) -> list[str]:
-    spec = made.spec
-    steps = "step" if spec.steps_per_round == 1 else "steps"
-    return [
-        *_promise(spec, bounds[0].epsilon),
-        "",
-        *_noise(made),
-        f"Sampling rate {exact(spec.sampling_rate)}; {spec.rounds} rounds of {spec.steps_per_round} {steps} at most.",
-        "",
-        *[_bound(*named) for named in zip(("Claim", "Second opinion"), bounds, strict=True)],
-        "",
-        f"Epsilon over the rounds that a client trains in; the budget of {exact(spec.epsilon)} is at the line:",
-        "",
-        *_bars(rounds, spec.epsilon),
-        "",
-        "Epsilon of all rounds with other noise (down) and sampling rates (across), the steps being the same:",
-        "",
-        *_table(others, made),
-    ]
-
-
-def _promise(spec: PrivacySpec, epsilon: float) -> list[str]:
-    who, what = {
-        "add or remove one record": (
-            "Anyone who sees all that a client sends, the server included,",
-            "any one record was among those of the client",
-        ),
-        "add or remove one client": (
-            "Anyone who sees the models of all rounds, but not who was drawn for them nor single updates,",
-            "any one client took part",
-        ),
-        "zero out one client": (
-            "Anyone who sees the models of all rounds, but not single updates,",
-            "the data of any one client was used",
-        ),
-    }[spec.neighbouring]
-    if epsilon <= _PLAIN_EPSILON:
-        factor = f"a factor of exp({upper(epsilon)}) = {upper(exp(epsilon))}"
-    else:
-        factor = f"a factor of exp({upper(epsilon)}), which protects nobody in practice"
-    return [
-        who,
-        f"can hardly tell whether {what}:",
-        "anything that they could observe is as likely either way, but for at most",
-        f"{factor}, and an additional probability of {exact(spec.delta)}.",
-        'The noise must be one that nobody can predict (privacy.noise = "secure").',
-    ]
-
-
-def _noise(made: PrivacyPlan) -> list[str]:
-    spec, values = made.spec, made.value_noise_multiplier
-    lines = [f"Noise multiplier {exact(made.noise_multiplier)}."]
-    if spec.adaptive is not None:
-        lines.append(
-            f"The count of adaptive clipping, with noise of deviation {exact(spec.adaptive.count_noise)}, takes a part "
-            f"of it, so that the sum has {values:.4g}."
-        )
-    lines.append(
-        f"The sum of contributions, each of norm at most {exact(spec.clip_norm)}, has noise of deviation "
-        f"{values * spec.clip_norm:.4g} and is divided by {spec.divisor}."
-    )
-    return lines
-
-
-def _bound(role: str, bound: Bound) -> str:
-    note = f" ({bound.note})" if bound.note else ""
-    return f"{role}: all rounds spend epsilon {upper(bound.epsilon)}, by {bound.accountant} {bound.version}{note}."
-
-
-def _bars(rounds: Sequence[Projection], budget: float) -> list[str]:
-    largest = max(budget, *(point.epsilon for point in rounds))
-    line = round(_BAR * (budget / largest))
-    rows = []
-    for point in rounds:
-        length = ceil(_BAR * (point.epsilon / largest))
-        letters = ["#" if index < length else " " for index in range(_BAR + 1)]
-        letters[line] = "|"
-        beyond = "  beyond the budget" if point.epsilon > budget else ""
-        rows.append(f"{point.rounds:>8} {upper(point.epsilon):>9}  {''.join(letters).rstrip()}{beyond}")
-    return [f"{'rounds':>8} {'epsilon':>9}", *rows]
-
-
-def _table(others: Sequence[Projection], made: PrivacyPlan) -> list[str]:
-    rates = sorted({point.sampling_rate for point in others})
-    noises = sorted({point.noise_multiplier for point in others})
-    cells = {(point.noise_multiplier, point.sampling_rate): point.epsilon for point in others}
-    chosen = (made.noise_multiplier, made.spec.sampling_rate)
-    rows = [f"{'noise':>12} " + "".join(f"{'rate ' + format(rate, '.4g'):>15} " for rate in rates).rstrip()]
-    for noise in noises:
-        marks = [" *"[(noise, rate) == chosen] for rate in rates]
-        values = [f"{upper(cells[noise, rate]):>15}{mark}" for rate, mark in zip(rates, marks, strict=True)]
-        rows.append(f"{noise:>12.4g} " + "".join(values).rstrip())
-    return [*rows, "", "* the plan"]
+            plan_png(plot, [(point.rounds, point.epsilon) for point in summary.rounds[:-1]], summary.budget)
+        sys.stdout.write((json.dumps(summary.as_data()) if as_json else str(summary)) + "\n")

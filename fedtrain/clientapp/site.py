@@ -12,7 +12,7 @@ from torch import nn
 from fedtrain.clientapp.host import host_of
 from fedtrain.clientapp.node import refuse_task
 from fedtrain.config import Experiment, from_flat
-from fedtrain.data import DataInfo, Partitions, Split, open_store, partition
+from fedtrain.data import DataInfo, Partitions, Split, open_simulated
 from fedtrain.data.site import open_site as open_records
 from fedtrain.data.site import read_site_data
 from fedtrain.device import resolve_device
@@ -21,6 +21,7 @@ from fedtrain.machines import NodeFolder
 from fedtrain.privacy import PrivacyPlan, calibrate
 from fedtrain.privacy.spec import privacy_spec
 from fedtrain.tasks import Task, build_task
+from fedtrain.tasks.given import NO_OBJECTS, CallerObjects
 from fedtrain.training import Records
 
 
@@ -52,8 +53,12 @@ class Site:
         return Records(features=torch.from_numpy(train.features[rows]), labels=torch.from_numpy(train.labels[rows]))
 
 
-def site_of(context: Context) -> Site:
+def site_of(context: Context, objects: CallerObjects | None = None) -> Site:
     """Return the site of a message's run config.
+
+    Args:
+        context: of the message.
+        objects: what is trained in the place of what the experiment names.
 
     Raises:
         BudgetError: the client's site file does not allow its task.
@@ -61,24 +66,27 @@ def site_of(context: Context) -> Site:
     experiment = from_flat(context.run_config)
     host = host_of(context, experiment)
     refuse_task(experiment, host)
-    return open_site(context.run_config, host.node)
+    return open_site(context.run_config, host.node, objects)
 
 
-def open_site(run_config: Mapping[str, object], node: NodeFolder | None = None) -> Site:
+def open_site(
+    run_config: Mapping[str, object], node: NodeFolder | None = None, objects: CallerObjects | None = None
+) -> Site:
     """Return the site of a run config, made at the first call in a process.
 
     Args:
         run_config: the experiment.
         node: the machine whose own records are trained on; ``None`` in a simulation.
+        objects: what is trained in the place of what the experiment names.
     """
-    return _open(tuple(sorted(run_config.items())), node)
+    return _open(tuple(sorted(run_config.items())), node, objects or NO_OBJECTS)
 
 
 @lru_cache(maxsize=1)
-def _open(items: tuple[tuple[str, object], ...], node: NodeFolder | None) -> Site:
+def _open(items: tuple[tuple[str, object], ...], node: NodeFolder | None, objects: CallerObjects) -> Site:
     experiment = from_flat(dict(items))
-    info, train, partitions = _simulated(experiment) if node is None else _own(experiment, node)
-    task = build_task(experiment.task, info)
+    info, train, partitions = _simulated(experiment, objects) if node is None else _own(experiment, node)
+    task = build_task(experiment.task, info, objects.task)
     return Site(
         experiment=experiment,
         train=train,
@@ -88,10 +96,10 @@ def _open(items: tuple[tuple[str, object], ...], node: NodeFolder | None) -> Sit
     )
 
 
-def _simulated(experiment: Experiment) -> tuple[DataInfo, Split, Partitions]:
-    store = open_store(experiment.data, seed=experiment.seed)
+def _simulated(experiment: Experiment, objects: CallerObjects) -> tuple[DataInfo, Split, Partitions]:
     clients = experiment.federation.clients
-    return store.info, store.train, partition(store, experiment.data, clients=clients, seed=experiment.seed)
+    store, partitions = objects.records or open_simulated(experiment.data, clients=clients, seed=experiment.seed)
+    return store.info, store.train, partitions
 
 
 def _own(experiment: Experiment, node: NodeFolder) -> tuple[DataInfo, Split, None]:

@@ -4,7 +4,9 @@ Every field is public: nothing in it may depend on a client's data. ``None`` mea
 config, which has no such value, an empty string stands for it.
 """
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -94,7 +96,9 @@ class Partition(Section):
 class Data(Section):
     """Where the records come from."""
 
-    source: Literal["digits", "parquet", "npz", "images", "hub"] = Field("digits", description="kind of source")
+    source: Literal["digits", "parquet", "npz", "images", "hub", "object"] = Field(
+        "digits", description="kind of source; object: records that a program gave to fedtrain.simulate"
+    )
     path: str | None = Field(
         None,
         description="training data: a file, a folder or a glob pattern; unused in a deployment: each site has its own",
@@ -129,7 +133,7 @@ class Data(Section):
             raise ValueError('dataset is not set, and source = "hub" reads it')
         if self.test_path is not None and self.test_fraction is not None:
             raise ValueError("test_path and test_fraction are both set; set one of them")
-        if self.test_path is None and self.test_fraction is None and self.source not in {"digits", "hub"}:
+        if self.test_path is None and self.test_fraction is None and self.source not in {"digits", "hub", "object"}:
             raise ValueError("there is no test data: set test_path, or test_fraction to hold a part of the records out")
         if self.partition.kind == "natural" and self.partition.column is None:
             raise ValueError('partition.column is not set, and partition.kind = "natural" reads it')
@@ -325,6 +329,37 @@ class Experiment(Section):
     server: Server = Field(default_factory=Server)
     output: Output = Field(default_factory=Output)
 
+    @classmethod
+    def load(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Self:
+        """Read an experiment from a TOML file.
+
+        Args:
+            path: the file.
+            overrides: values over the file's, nested or by dotted key, such as ``{"privacy.epsilon": 2}``; ``None``
+                unsets a field that may be unset.
+
+        Raises:
+            ConfigError: the file cannot be read, or a field is unknown, has a wrong type or a value that is not
+                allowed; all such fields are named.
+        """
+        from fedtrain.config.loading import flatten, from_flat, read_toml  # noqa: PLC0415 - it builds on this module
+
+        return cast("Self", from_flat({**read_toml(Path(path)), **flatten(_without_none(overrides or {}))}))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make an experiment from values, nested as in a file or by dotted key; all else has its default.
+
+        >>> Experiment.from_dict({"federation": {"rounds": 3}, "privacy.mode": "none"}).federation.rounds
+        3
+
+        Raises:
+            ConfigError: a field is unknown, has a wrong type or a value that is not allowed; all such fields are named.
+        """
+        from fedtrain.config.loading import flatten, from_flat  # noqa: PLC0415 - it builds on this module
+
+        return cast("Self", from_flat(flatten(_without_none(values))))
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         _check_participations(self)
@@ -341,6 +376,14 @@ class Experiment(Section):
         if self.transport.secagg.enabled and (problem := aggregation_problem(self)):
             raise ValueError(problem)
         return self
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with the empty string, which means "not set" in a flat mapping, in the place of ``None``."""
+    return {
+        key: _without_none(value) if isinstance(value, Mapping) else "" if value is None else value
+        for key, value in values.items()
+    }
 
 
 def aggregation_problem(experiment: Experiment) -> str | None:

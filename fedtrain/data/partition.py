@@ -8,6 +8,7 @@ import numpy as np
 
 from fedtrain.config import Data
 from fedtrain.data.cache import Entry, cached
+from fedtrain.data.store import open_store
 from fedtrain.data.types import DataStore, Labels
 from fedtrain.errors import DataError
 
@@ -80,6 +81,17 @@ def partition(store: DataStore, data: Data, *, clients: int, seed: int) -> Parti
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         entry = cached(store.folder.with_name(f"{store.folder.name}-{options.kind}-{digest}"), build)
     return Partitions(offsets=entry.arrays["offsets"], rows=entry.arrays["rows"])
+
+
+def open_simulated(data: Data, *, clients: int, seed: int) -> tuple[DataStore, Partitions]:
+    """Open a data set, and split its training records over simulated clients.
+
+    Raises:
+        DataError: as `open_store` and `partition`.
+        StorageError: the cache cannot be written.
+    """
+    store = open_store(data, seed=seed)
+    return store, partition(store, data, clients=clients, seed=seed)
 
 
 def _check(store: DataStore, data: Data, clients: int) -> None:

@@ -45,6 +45,11 @@ def open_store(data: Data, *, seed: int) -> DataStore:
         DataError: the source is missing, malformed or empty, or has labels that are not among ``classes``.
         StorageError: the cache cannot be written.
     """
+    if data.source == "object":
+        raise DataError(
+            'data.source = "object": the records of this experiment were an object of the program that ran it; give '
+            "them to fedtrain.simulate(data=...), or name a source"
+        )
     if data.source in {"parquet", "npz", "images"} and data.path is None:
         raise DataError(
             "data.path is not set: a simulation reads the training records of all clients; in a deployment they are at "
@@ -100,7 +105,7 @@ def _build_test(data: Data) -> Entry:
 
 
 def _refuse_simulated(data: Data) -> None:
-    if data.source in {"digits", "hub"}:
+    if data.source in {"digits", "hub", "object"}:
         raise ConfigError(
             f'data.source = "{data.source}" is for simulations: in a deployment each site has its own records, and '
             'data.source says what the test records are: "parquet", "npz" or "images"'

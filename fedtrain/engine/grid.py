@@ -1,6 +1,7 @@
 """A Flower Grid over worker processes on this machine."""
 
 import atexit
+import importlib
 import os
 import secrets
 import time
@@ -11,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from flwr.app import Message, RecordDict, UserConfigValue
+from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -18,9 +20,10 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedtrain.engine.arena import create_directories, remove_directories
 from fedtrain.engine.fairlock import FairLock
+from fedtrain.engine.forking import Template
 from fedtrain.engine.memory import keep_freed_memory
 from fedtrain.engine.pool import Pool
-from fedtrain.engine.process import start_fork_server
+from fedtrain.engine.process import make_template, start_fork_server
 from fedtrain.engine.requests import Request, RequestBuffers
 from fedtrain.engine.state import Spool
 from fedtrain.engine.worker import FIRST_NODE_ID, TASK_ID, WorkerSpec
@@ -44,7 +47,8 @@ class LocalGrid(Grid):
     Workers take the next messages only while a method of the grid runs; each may hold two. Threads take turns.
 
     Args:
-        client_app: object reference of the ClientApp, "module:attribute". Each worker loads it as Flower does.
+        client_app: object reference of the ClientApp, "module:attribute", which each worker loads as Flower does; or
+            the ClientApp itself, which workers then inherit as copies of this process (see `fedtrain.engine.forking`).
         app_dir: the folder of the app, where its modules are found.
         run_config: the run config, given to clients as ``Context.run_config``.
         nodes: number of virtual nodes.
@@ -58,14 +62,14 @@ class LocalGrid(Grid):
             to import and start no threads. Only those of the first grid in a process count.
 
     Raises:
-        UsageError: an argument is out of range.
+        UsageError: an argument is out of range, or the ClientApp is an object and this process cannot be copied.
         StorageError: there is no room for files, or another run uses ``state_dir``.
     """
 
     def __init__(
         self,
         *,
-        client_app: str,
+        client_app: str | ClientApp,
         app_dir: Path,
         run_config: Mapping[str, UserConfigValue],
         nodes: int,
@@ -77,22 +81,21 @@ class LocalGrid(Grid):
         for name, value in (("nodes", nodes), ("workers", workers), ("threads", threads)):
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")
+        if not isinstance(client_app, str) and (threads or 1) > 1:
+            raise UsageError(
+                f"threads = {threads} is not for a ClientApp that is an object: in copies of this process, torch must "
+                "use one thread"
+            )
         self.nodes = nodes
         self.workers = min(nodes, workers or _usable_cores())
         self._closed = False
         self._turn = FairLock()
         self._requests: dict[str, Request] = {}
         self._directories = create_directories()
-        try:
-            self._spool = Spool(state_dir or self._directories[-1] / "states", durable=state_dir is not None)
-        except BaseException:
-            remove_directories(self._directories)
-            raise
-        self._outbox = RequestBuffers(self._directories)
         self._run = replace(Run.create_empty(secrets.randbits(63)), override_config=dict(run_config))
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = self._run.run_id, SUPERLINK_NODE_ID, TASK_ID
         spec = WorkerSpec(
-            client_app=client_app,
+            client_app=client_app if isinstance(client_app, str) else type(client_app).__name__,
             app_dir=app_dir.absolute(),
             run_id=self._run.run_id,
             run_config=dict(run_config),
@@ -103,9 +106,23 @@ class LocalGrid(Grid):
             durable_state=state_dir is not None,
             environment=dict(os.environ),
         )
+        self._template: Template | None = None
+        try:
+            if isinstance(client_app, str):
+                start_fork_server(preload, spec.threads)
+            else:
+                for name in preload:
+                    importlib.import_module(name)
+                # Before this process opens or locks a file of the run, which copies would hold open too.
+                self._template = make_template(spec, client_app)
+            self._spool = Spool(state_dir or self._directories[-1] / "states", durable=state_dir is not None)
+        except BaseException:
+            self._close_template()
+            remove_directories(self._directories)
+            raise
         keep_freed_memory()
-        start_fork_server(preload, spec.threads)
-        self._pool = Pool(spec, self.workers, self._spool)
+        self._outbox = RequestBuffers(self._directories)
+        self._pool = Pool(spec, self.workers, self._spool, self._template)
         # Before multiprocessing's own handler, which would wait for the workers to end by themselves.
         atexit.register(self.close)
 
@@ -118,8 +135,13 @@ class LocalGrid(Grid):
         try:
             self._pool.close()
         finally:
+            self._close_template()
             self._spool.close()
             remove_directories(self._directories)
+
+    def _close_template(self) -> None:
+        if self._template is not None:
+            self._template.close()
 
     def __enter__(self) -> Self:
         """Return the grid itself."""

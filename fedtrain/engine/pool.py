@@ -20,6 +20,7 @@ from flwr.common.constant import ErrorCode
 
 from fedtrain.engine.arena import issue_ticket, take_ticket
 from fedtrain.engine.codec import CodecError
+from fedtrain.engine.forking import Template
 from fedtrain.engine.frames import Failure, Ready, Reply, Task, pack_frame, unpack_frame
 from fedtrain.engine.process import SLOTS, WorkerProcess, exit_deadline, stack_deadline
 from fedtrain.engine.replies import read_reply
@@ -45,9 +46,16 @@ class _Worker:
 
 
 class Pool:
-    """Worker processes and the requests that they work on. Work proceeds in `step`, on the caller's thread."""
+    """Worker processes and the requests that they work on. Work proceeds in `step`, on the caller's thread.
 
-    def __init__(self, spec: WorkerSpec, size: int, spool: Spool) -> None:
+    Args:
+        spec: what the workers must know.
+        size: how many there are.
+        spool: where the nodes' states are.
+        template: the process of which the workers are copies; ``None`` for workers that import the app.
+    """
+
+    def __init__(self, spec: WorkerSpec, size: int, spool: Spool, template: Template | None = None) -> None:
         self._directories = spec.directories
         self._spool = spool
         self._queue: deque[Request] = deque()
@@ -61,7 +69,7 @@ class Pool:
         self._fruitless_ends = 0
         self._failure: RunError | None = None
         self._selector = selectors.DefaultSelector()
-        self._spawner = Spawner(spec)
+        self._spawner = Spawner(lambda index: WorkerProcess(index, spec, template))
         self._selector.register(self._spawner, selectors.EVENT_READ)
         for _ in range(size):
             self._spawner.order(next(self._indices))

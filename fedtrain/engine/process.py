@@ -1,7 +1,8 @@
 """The life of one worker process, as the parent sees it.
 
-Processes come from multiprocessing's fork server, which has the named modules imported already, so that a worker
-starts in milliseconds. The fork server is one per parent process: the modules of the first `start_fork_server` count.
+Where workers can import the app, processes come from multiprocessing's fork server, which has the named modules
+imported already, so that a worker starts in milliseconds. The fork server is one per parent process: the modules of
+the first `start_fork_server` count. Where the app exists in the parent alone, they are copies of a `Template`.
 """
 
 import contextlib
@@ -12,12 +13,17 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from multiprocessing import forkserver, get_context, spawn
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from flwr.clientapp import ClientApp
+
 from fedtrain.engine.arena import remove_file
+from fedtrain.engine.forking import ForkedProcess, Template
 from fedtrain.engine.frames import Stop, pack_frame
 from fedtrain.engine.worker import WorkerSpec, main, slot_name, trace_name
 
@@ -45,6 +51,24 @@ def start_fork_server(preload: Sequence[str], threads: int) -> None:
         forkserver.ensure_running()
 
 
+def make_template(spec: WorkerSpec, app: ClientApp) -> Template:
+    """Make the process of which the workers of an app that exists in this process alone are copies.
+
+    Raises:
+        UsageError: this process cannot be copied.
+    """
+    return Template(partial(_work, spec, app))
+
+
+def _work(spec: WorkerSpec, app: ClientApp, index: int, connection: "Connection[bytes, bytes]", parent: int) -> None:
+    main(index, _with_variables(index, spec), connection, app=app, parent=parent)
+
+
+def _with_variables(index: int, spec: WorkerSpec) -> WorkerSpec:
+    variables = {**thread_variables(spec.threads), **device_variables(index)}
+    return replace(spec, environment={**spec.environment, **variables})
+
+
 def thread_variables(threads: int) -> dict[str, str]:
     """Return the environment variables that limit the threads of numeric libraries."""
     return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
@@ -61,17 +85,27 @@ def device_variables(index: int) -> dict[str, str]:
 
 
 class WorkerProcess:
-    """A started worker. Creating one takes milliseconds, or as long as the fork server still imports."""
+    """A started worker. Creating one takes milliseconds, or as long as the fork server still imports.
 
-    def __init__(self, index: int, spec: WorkerSpec) -> None:
-        variables = {**thread_variables(spec.threads), **device_variables(index)}
-        spec = replace(spec, environment={**spec.environment, **variables})
+    Args:
+        index: its number.
+        spec: what it must know.
+        template: the process of which it is to be a copy; ``None`` for one that imports the app.
+    """
+
+    def __init__(self, index: int, spec: WorkerSpec, template: Template | None = None) -> None:
         self._index = index
         self._directories = spec.directories
+        self._process: ForkServerProcess | ForkedProcess
         self.connection: Connection[bytes, bytes]
+        if template is not None:
+            self._process, self.connection = template.start(index)
+            return
         context = get_context("forkserver")
         self.connection, child = context.Pipe()
-        self._process = context.Process(target=main, args=(index, spec, child), name=f"{_PROCESS_NAME}-{index}")
+        self._process = context.Process(
+            target=main, args=(index, _with_variables(index, spec), child), name=f"{_PROCESS_NAME}-{index}"
+        )
         try:
             with _without_main_module(), _blocked_interrupt():
                 self._process.start()

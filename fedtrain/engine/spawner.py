@@ -2,17 +2,21 @@
 
 import os
 import threading
+from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
 from fedtrain.engine.process import WorkerProcess
-from fedtrain.engine.worker import WorkerSpec
 
 
 class Spawner:
-    """Starts workers in the order of the orders. Its `fileno` becomes readable when one is started or has failed to."""
+    """Starts workers in the order of the orders. Its `fileno` becomes readable when one is started or has failed to.
 
-    def __init__(self, spec: WorkerSpec) -> None:
-        self._spec = spec
+    Args:
+        start: starts the worker with a number.
+    """
+
+    def __init__(self, start: Callable[[int], WorkerProcess]) -> None:
+        self._start = start
         self._orders: SimpleQueue[int | None] = SimpleQueue()
         self._results: SimpleQueue[WorkerProcess | Exception] = SimpleQueue()
         self._readable, self._writable = os.pipe()
@@ -50,7 +54,7 @@ class Spawner:
     def _work(self) -> None:
         while (index := self._orders.get()) is not None:
             try:
-                result: WorkerProcess | Exception = WorkerProcess(index, self._spec)
+                result: WorkerProcess | Exception = self._start(index)
             except Exception as error:  # noqa: BLE001 - handed to the thread that collects
                 result = error
             self._results.put(result)

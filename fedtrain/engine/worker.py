@@ -36,7 +36,7 @@ TASK_ID = 1  # the task id in the identity of every process of a run
 class WorkerSpec:
     """What a worker must know. It is sent to the process when that starts."""
 
-    client_app: str
+    client_app: str  # the reference by which it is loaded, or the name of an app that workers inherit
     app_dir: Path
     run_id: int
     run_config: dict[str, UserConfigValue]
@@ -63,15 +63,30 @@ def arena_name(arena: int) -> str:
     return f"arena-{arena}"
 
 
-def main(index: int, spec: WorkerSpec, connection: Connection) -> None:
-    """Answer tasks until the parent says stop, or is gone."""
+def main(
+    index: int,
+    spec: WorkerSpec,
+    connection: "Connection[bytes, bytes]",
+    *,
+    app: ClientApp | None = None,
+    parent: int | None = None,
+) -> None:
+    """Answer tasks until the parent says stop, or is gone.
+
+    Args:
+        index: the number of the worker.
+        spec: what it must know.
+        connection: the pipe to the parent.
+        app: the app, where this process has inherited it; it is loaded otherwise.
+        parent: a descriptor that is readable when the parent is gone, where multiprocessing has none.
+    """
     watchdog = threading.Thread(
-        target=_die_with_parent, args=(spec.directories,), name="fedtrain-watchdog", daemon=True
+        target=_die_with_parent, args=(spec.directories, parent), name="fedtrain-watchdog", daemon=True
     )
     watchdog.start()
     _prepare_process(index, spec)
     TaskIdentity.run_id, TaskIdentity.task_id = spec.run_id, TASK_ID
-    runner = _Runner(index, spec, _load(spec))
+    runner = _Runner(index, spec, _load(spec) if app is None else _inherited(app))
     try:
         connection.send_bytes(pack_frame(Ready()))
         while isinstance(task := unpack_frame(connection.recv_bytes()), Task):
@@ -99,10 +114,12 @@ def _prepare_process(index: int, spec: WorkerSpec) -> None:
     np.random.seed()  # noqa: NPY002
 
 
-def _die_with_parent(directories: tuple[Path, ...]) -> None:
-    parent = parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
+def _die_with_parent(directories: tuple[Path, ...], parent: int | None) -> None:
+    if parent is None:
+        process = parent_process()
+        assert process is not None
+        parent = process.sentinel
+    wait([parent])
     remove_directories(directories)
     os.killpg(0, signal.SIGKILL)
 
@@ -115,6 +132,20 @@ def _load(spec: WorkerSpec) -> ClientApp | str:
             raise LoadClientAppError(f"{spec.client_app} is a {type(app).__name__}, not a ClientApp")  # noqa: TRY301
     except BaseException:  # noqa: BLE001 - also sys.exit() while the module is imported
         return traceback.format_exc()
+    return app
+
+
+def _inherited(app: ClientApp) -> ClientApp | str:
+    """Return an app that came with this copy of the parent. Returns why it cannot train here, if it cannot."""
+    if "torch" in sys.modules:
+        try:
+            sys.modules["torch"].ones((), requires_grad=True).backward()
+        except RuntimeError as error:
+            return (
+                "a copy of the program that called simulate cannot compute gradients, which happens where that program "
+                "has computed some on a machine with a GPU. Restart the program or kernel and simulate first, or put "
+                f'the task into a module and name it (task.name = "module:attribute"). torch says: {error}'
+            )
     return app
 
 

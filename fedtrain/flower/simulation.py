@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flwr.app import Context, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import ServerApp
 from flwr.serverapp.server_app import LoadServerAppError
@@ -15,6 +16,40 @@ from fedtrain.flower.app import FlowerApp
 
 # The key by which an app of ours says how many clients there are; other apps are told by the caller.
 CLIENTS_KEY = "federation.clients"
+
+
+def open_grid(
+    client_app: str | ClientApp,
+    folder: Path,
+    run_config: Mapping[str, bool | int | float | str],
+    *,
+    nodes: int,
+    workers: int | None,
+    state_folder: Path | None,
+) -> LocalGrid:
+    """Return a grid over worker processes, with what an app of ours needs imported before they start.
+
+    Args:
+        client_app: reference to the ClientApp, or the app itself where it exists in this process alone.
+        folder: where modules that are named in the run config are looked for, too.
+        run_config: the run config.
+        nodes: the nodes to simulate.
+        workers: worker processes; ``None`` follows the machine.
+        state_folder: where the nodes' ``Context.state`` is kept beyond this call; ``None`` for not at all.
+
+    Raises:
+        UsageError: the ClientApp is an object and this process cannot be copied.
+        StorageError: there is no room for files, or another run uses the folder.
+    """
+    return LocalGrid(
+        client_app=client_app,
+        app_dir=folder,
+        run_config=dict(run_config),
+        nodes=nodes,
+        workers=workers,
+        state_dir=state_folder,
+        preload=("torch", "opacus") if run_config.get("privacy.mode") == "record" else ("torch",),
+    )
 
 
 def simulate(
@@ -38,16 +73,7 @@ def simulate(
         AppError: the ServerApp cannot be loaded.
         Exception: whatever the ServerApp raises.
     """
-    preload = ("torch", "opacus") if run_config.get("privacy.mode") == "record" else ("torch",)
-    with LocalGrid(
-        client_app=app.client,
-        app_dir=app.folder,
-        run_config=dict(run_config),
-        nodes=nodes,
-        workers=workers,
-        state_dir=state_folder,
-        preload=preload,
-    ) as grid:
+    with open_grid(app.client, app.folder, run_config, nodes=nodes, workers=workers, state_folder=state_folder) as grid:
         try:
             server = load_app(app.server, LoadServerAppError, app.folder)
         except (LoadServerAppError, ImportError) as error:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedtrain.config import Experiment
-from fedtrain.data import DataStore, label_histogram, open_store, open_test, partition
+from fedtrain.data import DataStore, label_histogram, open_simulated, open_test
 from fedtrain.device import resolve_device
 from fedtrain.errors import PrivacySpecError
 from fedtrain.ledger import client_folder, find_policy
@@ -16,6 +16,7 @@ from fedtrain.privacy import PrivacyPlan, calibrate
 from fedtrain.privacy.spec import privacy_spec
 from fedtrain.seeding import derive_seed
 from fedtrain.tasks import Task, build_task, refuse_batch_statistics
+from fedtrain.tasks.given import NO_OBJECTS, CallerObjects
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +46,13 @@ class Preparation:
         return self.histogram if self.plan is None or self.experiment.privacy.noise == "seeded" else None
 
 
-def prepare(experiment: Experiment, *, deployed: bool = False) -> Preparation:
+def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerObjects = NO_OBJECTS) -> Preparation:
     """Open the data, build task and model, and make the privacy plan.
 
     Args:
         experiment: the experiment.
         deployed: whether clients are on machines of their own, and their training records with them.
+        objects: what is trained in the place of what the experiment names.
 
     Raises:
         UsageError: what cannot be used, before anything is trained.
@@ -66,8 +68,8 @@ def prepare(experiment: Experiment, *, deployed: bool = False) -> Preparation:
         for client in () if deployed else range(experiment.federation.clients):
             # A simulated client's site file is here: what is wrong with it is better said before anything is trained.
             find_policy(client_folder(experiment, client))
-    store, histogram = (open_test(experiment.data), None) if deployed else _simulated(experiment)
-    task = build_task(experiment.task, store.info)
+    store, histogram = (open_test(experiment.data), None) if deployed else _simulated(experiment, objects)
+    task = build_task(experiment.task, store.info, objects.task)
     torch.manual_seed(derive_seed(experiment.seed, "model"))
     model = task.model()
     if experiment.privacy.mode == "record":
@@ -86,8 +88,7 @@ def prepare(experiment: Experiment, *, deployed: bool = False) -> Preparation:
     )
 
 
-def _simulated(experiment: Experiment) -> tuple[DataStore, NDArray[np.int64]]:
-    store = open_store(experiment.data, seed=experiment.seed)
+def _simulated(experiment: Experiment, objects: CallerObjects) -> tuple[DataStore, NDArray[np.int64]]:
     clients = experiment.federation.clients
-    partitions = partition(store, experiment.data, clients=clients, seed=experiment.seed)
+    store, partitions = objects.records or open_simulated(experiment.data, clients=clients, seed=experiment.seed)
     return store, label_histogram(store, partitions)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from flwr.serverapp import Grid
 from flwr.supercore.run import RunNotRunningException
@@ -16,24 +17,46 @@ from fedtrain.flower.grids.prompt import PromptGrid
 from fedtrain.machines import ServerFolder
 from fedtrain.report import Evaluation, Report
 from fedtrain.report.html import render_html
-from fedtrain.report.transport import summary
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.channel import Channel, Transport, checked_summing
 from fedtrain.serverapp.checkpoint import RunState
 from fedtrain.serverapp.enrollment import Enrollment, clients_of, enroll_members, enroll_simulated, read_members
+from fedtrain.serverapp.events import (
+    ClientDone,
+    Events,
+    Listener,
+    Notice,
+    RoundDone,
+    RoundStarted,
+    RunEnded,
+    RunStarted,
+)
 from fedtrain.serverapp.preparation import Preparation, prepare
 from fedtrain.serverapp.reporting import Status, build_report
 from fedtrain.serverapp.rounds import Rounds, initial_state
 from fedtrain.serverapp.run_folder import RunFolder
-from fedtrain.serverapp.screen import Screen, closing_table, make_screen
+from fedtrain.serverapp.screen import Screen, make_screen
 from fedtrain.serverapp.spending import largest_epsilon
 from fedtrain.serverapp.tensorboard import open_board
+from fedtrain.tasks.given import NO_OBJECTS, CallerObjects
 
 _log = logging.getLogger(__name__)
 
 
-def run_experiment(grid: Grid, experiment: Experiment) -> None:
+def run_experiment(
+    grid: Grid, experiment: Experiment, *, objects: CallerObjects = NO_OBJECTS, on_event: Listener | None = None
+) -> Path:
     """Run an experiment over a grid and leave its run folder.
+
+    Args:
+        grid: the way to the clients.
+        experiment: what is trained.
+        objects: what is trained in the place of what the experiment names.
+        on_event: called with each event. An error that it raises ends the run after the round in progress, which is
+            saved, and is raised here then.
+
+    Returns:
+        The run folder.
 
     Raises:
         UsageError: the input cannot be used; nothing was trained.
@@ -41,7 +64,7 @@ def run_experiment(grid: Grid, experiment: Experiment) -> None:
         KeyboardInterrupt: likewise, when a person stopped it.
     """
     server = ServerFolder.of_environment()
-    preparation = prepare(experiment, deployed=server is not None)
+    preparation = prepare(experiment, deployed=server is not None, objects=objects)
     remote = isinstance(grid, HttpGrid)
     transport = Transport.of(experiment, remote=server is not None or remote)
     summing = checked_summing(experiment, preparation.model, preparation.plan) if transport.secagg else None
@@ -56,16 +79,22 @@ def run_experiment(grid: Grid, experiment: Experiment) -> None:
     folder = RunFolder.open(experiment)
     start = folder.load_checkpoint() or initial_state(preparation)
     done = start.round_number
-    screen = make_screen(experiment.output.screen, rounds=federation.rounds, done=done)
-    screen.say(_introduction(preparation))
+    screen = make_screen(experiment.output.screen)
+    events = Events(screen, on_event)
+    events.emit(
+        RunStarted(path=folder.path, rounds=federation.rounds, done=done, introduction=_introduction(preparation))
+    )
     enrollment = enroll(preparation, transport, summing, folder, done=done)
     if enrollment.trail is not None:
         for client, reason in enrollment.trail.refused.items():
-            screen.say(f"client {client} does not take part: {reason}")
-    Run(preparation, folder, screen, start, enrollment.trail, run=enrollment.run).execute(enrollment.channel)
+            events.emit(Notice(text=f"client {client} does not take part: {reason}"))
+    RunInProgress(preparation, folder, screen, events, start, enrollment.trail, run=enrollment.run).execute(
+        enrollment.channel
+    )
+    return folder.path
 
 
-class Run:
+class RunInProgress:
     """A run in progress: where it stands, and where that is kept."""
 
     def __init__(
@@ -73,6 +102,7 @@ class Run:
         preparation: Preparation,
         folder: RunFolder,
         screen: Screen,
+        events: Events,
         start: RunState,
         trail: AuditTrail | None,
         *,
@@ -83,6 +113,7 @@ class Run:
         self._experiment = preparation.experiment
         self._folder = folder
         self._screen = screen
+        self._events = events
         self._state = start
         self._trail = trail
         self._run = run
@@ -92,27 +123,25 @@ class Run:
         try:
             self._train(channel)
         except (KeyboardInterrupt, SystemExit, RunNotRunningException):  # the last two where the SuperLink stops a run
-            self._report_failure("interrupted", "stopped by the user")
-            self._screen.say(
-                f"stopped after round {self._state.round_number}; what was reached is saved. To go on, run the same "
-                f"command with --out {self._folder.path} --resume"
-            )
+            self._end("interrupted", "stopped by the user")
             raise
         except Exception as error:
+            name = "" if isinstance(error, FedtrainError) else f"{type(error).__name__}: "
+            if error is self._events.error:
+                self._refresh(channel)
+                self._end("interrupted", f"stopped by on_event: {name}{error}")
+                raise
             if isinstance(error, BudgetError | AggregationError):
                 self._refresh(channel)
-            name = "" if isinstance(error, FedtrainError) else f"{type(error).__name__}: "
-            self._report_failure("failed", f"{name}{error}")
+            self._end("failed", f"{name}{error}")
             raise
         self._refresh(channel)
         report = self._report("completed", None)
         if left := channel.end(timeout=self._experiment.federation.deadline):
-            self._screen.say(
-                f"clients {', '.join(map(str, left))} did not say that they deleted their keys of the session"
-            )
-        self._screen.say(
-            f"{closing_table(report)}\ntransport: {summary(report.round_log)}\nreport: {self._folder.html}"
-        )
+            clients = ", ".join(map(str, left))
+            self._events.emit(Notice(text=f"clients {clients} did not say that they deleted their keys of the session"))
+        self._emit_end("completed", None, report)
+        self._events.check()
 
     def _refresh(self, channel: Channel) -> None:
         if self._trail is not None:
@@ -132,8 +161,8 @@ class Run:
         )
         with tensorboard as board, self._screen:
             while self._state.round_number < self._experiment.federation.rounds:
-                state = rounds.next(self._state, on_start=self._screen.round_started, on_reply=self._screen.client_done)
-                self._save(state)
+                self._events.check()
+                self._save(self._next(rounds))
                 evaluation, entry = self._state.evaluations[-1], self._state.round_log[-1]
                 epsilon = self._epsilon(entry.round)
                 if evaluation.round == entry.round:
@@ -144,8 +173,30 @@ class Run:
                         for name, value in line.items():
                             if isinstance(value, int | float):
                                 board.add_scalar(name, value, entry.round)
-                accuracy = evaluation.accuracy if evaluation.round == entry.round else None
-                self._screen.round_done(entry, accuracy, epsilon)
+                self._events.emit(
+                    RoundDone(
+                        round=entry.round,
+                        entry=entry,
+                        evaluation=evaluation if evaluation.round == entry.round else None,
+                        epsilon=epsilon,
+                    )
+                )
+
+    def _next(self, rounds: Rounds) -> RunState:
+        """Run the next round, and tell of each client that answers."""
+        number, answered, asked = self._state.round_number + 1, 0, 0
+
+        def started(number: int, clients: int) -> None:
+            nonlocal asked
+            asked = clients
+            self._events.emit(RoundStarted(round=number, clients=clients))
+
+        def replied() -> None:
+            nonlocal answered
+            answered += 1
+            self._events.emit(ClientDone(round=number, answered=answered, clients=asked))
+
+        return rounds.next(self._state, on_start=started, on_reply=replied)
 
     def _save(self, state: RunState) -> None:
         before, self._state = self._state, state
@@ -183,12 +234,26 @@ class Run:
         self._folder.save_report(report, render_html(report))
         return report
 
-    def _report_failure(self, status: Status, reason: str) -> None:
+    def _end(self, status: Status, reason: str) -> None:
+        """Leave the report of a run that did not complete."""
+        report = None
         # A disk that is full for the checkpoint is full for the report: the first error is the one to tell.
         try:
-            self._report(status, reason)
+            report = self._report(status, reason)
         except StorageError as error:
             _log.warning("the report could not be written: %s", error)
+        self._emit_end(status, reason, report)
+
+    def _emit_end(self, status: Status, reason: str | None, report: Report | None) -> None:
+        self._events.emit(
+            RunEnded(
+                path=self._folder.path,
+                status=status,
+                reason=reason,
+                round=self._state.round_number,
+                report=report,
+            )
+        )
 
 
 def _introduction(preparation: Preparation) -> str:

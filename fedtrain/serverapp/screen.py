@@ -1,34 +1,31 @@
-"""What a person sees while a run goes on."""
+"""What a person sees while a run goes on: one follower of the run's events."""
 
 import sys
+import time
+from collections import deque
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from decimal import ROUND_CEILING, Decimal
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fedtrain.report import Report, RoundEntry
+from fedtrain.report import Report
+from fedtrain.report.transport import summary
+from fedtrain.serverapp.events import ClientDone, Event, Notice, RoundDone, RoundStarted, RunEnded, RunStarted
 
-# The closing table shows at most so many rounds; metrics.jsonl has them all.
+# The closing table, and the display in a notebook, show at most so many rounds; metrics.jsonl has them all.
 _ROWS = 12
+_REDRAW = 0.25  # seconds between two drawings in a notebook
 
 
 class Screen(AbstractContextManager["Screen"], Protocol):
-    """Shows a run. Rounds are shown while it is entered as a context."""
+    """Shows a run. It cleans up what it draws when it is left as a context."""
 
-    def say(self, text: str) -> None:
-        """Show a text."""
-
-    def round_started(self, number: int, cohort: int) -> None:
-        """Show that a round was sent to so many clients."""
-
-    def client_done(self) -> None:
-        """Show that one more client of the round has answered."""
-
-    def round_done(self, entry: RoundEntry, accuracy: float | None, epsilon: float | None) -> None:
-        """Show a completed round, the latest central accuracy, and the largest epsilon."""
+    def show(self, event: Event) -> None:
+        """Show an event."""
 
 
 class SilentScreen(AbstractContextManager["SilentScreen"]):
@@ -37,44 +34,95 @@ class SilentScreen(AbstractContextManager["SilentScreen"]):
     def __exit__(self, *_: object) -> None:
         """Have nothing to clean up."""
 
-    def say(self, text: str) -> None:
+    def show(self, event: Event) -> None:
         """Show nothing."""
 
-    def round_started(self, number: int, cohort: int) -> None:
-        """Show nothing."""
 
-    def client_done(self) -> None:
-        """Show nothing."""
+class _Lines:
+    """What is said of a run, as lines of text; one for each round, and for each client that it dropped."""
 
-    def round_done(self, entry: RoundEntry, accuracy: float | None, epsilon: float | None) -> None:
-        """Show nothing."""
+    def __init__(self) -> None:
+        self._rounds = 0
+        self._durations: list[float] = []
+
+    def of(self, event: Event) -> list[str]:
+        match event:
+            case RunStarted():
+                self._rounds = event.rounds
+                return [event.introduction]
+            case Notice():
+                return [event.text]
+            case RoundDone():
+                self._durations.append(event.entry.seconds)
+                left = sum(self._durations) / len(self._durations) * (self._rounds - event.round)
+                line = f"round {event.round}/{self._rounds}  {_figures(event)}  time left {left:.0f} s"
+                return [line, *_drops(event)]
+            case RunEnded():
+                return _closing(event)
+        return []
 
 
 class PlainScreen(SilentScreen):
-    """One line for each round, and for each client that it dropped, for files and pipes."""
+    """Lines of text, for files and pipes."""
 
-    def __init__(self, *, rounds: int) -> None:
-        self._rounds = rounds
-        self._durations: list[float] = []
+    def __init__(self) -> None:
+        self._lines = _Lines()
 
-    def say(self, text: str) -> None:
-        """Print the text."""
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
+    def show(self, event: Event) -> None:
+        """Print what there is to say of an event."""
+        for line in self._lines.of(event):
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
 
-    def round_done(self, entry: RoundEntry, accuracy: float | None, epsilon: float | None) -> None:
-        """Print the round, and how long the rest takes at the pace so far."""
-        self._durations.append(entry.seconds)
-        left = sum(self._durations) / len(self._durations) * (self._rounds - entry.round)
-        self.say(f"round {entry.round}/{self._rounds}  {_figures(entry, accuracy, epsilon)}  time left {left:.0f} s")
-        for line in _drops(entry):
-            self.say(line)
+
+class NotebookScreen(SilentScreen):
+    """One display below a notebook's cell that is drawn again and again, so that a long run does not fill it.
+
+    Args:
+        display: ``IPython.display.display``.
+    """
+
+    def __init__(self, display: Any) -> None:
+        self._display = display
+        self._handle: Any = None
+        self._lines = _Lines()
+        self._before: list[str] = []
+        self._latest: deque[str] = deque(maxlen=_ROWS)
+        self._after: list[str] = []
+        self._drawn = 0.0
+
+    def show(self, event: Event) -> None:
+        """Draw the introduction, the latest rounds, and the round in progress."""
+        lines = self._lines.of(event)
+        match event:
+            case RoundStarted():
+                self._after = [f"round {event.round}: clients 0/{event.clients}"]
+            case ClientDone():
+                self._after = [f"round {event.round}: clients {event.answered}/{event.clients}"]
+            case RoundDone():
+                self._latest.extend(lines)
+                self._after = []
+            case RunEnded():
+                self._after = lines
+            case _:
+                self._before.extend(lines)
+        now = time.monotonic()
+        if isinstance(event, RunStarted | Notice | RunEnded) or now - self._drawn >= _REDRAW:
+            self._draw([*self._before, *self._latest, *self._after])
+            self._drawn = now
+
+    def _draw(self, lines: Iterable[str]) -> None:
+        data = {"text/plain": "\n".join(lines)}
+        if self._handle is None:
+            self._handle = self._display(data, raw=True, display_id=True)
+        else:
+            self._handle.update(data, raw=True)
 
 
 class LiveScreen(SilentScreen):
     """A progress display, for terminals."""
 
-    def __init__(self, *, rounds: int, done: int) -> None:
+    def __init__(self) -> None:
         self._console = Console()
         self._progress = Progress(
             TextColumn("round"),
@@ -85,9 +133,7 @@ class LiveScreen(SilentScreen):
             TimeRemainingColumn(),
             console=self._console,
         )
-        self._task = self._progress.add_task("", total=rounds, completed=done, clients="", figures="")
-        self._answered = 0
-        self._cohort = 0
+        self._task: TaskID | None = None
 
     def __enter__(self) -> Self:
         """Begin to draw."""
@@ -98,34 +144,68 @@ class LiveScreen(SilentScreen):
         """Stop drawing and leave the last state on the screen."""
         self._progress.stop()
 
-    def say(self, text: str) -> None:
-        """Print the text above the display."""
-        self._console.print(text, markup=False, highlight=False)
+    def show(self, event: Event) -> None:
+        """Advance the bar, and print texts above it."""
+        match event:
+            case RunStarted():
+                self._say(event.introduction)
+                self._task = self._progress.add_task(
+                    "", total=event.rounds, completed=event.done, clients="", figures=""
+                )
+            case RoundStarted():
+                self._update(clients=f"clients 0/{event.clients}", completed=event.round - 1)
+            case ClientDone():
+                self._update(clients=f"clients {event.answered}/{event.clients}")
+            case RoundDone():
+                self._update(completed=event.round, figures=_figures(event))
+                self._say(*_drops(event))
+            case Notice():
+                self._say(event.text)
+            case RunEnded():
+                self._say(*_closing(event))
 
-    def round_started(self, number: int, cohort: int) -> None:
-        """Show an empty count of clients."""
-        self._answered, self._cohort = 0, cohort
-        self._progress.update(self._task, clients=f"clients 0/{cohort}", completed=number - 1)
+    def _update(self, **fields: Any) -> None:
+        assert self._task is not None
+        self._progress.update(self._task, **fields)
 
-    def client_done(self) -> None:
-        """Count one more client."""
-        self._answered += 1
-        self._progress.update(self._task, clients=f"clients {self._answered}/{self._cohort}")
-
-    def round_done(self, entry: RoundEntry, accuracy: float | None, epsilon: float | None) -> None:
-        """Advance the bar."""
-        self._progress.update(self._task, completed=entry.round, figures=_figures(entry, accuracy, epsilon))
-        for line in _drops(entry):
-            self.say(line)
+    def _say(self, *lines: str) -> None:
+        for line in lines:
+            self._console.print(line, markup=False, highlight=False)
 
 
-def make_screen(kind: Literal["auto", "plain", "none"], *, rounds: int, done: int) -> Screen:
-    """Return the screen of a kind; ``auto`` draws on a terminal and prints lines elsewhere."""
+def make_screen(kind: Literal["auto", "plain", "none"]) -> Screen:
+    """Return the screen of a kind; ``auto`` draws on a terminal or in a notebook, and prints lines elsewhere."""
     if kind == "none":
         return SilentScreen()
     if kind == "auto" and sys.stdout.isatty():
-        return LiveScreen(rounds=rounds, done=done)
-    return PlainScreen(rounds=rounds)
+        return LiveScreen()
+    if kind == "auto" and (display := _notebook_display()) is not None:
+        return NotebookScreen(display)
+    return PlainScreen()
+
+
+def _notebook_display() -> Any:
+    """Return the function that shows something below a notebook's cell; ``None`` where this is no notebook."""
+    ipython = sys.modules.get("IPython")
+    if ipython is None or not hasattr(ipython.get_ipython(), "kernel"):
+        return None
+    return ipython.display.display
+
+
+def _closing(event: RunEnded) -> list[str]:
+    if event.status == "interrupted":
+        how = (
+            f"stopped after round {event.round}; what was reached is saved. To go on, run the same command with --out "
+            f"{event.path} --resume, or in Python simulate(..., out={str(event.path)!r}, resume=True)"
+        )
+        return [how]
+    if event.status == "failed" or event.report is None:  # the error says it
+        return []
+    return [
+        closing_table(event.report),
+        f"transport: {summary(event.report.round_log)}",
+        f"report: {event.path / 'report.html'}",
+    ]
 
 
 def closing_table(report: Report) -> str:
@@ -145,20 +225,21 @@ def closing_table(report: Report) -> str:
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
-def _figures(entry: RoundEntry, accuracy: float | None, epsilon: float | None) -> str:
+def _figures(event: RoundDone) -> str:
+    entry, evaluation = event.entry, event.evaluation
     parts = [f"clients {len(entry.completed or ())}/{len(entry.cohort or ())}"]
-    if accuracy is not None:
-        parts.append(f"accuracy {accuracy:.4f}")
-    if epsilon is not None:
-        parts.append(f"epsilon {_rounded_up(epsilon)}")
+    if evaluation is not None and evaluation.accuracy is not None:
+        parts.append(f"accuracy {evaluation.accuracy:.4f}")
+    if event.epsilon is not None:
+        parts.append(f"epsilon {_rounded_up(event.epsilon)}")
     return "  ".join(parts)
 
 
-def _drops(entry: RoundEntry) -> list[str]:
+def _drops(event: RoundDone) -> list[str]:
     # The last line of a traceback is the cause.
     return [
-        f"round {entry.round}: dropped client {dropped.client}: {dropped.reason.strip().splitlines()[-1]}"
-        for dropped in entry.dropped or ()
+        f"round {event.round}: dropped client {dropped.client}: {dropped.reason.strip().splitlines()[-1]}"
+        for dropped in event.entry.dropped or ()
     ]
 
 

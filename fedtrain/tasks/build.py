@@ -16,19 +16,29 @@ _TASKS: dict[str, Callable[[TaskConfig, DataInfo], Task]] = {"vision": Vision, "
 _METHODS = ("model", "encode", "loss", "metrics")
 
 
-def build_task(config: TaskConfig, info: DataInfo) -> Task:
+def build_task(config: TaskConfig, info: DataInfo, given: Callable[[DataInfo], object] | None = None) -> Task:
     """Return the task that the configuration names, for a data set.
 
     ``config.name`` is ``vision``, ``tabular``, or ``module:attribute``: a callable in a module on Python's path that
     takes the ``DataInfo`` and returns a task. Such a task has its own model and augmentation, so ``config.model`` and
     ``config.augment`` must be unset.
 
+    Args:
+        config: names the task.
+        info: the data set.
+        given: makes the task, where it is an object of the calling program (see `fedtrain.tasks.given`).
+
     Raises:
         TaskError: there is no such task, or it cannot be built, or it does not fit the data set.
     """
-    if config.name in _TASKS:
+    if config.name.startswith("object:") and given is None:
+        raise TaskError(
+            f'task.name = "{config.name}": the task of this experiment was an object of the program that ran it; give '
+            'it to fedtrain (task=...), or put it into a module and name it "module:attribute"'
+        )
+    if config.name in _TASKS and given is None:
         return _TASKS[config.name](config, info)
-    if ":" not in config.name:
+    if ":" not in config.name and given is None:
         raise unknown("task.name", config.name, _TASKS, ', or your own as "module:attribute"')
     if config.model is not None or config.augment:
         field = "augment" if config.model is None else "model"
@@ -36,7 +46,7 @@ def build_task(config: TaskConfig, info: DataInfo) -> Task:
             f'task.{field} is set, and task.name = "{config.name}" is a task of your own, which chooses its own model '
             f"and augmentation; unset task.{field}."
         )
-    return _own_task(config.name, _load(config.name), info)
+    return _own_task(config.name, given or _load(config.name), info)
 
 
 def _load(name: str) -> Callable[[DataInfo], object]:

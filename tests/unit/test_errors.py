@@ -11,7 +11,9 @@ from fedtrain import errors
 def drawn():
     """Return each class of the tree in the docstring with its parent and the exit status that stands beside it."""
     path, found = [], {}
-    for prefix, name, rest in re.findall(r"^    ((?:[| ]   )*(?:\+-- )?)([A-Z]\w+Error)\b(.*)$", errors.__doc__, re.MULTILINE):
+    for prefix, name, rest in re.findall(
+        r"^    ((?:[| ]   )*(?:\+-- )?)([A-Z]\w+Error)\b(.*)$", errors.__doc__, re.MULTILINE
+    ):
         depth = len(prefix) // 4
         path[depth:] = [name]
         status = re.search(r"\(exit status (\d)\)", rest)

@@ -1,5 +1,6 @@
 import json
 import logging
+from dataclasses import FrozenInstanceError
 
 import pytest
 from flwr.app import Context, Error, RecordDict
@@ -11,7 +12,8 @@ from fedtrain.config import to_flat
 from fedtrain.errors import ConfigError, DataError, StorageError, TooFewResultsError
 from fedtrain.files import read_lines
 from fedtrain.report import Report
-from fedtrain.serverapp.run import Run, run_experiment
+from fedtrain.serverapp.events import ClientDone, RoundDone, RoundStarted, RunEnded, RunStarted
+from fedtrain.serverapp.run import RunInProgress, run_experiment
 from server.app import app as server
 from tests.fakes import RUN_ID, digits_experiment, federation, private_experiment
 
@@ -243,7 +245,7 @@ def test_the_first_error_is_the_one_that_is_told(make, monkeypatch, caplog):
     def full(self, *_):
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(Run, "_report", full)
+    monkeypatch.setattr(RunInProgress, "_report", full)
     with (
         caplog.at_level(logging.WARNING, logger="fedtrain.serverapp.run"),
         pytest.raises(ZeroDivisionError, match="the cause"),
@@ -262,3 +264,80 @@ def test_a_run_that_is_complete_can_be_resumed_without_training(make, tmp_path):
     after = load_file(tmp_path / "run" / "model-final.safetensors")
     assert all(before[name].tobytes() == after[name].tobytes() for name in before)
     assert json.loads((tmp_path / "run" / "report.json").read_text())["status"] == "completed"
+
+
+def test_the_events_of_a_run_tell_all_of_it_in_order(make, tmp_path):
+    experiment, seen = make(kind=private_experiment, output__screen="none", server__evaluate_every=2), []
+    run_experiment(federation(experiment), experiment, on_event=seen.append)
+    a_round = ["RoundStarted", "ClientDone", "ClientDone", "RoundDone"]
+    assert [type(event).__name__ for event in seen] == ["RunStarted", *a_round * 3, "RunEnded"]
+    report = report_of(tmp_path / "run")
+    start, end = seen[0], seen[-1]
+    assert (start.rounds, start.done, start.path) == (3, 0, tmp_path / "run")
+    assert "3 rounds, 2 of 4 clients a round" in start.introduction
+    done = [event for event in seen if isinstance(event, RoundDone)]
+    assert [event.entry for event in done] == list(report.round_log)
+    assert [event.evaluation for event in done] == [None, *report.evaluation.history[1:]]
+    assert [event.epsilon for event in done] == sorted(event.epsilon for event in done)
+    assert done[-1].epsilon >= report.privacy.epsilon > 0
+    assert [(e.round, e.answered, e.clients) for e in seen if isinstance(e, ClientDone)][:2] == [(1, 1, 2), (1, 2, 2)]
+    assert (end.status, end.reason, end.round, end.report) == ("completed", None, 3, report)
+    with pytest.raises(FrozenInstanceError):
+        end.status = "failed"
+
+
+@pytest.mark.parametrize("kind", [RunStarted, RoundStarted, ClientDone, RoundDone])
+def test_an_error_of_the_listener_ends_the_run_when_its_round_is_saved(make, tmp_path, kind):
+    experiment, seen = make(kind=private_experiment, output__screen="none"), []
+
+    def fail(event):
+        seen.append(event)
+        if isinstance(event, kind):
+            raise LookupError("no such window")  # noqa: TRY004
+
+    with pytest.raises(LookupError, match="no such window"):
+        run_experiment(federation(experiment), experiment, on_event=fail)
+    assert isinstance(seen[-1], kind)  # it is not called again
+    rounds = 0 if kind is RunStarted else 1
+    report = report_of(tmp_path / "run")
+    assert (report.status, report.rounds) == ("interrupted", rounds)
+    assert report.reason == "stopped by on_event: LookupError: no such window"
+    # Nothing was charged beyond the rounds that are saved.
+    assert {event.round for event in report.privacy.events} == set(range(1, rounds + 1))
+    again = make(kind=private_experiment, output__screen="none", output__resume=True)
+    run_experiment(federation(again), again)
+    assert report_of(tmp_path / "run").status == "completed"
+
+
+def test_an_error_of_the_listener_at_the_very_end_changes_nothing(make, tmp_path):
+    experiment = make(output__screen="none")
+
+    def fail(event):
+        if isinstance(event, RunEnded):
+            raise LookupError("no such window")  # noqa: TRY004
+
+    with pytest.raises(LookupError, match="no such window"):
+        run_experiment(federation(experiment), experiment, on_event=fail)
+    report = report_of(tmp_path / "run")
+    assert (report.status, report.rounds) == ("completed", 3)
+
+
+def test_an_interrupt_in_the_listener_ends_the_run_at_once(make, tmp_path):
+    experiment, seen = make(output__screen="none"), []
+
+    def interrupt(event):
+        seen.append(event)
+        if isinstance(event, RoundStarted) and event.round == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(federation(experiment), experiment, on_event=interrupt)
+    assert (seen[-1].status, seen[-1].reason, seen[-1].round) == ("interrupted", "stopped by the user", 1)
+    assert report_of(tmp_path / "run").rounds == 1
+
+
+def test_a_run_that_fails_says_so_in_its_last_event(make):
+    experiment, seen = make(output__screen="none"), []
+    with pytest.raises(MemoryError):
+        run_experiment(federation(experiment, stop_in(2, MemoryError("no room"))), experiment, on_event=seen.append)
+    assert (seen[-1].status, seen[-1].reason, seen[-1].round) == ("failed", "MemoryError: no room", 1)

@@ -5,16 +5,26 @@ import pty
 import sys
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from fedtrain.report import Dropped, RoundEntry
+from fedtrain.report import Dropped, Evaluation, RoundEntry
+from fedtrain.serverapp.events import ClientDone, Notice, RoundDone, RoundStarted, RunEnded, RunStarted
 from fedtrain.serverapp.preparation import Preparation
 from fedtrain.serverapp.reporting import build_report
-from fedtrain.serverapp.screen import LiveScreen, PlainScreen, SilentScreen, _rounded_up, closing_table, make_screen
+from fedtrain.serverapp.screen import (
+    LiveScreen,
+    NotebookScreen,
+    PlainScreen,
+    SilentScreen,
+    _rounded_up,
+    closing_table,
+    make_screen,
+)
 
 
 def entry(number=2, *, dropped=(), seconds=4.0):
@@ -31,24 +41,50 @@ def entry(number=2, *, dropped=(), seconds=4.0):
     )
 
 
+def started(rounds=10, done=0):
+    return RunStarted(path=Path("runs/x"), rounds=rounds, done=done, introduction="[red]introduction[/red] 1")
+
+
+def finished(number=2, accuracy=None, epsilon=None, **facts):
+    evaluation = None if accuracy is None else Evaluation(round=number, accuracy=accuracy)
+    return RoundDone(round=number, entry=entry(number, **facts), evaluation=evaluation, epsilon=epsilon)
+
+
+def ended(status="interrupted"):
+    return RunEnded(path=Path("runs/x"), status=status, reason="why", round=2, report=None)
+
+
+def answered(number):
+    return ClientDone(round=2, answered=number, clients=3)
+
+
+DROPPED = {1: "Traceback\n  File\nValueError: bad\n", 2: "no answer"}
+
+
 def test_plain_lines_say_where_the_run_stands(capsys):
-    screen = PlainScreen(rounds=10)
-    with screen:
-        screen.round_started(1, 3)
-        screen.client_done()
-        screen.round_done(entry(1, seconds=2.0), 0.5, 1.25)
-        screen.round_done(entry(2, seconds=4.0), 0.98765, 1.2501)
-    first, second = capsys.readouterr().out.splitlines()
+    with PlainScreen() as screen:
+        screen.show(started())
+        screen.show(RoundStarted(round=1, clients=3))
+        screen.show(ClientDone(round=1, answered=1, clients=3))
+        screen.show(finished(1, 0.5, 1.25, seconds=2.0))
+        screen.show(finished(2, 0.98765, 1.2501, seconds=4.0))
+        screen.show(Notice(text="client 3 is late"))
+        screen.show(ended())
+        screen.show(ended("failed"))
+    introduction, first, second, notice, stopped = capsys.readouterr().out.splitlines()
+    assert introduction == "[red]introduction[/red] 1"
     assert first == "round 1/10  clients 3/3  accuracy 0.5000  epsilon 1.250  time left 18 s"
     # Eight rounds are left, at three seconds each on average.
     assert second == "round 2/10  clients 3/3  accuracy 0.9877  epsilon 1.251  time left 24 s"
+    assert notice == "client 3 is late"
+    assert stopped.startswith("stopped after round 2; what was reached is saved.")
 
 
 def test_plain_lines_leave_out_what_is_not_known_and_name_who_was_dropped(capsys):
-    PlainScreen(rounds=2).round_done(
-        entry(2, dropped={1: "Traceback\n  File\nValueError: bad\n", 2: "no answer"}), None, None
-    )
-    assert capsys.readouterr().out.splitlines() == [
+    screen = PlainScreen()
+    screen.show(started(2))
+    screen.show(finished(2, dropped=DROPPED))
+    assert capsys.readouterr().out.splitlines()[1:] == [
         "round 2/2  clients 1/3  time left 0 s",
         "round 2: dropped client 1: ValueError: bad",
         "round 2: dropped client 2: no answer",
@@ -57,11 +93,60 @@ def test_plain_lines_leave_out_what_is_not_known_and_name_who_was_dropped(capsys
 
 def test_a_silent_screen_is_silent(capsys):
     with SilentScreen() as screen:
-        screen.say("text")
-        screen.round_started(1, 3)
-        screen.client_done()
-        screen.round_done(entry(dropped={1: "x"}), 0.5, 1.0)
+        for event in (started(), answered(1), finished(dropped=DROPPED), Notice(text="x"), ended()):
+            screen.show(event)
     assert capsys.readouterr() == ("", "")
+
+
+class Cell:
+    """The output of a notebook's cell, as IPython's display fills it."""
+
+    def __init__(self):
+        self.displays, self.updates = 0, []
+
+    def display(self, data, *, raw, display_id):
+        assert raw
+        assert display_id
+        self.displays += 1
+        self.update(data, raw=True)
+        return self
+
+    def update(self, data, *, raw):
+        assert raw
+        self.updates.append(data["text/plain"].splitlines())
+
+
+def test_a_notebook_has_one_display_which_a_long_run_does_not_fill():
+    cell = Cell()
+    with NotebookScreen(cell.display) as screen:
+        screen.show(started(1000))
+        for number in range(1, 1001):
+            screen.show(RoundStarted(round=number, clients=3))
+            screen.show(ClientDone(round=number, answered=1, clients=3))
+            screen.show(finished(number, dropped={1: "gone"} if number == 3 else ()))
+        screen.show(Notice(text="client 3 is late"))
+        screen.show(ended())
+    assert cell.displays == 1
+    assert max(map(len, cell.updates)) <= 2 + 12 + 1
+    last = cell.updates[-1]
+    assert last[:2] == ["[red]introduction[/red] 1", "client 3 is late"]
+    assert last[2].startswith("round 989/1000")
+    assert last[-2].startswith("round 1000/1000")
+    assert last[-1].startswith("stopped after round 2")
+
+
+def test_a_notebook_is_not_drawn_more_often_than_can_be_seen(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    cell = Cell()
+    screen = NotebookScreen(cell.display)
+    screen.show(started())
+    for number in (1, 2):
+        screen.show(answered(number))
+    assert len(cell.updates) == 1
+    now[0] += 0.3
+    screen.show(answered(3))
+    assert cell.updates[1:] == [["[red]introduction[/red] 1", "round 2: clients 3/3"]]
 
 
 def drawn(monkeypatch, use):
@@ -71,19 +156,21 @@ def drawn(monkeypatch, use):
         "fedtrain.serverapp.screen.Console", lambda: Console(file=stream, force_terminal=True, width=120)
     )
     stream = io.StringIO()
-    use(LiveScreen(rounds=5, done=1))
+    use(LiveScreen())
     return stream.getvalue()
 
 
 def test_a_live_screen_draws_progress_and_prints_above_it(monkeypatch):
     def use(screen):
-        screen.say("[red]introduction[/red] 1")
+        screen.show(started(5, done=1))
         with screen:
-            screen.round_started(2, 3)
+            screen.show(RoundStarted(round=2, clients=3))
             screen._progress.refresh()
-            screen.client_done()
+            screen.show(answered(1))
             screen._progress.refresh()
-            screen.round_done(entry(dropped={1: "Traceback\nOSError: gone"}), 0.25, 2.0001)
+            screen.show(finished(2, 0.25, 2.0001, dropped={1: "Traceback\nOSError: gone"}))
+            screen.show(Notice(text="client 3 is late"))
+            screen.show(ended())
 
     text = drawn(monkeypatch, use)
     assert "[red]introduction[/red] 1" in text
@@ -93,12 +180,15 @@ def test_a_live_screen_draws_progress_and_prints_above_it(monkeypatch):
     assert "2/5" in text
     assert "clients 2/3  accuracy 0.2500  epsilon 2.001" in text
     assert "round 2: dropped client 1: OSError: gone" in text
+    assert "client 3 is late" in text
+    assert "stopped after round 2" in text
 
 
 def test_a_live_screen_stops_drawing_when_a_round_fails(monkeypatch):
     def use(screen):
+        screen.show(started())
         with contextlib.suppress(KeyboardInterrupt), screen:
-            screen.round_started(2, 3)
+            screen.show(RoundStarted(round=2, clients=3))
             raise KeyboardInterrupt
         assert not screen._progress.live.is_started
 
@@ -110,11 +200,11 @@ def test_a_terminal_gets_a_display_and_a_pipe_gets_lines(monkeypatch):
     controller, terminal = pty.openpty()
     with os.fdopen(controller, "rb"), os.fdopen(terminal, "w") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
-        assert isinstance(make_screen("auto", rounds=5, done=0), LiveScreen)
-        assert type(make_screen("plain", rounds=5, done=0)) is PlainScreen
-        assert type(make_screen("none", rounds=5, done=0)) is SilentScreen
+        assert isinstance(make_screen("auto"), LiveScreen)
+        assert type(make_screen("plain")) is PlainScreen
+        assert type(make_screen("none")) is SilentScreen
     monkeypatch.setattr(sys, "stdout", io.StringIO())
-    assert type(make_screen("auto", rounds=5, done=0)) is PlainScreen
+    assert type(make_screen("auto")) is PlainScreen
 
 
 @given(st.floats(0, 1e9))

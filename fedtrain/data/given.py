@@ -1,0 +1,80 @@
+"""A data set that is an object of the calling program, in the place of one that a source decodes."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from fedtrain.config import Data
+from fedtrain.data.types import DataInfo, DataStore, Split
+from fedtrain.errors import DataError
+
+_DTYPES = {"image": np.uint8, "table": np.float32}
+
+
+def check_store(store: object) -> DataStore:
+    """Return a caller's data set as what the rest of fedtrain relies on: as its facts say, finite, and in C order.
+
+    It has no folder: what is cached beside one would be of the records that the source decoded.
+
+    Raises:
+        DataError: it is no `DataStore`, is empty, or has records or labels that are not as its facts say.
+    """
+    if not isinstance(store, DataStore):
+        raise DataError(
+            f"data is a {type(store).__name__}, and a fedtrain.DataStore is needed: "
+            "DataStore(info=DataInfo(...), train=Split(...), test=Split(...))"
+        )
+    return DataStore(
+        info=store.info,
+        train=_checked("data.train", store.train, store.info),
+        test=replace(_checked("data.test", store.test, store.info), owners=None),
+    )
+
+
+def data_section(data: Data) -> Data:
+    """Return what an experiment says of records that are an object of the caller: how they are split, nothing else.
+
+    Raises:
+        DataError: a field is set that a source would read.
+    """
+    partition_alone = Data(source="object", partition=data.partition, cache=data.cache)
+    given = [
+        f"data.{name}"
+        for name, value in data
+        if name not in {"source", "partition", "cache"} and value != getattr(partition_alone, name)
+    ]
+    if given:
+        raise DataError(
+            f"{', '.join(given)} is set, and the records are an object: leave it unset, and choose the records in the "
+            "program that makes the object"
+        )
+    return partition_alone
+
+
+def _checked(name: str, split: Split, info: DataInfo) -> Split:
+    features, labels = split.features, split.labels
+    shape = (len(labels), *info.shape)
+    if features.shape != shape or features.dtype != _DTYPES[info.kind]:
+        raise DataError(
+            f"{name}.features has shape {features.shape} and dtype {features.dtype}; {info.kind} records of shape "
+            f"{info.shape} with {len(labels)} labels are {np.dtype(_DTYPES[info.kind]).name} of shape {shape}"
+        )
+    if len(labels) == 0:
+        raise DataError(f"{name} has no records; it needs at least one")
+    if labels.ndim != 1 or labels.dtype != np.int64:
+        raise DataError(f"{name}.labels has shape {labels.shape} and dtype {labels.dtype}; it is int64 of shape (n,)")
+    if labels.min() < 0 or labels.max() >= len(info.classes):
+        raise DataError(
+            f"{name}.labels has values from {labels.min()} to {labels.max()}; the {len(info.classes)} classes are 0 to "
+            f"{len(info.classes) - 1}"
+        )
+    bad = np.argwhere(~np.isfinite(features))
+    if len(bad):
+        raise DataError(f"{name}.features has a value that is not finite, in record {bad[0][0]}")
+    if split.owners is not None and (split.owners.shape != labels.shape or split.owners.dtype != np.int64):
+        raise DataError(
+            f"{name}.owners has shape {split.owners.shape} and dtype {split.owners.dtype}; it is int64 of shape "
+            f"{labels.shape}"
+        )
+    # PyTorch computes otherwise on what is laid out otherwise, and rounds differently.
+    return replace(split, features=np.ascontiguousarray(features), labels=np.ascontiguousarray(labels))

@@ -1,0 +1,127 @@
+"""What happens in a run, as it happens: one stream of events that the screen and the caller's own function follow.
+
+Events are for whoever runs the server: with secret cohorts they tell what a report withholds, so do not publish them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from fedtrain.report import Evaluation, Report, RoundEntry
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStarted:
+    """Everything is prepared, and nothing is trained yet.
+
+    Attributes:
+        path: the run folder.
+        rounds: rounds of the whole run.
+        done: rounds that are complete already, where the run is resumed.
+        introduction: what is trained, by whom and under which promise, in words.
+    """
+
+    path: Path
+    rounds: int
+    done: int
+    introduction: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundStarted:
+    """The model of a round is about to be sent to so many clients."""
+
+    round: int
+    clients: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientDone:
+    """One more client of the round has answered, with an update or an error: ``answered`` of ``clients`` so far."""
+
+    round: int
+    answered: int
+    clients: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundDone:
+    """A round is complete, and its checkpoint is on the disk.
+
+    Attributes:
+        round: the round, from 1.
+        entry: what the report's round log will say of it.
+        evaluation: the central evaluation after it; ``None`` where the round has none.
+        epsilon: the largest epsilon that any client has spent so far; ``None`` without privacy.
+    """
+
+    round: int
+    entry: RoundEntry
+    evaluation: Evaluation | None
+    epsilon: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice:
+    """Something that a person should know, in words."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEnded:
+    """The run is over, and its report is written.
+
+    Attributes:
+        path: the run folder.
+        status: how it ended; one that was interrupted or failed can be resumed.
+        reason: why it did not complete; ``None`` if it did.
+        round: rounds that are complete.
+        report: the report; ``None`` where it could not be written.
+    """
+
+    path: Path
+    status: Literal["completed", "interrupted", "failed"]
+    reason: str | None
+    round: int
+    report: Report | None
+
+
+Event = RunStarted | RoundStarted | ClientDone | RoundDone | Notice | RunEnded
+Listener = Callable[[Event], None]
+
+
+class Display(Protocol):
+    """Shows events to a person."""
+
+    def show(self, event: Event) -> None:
+        """Show an event."""
+
+
+class Events:
+    """Passes each event to the screen, then to the caller's function.
+
+    An error of the caller's function is kept until the round in progress is saved: to break off a private round would
+    spend its epsilon for nothing. After its first error the function is not called again.
+    """
+
+    def __init__(self, display: Display, listener: Listener | None = None) -> None:
+        self._display = display
+        self._listener = listener
+        self.error: Exception | None = None
+
+    def emit(self, event: Event) -> None:
+        """Pass an event on. ``KeyboardInterrupt`` and its like end the run at once, as they do anywhere else."""
+        self._display.show(event)
+        if self._listener is None or self.error is not None:
+            return
+        try:
+            self._listener(event)
+        except Exception as error:  # noqa: BLE001 - kept, and raised by `check`
+            self.error = error
+
+    def check(self) -> None:
+        """Raise the error of the caller's function, if there was one."""
+        if self.error is not None:
+            raise self.error
