@@ -1,8 +1,10 @@
 """A data set that is an object of the calling program, in the place of one that a source decodes."""
 
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedtrain.config import Data
 from fedtrain.data.types import DataInfo, DataStore, Split
@@ -77,4 +79,5 @@ def _checked(name: str, split: Split, info: DataInfo) -> Split:
             f"{labels.shape}"
         )
     # PyTorch computes otherwise on what is laid out otherwise, and rounds differently.
-    return replace(split, features=np.ascontiguousarray(features), labels=np.ascontiguousarray(labels))
+    contiguous = cast("NDArray[np.uint8] | NDArray[np.float32]", np.ascontiguousarray(features))
+    return replace(split, features=contiguous, labels=np.ascontiguousarray(labels))

@@ -63,7 +63,7 @@ def input_files(data: Data) -> tuple[Path, ...]:
     """
     paths = [path for path in (data.path, data.test_path) if path is not None]
     match data.source:
-        case "digits":
+        case "digits" | "object":
             return ()
         case "parquet":
             return tuple(file for path in paths for file in parquet_files(path))
