@@ -22,8 +22,8 @@
         +-- CodecError          bytes between the engine and a worker that are no message (fedtrain.engine.codec)
         +-- FrameError          likewise, no frame (fedtrain.engine.frames)
 
-Catch `UsageError` for what you can correct, `RunError` for a run that can be resumed, `FedtrainError` for both. Each
-has an ``exit_status``: what the command line ends with.
+Catch `UsageError` for what you can correct, `RunError` for a run that can be resumed, `FedtrainError` for both. The
+class attribute ``exit_status`` is the exit status of a command that ends with the error.
 """
 
 
