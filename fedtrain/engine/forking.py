@@ -152,6 +152,7 @@ def _be_template(control: socket.socket, alive: int, others: tuple[int, ...], wo
     try:
         for descriptor in others:
             os.close(descriptor)
+        os.setsid()  # what is sent to the group of the parent is not for copies of it
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _own_streams()

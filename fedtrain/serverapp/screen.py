@@ -1,5 +1,6 @@
 """What a person sees while a run goes on: one follower of the run's events."""
 
+import importlib
 import sys
 import time
 from collections import deque
@@ -189,7 +190,7 @@ def _notebook_display() -> Any:
     ipython = sys.modules.get("IPython")
     if ipython is None or not hasattr(ipython.get_ipython(), "kernel"):
         return None
-    return ipython.display.display
+    return importlib.import_module("IPython.display").display
 
 
 def _closing(event: RunEnded) -> list[str]:
