@@ -21,7 +21,7 @@ def execute(tmp_path, monkeypatch):
 
     def execute(notebook):
         client = NotebookClient(
-            notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+            notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
         )
         client.execute()
         return [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -44,6 +44,7 @@ def test_the_notebook_is_stored_without_outputs():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_notebook_of_the_documentation_runs(execute, tmp_path):
     cells = execute(nbformat.read(NOTEBOOK, as_version=4))
     training = next(cell for cell in cells if "simulate(" in cell.source and "run =" in cell.source)
@@ -57,6 +58,7 @@ def test_the_notebook_of_the_documentation_runs(execute, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_an_interrupt_of_the_kernel_leaves_a_folder_to_go_on_in(execute):
     head = nbformat.read(NOTEBOOK, as_version=4).cells[1:7:2]  # imports, experiment, task
     stop = """
@@ -84,6 +86,7 @@ stopped
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_loop_of_the_kernel_goes_on_while_a_thread_simulates(execute):
     head = nbformat.read(NOTEBOOK, as_version=4).cells[1:7:2]
     body = """
