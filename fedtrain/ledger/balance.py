@@ -65,8 +65,9 @@ def budget_rows(sites: Path, experiment: Experiment | None = None) -> tuple[Budg
 
 
 def _clients(sites: Path) -> list[Path]:
+    if any((sites / "clients").glob("*/ledgers")):  # a run folder, which has copies in a folder ledgers/ too
+        sites /= "clients"
     folders = [sites] if (sites / "ledgers").is_dir() else sorted(path.parent for path in sites.glob("*/ledgers"))
-    folders = folders or sorted(path.parent for path in (sites / "clients").glob("*/ledgers"))
     if not folders:
         raise SiteError(
             f"{sites} holds no ledgers: name the folder of a client, which has a folder ledgers/, or the folder of all "
