@@ -21,6 +21,8 @@ from tests.ports import free_port
 PAGE = (ROOT / "docs" / "tutorial" / "deploy.md").read_text(encoding="utf-8")
 SITES = ("hospital-a", "hospital-b", "hospital-c")
 UP = "fedtrain server up server"
+# Of a run, unless it says otherwise.
+ROUNDS = 2
 CONNECTED = "  connected to"  # not "not connected to"
 NEEDS_NGINX = pytest.mark.skipif(
     shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin") is None, reason="nginx is not installed"
@@ -100,7 +102,7 @@ class Deployment:
         words = " ".join(f"--set {setting}" for setting in settings)
         line = (
             f"fedtrain server run server --config fedtrain/simulations/deployed.toml --out runs/{out} "
-            f"--set federation.rounds=2 --set federation.deadline=60.0 {words} {'--resume' if resume else ''}"
+            f"--set federation.rounds={ROUNDS} --set federation.deadline=60.0 {words} {'--resume' if resume else ''}"
         )
         return subprocess.Popen(
             self.hosts.command(SERVER, line),
@@ -153,6 +155,13 @@ class Deployment:
 
     def charged(self, site):
         return len([entry for entry in self.entries(site) if entry.status == "reserved"])
+
+    def spent_at_least(self, out):
+        """Say whether each ledger has every charge that the server's record has of its client, or more."""
+        rounds = self.report(out)["round_log"]
+        for number, site in enumerate(SITES):
+            assert self.charged(site) >= sum(number in entry["completed"] for entry in rounds)
+        return True
 
     def lines(self, site):
         """Return how many lines the ledgers of a site have on the disk, while its node may be writing."""
