@@ -137,6 +137,11 @@ class Hosts:
         process.send_signal(number)
         return process.wait(timeout=30)
 
+    def stays(self, host: str, line: str) -> bool:
+        """Say whether a program that was started to stay is there still."""
+        process = self._staying.get((host, line))
+        return process is not None and process.poll() is None
+
     def log(self, host: str, line: str) -> Path:
         """Return the file of what a program that stays prints."""
         return self.folder / f"{host}-{'-'.join(line.split()[:3])}.log"

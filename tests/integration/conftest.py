@@ -1,16 +1,21 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
+from logging import getLogger
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from tests.integration.deployed import SITES, Deployment, up
+from fedtrain.cli.app import app
+from tests.integration.deployed import SITES, Shared, up
 from tests.once import made_once
 
 ROOT = Path(__file__).parents[2]
@@ -32,9 +37,10 @@ class Outcome:
 
 
 class Cli:
-    """Runs the installed command in processes of its own."""
+    """Runs the command: as it is installed, in processes of its own, or in this one."""
 
     def __init__(self, cache: Path) -> None:
+        self._cache = cache
         self.environment = {**os.environ, "FEDTRAIN_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
 
     def start(self, *arguments, cwd=ROOT):
@@ -55,6 +61,27 @@ class Cli:
         process = self.start(*arguments, cwd=cwd)
         stdout, stderr = process.communicate(timeout=240)
         return Outcome(status=process.returncode, stdout=stdout, stderr=stderr, out=Path(out))
+
+    def here(self, *arguments, cwd=ROOT, out="."):
+        """Run the command in this process, which has imported already what a process of its own takes seconds for."""
+        with chdir(cwd), _settings_of_the_process():
+            result = CliRunner().invoke(
+                app, list(map(str, arguments)), env={"FEDTRAIN_CACHE": str(self._cache)}, catch_exceptions=False
+            )
+        return Outcome(status=result.exit_code, stdout=result.stdout, stderr=result.stderr, out=Path(out))
+
+
+@contextmanager
+def _settings_of_the_process():
+    """Put back what a command changes in its process."""
+    handler, root, flower, path = signal.getsignal(signal.SIGTERM), getLogger(), getLogger("flwr"), list(sys.path)
+    handlers, level, propagate = list(root.handlers), root.level, flower.propagate
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        root.handlers[:], flower.propagate, sys.path[:] = handlers, propagate, path
+        root.setLevel(level)
 
 
 @pytest.fixture(scope="session")
@@ -108,11 +135,14 @@ def once_run(cli, once, name, *arguments):
 
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory):
-    with Deployment(tmp_path_factory.mktemp("deployment")) as made:
-        made.serve()
-        made.connect()
-        yield made
+def shared_deployment(tmp_path_factory):
+    with Shared(tmp_path_factory.mktemp) as shared:
+        yield shared
+
+
+@pytest.fixture
+def deployment(shared_deployment):
+    return shared_deployment.take()
 
 
 @pytest.fixture

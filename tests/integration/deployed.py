@@ -88,6 +88,19 @@ class Deployment:
         for site in sites or SITES:
             self.hosts.stay(site, up(site), CONNECTED)
 
+    def whole(self):
+        """Say whether the server and all nodes are in service, which a fault may take a while to be followed by."""
+        return self.members == list(SITES) and holds_within(self._in_service, seconds=90)
+
+    def _in_service(self):
+        ca, address = self.node(SITES[0]) / "ca.pem", self.hosts.address
+        asked = self.hosts.run(SITES[0], f"curl -s -m 5 --cacert {ca} https://{address}/health -o /dev/null -f")
+        return asked.returncode == 0 and self.hosts.stays(SERVER, self.up_line) and all(map(self._connected, SITES))
+
+    def _connected(self, site):
+        said = self.hosts.log(site, up(site)).read_text()
+        return self.hosts.stays(site, up(site)) and said.rfind(CONNECTED) > said.rfind("  not connected to")
+
     def logged(self, *sites):
         """Return how much each node has said so far."""
         return {site: self.hosts.log(site, up(site)).stat().st_size for site in sites or SITES}
@@ -192,8 +205,44 @@ class Deployment:
         self.kill(r".", self.node(site))
 
 
-def await_that(condition, what, seconds=180):
+class Shared:
+    """A deployment for all tests of a module, as long as each leaves it whole: otherwise the next gets another one."""
+
+    def __init__(self, make_folder):
+        self._make_folder = make_folder
+        self._made, self._failed = None, None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        made, self._made = self._made, None
+        if made is not None:
+            made.__exit__(*exception)
+
+    def take(self):
+        """Return a deployment that is in service. Where none can be made, no other test tries it for minutes again."""
+        if self._failed is not None:
+            raise RuntimeError("an earlier test could not make a deployment") from self._failed
+        if self._made is None or not self._made.whole():
+            self.__exit__()
+            try:
+                self._made = Deployment(self._make_folder("deployment")).__enter__()
+                self._made.serve()
+                self._made.connect()
+            except Exception as error:
+                self._failed = error
+                raise
+        return self._made
+
+
+def holds_within(condition, seconds):
+    """Say whether something becomes so in time."""
     end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"after {seconds} s it is not so that {what}"
+    while not (holds := condition()) and time.monotonic() < end:
         time.sleep(0.05)
+    return holds
+
+
+def await_that(condition, what, seconds=180):
+    assert holds_within(condition, seconds), f"after {seconds} s it is not so that {what}"

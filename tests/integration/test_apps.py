@@ -135,12 +135,12 @@ def test_an_app_in_flowers_older_style_runs(cli, make_app):
 
 def test_keys_that_the_app_does_not_declare_are_refused(cli, make_app, tmp_path):
     folder = make_app()
-    status, _, stderr = run(cli, folder, "--set", "num-server-round=3")
-    assert status == 2
-    assert "did you mean num-server-rounds?" in stderr
-    status, _, stderr = run(cli, folder, "--out", tmp_path / "run")
-    assert status == 2
-    assert "unknown key output.directory" in stderr
+    outcome = cli.here("simulate", folder, "--set", "num-server-round=3")
+    assert outcome.status == 2
+    assert "did you mean num-server-rounds?" in outcome.stderr
+    outcome = cli.here("simulate", folder, "--out", tmp_path / "run")
+    assert outcome.status == 2
+    assert "unknown key output.directory" in outcome.stderr
 
 
 def test_an_app_that_raises_fails_with_its_traceback(cli, make_app):
@@ -165,9 +165,9 @@ def test_an_app_that_cannot_be_loaded_is_refused(cli, make_app, server, status, 
 
 
 def test_a_folder_without_an_app_is_refused(cli, tmp_path):
-    status, _, stderr = run(cli, tmp_path)
-    assert status == 2
-    assert "holds no Flower app" in stderr
+    outcome = cli.here("simulate", tmp_path)
+    assert outcome.status == 2
+    assert "holds no Flower app" in outcome.stderr
 
 
 def test_results_for_machines(cli, make_app, tmp_path):

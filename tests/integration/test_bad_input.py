@@ -53,13 +53,12 @@ def table(path, *extra):
     ids=["key", "type", "config", "no-test-set", "data", "model", "empty-partition", "delta", "resume", "nodes"],
 )
 def test_input_that_cannot_be_used_is_refused_before_anything_is_written(cli, tmp_path, arguments, message):
-    process = cli.start(
+    outcome = cli.here(
         "simulate", *DEFAULTS, *arguments, *([] if "--resume" in arguments else ["--out", tmp_path / "run"])
     )
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 2, stderr
-    assert message in stderr
-    assert "Traceback" not in stderr
+    assert outcome.status == 2, outcome.stderr
+    assert message in outcome.stderr
+    assert "Traceback" not in outcome.stderr
     assert not (tmp_path / "run" / "config.toml").exists()
 
 
@@ -76,7 +75,7 @@ def planted(kind, path):
 @pytest.mark.parametrize(("kind", "messages"), [("nan", ["7", "nan"]), ("label", ["5", "-1"])])
 def test_values_that_cannot_be_used_are_named_by_row(cli, tmp_path, kind, messages):
     data = planted(kind, tmp_path / "data.npz")
-    outcome = cli.run(*table(data, "data.test_fraction=0.2"), out=tmp_path / "run")
+    outcome = cli.here("simulate", *table(data, "data.test_fraction=0.2"), "--out", tmp_path / "run")
     assert outcome.status == 2, outcome.stderr
     assert all(message in outcome.stderr for message in messages)
 

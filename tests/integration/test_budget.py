@@ -39,7 +39,7 @@ def test_a_budget_is_kept_over_two_runs_until_it_ends(cli, tmp_path):
     assert second.report["rounds"] == fits
     assert second.model()
     assert max(client["epsilon"] for client in second.report["privacy"]["clients"]) <= 4.0
-    after = json.loads(cli.call("budget", sites, "--json").stdout)["datasets"]
+    after = json.loads(cli.here("budget", sites, "--json").stdout)["datasets"]
     assert {row["fits"] for row in after} == {0}
-    audit = cli.call("audit", second.out / "report.json", "--roster", second.out / "roster.json")
+    audit = cli.here("audit", second.out / "report.json", "--roster", second.out / "roster.json")
     assert audit.status == 0, audit.stdout

@@ -80,5 +80,5 @@ def test_two_runs_and_a_kill_cost_what_the_configuration_says(cli, tmp_path, mod
             assert client["epsilon"] == pytest.approx(expected, abs=1e-3)
             assert client["unanswered"] == []
     for outcome in (first, second):
-        audit = cli.call("audit", outcome.out / "report.json", "--roster", outcome.out / "roster.json", "--json")
+        audit = cli.here("audit", outcome.out / "report.json", "--roster", outcome.out / "roster.json", "--json")
         assert audit.status == 0, audit.stdout
