@@ -21,8 +21,9 @@ from tests.ports import free_port
 PAGE = (ROOT / "docs" / "tutorial" / "deploy.md").read_text(encoding="utf-8")
 SITES = ("hospital-a", "hospital-b", "hospital-c")
 UP = "fedtrain server up server"
-# Of a run, unless it says otherwise.
-ROUNDS = 2
+# Of a run, unless it says otherwise. The machine is another federation's as well, so that nobody is given up early; a
+# test in which a client is waited for in vain says how long, since it takes as long.
+ROUNDS, DEADLINE = 2, 120.0
 CONNECTED = "  connected to"  # not "not connected to"
 NEEDS_NGINX = pytest.mark.skipif(
     shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin") is None, reason="nginx is not installed"
@@ -115,7 +116,8 @@ class Deployment:
         words = " ".join(f"--set {setting}" for setting in settings)
         line = (
             f"fedtrain server run server --config fedtrain/simulations/deployed.toml --out runs/{out} "
-            f"--set federation.rounds={ROUNDS} --set federation.deadline=60.0 {words} {'--resume' if resume else ''}"
+            f"--set federation.rounds={ROUNDS} --set federation.deadline={DEADLINE} "
+            f"{words} {'--resume' if resume else ''}"
         )
         return subprocess.Popen(
             self.hosts.command(SERVER, line),

@@ -16,7 +16,7 @@ A, B, C = SITES
 def test_a_client_that_is_killed_is_left_out_of_the_round_and_gets_work_again(deployment, moment):
     out = f"killed-{moment}"
     lines = {"before": 0, "during": 1, "after": 2}[moment]
-    run = deployment.begin(out, "federation.rounds=3")
+    run = deployment.begin(out, "federation.rounds=3", "federation.deadline=60.0")
     log = deployment.node(B) / "logs" / "supernode.log"
     start = len(log.read_bytes())
     if moment == "before":
@@ -39,7 +39,7 @@ def test_a_client_that_is_killed_is_left_out_of_the_round_and_gets_work_again(de
 def test_a_client_that_is_killed_while_it_sends_holds_nobody_back(deployment):
     log = deployment.node(B) / "logs" / "supernode.log"
     start = log.stat().st_size
-    run = deployment.begin("sending", "federation.rounds=1")
+    run = deployment.begin("sending", "federation.rounds=1", "federation.deadline=60.0")
     await_that(lambda: b"Sending: train message" in log.read_bytes()[start:], "the client sends")
     # Often the SuperLink has the message by then, and not what is in it. The process that sends comes first.
     assert deployment.kill("fedtrain.flower.supernode", deployment.node(B)) > 0
@@ -70,7 +70,7 @@ def test_a_client_that_never_answers_is_not_waited_for_longer_than_the_deadline(
 def test_a_link_that_is_cut_and_mended_carries_the_run_on(deployment):
     if not deployment.namespaces:
         pytest.skip("network namespaces are not permitted here")
-    run = deployment.begin("cut")
+    run = deployment.begin("cut", "federation.deadline=60.0")
     await_that(lambda: deployment.lines(A) >= 1, "the client has begun")
     deployment.hosts.cut(A)
     time.sleep(25)

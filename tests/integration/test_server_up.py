@@ -103,7 +103,7 @@ class Up:
         (self.app / "tiny" / "app.py").write_text(APP)
 
     def do(self, *arguments):
-        outcome = self.cli.here(*arguments, cwd=self.folder)
+        outcome = self.cli.call(*arguments, cwd=self.folder)
         assert outcome.status == 0, outcome.stderr
         return outcome.stdout
 
