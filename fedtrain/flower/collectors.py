@@ -1,194 +1,182 @@
-"""Give a strategy one reply in the place of all: the average, of which the server knows the sum alone."""
+"""Ask a cohort, and collect what comes of it: each reply, or one average, of which the server knows the sum alone.
+
+Summing turns many messages into one reply, and is no stage of a grid: a collector sends through the grid, and the round
+calls the collector.
+"""
 
 import logging
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from fedtrain.errors import AggregationError, TransportError
-from fedtrain.flower.grids.base import GridWrapper, by_client
+from fedtrain.flower.grids.base import by_client, collect, exchange
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.secagg import ask_masked, ask_unmasked, read_masked, read_unmasked
+from fedtrain.flower.messages.training import CohortRequest
 from fedtrain.flower.sessions import ServerSession
-from fedtrain.flower.summing import Layout, Outcome, Summing, Total, from_total
+from fedtrain.flower.summing import Outcome, Summing, from_total
 from fedtrain.secagg import Parameters, ServerRound
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(kw_only=True)
-class _Round:
-    """A round in progress."""
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """What came of a round.
 
-    messages: list[Message]
-    sent: ArrayRecord
-    layout: Layout
-    parameters: Parameters
-    machine: ServerRound
-    waiting: dict[str, int]
-    unmasking: bool
-    ends: float
-    dropped: dict[int, str]
-    silent: dict[int, str] = field(default_factory=dict)
-
-    @property
-    def id(self) -> str:
-        """The id that stands for all messages of the round."""
-        return self.messages[0].metadata.message_id
-
-
-class SecAggGrid(GridWrapper):
-    """Sends the messages of a round to a cohort, and returns one reply that holds the average of their updates.
-
-    ``push_messages`` takes the messages of one round and returns one id; the reply to it is the average, with the
-    weight of all, or an error if the round had to be aborted. It comes after two exchanges, each of which takes at most
-    ``deadline`` seconds. ``outcome`` says what became of the round. Messages that are not for training pass as they
-    are.
+    Attributes:
+        replies: for the strategy: one of each client, or one in the place of all.
+        outcome: what became of the sum; ``None`` if nothing was summed.
     """
 
-    def __init__(self, inner: Grid, *, clients: Mapping[int, int], session: ServerSession, summing: Summing) -> None:
-        """Wrap a grid.
+    replies: list[Message]
+    outcome: Outcome | None = None
+
+
+class Collector(Protocol):
+    """Asks a cohort for its updates, and collects them."""
+
+    def collect(self, asked: CohortRequest, *, on_reply: Callable[[], None]) -> Collected:
+        """Ask a cohort; ``on_reply`` is called as each client has delivered its update, or failed to."""
+        ...
+
+
+class EachReply:
+    """Collects the reply of each client of a cohort, in the order of the cohort."""
+
+    def __init__(self, grid: Grid, *, deadline: float) -> None:
+        """Collect over a grid, and wait for at most ``deadline`` seconds."""
+        self._grid = grid
+        self._deadline = deadline
+
+    def collect(self, asked: CohortRequest, *, on_reply: Callable[[], None]) -> Collected:
+        """Ask a cohort, and return the replies that came in time."""
+        replies = collect(self._grid, asked.messages, timeout=self._deadline, on_reply=lambda _: on_reply())
+        return Collected(replies=replies)
+
+
+@dataclass(kw_only=True)
+class _Tally:
+    """Which clients of a cohort are lost, and why: before their updates were in the sum, and after."""
+
+    parameters: Parameters
+    clients: tuple[int, ...]
+    dropped: dict[int, str] = field(default_factory=dict)
+    silent: dict[int, str] = field(default_factory=dict)
+
+
+class SecureSum:
+    """Collects one reply with the average of the updates of a cohort, of which the server knows the sum alone.
+
+    It takes two exchanges, each of at most ``deadline`` seconds. The reply has the weight of all, or is an error if the
+    round had to be aborted.
+    """
+
+    def __init__(self, grid: Grid, *, clients: Mapping[int, int], session: ServerSession, summing: Summing) -> None:
+        """Sum over a grid.
 
         Args:
-            inner: the grid inside.
+            grid: where the clients are.
             clients: the client of each node; all are parties of the session.
             session: the session.
             summing: how updates are summed.
         """
-        super().__init__(inner)
+        self._grid = grid
         self._clients = dict(clients)
         self._nodes = {client: node for node, client in clients.items()}
         self._session = session
         self._summing = summing
         self._number = 0
-        self._round: _Round | None = None
-        self._on_masked: Callable[[], None] = lambda: None
-        self.outcome: Outcome | None = None
 
-    def watch(self, on_masked: Callable[[], None]) -> None:
-        """Have a function called whenever a client has delivered its masked update, or fails to."""
-        self._on_masked = on_masked
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Ask a cohort for masked updates.
+    def collect(self, asked: CohortRequest, *, on_reply: Callable[[], None]) -> Collected:
+        """Ask a cohort for masked updates, unmask their sum, and return the average.
 
         Raises:
-            AggregationError: the messages are not one round's.
+            AggregationError: the clients of the cohort are asked for different work.
             ConfigError: no parameters are safe for the cohort.
+            TransportError: the settings of the round have no clipping norm where it is adaptive.
         """
-        messages = list(messages)
-        kinds = {message.metadata.message_type for message in messages}
-        if MessageType.TRAIN not in kinds:
-            return self._inner.push_messages(messages)
-        if len(kinds) > 1:
-            raise AggregationError(f"messages of the types {sorted(kinds)} were sent at once; train alone is summed")
-        self.outcome = None
-        self._round = current = self._opened(messages)
-        for message in messages:
-            # Strategies put one content into all messages; it is not ours to change.
-            asked = ask_masked(self._session, current.machine.request)
-            message.content = RecordDict({**message.content, **asked})
-        current.waiting = self._sent(self._inner.push_messages(messages), map(self._client, messages))
-        unsent = set(map(self._client, messages)) - set(current.waiting.values())
-        current.dropped = dict.fromkeys(unsent, "the message could not be sent")
-        return [current.id]
-
-    def _opened(self, messages: list[Message]) -> _Round:
         self._number += 1
-        content = messages[0].content
-        sent = next(iter(content.array_records.values()))
-        settings = content.config_records.get(protocol.CONFIG, ConfigRecord())
-        summing = self._summing.in_round(settings)
-        parameters = summing.parameters(members=len(messages), sent=sent)
+        summing = self._summing.in_round(asked.settings)
+        clients = tuple(self._clients[message.metadata.dst_node_id] for message in asked.messages)
+        parameters = summing.parameters(members=len(clients), sent=asked.arrays)
         machine = ServerRound(
             run=self._session.run,
             session=self._session.session,
             number=self._number,
             parameters=parameters,
-            work=_work(messages),
-            announcements={client: self._session.announcements[client] for client in map(self._client, messages)},
+            work=asked.digest,
+            announcements={client: self._session.announcements[client] for client in clients},
         )
-        return _Round(
-            messages=messages,
-            sent=sent,
-            layout=summing.layout,
-            parameters=parameters,
-            machine=machine,
-            waiting={},
-            unmasking=False,
-            ends=time.monotonic() + self._summing.deadline,
-            dropped={},
-        )
-
-    def _client(self, message: Message) -> int:
-        return self._clients[message.metadata.dst_node_id]
-
-    @staticmethod
-    def _sent(ids: Iterable[str], clients: Iterable[int]) -> dict[str, int]:
-        """Return whom each message went to. A grid that could not send one has no id, or none, in its place."""
-        return {message_id: client for message_id, client in zip(ids, clients, strict=False) if message_id}
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Carry the round on as far as replies have come; return the average once it is there."""
-        message_ids = list(message_ids)
-        current = self._round
-        if current is None or current.id not in message_ids:
-            return self._inner.pull_messages(message_ids)
-        take = self._take_shares if current.unmasking else self._take_masked
-        for reply in self._inner.pull_messages(list(current.waiting)):
-            # What comes twice was taken once.
-            client = current.waiting.pop(reply.metadata.reply_to_message_id, None)
-            if client is not None:
-                take(current, client, reply)
-        if current.waiting and time.monotonic() < current.ends:
-            return []
+        tally = _Tally(parameters=parameters, clients=clients)
+        self._collect_masked(asked.messages, machine, tally, on_reply)
         try:
-            if not current.unmasking:
-                self._begin_unmasking(current)
-                return []
-            return [self._finished(current)]
+            self._collect_shares(machine, tally)
+            return self._finished(asked, summing, machine, tally)
         except AggregationError as error:
-            return [self._aborted(current, error)]
+            return self._aborted(asked, tally, error)
 
-    def _take_masked(self, current: _Round, client: int, reply: Message) -> None:
-        self._on_masked()
-        if reply.has_error():
-            current.dropped[client] = reply.error.reason or "no reason given"
-            return
-        try:
-            current.machine.receive(client, read_masked(reply.content))
-        except TransportError as error:
-            current.dropped[client] = f"unusable masked update: {error}"
+    def _collect_masked(
+        self, messages: tuple[Message, ...], machine: ServerRound, tally: _Tally, on_reply: Callable[[], None]
+    ) -> None:
+        """Ask all for their masked updates: the first exchange."""
+        request = ask_masked(self._session, machine.request)
+        for message in messages:
+            # Strategies put one content into all messages; it is not ours to change.
+            message.content = RecordDict({**message.content, **request})
+        waiting = dict(enumerate(tally.clients))
+        for place, reply in exchange(self._grid, messages, timeout=self._summing.deadline):
+            client = waiting.pop(place)
+            if reply is None:
+                tally.dropped[client] = "the message could not be sent"
+                continue
+            on_reply()
+            if reply.has_error():
+                tally.dropped[client] = reply.error.reason or "no reason given"
+                continue
+            try:
+                machine.receive(client, read_masked(reply.content))
+            except TransportError as error:
+                tally.dropped[client] = f"unusable masked update: {error}"
+        for client in waiting.values():
+            tally.dropped[client] = f"no masked update within {self._summing.deadline:g} seconds"
 
-    def _begin_unmasking(self, current: _Round) -> None:
-        for client in current.waiting.values():
-            current.dropped[client] = f"no masked update within {self._summing.deadline:g} seconds"
-        requests = current.machine.close()
+    def _collect_shares(self, machine: ServerRound, tally: _Tally) -> None:
+        """Ask those whose updates came to help to unmask the sum: the second exchange.
+
+        Raises:
+            AggregationError: too few are left.
+        """
+        requests = machine.close()
+        deadline = self._summing.deadline
         messages = [
-            Message(
-                ask_unmasked(self._session, request), self._nodes[client], MessageType.QUERY, ttl=self._summing.deadline
-            )
+            Message(ask_unmasked(self._session, request), self._nodes[client], MessageType.QUERY, ttl=deadline)
             for client, request in requests.items()
         ]
-        current.waiting = self._sent(self._inner.push_messages(messages), requests)
-        current.unmasking = True
-        current.ends = time.monotonic() + self._summing.deadline
+        clients = list(requests)
+        for place, reply in exchange(self._grid, messages, timeout=deadline):
+            if reply is None:
+                continue
+            if reply.has_error():
+                tally.silent[clients[place]] = reply.error.reason or "no reason given"
+                continue
+            try:
+                machine.receive_shares(clients[place], read_unmasked(reply.content))
+            except TransportError as error:  # as if it had not answered: others hold shares too
+                tally.silent[clients[place]] = f"unusable shares: {error}"
 
-    def _take_shares(self, current: _Round, client: int, reply: Message) -> None:
-        if reply.has_error():
-            current.silent[client] = reply.error.reason or "no reason given"
-            return
-        try:
-            current.machine.receive_shares(client, read_unmasked(reply.content))
-        except TransportError as error:  # as if it had not answered: others hold shares too
-            current.silent[client] = f"unusable shares: {error}"
+    def _finished(self, asked: CohortRequest, summing: Summing, machine: ServerRound, tally: _Tally) -> Collected:
+        """Return the average.
 
-    def _finished(self, current: _Round) -> Message:
-        aggregate = current.machine.finish()
+        Raises:
+            AggregationError: the sum cannot be unmasked, or says what no sum of clients can.
+        """
+        aggregate = machine.finish()
         for holder, owner in aggregate.doubts:
             _log.warning(
                 "round %d of secure aggregation: the share of client %d's secrets that client %d has is wrong, or "
@@ -198,52 +186,35 @@ class SecAggGrid(GridWrapper):
                 holder,
             )
         total = from_total(
-            current.layout,
-            current.parameters,
+            summing.layout,
+            tally.parameters,
             words=aggregate.total,
             clients=len(aggregate.survivors),
-            sent=current.sent,
+            sent=asked.arrays,
         )
-        self._end(current, masked=aggregate.survivors, silent=aggregate.silent, total=total)
-        request = current.messages[0]
-        metrics = MetricRecord({protocol.WEIGHT: total.weight})
+        request = asked.messages[0]
         name = next(iter(request.content.array_records))
-        average = total.average(current.sent)
-        return Message(RecordDict({name: average, protocol.METRICS: metrics}), reply_to=request)
-
-    def _aborted(self, current: _Round, error: AggregationError) -> Message:
-        masked = tuple(sorted(set(map(self._client, current.messages)) - set(current.dropped)))
-        problem = f"{error}\n{by_client({**current.dropped, **current.silent})}".rstrip()
-        self._end(current, masked=masked, silent=(), total=None, problem=problem)
-        return Message(Error(code=ErrorCode.MOD_FAILED_PRECONDITION, reason=problem), reply_to=current.messages[0])
-
-    def _end(
-        self,
-        current: _Round,
-        *,
-        masked: tuple[int, ...],
-        silent: tuple[int, ...],
-        total: Total | None,
-        problem: str = "",
-    ) -> None:
-        self._round = None
-        self.outcome = Outcome(
-            parameters=current.parameters,
-            masked=masked,
-            dropped=dict(sorted(current.dropped.items())),
-            silent=silent,
+        metrics = MetricRecord({protocol.WEIGHT: total.weight})
+        average = RecordDict({name: total.average(asked.arrays), protocol.METRICS: metrics})
+        outcome = Outcome(
+            parameters=tally.parameters,
+            masked=aggregate.survivors,
+            dropped=dict(sorted(tally.dropped.items())),
+            silent=aggregate.silent,
             total=total,
+        )
+        return Collected(replies=[Message(average, reply_to=request)], outcome=outcome)
+
+    @staticmethod
+    def _aborted(asked: CohortRequest, tally: _Tally, error: AggregationError) -> Collected:
+        problem = f"{error}\n{by_client({**tally.dropped, **tally.silent})}".rstrip()
+        outcome = Outcome(
+            parameters=tally.parameters,
+            masked=tuple(sorted(set(tally.clients) - set(tally.dropped))),
+            dropped=dict(sorted(tally.dropped.items())),
+            silent=(),
+            total=None,
             problem=problem,
         )
-
-
-def _work(messages: list[Message]) -> str:
-    """Return the digest of what all members of a cohort are asked to do.
-
-    Raises:
-        AggregationError: they are asked to do different things.
-    """
-    digests = set(protocol.request_digests(messages))
-    if len(digests) > 1:
-        raise AggregationError("the clients of a cohort were to be asked for different work, and that is not summed")
-    return digests.pop()
+        failure = Error(code=ErrorCode.MOD_FAILED_PRECONDITION, reason=problem)
+        return Collected(replies=[Message(failure, reply_to=asked.messages[0])], outcome=outcome)

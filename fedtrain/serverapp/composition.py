@@ -1,15 +1,17 @@
-"""The grids of a run, one around another: each adds what the mode needs."""
+"""The parts of a run that a round calls: what draws its cohort, the grids one around another, and the collector."""
 
 from dataclasses import dataclass
 
-from fedtrain.flower.collectors import SecAggGrid
+from flwr.serverapp import Grid
+
+from fedtrain.flower.collectors import Collector, EachReply, SecureSum
 from fedtrain.flower.grids.ledger import LedgerGrid
 from fedtrain.flower.grids.validating import ValidatingGrid
 from fedtrain.flower.messages import protocol
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.channel import Channel
 from fedtrain.serverapp.preparation import Preparation
-from fedtrain.serverapp.sampling import DrawnGrid, ParticipationGrid
+from fedtrain.serverapp.sampling import FixedSampler, PoissonSampler, Sampler
 
 _METRICS = {
     "none": frozenset({protocol.WEIGHT, protocol.LOSS}),
@@ -20,21 +22,25 @@ _METRICS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Composition:
-    """The grids of a run that are spoken to.
+    """The parts of a run that a round calls.
 
     Attributes:
-        grid: the one that the strategy sees, which offers it the nodes that were drawn for a round.
-        participation: the one that says which nodes a cohort may be drawn from; ``None`` if cohorts are Poisson.
-        summed: the one that sums updates, where the server sees sums alone.
+        sampler: draws the cohort.
+        grid: where the nodes are.
+        ledger: the stage that takes entries of ledgers out of replies; ``None`` without privacy.
+        collector: asks the cohort.
+        summed: whether it sums, so that the server sees sums alone.
     """
 
-    grid: DrawnGrid
-    participation: ParticipationGrid | None
-    summed: SecAggGrid | None
+    sampler: Sampler
+    grid: Grid
+    ledger: LedgerGrid | None
+    collector: Collector
+    summed: bool
 
 
 def compose(channel: Channel, preparation: Preparation, trail: AuditTrail | None, *, done: int) -> Composition:
-    """Put the grids of a run around the one of its channel.
+    """Put the parts of a run together.
 
     Args:
         channel: the way to the clients.
@@ -42,10 +48,10 @@ def compose(channel: Channel, preparation: Preparation, trail: AuditTrail | None
         trail: the record of a private run; ``None`` without privacy.
         done: rounds that are complete.
     """
-    federation, mode = preparation.experiment.federation, preparation.experiment.privacy.mode
-    grid = channel.grid
+    grid: Grid = channel.grid
+    ledger = None
     if trail is not None:
-        grid = LedgerGrid(
+        grid = ledger = LedgerGrid(
             grid,
             clients=channel.clients,
             copies=trail.copies,
@@ -55,26 +61,46 @@ def compose(channel: Channel, preparation: Preparation, trail: AuditTrail | None
             per_round=not trail.withheld,
             opened=channel.summing is None,
         )
-    summed = None
-    if channel.summing is not None and channel.session is not None:
-        grid = summed = SecAggGrid(grid, clients=channel.clients, session=channel.session, summing=channel.summing)
-    else:
-        grid = ValidatingGrid(
-            grid,
-            metrics=_METRICS[mode],
-            weight_key=protocol.WEIGHT,
-            public_weight=None if trail is None else 1.0,
-            indicator=protocol.WITHIN_CLIP if mode == "client" else None,
-        )
-    if trail is not None and trail.withheld:
-        return Composition(grid=DrawnGrid(grid), participation=None, summed=None)
-    participation = ParticipationGrid(
+    summed = channel.summing is not None
+    if not summed:
+        grid = _validating(grid, preparation, private=trail is not None)
+    return Composition(
+        sampler=_sampler(channel, preparation, trail, done=done),
+        grid=grid,
+        ledger=ledger,
+        collector=_collector(grid, channel, deadline=preparation.experiment.federation.deadline),
+        summed=summed,
+    )
+
+
+def _validating(grid: Grid, preparation: Preparation, *, private: bool) -> ValidatingGrid:
+    mode = preparation.experiment.privacy.mode
+    return ValidatingGrid(
         grid,
+        metrics=_METRICS[mode],
+        weight_key=protocol.WEIGHT,
+        public_weight=1.0 if private else None,
+        indicator=protocol.WITHIN_CLIP if mode == "client" else None,
+    )
+
+
+def _collector(grid: Grid, channel: Channel, *, deadline: float) -> Collector:
+    if channel.summing is None or channel.session is None:
+        return EachReply(grid, deadline=deadline)
+    return SecureSum(grid, clients=channel.clients, session=channel.session, summing=channel.summing)
+
+
+def _sampler(channel: Channel, preparation: Preparation, trail: AuditTrail | None, *, done: int) -> Sampler:
+    federation, seed = preparation.experiment.federation, preparation.experiment.seed
+    if trail is not None and trail.withheld:
+        return PoissonSampler(trail, clients=channel.clients, seed=seed)
+    return FixedSampler(
+        channel.grid,
         clients=channel.clients,
         maximum=federation.rounds if trail is None else trail.plan.spec.rounds,
         cohort=federation.cohort,
         counts={} if trail is None else trail.participations(done=done),
+        seed=seed,
         refused=() if trail is None else trail.refused,
         patience=federation.deadline,
     )
-    return Composition(grid=DrawnGrid(participation), participation=participation, summed=summed)

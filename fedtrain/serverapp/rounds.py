@@ -1,8 +1,7 @@
-"""The rounds: send the model, aggregate what comes back, evaluate, save."""
+"""The rounds: draw a cohort, ask it, collect its replies, aggregate them, record, evaluate."""
 
-import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import cast
@@ -14,11 +13,10 @@ from flwr.app.exception import AppExitException
 
 from fedtrain.errors import AggregationError, BudgetError, RunError, TooFewResultsError
 from fedtrain.flower.client_dp import release_round, release_total
-from fedtrain.flower.grids.base import collect
+from fedtrain.flower.collectors import Collected
 from fedtrain.flower.messages import protocol
-from fedtrain.flower.messages.training import PrivateTerms, train_settings
+from fedtrain.flower.messages.training import CohortRequest, PrivateTerms, train_settings
 from fedtrain.flower.summing import Outcome
-from fedtrain.privacy.client_level import poisson_cohort
 from fedtrain.privacy.noise import open_source
 from fedtrain.report import RoundEntry
 from fedtrain.seeding import derive_seed
@@ -29,6 +27,7 @@ from fedtrain.serverapp.composition import compose
 from fedtrain.serverapp.entries import aggregation_of, dropped_of, dropped_of_sum, readable
 from fedtrain.serverapp.evaluation import evaluate
 from fedtrain.serverapp.preparation import Preparation
+from fedtrain.serverapp.sampling import DrawnGrid
 from fedtrain.serverapp.strategies import build_strategy, remembered, remind
 from fedtrain.tasks import trainable_names
 from fedtrain.training import learning_rate
@@ -56,8 +55,7 @@ class Rounds:
         self._sealed = channel.sealed
         self._trail = trail
         self._strategy = build_strategy(self._experiment)
-        composition = compose(channel, preparation, trail, done=done)
-        self._grid, self._participation, self._summed = composition.grid, composition.participation, composition.summed
+        self._parts = compose(channel, preparation, trail, done=done)
 
     def next(self, state: RunState, *, on_start: Callable[[int, int], None], on_reply: Callable[[], None]) -> RunState:
         """Run the next round and return the state after it.
@@ -71,20 +69,15 @@ class Rounds:
         started = time.monotonic()
         number = state.round_number + 1
         rate = learning_rate(self._experiment.training, round_number=number, rounds=self._experiment.federation.rounds)
-        messages, digest = self._messages(state, number, rate)
-        cohort = tuple(self._clients[message.metadata.dst_node_id] for message in messages)
-        if self._trail is not None:
-            secagg = self._summed is not None
-            self._trail.asked(number, cohort, digest, sealed=self._sealed, secagg=secagg)
+        asked = self._ask(state, number, rate, self._parts.sampler.draw(number))
+        cohort = tuple(self._clients[message.metadata.dst_node_id] for message in asked.messages)
+        self._record_asked(asked, cohort)
         on_start(number, len(cohort))
-        replies = self._replies(messages, on_reply)
-        entry = self._entry(number, cohort, replies, rate, clip_norm=state.clip_norm or None)
-        self._require(entry)
-        state = self._aggregated(state, entry, replies)
-        if self._trail is not None:
-            silent = () if self._outcome is None else self._outcome.silent
-            aggregate = protocol.arrays_digest(as_record(state.model))
-            self._trail.completed(entry, digest, aggregate=aggregate, silent=silent)
+        collected = self._parts.collector.collect(asked, on_reply=on_reply)
+        entry = self._entry(number, cohort, collected, rate, clip_norm=state.clip_norm or None)
+        self._require(entry, collected.outcome)
+        state = self._aggregated(state, number, collected)
+        self._record_completed(asked, entry, collected, state)
         last = number == self._experiment.federation.rounds
         if last or number % self._experiment.server.evaluate_every == 0:
             state = self.evaluated(state)
@@ -95,59 +88,45 @@ class Rounds:
             seconds=state.seconds + seconds,
         )
 
-    @property
-    def _outcome(self) -> Outcome | None:
-        """What became of the sum of the latest round, where the server sees sums alone."""
-        return None if self._summed is None else self._summed.outcome
-
-    def _replies(self, messages: list[Message], on_reply: Callable[[], None]) -> list[Message]:
-        """Send the messages of a round, and return the replies: one in the place of all where they are summed."""
-        deadline = self._experiment.federation.deadline
-        if self._summed is None:
-            return collect(self._grid, messages, timeout=deadline, on_reply=lambda _: on_reply())
-        self._summed.watch(on_reply)
-        # The grid itself ends each of the two exchanges at the deadline, and then always has a reply.
-        return collect(self._grid, messages, timeout=None)
-
-    def _messages(self, state: RunState, number: int, rate: float) -> tuple[list[Message], str]:
-        """Return what is sent in a round, and in a private run the digest of it, which is the same for all clients."""
+    def _ask(self, state: RunState, number: int, rate: float, drawn: Sequence[int]) -> CohortRequest:
+        """Have the strategy write the messages of a round to the nodes that were drawn, in their order."""
         terms = None
         if (trail := self._trail) is not None:
             noise = trail.plan.noise_multiplier
             terms = PrivateTerms(run=trail.run, noise_multiplier=noise, clip_norm=state.clip_norm)
-        config = train_settings(learning_rate=rate, terms=terms)
-        arrays = as_record(state.model)
+        settings, arrays = train_settings(learning_rate=rate, terms=terms), as_record(state.model)
         remind(self._strategy, state.strategy)
-        place = {node: index for index, node in enumerate(self._drawn(number))}
-        self._grid.draw(place)
-        messages = list(self._strategy.configure_train(number, arrays, config, self._grid))
-        # The strategy shuffles them, and sums of floating-point numbers depend on the order.
-        messages.sort(key=lambda message: place[message.metadata.dst_node_id])
-        for message in messages:
+        # The strategy adds its settings to those that it is given.
+        messages = self._strategy.configure_train(number, arrays, settings, DrawnGrid(self._parts.grid, drawn))
+        # It shuffles the nodes, and sums of floating-point numbers depend on the order.
+        place = {node: index for index, node in enumerate(drawn)}
+        ordered = sorted(messages, key=lambda message: place[message.metadata.dst_node_id])
+        for message in ordered:
             message.metadata.ttl = self._experiment.federation.deadline
-        # The strategy adds its settings to the config that it was given.
-        return messages, "" if self._trail is None else protocol.request_digest(arrays, config)
+        return CohortRequest(round_number=number, messages=tuple(ordered), arrays=arrays, settings=settings)
 
-    def _drawn(self, number: int) -> list[int]:
-        """Draw the cohort of a round, as nodes: a Poisson one from the clients that have reserved the run."""
-        seed = derive_seed(self._experiment.seed, "cohort", number)
-        if self._participation is not None:
-            # Not by the strategy, which draws from Python's global generator: so do heartbeats of Flower, at any time.
-            generator = random.Random(seed)  # noqa: S311 - these cohorts are no secret
-            return generator.sample(self._participation.get_node_ids(), self._experiment.federation.cohort)
-        assert self._trail is not None
-        nodes = {client: node for node, client in self._clients.items()}
-        source = open_source(self._trail.noise, seed)
-        rate = self._trail.plan.spec.sampling_rate
-        return [nodes[client] for client in poisson_cohort(self._trail.drawable(), rate, source)]
+    def _record_asked(self, asked: CohortRequest, cohort: tuple[int, ...]) -> None:
+        """Note durably in a private run what is about to be asked."""
+        if self._trail is None or self._parts.ledger is None:
+            return
+        summed = self._parts.summed
+        self._trail.asked(asked.round_number, cohort, asked.digest, sealed=self._sealed, secagg=summed)
+        self._parts.ledger.begin(asked)
+
+    def _record_completed(self, asked: CohortRequest, entry: RoundEntry, collected: Collected, state: RunState) -> None:
+        """Note durably in a private run what came of a round."""
+        if self._trail is not None:
+            silent = () if collected.outcome is None else collected.outcome.silent
+            aggregate = protocol.arrays_digest(as_record(state.model))
+            self._trail.completed(entry, asked.digest, aggregate=aggregate, silent=silent)
 
     def _entry(
-        self, number: int, cohort: tuple[int, ...], replies: list[Message], rate: float, *, clip_norm: float | None
+        self, number: int, cohort: tuple[int, ...], collected: Collected, rate: float, *, clip_norm: float | None
     ) -> RoundEntry:
-        outcome = self._outcome
+        outcome = collected.outcome
         if outcome is None:
             deadline = self._experiment.federation.deadline
-            dropped = dropped_of(cohort, replies, self._clients, deadline=deadline)
+            dropped = dropped_of(cohort, collected.replies, self._clients, deadline=deadline)
         else:
             dropped = dropped_of_sum(cohort, outcome)
         lost = {entry.client for entry in dropped}
@@ -163,13 +142,13 @@ class Rounds:
             seconds=0.0,
         )
 
-    def _require(self, entry: RoundEntry) -> None:
+    def _require(self, entry: RoundEntry, outcome: Outcome | None) -> None:
         minimum = self._experiment.federation.min_results
         # A Poisson cohort may be empty by chance; its round is noise, and counts.
         completed, dropped = entry.completed or (), entry.dropped or ()
         if self._experiment.privacy.secret_cohorts or len(completed) >= minimum:
-            if self._outcome is not None and self._outcome.total is None:
-                raise AggregationError(f"round {entry.round} was aborted: {readable(self._outcome.problem)}")
+            if outcome is not None and outcome.total is None:
+                raise AggregationError(f"round {entry.round} was aborted: {readable(outcome.problem)}")
             return
         reasons = "\n".join(f"client {drop.client}: {drop.reason}" for drop in dropped)
         refused = [drop.client for drop in dropped if self._trail and drop.client in self._trail.refused]
@@ -179,26 +158,27 @@ class Rounds:
             f"federation.min_results = {minimum}:\n{reasons}"
         )
 
-    def _aggregated(self, state: RunState, entry: RoundEntry, replies: list[Message]) -> RunState:
-        clip_norm = state.clip_norm
+    def _aggregated(self, state: RunState, number: int, collected: Collected) -> RunState:
+        """Return the state with the model that the strategy makes of what was collected."""
+        replies, clip_norm = collected.replies, state.clip_norm
         if self._trail is not None and self._experiment.privacy.mode == "client":
-            replies, clip_norm = self._released(state, entry, replies)
-        model = self._model(state, entry.round, replies)
+            replies, clip_norm = self._released(state, number, collected)
+        model = self._model(state, number, replies)
         return replace(
-            state, round_number=entry.round, model=model, strategy=remembered(self._strategy), clip_norm=clip_norm
+            state, round_number=number, model=model, strategy=remembered(self._strategy), clip_norm=clip_norm
         )
 
-    def _released(self, state: RunState, entry: RoundEntry, replies: list[Message]) -> tuple[list[Message], float]:
+    def _released(self, state: RunState, number: int, collected: Collected) -> tuple[list[Message], float]:
         """Return the noisy mean in the place of the replies, and the clipping norm of the next round."""
         assert self._trail is not None
-        release: Callable[..., tuple[list[Message], float]] = partial(release_round, replies)
-        if self._outcome is not None and self._outcome.total is not None:
-            release = partial(release_total, self._outcome.total, clients=len(self._outcome.masked))
+        release: Callable[..., tuple[list[Message], float]] = partial(release_round, collected.replies)
+        if (outcome := collected.outcome) is not None and outcome.total is not None:
+            release = partial(release_total, outcome.total, clients=len(outcome.masked))
         return release(
             sent=as_record(state.model),
             plan=self._trail.plan,
             clip_norm=state.clip_norm,
-            source=open_source(self._trail.noise, derive_seed(self._experiment.seed, "noise", entry.round)),
+            source=open_source(self._trail.noise, derive_seed(self._experiment.seed, "noise", number)),
             trainable=trainable_names(self._preparation.model),
         )
 

@@ -1,59 +1,88 @@
-"""Which clients may still train, in a fixed order, and which of them were drawn, whom alone a strategy is offered."""
+"""Draw the cohort of a round, a fixed number of clients or a Poisson one, and offer it to a strategy."""
 
+import random
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from typing import Protocol
 
-from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedtrain.errors import BudgetError, ClientError
 from fedtrain.flower.grids.base import GridWrapper
+from fedtrain.privacy.client_level import poisson_cohort
+from fedtrain.privacy.noise import open_source
+from fedtrain.seeding import derive_seed
+from fedtrain.serverapp.audit_trail import AuditTrail
 
 _PAUSE = 0.5  # seconds between two looks at who is connected
 
 
-class ParticipationGrid(GridWrapper):
-    """Charges a client for every message sent to it, answered or not, and hides clients that reached the maximum.
+class Sampler(Protocol):
+    """Draws cohorts. The draw of a round follows from the seed and the round, or from secure noise."""
 
-    What the server counts is never less than what clients trained: a client trains only when it is sent a message.
-    Nodes are offered in the order of their clients, so that a seeded draw is of the same clients on every runtime.
-    Clients that refused are not offered while the others are enough.
+    def draw(self, round_number: int) -> list[int]:
+        """Return the nodes of the cohort of a round, in the order in which they are asked and summed."""
+        ...
+
+
+class FixedSampler:
+    """Draws cohorts of a fixed size from the clients that have not reached the maximum, and charges each drawn one.
+
+    What the server counts is never less than what clients trained: a client trains only in a cohort. Cohorts are drawn
+    in the order of the clients, so that a seeded draw is of the same clients on every runtime. Clients that refused are
+    not drawn while the others are enough.
     """
 
     def __init__(
         self,
-        inner: Grid,
+        grid: Grid,
         *,
         clients: Mapping[int, int],
         maximum: int,
         cohort: int,
         counts: Mapping[int, int],
+        seed: int,
         refused: Collection[int] = (),
         patience: float = 0.0,
     ) -> None:
-        """Wrap a grid.
+        """Draw from the nodes of a grid.
 
         Args:
-            inner: the grid inside.
+            grid: where the clients are.
             clients: the client of each node.
-            maximum: messages that one client is sent at most.
-            cohort: clients that a round needs.
-            counts: messages that clients were sent before.
+            maximum: cohorts that one client is in at most.
+            cohort: clients of a cohort.
+            counts: cohorts that clients were in before.
+            seed: seed of the run.
             refused: clients that refused so far; whoever holds the collection may add to it.
             patience: seconds to wait for clients to connect again, where too few are.
         """
-        super().__init__(inner)
+        self._grid = grid
         self._nodes = {client: node for node, client in sorted(clients.items(), key=lambda item: item[1])}
         self._clients = dict(clients)
         self._maximum = maximum
         self._cohort = cohort
         self._counts = Counter(counts)
+        self._seed = seed
         self._refused = refused
         self._patience = patience
 
-    def get_node_ids(self) -> list[int]:
-        """Return the nodes that may still train.
+    def draw(self, round_number: int) -> list[int]:
+        """Draw the cohort of a round, and charge its clients, whatever becomes of the round.
+
+        Raises:
+            BudgetError: fewer clients than a cohort may still train.
+            ClientError: they are enough, and too few of them are connected.
+        """
+        # Not by the strategy, which draws from Python's global generator: so do heartbeats of Flower, at any time.
+        generator = random.Random(derive_seed(self._seed, "cohort", round_number))  # noqa: S311 - these are no secret
+        drawn = generator.sample(self.available(), self._cohort)
+        self._counts.update(self._clients[node] for node in drawn)
+        return drawn
+
+    def available(self) -> list[int]:
+        """Return the nodes that may still train, in the order of their clients.
 
         Raises:
             BudgetError: they are fewer than a cohort; Flower would wait for ever.
@@ -85,26 +114,39 @@ class ParticipationGrid(GridWrapper):
         return found
 
     def _online(self, nodes: list[int]) -> list[int]:
-        connected = set(self._inner.get_node_ids())
+        connected = set(self._grid.get_node_ids())
         return [node for node in nodes if node in connected]
 
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Charge the receivers, then send."""
-        messages = list(messages)
-        self._counts.update(self._clients[message.metadata.dst_node_id] for message in messages)
-        return self._inner.push_messages(messages)
+
+class PoissonSampler:
+    """Draws each client that has reserved the run by itself, with the sampling rate of the plan. It may draw none."""
+
+    def __init__(self, trail: AuditTrail, *, clients: Mapping[int, int], seed: int) -> None:
+        """Draw from the clients that have reserved a run.
+
+        Args:
+            trail: the record of the run, with its plan.
+            clients: the client of each node.
+            seed: seed of the run, for noise from a seed.
+        """
+        self._trail = trail
+        self._nodes = {client: node for node, client in clients.items()}
+        self._seed = seed
+
+    def draw(self, round_number: int) -> list[int]:
+        """Draw the cohort of a round."""
+        source = open_source(self._trail.noise, derive_seed(self._seed, "cohort", round_number))
+        cohort = poisson_cohort(self._trail.drawable(), self._trail.plan.spec.sampling_rate, source)
+        return [self._nodes[client] for client in cohort]
 
 
 class DrawnGrid(GridWrapper):
-    """Offers exactly the nodes that were drawn for a round, which may be none. The strategy takes them all."""
+    """Offers a strategy exactly the nodes that were drawn for a round, which may be none. It takes them all."""
 
-    def __init__(self, inner: Grid) -> None:
+    def __init__(self, inner: Grid, drawn: Iterable[int]) -> None:
+        """Offer some nodes of a grid."""
         super().__init__(inner)
-        self._drawn: tuple[int, ...] = ()
-
-    def draw(self, nodes: Iterable[int]) -> None:
-        """Set the nodes of the next round."""
-        self._drawn = tuple(nodes)
+        self._drawn = tuple(drawn)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the nodes that were drawn."""

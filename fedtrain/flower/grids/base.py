@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from flwr.app import Message, RecordDict
@@ -64,6 +64,35 @@ class GridWrapper(Grid):
         return collect(self, messages, timeout=timeout)
 
 
+def exchange(
+    grid: Grid, messages: Iterable[Message], *, timeout: float | None = None
+) -> Iterator[tuple[int, Message | None]]:
+    """Send messages, and yield each reply as it comes, with the place of its message among those that were sent.
+
+    A message that the grid could not send has ``None`` in the place of a reply, at once. What comes twice is yielded
+    once; what has not come within ``timeout`` seconds is not.
+    """
+    messages = list(messages)
+    # Flower's own grid returns None for a message that it could not send; others may return fewer ids.
+    ids = [message_id or None for message_id in grid.push_messages(messages)]
+    ids += [None] * (len(messages) - len(ids))
+    yield from ((place, None) for place, message_id in enumerate(ids) if message_id is None)
+    waiting = {message_id: place for place, message_id in enumerate(ids) if message_id is not None}
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while waiting:
+        started = time.monotonic()
+        if deadline is not None and started >= deadline:
+            return
+        new = list(grid.pull_messages(list(waiting)))
+        for reply in new:
+            place = waiting.pop(reply.metadata.reply_to_message_id, None)
+            if place is not None:
+                yield place, reply
+        if not new:
+            # A grid that waits for progress itself has used this time up.
+            time.sleep(max(0.0, _POLL / 2 - (time.monotonic() - started)))
+
+
 def collect(
     grid: Grid,
     messages: Iterable[Message],
@@ -75,22 +104,12 @@ def collect(
 
     The order makes aggregation independent of who answered first. ``on_reply`` is called as each reply comes.
     """
-    # Flower's own grid returns None for a message that it could not send.
-    sent = [message_id for message_id in grid.push_messages(messages) if message_id]
-    deadline = None if timeout is None else time.monotonic() + timeout
-    replies: dict[str, Message] = {}
-    while waiting := [message_id for message_id in sent if message_id not in replies]:
-        started = time.monotonic()
-        if deadline is not None and started >= deadline:
-            break
-        new = list(grid.pull_messages(waiting))
-        for reply in new:
-            replies[reply.metadata.reply_to_message_id] = reply
+    replies: dict[int, Message] = {}
+    for place, reply in exchange(grid, messages, timeout=timeout):
+        if reply is not None:
+            replies[place] = reply
             on_reply(reply)
-        if not new:
-            # A grid that waits for progress itself has used this time up.
-            time.sleep(max(0.0, _POLL / 2 - (time.monotonic() - started)))
-    return [replies[message_id] for message_id in sent if message_id in replies]
+    return [replies[place] for place in sorted(replies)]
 
 
 def answers(

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import cast
 
 from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
@@ -12,6 +11,7 @@ from fedtrain.errors import ForgeryError
 from fedtrain.flower.grids.base import GridWrapper
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.introduction import ShownLedger
+from fedtrain.flower.messages.training import CohortRequest
 from fedtrain.ledger import LedgerCopies
 from fedtrain.trust import commit
 
@@ -73,15 +73,20 @@ class LedgerGrid(GridWrapper):
         self._per_round = per_round
         self._opened = opened
         self._refused = refused
+        self._asked: CohortRequest | None = None
         self._open: dict[str, _Request] = {}
+
+    def begin(self, asked: CohortRequest) -> None:
+        """Say what the next messages for training are about."""
+        self._asked = asked
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages, with what is known of each client's ledger."""
         messages = list(messages)
         if any(message.metadata.message_type != MessageType.TRAIN for message in messages):
             return self._inner.push_messages(messages)
-        digests = protocol.request_digests(messages)
-        requests = [self._request(message, digest) for message, digest in zip(messages, digests, strict=True)]
+        assert self._asked is not None
+        requests = [self._request(message, self._asked) for message in messages]
         for request in requests:
             # Strategies put one content into all messages, and these differ.
             known = ConfigRecord({protocol.KNOWN: request.known})
@@ -94,14 +99,13 @@ class LedgerGrid(GridWrapper):
         """Return the replies so far; those that the ledgers do not bear out are error replies."""
         return [self._accepted(reply) for reply in self._inner.pull_messages(message_ids)]
 
-    def _request(self, message: Message, digest: str) -> _Request:
-        config = cast("ConfigRecord", message.content[protocol.CONFIG])
+    def _request(self, message: Message, asked: CohortRequest) -> _Request:
         client = self._clients[message.metadata.dst_node_id]
         return _Request(
             message=message,
             client=client,
-            round_number=cast("int", config[protocol.ROUND]),
-            model=digest,
+            round_number=asked.round_number,
+            model=asked.digest,
             known=self._copies.length(client),
         )
 

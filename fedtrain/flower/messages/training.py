@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Self
 
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from fedtrain.errors import TransportError
+from fedtrain.errors import AggregationError, TransportError
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.introduction import ShownLedger
 from fedtrain.flower.messages.records import Fields, arrays_in, config_in
@@ -109,6 +109,38 @@ class TrainRequest:
         if self.terms is None:
             raise TransportError(f"{_REQUEST} cannot be used: it has no terms of a private run, and this client has")
         return self.terms
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortRequest:
+    """What a cohort is asked to train in a round: a request for each client, which all ask for the same.
+
+    Attributes:
+        round_number: the round, from 1.
+        messages: one for each client of the cohort, in its order; there may be none.
+        arrays: the model.
+        settings: all settings of the round.
+    """
+
+    round_number: int
+    messages: tuple[Message, ...]
+    arrays: ArrayRecord
+    settings: ConfigRecord
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of the request, read once for all clients.
+
+        Raises:
+            AggregationError: the clients are asked for different things.
+        """
+        digests = set(protocol.request_digests(self.messages)) or {protocol.request_digest(self.arrays, self.settings)}
+        if len(digests) > 1:
+            raise AggregationError(
+                f"the clients of the cohort of round {self.round_number} were to be asked for different work, and that "
+                "can neither be summed nor charged"
+            )
+        return digests.pop()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from flwr.clientapp import ClientApp
 from fedtrain.crypto import Identity, SealingKey
 from fedtrain.flower.grids.base import collect
 from fedtrain.flower.messages import protocol
+from fedtrain.flower.messages.training import CohortRequest
 from fedtrain.flower.mods.endpoint import Endpoint
 from fedtrain.flower.mods.sealed import sealed_mod
 from fedtrain.flower.mods.secagg import secagg_mod
@@ -141,6 +142,17 @@ def training(world, *, number=1, arrays=None, nodes=None, **settings):
     config = ConfigRecord({protocol.ROUND: number, **settings})
     content = RecordDict({protocol.ARRAYS: arrays or model(), protocol.CONFIG: config})
     return [Message(content, node, "train") for node in nodes or world.nodes]
+
+
+def cohort_request(messages, *, number=1):
+    """Return the request that some messages are, as a round makes it."""
+    content = messages[0].content
+    return CohortRequest(
+        round_number=number,
+        messages=tuple(messages),
+        arrays=content[protocol.ARRAYS],
+        settings=content[protocol.CONFIG],
+    )
 
 
 def go(grid, messages, *, timeout=20.0):

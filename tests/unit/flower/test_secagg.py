@@ -4,26 +4,40 @@ import re
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
 
 from fedtrain.errors import AggregationError, ConfigError, TransportError
-from fedtrain.flower.collectors import SecAggGrid
-from fedtrain.flower.grids.base import collect
+from fedtrain.flower.collectors import SecureSum
 from fedtrain.flower.grids.sealed import SealedGrid
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.summing import Layout, from_total
 from fedtrain.secagg import Parameters
 
-from .conftest import World, default_training, go, model, reasons, summing, training
+from .conftest import World, cohort_request, default_training, go, model, reasons, summing, training
 
 
-def secagg_grid(world, *, sealed=False, session="b2", start=1, server=None):
-    """Return the server's grid, which sums as the clients do unless the server is told otherwise."""
+class Summed:
+    """The server's collector of a test, with what became of its latest round and whom it heard of."""
+
+    def __init__(self, collector):
+        self.collector = collector
+        self.outcome = None
+        self.told = []
+
+    def collect(self, messages, number=1):
+        asked = cohort_request(messages, number=number)
+        collected = self.collector.collect(asked, on_reply=lambda: self.told.append(1))
+        self.outcome = collected.outcome
+        return collected.replies
+
+
+def secure_sum(world, *, sealed=False, session="b2", start=1, server=None):
+    """Return the server's collector, which sums as the clients do unless the server is told otherwise."""
     opened, missing = world.session(session=session, start=start)
     assert missing == {}
     world.seen.clear()
     inner = SealedGrid(world.grid, clients=world.nodes, session=opened) if sealed else world.grid
-    return SecAggGrid(inner, clients=world.nodes, session=opened, summing=server or world.summing or summing())
+    return Summed(SecureSum(inner, clients=world.nodes, session=opened, summing=server or world.summing or summing()))
 
 
 def mean(clients, name):
@@ -35,8 +49,8 @@ def mean(clients, name):
 @pytest.mark.parametrize("sealed", [False, True])
 def test_the_strategy_gets_one_reply_with_the_average_and_the_weight_of_all(make_world, sealed):
     world = make_world(size=5)
-    grid = secagg_grid(world, sealed=sealed)
-    (reply,) = go(grid, training(world, number=3))
+    server = secure_sum(world, sealed=sealed)
+    (reply,) = server.collect(training(world, number=3))
     assert list(reply.content) == [protocol.ARRAYS, protocol.METRICS]
     assert dict(reply.content[protocol.METRICS]) == {protocol.WEIGHT: 5.0}
     step = 1 / (2**15 - 1)
@@ -45,8 +59,8 @@ def test_the_strategy_gets_one_reply_with_the_average_and_the_weight_of_all(make
         assert (received.dtype, received.shape) == (sent.dtype, sent.shape)
         if name != "batches":
             assert np.abs(received.numpy() - mean(range(5), name)).max() < step
-    assert grid.outcome.masked == (0, 1, 2, 3, 4)
-    assert (dict(grid.outcome.dropped), grid.outcome.silent) == ({}, ())
+    assert server.outcome.masked == (0, 1, 2, 3, 4)
+    assert (dict(server.outcome.dropped), server.outcome.silent) == ({}, ())
 
 
 def test_integer_arrays_stay_as_they_were_sent(make_world):
@@ -55,7 +69,7 @@ def test_integer_arrays_stay_as_they_were_sent(make_world):
         reply[protocol.ARRAYS]["batches"] = Array(np.asarray(99))
         return reply
 
-    (reply,) = go(secagg_grid(make_world(train=train)), training(make_world()))
+    (reply,) = secure_sum(make_world(train=train)).collect(training(make_world()))
     assert reply.content[protocol.ARRAYS]["batches"].numpy() == 4
 
 
@@ -65,14 +79,14 @@ def test_what_did_not_change_is_exactly_as_it_was(make_world):
             {protocol.ARRAYS: content[protocol.ARRAYS], protocol.METRICS: MetricRecord({protocol.WEIGHT: 1.0})}
         )
     )
-    (reply,) = go(secagg_grid(world), training(world))
+    (reply,) = secure_sum(world).collect(training(world))
     for name, sent in model().items():
         assert reply.content[protocol.ARRAYS][name].numpy().tobytes() == sent.numpy().tobytes()
 
 
 def test_no_reply_holds_an_update_or_a_metric(make_world):
     world = make_world()
-    go(secagg_grid(world), training(world))
+    secure_sum(world).collect(training(world))
     answers = world.seen[1:6:2]
     for client, answer in enumerate(answers):
         trained = default_training(client, RecordDict({protocol.ARRAYS: model()}))[protocol.ARRAYS]
@@ -85,7 +99,7 @@ def test_no_reply_holds_an_update_or_a_metric(make_world):
 
 def test_the_application_knows_that_its_update_is_masked(make_world):
     world = make_world()
-    go(secagg_grid(world), training(world))
+    secure_sum(world).collect(training(world))
     assert [list(content) for content in world.asked] == [[protocol.ARRAYS, protocol.CONFIG, protocol.SECAGG]] * 3
 
 
@@ -94,7 +108,7 @@ def test_other_records_of_a_reply_pass(make_world):
         return RecordDict({**default_training(client, content), "ledger": ConfigRecord({"client": client})})
 
     world = make_world(train=train)
-    go(secagg_grid(world), training(world))
+    secure_sum(world).collect(training(world))
     assert [answer.content["ledger"]["client"] for answer in world.seen[1:6:2]] == [0, 1, 2]
 
 
@@ -111,65 +125,65 @@ def lose(world, *, masking=(), unmasking=(), error=None):
 
 def test_a_client_that_is_lost_before_it_masks_is_not_in_the_average(make_world):
     world = make_world(size=10)
-    grid = secagg_grid(world)
+    server = secure_sum(world)
     lose(world, masking=(3, 7, 8), error=Error(code=1, reason="gone"))
-    (reply,) = go(grid, training(world))
+    (reply,) = server.collect(training(world))
     left = [0, 1, 2, 4, 5, 6, 9]
     assert np.abs(reply.content[protocol.ARRAYS]["weight"].numpy() - mean(left, "weight")).max() < 1e-4
     assert reply.content[protocol.METRICS][protocol.WEIGHT] == 7
-    assert grid.outcome.dropped == {3: "gone", 7: "gone", 8: "gone"}
-    assert (grid.outcome.masked, grid.outcome.silent) == (tuple(left), ())
+    assert server.outcome.dropped == {3: "gone", 7: "gone", 8: "gone"}
+    assert (server.outcome.masked, server.outcome.silent) == (tuple(left), ())
 
 
 def test_a_client_that_is_lost_before_it_unmasks_is_in_the_average(make_world):
     world = make_world(size=10)
-    grid = secagg_grid(world)
+    server = secure_sum(world)
     lose(world, masking=(2,), unmasking=(3, 7), error=Error(code=1, reason="gone"))
-    (reply,) = go(grid, training(world))
+    (reply,) = server.collect(training(world))
     left = [0, 1, 3, 4, 5, 6, 7, 8, 9]
     assert np.abs(reply.content[protocol.ARRAYS]["weight"].numpy() - mean(left, "weight")).max() < 1e-4
-    assert (grid.outcome.masked, grid.outcome.silent) == (tuple(left), (3, 7))
+    assert (server.outcome.masked, server.outcome.silent) == (tuple(left), (3, 7))
 
 
 def test_who_does_not_answer_in_time_is_lost_in_either_exchange(make_world):
     world = make_world(size=10, summing=summing(deadline=0.3))
-    grid = secagg_grid(world)
+    server = secure_sum(world)
     lose(world, masking=(2,), unmasking=(3,))
-    (reply,) = go(grid, training(world))
+    (reply,) = server.collect(training(world))
     assert not reply.has_error()
-    assert grid.outcome.dropped == {2: "no masked update within 0.3 seconds"}
-    assert grid.outcome.silent == (3,)
+    assert server.outcome.dropped == {2: "no masked update within 0.3 seconds"}
+    assert server.outcome.silent == (3,)
 
 
 @pytest.mark.parametrize(("masking", "unmasking"), [((0, 1, 2, 3), ()), ((0, 1), (2, 3))])
 def test_with_too_few_left_the_round_is_aborted_by_name_and_the_next_one_works(make_world, masking, unmasking):
     world = make_world(size=10)
-    grid = secagg_grid(world)
+    server = secure_sum(world)
     lose(world, masking=masking, unmasking=unmasking, error=Error(code=1, reason="gone"))
-    (reply,) = go(grid, training(world))
+    (reply,) = server.collect(training(world))
     missing = unmasking or masking
     assert all(str(client) in reply.error.reason.splitlines()[0] for client in missing)
     assert reply.error.reason.splitlines()[1:] == [f"client {client}: gone" for client in masking + unmasking]
-    assert grid.outcome.total is None
+    assert server.outcome.total is None
     lose(world)
-    (reply,) = go(grid, training(world, number=2))
+    (reply,) = server.collect(training(world, number=2))
     assert not reply.has_error()
 
 
 def test_a_server_that_starts_again_sets_up_a_session_and_goes_on(make_world):
     world = make_world()
-    go(secagg_grid(world), training(world))
-    (reply,) = go(secagg_grid(world, session="b3", start=2), training(world))
+    secure_sum(world).collect(training(world))
+    (reply,) = secure_sum(world, session="b3", start=2).collect(training(world))
     assert not reply.has_error()
 
 
 def test_a_round_in_which_everyone_is_lost_is_aborted(make_world):
     world = make_world()
-    grid = secagg_grid(world)
+    server = secure_sum(world)
     lose(world, masking=(0, 1, 2), error=Error(code=1, reason="gone"))
-    (reply,) = go(grid, training(world))
+    (reply,) = server.collect(training(world))
     assert reply.has_error()
-    assert grid.outcome.masked == ()
+    assert server.outcome.masked == ()
 
 
 def test_an_application_that_refuses_is_lost_and_its_answer_passes_inside(make_world):
@@ -179,25 +193,24 @@ def test_an_application_that_refuses_is_lost_and_its_answer_passes_inside(make_w
         return default_training(client, content)
 
     world = make_world(size=5, train=train)
-    grid = secagg_grid(world)
-    (reply,) = go(grid, training(world))
+    server = secure_sum(world)
+    (reply,) = server.collect(training(world))
     assert not reply.has_error()
-    assert grid.outcome.dropped == {1: "unusable masked update: the reply has no masked update"}
+    assert server.outcome.dropped == {1: "unusable masked update: the reply has no masked update"}
 
 
 def test_progress_is_told_for_each_client(make_world):
-    world, told = make_world(size=5), []
-    grid = secagg_grid(world)
-    grid.watch(lambda: told.append(1))
+    world = make_world(size=5)
+    server = secure_sum(world)
     lose(world, masking=(1,), error=Error(code=1, reason="gone"))
-    go(grid, training(world))
-    assert len(told) == 5
+    server.collect(training(world))
+    assert len(server.told) == 5
 
 
 def test_weights_are_summed_and_no_single_one_is_told(make_world):
     layout = Layout(counters=(protocol.WEIGHT,), weight=protocol.WEIGHT, heaviest=4)
     world = make_world(size=6, summing=summing(layout=layout, bits=24))
-    (reply,) = go(secagg_grid(world), training(world))
+    (reply,) = secure_sum(world).collect(training(world))
     weights = np.minimum(np.arange(1, 7), 4)
     changes = 0.01 * np.arange(1, 7)
     moved = reply.content[protocol.ARRAYS]["bias"].numpy() - model()["bias"].numpy()
@@ -212,9 +225,9 @@ def test_counters_are_summed(make_world):
         return reply
 
     world = make_world(size=5, train=train, summing=COUNTING)
-    grid = secagg_grid(world)
-    (reply,) = go(grid, training(world))
-    assert grid.outcome.total.counters == {protocol.WITHIN_CLIP: 2}
+    server = secure_sum(world)
+    (reply,) = server.collect(training(world))
+    assert server.outcome.total.counters == {protocol.WITHIN_CLIP: 2}
     assert reply.content[protocol.METRICS][protocol.WEIGHT] == 5
 
 
@@ -230,7 +243,7 @@ def test_a_counter_that_is_no_small_whole_number_is_not_sent_nor_told(make_world
 
     world = make_world(train=train, summing=COUNTING)
     with pytest.raises(TransportError, match="the metric within-clip is") as caught:
-        go(secagg_grid(world), training(world))
+        secure_sum(world).collect(training(world))
     assert "12345" not in str(caught.value)
 
 
@@ -242,18 +255,18 @@ def test_a_weight_beyond_the_heaviest_counts_as_that_whatever_the_bits_hold(make
 
     layout = Layout(counters=(protocol.WEIGHT,), weight=protocol.WEIGHT, heaviest=100)
     world = make_world(train=train, summing=summing(layout=layout, bits=8))
-    (reply,) = go(secagg_grid(world), training(world))
+    (reply,) = secure_sum(world).collect(training(world))
     assert reply.content[protocol.METRICS][protocol.WEIGHT] == 300
 
 
 def test_weights_that_nobody_can_have_abort_the_round(make_world):
     layout = Layout(counters=(protocol.WEIGHT,), weight=protocol.WEIGHT, heaviest=100)
-    grid = secagg_grid(make_world(summing=summing(layout=layout)))
+    server = secure_sum(make_world(summing=summing(layout=layout)))
     parameters = Parameters.plan(members=2, length=1, bits=16, bound=1.0)
     for weight in (0, 1, 201, 2**32 - 5):
         with pytest.raises(AggregationError, match="the weights of 2 clients sum to"):
             from_total(layout, parameters, words=np.array([weight], np.uint32), clients=2, sent=ArrayRecord())
-    assert grid.outcome is None
+    assert server.outcome is None
 
 
 def test_the_clipping_norm_bounds_what_enters_the_sum_rounding_included(make_world):
@@ -265,10 +278,10 @@ def test_the_clipping_norm_bounds_what_enters_the_sum_rounding_included(make_wor
         return RecordDict({protocol.ARRAYS: ArrayRecord({"w": Array(values)}), protocol.METRICS: MetricRecord()})
 
     world = make_world(size=2, train=train, summing=summing(adaptive=True))
-    grid = secagg_grid(world)
+    server = secure_sum(world)
     messages = training(world, arrays=sent, **{protocol.CLIP_NORM: norm})
-    go(grid, messages)
-    both = grid.outcome.total.update["w"]
+    server.collect(messages)
+    both = server.outcome.total.update["w"]
     # The two are nearly orthogonal, and each just below the norm.
     assert norm * 1.2 < np.linalg.norm(both) < norm * 1.5
     alone = [
@@ -282,9 +295,9 @@ def test_the_clipping_norm_bounds_what_enters_the_sum_rounding_included(make_wor
 
 def test_a_grid_that_is_too_coarse_for_the_norm_is_refused(make_world):
     world = make_world(summing=summing(adaptive=True, bits=3))
-    grid = secagg_grid(world)
+    server = secure_sum(world)
     with pytest.raises(TransportError, match=r"raise transport\.secagg\.bits"):
-        go(grid, training(world, **{protocol.CLIP_NORM: 1.0}))
+        server.collect(training(world, **{protocol.CLIP_NORM: 1.0}))
 
 
 @pytest.mark.parametrize(
@@ -303,7 +316,7 @@ def test_an_update_that_cannot_be_summed_is_not_sent(make_world, change, reason)
 
     world = make_world(train=train)
     with pytest.raises(TransportError, match=re.escape(reason)):
-        go(secagg_grid(world), training(world))
+        secure_sum(world).collect(training(world))
 
 
 def test_two_array_records_cannot_be_summed(make_world):
@@ -312,13 +325,13 @@ def test_two_array_records_cannot_be_summed(make_world):
 
     world = make_world(train=train)
     with pytest.raises(TransportError, match="the update has 2 array records, and one can be summed"):
-        go(secagg_grid(world), training(world))
+        secure_sum(world).collect(training(world))
 
 
 def test_a_client_refuses_a_cohort_below_its_minimum_before_it_trains(make_world):
     world = make_world(minimum=4)
     with pytest.raises(TransportError, match="this site's minimum is 4"):
-        go(secagg_grid(world), training(world))
+        secure_sum(world).collect(training(world))
     assert world.asked == []
 
 
@@ -326,7 +339,7 @@ def test_a_client_that_insists_on_masks_sends_nothing_else(make_world):
     world = make_world(secagg=True)
     with pytest.raises(TransportError, match=re.escape("client-0 sends masked updates only, and none is asked for")):
         go(world.grid, training(world))
-    (reply,) = go(secagg_grid(world), training(world))
+    (reply,) = secure_sum(world).collect(training(world))
     assert not reply.has_error()
 
 
@@ -356,16 +369,16 @@ def change_fields(name, change):
 )
 def test_a_request_that_does_not_hold_is_refused_before_anything_is_trained(make_world, name, change, reason):
     world = make_world()
-    grid = secagg_grid(world)
+    server = secure_sum(world)
     world.tamper = change_fields(name, change)
     with pytest.raises(TransportError, match=re.escape(reason)):
-        go(grid, training(world))
+        server.collect(training(world))
     assert world.asked == []
 
 
 def test_a_client_answers_a_round_once_also_after_a_restart(make_world):
     world = make_world()
-    go(secagg_grid(world), training(world))
+    secure_sum(world).collect(training(world))
     asked = {message.metadata.message_type: message for message in world.seen if message.metadata.dst_node_id == 100}
     world.apps[0] = world.app(0)
     with pytest.raises(TransportError, match="round 1 is refused"):
@@ -380,17 +393,17 @@ def test_a_client_answers_a_round_once_also_after_a_restart(make_world):
 )
 def test_a_masked_update_that_does_not_hold_is_a_lost_client(make_world, content):
     world = make_world(size=5)
-    grid = secagg_grid(world)
+    server = secure_sum(world)
     whole = world.answer
     world.grid._answer = lambda message: content if message.metadata.dst_node_id == 103 else whole(message)
-    (reply,) = go(grid, training(world))
+    (reply,) = server.collect(training(world))
     assert not reply.has_error()
-    assert list(grid.outcome.dropped) == [3]
+    assert list(server.outcome.dropped) == [3]
 
 
 def test_shares_that_cannot_be_read_are_as_if_there_were_none(make_world):
     world = make_world(size=5)
-    grid = secagg_grid(world)
+    server = secure_sum(world)
     whole = world.answer
 
     def answer(message):
@@ -399,43 +412,30 @@ def test_shares_that_cannot_be_read_are_as_if_there_were_none(make_world):
         return whole(message)
 
     world.grid._answer = answer
-    (reply,) = go(grid, training(world))
+    (reply,) = server.collect(training(world))
     assert not reply.has_error()
-    assert grid.outcome.silent == (3,)
-
-
-def test_messages_that_are_not_for_training_pass(make_world):
-    world = make_world()
-    grid = secagg_grid(world)
-    replies = go(grid, [Message(RecordDict(), node, "query") for node in world.nodes])
-    assert [reply.content["answer"]["client"] for reply in replies] == [0, 1, 2]
-
-
-def test_a_round_has_messages_of_one_type(make_world):
-    world = make_world()
-    with pytest.raises(AggregationError, match="train alone is summed"):
-        secagg_grid(world).push_messages([*training(world), Message(RecordDict(), 100, "query")])
+    assert server.outcome.silent == (3,)
 
 
 def test_a_cohort_that_no_parameters_are_safe_for_is_refused(make_world):
     world = make_world()
     with pytest.raises(ConfigError):
-        secagg_grid(world, server=summing(bits=31)).push_messages(training(world))
+        secure_sum(world, server=summing(bits=31)).collect(training(world))
     with pytest.raises(ConfigError):
-        secagg_grid(world).push_messages(training(world, nodes=[100]))
+        secure_sum(world).collect(training(world, nodes=[100]))
 
 
 def test_a_message_that_cannot_be_sent_is_a_lost_client(make_world):
     world = make_world(size=5)
-    grid = secagg_grid(world)
+    server = secure_sum(world)
     push = world.grid.push_messages
     world.grid.push_messages = lambda messages: [
         None if message.metadata.dst_node_id == 102 else message_id
         for message, message_id in zip(messages, push(messages), strict=True)
     ]
-    (reply,) = collect(grid, training(world), timeout=5)
+    (reply,) = server.collect(training(world))
     assert not reply.has_error()
-    assert grid.outcome.dropped == {2: "the message could not be sent"}
+    assert server.outcome.dropped == {2: "the message could not be sent"}
 
 
 def test_rounding_repeats_with_the_seed_and_the_round(tmp_path):
@@ -443,7 +443,7 @@ def test_rounding_repeats_with_the_seed_and_the_round(tmp_path):
 
     def once(seed, number):
         world = World(folder=next(folders), summing=summing(seed=seed))
-        (reply,) = go(secagg_grid(world), training(world, number=number))
+        (reply,) = secure_sum(world).collect(training(world, number=number))
         assert reasons([reply]) == [None]
         return reply.content[protocol.ARRAYS]["weight"].numpy().tobytes()
 
@@ -455,11 +455,11 @@ def test_rounding_repeats_with_the_seed_and_the_round(tmp_path):
 
 def test_members_are_asked_for_the_same_work_or_nothing(make_world):
     world = make_world()
-    grid = secagg_grid(world)
+    server = secure_sum(world)
     messages = training(world)
     messages[1] = training(world, nodes=[101], **{"learning-rate": 0.0})[0]
     with pytest.raises(AggregationError, match="to be asked for different work"):
-        grid.push_messages(messages)
+        server.collect(messages)
     assert world.asked == []
 
 
@@ -468,22 +468,22 @@ def test_an_adaptive_norm_that_cannot_be_one_is_refused(make_world, norm):
     world = make_world(summing=summing(adaptive=True))
     settings = {} if norm is None else {protocol.CLIP_NORM: norm}
     with pytest.raises(TransportError, match="the clipping norm of the round is"):
-        secagg_grid(world).push_messages(training(world, **settings))
+        secure_sum(world).collect(training(world, **settings))
 
 
 def test_a_reply_that_comes_twice_counts_once(make_world):
     world = make_world(size=5)
-    grid = secagg_grid(world)
+    server = secure_sum(world)
     pull = world.grid.pull_messages
     world.grid.pull_messages = lambda ids: [reply for reply in pull(ids) for _ in range(2)]
-    (reply,) = go(grid, training(world))
+    (reply,) = server.collect(training(world))
     assert not reply.has_error()
-    assert (dict(grid.outcome.dropped), grid.outcome.silent) == ({}, ())
+    assert (dict(server.outcome.dropped), server.outcome.silent) == ({}, ())
 
 
 def test_a_client_that_gives_wrong_shares_is_named_and_the_average_is_right(make_world, caplog):
     world = make_world(size=10)
-    grid = secagg_grid(world)
+    server = secure_sum(world)
     whole = world.answer
 
     def answer(message):
@@ -495,6 +495,6 @@ def test_a_client_that_gives_wrong_shares_is_named_and_the_average_is_right(make
         return reply
 
     world.grid._answer = answer
-    (reply,) = go(grid, training(world))
+    (reply,) = server.collect(training(world))
     assert np.abs(reply.content[protocol.ARRAYS]["weight"].numpy() - mean(range(10), "weight")).max() < 1e-4
     assert "the share of client 0's secrets that client 4 has is wrong, or could not be opened" in caplog.text

@@ -8,6 +8,7 @@ from fedtrain.flower.grids.base import collect
 from fedtrain.flower.grids.ledger import LedgerGrid
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.introduction import ShownLedger
+from fedtrain.flower.messages.training import CohortRequest
 from fedtrain.ledger import Ledger, LedgerCopies, SitePolicy
 from fedtrain.privacy import SampledGaussian
 from fedtrain.trust import commit
@@ -98,7 +99,9 @@ def send(grid, number=1):
     arrays = ArrayRecord({"w": Array(np.zeros(3, np.float32))})
     config = ConfigRecord({protocol.ROUND: number, protocol.LEARNING_RATE: 0.1})
     content = RecordDict({protocol.ARRAYS: arrays, protocol.CONFIG: config})
-    return collect(grid, [Message(content, node, "train") for node in NODES], timeout=5)
+    messages = tuple(Message(content, node, "train") for node in NODES)
+    grid.begin(CohortRequest(round_number=number, messages=messages, arrays=arrays, settings=config))
+    return collect(grid, messages, timeout=5)
 
 
 def test_a_reply_that_the_ledger_bears_out_passes_without_its_ledger_record(make, clients, copies):
