@@ -10,7 +10,7 @@ FUZZ_SECONDS ?= 60
 # federations at a time: each waits for most of the time. The tests of a file share one, so they stay together.
 TESTS := $(if $(CI),-m 'not deployment and not faults',-m 'not slow')
 
-.PHONY: demo deploy-demo deploy-faults test docs lint bench bench-deployment fuzz clean
+.PHONY: demo deploy-demo deploy-faults test docs lint wheel bench bench-deployment fuzz clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("fedtrain needs Python 3.11 or later, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -45,6 +45,9 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry fedtrain server clients
+
+wheel: $(STAMP)
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/simulation.py

@@ -30,7 +30,9 @@ ALLOWED = {
     "cmp runs/stopped/model-final.safetensors runs/demo/model-final.safetensors",
     # test_recompute.py runs the program.
     "python recompute.py runs/demo/report.json",
-    # test_wheel.py audits with the wheel and the packages of the list alone.
+    # test_wheel.py installs and runs the wheel, and audits with it and the packages of the list alone.
+    "pip install --constraint constraints.txt dist/fedtrain-0.1.0-py3-none-any.whl",
+    "fedtrain simulate -c my.toml --out runs/mine",
     "python -m venv auditor",
     "auditor/bin/pip install --requirement auditor-requirements.txt",
     "auditor/bin/pip install --no-deps fedtrain-0.1.0-py3-none-any.whl",
