@@ -22,7 +22,7 @@ from fedtrain.flower.app import own_app
 from fedtrain.flower.bundle import build_bundle
 from fedtrain.serverapp import software
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:GitWildMatchPattern")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore:GitWildMatchPattern")]
 
 ROOT = Path(__file__).parents[2]
 LIST = ROOT / "docs" / "how-to" / "auditor-requirements.txt"
