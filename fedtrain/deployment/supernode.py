@@ -34,8 +34,8 @@ _PAUSE = 0.5  # seconds between two looks
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
-    """What is known of a node before it connects.
+class Readiness:
+    """Whether a node can take part, before it connects.
 
     Attributes:
         member: whether the membership that it has seen holds its keys.
@@ -46,7 +46,7 @@ class Standing:
     bundles: int
 
 
-def standing(node: NodeFolder) -> Standing:
+def check_node(node: NodeFolder) -> Readiness:
     """Check the files of a node that its service needs.
 
     Raises:
@@ -64,7 +64,7 @@ def standing(node: NodeFolder) -> Standing:
     read_policy(node.site)
     membership, _ = read_membership(node.membership, node.federation)
     keys = (membership.roster.clients.get(node.client), membership.supernodes.get(node.client))
-    return Standing(member=keys == (identity, supernode), bundles=len(approved(node.approved)))
+    return Readiness(member=keys == (identity, supernode), bundles=len(approved(node.approved)))
 
 
 def serve(
@@ -85,7 +85,7 @@ def serve(
     secret = node.path / "run" / "superexec.secret"
     make_secret(secret)
     variables = environment(node.path / "run" / "flwr")
-    voice = _Voice(node, say)
+    announcer = _Announcer(node, say)
     waits: Iterator[float] = delays()
     while True:
         port = _free_port()
@@ -97,21 +97,21 @@ def serve(
         while processes.status(SUPERNODE) is None and processes.status(SUPEREXEC) is None:
             time.sleep(_PAUSE)
             processes.trim()
-            news, seen = _news(processes, seen)
-            connected = connected or _CONNECTED in news
-            answered = max(news.rfind(_CONNECTED), news.rfind(_BACK))
-            if news.rfind(_AWAY) > answered:
-                voice.lost(_unreached(node))
+            output, seen = _new_output(processes, seen)
+            connected = connected or _CONNECTED in output
+            answered = max(output.rfind(_CONNECTED), output.rfind(_BACK))
+            if output.rfind(_AWAY) > answered:
+                announcer.lost(_unreached(node))
             elif connected and answered >= 0:
-                voice.connected()
+                announcer.connected()
         processes.stop(SUPERNODE, SUPEREXEC)
         if connected and time.monotonic() - began > _STABLE:
             waits = delays()
-        voice.lost(_reason(node, ask, processes.printed(SUPERNODE, start=start)))
+        announcer.lost(_reason(node, ask, processes.printed(SUPERNODE, start=start)))
         time.sleep(next(waits))
 
 
-class _Voice:
+class _Announcer:
     """Tells a person what changed, once."""
 
     def __init__(self, node: NodeFolder, say: Callable[[str], None]) -> None:
@@ -124,13 +124,13 @@ class _Voice:
             self._say(f"connected to {self._node.federation.address} as {self._node.name}")
 
     def lost(self, reason: str | None) -> None:
-        # Measured again, a clock differs by other tenths of a second: that is no news.
+        # Measured again, a clock differs by other tenths of a second: that is no change.
         if reason is not None and (known := re.sub(r"\d", "", reason)) != self._said:
             self._connected, self._said = False, known
             self._say(f"not connected to {self._node.federation.address}, trying again: {reason}")
 
 
-def _news(processes: Processes, seen: int) -> tuple[str, int]:
+def _new_output(processes: Processes, seen: int) -> tuple[str, int]:
     """Return what the SuperNode printed from a place in its log on, and where what follows begins."""
     end = processes.size(SUPERNODE)
     # The log begins again when it has grown large.

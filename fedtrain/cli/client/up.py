@@ -8,7 +8,7 @@ import typer
 from fedtrain.cli.failing import reporting_errors
 from fedtrain.cli.serving import say, until_stopped
 from fedtrain.deployment.processes import only_one
-from fedtrain.deployment.supernode import serve, standing
+from fedtrain.deployment.supernode import check_node, serve
 from fedtrain.machines import NodeFolder
 
 
@@ -19,9 +19,9 @@ def up(kit: Annotated[Path, typer.Argument(metavar="KIT", help="The node's folde
     with reporting_errors():
         node = NodeFolder.open(kit)
         with only_one(node.path):
-            known = standing(node)
-            if not known.member:
+            ready = check_node(node)
+            if not ready.member:
                 say(f"no membership with its keys has reached this node: it connects once {node.request} is admitted")
-            if not known.bundles:
+            if not ready.bundles:
                 say(f"no bundle is approved, so that every run is refused: fedtrain client approve {kit} BUNDLE")
             until_stopped(node.logs, lambda processes: serve(node, processes, say, ask))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fedtrain.deployment.supernode import Standing, standing
+from fedtrain.deployment.supernode import Readiness, check_node
 from fedtrain.errors import KeyFileError, SiteError
 from fedtrain.machines import NodeFolder, write_membership
 from tests.ports import free_port
@@ -25,33 +25,33 @@ def node(tmp_path, members, ca):
     return folders.node_folder(tmp_path / "node", members, ca)
 
 
-def test_a_member_stands_with_its_keys(node):
-    assert standing(node) == Standing(member=True, bundles=0)
+def test_a_member_is_ready_with_its_keys(node):
+    assert check_node(node) == Readiness(member=True, bundles=0)
 
 
 def test_a_node_whose_keys_are_not_in_the_membership_is_no_member_yet(node, members):
     write_membership(node.membership, members.membership(version=3, clients=(1,)).sign(members.operator))
-    assert not standing(node).member
+    assert not check_node(node).member
 
 
 @pytest.mark.parametrize("key", ["identity", "supernode_key"])
 def test_without_a_key_a_node_does_not_start(node, key):
     getattr(node, key).unlink()
     with pytest.raises(KeyFileError, match=r"there is no key .* fedtrain client init"):
-        standing(node)
+        check_node(node)
 
 
 @pytest.mark.parametrize("key", ["identity", "supernode_key"])
 def test_a_key_that_others_can_read_is_refused(node, key):
     getattr(node, key).chmod(0o644)
     with pytest.raises(KeyFileError, match=getattr(node, key).name):
-        standing(node)
+        check_node(node)
 
 
 def test_half_changed_keys_are_refused(node):
     node.rotation.mkdir()
     with pytest.raises(SiteError, match="fedtrain client rotate"):
-        standing(node)
+        check_node(node)
 
 
 @pytest.mark.parametrize("name", ["site", "membership", "approved"])
@@ -59,14 +59,14 @@ def test_a_damaged_file_is_named(node, name):
     file = getattr(node, name)
     file.write_text("{")
     with pytest.raises(SiteError, match=file.name):
-        standing(node)
+        check_node(node)
 
 
 @pytest.mark.parametrize("name", ['a"b', "a\\b", "a\nb"])
 def test_a_path_that_flower_cannot_be_told_is_refused(node, name):
     moved = node.path.rename(node.path.with_name(name))
     with pytest.raises(SiteError, match="to a path of plain characters"):
-        standing(NodeFolder.open(moved))
+        check_node(NodeFolder.open(moved))
 
 
 class Gate:

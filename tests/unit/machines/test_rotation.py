@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from fedtrain.crypto import Identity
-from fedtrain.deployment.supernode import standing
+from fedtrain.deployment.supernode import check_node
 from fedtrain.errors import FedtrainError, KeyFileError, LedgerError, SiteError, StorageError
 from fedtrain.machines import Federation, NodeFolder
 from fedtrain.machines.request import make_keys, read_request, supernode_public
@@ -124,7 +124,7 @@ def test_killed_at_any_step_it_is_finished_by_beginning_it_again(node, tmp_path)
         if not killed:
             break
         if copy.rotation.exists() or copy.rotated.exists():
-            for refused in (standing, make_keys):
+            for refused in (check_node, make_keys):
                 with pytest.raises(SiteError, match="fedtrain client rotate"):
                     refused(copy)
         rotate(copy)
