@@ -31,7 +31,7 @@ def _train(task: tuple[int, dict[str, Any]]) -> dict[str, Any]:
     images = records.features.float().div_(127.5).sub_(1.0)
     for batch in torch.randperm(len(records)).split(20):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(images[batch]), records.labels[batch]).backward()
+        nn.functional.cross_entropy(model(images[batch]), records.targets[batch]).backward()
         optimizer.step()
     return {name: value.numpy().copy() for name, value in model.state_dict().items()}
 

@@ -6,10 +6,10 @@ from torch.nn import functional
 
 from fedtrain.data.types import DataInfo
 from fedtrain.errors import TaskError
-from fedtrain.tasks import ClassificationMetrics
+from fedtrain.tasks import Batch, ClassificationMetrics, Records, Task
 
 
-class Scans:
+class Scans(Task):
     """A network with bounded activations on images that are each brought to mean 0 and deviation 1."""
 
     def __init__(self, info: DataInfo) -> None:
@@ -25,17 +25,17 @@ class Scans:
         dense = nn.Linear(16 * (height // 2) * (width // 2), self.classes)
         return nn.Sequential(convolution, nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), dense)
 
-    def encode(self, features: Tensor, generator: torch.Generator | None) -> Tensor:
+    def collate(self, records: Records, generator: torch.Generator | None) -> Batch:
         """Standardise each image by its own mean and deviation; vary the contrast in training."""
-        images = functional.layer_norm(features.to(torch.float32), self.shape)
-        if generator is None:
-            return images
-        contrast = 0.8 + 0.4 * torch.rand(len(images), 1, 1, 1, generator=generator, device=generator.device)
-        return images * contrast.to(images.device)
+        images = functional.layer_norm(records.features.to(torch.float32), self.shape)
+        if generator is not None:
+            contrast = 0.8 + 0.4 * torch.rand(len(images), 1, 1, 1, generator=generator, device=generator.device)
+            images = images * contrast.to(images.device)
+        return {"inputs": images, "targets": records.targets}
 
-    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean cross entropy."""
-        return functional.cross_entropy(outputs, labels) if len(labels) else outputs.sum()
+    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Return the cross entropy of each record."""
+        return functional.cross_entropy(outputs, batch["targets"], reduction="none")
 
     def metrics(self) -> ClassificationMetrics:
         """Use the measurements of the built-in tasks."""

@@ -50,7 +50,7 @@ class Node:
         Raises:
             KeyFileError: the key of the data set digests is gone, or cannot be used.
         """
-        return dataset_digest(records.features.numpy(), records.labels.numpy(), self._key)
+        return dataset_digest(records.features.numpy(), records.targets.numpy(), self._key)
 
     def open_ledger(self, dataset: str) -> Ledger:
         """Open the ledger of a data set.

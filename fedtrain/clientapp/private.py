@@ -22,7 +22,7 @@ from fedtrain.ledger import Ledger
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.noise import open_source
 from fedtrain.tasks import refuse_batch_statistics
-from fedtrain.training import Records, train_plain
+from fedtrain.training import PlainTrainer, Records
 from fedtrain.trust import commit
 
 
@@ -82,23 +82,24 @@ def shown(
 def _by_record(work: Work, records: Records, plan: PrivacyPlan) -> ArrayRecord:
     """Return the weights after noisy steps on the records, all else as received."""
     from fedtrain.training.private import (  # noqa: PLC0415 - Opacus takes seconds to import
+        PrivateTrainer,
         refuse_untrainable,
-        train_private,
     )
 
     experiment = work.site.experiment
     refuse_untrainable(work.model)
     source = open_source(experiment.privacy.noise, work.settings.seed)
-    train_private(work.model, work.site.task, records, experiment.training, work.settings, plan, source)
-    trained, trainable = ArrayRecord(work.model.state_dict()), work.trainable
-    return ArrayRecord({name: trained[name] if name in trainable else array for name, array in work.received.items()})
+    trainer = PrivateTrainer(config=experiment.training, plan=plan, source=source)
+    trainer.train(work.model, work.site.task, records, work.settings)
+    trained, shared = ArrayRecord(work.model.state_dict()), work.shared
+    return ArrayRecord({name: trained[name] if name in shared else array for name, array in work.received.items()})
 
 
 def _by_client(work: Work, records: Records, plan: PrivacyPlan) -> tuple[ArrayRecord, bool]:
     """Return the weights after plain steps, with the whole change clipped, and whether it was within the norm."""
     refuse_batch_statistics(work.model)
-    train_plain(work.model, work.site.task, records, work.site.experiment.training, work.settings)
+    PlainTrainer(config=work.site.experiment.training).train(work.model, work.site.task, records, work.settings)
     # A fixed norm is the plan's, whatever the message says; an adaptive one follows the server, who is trusted with it.
     norm = plan.spec.clip_norm if plan.spec.adaptive is None else cast("float", work.config[protocol.CLIP_NORM])
     trained = ArrayRecord(work.model.state_dict())
-    return clip_reply(received=work.received, trained=trained, trainable=work.trainable, clip_norm=norm)
+    return clip_reply(received=work.received, trained=trained, trainable=work.shared, clip_norm=norm)

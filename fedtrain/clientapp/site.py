@@ -50,7 +50,7 @@ class Site:
         if len(rows) == 0:
             raise ClientError(f"client {client} has no records")
         train = self.train
-        return Records(features=torch.from_numpy(train.features[rows]), labels=torch.from_numpy(train.labels[rows]))
+        return Records(features=torch.from_numpy(train.features[rows]), targets=torch.from_numpy(train.targets[rows]))
 
 
 def site_of(context: Context, objects: CallerObjects | None = None) -> Site:

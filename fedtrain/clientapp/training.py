@@ -7,7 +7,7 @@ from fedtrain.clientapp.private import answer_privately
 from fedtrain.clientapp.site import Site
 from fedtrain.clientapp.work import open_work
 from fedtrain.flower.messages import protocol
-from fedtrain.training import train_plain
+from fedtrain.training import PlainTrainer
 
 
 def train(content: RecordDict, context: Context, site: Site) -> RecordDict:
@@ -21,6 +21,6 @@ def train(content: RecordDict, context: Context, site: Site) -> RecordDict:
     if site.experiment.privacy.mode != "none":
         return answer_privately(content, work, site.records(work.client))
     records = site.records(work.client)
-    loss = train_plain(work.model, site.task, records, site.experiment.training, work.settings)
+    loss = PlainTrainer(config=site.experiment.training).train(work.model, site.task, records, work.settings)
     metrics = MetricRecord({protocol.WEIGHT: float(len(records)), protocol.LOSS: loss})
     return RecordDict({protocol.ARRAYS: ArrayRecord(work.model.state_dict()), protocol.METRICS: metrics})

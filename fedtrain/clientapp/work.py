@@ -12,7 +12,7 @@ from fedtrain.clientapp.host import Host, host_of
 from fedtrain.clientapp.site import Site
 from fedtrain.flower.messages import protocol
 from fedtrain.seeding import derive_seed
-from fedtrain.tasks import trainable_names
+from fedtrain.tasks import shared_names
 from fedtrain.training import RoundSettings
 
 
@@ -52,9 +52,9 @@ class Work:
         return protocol.request_digest(self.received, self.config)
 
     @property
-    def trainable(self) -> frozenset[str]:
-        """The names of what is trained. All else goes back as it came."""
-        return trainable_names(self.model)
+    def shared(self) -> frozenset[str]:
+        """The names of what is trained and shared. In a private mode all else goes back as it came."""
+        return shared_names(self.site.task, self.model)
 
 
 def open_work(content: RecordDict, context: Context, site: Site) -> Work:

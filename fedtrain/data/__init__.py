@@ -3,12 +3,27 @@
 from fedtrain.data.histogram import format_histogram, label_histogram
 from fedtrain.data.partition import Partitions, open_simulated, partition
 from fedtrain.data.store import open_store, open_test
-from fedtrain.data.types import DataInfo, DataStore, Labels, Split
+from fedtrain.data.types import (
+    ClassTarget,
+    Columns,
+    DataInfo,
+    DataStore,
+    Image,
+    Labels,
+    LabelsTarget,
+    NumberTarget,
+    Split,
+)
 
 __all__ = [
+    "ClassTarget",
+    "Columns",
     "DataInfo",
     "DataStore",
+    "Image",
     "Labels",
+    "LabelsTarget",
+    "NumberTarget",
     "Partitions",
     "Split",
     "format_histogram",

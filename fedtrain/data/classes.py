@@ -7,7 +7,7 @@ import numpy as np
 from fedtrain.config import Data
 from fedtrain.data.sources import decode
 from fedtrain.data.sources.types import Decoded
-from fedtrain.data.types import Split
+from fedtrain.data.types import ClassTarget, Split
 from fedtrain.errors import DataError
 
 _SHOWN = 12
@@ -27,7 +27,7 @@ def with_classes(decoded: Decoded, names: tuple[str, ...] | None) -> Decoded:
         return decoded
     found = decoded.info.classes
     splits = [split for split in (decoded.train, decoded.test) if split is not None]
-    present = sorted({int(label) for split in splits for label in np.unique(split.labels)})
+    present = sorted({int(label) for split in splits for label in np.unique(split.targets)})
     if strange := [found[label] for label in present if found[label] not in names]:
         shown = ", ".join(repr(name) for name in strange[:_SHOWN])
         more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
@@ -37,11 +37,11 @@ def with_classes(decoded: Decoded, names: tuple[str, ...] | None) -> Decoded:
     numbers = np.array([names.index(name) if name in names else -1 for name in found], dtype=np.int64)
 
     def renumbered(split: Split) -> Split:
-        return replace(split, labels=numbers[split.labels])
+        return replace(split, targets=numbers[split.targets])
 
     return replace(
         decoded,
-        info=replace(decoded.info, classes=names),
+        info=replace(decoded.info, target=ClassTarget(names=names)),
         train=renumbered(decoded.train),
         test=None if decoded.test is None else renumbered(decoded.test),
     )

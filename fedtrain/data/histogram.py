@@ -18,7 +18,7 @@ def label_histogram(store: DataStore, partitions: Partitions) -> Labels:
     """
     clients, classes = partitions.clients, len(store.info.classes)
     owner = np.repeat(np.arange(clients), np.diff(partitions.offsets))
-    cells = owner * classes + store.train.labels[partitions.rows]
+    cells = owner * classes + store.train.targets[partitions.rows]
     return np.bincount(cells, minlength=clients * classes).reshape(clients, classes).astype(np.int64)
 
 

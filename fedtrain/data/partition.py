@@ -125,7 +125,7 @@ def _build(store: DataStore, data: Data, *, clients: int, seed: int) -> Entry:
         )
     rows = np.concatenate(parts)
     if len(rows) < len(store.train):
-        left_out = np.setdiff1d(store.train.labels, store.train.labels[rows])
+        left_out = np.setdiff1d(store.train.targets, store.train.targets[rows])
         named = ", ".join(store.info.classes[label] for label in left_out[:_SHOWN])
         raise DataError(
             f"partition.kind = {data.partition.kind!r} with {clients} clients of {data.partition.classes_per_client} "

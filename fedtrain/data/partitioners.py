@@ -36,7 +36,7 @@ def assign(records: Split, options: Partition, *, clients: int, seed: int) -> li
     rows = np.arange(len(records))
     if options.kind == "iid":  # the partitioner cuts the records as they lie
         rows = np.random.default_rng(seed).permutation(rows)
-    columns = {"row": rows, "label": records.labels[rows]}
+    columns = {"row": rows, "label": records.targets[rows]}
     if options.kind == "natural":
         assert records.owners is not None  # checked by the caller
         columns["owner"] = records.owners[rows]

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from fedtrain.data.sources.types import Decoded
 from fedtrain.data.types import DataInfo, DataStore, Split
 from fedtrain.errors import ConfigError, DataError
 
-FORMAT = 1
+FORMAT = 2
 """Version of the decoded arrays; raising it makes every cached store be decoded again."""
 
 _DIGITS_TEST_FRACTION = 0.2
@@ -64,10 +63,10 @@ def open_store(data: Data, *, seed: int) -> DataStore:
         info=info_of(entry),
         train=Split(
             features=entry.arrays["train_features"],
-            labels=entry.arrays["train_labels"],
+            targets=entry.arrays["train_targets"],
             owners=entry.arrays.get("train_owners"),
         ),
-        test=Split(features=entry.arrays["test_features"], labels=entry.arrays["test_labels"]),
+        test=Split(features=entry.arrays["test_features"], targets=entry.arrays["test_targets"]),
         folder=folder,
     )
 
@@ -91,7 +90,7 @@ def open_test(data: Data) -> DataStore:
         lambda: _build_test(alone),
     )
     test = records_of(entry)
-    none = Split(features=test.features[:0], labels=test.labels[:0])
+    none = Split(features=test.features[:0], targets=test.targets[:0])
     return DataStore(info=info_of(entry), train=none, test=test)
 
 
@@ -128,18 +127,18 @@ def _refuse_simulated(data: Data) -> None:
 
 def entry_of(decoded: Decoded) -> Entry:
     """Return what is cached of records that are all of one party."""
-    arrays: dict[str, NDArray[Any]] = {"features": decoded.train.features, "labels": decoded.train.labels}
-    return Entry(meta=asdict(decoded.info), arrays=arrays)
+    arrays: dict[str, NDArray[Any]] = {"features": decoded.train.features, "targets": decoded.train.targets}
+    return Entry(meta=decoded.info.as_json(), arrays=arrays)
 
 
 def records_of(entry: Entry) -> Split:
     """Return the records that `entry_of` put into an entry."""
-    return Split(features=entry.arrays["features"], labels=entry.arrays["labels"])
+    return Split(features=entry.arrays["features"], targets=entry.arrays["targets"])
 
 
 def info_of(entry: Entry) -> DataInfo:
     """Return the facts about a data set that are kept beside its arrays."""
-    return DataInfo(kind=entry.meta["kind"], shape=tuple(entry.meta["shape"]), classes=tuple(entry.meta["classes"]))
+    return DataInfo.from_json(entry.meta)
 
 
 def digest_of(data: Data, *, fraction: float | None, seed: int) -> str:
@@ -185,14 +184,14 @@ def _build(data: Data, *, fraction: float | None, seed: int) -> Entry:
         train = _take(train, np.sort(order[: data.max_records]))
     arrays: dict[str, NDArray[Any]] = {
         "train_features": train.features,
-        "train_labels": train.labels,
+        "train_targets": train.targets,
         "test_features": test.features,
-        "test_labels": test.labels,
+        "test_targets": test.targets,
     }
     if train.owners is not None:
         # The draws may have left an owner without records: number those that remain.
         arrays["train_owners"] = np.unique(train.owners, return_inverse=True)[1].astype(np.int64)
-    return Entry(meta=asdict(decoded.info), arrays=arrays)
+    return Entry(meta=decoded.info.as_json(), arrays=arrays)
 
 
 def _hold_out(records: Split, fraction: float, generator: np.random.Generator) -> tuple[Split, Split]:
@@ -209,6 +208,6 @@ def _hold_out(records: Split, fraction: float, generator: np.random.Generator) -
 def _take(records: Split, rows: NDArray[np.int64]) -> Split:
     return Split(
         features=records.features[rows],
-        labels=records.labels[rows],
+        targets=records.targets[rows],
         owners=None if records.owners is None else records.owners[rows],
     )

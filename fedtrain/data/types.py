@@ -1,8 +1,13 @@
-"""What the rest of fedtrain knows of a data set."""
+"""What the rest of fedtrain knows of a data set: the schema of a record, and the records.
 
-from dataclasses import dataclass
+A record is features and a target. Each kind of either is a class here, with its dtype: a decoder makes records of the
+kind, a task says which kinds it takes, and the digest of a data set is over the bytes of that dtype.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,37 +16,131 @@ Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataInfo:
-    """The public facts of a data set.
+class Image:
+    """Features that are pixels.
 
     Attributes:
-        kind: ``image`` (uint8 pixels) or ``table`` (float32 features).
-        shape: the shape of one record: (channels, height, width), or (features,).
-        classes: the names of the classes; a label is an index into them.
+        shape: (channels, height, width).
     """
 
-    kind: Literal["image", "table"]
+    kind: ClassVar[Literal["image"]] = "image"
+    dtype: ClassVar[type[np.generic]] = np.uint8
     shape: tuple[int, ...]
-    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Features that are numbers in a row of a table.
+
+    Attributes:
+        shape: (features,).
+    """
+
+    kind: ClassVar[Literal["table"]] = "table"
+    dtype: ClassVar[type[np.generic]] = np.float32
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassTarget:
+    """A target that is one of several classes: int64, shape (), an index into the names."""
+
+    kind: ClassVar[Literal["class"]] = "class"
+    dtype: ClassVar[type[np.generic]] = np.int64
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumberTarget:
+    """A target that is a finite number: float32, shape ()."""
+
+    kind: ClassVar[Literal["number"]] = "number"
+    dtype: ClassVar[type[np.generic]] = np.float32
+    names: tuple[str, ...] = field(default=(), init=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsTarget:
+    """A target that is a set of labels: uint8, shape (labels,), 1 where the record has the label and 0 elsewhere."""
+
+    kind: ClassVar[Literal["labels"]] = "labels"
+    dtype: ClassVar[type[np.generic]] = np.uint8
+    names: tuple[str, ...]
+
+
+Features = Image | Columns
+Target = ClassTarget | NumberTarget | LabelsTarget
+TargetKind = Literal["class", "number", "labels"]
+
+_FEATURES: dict[str, type[Features]] = {kind.kind: kind for kind in (Image, Columns)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataInfo:
+    """The public facts of a data set: the schema of its records.
+
+    Attributes:
+        features: what a record is.
+        target: what is predicted of it.
+    """
+
+    features: Features
+    target: Target
+
+    @property
+    def kind(self) -> Literal["image", "table"]:
+        """The kind of the features."""
+        return self.features.kind
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one record's features: (channels, height, width), or (features,)."""
+        return self.features.shape
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, or of the labels; empty where the target is a number."""
+        return self.target.names
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the schema as JSON can hold it."""
+        return {"kind": self.kind, "shape": self.shape, "target": self.target.kind, "names": self.classes}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "DataInfo":
+        """Read what `as_json` returned."""
+        features = _FEATURES[value["kind"]](shape=tuple(value["shape"]))
+        return cls(features=features, target=target_of(value["target"], tuple(value["names"])))
+
+
+def target_of(kind: TargetKind, names: tuple[str, ...]) -> Target:
+    """Return the target of a kind, with the names of its classes or labels; a number has none."""
+    match kind:
+        case "class":
+            return ClassTarget(names=names)
+        case "labels":
+            return LabelsTarget(names=names)
+        case "number":
+            return NumberTarget()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Records and their labels.
+    """Records and their targets.
 
     Attributes:
-        features: records, shape (n, *info.shape), dtype uint8 (images) or float32 (tables); may be memory-mapped.
-        labels: shape (n,), each in [0, classes).
+        features: shape (n, *info.shape), of the dtype of ``info.features``; may be memory-mapped.
+        targets: n rows of the dtype of ``info.target``: class numbers (n,), numbers (n,), or labels (n, labels).
         owners: shape (n,), codes 0, 1, ... of the owners in sorted order where the source names owners, else ``None``.
     """
 
     features: NDArray[np.uint8] | NDArray[np.float32]
-    labels: Labels
+    targets: NDArray[np.int64] | NDArray[np.float32] | NDArray[np.uint8]
     owners: Labels | None = None
 
     def __len__(self) -> int:
         """Return the number of records."""
-        return len(self.labels)
+        return len(self.targets)
 
 
 @dataclass(frozen=True, kw_only=True)

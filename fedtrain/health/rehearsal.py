@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from fedtrain.config.sections import TaskConfig, Training
-from fedtrain.data import DataInfo, Split
+from fedtrain.data import ClassTarget, DataInfo, Split
 from fedtrain.device import resolve_device
 from fedtrain.errors import FedtrainError
 from fedtrain.health.check import Check, fails, ok, warns
@@ -14,6 +14,7 @@ from fedtrain.ledger import SitePolicy
 from fedtrain.privacy import PrivacyPlan, PrivacySpec, calibrate
 from fedtrain.privacy.noise import open_source
 from fedtrain.tasks import build_task
+from fedtrain.tasks.supervised import fitting
 from fedtrain.training import Records, RoundSettings
 
 # Weights that so much noise moved say next to nothing of so few records, and are thrown away nevertheless.
@@ -25,11 +26,11 @@ _PLURAL = 2
 
 def task_names(policy: SitePolicy, info: DataInfo) -> tuple[str, ...]:
     """Return the tasks that the site allows, or the one that fits its data if it says nothing."""
-    fits, other = ("vision", "tabular") if info.kind == "image" else ("tabular", "vision")
+    fits = fitting(info)
     if policy.tasks is None:
         return (fits,)
-    # The kit's site file allows both; the one for another kind of data is never asked for.
-    return tuple(name for name in policy.tasks if name != other or fits not in policy.tasks)
+    # The kit's site file allows all that are built in; those for other data are never asked for.
+    return tuple(name for name in policy.tasks if name == fits or ":" in name or fits not in policy.tasks)
 
 
 def rehearse(task_name: str, info: DataInfo, train: Split) -> Check:
@@ -62,8 +63,8 @@ def rehearse(task_name: str, info: DataInfo, train: Split) -> Check:
 
 def _step(task_name: str, info: DataInfo, train: Split, device: torch.device) -> float:
     from fedtrain.training.private import (  # noqa: PLC0415 - Opacus takes seconds to import
+        PrivateTrainer,
         refuse_untrainable,
-        train_private,
     )
 
     task = build_task(TaskConfig(name=task_name), info)
@@ -71,12 +72,12 @@ def _step(task_name: str, info: DataInfo, train: Split, device: torch.device) ->
     refuse_untrainable(model)
     records = Records(
         features=torch.from_numpy(train.features[:MOST_RECORDS].copy()),
-        labels=torch.from_numpy(train.labels[:MOST_RECORDS].copy()),
+        targets=torch.from_numpy(train.targets[:MOST_RECORDS].copy()),
     )
     settings = RoundSettings(learning_rate=0.1, proximal_mu=0.0, seed=0)
     plan, source = _plan(len(records)), open_source("secure", settings.seed)
     began = time.perf_counter()
-    train_private(model, task, records, Training(), settings, plan, source)
+    PrivateTrainer(config=Training(), plan=plan, source=source).train(model, task, records, settings)
     return time.perf_counter() - began
 
 
@@ -98,4 +99,6 @@ def _plan(records: int) -> PrivacyPlan:
 
 def _enough(info: DataInfo) -> DataInfo:
     """Return the facts with at least two classes, as those of a federation have, though a site may hold one."""
-    return info if len(info.classes) >= _PLURAL else replace(info, classes=(*info.classes, "held elsewhere"))
+    if info.target.kind != "class" or len(info.classes) >= _PLURAL:
+        return info
+    return replace(info, target=ClassTarget(names=(*info.classes, "held elsewhere")))

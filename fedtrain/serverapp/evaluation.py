@@ -8,7 +8,8 @@ from torch import nn
 from fedtrain.data import Split
 from fedtrain.errors import RunError
 from fedtrain.report import Evaluation
-from fedtrain.tasks import Task
+from fedtrain.tasks import Records, Task
+from fedtrain.tasks.calls import collate, forward, to_device
 
 _BATCH = 500
 
@@ -24,10 +25,12 @@ def evaluate(model: nn.Module, task: Task, test: Split, *, round_number: int) ->
     model.eval()
     with torch.no_grad():
         for start in range(0, len(test), _BATCH):
-            features = torch.from_numpy(test.features[start : start + _BATCH].copy())
-            labels = torch.from_numpy(test.labels[start : start + _BATCH].copy())
-            outputs = model(task.encode(features, None).to(device))
-            metrics.update(outputs, labels.to(device))
+            records = Records(
+                features=torch.from_numpy(test.features[start : start + _BATCH].copy()),
+                targets=torch.from_numpy(test.targets[start : start + _BATCH].copy()),
+            )
+            batch = to_device(collate(task, records, None), device)
+            metrics.update(forward(task, model, batch), batch)
     try:
         return Evaluation.model_validate_json(json.dumps({"round": round_number, **metrics.compute()}))
     except (TypeError, ValueError) as error:

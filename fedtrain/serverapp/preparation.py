@@ -15,7 +15,7 @@ from fedtrain.ledger import client_folder, find_policy
 from fedtrain.privacy import PrivacyPlan, calibrate
 from fedtrain.privacy.spec import privacy_spec
 from fedtrain.seeding import derive_seed
-from fedtrain.tasks import Task, build_task, refuse_batch_statistics
+from fedtrain.tasks import Task, build_task, refuse_batch_statistics, shared_names
 from fedtrain.tasks.given import NO_OBJECTS, CallerObjects
 
 
@@ -72,6 +72,7 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
     task = build_task(experiment.task, store.info, objects.task)
     torch.manual_seed(derive_seed(experiment.seed, "model"))
     model = task.model()
+    shared_names(task, model)
     if experiment.privacy.mode == "record":
         from fedtrain.training.private import refuse_untrainable  # noqa: PLC0415 - Opacus takes seconds to import
 

@@ -29,7 +29,7 @@ from fedtrain.serverapp.evaluation import evaluate
 from fedtrain.serverapp.preparation import Preparation
 from fedtrain.serverapp.sampling import DrawnGrid
 from fedtrain.serverapp.strategies import build_strategy, remembered, remind
-from fedtrain.tasks import trainable_names
+from fedtrain.tasks import shared_names
 from fedtrain.training import learning_rate
 
 
@@ -179,7 +179,7 @@ class Rounds:
             plan=self._trail.plan,
             clip_norm=state.clip_norm,
             source=open_source(self._trail.noise, derive_seed(self._experiment.seed, "noise", number)),
-            trainable=trainable_names(self._preparation.model),
+            trainable=shared_names(self._preparation.task, self._preparation.model),
         )
 
     def _model(self, state: RunState, number: int, replies: list[Message]) -> Arrays:

@@ -8,18 +8,37 @@ from fedtrain.config.sections import TaskConfig
 from fedtrain.data.types import DataInfo
 from fedtrain.errors import FedtrainError, TaskError
 from fedtrain.tasks.names import unknown
-from fedtrain.tasks.tabular import Tabular
+from fedtrain.tasks.supervised import Multilabel, Regression, Tabular, Vision
 from fedtrain.tasks.types import Task
-from fedtrain.tasks.vision import Vision
 
-_TASKS: dict[str, Callable[[TaskConfig, DataInfo], Task]] = {"vision": Vision, "tabular": Tabular}
-_METHODS = ("model", "encode", "loss", "metrics")
+_TASKS: dict[str, Callable[[TaskConfig, DataInfo], Task]] = {
+    "vision": Vision,
+    "tabular": Tabular,
+    "regression": Regression,
+    "multilabel": Multilabel,
+}
+_METHODS = ("model", "collate", "forward", "losses", "metrics", "shared")
+
+_CHANGED = """Losses are now those of single records, and the trainer takes the mean. Inherit from \
+fedtrain.tasks.Task, and in the place of encode(features, generator), loss(outputs, labels) and, in metrics of your \
+own, update(outputs, labels), write
+
+    def collate(self, records, generator):
+        return {"inputs": <what encode returned for records.features>, "targets": records.targets}
+
+    def losses(self, outputs, batch):
+        return functional.cross_entropy(outputs, batch["targets"], reduction="none")
+
+    def update(self, outputs, batch):  # of metrics of your own, which also have `described`
+        labels = batch["targets"]
+
+A batch without records no longer reaches the task. docs/how-to/own-task.md has both versions side by side."""
 
 
 def build_task(config: TaskConfig, info: DataInfo, given: Callable[[DataInfo], object] | None = None) -> Task:
     """Return the task that the configuration names, for a data set.
 
-    ``config.name`` is ``vision``, ``tabular``, or ``module:attribute``: a callable in a module on Python's path that
+    ``config.name`` is one of the built-in tasks, or ``module:attribute``: a callable in a module on Python's path that
     takes the ``DataInfo`` and returns a task. Such a task has its own model and augmentation, so ``config.model`` and
     ``config.augment`` must be unset.
 
@@ -87,13 +106,29 @@ def _own_task(name: str, factory: Callable[[DataInfo], object], info: DataInfo) 
         raise
     except Exception as error:
         raise TaskError(f'task.name = "{name}" raised {_described(error)} when called with the DataInfo.') from error
+    return checked_task(task, f'task.name = "{name}"')
+
+
+def checked_task(task: object, name: str) -> Task:
+    """Return an object as a task if it has the methods of one.
+
+    Args:
+        task: what a factory returned.
+        name: what it is called in errors.
+
+    Raises:
+        TaskError: a method is missing; of a task that was written for fedtrain 0.1, it says what to write instead.
+    """
     missing = [method for method in _METHODS if not callable(getattr(task, method, None))]
-    if missing:
-        raise TaskError(
-            f'task.name = "{name}" returned an object of type {type(task).__name__} without the method '
-            f"{', '.join(missing)}; a task has the methods {', '.join(_METHODS)} (fedtrain.tasks.Task)."
-        )
-    return cast("Task", task)
+    if not missing:
+        return cast("Task", task)
+    kind = type(task).__name__
+    if all(callable(getattr(task, method, None)) for method in ("encode", "loss")):
+        raise TaskError(f"{name} returned an object of type {kind} with encode and loss. {_CHANGED}")
+    raise TaskError(
+        f"{name} returned an object of type {kind} without the method {', '.join(missing)}; a task has the methods "
+        f"{', '.join(_METHODS)} (fedtrain.tasks.Task, which gives forward and shared to a class that inherits from it)."
+    )
 
 
 def _described(error: Exception) -> str:

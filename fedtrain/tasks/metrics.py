@@ -1,4 +1,4 @@
-"""Measurements of a classifier on held-out records."""
+"""Measurements on held-out records, of classes, numbers and sets of labels."""
 
 import math
 
@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedtrain.errors import TaskError
+from fedtrain.tasks.types import Batch, Metric
 
 CALIBRATION_BINS = 15
 # The largest float32 below one.
@@ -45,11 +46,22 @@ class ClassificationMetrics:
         self._confusion = MulticlassConfusionMatrix(num_classes=classes)
         self._calibration = MulticlassCalibrationError(num_classes=classes, n_bins=CALIBRATION_BINS, norm="l1")
 
-    def update(self, outputs: Tensor, labels: Tensor) -> None:
-        """Add a batch of logits, floating point of shape (n, classes), and labels, int64 of shape (n,).
+    @property
+    def described(self) -> tuple[Metric, ...]:
+        """What is a single number, the accuracy first."""
+        ratios = ("accuracy", "precision", "recall", "f1")
+        errors = ("loss", "calibration_error")
+        return (
+            *(Metric(name=name, direction="higher", format="percent") for name in ratios),
+            *(Metric(name=name, direction="lower", format="number") for name in errors),
+        )
+
+    def update(self, outputs: Tensor, batch: Batch) -> None:
+        """Add a batch of logits, floating point of shape (n, classes), and its ``targets``, int64 of shape (n,).
 
         They may be on any device; the counts are kept on the CPU. A batch may be empty.
         """
+        labels = batch["targets"]
         if len(labels) == 0:
             return
         # Double precision makes the sum over batches independent, in all printed digits, of their sizes.
@@ -69,7 +81,7 @@ class ClassificationMetrics:
             TaskError: no record was added.
         """
         if self._records == 0:
-            raise TaskError("there is nothing to measure: no test record was evaluated; give test data with records.")
+            raise _nothing()
         loss = float(self._loss) / self._records
         confusion = self._confusion.compute().to(torch.float64)
         hits, actual, predicted = confusion.diag(), confusion.sum(dim=1), confusion.sum(dim=0)
@@ -89,3 +101,151 @@ class ClassificationMetrics:
             "calibration_error": min(float(self._calibration.compute()), 1.0) if math.isfinite(loss) else None,
             "records": self._records,
         }
+
+
+class RegressionMetrics:
+    """Accumulates the measurements of predicted numbers over batches, in double precision.
+
+    ``compute`` returns
+
+    - ``loss`` and ``mse``: the mean of the squared errors, which the model was trained on;
+    - ``mae``: the mean of the absolute errors;
+    - ``r2``: the coefficient of determination, one minus the squared errors over the squared deviations of the targets
+      from their mean: 1 is perfect, 0 is as good as that mean, and it is negative for what is worse;
+    - ``records``: how many records were measured.
+
+    What is undefined or not finite is ``None``, because JSON has no such number: all where an output is not finite, and
+    ``r2`` where all targets are equal.
+    """
+
+    def __init__(self) -> None:
+        self._records = 0
+        self._squared = self._absolute = 0.0
+        self._mean = self._deviations = 0.0
+
+    @property
+    def described(self) -> tuple[Metric, ...]:
+        """What is a single number, the mean squared error first."""
+        errors = (Metric(name=name, direction="lower", format="number") for name in ("mse", "mae", "loss"))
+        return (*errors, Metric(name="r2", direction="higher", format="number"))
+
+    def update(self, outputs: Tensor, batch: Batch) -> None:
+        """Add a batch of predictions, floating point of shape (n, 1), and its ``targets``, shape (n,)."""
+        targets = batch["targets"].to(device="cpu", dtype=torch.float64)
+        n = len(targets)
+        if n == 0:
+            return
+        errors = outputs.detach().to(device="cpu", dtype=torch.float64).squeeze(1) - targets
+        self._squared += float(errors.square().sum())
+        self._absolute += float(errors.abs().sum())
+        # The sums of two sets of records are put together by Chan, Golub and LeVeque 1979, without cancellation.
+        mean, total = float(targets.mean()), self._records + n
+        self._deviations += float((targets - mean).square().sum())
+        self._deviations += (mean - self._mean) ** 2 * self._records * n / total
+        self._mean += (mean - self._mean) * n / total
+        self._records = total
+
+    def compute(self) -> dict[str, object]:
+        """Return the measurements; see the class.
+
+        Raises:
+            TaskError: no record was added.
+        """
+        if self._records == 0:
+            raise _nothing()
+        squared = _finite(self._squared / self._records)
+        known = squared is not None and self._deviations > 0
+        return {
+            "loss": squared,
+            "mse": squared,
+            "mae": _finite(self._absolute / self._records),
+            "r2": _finite(1 - self._squared / self._deviations) if known else None,
+            "records": self._records,
+        }
+
+
+class MultilabelMetrics:
+    """Accumulates the measurements of sets of labels over batches. It keeps all outputs until the end.
+
+    ``compute`` returns
+
+    - ``loss``: the mean binary cross entropy in nats over records and labels;
+    - ``auroc``: the area under the ROC curve, the mean over the labels;
+    - ``average_precision``: the area under the precision-recall curve as a sum of steps, the mean over the labels;
+    - ``per_label``: both, a list each in the order of the labels;
+    - ``records``: how many records were measured.
+
+    A curve needs records with the label and records without it. Where a label has only one of the two, its values are
+    ``None`` and it has no part in the means, which are ``None`` if no label is left: torchmetrics counts an area of 0
+    for such a label, which would say that the model is at fault. Where an output is not finite, all are ``None``.
+    """
+
+    def __init__(self, labels: int) -> None:
+        self._labels = labels
+        self._outputs: list[Tensor] = []
+        self._targets: list[Tensor] = []
+
+    @property
+    def described(self) -> tuple[Metric, ...]:
+        """What is a single number, the area under the ROC curve first."""
+        areas = (Metric(name=name, direction="higher", format="percent") for name in ("auroc", "average_precision"))
+        return (*areas, Metric(name="loss", direction="lower", format="number"))
+
+    def update(self, outputs: Tensor, batch: Batch) -> None:
+        """Add a batch of logits, floating point of shape (n, labels), and its ``targets``, 0 or 1, of that shape."""
+        self._outputs.append(outputs.detach().to(device="cpu", dtype=torch.float64))
+        self._targets.append(batch["targets"].to(device="cpu", dtype=torch.int64))
+
+    def compute(self) -> dict[str, object]:
+        """Return the measurements; see the class.
+
+        Raises:
+            TaskError: no record was added.
+        """
+        # Imported here because it takes more than a second, and training needs none of it.
+        from torchmetrics.functional.classification import (  # noqa: PLC0415
+            binary_auroc,
+            binary_average_precision,
+        )
+
+        records = sum(map(len, self._targets))
+        if records == 0:
+            raise _nothing()
+        outputs, targets = torch.cat(self._outputs), torch.cat(self._targets)
+        loss = _finite(float(functional.binary_cross_entropy_with_logits(outputs, targets.to(outputs.dtype))))
+        per_label: dict[str, list[float | None]] = {"auroc": [], "average_precision": []}
+        for score, truth in zip(outputs.T, targets.T, strict=True):
+            known = loss is not None and 0 < int(truth.sum()) < records
+            ranks = _ranks(score)
+            per_label["auroc"].append(float(binary_auroc(ranks, truth)) if known else None)
+            per_label["average_precision"].append(float(binary_average_precision(ranks, truth)) if known else None)
+        return {
+            "loss": loss,
+            **{name: _mean(values) for name, values in per_label.items()},
+            "per_label": per_label,
+            "records": records,
+        }
+
+
+def _ranks(scores: Tensor) -> Tensor:
+    """Return the places of scores in their order, from 0 to below 1, equal scores with equal ranks.
+
+    Areas depend on the order alone. Torchmetrics takes what is outside [0, 1] for logits, batch by batch, and its
+    sigmoid makes large ones equal.
+    """
+    different, places = torch.unique(scores, return_inverse=True)
+    ranks: Tensor = places.to(torch.float64) / len(different)
+    return ranks
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _nothing() -> TaskError:
+    return TaskError("there is nothing to measure: no test record was evaluated; give test data with records.")

@@ -1,7 +1,8 @@
 """The local step at a client, plain and private."""
 
-from fedtrain.training.plain import train_plain
+from fedtrain.tasks import Records
+from fedtrain.training.plain import PlainTrainer
 from fedtrain.training.schedule import learning_rate
-from fedtrain.training.steps import Records, RoundSettings
+from fedtrain.training.steps import RoundSettings, Trainer
 
-__all__ = ["Records", "RoundSettings", "learning_rate", "train_plain"]
+__all__ = ["PlainTrainer", "Records", "RoundSettings", "Trainer", "learning_rate"]

@@ -8,14 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from fedtrain.errors import TaskError
-from fedtrain.tasks import Task
+from fedtrain.tasks import Batch, Records, Task
+from fedtrain.tasks.calls import collate
 
 
-def encode_views(task: Task, features: Tensor, generator: torch.Generator, views: int) -> Tensor:
-    """Encode each record ``views`` times, each time augmented anew: shape (n * views, *input), records outermost."""
+def collate_views(task: Task, records: Records, generator: torch.Generator, views: int) -> Batch:
+    """Return a batch with each record ``views`` times, each time augmented anew: n * views rows, records outermost."""
     if views == 1:
-        return task.encode(features, generator)
-    return torch.stack([task.encode(features, generator) for _ in range(views)], dim=1).flatten(0, 1)
+        return collate(task, records, generator)
+    drawn = [collate(task, records, generator) for _ in range(views)]
+    return {name: torch.stack([batch[name] for batch in drawn], dim=1).flatten(0, 1) for name in drawn[0]}
 
 
 def rows_of(gradient: Tensor) -> Tensor:

@@ -22,7 +22,11 @@ ENOUGH_VALUES = 1000
 
 
 class SelfCheck:
-    """Follows a round of private training until a whole step with records has been seen, then rests."""
+    """Follows a round of private training until a whole step with records has been seen, then rests.
+
+    Attributes:
+        done: whether it rests.
+    """
 
     def __init__(self, model: nn.Module, plan: PrivacyPlan) -> None:
         self._parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
@@ -31,7 +35,7 @@ class SelfCheck:
         self._received = [value.detach().clone() for value in self._parameters.values()]
         self._expected: list[Tensor] = []
         self._records = 0
-        self._done = False
+        self.done = False
 
     def after_clipping(self) -> None:
         """Compare the sum so far with that of the records' gradients, each scaled down to the clipping norm.
@@ -41,7 +45,7 @@ class SelfCheck:
         Raises:
             ClientError: a record could have contributed more than the clipping norm.
         """
-        if self._done:
+        if self.done:
             return
         parameters = self._parameters.values()
         gradients: list[Tensor] = [value.grad_sample for value in parameters]  # type: ignore[attr-defined]
@@ -63,7 +67,7 @@ class SelfCheck:
         Raises:
             ClientError: the noise is missing in a parameter, is lost in rounding, or has another scale.
         """
-        if self._done:
+        if self.done:
             return
         squares, count = 0.0, 0
         for name, value in self._parameters.items():
@@ -83,13 +87,13 @@ class SelfCheck:
         Raises:
             ClientError: no weight changed.
         """
-        if self._done:
+        if self.done:
             return
         if all(torch.equal(a, b) for a, b in zip(self._parameters.values(), self._received, strict=True)):
             raise _broken("the weights did not change, although every step adds noise: is the learning rate too small?")
-        self._done = self._records > 0
+        self.done = self._records > 0
         self._expected.clear()
-        if self._done:
+        if self.done:
             self._received.clear()
 
 

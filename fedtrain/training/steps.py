@@ -1,31 +1,16 @@
-"""What the plain and the private local step share."""
+"""What a trainer is, and what the plain and the private local step share."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from fedtrain.config import Training
-
-
-@dataclass(frozen=True, kw_only=True)
-class Records:
-    """The records of one client, as stored.
-
-    Attributes:
-        features: shape (n, *record), dtype uint8 or float32.
-        labels: shape (n,), dtype int64.
-    """
-
-    features: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        """Return the number of records."""
-        return len(self.labels)
+from fedtrain.tasks import Records, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +26,24 @@ class RoundSettings:
     learning_rate: float
     proximal_mu: float
     seed: int
+
+
+class Trainer(Protocol):
+    """Trains a model for one round at one client.
+
+    Which trainer runs is a matter of the privacy mode and of speed: on the same batches, without clipping and noise,
+    all leave the same weights, but for rounding.
+    """
+
+    def train(self, model: nn.Module, task: Task, records: Records, settings: RoundSettings) -> float | None:
+        """Train the model in place on the records.
+
+        Returns:
+            The mean loss over the batches; ``None`` where it would be an access to the records that nothing pays for.
+
+        Raises:
+            TaskError: the task or its model does not keep to what the trainer needs.
+        """
 
 
 def make_optimizer(config: Training, model: nn.Module, learning_rate: float) -> Optimizer:

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from fedtrain.config import TaskConfig
-from fedtrain.data.types import DataInfo
-from fedtrain.tasks import Task, build_task, refuse_batch_statistics
+from fedtrain.data.types import ClassTarget, Columns, DataInfo, Image, LabelsTarget, NumberTarget
+from fedtrain.tasks import Records, Task, build_task, refuse_batch_statistics, shared_names
+from fedtrain.tasks.calls import collate, forward, losses, refuse_coupled_losses
 
 EXAMPLES = Path(__file__).parents[2] / "docs/examples"
 
@@ -21,11 +22,14 @@ class Case:
     info: DataInfo
 
 
-def image(*shape):
-    return DataInfo(kind="image", shape=shape, classes=tuple("abcdefg"))
+LABELS = LabelsTarget(names=("round", "red", "ripe"))
+TABLE = Columns(shape=(5,))
 
 
-TABLE = DataInfo(kind="table", shape=(5,), classes=("a", "b", "c"))
+def image(*shape, target=ClassTarget(names=tuple("abcdefg"))):  # noqa: B008 -- immutable
+    return DataInfo(features=Image(shape=shape), target=target)
+
+
 CASES = [
     *(
         Case(config=TaskConfig(model=model, augment=augment), info=info)
@@ -40,7 +44,20 @@ CASES = [
         ]
         for augment in (False, True)
     ),
-    *(Case(config=TaskConfig(name="tabular", model=model), info=TABLE) for model in (None, "mlp", "linear")),
+    *(
+        Case(config=TaskConfig(name=name, model=model), info=DataInfo(features=TABLE, target=target))
+        for name, target in (
+            ("tabular", ClassTarget(names=("a", "b", "c"))),
+            ("regression", NumberTarget()),
+            ("multilabel", LABELS),
+        )
+        for model in (None, "mlp", "linear")
+    ),
+    *(
+        Case(config=TaskConfig(name=name, model=model, augment=augment), info=image(3, 32, 32, target=target))
+        for name, target in (("regression", NumberTarget()), ("multilabel", LABELS))
+        for model, augment in ((None, True), ("cnn-small", False), ("resnet-gn", False), ("linear", True))
+    ),
     *(Case(config=TaskConfig(name="own_task:build"), info=info) for info in (image(1, 8, 8), image(3, 32, 32))),
 ]
 
@@ -57,13 +74,22 @@ def task(case) -> Task:
     return build_task(case.config, case.info)
 
 
-def stored(info, n=6):
-    draw = torch.Generator().manual_seed(1)
-    if info.kind == "image":
-        features = torch.randint(256, (n, *info.shape), generator=draw).to(torch.uint8)
+@pytest.fixture
+def stored(case):
+    """Return records of the schema."""
+    draw, n, names = torch.Generator().manual_seed(1), 6, len(case.info.classes)
+    if case.info.kind == "image":
+        features = torch.randint(256, (n, *case.info.shape), generator=draw).to(torch.uint8)
     else:
-        features = torch.randn(n, *info.shape, generator=draw)
-    return features, torch.randint(len(info.classes), (n,), generator=draw)
+        features = torch.randn(n, *case.info.shape, generator=draw)
+    match case.info.target.kind:
+        case "class":
+            targets = torch.randint(names, (n,), generator=draw)
+        case "number":
+            targets = torch.randn(n, generator=draw)
+        case "labels":
+            targets = torch.randint(2, (n, names), generator=draw).to(torch.uint8)
+    return Records(features=features, targets=targets)
 
 
 def seeded(seed=2):
@@ -75,99 +101,97 @@ def fresh(task):
     return task.model()
 
 
-@pytest.mark.parametrize("n", [0, 1, 6])
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def single(batch, row):
+    return {name: value[row : row + 1] for name, value in batch.items()}
+
+
+@pytest.mark.parametrize("n", [1, 6])
 @pytest.mark.parametrize("generator", [None, 2])
-def test_records_become_outputs(task, case, n, generator):
-    features, _ = stored(case.info, n)
-    encoded = task.encode(features, None if generator is None else seeded(generator))
-    assert encoded.dtype == torch.float32
-    assert len(encoded) == n
-    outputs = fresh(task)(encoded)
+def test_records_become_outputs_and_losses(task, stored, n, generator):
+    batch = collate(task, stored.take(slice(n)), None if generator is None else seeded(generator))
+    assert batch["inputs"].dtype == torch.float32
+    outputs = forward(task, fresh(task), batch)
     assert outputs.dtype == torch.float32
-    assert len(outputs) == n
     assert torch.isfinite(outputs).all()
+    found = losses(task, outputs, batch)
+    assert found.shape == (n,)
+    assert torch.isfinite(found).all()
 
 
-def test_evaluation_is_not_augmented(task, case):
-    features, _ = stored(case.info)
-    before, state = features.clone(), torch.get_rng_state()
-    encoded = task.encode(features, None)
-    assert torch.equal(task.encode(features, None), encoded)
-    assert torch.equal(features, before)
+def test_evaluation_is_not_augmented(task, stored):
+    before, state = stored.features.clone(), torch.get_rng_state()
+    batch = collate(task, stored, None)
+    assert equal(collate(task, stored, None), batch)
+    assert torch.equal(stored.features, before)
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_each_record_is_encoded_alone(task, case):
-    features, _ = stored(case.info)
-    alone = torch.cat([task.encode(features[i : i + 1], None) for i in range(len(features))])
-    torch.testing.assert_close(task.encode(features, None), alone)
+def test_each_record_is_encoded_alone(task, stored):
+    batch = collate(task, stored, None)
+    for row in range(len(stored)):
+        alone = collate(task, stored.take(slice(row, row + 1)), None)
+        for name, value in alone.items():
+            torch.testing.assert_close(batch[name][row : row + 1], value)
 
 
-def test_augmentation_follows_its_generator_alone(task, case):
-    features, _ = stored(case.info)
+def test_augmentation_follows_its_generator_alone(task, stored):
     state = torch.get_rng_state()
-    assert torch.equal(task.encode(features, seeded()), task.encode(features, seeded()))
+    assert equal(collate(task, stored, seeded()), collate(task, stored, seeded()))
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_loss_of_a_batch_is_the_mean_of_the_losses_of_its_records(task, case):
-    features, labels = stored(case.info)
-    outputs = fresh(task).double()(task.encode(features, None).double())
-    loss = task.loss(outputs, labels)
-    assert loss.shape == ()
-    single = torch.stack([task.loss(outputs[i : i + 1], labels[i : i + 1]) for i in range(len(labels))])
-    torch.testing.assert_close(loss, single.mean(), rtol=1e-12, atol=0)
-    assert len(single.unique()) > 1
-
-
-def test_each_record_is_scored_alone(task, case):
-    features, _ = stored(case.info)
-    model, encoded = fresh(task).double(), task.encode(features, None).double()
-    alone = torch.cat([model(encoded[i : i + 1]) for i in range(len(encoded))])
-    torch.testing.assert_close(model(encoded), alone, rtol=1e-9, atol=1e-12)
-
-
-def test_a_batch_without_records_has_a_finite_loss_and_no_gradient(task, case):
-    features, labels = stored(case.info, 0)
-    model = fresh(task)
-    loss = task.loss(model(task.encode(features, seeded())), labels)
-    assert torch.isfinite(loss)
-    loss.backward()
-    assert all(not weight.grad.any() for weight in model.parameters())
+def test_each_record_is_scored_and_has_its_loss_alone(task, stored):
+    model, batch = fresh(task).double(), collate(task, stored, None)
+    batch["inputs"] = batch["inputs"].double()
+    outputs = forward(task, model, batch)
+    alone = [forward(task, model, single(batch, row)) for row in range(len(stored))]
+    torch.testing.assert_close(outputs, torch.cat(alone), rtol=1e-9, atol=1e-12)
+    found = losses(task, outputs, batch)
+    by_record = [losses(task, output, single(batch, row)) for row, output in enumerate(alone)]
+    torch.testing.assert_close(found, torch.cat(by_record), rtol=1e-9, atol=1e-12)
+    assert len(found.unique()) > 1
+    refuse_coupled_losses(task, outputs, batch, found)
 
 
 def test_every_model_has_the_same_state_and_weights_from_the_seed(task):
     first, again = fresh(task).state_dict(), fresh(task).state_dict()
     described = [(name, value.shape, value.dtype) for name, value in first.items()]
     assert described == [(name, value.shape, value.dtype) for name, value in task.model().state_dict().items()]
-    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert equal(first, again)
     assert all(value.is_floating_point() for value in first.values())
 
 
-def test_the_model_can_be_trained_privately(task):
-    refuse_batch_statistics(fresh(task))
+def test_the_model_can_be_trained_privately_and_is_shared(task):
+    model = fresh(task)
+    refuse_batch_statistics(model)
+    assert shared_names(task, model) == {name for name, _ in model.named_parameters()}
 
 
-def test_a_step_down_the_gradient_lowers_the_loss(task, case):
-    features, labels = stored(case.info)
-    model, encoded = fresh(task), task.encode(features, None)
+def test_a_step_down_the_gradient_lowers_the_loss(task, stored):
+    model, batch = fresh(task), collate(task, stored, None)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    before = task.loss(model(encoded), labels)
+    before = losses(task, forward(task, model, batch), batch).mean()
     before.backward()
     optimizer.step()
-    assert task.loss(model(encoded), labels) < before
+    assert losses(task, forward(task, model, batch), batch).mean() < before
 
 
-def test_metrics_are_json_and_start_afresh(task, case):
-    features, labels = stored(case.info)
-    model = fresh(task)
+def test_metrics_are_json_and_start_afresh(task, stored):
+    batch, model = collate(task, stored, None), fresh(task)
     with torch.no_grad():
-        outputs = model(task.encode(features, None))
+        outputs = forward(task, model, batch)
     for _ in range(2):
         metrics = task.metrics()
-        metrics.update(outputs[:4], labels[:4])
-        metrics.update(outputs[4:], labels[4:])
+        metrics.update(outputs[:4], {name: value[:4] for name, value in batch.items()})
+        metrics.update(outputs[4:], {name: value[4:] for name, value in batch.items()})
         measured = metrics.compute()
-        assert measured["records"] == len(labels)
-        assert measured["loss"] == pytest.approx(task.loss(outputs, labels).item(), rel=1e-5)
+        assert measured["records"] == len(stored)
+        assert measured["loss"] == pytest.approx(losses(task, outputs, batch).mean().item(), rel=1e-5)
         assert json.loads(json.dumps(measured, allow_nan=False)) == measured
+        names = [metric.name for metric in metrics.described]
+        assert len(set(names)) == len(names) > 0
+        assert all(isinstance(measured[name], float | None) for name in names)

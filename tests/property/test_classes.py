@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fedtrain.data.classes import with_classes
 from fedtrain.data.sources.types import Decoded
-from fedtrain.data.types import DataInfo, Split
+from fedtrain.data.types import ClassTarget, Columns, DataInfo, Split
 from fedtrain.errors import DataError
 
 NAMES = st.lists(st.text("abcdé ", min_size=1, max_size=3), min_size=1, max_size=6, unique=True)
@@ -20,14 +20,14 @@ def records(draw):
 
     def split():
         drawn = np.array(draw(labels), dtype=np.int64)
-        return Split(features=np.zeros((len(drawn), 1), np.float32), labels=drawn, owners=np.zeros_like(drawn))
+        return Split(features=np.zeros((len(drawn), 1), np.float32), targets=drawn, owners=np.zeros_like(drawn))
 
-    info = DataInfo(kind="table", shape=(1,), classes=names)
+    info = DataInfo(features=Columns(shape=(1,)), target=ClassTarget(names=names))
     return Decoded(info=info, train=split(), test=draw(st.sampled_from([None, split()])), categorical=("a",))
 
 
 def called(split, names):
-    return [names[label] for label in split.labels]
+    return [names[label] for label in split.targets]
 
 
 def occurring(decoded):
@@ -42,7 +42,7 @@ def test_every_record_keeps_the_name_of_its_class(decoded, more, data):
     assert renumbered.info.classes == names
     assert (renumbered.info.kind, renumbered.info.shape, renumbered.categorical) == ("table", (1,), ("a",))
     assert called(renumbered.train, names) == called(decoded.train, decoded.info.classes)
-    assert renumbered.train.labels.dtype == np.int64
+    assert renumbered.train.targets.dtype == np.int64
     assert renumbered.train.features is decoded.train.features
     assert renumbered.train.owners is decoded.train.owners
     assert (renumbered.test is None) == (decoded.test is None)
@@ -65,7 +65,9 @@ def test_without_names_nothing_changes(decoded):
 
 def test_of_many_strange_classes_some_are_named():
     names = tuple(f"c{number:02}" for number in range(15))
-    everything = Split(features=np.zeros((15, 1), np.float32), labels=np.arange(15))
-    decoded = Decoded(info=DataInfo(kind="table", shape=(1,), classes=names), train=everything, test=None)
+    everything = Split(features=np.zeros((15, 1), np.float32), targets=np.arange(15))
+    decoded = Decoded(
+        info=DataInfo(features=Columns(shape=(1,)), target=ClassTarget(names=names)), train=everything, test=None
+    )
     with pytest.raises(DataError, match=r"data.classes = c00: 'c01', .*'c12' and 2 more$"):
         with_classes(decoded, ("c00",))

@@ -28,9 +28,9 @@ def batches(draw):
 def test_batches_of_any_sizes_measure_the_same_as_one(drawn):
     classes, outputs, labels, cuts = drawn
     whole, parts = ClassificationMetrics(classes), ClassificationMetrics(classes)
-    whole.update(outputs, labels)
+    whole.update(outputs, {"targets": labels})
     for first, last in pairwise(cuts):
-        parts.update(outputs[first:last], labels[first:last])
+        parts.update(outputs[first:last], {"targets": labels[first:last]})
     one, many = whole.compute(), parts.compute()
     assert many.pop("loss") == pytest.approx(one.pop("loss"), rel=1e-12, abs=1e-15)
     assert many.pop("calibration_error") == pytest.approx(one.pop("calibration_error"), abs=1e-6)

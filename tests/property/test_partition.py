@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedtrain.config import Data, Partition
-from fedtrain.data import DataInfo, DataStore, Split, partition
+from fedtrain.data import ClassTarget, Columns, DataInfo, DataStore, Split, partition
 from fedtrain.errors import DataError
 
 CLASSES = 6
@@ -18,10 +18,10 @@ seeds = st.integers(0, 2**63 - 1)
 def store(values, owners=None):
     records = Split(
         features=np.zeros((len(values), 1), dtype=np.float32),
-        labels=np.array(values, dtype=np.int64),
+        targets=np.array(values, dtype=np.int64),
         owners=None if owners is None else np.array(owners, dtype=np.int64),
     )
-    info = DataInfo(kind="table", shape=(1,), classes=tuple("abcdef"))
+    info = DataInfo(features=Columns(shape=(1,)), target=ClassTarget(names=tuple("abcdef")))
     return DataStore(info=info, train=records, test=records)
 
 

@@ -23,7 +23,7 @@ def data(
         policy, source = read_policy(node.site), read_site_data(node.path)
         records = open_site(source, folder=node.path)
         info, train = records.info, records.train
-        counts = np.bincount(train.labels, minlength=len(info.classes))[None]
+        counts = np.bincount(train.targets, minlength=len(info.classes))[None]
         lines = [
             f"source: {source.source}{'' if source.path is None else f', {source.path}'}",
             *_columns(source),

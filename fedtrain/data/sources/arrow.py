@@ -14,7 +14,7 @@ from fedtrain.data.sources.columns import coded
 from fedtrain.data.sources.features import TableEncoding
 from fedtrain.data.sources.pixels import decode_images
 from fedtrain.data.sources.types import Decoded, require_records
-from fedtrain.data.types import DataInfo, Split
+from fedtrain.data.types import ClassTarget, Columns, DataInfo, Image, Split
 from fedtrain.errors import DataError
 
 
@@ -124,7 +124,7 @@ def decode_tables(train: Records, test: Records | None, role: Roles, *, named: b
         owners = coded(table[owner], column=owner, place=place) if owner else None
         return Split(
             features=features,
-            labels=labels(records).encode(categories, what="label", place=place),
+            targets=labels(records).encode(categories, what="label", place=place),
             owners=owners.encode(owners.categories(), what="owner", place=place) if owners else None,
         )
 
@@ -132,9 +132,8 @@ def decode_tables(train: Records, test: Records | None, role: Roles, *, named: b
     shape = training.features.shape[1:]
     return Decoded(
         info=DataInfo(
-            kind="image" if role.image else "table",
-            shape=shape,
-            classes=names or tuple(str(category) for category in categories),
+            features=(Image if role.image else Columns)(shape=shape),
+            target=ClassTarget(names=names or tuple(str(category) for category in categories)),
         ),
         train=training,
         test=split(test, shape, owner=None) if test else None,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fedtrain.config import Data
 from fedtrain.data.sources.types import Decoded
-from fedtrain.data.types import DataInfo, Split
+from fedtrain.data.types import ClassTarget, DataInfo, Image, Split
 from fedtrain.errors import DataError
 
 _CLASSES = tuple("0123456789")
@@ -40,7 +40,7 @@ def decode(data: Data) -> Decoded:
     images, labels = digits()
     pixels = np.rint(images * (255 / 16)).astype(np.uint8)[:, None]
     return Decoded(
-        info=DataInfo(kind="image", shape=pixels.shape[1:], classes=_CLASSES),
-        train=Split(features=pixels, labels=labels.astype(np.int64)),
+        info=DataInfo(features=Image(shape=pixels.shape[1:]), target=ClassTarget(names=_CLASSES)),
+        train=Split(features=pixels, targets=labels.astype(np.int64)),
         test=None,
     )

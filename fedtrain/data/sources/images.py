@@ -10,7 +10,7 @@ from fedtrain.config import Data
 from fedtrain.data.inputs import existing_folder
 from fedtrain.data.sources.pixels import decode_images
 from fedtrain.data.sources.types import Decoded
-from fedtrain.data.types import DataInfo, Split
+from fedtrain.data.types import ClassTarget, DataInfo, Image, Split
 from fedtrain.errors import DataError
 
 _SUFFIXES = {".png", ".jpg", ".jpeg"}
@@ -66,7 +66,8 @@ def decode(data: Data) -> Decoded:
             )
         classes = (*classes, *unknown)
         testing = _split(test, classes, shape=shape)
-    return Decoded(info=DataInfo(kind="image", shape=shape, classes=classes), train=training, test=testing)
+    info = DataInfo(features=Image(shape=shape), target=ClassTarget(names=classes))
+    return Decoded(info=info, train=training, test=testing)
 
 
 def _list(root: Path) -> _Folder:
@@ -89,5 +90,5 @@ def _split(folder: _Folder, classes: tuple[str, ...], *, shape: tuple[int, ...] 
     index = {name: label for label, name in enumerate(classes)}
     return Split(
         features=decode_images(folder.contents(), len(folder.files), place=folder.place, shape=shape),
-        labels=np.array([index[file.parent.name] for file in folder.files], dtype=np.int64),
+        targets=np.array([index[file.parent.name] for file in folder.files], dtype=np.int64),
     )

@@ -17,7 +17,7 @@ from fedtrain.config import Data
 from fedtrain.data.inputs import existing_file
 from fedtrain.data.sources.categories import Coded, label_categories, with_test_labels
 from fedtrain.data.sources.types import Decoded, require_records
-from fedtrain.data.types import DataInfo, Split
+from fedtrain.data.types import ClassTarget, Columns, DataInfo, Image, Split
 from fedtrain.errors import DataError
 
 _UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -94,14 +94,13 @@ def _decoded(train: _Arrays, test: _Arrays | None, *, owner: str | None, named: 
         coded = _coded(train, train.owner, f"{owner}{train.suffix}")
         owners = coded.encode(coded.categories(), what="owner", place=train.place)
     info = DataInfo(
-        kind="image" if features.ndim > 2 else "table",  # noqa: PLR2004  # (n, features)
-        shape=features.shape[1:],
-        classes=tuple(str(category) for category in categories),
+        features=(Image if features.ndim > 2 else Columns)(shape=features.shape[1:]),  # noqa: PLR2004  # (n, features)
+        target=ClassTarget(names=tuple(str(category) for category in categories)),
     )
     return Decoded(
         info=info,
         train=Split(
-            features=features, labels=labels.encode(categories, what="label", place=train.place), owners=owners
+            features=features, targets=labels.encode(categories, what="label", place=train.place), owners=owners
         ),
         test=_test_split(test, info, categories) if test else None,
     )
@@ -114,7 +113,7 @@ def _test_split(test: _Arrays, info: DataInfo, categories: tuple[Any, ...]) -> S
             f"{test.file}: x{test.suffix} holds records of shape {features.shape[1:]}, but the training records have "
             f"shape {info.shape}"
         )
-    return Split(features=features, labels=_labels(test).encode(categories, what="label", place=test.place))
+    return Split(features=features, targets=_labels(test).encode(categories, what="label", place=test.place))
 
 
 def _load(file: Path, suffix: str, *, owner: str | None) -> _Arrays:

@@ -19,7 +19,7 @@ def test_a_site_is_opened_once_in_a_process(plain, private):
 def test_clients_and_server_split_the_data_in_the_same_way(plain):
     site, preparation = open_site(to_flat(plain)), prepare(plain)
     for client in range(4):
-        labels = site.records(client).labels
+        labels = site.records(client).targets
         assert torch.bincount(labels, minlength=10).tolist() == preparation.histogram[client].tolist()
     assert site.model.state_dict().keys() == preparation.model.state_dict().keys()
 

@@ -58,9 +58,9 @@ class Watching:
     def __getattr__(self, name):
         return getattr(self._task, name)
 
-    def encode(self, features, generator):
+    def collate(self, records, generator):
         self._watch()
-        return self._task.encode(features, generator)
+        return self._task.collate(records, generator)
 
 
 def watched(site, watch):
@@ -213,7 +213,7 @@ def test_another_name_of_the_same_records_does_not_reset_the_budget(private, nod
     class Shuffled(type(site)):
         def records(self, number):
             records = super().records(number)
-            return dataclasses.replace(records, features=records.features[order], labels=records.labels[order])
+            return dataclasses.replace(records, features=records.features[order], labels=records.targets[order])
 
     assert "budget" in refusal(client, request_of(private), Shuffled(**vars(site)))
 

@@ -1,12 +1,21 @@
 import numpy as np
 
-from fedtrain.data import DataInfo, DataStore, Partitions, Split, format_histogram, label_histogram
+from fedtrain.data import (
+    ClassTarget,
+    Columns,
+    DataInfo,
+    DataStore,
+    Partitions,
+    Split,
+    format_histogram,
+    label_histogram,
+)
 
 
 def test_counts_of_each_client_and_class():
     labels = np.array([0, 2, 2, 1, 0, 2])
-    records = Split(features=np.zeros((6, 1), dtype=np.float32), labels=labels)
-    info = DataInfo(kind="table", shape=(1,), classes=("a", "b", "c", "d"))
+    records = Split(features=np.zeros((6, 1), dtype=np.float32), targets=labels)
+    info = DataInfo(features=Columns(shape=(1,)), target=ClassTarget(names=("a", "b", "c", "d")))
     partitions = Partitions(offsets=np.array([0, 2, 6]), rows=np.array([1, 4, 0, 2, 3, 5]))
     histogram = label_histogram(DataStore(info=info, train=records, test=records), partitions)
     assert histogram.dtype == np.int64

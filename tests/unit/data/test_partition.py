@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fedtrain.config import Data, Partition
-from fedtrain.data import DataInfo, DataStore, Split, open_store, partition
+from fedtrain.data import ClassTarget, Columns, DataInfo, DataStore, Split, open_store, partition
 from fedtrain.errors import DataError
 
 
@@ -15,10 +15,12 @@ def made(labels, owners=None):
     classes = tuple(f"c{label}" for label in range(labels.max() + 1))
     records = Split(
         features=np.arange(len(labels), dtype=np.float32)[:, None],
-        labels=labels,
+        targets=labels,
         owners=None if owners is None else np.asarray(owners, dtype=np.int64),
     )
-    return DataStore(info=DataInfo(kind="table", shape=(1,), classes=classes), train=records, test=records)
+    return DataStore(
+        info=DataInfo(features=Columns(shape=(1,)), target=ClassTarget(names=classes)), train=records, test=records
+    )
 
 
 def split(store, clients, seed=0, **options):
@@ -64,7 +66,9 @@ def test_a_small_alpha_is_more_skewed_than_a_large_one():
 
     def skew(alpha):
         drawn = split(store, 5, kind="dirichlet", alpha=alpha)
-        return np.mean([np.bincount(store.train.labels[part], minlength=10).max() / len(part) for part in parts(drawn)])
+        return np.mean(
+            [np.bincount(store.train.targets[part], minlength=10).max() / len(part) for part in parts(drawn)]
+        )
 
     assert skew(0.1) > 2 * skew(100.0)
 
@@ -80,7 +84,7 @@ def test_pathological_clients_hold_so_many_classes():
     store = made(np.arange(200) % 10)
     for classes in (1, 2, 5):
         drawn = split(store, 20, kind="pathological", classes_per_client=classes)
-        assert {len(np.unique(store.train.labels[part])) for part in parts(drawn)} == {classes}
+        assert {len(np.unique(store.train.targets[part])) for part in parts(drawn)} == {classes}
         assert sorted(row for part in parts(drawn) for row in part) == list(range(200))
 
 

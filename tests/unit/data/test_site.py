@@ -91,7 +91,7 @@ def test_a_site_has_what_the_client_of_a_simulation_has_bit_for_bit(site, split_
         assert records.info.classes == ("b", "c", "a")
         for array, expected in (
             (records.train.features, store.train.features[rows]),
-            (records.train.labels, store.train.labels[rows]),
+            (records.train.targets, store.train.targets[rows]),
         ):
             assert array.dtype == expected.dtype
             assert array.shape == expected.shape
@@ -102,9 +102,9 @@ def test_a_site_has_what_the_client_of_a_simulation_has_bit_for_bit(site, split_
     assert server.info == store.info
     assert len(server.train) == 0
     assert server.train.features.shape == (0, *store.info.shape)
-    assert (server.train.features.dtype, server.train.labels.dtype) == (store.train.features.dtype, np.int64)
+    assert (server.train.features.dtype, server.train.targets.dtype) == (store.train.features.dtype, np.int64)
     np.testing.assert_array_equal(server.test.features, store.test.features)
-    np.testing.assert_array_equal(server.test.labels, store.test.labels)
+    np.testing.assert_array_equal(server.test.targets, store.test.targets)
 
 
 def test_folders_of_images_are_the_same_at_a_site_and_in_a_simulation(tmp_path, site, encode):
@@ -117,10 +117,10 @@ def test_folders_of_images_are_the_same_at_a_site_and_in_a_simulation(tmp_path, 
     store = open_store(Data(source="images", path=path, test_path=test_path, classes=CLASSES), seed=0)
     records = open_site(SiteData(source="images", path=path, classes=CLASSES), folder=site)
     assert records.train.features.tobytes() == store.train.features.tobytes()
-    assert records.train.labels.tolist() == store.train.labels.tolist() == [2, 2, 2, 0, 0, 0]
+    assert records.train.targets.tolist() == store.train.targets.tolist() == [2, 2, 2, 0, 0, 0]
     server = open_test(Data(source="images", test_path=test_path, classes=CLASSES))
     assert server.test.features.tobytes() == store.test.features.tobytes()
-    assert server.test.labels.tolist() == [2, 2, 2]
+    assert server.test.targets.tolist() == [2, 2, 2]
 
 
 def test_records_are_decoded_once_and_kept_where_only_the_owner_reads(site):
@@ -174,7 +174,7 @@ def test_a_function_of_the_sites_own_gives_records(site):
     np.testing.assert_array_equal(
         records.train.features, np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3).transpose(0, 3, 1, 2)
     )
-    assert records.train.labels.tolist() == [2, 1]
+    assert records.train.targets.tolist() == [2, 1]
     assert records.info.classes == ("b", "c", "a")
     assert not (site / "cache").exists()
 
@@ -194,7 +194,7 @@ def test_numbers_of_the_sites_own_become_float32_in_c_order(site):
     assert records.train.features.dtype == np.float32
     assert records.train.features.flags.c_contiguous
     assert records.train.features.tolist() == [[1, 2.5], [3, 4]]
-    assert records.train.labels.tolist() == [0, 1]
+    assert records.train.targets.tolist() == [0, 1]
 
 
 def test_a_module_of_the_sites_own_may_define_dataclasses(site):
@@ -387,9 +387,9 @@ def test_named_classes_need_not_occur_in_training_records_in_a_simulation_either
     )
     store = open_store(data, seed=0)
     assert store.info.classes == ("d", "c", "b", "a")
-    assert sorted(store.train.labels.tolist()) == [1, 3]
-    assert store.test.labels.tolist() == [2, 0]
-    assert store.test.labels.tolist() == open_test(data.model_copy(update={"path": None})).test.labels.tolist()
+    assert sorted(store.train.targets.tolist()) == [1, 3]
+    assert store.test.targets.tolist() == [2, 0]
+    assert store.test.targets.tolist() == open_test(data.model_copy(update={"path": None})).test.targets.tolist()
     with pytest.raises(DataError, match=r"not in data.classes = c, a: 'b', 'd'$"):
         open_store(data.model_copy(update={"classes": "c, a"}), seed=0)
     with pytest.raises(DataError, match="is not"):

@@ -46,7 +46,7 @@ def output(process):
 
 def test_arrays_are_mapped_and_read_only():
     store = open_store(Data(), seed=0)
-    for array in (store.train.features, store.train.labels, store.test.features, store.test.labels):
+    for array in (store.train.features, store.train.targets, store.test.features, store.test.targets):
         assert isinstance(array.base, np.memmap)
         assert not array.flags.writeable
         assert array.flags.c_contiguous
@@ -58,7 +58,7 @@ def test_a_fraction_is_held_out_with_the_seed(numbers):
     assert (len(first.train), len(first.test)) == (75, 25)
     assert sorted(np.concatenate([first.train.features, first.test.features])[:, 0]) == list(range(100))
     assert np.all(np.diff(first.train.features[:, 0]) > 0)
-    np.testing.assert_array_equal(first.train.labels, first.train.features[:, 0] % 3)
+    np.testing.assert_array_equal(first.train.targets, first.train.features[:, 0] % 3)
     assert rows_of(first.test) == rows_of(again.test)
     assert rows_of(first.test) != rows_of(other.test)
 
@@ -141,10 +141,10 @@ def test_partitions_of_one_source_share_a_store():
 )
 def test_a_damaged_store_is_built_again(damage):
     good = open_store(Data(), seed=0)
-    expected = rows_of(good.train), good.train.labels.tobytes()
+    expected = rows_of(good.train), good.train.targets.tobytes()
     damage(good.folder)
     again = open_store(Data(), seed=0)
-    assert (rows_of(again.train), again.train.labels.tobytes()) == expected
+    assert (rows_of(again.train), again.train.targets.tobytes()) == expected
     assert {path.name for path in again.folder.iterdir()} == {
         "meta.json",
         "train_features.npy",
@@ -159,7 +159,7 @@ def test_what_a_killed_process_left_is_replaced():
     left = store.folder.with_name(store.folder.name + ".tmp")
     store.folder.rename(left)
     (left / "train_labels.npy").unlink()
-    assert len(open_store(Data(), seed=0).train.labels) == 1438
+    assert len(open_store(Data(), seed=0).train.targets) == 1438
     assert not left.exists()
 
 

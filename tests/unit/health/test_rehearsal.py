@@ -1,23 +1,23 @@
 import numpy as np
 import pytest
 
-from fedtrain.data import DataInfo, Split
+from fedtrain.data import ClassTarget, Columns, DataInfo, Image, Split
 from fedtrain.health.rehearsal import MOST_RECORDS, rehearse
 
-IMAGES = DataInfo(kind="image", shape=(1, 8, 8), classes=("0", "1", "2"))
-TABLE = DataInfo(kind="table", shape=(5,), classes=("no", "yes"))
+IMAGES = DataInfo(features=Image(shape=(1, 8, 8)), target=ClassTarget(names=("0", "1", "2")))
+TABLE = DataInfo(features=Columns(shape=(5,)), target=ClassTarget(names=("no", "yes")))
 
 
 def images(count, classes=3):
     generator = np.random.default_rng(0)
     features = generator.integers(256, size=(count, 1, 8, 8), dtype=np.uint8)
-    return Split(features=features, labels=generator.integers(classes, size=count))
+    return Split(features=features, targets=generator.integers(classes, size=count))
 
 
 def table(count):
     generator = np.random.default_rng(0)
     features = generator.standard_normal((count, 5)).astype(np.float32)
-    return Split(features=features, labels=generator.integers(2, size=count))
+    return Split(features=features, targets=generator.integers(2, size=count))
 
 
 def test_a_step_on_images_of_which_nothing_stays():
@@ -35,7 +35,7 @@ def test_a_step_on_a_table():
 
 
 def test_a_site_with_one_record_of_the_only_class_that_it_holds():
-    info = DataInfo(kind="image", shape=(1, 8, 8), classes=("0",))
+    info = DataInfo(features=Image(shape=(1, 8, 8)), target=ClassTarget(names=("0",)))
     check = rehearse("vision", info, images(1, classes=1))
     assert check.status == "ok"
     assert "on 1 record took" in check.detail
@@ -58,7 +58,9 @@ def test_a_task_whose_code_comes_with_the_app():
 
 
 def test_records_that_the_model_cannot_take():
-    check = rehearse("vision", DataInfo(kind="image", shape=(3, 8, 8), classes=("0", "1", "2")), images(10))
+    check = rehearse(
+        "vision", DataInfo(features=Image(shape=(3, 8, 8)), target=ClassTarget(names=("0", "1", "2"))), images(10)
+    )
     assert check.status == "fails"
     assert "torch cannot train" in check.detail
 

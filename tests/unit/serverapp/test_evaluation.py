@@ -10,7 +10,14 @@ from fedtrain.errors import RunError
 from fedtrain.report import Evaluation
 from fedtrain.serverapp.evaluation import evaluate
 from fedtrain.serverapp.preparation import prepare
+from fedtrain.tasks import Records, Task
 from tests.fakes import digits_experiment
+
+
+def records_of(split):
+    return Records(
+        features=torch.from_numpy(np.array(split.features)), targets=torch.from_numpy(np.array(split.targets))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -18,11 +25,11 @@ def trained(cache):
     """Return a preparation with a model that was trained a little, so that no measurement is trivial."""
     preparation = prepare(digits_experiment(cache))
     train = preparation.store.train
-    features, labels = torch.from_numpy(np.array(train.features)), torch.from_numpy(np.array(train.labels))
+    batch = preparation.task.collate(records_of(train), None)
     optimizer = torch.optim.Adam(preparation.model.parameters(), lr=0.01)
     for _ in range(15):
         optimizer.zero_grad()
-        functional.cross_entropy(preparation.model(preparation.task.encode(features, None)), labels).backward()
+        functional.cross_entropy(preparation.model(batch["inputs"]), batch["targets"]).backward()
         optimizer.step()
     return preparation
 
@@ -30,9 +37,9 @@ def trained(cache):
 def test_it_is_what_a_straightforward_computation_gives(trained):
     test = trained.store.test
     measured = evaluate(trained.model, trained.task, test, round_number=7)
-    features, labels = torch.from_numpy(np.array(test.features)), np.array(test.labels)
+    batch, labels = trained.task.collate(records_of(test), None), np.array(test.targets)
     with torch.no_grad():
-        logits = trained.model.eval()(trained.task.encode(features, None)).double()
+        logits = trained.model.eval()(batch["inputs"]).double()
     predicted = logits.argmax(1).numpy()
     assert measured.round == 7
     assert measured.records == len(test) == 359
@@ -48,7 +55,7 @@ def test_it_is_what_a_straightforward_computation_gives(trained):
 def test_every_record_counts_once_however_many_there_are(trained, records):
     test = trained.store.test
     rows = np.arange(records) % len(test)
-    split = Split(features=test.features[rows], labels=test.labels[rows])
+    split = Split(features=test.features[rows], targets=test.targets[rows])
     assert evaluate(trained.model, trained.task, split, round_number=0).records == records
 
 
@@ -69,27 +76,37 @@ def test_the_model_is_not_changed_and_is_measured_as_it_is_used(trained):
     assert all(parameter.grad is None for parameter in model.norm.parameters())
 
 
-class Own:
+class Own(Task):
     """A task with measurements of its own."""
 
     def __init__(self, measurements):
         self.measurements = measurements
 
-    def encode(self, features, generator):
+    def model(self):
+        return nn.Linear(2, 1)
+
+    def collate(self, records, generator):
         assert generator is None, "test records are never augmented"
-        return features.float()
+        return {"inputs": records.features.float(), "targets": records.targets}
+
+    def losses(self, outputs, batch):
+        return outputs.squeeze(1)
 
     def metrics(self):
         return self
 
-    def update(self, outputs, labels):
+    @property
+    def described(self):
+        return ()
+
+    def update(self, outputs, batch):
         pass
 
     def compute(self):
         return self.measurements
 
 
-SPLIT = Split(features=np.zeros((3, 2), np.float32), labels=np.zeros(3, np.int64))
+SPLIT = Split(features=np.zeros((3, 2), np.float32), targets=np.zeros(3, np.int64))
 
 
 def test_a_task_may_measure_other_things():

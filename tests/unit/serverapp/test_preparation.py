@@ -4,6 +4,7 @@ import torch
 
 from fedtrain.errors import DataError, PrivacySpecError, TaskError
 from fedtrain.serverapp.preparation import prepare
+from fedtrain.tasks import Records
 from tests.fakes import digits_experiment, private_experiment
 
 
@@ -15,8 +16,11 @@ def test_everything_is_made(plain):
     assert plain.plan is None
     assert plain.histogram.shape == (4, 10)
     assert plain.histogram.sum() == len(plain.store.train) == 400
-    features = torch.from_numpy(np.array(plain.store.test.features[:5]))
-    assert plain.model(plain.task.encode(features, None)).shape == (5, 10)
+    test = plain.store.test
+    five = Records(
+        features=torch.from_numpy(np.array(test.features[:5])), targets=torch.from_numpy(np.array(test.targets[:5]))
+    )
+    assert plain.task.forward(plain.model, plain.task.collate(five, None)).shape == (5, 10)
 
 
 def test_the_first_model_depends_on_the_seed_alone(cache):

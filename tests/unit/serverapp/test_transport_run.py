@@ -286,20 +286,20 @@ OWN = """
 import torch
 from torch import nn
 from torch.nn import functional
-from fedtrain.tasks import ClassificationMetrics
+from fedtrain.tasks import ClassificationMetrics, Task as Base
 
-class Task:
+class Task(Base):
     def __init__(self, info):
         pass
 
     def model(self):
         return nn.Sequential(nn.Flatten(), {layers})
 
-    def encode(self, features, generator):
-        return features.float()
+    def collate(self, records, generator):
+        return {"inputs": records.features.float(), "targets": records.targets}
 
-    def loss(self, outputs, labels):
-        return functional.cross_entropy(outputs, labels)
+    def losses(self, outputs, batch):
+        return functional.cross_entropy(outputs, batch["targets"], reduction="none")
 
     def metrics(self):
         return ClassificationMetrics(10)

@@ -6,15 +6,14 @@ from pathlib import Path
 import pytest
 
 from fedtrain.config import TaskConfig
-from fedtrain.data.types import DataInfo
+from fedtrain.data.types import ClassTarget, Columns, DataInfo, Image
 from fedtrain.errors import DataError, TaskError
 from fedtrain.tasks import build_task
-from fedtrain.tasks.tabular import Tabular
-from fedtrain.tasks.vision import Vision
+from fedtrain.tasks.supervised import Tabular, Vision
 
 ROOT = Path(__file__).parents[3]
-IMAGES = DataInfo(kind="image", shape=(1, 8, 8), classes=("a", "b"))
-TABLE = DataInfo(kind="table", shape=(5,), classes=("a", "b"))
+IMAGES = DataInfo(features=Image(shape=(1, 8, 8)), target=ClassTarget(names=("a", "b")))
+TABLE = DataInfo(features=Columns(shape=(5,)), target=ClassTarget(names=("a", "b")))
 
 
 @pytest.fixture
@@ -41,7 +40,8 @@ def test_an_unknown_task_is_refused_with_the_nearest(name, hint):
     with pytest.raises(TaskError) as refused:
         build_task(TaskConfig(name=name), IMAGES)
     assert str(refused.value) == (
-        f'task.name = "{name}" is not known{hint} Allowed: "vision", "tabular", or your own as "module:attribute".'
+        f'task.name = "{name}" is not known{hint} Allowed: "vision", "tabular", "regression", "multilabel", '
+        'or your own as "module:attribute".'
     )
 
 
@@ -50,9 +50,11 @@ def test_a_class_of_ones_own(module):
         class Mine:
             def __init__(self, info): self.info = info
             def model(self): ...
-            def encode(self, features, generator): ...
-            def loss(self, outputs, labels): ...
+            def collate(self, records, generator): ...
+            def forward(self, model, batch): ...
+            def losses(self, outputs, batch): ...
             def metrics(self): ...
+            def shared(self, model): ...
     """)
     assert build_task(TaskConfig(name="planted:Mine"), IMAGES).info is IMAGES
 
@@ -99,17 +101,55 @@ def test_an_attribute_that_cannot_be_called(module):
         build_task(TaskConfig(name="planted:build"), IMAGES)
 
 
-@pytest.mark.parametrize("absent", ["model", "encode", "loss", "metrics"])
+METHODS = ("model", "collate", "forward", "losses", "metrics", "shared")
+
+
+@pytest.mark.parametrize("absent", METHODS)
 def test_a_task_without_a_method(module, absent):
-    methods = "".join(f"    {name} = print\n" for name in ("model", "encode", "loss", "metrics") if name != absent)
+    methods = "".join(f"    {name} = print\n" for name in METHODS if name != absent)
     module("class Mine:\n    def __init__(self, info): ...\n" + methods)
     with pytest.raises(TaskError, match=f"of type Mine without the method {absent}; a task has the methods"):
         build_task(TaskConfig(name="planted:Mine"), IMAGES)
 
 
+def test_a_task_with_a_mean_loss_is_told_what_to_write(module):
+    module("""
+        class Mine:
+            def __init__(self, info): ...
+            def model(self): ...
+            def encode(self, features, generator): ...
+            def loss(self, outputs, labels): ...
+            def metrics(self): ...
+    """)
+    with pytest.raises(TaskError, match="of type Mine with encode and loss") as refused:
+        build_task(TaskConfig(name="planted:Mine"), IMAGES)
+    for line in ("def collate(self, records, generator):", "def losses(self, outputs, batch):", 'reduction="none"'):
+        assert line in str(refused.value)
+
+
+def test_a_task_that_inherits_has_forward_and_shared(module):
+    module("""
+        from fedtrain.tasks import Task
+        class Mine(Task):
+            def __init__(self, info): ...
+            def model(self): ...
+            def collate(self, records, generator): ...
+            def losses(self, outputs, batch): ...
+            def metrics(self): ...
+        class Half(Task):
+            def __init__(self, info): ...
+            def model(self): ...
+    """)
+    assert build_task(TaskConfig(name="planted:Mine"), IMAGES)
+    with pytest.raises(TaskError, match=r"raised TypeError: .*abstract.* collate, losses, metrics|'collate'"):
+        build_task(TaskConfig(name="planted:Half"), IMAGES)
+
+
 def test_a_factory_that_returns_nothing(module):
     module("def build(info): ...")
-    with pytest.raises(TaskError, match="of type NoneType without the method model, encode, loss, metrics"):
+    with pytest.raises(
+        TaskError, match="of type NoneType without the method model, collate, forward, losses, metrics, shared;"
+    ):
         build_task(TaskConfig(name="planted:build"), IMAGES)
 
 
@@ -141,9 +181,9 @@ def test_building_and_training_never_import_torchmetrics():
     script = """
         import sys
         from fedtrain.config import TaskConfig
-        from fedtrain.data.types import DataInfo
+        from fedtrain.data.types import ClassTarget, Columns, DataInfo, Image
         from fedtrain.tasks import build_task
-        task = build_task(TaskConfig(), DataInfo(kind="image", shape=(1, 8, 8), classes=("a", "b")))
+        task = build_task(TaskConfig(), DataInfo(features=Image(shape=(1, 8, 8)), target=ClassTarget(names=("a", "b"))))
         task.model()
         assert "torchmetrics" not in sys.modules
         task.metrics()

@@ -13,7 +13,7 @@ from fedtrain.tasks import ClassificationMetrics
 
 def measured(outputs, labels, classes):
     metrics = ClassificationMetrics(classes)
-    metrics.update(outputs, labels)
+    metrics.update(outputs, {"targets": labels})
     return metrics.compute()
 
 
@@ -109,8 +109,8 @@ def test_logits_that_look_like_probabilities_are_logits():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_outputs_that_are_not_finite_give_null(bad):
     metrics = ClassificationMetrics(2)
-    metrics.update(torch.tensor([[0.0, 1.0]]), torch.tensor([1]))
-    metrics.update(torch.tensor([[bad, bad]]), torch.tensor([1]))
+    metrics.update(torch.tensor([[0.0, 1.0]]), {"targets": torch.tensor([1])})
+    metrics.update(torch.tensor([[bad, bad]]), {"targets": torch.tensor([1])})
     result = metrics.compute()
     assert result["loss"] is None
     assert result["calibration_error"] is None
@@ -121,9 +121,9 @@ def test_outputs_that_are_not_finite_give_null(bad):
 def test_computing_leaves_the_state_as_it_is():
     metrics = ClassificationMetrics(3)
     outputs, labels = records(30, 3)
-    metrics.update(outputs[:20], labels[:20])
+    metrics.update(outputs[:20], {"targets": labels[:20]})
     assert metrics.compute() == metrics.compute()
-    metrics.update(outputs[20:], labels[20:])
+    metrics.update(outputs[20:], {"targets": labels[20:]})
     assert metrics.compute()["records"] == 30
     assert metrics.compute()["confusion"] == measured(outputs, labels, 3)["confusion"]
 
@@ -136,7 +136,7 @@ def test_outputs_may_need_gradients_and_be_of_half_precision():
 
 def test_nothing_measured_is_refused():
     metrics = ClassificationMetrics(3)
-    metrics.update(torch.empty(0, 3), torch.empty(0, dtype=torch.int64))
+    metrics.update(torch.empty(0, 3), {"targets": torch.empty(0, dtype=torch.int64)})
     with pytest.raises(TaskError, match="no test record was evaluated"):
         metrics.compute()
 
@@ -157,7 +157,7 @@ def test_ten_thousand_records_are_measured_quickly(one_thread):
         metrics = ClassificationMetrics(10)
         start = time.thread_time()
         for first in range(0, 10_000, 256):
-            metrics.update(outputs[first : first + 256], labels[first : first + 256])
+            metrics.update(outputs[first : first + 256], {"targets": labels[first : first + 256]})
         metrics.compute()
         spent.append(time.thread_time() - start)
     assert min(spent) < 0.3

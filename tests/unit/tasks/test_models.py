@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from fedtrain.config import TaskConfig
-from fedtrain.data.types import DataInfo
+from fedtrain.data.types import ClassTarget, Columns, DataInfo, Image
 from fedtrain.errors import TaskError
 from fedtrain.tasks import build_task, refuse_batch_statistics
 from fedtrain.tasks.models import ARCHITECTURES, choose
@@ -17,10 +17,10 @@ CLASSES = tuple("0123456789")
 
 
 def image(*shape):
-    return DataInfo(kind="image", shape=shape, classes=CLASSES)
+    return DataInfo(features=Image(shape=shape), target=ClassTarget(names=CLASSES))
 
 
-TABLE = DataInfo(kind="table", shape=(5,), classes=("no", "yes", "perhaps"))
+TABLE = DataInfo(features=Columns(shape=(5,)), target=ClassTarget(names=("no", "yes", "perhaps")))
 
 
 def fresh(model, info, seed=0):

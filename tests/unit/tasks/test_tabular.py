@@ -3,16 +3,19 @@ import torch
 from torch import nn
 
 from fedtrain.config import TaskConfig
-from fedtrain.data.types import DataInfo
+from fedtrain.data.types import ClassTarget, Columns, DataInfo, Image
 from fedtrain.errors import TaskError
-from fedtrain.tasks import build_task
+from fedtrain.tasks import Records, build_task
 
-INFO = DataInfo(kind="table", shape=(5,), classes=("a", "b", "c"))
+INFO = DataInfo(features=Columns(shape=(5,)), target=ClassTarget(names=("a", "b", "c")))
 
 
 def test_features_are_taken_as_they_are():
     features = torch.randn(4, 5)
-    assert torch.equal(build_task(TaskConfig(name="tabular"), INFO).encode(features, torch.Generator()), features)
+    records = Records(features=features, targets=torch.zeros(4, dtype=torch.int64))
+    batch = build_task(TaskConfig(name="tabular"), INFO).collate(records, torch.Generator())
+    assert batch["inputs"] is features
+    assert batch["targets"] is records.targets
 
 
 @pytest.mark.parametrize(("model", "layers"), [(None, 2), ("mlp", 2), ("linear", 1)])
@@ -22,7 +25,7 @@ def test_its_models(model, layers):
 
 
 def test_images_are_refused():
-    info = DataInfo(kind="image", shape=(1, 8, 8), classes=("a", "b"))
+    info = DataInfo(features=Image(shape=(1, 8, 8)), target=ClassTarget(names=("a", "b")))
     with pytest.raises(TaskError, match=r'"tabular" takes data of kind "table".*set task.name = "vision"'):
         build_task(TaskConfig(name="tabular"), info)
 

@@ -2,18 +2,23 @@ import pytest
 import torch
 
 from fedtrain.config import TaskConfig
-from fedtrain.data.types import DataInfo
+from fedtrain.data.types import ClassTarget, Columns, DataInfo, Image
 from fedtrain.errors import TaskError
-from fedtrain.tasks import build_task
+from fedtrain.tasks import Records, build_task
 
 
 def task(*, augment, shape=(3, 8, 8)):
-    info = DataInfo(kind="image", shape=shape, classes=("a", "b"))
+    info = DataInfo(features=Image(shape=shape), target=ClassTarget(names=("a", "b")))
     return build_task(TaskConfig(augment=augment, model="linear"), info)
 
 
 def pixels(n, shape=(3, 8, 8)):
     return torch.randint(256, (n, *shape), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+
+
+def encoded(task, features, generator):
+    records = Records(features=features, targets=torch.zeros(len(features), dtype=torch.int64))
+    return task.collate(records, generator)["inputs"]
 
 
 def seeded(seed=5):
@@ -22,19 +27,19 @@ def seeded(seed=5):
 
 def test_pixels_become_public_constants_in_minus_one_to_one():
     stored = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
-    encoded = task(augment=False, shape=(1, 16, 16)).encode(stored, None)
-    assert encoded.dtype == torch.float32
-    assert encoded.min() == -1
-    assert encoded.max() == 1
-    torch.testing.assert_close(encoded.flatten(), torch.linspace(-1, 1, 256))
+    inputs = encoded(task(augment=False, shape=(1, 16, 16)), stored, None)
+    assert inputs.dtype == torch.float32
+    assert inputs.min() == -1
+    assert inputs.max() == 1
+    torch.testing.assert_close(inputs.flatten(), torch.linspace(-1, 1, 256))
 
 
 def test_there_is_no_augmentation_without_a_generator_or_without_the_setting():
     stored = pixels(4)
     plain = stored / 127.5 - 1
-    assert torch.equal(task(augment=True).encode(stored, None), plain)
+    assert torch.equal(encoded(task(augment=True), stored, None), plain)
     generator = seeded()
-    assert torch.equal(task(augment=False).encode(stored, generator), plain)
+    assert torch.equal(encoded(task(augment=False), stored, generator), plain)
     assert torch.equal(generator.get_state(), seeded().get_state())
 
 
@@ -42,7 +47,7 @@ def test_there_is_no_augmentation_without_a_generator_or_without_the_setting():
 def test_every_augmented_image_is_a_window_of_the_padded_one_or_its_mirror(shape):
     stored = pixels(40, shape)
     _, height, width = shape
-    augmented = task(augment=True, shape=shape).encode(stored, seeded())
+    augmented = encoded(task(augment=True, shape=shape), stored, seeded())
     found = []
     for before, after in zip(stored, augmented, strict=True):
         padded = torch.zeros(shape[0], height + 8, width + 8)
@@ -67,7 +72,7 @@ def test_crops_and_mirrors_are_uniform():
     stored = torch.full((20_000, 1, 9, 9), 0, dtype=torch.uint8)
     stored[:, :, 4, 4] = 255
     stored[:, :, 4, 3] = 200
-    augmented = task(augment=True, shape=(1, 9, 9)).encode(stored, seeded())
+    augmented = encoded(task(augment=True, shape=(1, 9, 9)), stored, seeded())
     rows = (augmented == 1).any(dim=3).squeeze(1).float().mean(dim=0)
     columns = (augmented == 1).any(dim=2).squeeze(1).float().mean(dim=0)
     torch.testing.assert_close(rows, torch.full((9,), 1 / 9), rtol=0, atol=0.015)
@@ -82,29 +87,29 @@ def test_augmentation_draws_from_its_generator_alone():
     stored = pixels(6)
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = task(augment=True).encode(stored, seeded())
+    first = encoded(task(augment=True), stored, seeded())
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(task(augment=True).encode(stored, seeded()), first)
-    assert not torch.equal(task(augment=True).encode(stored, seeded(6)), first)
+    assert torch.equal(encoded(task(augment=True), stored, seeded()), first)
+    assert not torch.equal(encoded(task(augment=True), stored, seeded(6)), first)
 
 
 def test_an_empty_batch_is_encoded():
-    assert task(augment=True).encode(pixels(0), seeded()).shape == (0, 3, 8, 8)
+    assert encoded(task(augment=True), pixels(0), seeded()).shape == (0, 3, 8, 8)
 
 
 def test_stored_pixels_are_not_changed():
     stored = pixels(3)
-    task(augment=True).encode(stored, seeded())
+    encoded(task(augment=True), stored, seeded())
     assert torch.equal(stored, pixels(3))
 
 
 def test_a_table_is_refused():
-    info = DataInfo(kind="table", shape=(5,), classes=("a", "b"))
+    info = DataInfo(features=Columns(shape=(5,)), target=ClassTarget(names=("a", "b")))
     with pytest.raises(TaskError, match=r'"vision" takes data of kind "image".*set task.name = "tabular"'):
         build_task(TaskConfig(), info)
 
 
 def test_a_single_class_is_refused():
-    info = DataInfo(kind="image", shape=(1, 8, 8), classes=("a",))
+    info = DataInfo(features=Image(shape=(1, 8, 8)), target=ClassTarget(names=("a",)))
     with pytest.raises(TaskError, match="needs at least 2 classes, and the data set has 1"):
         build_task(TaskConfig(), info)

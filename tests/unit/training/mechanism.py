@@ -6,16 +6,29 @@ from torch import nn
 from fedtrain.config import Training
 from fedtrain.privacy import PrivacyPlan, PrivacySpec
 from fedtrain.privacy.noise import SeededSource
+from fedtrain.tasks import ClassificationMetrics, Task
 from fedtrain.training import Records, RoundSettings
-from fedtrain.training.private import train_private
+from fedtrain.training.private import PrivateTrainer
 
 
-class Classification:
-    def encode(self, features, generator):
-        return features
+class Classification(Task):
+    """Trains what it is given on the features as they are."""
 
-    def loss(self, outputs, labels):
-        return nn.functional.cross_entropy(outputs, labels)
+    def model(self):
+        return model()
+
+    def collate(self, records, generator):
+        return {"inputs": records.features, "targets": records.targets}
+
+    def losses(self, outputs, batch):
+        return nn.functional.cross_entropy(outputs, batch["targets"], reduction="none")
+
+    def metrics(self):
+        return ClassificationMetrics(3)
+
+
+def train_private(net, task, data, config, settings, mechanism, source):
+    PrivateTrainer(config=config, plan=mechanism, source=source).train(net, task, data, settings)
 
 
 SETTINGS = RoundSettings(learning_rate=1.0, proximal_mu=0.0, seed=5)
@@ -47,7 +60,7 @@ def model():
 def records(count=20):
     generator = torch.Generator().manual_seed(0)
     return Records(
-        features=torch.randn(count, 4, generator=generator), labels=torch.randint(0, 3, (count,), generator=generator)
+        features=torch.randn(count, 4, generator=generator), targets=torch.randint(0, 3, (count,), generator=generator)
     )
 
 
@@ -72,7 +85,7 @@ def clipped_sum(data, clip, *, views=1, encode=lambda features, view: features):
         net.zero_grad()
         one = slice(index, index + 1)
         for view in range(views):
-            (nn.functional.cross_entropy(net(encode(data.features[one], view)), data.labels[one]) / views).backward()
+            (nn.functional.cross_entropy(net(encode(data.features[one], view)), data.targets[one]) / views).backward()
         gradient = torch.cat([parameter.grad.flatten() for parameter in net.parameters()])
         gradient = gradient * min(1.0, clip / float(gradient.norm()))
         total = gradient if total is None else total + gradient

@@ -21,8 +21,10 @@ def config(**fields):
 class Augmented(Classification):
     """Adds noise to the features, as an augmentation."""
 
-    def encode(self, features, generator):
-        return features + 0.3 * torch.randn(features.shape, generator=generator)
+    def collate(self, records, generator):
+        batch = super().collate(records, generator)
+        noise = 0.3 * torch.randn(records.features.shape, generator=generator)
+        return batch | {"inputs": batch["inputs"] + noise}
 
 
 class Views(Classification):
@@ -31,10 +33,10 @@ class Views(Classification):
     def __init__(self, *views):
         self.views, self.calls = views, 0
 
-    def encode(self, features, generator):
+    def collate(self, records, generator):
         view = self.views[self.calls % len(self.views)]
         self.calls += 1
-        return view(features)
+        return {"inputs": view(records.features), "targets": records.targets}
 
 
 @pytest.mark.parametrize("physical", [1, 7, 19, 20, 64])
@@ -67,9 +69,9 @@ class Rows(Classification):
     def __init__(self):
         self.rows = []
 
-    def loss(self, outputs, labels):
-        self.rows.append(len(outputs))
-        return super().loss(outputs, labels)
+    def forward(self, model, batch):
+        self.rows.append(len(batch["inputs"]))
+        return super().forward(model, batch)
 
 
 def test_no_more_records_than_the_physical_batch_are_computed_at_once():
@@ -105,10 +107,10 @@ def test_views_are_averaged_before_clipping():
 def test_one_record_moves_the_weights_by_at_most_the_bound_with_any_number_of_views(physical):
     several = config(augmentations=5, physical_batch_size=physical)
     data = records()
-    wild = Records(features=data.features.clone(), labels=data.labels.clone())
+    wild = Records(features=data.features.clone(), targets=data.targets.clone())
     wild.features[3] *= 1000
-    wild.labels[3] = (wild.labels[3] + 1) % 3
-    without = Records(features=data.features[1:], labels=data.labels[1:])
+    wild.targets[3] = (wild.targets[3] + 1) % 3
+    without = Records(features=data.features[1:], targets=data.targets[1:])
     source, task = SeededSource(5), Augmented()
     with_it = change(data, plan(), task=Classification(), config=several)
     assert float((change(wild, plan(), task=Classification(), config=several) - with_it).norm()) <= 2.001 * BOUND
@@ -125,7 +127,7 @@ def test_one_view_that_is_not_finite_silences_its_record(physical, poison):
         return changed
 
     data = records()
-    clean = Records(features=data.features[torch.arange(20) != 2], labels=data.labels[torch.arange(20) != 2])
+    clean = Records(features=data.features[torch.arange(20) != 2], targets=data.targets[torch.arange(20) != 2])
     same = lambda features: features
     moved = change(
         data,
@@ -138,13 +140,13 @@ def test_one_view_that_is_not_finite_silences_its_record(physical, poison):
 
 def test_views_that_overflow_only_in_their_mean_silence_their_record():
     class Huge(Classification):
-        def loss(self, outputs, labels):
-            return outputs.sum(1).mean()
+        def losses(self, outputs, batch):
+            return outputs.sum(1)
 
     # Each view's gradient is finite and their sum is not.
     task = Huge()
     net = nn.Linear(4, 3, bias=False)
-    data = Records(features=torch.full((2, 4), 2e38), labels=torch.zeros(2, dtype=torch.long))
+    data = Records(features=torch.full((2, 4), 2e38), targets=torch.zeros(2, dtype=torch.long))
     data.features[1] = 1e-3
     moved = change(data, plan(), task=task, config=config(augmentations=2), net=net)
     assert moved.isfinite().all()
@@ -159,5 +161,5 @@ def test_empty_batches_step(fields):
 
 
 def test_a_client_without_records_steps():
-    data = Records(features=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
+    data = Records(features=torch.zeros(0, 4), targets=torch.zeros(0, dtype=torch.long))
     assert change(data, plan(noise=1.0), config=config(physical_batch_size=4)).abs().min() > 0

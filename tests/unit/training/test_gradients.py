@@ -11,8 +11,7 @@ from fedtrain.config import Training
 from fedtrain.privacy.noise import SeededSource
 from fedtrain.tasks.models import ARCHITECTURES
 from fedtrain.training import Records
-from fedtrain.training.private import train_private
-from tests.unit.training.mechanism import SETTINGS, Classification, plan
+from tests.unit.training.mechanism import SETTINGS, Classification, plan, train_private
 
 SHAPE, CLASSES, COUNT = (1, 8, 8), 3, 6
 
@@ -26,7 +25,7 @@ def records():
     generator = torch.Generator().manual_seed(1)
     return Records(
         features=torch.randn(COUNT, *SHAPE, generator=generator),
-        labels=torch.randint(0, CLASSES, (COUNT,), generator=generator),
+        targets=torch.randint(0, CLASSES, (COUNT,), generator=generator),
     )
 
 
@@ -60,7 +59,7 @@ def by_loop(name):
     rows = []
     for index in range(COUNT):
         one = slice(index, index + 1)
-        loss = nn.functional.cross_entropy(net(data.features[one]), data.labels[one])
+        loss = nn.functional.cross_entropy(net(data.features[one]), data.targets[one])
         rows.append(torch.autograd.grad(loss, list(net.parameters())))
     return [torch.stack(gradients) for gradients in zip(*rows, strict=True)]
 
@@ -69,7 +68,7 @@ def by_opacus(name):
     net, data = GradSampleModule(built(name)), records()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
-        nn.functional.cross_entropy(net(data.features), data.labels).backward()
+        nn.functional.cross_entropy(net(data.features), data.targets).backward()
     return [parameter.grad_sample for parameter in net.parameters()]
 
 

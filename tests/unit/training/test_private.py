@@ -12,7 +12,7 @@ from fedtrain.config import Training
 from fedtrain.errors import TaskError
 from fedtrain.privacy.noise import SecureSource, SeededSource
 from fedtrain.training import Records
-from fedtrain.training.private import refuse_untrainable, train_private
+from fedtrain.training.private import refuse_untrainable
 from fedtrain.training.steps import shuffled_batches
 from tests.unit.training.mechanism import (
     PLAIN,
@@ -24,6 +24,7 @@ from tests.unit.training.mechanism import (
     model,
     plan,
     records,
+    train_private,
 )
 
 
@@ -31,9 +32,9 @@ class SpyingClassification(Classification):
     def __init__(self):
         self.batches = []
 
-    def encode(self, features, generator):
-        self.batches.append(len(features))
-        return features
+    def collate(self, records, generator):
+        self.batches.append(len(records))
+        return super().collate(records, generator)
 
 
 def test_a_step_is_the_sum_of_clipped_gradients_over_the_public_batch_size():
@@ -50,14 +51,14 @@ def test_one_record_moves_the_weights_by_at_most_the_bound():
     data = records()
     with_it = change(data, plan())
     data.features[3] *= 1000
-    data.labels[3] = (data.labels[3] + 1) % 3
+    data.targets[3] = (data.targets[3] + 1) % 3
     assert float((change(data, plan()) - with_it).norm()) <= 2 * 0.1 / 20 * 1.001
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_a_record_that_is_not_finite_counts_as_zero(poison):
     data = records()
-    clean = Records(features=data.features[1:], labels=data.labels[1:])
+    clean = Records(features=data.features[1:], targets=data.targets[1:])
     data.features[0, 2] = poison
     torch.testing.assert_close(change(data, plan()), change(clean, plan()), rtol=1e-4, atol=1e-7)
 
@@ -121,7 +122,7 @@ def test_the_number_of_records_is_not_in_the_step():
     assert torch.equal(change(records(10), mechanism), change(records(1000), mechanism))
     # Twice the records are twice the sum, over the same divisor; an average would hide and reveal their number.
     data, mechanism = records(), plan()
-    twice = Records(features=data.features.repeat(2, 1), labels=data.labels.repeat(2))
+    twice = Records(features=data.features.repeat(2, 1), targets=data.targets.repeat(2))
     torch.testing.assert_close(change(twice, mechanism), 2 * change(data, mechanism), rtol=1e-3, atol=1e-5)
 
 
@@ -148,7 +149,7 @@ def test_the_model_is_left_as_a_plain_module():
     assert type(net) is nn.Sequential
     assert_plain(net)
     # It trains on like any other module, and can be copied.
-    nn.functional.cross_entropy(copy.deepcopy(net)(records().features), records().labels).backward()
+    nn.functional.cross_entropy(copy.deepcopy(net)(records().features), records().targets).backward()
 
 
 def assert_plain(net):
@@ -162,7 +163,7 @@ def assert_plain(net):
 
 def test_the_model_is_left_as_a_plain_module_also_by_a_failure():
     class Broken(Classification):
-        def loss(self, outputs, labels):
+        def losses(self, outputs, batch):
             raise RuntimeError("planted")
 
     net = model()
@@ -225,7 +226,7 @@ class Centred(nn.Module):
     ],
 )
 def test_a_model_without_one_gradient_for_each_record_is_refused(net, named):
-    data = Records(features=torch.randn(5, 4), labels=torch.zeros(5, dtype=torch.long))
+    data = Records(features=torch.randn(5, 4), targets=torch.zeros(5, dtype=torch.long))
     before = flat(net)
     with pytest.raises(TaskError, match=named):
         train_private(net, Classification(), data, PLAIN, SETTINGS, plan(), SeededSource(5))
@@ -249,7 +250,7 @@ def test_buffers_that_do_not_change_are_allowed():
 
 def test_a_record_is_clipped_once_where_weights_are_used_several_times():
     torch.manual_seed(0)
-    net, data = Shared(), Records(features=100 * torch.randn(1, 4), labels=torch.zeros(1, dtype=torch.long))
+    net, data = Shared(), Records(features=100 * torch.randn(1, 4), targets=torch.zeros(1, dtype=torch.long))
     before = flat(net)
     train_private(net, Classification(), data, PLAIN, SETTINGS, plan(batch=1), SeededSource(5))
     assert float((flat(net) - before).norm()) == pytest.approx(0.1, rel=1e-3)

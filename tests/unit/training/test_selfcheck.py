@@ -11,8 +11,7 @@ from fedtrain.config import Training
 from fedtrain.errors import ClientError
 from fedtrain.privacy.noise import SecureSource, SeededSource
 from fedtrain.training import Records, RoundSettings
-from fedtrain.training.private import train_private
-from tests.unit.training.mechanism import SETTINGS, Classification, change, model, plan, records
+from tests.unit.training.mechanism import SETTINGS, Classification, change, model, plan, records, train_private
 
 
 class Wide(nn.Sequential):
@@ -202,5 +201,5 @@ class Scale(nn.Module):
 
 
 def test_parameters_without_dimensions_are_trained():
-    data = Records(features=torch.randn(6, 3), labels=torch.zeros(6, dtype=torch.long))
+    data = Records(features=torch.randn(6, 3), targets=torch.zeros(6, dtype=torch.long))
     assert change(data, plan(noise=1.0, batch=6, rate=0.5, steps=4), net=Scale()).abs() > 0

@@ -5,22 +5,23 @@ import torch
 from torch import nn
 
 from fedtrain.config import Training
-from fedtrain.training import Records, RoundSettings, train_plain
+from fedtrain.training import PlainTrainer, Records, RoundSettings
 from fedtrain.training.steps import make_optimizer, shuffled_batches
+from tests.unit.training.mechanism import Classification
 
 
-class Regression:
-    def encode(self, features, generator):
-        return features
+def train_plain(net, task, data, config, settings):
+    return PlainTrainer(config=config).train(net, task, data, settings)
 
-    def loss(self, outputs, labels):
-        return nn.functional.cross_entropy(outputs, labels)
+
+def mean_loss(net, data):
+    return nn.functional.cross_entropy(net(data.features), data.targets)
 
 
 def records(count=10):
     generator = torch.Generator().manual_seed(0)
     return Records(
-        features=torch.randn(count, 4, generator=generator), labels=torch.randint(0, 3, (count,), generator=generator)
+        features=torch.randn(count, 4, generator=generator), targets=torch.randint(0, 3, (count,), generator=generator)
     )
 
 
@@ -62,9 +63,9 @@ def test_optimizers_lower_the_loss_and_leave_frozen_weights(name):
     frozen = net[0].weight.clone()
     config = Training(optimizer=name, local_epochs=30.0, batch_size=5)
     data = records()
-    before = Regression().loss(net(data.features), data.labels)
-    train_plain(net, Regression(), data, config, SETTINGS)
-    assert Regression().loss(net(data.features), data.labels) < before
+    before = mean_loss(net, data)
+    train_plain(net, Classification(), data, config, SETTINGS)
+    assert mean_loss(net, data) < before
     assert torch.equal(net[0].weight, frozen)
     assert make_optimizer(config, net, 0.1).param_groups[0]["lr"] == 0.1
 
@@ -75,7 +76,7 @@ def test_the_same_seed_gives_the_same_weights():
         net = model()
         train_plain(
             net,
-            Regression(),
+            Classification(),
             records(),
             Training(batch_size=3),
             RoundSettings(learning_rate=0.1, proximal_mu=0.0, seed=seed),
@@ -87,8 +88,8 @@ def test_the_same_seed_gives_the_same_weights():
 
 def test_the_reported_loss_is_the_mean_over_batches():
     net, data = model(), records(8)
-    expected = Regression().loss(net(data.features), data.labels).item()
-    assert train_plain(net, Regression(), data, Training(batch_size=8), SETTINGS) == pytest.approx(expected)
+    expected = mean_loss(net, data).item()
+    assert train_plain(net, Classification(), data, Training(batch_size=8), SETTINGS) == pytest.approx(expected)
 
 
 def test_the_proximal_term_is_that_of_fedprox():
@@ -96,14 +97,14 @@ def test_the_proximal_term_is_that_of_fedprox():
     start = [parameter.detach().clone() for parameter in net.parameters()]
     train_plain(
         net,
-        Regression(),
+        Classification(),
         data,
         Training(batch_size=8, local_steps=2),
         RoundSettings(learning_rate=0.1, proximal_mu=0.5, seed=1),
     )
     reference = model()
     for _ in range(2):
-        loss = Regression().loss(reference(data.features), data.labels)
+        loss = mean_loss(reference, data)
         loss = loss + 0.25 * sum((p - s).square().sum() for p, s in zip(reference.parameters(), start, strict=True))
         gradients = torch.autograd.grad(loss, list(reference.parameters()))
         with torch.no_grad():

@@ -26,7 +26,7 @@ def test_training_and_test_records_are_all_digits_once():
     store = open_store(Data(), seed=3)
     known = load_digits()
     levels = np.concatenate([store.train.features, store.test.features]).reshape(-1, 64) * (16 / 255)
-    found = np.column_stack([np.rint(levels), np.concatenate([store.train.labels, store.test.labels])])
+    found = np.column_stack([np.rint(levels), np.concatenate([store.train.targets, store.test.targets])])
     expected = np.column_stack([known.data, known.target])
     np.testing.assert_array_equal(np.unique(found, axis=0), np.unique(expected, axis=0))
 

@@ -27,8 +27,8 @@ def run(tmp_path):
             else:
                 print(json.dumps({
                     "kind": store.info.kind, "shape": store.info.shape, "classes": store.info.classes,
-                    "train": store.train.features.tolist(), "labels": store.train.labels.tolist(),
-                    "test": store.test.features.tolist(), "test_labels": store.test.labels.tolist(),
+                    "train": store.train.features.tolist(), "labels": store.train.targets.tolist(),
+                    "test": store.test.features.tolist(), "test_labels": store.test.targets.tolist(),
                 }))
         """
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}

@@ -38,9 +38,9 @@ def test_subfolders_are_classes(tree, tmp_path):
     store = opened(train, test)
     assert (store.info.kind, store.info.shape, store.info.classes) == ("image", (1, 3, 4), ("cat", "dog"))
     np.testing.assert_array_equal(store.train.features[:, 0, 0, 0], [2, 3, 1])
-    np.testing.assert_array_equal(store.train.labels, [0, 1, 1])
+    np.testing.assert_array_equal(store.train.targets, [0, 1, 1])
     np.testing.assert_array_equal(store.test.features[:, 0, 0, 0], [9])
-    np.testing.assert_array_equal(store.test.labels, [1])
+    np.testing.assert_array_equal(store.test.targets, [1])
 
 
 def test_a_new_file_is_seen(tree):
@@ -55,7 +55,7 @@ def test_jpeg_images_are_read(tmp_path, encode):
         (tmp_path / "train" / name).mkdir(parents=True)
         (tmp_path / "train" / name / "x.jpg").write_bytes(encode(np.full((8, 8, 3), value), "JPEG"))
     store = opened(str(tmp_path / "train"))
-    means = {int(split.labels[0]): split.features.mean() for split in (store.train, store.test)}
+    means = {int(split.targets[0]): split.features.mean() for split in (store.train, store.test)}
     assert store.info.shape == (3, 8, 8)
     assert means == {0: pytest.approx(10, abs=2), 1: pytest.approx(200, abs=2)}
 

@@ -43,7 +43,7 @@ def test_uint8_arrays_are_images_stored_channels_first(save, shape, order, store
     expected = x[:, None] if order is None else x.transpose(order)
     np.testing.assert_array_equal(store.train.features, expected)
     np.testing.assert_array_equal(store.test.features, expected[:2])
-    np.testing.assert_array_equal(store.train.labels, y)
+    np.testing.assert_array_equal(store.train.targets, y)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.int32, np.uint8, np.bool_])
@@ -54,7 +54,7 @@ def test_numbers_of_two_dimensions_are_a_table(save, dtype):
     assert (store.info.kind, store.info.shape, store.info.classes) == ("table", (2,), ("no", "yes"))
     assert store.train.features.dtype == np.float32
     np.testing.assert_array_equal(store.train.features, x.astype(np.float32))
-    np.testing.assert_array_equal(store.train.labels, [0, 1, 0, 1])
+    np.testing.assert_array_equal(store.train.targets, [0, 1, 0, 1])
 
 
 def test_one_archive_can_hold_both_sets(save):

@@ -36,16 +36,16 @@ def test_grey_png_images_keep_every_pixel(pictures):
     assert (store.info.kind, store.info.shape, store.info.classes) == ("image", (1, 5, 4), ("0", "1", "2"))
     np.testing.assert_array_equal(store.train.features, pixels[:, None])
     np.testing.assert_array_equal(store.test.features, test_pixels[:, None])
-    np.testing.assert_array_equal(store.train.labels, [0, 2, 1, 0])
+    np.testing.assert_array_equal(store.train.targets, [0, 2, 1, 0])
     assert store.train.features.dtype == np.uint8
-    assert store.train.labels.dtype == np.int64
+    assert store.train.targets.dtype == np.int64
 
 
 def test_rgb_images_are_stored_channels_first(pictures):
     train, pixels = pictures("train.parquet", ["b", "a"], channels=(3,))
     store = opened(train)
     features = np.concatenate([store.train.features, store.test.features])
-    labels = [store.info.classes[label] for label in (*store.train.labels, *store.test.labels)]
+    labels = [store.info.classes[label] for label in (*store.train.targets, *store.test.targets)]
     assert features.shape == (2, 3, 5, 4)
     for image, name in zip(pixels, ["b", "a"], strict=True):
         np.testing.assert_array_equal(features[labels.index(name)], image.transpose(2, 0, 1))
@@ -144,7 +144,7 @@ def test_several_files_are_one_data_set_and_errors_name_the_file(pictures, tmp_p
     _, last = pictures("many/b.parquet", [1, 0, 1])
     test, _ = pictures("test.parquet", [0])
     store = opened(str(tmp_path / "many"), test)
-    np.testing.assert_array_equal(store.train.labels, [0, 1, 1, 0, 1])
+    np.testing.assert_array_equal(store.train.targets, [0, 1, 1, 0, 1])
     np.testing.assert_array_equal(store.train.features[2:, 0], last)
     pictures("many/c.parquet", [0, -7])
     with pytest.raises(DataError, match=r"c.parquet, row 1: label -7"):
@@ -314,7 +314,7 @@ def test_cifar10_opens(shared):
     assert store.info.shape == (3, 32, 32)
     assert len(store.info.classes) == 10
     assert (len(store.train), len(store.test)) == (50_000, 10_000)
-    assert np.bincount(store.train.labels).tolist() == [5_000] * 10
+    assert np.bincount(store.train.targets).tolist() == [5_000] * 10
 
 
 @pytest.mark.shared_data

@@ -1,0 +1,100 @@
+"""Call a task, and check that what it returns belongs to single records.
+
+Clipping bounds what a record does to the sum of the gradients. A tensor with another number of rows, or a loss of
+several records, would let one record do more; so every trainer calls a task through these functions.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from fedtrain.errors import TaskError
+from fedtrain.tasks.types import Batch, Records, Task
+
+# So many records of a batch have their loss computed again alone.
+_ALONE = 16
+
+
+def collate(task: Task, records: Records, generator: torch.Generator | None) -> Batch:
+    """Return the batch of the records.
+
+    Raises:
+        TaskError: it is not a dict of tensors that each have a row for each record.
+    """
+    batch: object = task.collate(records, generator)
+    if not isinstance(batch, dict) or not batch or not all(isinstance(value, Tensor) for value in batch.values()):
+        raise TaskError("collate is to return a batch: a dict of tensors by name, and it returned something else")
+    for name, value in batch.items():
+        if value.ndim == 0 or len(value) != len(records):
+            raise TaskError(f"collate returned {name!r} without one row for each record")
+    return batch
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch with its tensors on a device."""
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+def forward(task: Task, model: nn.Module, batch: Batch) -> Tensor:
+    """Return the model's outputs.
+
+    Raises:
+        TaskError: they are not a tensor with a row for each record.
+    """
+    outputs: object = task.forward(model, batch)
+    if not isinstance(outputs, Tensor) or outputs.ndim == 0 or len(outputs) != rows(batch):
+        raise TaskError("forward is to return one tensor with a row of outputs for each record, and did not")
+    return outputs
+
+
+def losses(task: Task, outputs: Tensor, batch: Batch) -> Tensor:
+    """Return the loss of each record, shape (n,).
+
+    Raises:
+        TaskError: they are not one number for each record.
+    """
+    found: object = task.losses(outputs, batch)
+    if not isinstance(found, Tensor) or found.shape != (rows(batch),) or not found.is_floating_point():
+        kind = f"a tensor with {found.ndim} dimensions" if isinstance(found, Tensor) else type(found).__name__
+        raise TaskError(
+            f"losses is to return the loss of each record, floating point of shape (n,), and returned {kind}: leave "
+            'the mean to the trainer, for example with cross_entropy(..., reduction="none"), and take the mean over '
+            "the dimensions after the first yourself"
+        )
+    return found
+
+
+def refuse_coupled_losses(task: Task, outputs: Tensor, batch: Batch, found: Tensor) -> None:
+    """Refuse losses that are others when a record is alone: such a loss compares records, or divides by a sum of them.
+
+    Args:
+        task: the task.
+        outputs: of the model, a row for each record.
+        batch: what they were computed from.
+        found: the losses of all records together, of which up to 16 are computed again.
+
+    Raises:
+        TaskError: a loss is not that of its record alone. It says nothing of the batch, which is private.
+    """
+    count = rows(batch)
+    precision = torch.finfo(found.dtype).eps
+    with torch.no_grad():
+        for row in range(0, count, -(-count // _ALONE)):
+            one = slice(row, row + 1)
+            alone = losses(task, outputs[one], {name: value[one] for name, value in batch.items()})
+            if not torch.allclose(alone, found[one], rtol=max(1e-4, 64 * precision), atol=1e-6, equal_nan=True):
+                raise TaskError(
+                    "the task cannot be trained privately: losses returns for a record in a batch another value than "
+                    "for the record alone, so that records are in the gradients of other records. Compute each loss "
+                    "from its own row, without statistics, weights or selections over the batch"
+                )
+
+
+def rows(batch: Batch) -> int:
+    """Return the number of rows of a batch."""
+    return len(next(iter(batch.values())))
+
+
+def split(batch: Batch, size: int) -> list[Batch]:
+    """Cut a batch into parts of so many rows; the last may be smaller."""
+    parts = {name: torch.split(value, size) for name, value in batch.items()}
+    return [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]

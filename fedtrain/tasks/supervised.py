@@ -1,0 +1,175 @@
+"""The built-in tasks: predict a class, a number or a set of labels, of an image or of a row of a table."""
+
+from abc import abstractmethod
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedtrain.config.sections import TaskConfig
+from fedtrain.data.types import DataInfo, TargetKind
+from fedtrain.errors import TaskError
+from fedtrain.tasks import models
+from fedtrain.tasks.encoding import Encoding, augment_pixels, encode_columns, encode_pixels
+from fedtrain.tasks.metrics import ClassificationMetrics, MultilabelMetrics, RegressionMetrics
+from fedtrain.tasks.types import Batch, Metrics, Records, Task
+
+Kind = Literal["image", "table"]
+
+_FITTING = {
+    ("image", "class"): "vision",
+    ("table", "class"): "tabular",
+    ("image", "number"): "regression",
+    ("table", "number"): "regression",
+    ("image", "labels"): "multilabel",
+    ("table", "labels"): "multilabel",
+}
+
+
+def fitting(info: DataInfo) -> str:
+    """Return the name of the built-in task for records of a schema."""
+    return _FITTING[info.kind, info.target.kind]
+
+
+class Supervised(Task):
+    """Encoding and model of a built-in task; a subclass says what it predicts.
+
+    A batch has ``inputs``, float32, and ``targets``, as stored.
+
+    Raises:
+        TaskError: the features or the target are of another kind, or do not fit the model.
+    """
+
+    kinds: ClassVar[tuple[Kind, ...]] = ("image", "table")
+    target: ClassVar[TargetKind]
+
+    def __init__(self, config: TaskConfig, info: DataInfo) -> None:
+        if info.kind not in self.kinds or info.target.kind != self.target:
+            raise TaskError(
+                f'task.name = "{config.name}" takes data of kind "{" or ".join(self.kinds)}" with a '
+                f'{_WORDS[self.target]} as target, and this data set is of kind "{info.kind}" with a '
+                f'{_WORDS[info.target.kind]} as target; set task.name = "{fitting(info)}", or use another data set '
+                f"(data.target says what is read as target)."
+            )
+        if config.augment and info.kind == "table":
+            raise TaskError(
+                f'task.augment = true is for images, and task.name = "{config.name}" has no augmentation of a table; '
+                "unset it."
+            )
+        self.info = info
+        self._encode: Encoding = {
+            "table": encode_columns,
+            "image": augment_pixels if config.augment else encode_pixels,
+        }[info.kind]
+        self._architecture = models.find(models.choose(info) if config.model is None else config.model, info)
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """How many numbers the model returns for a record."""
+
+    def model(self) -> nn.Module:
+        """Build a model with fresh weights, drawn from torch's global generator. It returns ``outputs`` numbers."""
+        return self._architecture.build(self.info.shape, self.outputs)
+
+    def collate(self, records: Records, generator: torch.Generator | None) -> Batch:
+        """Return the encoded features as ``inputs``, and ``targets``."""
+        return {"inputs": self._encode(records.features, generator), "targets": records.targets}
+
+
+class Classification(Supervised):
+    """Puts a record into one of the classes: the model returns logits.
+
+    Raises:
+        TaskError: as `Supervised`, or there are fewer than two classes.
+    """
+
+    target = "class"
+
+    def __init__(self, config: TaskConfig, info: DataInfo) -> None:
+        super().__init__(config, info)
+        if len(info.classes) < 2:  # noqa: PLR2004 -- fewer cannot be told apart
+            raise TaskError(
+                f'task.name = "{config.name}" needs at least 2 classes, and the data set has {len(info.classes)}; '
+                "check data.label_column."
+            )
+
+    @property
+    def outputs(self) -> int:
+        """A logit for each class."""
+        return len(self.info.classes)
+
+    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Return the cross entropy of each record in nats, shape (n,)."""
+        return functional.cross_entropy(outputs, batch["targets"], reduction="none")
+
+    def metrics(self) -> Metrics:
+        """Return fresh `ClassificationMetrics`."""
+        return ClassificationMetrics(self.outputs)
+
+
+class Vision(Classification):
+    """Puts images into classes. ``task.model``: every name in ``fedtrain.tasks.models``."""
+
+    kinds = ("image",)
+
+
+class Tabular(Classification):
+    """Puts rows of numbers into classes. ``task.model``: ``mlp`` (the default) or ``linear``."""
+
+    kinds = ("table",)
+
+
+class Regression(Supervised):
+    """Predicts a number. The model returns it in the target's unit; nothing is scaled by statistics of the records."""
+
+    target = "number"
+
+    @property
+    def outputs(self) -> int:
+        """The number."""
+        return 1
+
+    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Return the squared error of each record, shape (n,)."""
+        return (outputs.squeeze(1) - batch["targets"].to(outputs.dtype)).square()
+
+    def metrics(self) -> Metrics:
+        """Return fresh `RegressionMetrics`."""
+        return RegressionMetrics()
+
+
+class Multilabel(Supervised):
+    """Gives a record any number of the labels: the model returns a logit for each label.
+
+    Raises:
+        TaskError: as `Supervised`, or there is no label.
+    """
+
+    target = "labels"
+
+    def __init__(self, config: TaskConfig, info: DataInfo) -> None:
+        super().__init__(config, info)
+        if not info.classes:
+            raise TaskError(
+                f'task.name = "{config.name}" needs at least 1 label, and the data set has none; check '
+                "data.label_column or data.label_columns."
+            )
+
+    @property
+    def outputs(self) -> int:
+        """A logit for each label."""
+        return len(self.info.classes)
+
+    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Return the binary cross entropy of each record in nats, the mean over the labels, shape (n,)."""
+        targets = batch["targets"].to(outputs.dtype)
+        return functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none").mean(dim=1)
+
+    def metrics(self) -> Metrics:
+        """Return fresh `MultilabelMetrics`."""
+        return MultilabelMetrics(self.outputs)
+
+
+_WORDS: dict[TargetKind, str] = {"class": "class", "number": "number", "labels": "set of labels"}
