@@ -123,10 +123,12 @@ def _summary(run_config: dict[str, Any], started: float) -> dict[str, Any]:
         report = Report.model_validate_json(file.read_bytes())
     except ValueError:  # the app writes reports of another kind
         return {}
+    final = report.evaluation.final
     return {
         "status": report.status,
         "rounds": report.rounds,
-        "accuracy": report.evaluation.final and report.evaluation.final.accuracy,
+        "accuracy": final and final.accuracy,
+        "metrics": {metric.name: final and final.value(metric.name) for metric in report.evaluation.metrics},
         "epsilon": report.privacy.epsilon,
         "delta": report.privacy.delta,
         "report": str(file.with_suffix(".html")),

@@ -5,7 +5,7 @@ matplotlib, which the processes that only write records do without.
 """
 
 from fedtrain.report.digest import body_digest
-from fedtrain.report.evaluation import Best, Evaluation, Evaluations, PerClass
+from fedtrain.report.evaluation import Best, Evaluation, Evaluations, Metric, PerClass, best_of
 from fedtrain.report.mechanism import Accountant, AdaptiveClipping, Adversary, Mechanism, PrivacyEvent, Sampling
 from fedtrain.report.privacy import ClientPrivacy, Privacy, PrivacyPoint
 from fedtrain.report.schema import (
@@ -33,6 +33,7 @@ __all__ = [
     "Evaluations",
     "LedgerTrail",
     "Mechanism",
+    "Metric",
     "ModelFile",
     "ModelSummary",
     "PerClass",
@@ -44,5 +45,6 @@ __all__ = [
     "Sampling",
     "SecureAggregation",
     "SignedTrail",
+    "best_of",
     "body_digest",
 ]

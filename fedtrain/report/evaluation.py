@@ -1,13 +1,18 @@
 """The part of the report that says how good the model is."""
 
 import math
-from typing import Self
+from collections.abc import Sequence
+from typing import Literal, Self
 
 from pydantic import ConfigDict, Field, JsonValue, model_validator
 
 from fedtrain.report.base import Count, Fraction, Part, ascending
 
 _INEXACT = 2**53  # from it on, not every reader of JSON tells a whole number from the next
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class PerClass(Part):
@@ -51,6 +56,11 @@ class Evaluation(Part):
         """The measurements that the task added."""
         return dict(self.model_extra or {})
 
+    def value(self, name: str) -> float | None:
+        """Return a measurement that is a number; ``None`` where it is undefined or no number."""
+        found = getattr(self, name, None)
+        return float(found) if isinstance(found, int | float) else None
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.confusion is not None and any(len(row) != len(self.confusion) for row in self.confusion):
@@ -64,21 +74,60 @@ class Evaluation(Part):
         return self
 
 
-class Best(Part):
-    """The round with the best accuracy on the test records.
+class Metric(Part):
+    """How to read a measurement that is a single number."""
 
-    Chosen by accuracy on the test records, which are public to the run; never by anything of the clients.
+    name: str = Field(description="its name in an evaluation")
+    direction: Literal["higher", "lower"] = Field(description="which values are better")
+    format: Literal["percent", "number"] = Field(description="a fraction shown in percent, or a number")
+
+
+CLASSIFICATION = (
+    *(Metric(name=name, direction="higher", format="percent") for name in ("accuracy", "precision", "recall", "f1")),
+    *(Metric(name=name, direction="lower", format="number") for name in ("loss", "calibration_error")),
+)
+"""How to read the measurements of a classifier. A report leaves it out, as those did that knew nothing else."""
+
+
+class Best(Part):
+    """The round with the best model, by the first of the metrics on the test records.
+
+    The test records are public to the run; nothing of the clients has a part in the choice.
     """
 
     round: Count = Field(description="the round")
-    accuracy: Fraction = Field(description="its accuracy")
+    accuracy: Fraction | None = Field(
+        None, description="its accuracy, where that chooses the best; left out otherwise", exclude_if=_is_none
+    )
+    value: float | None = Field(
+        None, description="its value of another metric that chooses the best; left out otherwise", exclude_if=_is_none
+    )
+
+    @property
+    def reached(self) -> float:
+        """The value of the metric that chose it."""
+        found = self.value if self.accuracy is None else self.accuracy
+        assert found is not None  # validated
+        return found
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.accuracy is None) == (self.value is None):
+            raise ValueError("best is to have either an accuracy or the value of another metric")
+        return self
 
 
 class Evaluations(Part):
     """All central evaluations."""
 
+    metrics: tuple[Metric, ...] = Field(
+        CLASSIFICATION,
+        description="how to read the measurements that are single numbers; the first chooses the best model. Left out "
+        "where they are those of a classifier",
+        exclude_if=lambda metrics: metrics == CLASSIFICATION,
+    )
     final: Evaluation | None = Field(description="the last evaluation; null if there was none")
-    best: Best | None = Field(description="the evaluation with the highest accuracy; null if none has an accuracy")
+    best: Best | None = Field(description="the first best evaluation by the first of metrics; null if none has it")
     history: tuple[Evaluation, ...] = Field(description="every evaluation, in the order of the rounds")
 
     @model_validator(mode="after")
@@ -87,16 +136,42 @@ class Evaluations(Part):
             raise ValueError("history is not in the order of the rounds, each once")
         if self.final != (self.history[-1] if self.history else None):
             raise ValueError("final is not the last evaluation of history")
-        accuracies = {entry.round: entry.accuracy for entry in self.history if entry.accuracy is not None}
-        if (self.best is None) != (not accuracies):
-            raise ValueError("best is to be set exactly when an evaluation of history has an accuracy")
-        if self.best is not None and not (
-            accuracies.get(self.best.round) == self.best.accuracy == max(accuracies.values())
-        ):
+        if len({metric.name for metric in self.metrics}) != len(self.metrics):
+            raise ValueError("metrics names a measurement twice")
+        expected = best_of(self.history, self.metrics)
+        if (self.best is None) != (expected is None):
+            named = (
+                f"has the metric {self.metrics[0].name}" if self.metrics else "could be the best: there is no metric"
+            )
+            raise ValueError(f"best is to be set exactly when an evaluation of history {named}")
+        if self.best is not None and expected is not None and not self._is_best(self.best, expected):
             raise ValueError(
-                f"best = round {self.best.round}, accuracy {self.best.accuracy} is not the best of history"
+                f"best = round {self.best.round}, {self.metrics[0].name} {self.best.reached} is not the best of history"
             )
         return self
+
+    def _is_best(self, told: Best, expected: Best) -> bool:
+        """Say whether an evaluation is one of the best; of several equal ones any may be named."""
+        values = {entry.round: entry.value(self.metrics[0].name) for entry in self.history}
+        return (told.value, told.accuracy, values.get(told.round)) == (
+            expected.value,
+            expected.accuracy,
+            expected.reached,
+        )
+
+
+def best_of(history: Sequence[Evaluation], metrics: Sequence[Metric]) -> Best | None:
+    """Return the first of the evaluations with the best value of the first metric; ``None`` if none has a value."""
+    if not metrics:
+        return None
+    metric = metrics[0]
+    values = [(entry.round, entry.value(metric.name)) for entry in history]
+    scored = [(value, round_number) for round_number, value in values if value is not None]
+    if not scored:
+        return None
+    sign = -1 if metric.direction == "higher" else 1
+    value, round_number = min(scored, key=lambda pair: (sign * pair[0], pair[1]))
+    return Best(round=round_number, **{"accuracy" if metric.name == "accuracy" else "value": value})
 
 
 def _is_measurement(value: JsonValue) -> bool:

@@ -6,7 +6,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedtrain.report import numbers, plots, view
-from fedtrain.report.evaluation import Evaluation
+from fedtrain.report.evaluation import Evaluation, Metric
 from fedtrain.report.schema import Report
 from fedtrain.report.transport import summary
 
@@ -38,8 +38,10 @@ def render_html(report: Report) -> str:
         report=report,
         final=final,
         figures={name: Markup(svg) for name, svg in _figures(report, classes).items()},  # noqa: S704 - our own drawing
-        curve_name=numbers.short(_curve(report), 40),
-        measurements=view.measurements(final) if final is not None else [],
+        curve_name=numbers.short(view.title(_curve(report)), 40),
+        headline=view.headline(report.evaluation),
+        metric_name=numbers.short(view.title(metric.name), 40) if (metric := _metric(report)) is not None else "",
+        measurements=view.measurements(final, report.evaluation.metrics) if final is not None else [],
         per_class=view.per_class(final, classes) if final is not None else None,
         factor=view.factor(report.privacy),
         mechanism=view.mechanism(report.privacy.mechanism, report.privacy) if report.privacy.mechanism else [],
@@ -55,6 +57,11 @@ def render_html(report: Report) -> str:
     )
 
 
+def _metric(report: Report) -> Metric | None:
+    """Return the metric that chooses the best model."""
+    return next(iter(report.evaluation.metrics), None)
+
+
 def _names(report: Report, final: Evaluation | None) -> tuple[str, ...]:
     """Return the names of the classes, or their numbers where a task measures others than the data has."""
     measured = len(final.confusion) if final is not None and final.confusion is not None else len(report.data.classes)
@@ -62,17 +69,18 @@ def _names(report: Report, final: Evaluation | None) -> tuple[str, ...]:
 
 
 def _curve(report: Report) -> str:
-    """Return the measurement to draw beside the accuracy: the loss, or the first of the task's own; or nothing."""
-    history = report.evaluation.history
-    names = ["loss", *(history[-1].own if history else ())]
-    return next((name for name in names if plots.series(history, name)), "")
+    """Return the measurement to draw beside the metric of the best: the loss, another metric, or one of the task's."""
+    history, metrics = report.evaluation.history, [metric.name for metric in report.evaluation.metrics]
+    names = ["loss", *metrics[1:], *(history[-1].own if history else ())]
+    return next((name for name in names if name not in metrics[:1] and plots.series(history, name)), "")
 
 
 def _figures(report: Report, classes: tuple[str, ...]) -> Mapping[str, str]:
     figures = {}
     history, final = report.evaluation.history, report.evaluation.final
-    if plots.series(history, "accuracy"):
-        figures["accuracy"] = plots.accuracy_svg(history, report.evaluation.best)
+    metric = _metric(report)
+    if metric is not None and plots.series(history, metric.name):
+        figures["metric"] = plots.metric_svg(history, metric, report.evaluation.best)
     measurement = _curve(report)
     if measurement:
         figures["curve"] = plots.curve_svg(history, measurement)
@@ -82,6 +90,6 @@ def _figures(report: Report, classes: tuple[str, ...]) -> Mapping[str, str]:
         figures["f1"] = plots.f1_svg(final.per_class.f1, classes)
     if report.privacy.curve:
         figures["epsilon"] = plots.epsilon_svg(report.privacy.curve, view.budgets(report.privacy))
-    if report.data.histogram and report.data.classes:
+    if report.data.histogram:
         figures["histogram"] = plots.histogram_svg(report.data.histogram, report.data.classes)
     return figures

@@ -5,6 +5,7 @@ decimal form, which is the number that ``report.json`` holds.
 """
 
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from typing import Literal
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _SMALLEST_POWER, _LARGEST_POWER = -4, 16  # numbers between them are written out; floats beyond are whole numbers
@@ -34,6 +35,21 @@ def error(value: float) -> str:
     if number.adjusted() >= _LARGEST_POWER:
         return exact(value)
     return f"{number.quantize(Decimal('0.0001'), ROUND_CEILING):,f}"
+
+
+def score(value: float) -> str:
+    """Return a number of which more is better with four decimals, rounded down; a very large one as by `exact`."""
+    number = Decimal(repr(value))
+    if number.adjusted() >= _LARGEST_POWER:
+        return exact(value)
+    return f"{number.quantize(Decimal('0.0001'), ROUND_FLOOR):,f}"
+
+
+def measured(value: float, direction: Literal["higher", "lower"], form: Literal["percent", "number"]) -> str:
+    """Return a measurement, rounded to what is worse."""
+    if form == "percent":
+        return percent(value) if direction == "higher" else f"{error(100 * value)} %"
+    return score(value) if direction == "higher" else error(value)
 
 
 def exact(value: float) -> str:

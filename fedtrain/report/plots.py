@@ -15,9 +15,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fedtrain.files import write_atomic
-from fedtrain.report.evaluation import Best, Evaluation
+from fedtrain.report.evaluation import Best, Evaluation, Metric
 from fedtrain.report.figures import BLUE, COLOURS, INK, MUTED, VERMILION, plain_axes, style, to_png, to_svg
-from fedtrain.report.numbers import count, exact, percent, short, upper
+from fedtrain.report.numbers import count, exact, measured, percent, short, upper
 from fedtrain.report.privacy import PrivacyPoint
 
 _WHOLE, _HALF = 13.3, 6.5  # inches; 72 to the inch, as the page is laid out
@@ -36,27 +36,29 @@ def series(history: Sequence[Evaluation], measurement: str) -> list[tuple[int, f
     return [(number, value) for number, value in values if isinstance(value, int | float)]
 
 
-def accuracy_svg(history: Sequence[Evaluation], best: Best | None) -> str:
-    """Draw the accuracy on the test records over the rounds."""
-    with style("accuracy"):
+def metric_svg(history: Sequence[Evaluation], metric: Metric, best: Best | None) -> str:
+    """Draw the metric that chooses the best model over the rounds, on the test records."""
+    with style(metric.name):
         figure = Figure(figsize=(_HALF, 3.3))
         axes = plain_axes(figure, "round", "")
-        points = series(history, "accuracy")
-        _line(axes, [(number, 100 * value) for number, value in points], BLUE)
-        axes.yaxis.set_major_formatter(_PERCENT)
+        points, scale = series(history, metric.name), 100 if metric.format == "percent" else 1
+        _line(axes, [(number, scale * value) for number, value in points], BLUE)
+        if metric.format == "percent":
+            axes.yaxis.set_major_formatter(_PERCENT)
         if best is not None:
-            axes.plot(best.round, 100 * best.accuracy, "o", color=VERMILION, markersize=6, clip_on=False, zorder=4)
+            axes.plot(best.round, scale * best.reached, "o", color=VERMILION, markersize=6, clip_on=False, zorder=4)
             right = best.round > (points[0][0] + points[-1][0]) / 2
             axes.annotate(
-                f"best {percent(best.accuracy)}",
-                (best.round, 100 * best.accuracy),
+                f"best {measured(best.reached, metric.direction, metric.format)}",
+                (best.round, scale * best.reached),
                 xytext=(0, 9),
                 textcoords="offset points",
                 ha="right" if right else "left",
                 color=VERMILION,
             )
             axes.margins(y=0.14)
-        return to_svg(figure, "accuracy", "Accuracy on the test records over the rounds")
+        name = short(metric.name.capitalize(), 40)
+        return to_svg(figure, "metric", f"{name} on the test records over the rounds")
 
 
 def curve_svg(history: Sequence[Evaluation], measurement: str) -> str:

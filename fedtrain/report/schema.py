@@ -24,13 +24,18 @@ class DataSummary(Part):
 
     kind: str = Field(description="image or table")
     shape: tuple[Round, ...] = Field(description="shape of one record")
-    classes: tuple[str, ...] = Field(description="names of the classes; a label is an index into them")
+    target: Literal["class", "number", "labels"] = Field(
+        "class",
+        description="what is predicted of a record; left out where it is a class",
+        exclude_if=lambda target: target == "class",
+    )
+    classes: tuple[str, ...] = Field(description="names of the classes, or of the labels; none for a number")
     train_records: Count | None = Field(description="training records of all clients; null in a deployment")
     test_records: Count = Field(description="test records, which no client sees")
     clients: Count = Field(description="clients in the federation")
     histogram: tuple[tuple[Count, ...], ...] | None = Field(
         description="training records, a row for each client and a column for each class; simulation only, read "
-        "directly from the data and so not covered by epsilon; null in a deployment"
+        "directly from the data and so not covered by epsilon; null in a deployment, and where the target is no class"
     )
 
     @model_validator(mode="after")

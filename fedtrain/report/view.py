@@ -8,9 +8,9 @@ from statistics import median
 
 from pydantic import JsonValue
 
-from fedtrain.report.evaluation import Evaluation
+from fedtrain.report.evaluation import Evaluation, Evaluations, Metric
 from fedtrain.report.mechanism import Mechanism
-from fedtrain.report.numbers import count, duration, error, exact, percent, short, upper
+from fedtrain.report.numbers import count, duration, error, exact, measured, percent, short, upper
 from fedtrain.report.privacy import Privacy
 from fedtrain.report.schema import Report, RoundEntry
 
@@ -31,7 +31,56 @@ class Table:
     note: str = ""
 
 
-def measurements(evaluation: Evaluation) -> Rows:
+_TITLES = {
+    "f1": "F1",
+    "auroc": "AUROC",
+    "mse": "MSE",
+    "mae": "MAE",
+    "r2": "R²",
+    "average_precision": "average precision",
+}
+
+
+def title(name: str) -> str:
+    """Return a metric's name as people write it, at the beginning of a line."""
+    known = _TITLES.get(name, name)
+    return known[:1].upper() + known[1:]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headline:
+    """The metric that chooses the best model, as the page shows it first.
+
+    Attributes:
+        name: what is measured.
+        value: after the last evaluation; empty where it is not known.
+        best: in the best round, if that is another and better.
+    """
+
+    name: str
+    value: str
+    best: str
+
+
+def headline(evaluations: Evaluations) -> Headline:
+    """Return the headline; without any metric it says nothing."""
+    metric, final, best = next(iter(evaluations.metrics), None), evaluations.final, evaluations.best
+    if metric is None:
+        return Headline(name="Evaluation", value="", best="")
+
+    def shown(value: float) -> str:
+        return measured(value, metric.direction, metric.format)
+
+    value = None if final is None else final.value(metric.name)
+    better = best is not None and best.reached != value
+    return Headline(
+        name=f"{short(title(metric.name), 40)} on test records",
+        value="" if value is None else shown(value),
+        best=f"best {shown(best.reached)} in round {count(best.round)}" if best is not None and better else "",
+    )
+
+
+def measurements(evaluation: Evaluation, metrics: Sequence[Metric]) -> Rows:
     """Return every measurement of an evaluation that is not of single classes, by name."""
     known = (
         ("accuracy", evaluation.accuracy, percent),
@@ -43,7 +92,14 @@ def measurements(evaluation: Evaluation) -> Rows:
         ("test records", evaluation.records, lambda number: count(int(number))),
     )
     rows = [(name, shown(value)) for name, value, shown in known if value is not None]
-    return rows + [(short(name, 60), _own(value)) for name, value in evaluation.own.items()]
+    described = {metric.name: metric for metric in metrics}
+    for name, value in evaluation.own.items():
+        metric = described.get(name)
+        if metric is not None and isinstance(value, int | float):
+            rows.append((short(_TITLES.get(name, name), 60), measured(value, metric.direction, metric.format)))
+        else:
+            rows.append((short(name, 60), _own(value)))
+    return rows
 
 
 def per_class(evaluation: Evaluation, classes: tuple[str, ...]) -> Table | None:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fedtrain.errors import StorageError
-from fedtrain.report import Best, Evaluation, RoundEntry
+from fedtrain.report import Evaluation, RoundEntry
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -41,15 +41,6 @@ class RunState:
     round_log: tuple[RoundEntry, ...]
     clip_norm: float
     seconds: float
-
-    @property
-    def best(self) -> Best | None:
-        """The first of the evaluations with the highest accuracy."""
-        scored = [(entry.accuracy, -entry.round) for entry in self.evaluations if entry.accuracy is not None]
-        if not scored:
-            return None
-        accuracy, negative = max(scored)
-        return Best(round=-negative, accuracy=accuracy)
 
     def encode(self) -> bytes:
         """Return the checkpoint: safetensors, with everything that is not an array as JSON in its metadata."""

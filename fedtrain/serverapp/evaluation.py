@@ -7,11 +7,19 @@ from torch import nn
 
 from fedtrain.data import Split
 from fedtrain.errors import RunError
-from fedtrain.report import Evaluation
+from fedtrain.report import Evaluation, Metric
 from fedtrain.tasks import Records, Task
 from fedtrain.tasks.calls import collate, forward, to_device
 
 _BATCH = 500
+
+
+def metrics_of(task: Task) -> tuple[Metric, ...]:
+    """Return how to read what the task measures, as a report holds it; the first chooses the best model."""
+    return tuple(
+        Metric(name=metric.name, direction=metric.direction, format=metric.format)
+        for metric in task.metrics().described
+    )
 
 
 def evaluate(model: nn.Module, task: Task, test: Split, *, round_number: int) -> Evaluation:

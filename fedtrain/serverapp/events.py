@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from fedtrain.report import Evaluation, Report, RoundEntry
+from fedtrain.report import Evaluation, Metric, Report, RoundEntry
+from fedtrain.report.evaluation import CLASSIFICATION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +55,14 @@ class RoundDone:
         entry: what the report's round log will say of it.
         evaluation: the central evaluation after it; ``None`` where the round has none.
         epsilon: the largest epsilon that any client has spent so far; ``None`` without privacy.
+        metric: how to read what chooses the best model; ``None`` where the task describes no metric.
     """
 
     round: int
     entry: RoundEntry
     evaluation: Evaluation | None
     epsilon: float | None
+    metric: Metric | None = CLASSIFICATION[0]
 
 
 @dataclass(frozen=True, kw_only=True)

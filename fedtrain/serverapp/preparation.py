@@ -14,7 +14,9 @@ from fedtrain.errors import PrivacySpecError
 from fedtrain.ledger import client_folder, find_policy
 from fedtrain.privacy import PrivacyPlan, calibrate
 from fedtrain.privacy.spec import privacy_spec
+from fedtrain.report import Metric
 from fedtrain.seeding import derive_seed
+from fedtrain.serverapp.evaluation import metrics_of
 from fedtrain.tasks import Task, build_task, refuse_batch_statistics, shared_names
 from fedtrain.tasks.given import NO_OBJECTS, CallerObjects
 
@@ -25,9 +27,11 @@ class Preparation:
 
     Attributes:
         store: the test records, and in a simulation the training records of all clients.
-        histogram: training records, shape (clients, classes); ``None`` where they are on machines of their own.
+        histogram: training records, shape (clients, classes); ``None`` where they are on machines of their own, and
+            where the target is no class.
         model: the initial model; also where weights are loaded into for evaluation.
         plan: the privacy plan; ``None`` without privacy.
+        metrics: how to read what the task measures; the first chooses the best model.
     """
 
     experiment: Experiment
@@ -36,14 +40,21 @@ class Preparation:
     task: Task
     model: nn.Module
     plan: PrivacyPlan | None
+    metrics: tuple[Metric, ...]
 
     @property
-    def shown_histogram(self) -> NDArray[np.int64] | None:
-        """The histogram where it may be shown.
+    def shown_records(self) -> int | None:
+        """The number of training records where it is known and may be shown.
 
         Whoever trains with secure noise means it: then nothing is shown that is read directly from the data.
         """
-        return self.histogram if self.plan is None or self.experiment.privacy.noise == "seeded" else None
+        records = len(self.store.train)
+        return records if records and (self.plan is None or self.experiment.privacy.noise == "seeded") else None
+
+    @property
+    def shown_histogram(self) -> NDArray[np.int64] | None:
+        """The histogram where the number of records may be shown."""
+        return None if self.shown_records is None else self.histogram
 
 
 def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerObjects = NO_OBJECTS) -> Preparation:
@@ -86,10 +97,11 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
         task=task,
         model=model.to(device),
         plan=plan,
+        metrics=metrics_of(task),
     )
 
 
-def _simulated(experiment: Experiment, objects: CallerObjects) -> tuple[DataStore, NDArray[np.int64]]:
+def _simulated(experiment: Experiment, objects: CallerObjects) -> tuple[DataStore, NDArray[np.int64] | None]:
     clients = experiment.federation.clients
     store, partitions = objects.records or open_simulated(experiment.data, clients=clients, seed=experiment.seed)
-    return store, label_histogram(store, partitions)
+    return store, label_histogram(store, partitions) if store.info.target.kind == "class" else None

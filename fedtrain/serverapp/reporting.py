@@ -14,6 +14,7 @@ from fedtrain.report import (
     Report,
     RoundEntry,
     SignedTrail,
+    best_of,
 )
 from fedtrain.serverapp import software
 from fedtrain.serverapp.audit_trail import AuditTrail
@@ -57,13 +58,19 @@ def build_report(
         planned_rounds=experiment.federation.rounds,
         seconds=state.seconds,
         config=to_flat(experiment),
-        evaluation=Evaluations(final=evaluations[-1] if evaluations else None, best=state.best, history=evaluations),
+        evaluation=Evaluations(
+            metrics=preparation.metrics,
+            final=evaluations[-1] if evaluations else None,
+            best=best_of(evaluations, preparation.metrics),
+            history=evaluations,
+        ),
         privacy=no_claim(experiment) if trail is None else private_claim(experiment, trail, rounds=state.round_number),
         data=DataSummary(
             kind=info.kind,
             shape=info.shape,
+            target=info.target.kind,
             classes=info.classes,
-            train_records=len(preparation.store.train) if shown is not None else None,
+            train_records=preparation.shown_records,
             test_records=len(preparation.store.test),
             clients=experiment.federation.clients,
             histogram=None if shown is None else tuple(map(tuple, shown.tolist())),

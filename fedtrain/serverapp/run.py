@@ -15,7 +15,7 @@ from fedtrain.errors import AggregationError, BudgetError, FedtrainError, Storag
 from fedtrain.files import append_line
 from fedtrain.flower.grids.prompt import PromptGrid
 from fedtrain.machines import ServerFolder
-from fedtrain.report import Evaluation, Report
+from fedtrain.report import Evaluation, Report, best_of
 from fedtrain.report.html import render_html
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.channel import Channel, Transport, checked_summing
@@ -179,6 +179,7 @@ class RunInProgress:
                         entry=entry,
                         evaluation=evaluation if evaluation.round == entry.round else None,
                         epsilon=epsilon,
+                        metric=next(iter(self._preparation.metrics), None),
                     )
                 )
 
@@ -216,7 +217,7 @@ class RunInProgress:
         return None if self._trail is None else largest_epsilon(self._trail, up_to=up_to)
 
     def _save_if_best(self) -> None:
-        best = self._state.best
+        best = best_of(self._state.evaluations, self._preparation.metrics)
         if best is not None and best.round == self._state.round_number:
             self._folder.save_model("best", self._state.model)
 
@@ -262,14 +263,10 @@ def _introduction(preparation: Preparation) -> str:
     text = (
         f"{experiment.name}: {federation.rounds} rounds, {federation.cohort} of {federation.clients} clients a round, "
     )
+    records = "" if preparation.shown_records is None else f"{preparation.shown_records} training and "
+    text += f"{records}{len(preparation.store.test)} test records\n"
     if (histogram := preparation.shown_histogram) is not None:
-        text += (
-            f"{len(preparation.store.train)} training and {len(preparation.store.test)} test records\n"
-            "training records of each client and class:\n"
-            f"{format_histogram(histogram, info.classes)}\n"
-        )
-    else:
-        text += f"{len(preparation.store.test)} test records\n"
+        text += f"training records of each client and class:\n{format_histogram(histogram, info.classes)}\n"
     if (plan := preparation.plan) is None:
         return f"{text}no privacy: no guarantee is given"
     spec, noise = plan.spec, experiment.privacy.noise

@@ -210,16 +210,18 @@ def _closing(event: RunEnded) -> list[str]:
 
 
 def closing_table(report: Report) -> str:
-    """Return a short table of rounds, central accuracy and epsilon, as text."""
-    table = Table("round", "central accuracy", "epsilon", box=None, padding=(0, 2, 0, 0))
+    """Return a short table of rounds, the central metric that chooses the best model, and epsilon, as text."""
+    name = report.evaluation.metrics[0].name if report.evaluation.metrics else "evaluation"
+    table = Table("round", f"central {name}", "epsilon", box=None, padding=(0, 2, 0, 0))
     spent = {point.round: point.max for point in report.privacy.curve}
     history = report.evaluation.history
     step = -(-len(history) // _ROWS)
     for entry in history[::-1][:: max(step, 1)][::-1]:
-        accuracy = "" if entry.accuracy is None else f"{entry.accuracy:.4f}"
+        value = entry.value(name)
+        measured = "" if value is None else f"{value:.4f}"
         private = report.privacy.mode != "none"
         epsilon = _rounded_up(spent.get(entry.round, 0.0)) if private else "no guarantee"
-        table.add_row(str(entry.round), accuracy, epsilon)
+        table.add_row(str(entry.round), measured, epsilon)
     console = Console(width=100, file=None, color_system=None)
     with console.capture() as capture:
         console.print(table)
@@ -229,8 +231,10 @@ def closing_table(report: Report) -> str:
 def _figures(event: RoundDone) -> str:
     entry, evaluation = event.entry, event.evaluation
     parts = [f"clients {len(entry.completed or ())}/{len(entry.cohort or ())}"]
-    if evaluation is not None and evaluation.accuracy is not None:
-        parts.append(f"accuracy {evaluation.accuracy:.4f}")
+    if evaluation is not None and event.metric is not None:
+        value = evaluation.value(event.metric.name)
+        if value is not None:
+            parts.append(f"{event.metric.name} {value:.4f}")
     if event.epsilon is not None:
         parts.append(f"epsilon {_rounded_up(event.epsilon)}")
     return "  ".join(parts)

@@ -66,8 +66,8 @@ def test_a_lost_data_set_key_stops_the_client_that_has_ledgers(private, node):
 
 def test_a_ledger_belongs_to_the_records_and_not_to_their_order(private, node):
     records, one = node(private, 0).site.records(0), open_node(private, Host(client=0))
-    turned = dataclasses.replace(records, features=records.features.flip(0), labels=records.targets.flip(0))
-    fewer = dataclasses.replace(records, features=records.features[1:], labels=records.targets[1:])
+    turned = dataclasses.replace(records, features=records.features.flip(0), targets=records.targets.flip(0))
+    fewer = dataclasses.replace(records, features=records.features[1:], targets=records.targets[1:])
     for data in (records, turned, fewer):
         with one.open_ledger(one.dataset_of(data)):
             pass

@@ -213,7 +213,7 @@ def test_another_name_of_the_same_records_does_not_reset_the_budget(private, nod
     class Shuffled(type(site)):
         def records(self, number):
             records = super().records(number)
-            return dataclasses.replace(records, features=records.features[order], labels=records.targets[order])
+            return dataclasses.replace(records, features=records.features[order], targets=records.targets[order])
 
     assert "budget" in refusal(client, request_of(private), Shuffled(**vars(site)))
 
