@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from fedtrain.report import Evaluation, PrivacyPoint, plots
+from fedtrain.report.evaluation import CLASSIFICATION
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -33,7 +34,7 @@ def texts(svg):
 
 def test_the_curves_are_drawn_with_the_best_round(build, parse):
     report = parse(build(rounds=4))
-    svg = plots.accuracy_svg(report.evaluation.history, report.evaluation.best)
+    svg = plots.metric_svg(report.evaluation.history, report.evaluation.metrics[0], report.evaluation.best)
     assert any(text.startswith("best ") for text in texts(svg))
     assert "round" in texts(svg)
     loss = plots.curve_svg(report.evaluation.history, "loss")
@@ -42,7 +43,7 @@ def test_the_curves_are_drawn_with_the_best_round(build, parse):
 
 @pytest.mark.parametrize("count", [1, 2, 500])
 def test_any_number_of_evaluations_can_be_drawn(count):
-    ET.fromstring(plots.accuracy_svg(history(count), None))
+    ET.fromstring(plots.metric_svg(history(count), CLASSIFICATION[0], None))
 
 
 def test_a_measurement_that_is_not_a_number_is_no_series():
@@ -137,7 +138,7 @@ def test_ids_of_one_page_are_unique_and_each_reference_leads_somewhere(build, pa
     report = parse(build(rounds=4))
     page = "".join(
         (
-            plots.accuracy_svg(report.evaluation.history, report.evaluation.best),
+            plots.metric_svg(report.evaluation.history, report.evaluation.metrics[0], report.evaluation.best),
             plots.curve_svg(report.evaluation.history, "loss"),
             plots.confusion_svg(report.evaluation.final.confusion, report.data.classes),
             plots.epsilon_svg(report.privacy.curve, {"budget": 8.0}),

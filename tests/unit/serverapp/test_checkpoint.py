@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load, save
 
 from fedtrain.errors import StorageError
-from fedtrain.report import Best, Dropped, Evaluation
+from fedtrain.report import Dropped, Evaluation
 from fedtrain.serverapp.checkpoint import RunState
 
 MODEL = {
@@ -129,11 +129,3 @@ def test_another_version_is_named(state):
     data = state.encode().replace(b"fedtrain.checkpoint/2", b"fedtrain.checkpoint/1")
     with pytest.raises(StorageError, match=r"the format is 'fedtrain.checkpoint/1', this version reads '.*/2'"):
         RunState.decode(data)
-
-
-def test_the_best_is_the_first_of_the_highest(make_state):
-    assert make_state().best is None
-    assert make_state(accuracies=(0.1, 0.5, 0.3, 0.5)).best == Best(round=1, accuracy=0.5)
-    assert make_state(accuracies=(None, 0.2, None)).best == Best(round=1, accuracy=0.2)
-    assert make_state(accuracies=(None,)).best is None
-    assert make_state(accuracies=(0.0,)).best == Best(round=0, accuracy=0.0)

@@ -56,7 +56,7 @@ def test_a_model_that_cannot_be_trained_privately_is_refused(cache, tmp_path, mo
     (tmp_path / "batch_task.py").write_text(
         "from torch import nn\n"
         "from fedtrain.config import TaskConfig\n"
-        "from fedtrain.tasks.vision import Vision\n"
+        "from fedtrain.tasks.supervised import Vision\n"
         "class Normalised(Vision):\n"
         "    def __init__(self, info):\n"
         "        super().__init__(TaskConfig(), info)\n"
