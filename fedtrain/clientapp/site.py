@@ -105,7 +105,12 @@ def _simulated(experiment: Experiment, objects: CallerObjects) -> tuple[DataInfo
 def _own(experiment: Experiment, node: NodeFolder) -> tuple[DataInfo, Split, None]:
     data = read_site_data(node.path)
     # Without the names: the error reaches the server, and they are the site's.
-    if data.class_names is None:
+    if data.target != experiment.data.target:
+        raise SiteError(
+            f'data.target of the experiment is "{experiment.data.target}", and the site file has "{data.target}" in '
+            "[data]; nothing was trained"
+        )
+    if data.class_names is None and data.target != "number":
         raise SiteError("the site file names no classes: its site adds classes to [data], as the experiments have them")
     if data.class_names != experiment.data.class_names:
         raise SiteError(

@@ -110,11 +110,17 @@ class Data(Section):
     dataset: str | None = Field(None, description="hub: name of the data set, which is downloaded")
     subset: str | None = Field(None, description="hub: configuration of the data set")
     image_column: str | None = Field(None, description="column of the image; default: the first image column")
-    label_column: str = Field("label", description="column of the label")
+    target: Literal["class", "number", "labels"] = Field(
+        "class", description="what is predicted of a record: its class, a number, or a set of labels"
+    )
+    label_column: str = Field("label", description="column of the target")
+    label_columns: str | None = Field(
+        None, description="labels: boolean columns, comma-separated, each one label, instead of a column of lists"
+    )
     classes: str | None = Field(
         None,
-        description="names of the classes, comma-separated, in the order of their numbers; default: the classes of the "
-        "records; required in a deployment, where a site need not have records of every class",
+        description="names of the classes or labels, comma-separated, in the order of their numbers; default: those of "
+        "the records; required in a deployment, where a site need not have records of every class",
     )
     feature_columns: str | None = Field(
         None, description="tabular: columns, comma-separated; default: all but the label"
@@ -137,10 +143,39 @@ class Data(Section):
             raise ValueError("there is no test data: set test_path, or test_fraction to hold a part of the records out")
         if self.partition.kind == "natural" and self.partition.column is None:
             raise ValueError('partition.column is not set, and partition.kind = "natural" reads it')
+        if self.target != "class":
+            self._check_target(self.target)
+        elif self.label_columns is not None:
+            raise ValueError('label_columns is for target = "labels", and it is "class"')
         names = self.class_names
         if names is not None and (not all(names) or len(set(names)) < len(names)):
             raise ValueError(f"classes = {self.classes!r} has an empty name, or one twice")
         return self
+
+    def _check_target(self, target: Literal["number", "labels"]) -> None:
+        """Refuse what a target without classes cannot be combined with."""
+        if self.source in {"digits", "images"}:
+            raise ValueError(f'source = "{self.source}" has classes, and target = "{target}"; unset target')
+        if self.partition.kind in {"dirichlet", "pathological"}:
+            raise ValueError(
+                f'partition.kind = "{self.partition.kind}" splits by classes, and target = "{target}" has none; '
+                'allowed: "iid", "natural"'
+            )
+        if target == "number" and (self.classes is not None or self.label_columns is not None):
+            raise ValueError('classes and label_columns are not for target = "number"; unset them')
+        columns = self.label_column_names
+        if columns is not None and (not all(columns) or len(set(columns)) < len(columns)):
+            raise ValueError(f"label_columns = {self.label_columns!r} has an empty name, or one twice")
+        if columns is not None and self.class_names is not None and len(columns) != len(self.class_names):
+            raise ValueError(
+                f"classes names {len(self.class_names)} labels and label_columns {len(columns)} columns; they are one "
+                "for each other, in order"
+            )
+
+    @property
+    def label_column_names(self) -> tuple[str, ...] | None:
+        """The columns of labels, where they are given."""
+        return None if self.label_columns is None else tuple(name.strip() for name in self.label_columns.split(","))
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -151,9 +186,11 @@ class Data(Section):
 class TaskConfig(Section):
     """What is trained."""
 
-    name: str = Field("vision", description='"vision", "tabular", or your own as "module:attribute"')
+    name: str = Field(
+        "vision", description='"vision", "tabular", "regression", "multilabel", or your own as "module:attribute"'
+    )
     model: str | None = Field(None, description="a model of the task; default: the task's choice")
-    augment: bool = Field(False, description="vision: random crop and horizontal flip of training images")
+    augment: bool = Field(False, description="images: random crop and horizontal flip of training images")
 
 
 class Training(Section):
@@ -426,7 +463,7 @@ def _check_record_privacy(experiment: Experiment) -> None:
             'server.strategy = "QFedAvg" needs the clients\' raw losses, which privacy.mode = "record" never sends'
         )
     task = experiment.task
-    if experiment.training.augmentations > 1 and task.name in {"vision", "tabular"} and not task.augment:
+    if experiment.training.augmentations > 1 and ":" not in task.name and not task.augment:
         raise ValueError(
             f"training.augmentations = {experiment.training.augmentations} would be so many equal views of each "
             "record; set task.augment, or leave it at 1"

@@ -18,12 +18,12 @@ def with_classes(decoded: Decoded, names: tuple[str, ...] | None) -> Decoded:
 
     Args:
         decoded: the records.
-        names: the classes; ``None`` to leave the records as they are.
+        names: the classes; ``None`` to leave the records as they are, as those are whose target is no class.
 
     Raises:
         DataError: a class that occurs is not named.
     """
-    if names is None:
+    if names is None or decoded.info.target.kind != "class":
         return decoded
     found = decoded.info.classes
     splits = [split for split in (decoded.train, decoded.test) if split is not None]

@@ -18,10 +18,11 @@ from fedtrain.data.cache import Entry, cached
 from fedtrain.data.classes import decode_numbers, with_classes
 from fedtrain.data.sources.types import Decoded
 from fedtrain.data.store import digest_of, entry_of, info_of, records_of
-from fedtrain.data.types import DataInfo, Split
+from fedtrain.data.types import DataInfo, Split, TargetKind
 from fedtrain.errors import DataError, SiteError, StorageError
 
 _FORMATS = ("parquet", "npz", "images")
+_COLUMNS = ("image_column", "target", "label_column", "label_columns", "feature_columns", "classes")
 
 
 class SiteData(BaseModel):
@@ -33,7 +34,9 @@ class SiteData(BaseModel):
             module is a file beside the site file, or else on Python's path.
         path: a file, folder or glob pattern, relative to the site file's folder.
         image_column: column of the image; unset: the first image column.
-        label_column: column of the label.
+        target: what is predicted of a record: ``class``, ``number`` or ``labels``.
+        label_column: column of the target.
+        label_columns: columns of labels, comma-separated, where the target is a set of labels in columns of its own.
         feature_columns: columns of a table, comma-separated, in the order of the model's inputs.
         classes: names of the classes, comma-separated, in the order of their numbers; unset: those that occur, which
             can be looked at, and not trained on.
@@ -44,21 +47,36 @@ class SiteData(BaseModel):
     source: Annotated[str, Field(pattern=r"^(parquet|npz|images|[\w.]+:\w+)$")]
     path: str | None = None
     image_column: str | None = None
+    target: TargetKind = "class"
     label_column: str = "label"
+    label_columns: str | None = None
     feature_columns: str | None = None
     classes: str | None = None
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """The names of the classes, where they are given."""
-        return Data(classes=self.classes).class_names
+        return self.as_source().class_names
+
+    def as_source(self) -> Data:
+        """Return what decoders read.
+
+        Raises:
+            ValidationError: the target and its columns do not fit.
+        """
+        # What a function returns is as an archive has it. Test data are not a site's: a fraction stands for the check.
+        source = {"source": self.source if self.source in _FORMATS else "npz", "path": self.path or ""}
+        columns = {name: getattr(self, name) for name in _COLUMNS}
+        return Data.model_validate({**source, **columns, "test_fraction": 0.5}).model_copy(
+            update={"test_fraction": None}
+        )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.source in _FORMATS) == (self.path is None):
             raise ValueError(f"path is needed for source = {', '.join(_FORMATS)}, and is not allowed for any other")
         try:
-            Data(classes=self.classes)
+            self.as_source()
         except ValidationError as error:
             raise ValueError(explain(error)) from error
         return self
@@ -118,17 +136,9 @@ def open_site(data: SiteData, *, folder: Path) -> SiteRecords:
         DataError: they are missing or malformed, of other classes, or a table whose columns are in no order.
         StorageError: the cache cannot be written.
     """
-    source = Data(classes=data.classes).model_copy(
-        update={
-            "source": data.source,
-            "path": data.path,
-            "image_column": data.image_column,
-            "label_column": data.label_column,
-            "feature_columns": data.feature_columns,
-        }
-    )
+    source = data.as_source()
     if data.source not in _FORMATS:
-        decoded = with_classes(_own(data.source, folder), source.class_names)
+        decoded = with_classes(_own(data, folder), source.class_names)
         return SiteRecords(info=decoded.info, train=decoded.train)
     cache = folder / "cache"
     entry = _kept(cache, digest_of(source, fraction=None, seed=0), lambda: entry_of(decode_numbers(source)))
@@ -155,10 +165,11 @@ def _not_kept(cache: Path, error: BaseException | None) -> StorageError:
     )
 
 
-def _own(name: str, folder: Path) -> Decoded:
+def _own(data: SiteData, folder: Path) -> Decoded:
     """Call the site's own function."""
     from fedtrain.data.sources.npz import decode_arrays  # noqa: PLC0415 - like every decoder, only where it is used
 
+    name = data.source
     try:
         x, y = _load(name, folder)()
         features, labels = np.asarray(x), np.asarray(y)
@@ -167,7 +178,7 @@ def _own(name: str, folder: Path) -> Decoded:
         raise DataError(f"[data] source = {name!r} failed: {type(error).__name__}: {error}") from error
     if masked:
         raise DataError(f"[data] source = {name!r} gave a masked array with missing values; leave such records out")
-    return decode_arrays(name, features, labels)
+    return decode_arrays(name, features, labels, target=data.target, names=data.class_names)
 
 
 def _load(name: str, folder: Path) -> Callable[[], tuple[object, object]]:

@@ -109,7 +109,7 @@ def _refuse_simulated(data: Data) -> None:
             f'data.source = "{data.source}" is for simulations: in a deployment each site has its own records, and '
             'data.source says what the test records are: "parquet", "npz" or "images"'
         )
-    if data.classes is None:
+    if data.classes is None and data.target != "number":
         raise ConfigError(
             "data.classes is not set: in a deployment it names the classes, since no site has to have records of all"
         )

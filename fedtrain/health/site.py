@@ -57,8 +57,9 @@ def _data(node: NodeFolder, policy: SitePolicy) -> Iterator[Check]:
         yield fails("data", str(error))
         return
     info, train = records.info, records.train
-    found = f"{len(train)} records of kind {info.kind}, shape {info.shape}, in {len(info.classes)} classes"
-    if data.classes is None:
+    target = {"class": f"in {len(info.classes)} classes", "labels": f"with {len(info.classes)} labels"}
+    found = f"{len(train)} records of kind {info.kind}, shape {info.shape}, {target.get(data.target, 'with a number')}"
+    if data.classes is None and data.target != "number":
         yield fails(
             "classes",
             "[data] in site.toml names none, and every run is refused: add classes, as the experiments have them",

@@ -33,8 +33,8 @@ minimum_noise = 0.5
 modes = ["record"]
 # "secure" comes from the operating system. "seeded" is for simulations.
 noise = ["secure"]
-# What may be trained: "vision", "tabular", or a task of an app that you have read, as "module:attribute".
-tasks = ["vision", "tabular"]
+# What may be trained: a built-in task, or a task of an app that you have read, as "module:attribute".
+tasks = ["vision", "tabular", "regression", "multilabel"]
 
 [transport]
 # Answer only messages that are encrypted to this node, and send only updates that the server sees in a sum.

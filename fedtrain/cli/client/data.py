@@ -8,7 +8,7 @@ import numpy as np
 import typer
 
 from fedtrain.cli.failing import reporting_errors
-from fedtrain.data import format_histogram
+from fedtrain.data import DataInfo, Split, format_histogram
 from fedtrain.data.site import SiteData, open_site, read_site_data
 from fedtrain.ledger import read_policy
 from fedtrain.machines import NodeFolder
@@ -23,14 +23,13 @@ def data(
         policy, source = read_policy(node.site), read_site_data(node.path)
         records = open_site(source, folder=node.path)
         info, train = records.info, records.train
-        counts = np.bincount(train.targets, minlength=len(info.classes))[None]
         lines = [
             f"source: {source.source}{'' if source.path is None else f', {source.path}'}",
             *_columns(source),
             f"records: {len(train)} of kind {info.kind}, shape {info.shape}, {train.features.dtype}",
-            format_histogram(counts, info.classes),
+            *_targets(train, info),
         ]
-        if source.classes is None:
+        if source.classes is None and source.target != "number":
             lines.append(
                 "warning: [data] names no classes, and without them nothing is trained: add "
                 f'classes = "{", ".join(info.classes)}", or as many as the experiments have, in their order'
@@ -43,9 +42,20 @@ def data(
         sys.stdout.write("\n".join([*lines, "nothing of this left the node"]) + "\n")
 
 
+def _targets(train: Split, info: DataInfo) -> list[str]:
+    """Say how many records have each class or label, or between which numbers the targets are."""
+    match info.target.kind:
+        case "class":
+            return [format_histogram(np.bincount(train.targets, minlength=len(info.classes))[None], info.classes)]
+        case "labels":
+            return ["records with each label:", format_histogram(train.targets.sum(axis=0)[None], info.classes)]
+        case "number":
+            return [f"target: numbers from {train.targets.min():g} to {train.targets.max():g}"]
+
+
 def _columns(source: SiteData) -> list[str]:
     """Say which columns are read, of a source that has columns."""
     if source.source != "parquet":
         return []
     read = source.feature_columns or source.image_column or "the first image column"
-    return [f"columns: {read}; label: {source.label_column}"]
+    return [f"columns: {read}; label: {source.label_columns or source.label_column}"]

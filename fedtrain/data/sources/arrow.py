@@ -1,11 +1,12 @@
 """Arrow tables in the column layout of the Hugging Face hub, decoded to records."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from fedtrain.config import Data
 from fedtrain.config.problems import nearest
@@ -13,8 +14,19 @@ from fedtrain.data.sources.categories import Coded, Place, label_categories, wit
 from fedtrain.data.sources.columns import coded
 from fedtrain.data.sources.features import TableEncoding
 from fedtrain.data.sources.pixels import decode_images
+from fedtrain.data.sources.targets import LabelLists, label_columns, label_lists, number_column
 from fedtrain.data.sources.types import Decoded, require_records
-from fedtrain.data.types import ClassTarget, Columns, DataInfo, Image, Split
+from fedtrain.data.types import (
+    ClassTarget,
+    Columns,
+    DataInfo,
+    Image,
+    LabelsTarget,
+    NumberTarget,
+    Split,
+    Target,
+    TargetKind,
+)
 from fedtrain.errors import DataError
 
 
@@ -35,9 +47,10 @@ class Records:
 
 @dataclass(frozen=True, kw_only=True)
 class Roles:
-    """What each column is: either an image column, or columns of features."""
+    """What each column is: either an image column, or columns of features; and one or more columns of the target."""
 
-    label: str
+    target: TargetKind
+    labels: tuple[str, ...]
     image: str | None
     features: tuple[str, ...]
     owner: str | None
@@ -45,7 +58,7 @@ class Roles:
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns to read."""
-        used = (self.label, *((self.image,) if self.image else self.features))
+        used = (*self.labels, *((self.image,) if self.image else self.features))
         return (*used, self.owner) if self.owner and self.owner not in used else used
 
 
@@ -62,8 +75,9 @@ def roles(schema: Any, data: Data, *, name: str) -> Roles:
     if listed is not None and data.image_column is not None:
         raise DataError("image_column and feature_columns are both set; a record is an image or a row of features")
     owner = data.partition.column
+    labels = data.label_column_names or (data.label_column,)
     named = {
-        "label_column": (data.label_column,),
+        "label_column" if data.label_columns is None else "label_columns": labels,
         "image_column": (data.image_column,) if data.image_column else (),
         "feature_columns": listed or (),
         "partition.column": (owner,) if owner else (),
@@ -80,24 +94,25 @@ def roles(schema: Any, data: Data, *, name: str) -> Roles:
             f"{name}: image_column = {image!r} has type {schema.field(image).type}; "
             "an image column is a struct with a binary field 'bytes'"
         )
-    excluded = {data.label_column, owner}
+    excluded = {*labels, owner}
     if listed is not None and excluded & set(listed):
         both = ", ".join(sorted(str(column) for column in excluded & set(listed)))
         raise DataError(f"{name}: feature_columns names {both}, the column of the label or the owner")
     features = listed or tuple(column for column in columns if column not in excluded)
     if image is None and not features:
         raise DataError(f"{name}: there is no feature column besides {', '.join(columns)}")
-    return Roles(label=data.label_column, image=image, features=() if image else features, owner=owner)
+    return Roles(target=data.target, labels=labels, image=image, features=() if image else features, owner=owner)
 
 
-def decode_tables(train: Records, test: Records | None, role: Roles, *, named: bool) -> Decoded:
+def decode_tables(train: Records, test: Records | None, role: Roles, *, class_names: tuple[str, ...] | None) -> Decoded:
     """Decode training and test tables that hold the columns of the roles.
 
     Args:
         train: the training records.
         test: the test records, if they are apart.
         role: what each column is.
-        named: the experiment names the classes, so that the training records need not have them all.
+        class_names: the classes or labels, where the experiment names them: then the training records need not have
+            them all.
 
     Raises:
         DataError: a value is missing, malformed or not one of the known, or the test records differ in shape.
@@ -105,13 +120,7 @@ def decode_tables(train: Records, test: Records | None, role: Roles, *, named: b
     for records in (train, test) if test else (train,):
         require_records(records.table.num_rows, records.name)
 
-    def labels(records: Records) -> Coded:
-        return coded(records.table[role.label], column=role.label, place=records.place)
-
-    names = _class_names(train.table.schema, role.label)
-    categories = tuple(range(len(names))) if names else label_categories(labels(train), place=train.place)
-    if named and test and not names:
-        categories = with_test_labels(categories, labels(test), place=test.place)
+    target, targets = _READERS[role.target](train, test, role, class_names)
     encoding = None if role.image else TableEncoding.fit(train.table, role.features, place=train.place)
 
     def split(records: Records, shape: tuple[int, ...] | None, *, owner: str | None) -> Split:
@@ -124,7 +133,7 @@ def decode_tables(train: Records, test: Records | None, role: Roles, *, named: b
         owners = coded(table[owner], column=owner, place=place) if owner else None
         return Split(
             features=features,
-            targets=labels(records).encode(categories, what="label", place=place),
+            targets=targets(records),
             owners=owners.encode(owners.categories(), what="owner", place=place) if owners else None,
         )
 
@@ -133,12 +142,66 @@ def decode_tables(train: Records, test: Records | None, role: Roles, *, named: b
     return Decoded(
         info=DataInfo(
             features=(Image if role.image else Columns)(shape=shape),
-            target=ClassTarget(names=names or tuple(str(category) for category in categories)),
+            target=target,
         ),
         train=training,
         test=split(test, shape, owner=None) if test else None,
         categorical=encoding.categorical if encoding else (),
     )
+
+
+TargetReader = tuple[Target, Callable[[Records], NDArray[Any]]]
+
+
+def _read_classes(
+    train: Records, test: Records | None, role: Roles, class_names: tuple[str, ...] | None
+) -> TargetReader:
+    (column,) = role.labels
+
+    def labels(records: Records) -> Coded:
+        return coded(records.table[column], column=column, place=records.place)
+
+    names = _hub_names(train.table.schema, column)
+    categories = tuple(range(len(names))) if names else label_categories(labels(train), place=train.place)
+    if class_names is not None and test and not names:
+        categories = with_test_labels(categories, labels(test), place=test.place)
+    target = ClassTarget(names=names or tuple(str(category) for category in categories))
+    return target, lambda records: labels(records).encode(categories, what="label", place=records.place)
+
+
+def _read_numbers(_train: Records, _test: Records | None, role: Roles, _names: tuple[str, ...] | None) -> TargetReader:
+    (column,) = role.labels
+    return NumberTarget(), lambda records: number_column(records.table[column], column=column, place=records.place)
+
+
+def _read_labels(
+    train: Records, _test: Records | None, role: Roles, class_names: tuple[str, ...] | None
+) -> TargetReader:
+    if len(role.labels) > 1 or not _holds_lists(train.table.schema.field(role.labels[0]).type):
+        return LabelsTarget(names=class_names or role.labels), lambda records: label_columns(
+            records.table, role.labels, place=records.place
+        )
+    (column,) = role.labels
+
+    def lists(records: Records) -> LabelLists:
+        return label_lists(records.table[column], column=column, place=records.place)
+
+    # What the experiment names are strings; of integers, their decimal forms.
+    found = lists(train).labels.categories()
+    by_name = {str(label): label for label in found}
+    wanted = found if class_names is None else tuple(by_name.get(name, name) for name in class_names)
+    return LabelsTarget(names=tuple(map(str, wanted))), lambda records: lists(records).matrix(wanted)
+
+
+_READERS: dict[TargetKind, Callable[[Records, Records | None, Roles, tuple[str, ...] | None], TargetReader]] = {
+    "class": _read_classes,
+    "number": _read_numbers,
+    "labels": _read_labels,
+}
+
+
+def _holds_lists(kind: Any) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 def _holds_files(kind: Any) -> bool:
@@ -159,7 +222,7 @@ def _files(column: Any, place: Place) -> Iterator[bytes]:
             row += 1
 
 
-def _class_names(schema: Any, label: str) -> tuple[str, ...] | None:
+def _hub_names(schema: Any, label: str) -> tuple[str, ...] | None:
     """Return the names that the metadata of the Hugging Face hub gives to integer labels, if any."""
     text = (schema.metadata or {}).get(b"huggingface")
     if text is None or not pa.types.is_integer(schema.field(label).type):

@@ -35,7 +35,7 @@ def decode(data: Data) -> Decoded:
         absent = [column for column in role.columns if column != role.owner and column not in test.table.column_names]
         if absent:
             raise DataError(f"{test.name}: there is no column {absent[0]!r}")
-    return decode_tables(train, test, role, named=data.classes is not None)
+    return decode_tables(train, test, role, class_names=data.class_names)
 
 
 def _records(data: Data, splits: Any, split: str) -> Records:

@@ -6,6 +6,7 @@ One archive can hold both sets as ``x_train``, ``y_train``, ``x_test`` and ``y_t
 
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,19 @@ from numpy.typing import NDArray
 from fedtrain.config import Data
 from fedtrain.data.inputs import existing_file
 from fedtrain.data.sources.categories import Coded, label_categories, with_test_labels
+from fedtrain.data.sources.targets import without_negative_zero, zeros_and_ones
 from fedtrain.data.sources.types import Decoded, require_records
-from fedtrain.data.types import ClassTarget, Columns, DataInfo, Image, Split
+from fedtrain.data.types import (
+    ClassTarget,
+    Columns,
+    DataInfo,
+    Image,
+    LabelsTarget,
+    NumberTarget,
+    Split,
+    Target,
+    TargetKind,
+)
 from fedtrain.errors import DataError
 
 _UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -41,9 +53,12 @@ def decode(data: Data) -> Decoded:
     """Read training arrays, and test arrays where ``test_path`` is set.
 
     ``x`` is uint8 pixels of shape (n, height, width), (n, height, width, channels) or, where only that gives 1 or 3
-    channels, (n, channels, height, width); or numbers of shape (n, features). ``y`` has shape (n,), integers of 0 or
-    more, or strings. The classes are the different values in the training labels, sorted; and where the experiment
-    names the classes, after them those that the test labels alone have.
+    channels, (n, channels, height, width); or numbers of shape (n, features). ``y`` is of the kind of ``data.target``:
+
+    - classes: shape (n,), integers of 0 or more, or strings. The classes are the different values in the training
+      labels, sorted; and where the experiment names the classes, after them those that the test labels alone have;
+    - numbers: shape (n,), finite as float32;
+    - labels: shape (n, labels), booleans, or 0 and 1. They are named by the experiment, or numbered from 0.
 
     Raises:
         DataError: an array is missing or malformed, or the test arrays do not match the training arrays.
@@ -53,21 +68,31 @@ def decode(data: Data) -> Decoded:
     test = _load(existing_file(data.test_path), "_test", owner=None) if data.test_path else None
     if test is not None and test.file.resolve() == train.file.resolve() and test.suffix == train.suffix:
         raise DataError(f"{test.file} is both training and test data; give path and test_path different files")
-    return _decoded(train, test, owner=data.partition.column, named=data.classes is not None)
+    return _decoded(train, test, owner=data.partition.column, target=data.target, names=data.class_names)
 
 
-def decode_arrays(name: str, x: NDArray[Any], y: NDArray[Any]) -> Decoded:
+def decode_arrays(
+    name: str,
+    x: NDArray[Any],
+    y: NDArray[Any],
+    *,
+    target: TargetKind = "class",
+    names: tuple[str, ...] | None = None,
+) -> Decoded:
     """Read records that are arrays in memory, as `decode` does those of an archive without owners.
 
     Args:
         name: what they are called in errors.
         x: features.
-        y: labels.
+        y: targets.
+        target: what they are.
+        names: the names of the labels, where the target is a set of labels.
 
     Raises:
         DataError: they are malformed.
     """
-    return _decoded(_Arrays(file=Path(name), suffix="", x=x, y=y, owner=None), None, owner=None, named=False)
+    arrays = _Arrays(file=Path(name), suffix="", x=x, y=y, owner=None)
+    return _decoded(arrays, None, owner=None, target=target, names=names if target == "labels" else None)
 
 
 def refuse_training_records(file: Path) -> None:
@@ -83,37 +108,80 @@ def refuse_training_records(file: Path) -> None:
         )
 
 
-def _decoded(train: _Arrays, test: _Arrays | None, *, owner: str | None, named: bool) -> Decoded:
+def _decoded(
+    train: _Arrays, test: _Arrays | None, *, owner: str | None, target: TargetKind, names: tuple[str, ...] | None
+) -> Decoded:
     features = _features(train)
-    labels = _labels(train)
-    categories = label_categories(labels, place=train.place)
-    if named and test:
-        categories = with_test_labels(categories, _labels(test), place=test.place)
+    described, targets = _target(train, test, target, names)
     owners = None
     if train.owner is not None:
         coded = _coded(train, train.owner, f"{owner}{train.suffix}")
         owners = coded.encode(coded.categories(), what="owner", place=train.place)
     info = DataInfo(
         features=(Image if features.ndim > 2 else Columns)(shape=features.shape[1:]),  # noqa: PLR2004  # (n, features)
-        target=ClassTarget(names=tuple(str(category) for category in categories)),
+        target=described,
     )
     return Decoded(
         info=info,
-        train=Split(
-            features=features, targets=labels.encode(categories, what="label", place=train.place), owners=owners
-        ),
-        test=_test_split(test, info, categories) if test else None,
+        train=Split(features=features, targets=targets(train), owners=owners),
+        test=_test_split(test, info, targets) if test else None,
     )
 
 
-def _test_split(test: _Arrays, info: DataInfo, categories: tuple[Any, ...]) -> Split:
+def _target(
+    train: _Arrays, test: _Arrays | None, kind: TargetKind, names: tuple[str, ...] | None
+) -> tuple[Target, Callable[[_Arrays], NDArray[Any]]]:
+    """Return what the targets are, and how they are read from arrays."""
+    match kind:
+        case "number":
+            return NumberTarget(), _numbers
+        case "labels":
+            found = train.y.shape[1] if train.y.ndim == 2 else 0  # noqa: PLR2004  # (n, labels)
+            target = LabelsTarget(names=names or tuple(map(str, range(found))))
+            return target, lambda arrays: _label_sets(arrays, target.names)
+        case "class":
+            categories = label_categories(_labels(train), place=train.place)
+            if names is not None and test:
+                categories = with_test_labels(categories, _labels(test), place=test.place)
+            return ClassTarget(names=tuple(str(category) for category in categories)), lambda arrays: _labels(
+                arrays
+            ).encode(categories, what="label", place=arrays.place)
+
+
+def _numbers(arrays: _Arrays) -> NDArray[np.float32]:
+    y, name = arrays.y, f"{arrays.file}: y{arrays.suffix}"
+    if y.shape != (len(arrays.x),) or y.dtype.kind not in "fiu":
+        raise DataError(
+            f"{name} has shape {y.shape} and dtype {y.dtype}; allowed: numbers of shape ({len(arrays.x)},), one for "
+            f"each record of x{arrays.suffix}"
+        )
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused
+        numbers = y.astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(numbers))
+    if bad.size:
+        raise DataError(f"{arrays.place(int(bad[0]))}: {y[bad[0]]} is not a finite 32-bit number")
+    return without_negative_zero(numbers)
+
+
+def _label_sets(arrays: _Arrays, names: tuple[str, ...]) -> NDArray[np.uint8]:
+    y, name = arrays.y, f"{arrays.file}: y{arrays.suffix}"
+    if y.shape != (len(arrays.x), len(names)) or y.dtype.kind not in "iub":
+        raise DataError(
+            f"{name} has shape {y.shape} and dtype {y.dtype}; allowed: booleans, or integers 0 and 1, of shape "
+            f"({len(arrays.x)}, labels): a row for each record of x{arrays.suffix}, a column for each label "
+            f"({', '.join(names) or 'data.classes names them'})"
+        )
+    return zeros_and_ones(y, lambda index: f"{arrays.place(index[0])}, column {index[1]}")
+
+
+def _test_split(test: _Arrays, info: DataInfo, targets: Callable[[_Arrays], NDArray[Any]]) -> Split:
     features = _features(test)
     if features.shape[1:] != info.shape:
         raise DataError(
             f"{test.file}: x{test.suffix} holds records of shape {features.shape[1:]}, but the training records have "
             f"shape {info.shape}"
         )
-    return Split(features=features, targets=_labels(test).encode(categories, what="label", place=test.place))
+    return Split(features=features, targets=targets(test))
 
 
 def _load(file: Path, suffix: str, *, owner: str | None) -> _Arrays:

@@ -30,7 +30,7 @@ def decode(data: Data) -> Decoded:
         raise DataError(f"{min(shared)} is both training and test data; give path and test_path different files")
     role = roles(_schema(train[0]), data, name=str(train[0]))
     testing = _read(test, role, owner=False) if test else None
-    return decode_tables(_read(train, role), testing, role, named=data.classes is not None)
+    return decode_tables(_read(train, role), testing, role, class_names=data.class_names)
 
 
 def _schema(file: Path) -> Any:
@@ -41,7 +41,7 @@ def _schema(file: Path) -> Any:
 
 
 def _read(files: Sequence[Path], role: Roles, *, owner: bool = True) -> Records:
-    wanted = [column for column in role.columns if owner or column != role.owner or column == role.label]
+    wanted = [column for column in role.columns if owner or column != role.owner or column in role.labels]
     tables = []
     for file in files:
         schema = _schema(file)

@@ -1,0 +1,89 @@
+"""What every trainer keeps to: without clipping and noise, all leave the same weights."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from fedtrain.config import TaskConfig, Training
+from fedtrain.data import ClassTarget, Columns, DataInfo, Image, LabelsTarget, NumberTarget
+from fedtrain.privacy.noise import SeededSource
+from fedtrain.tasks import Records, build_task
+from fedtrain.training import PlainTrainer, RoundSettings
+from fedtrain.training.private import PrivateTrainer
+from tests.plans import plan_without_bound
+
+COUNT = 12
+CASES = {
+    "tabular": (Columns(shape=(5,)), ClassTarget(names=("a", "b", "c"))),
+    "vision": (Image(shape=(1, 8, 8)), ClassTarget(names=("a", "b", "c"))),
+    "regression": (Columns(shape=(5,)), NumberTarget()),
+    "multilabel": (Columns(shape=(5,)), LabelsTarget(names=("a", "b"))),
+}
+SETTINGS = RoundSettings(learning_rate=0.1, proximal_mu=0.0, seed=3)
+
+
+def records(info):
+    draw = torch.Generator().manual_seed(0)
+    if info.kind == "image":
+        features = torch.randint(256, (COUNT, *info.shape), generator=draw).to(torch.uint8)
+    else:
+        features = torch.randn(COUNT, *info.shape, generator=draw)
+    match info.target.kind:
+        case "class":
+            targets = torch.randint(len(info.classes), (COUNT,), generator=draw)
+        case "number":
+            targets = torch.randn(COUNT, generator=draw)
+        case "labels":
+            targets = torch.randint(2, (COUNT, len(info.classes)), generator=draw).to(torch.uint8)
+    return Records(features=features, targets=targets)
+
+
+class Double:
+    """The task, in double precision: the noise that the self-check asks for is then far below what is compared."""
+
+    def __init__(self, task):
+        self._task = task
+
+    def __getattr__(self, name):
+        return getattr(self._task, name)
+
+    def collate(self, records, generator):
+        batch = self._task.collate(records, generator)
+        return batch | {"inputs": batch["inputs"].double()}
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("mu", [0.0, 0.5])
+@pytest.mark.parametrize("name", CASES)
+def test_all_trainers_leave_the_same_weights(name, mu, momentum):
+    features, target = CASES[name]
+    info = DataInfo(features=features, target=target)
+    task = Double(build_task(TaskConfig(name=name), info))
+    torch.manual_seed(0)
+    first = task.model().double()
+    settings = dataclasses.replace(SETTINGS, proximal_mu=mu)
+    # Every batch holds all records, in whatever order.
+    config = Training(momentum=momentum, batch_size=COUNT, local_steps=3)
+    trainers = [
+        PlainTrainer(config=config),
+        PrivateTrainer(config=config, plan=plan_without_bound(COUNT, steps=3), source=SeededSource(0)),
+    ]
+    weights = []
+    for trainer in trainers:
+        model = copy.deepcopy(first)
+        trainer.train(model, task, records(info), settings)
+        weights.append(list(model.parameters()))
+    assert not torch.equal(weights[0][0], next(first.parameters()))
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-5, atol=1e-6)
+
+
+def test_only_a_trainer_without_privacy_tells_the_loss():
+    info = DataInfo(features=Columns(shape=(5,)), target=NumberTarget())
+    task = build_task(TaskConfig(name="regression"), info)
+    config = Training(local_steps=2)
+    plain = PlainTrainer(config=config)
+    private = PrivateTrainer(config=config, plan=plan_without_bound(COUNT, steps=2, noise=1e-3), source=SeededSource(0))
+    assert plain.train(task.model(), task, records(info), SETTINGS) > 0
+    assert private.train(task.model(), task, records(info), SETTINGS) is None
