@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fedtrain.data import Split
-from fedtrain.errors import RunError
+from fedtrain.errors import RunError, TaskError
 from fedtrain.report import Evaluation, Metric
 from fedtrain.tasks import Records, Task
 from fedtrain.tasks.calls import collate, forward, to_device
@@ -15,10 +15,19 @@ _BATCH = 500
 
 
 def metrics_of(task: Task) -> tuple[Metric, ...]:
-    """Return how to read what the task measures, as a report holds it; the first chooses the best model."""
+    """Return how to read what the task measures, as a report holds it; the first chooses the best model.
+
+    Raises:
+        TaskError: the task's metrics do not say so.
+    """
+    metrics = task.metrics()
+    if not hasattr(metrics, "described"):
+        raise TaskError(
+            f"the metrics of the task, of type {type(metrics).__name__}, have no `described`: a tuple of "
+            "fedtrain.tasks.Metric, the first of which chooses the best model; an empty one chooses none"
+        )
     return tuple(
-        Metric(name=metric.name, direction=metric.direction, format=metric.format)
-        for metric in task.metrics().described
+        Metric(name=metric.name, direction=metric.direction, format=metric.format) for metric in metrics.described
     )
 
 

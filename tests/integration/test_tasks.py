@@ -53,9 +53,12 @@ def test_a_task_trains_in_every_mode(task, mode, transport, table, cli, tmp_path
         *MODES[mode],
         *transport,
     ]
-    out = tmp_path / "run"
-    done = cli.run(*(part for field in fields for part in ("--set", field)), "--workers", 1, "--json", out=out)
-    assert done.status == 0, done.stderr
+    config, out = tmp_path / "experiment.toml", tmp_path / "run"
+    config.write_text(f'name = "{task}"\n')
+    done = cli.run(
+        "-c", config, *(part for field in fields for part in ("--set", field)), "--workers", 1, "--json", out=out
+    )
+    assert done.status == 0, done.stdout + done.stderr
     summary = json.loads(done.stdout)
     report = Report.model_validate_json((out / "report.json").read_bytes())
     first, last = report.evaluation.history[0], report.evaluation.final
@@ -65,7 +68,8 @@ def test_a_task_trains_in_every_mode(task, mode, transport, table, cli, tmp_path
     assert report.data.target == TASKS[task][1][0].removeprefix("data.target=")
     assert report.data.train_records == RECORDS * 3 // 4
     assert (report.privacy.epsilon is None) == (mode == "none")
-    assert f"{metric}" in (out / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line[metric] for line in lines] == [entry.value(metric) for entry in report.evaluation.history]
     if mode == "none":
         assert report.evaluation.best.reached == last.value(metric)
         better = last.value(metric) - first.value(metric)

@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn import functional
 
 from fedtrain.data import Split
-from fedtrain.errors import RunError
+from fedtrain.errors import RunError, TaskError
 from fedtrain.report import Evaluation
-from fedtrain.serverapp.evaluation import evaluate
+from fedtrain.serverapp.evaluation import evaluate, metrics_of
 from fedtrain.serverapp.preparation import prepare
 from fedtrain.tasks import Records, Task
 from tests.fakes import digits_experiment
@@ -128,3 +128,12 @@ def test_a_task_may_measure_other_things():
 def test_measurements_that_no_report_can_hold_are_an_error_of_the_run(measurements):
     with pytest.raises(RunError, match="measurements after round 2 cannot be reported"):
         evaluate(nn.Linear(2, 1), Own(measurements), SPLIT, round_number=2)
+
+
+def test_metrics_that_do_not_say_how_they_are_read_are_refused():
+    class Silent(Own):
+        metrics = dict
+
+    assert metrics_of(Own({})) == ()
+    with pytest.raises(TaskError, match="of type dict, have no `described`"):
+        metrics_of(Silent({}))
