@@ -12,7 +12,16 @@ if TYPE_CHECKING:
     from fedtrain.api import Run, audit_report, budget, load_run, plan, simulate
     from fedtrain.audit import Check, Verdict
     from fedtrain.config import Experiment
-    from fedtrain.data import DataInfo, DataStore, Split
+    from fedtrain.data import (
+        ClassTarget,
+        Columns,
+        DataInfo,
+        DataStore,
+        Image,
+        LabelsTarget,
+        NumberTarget,
+        Split,
+    )
     from fedtrain.ledger.balance import BudgetRow
     from fedtrain.report import Report
     from fedtrain.report.plan import PlanSummary
@@ -25,12 +34,17 @@ __version__ = "0.1.0"
 __all__ = [
     "BudgetRow",
     "Check",
+    "ClassTarget",
     "ClientDone",
+    "Columns",
     "DataInfo",
     "DataStore",
     "Event",
     "Experiment",
+    "Image",
+    "LabelsTarget",
     "Notice",
+    "NumberTarget",
     "PlanSummary",
     "Report",
     "Roster",
@@ -54,7 +68,16 @@ _HOMES = {
     "fedtrain.api": ("Run", "audit_report", "budget", "load_run", "plan", "simulate"),
     "fedtrain.audit": ("Check", "Verdict"),
     "fedtrain.config": ("Experiment",),
-    "fedtrain.data": ("DataInfo", "DataStore", "Split"),
+    "fedtrain.data": (
+        "ClassTarget",
+        "Columns",
+        "DataInfo",
+        "DataStore",
+        "Image",
+        "LabelsTarget",
+        "NumberTarget",
+        "Split",
+    ),
     "fedtrain.ledger.balance": ("BudgetRow",),
     "fedtrain.report": ("Report",),
     "fedtrain.report.plan": ("PlanSummary",),

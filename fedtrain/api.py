@@ -84,7 +84,7 @@ class Run:
         import torch
         from safetensors.torch import load
 
-        from fedtrain.data import DataInfo
+        from fedtrain.data.types import DataInfo
         from fedtrain.tasks import build_task
 
         saved = self.report.model.final if which == "final" else self.report.model.best
@@ -98,7 +98,8 @@ class Run:
         if sha256(weights).hexdigest() != saved.sha256:
             raise StorageError(f"{file} is not the model of the report: its SHA-256 is another")
         data = self.report.data
-        info = DataInfo(kind=data.kind, shape=data.shape, classes=data.classes)  # type: ignore[arg-type]
+        schema = {"kind": data.kind, "shape": data.shape, "target": data.target, "names": data.classes}
+        info = DataInfo.from_json(schema)
         task = build_task(from_flat(self.report.config).task, info, self.task)
         with torch.random.fork_rng(devices=[]):
             model = task.model()

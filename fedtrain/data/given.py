@@ -1,16 +1,14 @@
 """A data set that is an object of the calling program, in the place of one that a source decodes."""
 
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedtrain.config import Data
-from fedtrain.data.types import DataInfo, DataStore, Split
+from fedtrain.data.types import DataInfo, DataStore, Split, Target
 from fedtrain.errors import DataError
-
-_DTYPES = {"image": np.uint8, "table": np.float32}
 
 
 def check_store(store: object) -> DataStore:
@@ -54,30 +52,45 @@ def data_section(data: Data) -> Data:
 
 
 def _checked(name: str, split: Split, info: DataInfo) -> Split:
-    features, labels = split.features, split.labels
-    shape = (len(labels), *info.shape)
-    if features.shape != shape or features.dtype != _DTYPES[info.kind]:
+    features, targets = split.features, split.targets
+    shape, dtype = (len(targets), *info.shape), np.dtype(info.features.dtype)
+    if features.shape != shape or features.dtype != dtype:
         raise DataError(
             f"{name}.features has shape {features.shape} and dtype {features.dtype}; {info.kind} records of shape "
-            f"{info.shape} with {len(labels)} labels are {np.dtype(_DTYPES[info.kind]).name} of shape {shape}"
+            f"{info.shape} with {len(targets)} targets are {dtype.name} of shape {shape}"
         )
-    if len(labels) == 0:
+    if len(targets) == 0:
         raise DataError(f"{name} has no records; it needs at least one")
-    if labels.ndim != 1 or labels.dtype != np.int64:
-        raise DataError(f"{name}.labels has shape {labels.shape} and dtype {labels.dtype}; it is int64 of shape (n,)")
-    if labels.min() < 0 or labels.max() >= len(info.classes):
-        raise DataError(
-            f"{name}.labels has values from {labels.min()} to {labels.max()}; the {len(info.classes)} classes are 0 to "
-            f"{len(info.classes) - 1}"
-        )
+    _check_targets(f"{name}.targets", targets, info.target)
     bad = np.argwhere(~np.isfinite(features))
     if len(bad):
         raise DataError(f"{name}.features has a value that is not finite, in record {bad[0][0]}")
-    if split.owners is not None and (split.owners.shape != labels.shape or split.owners.dtype != np.int64):
+    if split.owners is not None and (split.owners.shape != targets.shape[:1] or split.owners.dtype != np.int64):
         raise DataError(
             f"{name}.owners has shape {split.owners.shape} and dtype {split.owners.dtype}; it is int64 of shape "
-            f"{labels.shape}"
+            f"{targets.shape[:1]}"
         )
     # PyTorch computes otherwise on what is laid out otherwise, and rounds differently.
     contiguous = cast("NDArray[np.uint8] | NDArray[np.float32]", np.ascontiguousarray(features))
-    return replace(split, features=contiguous, labels=np.ascontiguousarray(labels))
+    return replace(split, features=contiguous, targets=np.ascontiguousarray(targets))
+
+
+def _check_targets(name: str, targets: NDArray[Any], target: Target) -> None:
+    dtype, wanted = np.dtype(target.dtype), "(n, labels)" if target.kind == "labels" else "(n,)"
+    shape = (len(targets), len(target.names)) if target.kind == "labels" else (len(targets),)
+    if targets.shape != shape or targets.dtype != dtype:
+        raise DataError(
+            f"{name} has shape {targets.shape} and dtype {targets.dtype}; it is {dtype.name} of shape {wanted}"
+        )
+    match target.kind:
+        case "number":
+            bad = np.flatnonzero(~np.isfinite(targets))
+            if bad.size:
+                raise DataError(f"{name} has a value that is not finite, in record {bad[0]}")
+            return
+        case "labels":
+            most, what = 1, "a record has a label or not"
+        case "class":
+            most, what = len(target.names) - 1, f"the {len(target.names)} classes are 0 to {len(target.names) - 1}"
+    if targets.min() < 0 or targets.max() > most:
+        raise DataError(f"{name} has values from {targets.min()} to {targets.max()}; {what}")

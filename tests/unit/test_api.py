@@ -21,7 +21,9 @@ from torch import nn
 
 import fedtrain
 from fedtrain import (
+    ClassTarget,
     ClientDone,
+    Columns,
     DataInfo,
     DataStore,
     Experiment,
@@ -37,11 +39,11 @@ from fedtrain import (
 from fedtrain.config import read_toml
 from fedtrain.data import open_store
 from fedtrain.errors import ConfigError, DataError, ReportError, SiteError, StorageError, TaskError, UsageError
-from fedtrain.tasks import ClassificationMetrics
+from fedtrain.tasks import ClassificationMetrics, Task
 from tests.fakes import digits_experiment, private_experiment
 
 
-class Digits:
+class Digits(Task):
     """A task that exists in this test alone."""
 
     def __init__(self, info):
@@ -50,11 +52,11 @@ class Digits:
     def model(self):
         return nn.Sequential(nn.Flatten(), nn.Linear(64, len(self.info.classes)))
 
-    def encode(self, features, generator):
-        return features.to(torch.float32) / 16
+    def collate(self, records, generator):
+        return {"inputs": records.features.to(torch.float32) / 16, "targets": records.targets}
 
-    def loss(self, outputs, labels):
-        return nn.functional.cross_entropy(outputs, labels) if len(labels) else outputs.sum()
+    def losses(self, outputs, batch):
+        return nn.functional.cross_entropy(outputs, batch["targets"], reduction="none")
 
     def metrics(self):
         return ClassificationMetrics(len(self.info.classes))
@@ -131,8 +133,8 @@ def test_the_model_has_the_trained_weights_and_leaves_the_generator_alone(privat
     assert not model.training
     weights = load_file(private.path / "model-final.safetensors")
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
-    outputs = model(Digits(store.info).encode(torch.from_numpy(np.array(store.test.features)), None))
-    right = (outputs.argmax(1).numpy() == store.test.labels).mean()
+    outputs = model(torch.from_numpy(np.array(store.test.features)).to(torch.float32) / 16)
+    right = (outputs.argmax(1).numpy() == store.test.targets).mean()
     assert right == pytest.approx(private.metrics[-1]["accuracy"])
     best = private.model("best").state_dict()
     assert all(
@@ -330,9 +332,9 @@ def damaged(store, **changes):
 
 
 TABLE = DataStore(
-    info=DataInfo(kind="table", shape=(2,), classes=("a", "b")),
-    train=Split(features=np.zeros((4, 2), np.float32), labels=np.array([0, 1, 0, 1])),
-    test=Split(features=np.zeros((2, 2), np.float32), labels=np.array([0, 1])),
+    info=DataInfo(features=Columns(shape=(2,)), target=ClassTarget(names=("a", "b"))),
+    train=Split(features=np.zeros((4, 2), np.float32), targets=np.array([0, 1, 0, 1])),
+    test=Split(features=np.zeros((2, 2), np.float32), targets=np.array([0, 1])),
 )
 NOT_FINITE = np.array([[0, 1], [0, np.nan], [np.inf, 0], [0, 0]], np.float32)
 
@@ -345,16 +347,19 @@ NOT_FINITE = np.array([[0, 1], [0, np.nan], [np.inf, 0], [0, 0]], np.float32)
         (damaged(TABLE, features=NOT_FINITE), "data.train.features has a value that is not finite, in record 1"),
         (damaged(TABLE, features=np.zeros((4, 2))), "dtype float64; table records of shape .* are float32"),
         (damaged(TABLE, features=np.zeros((3, 2), np.float32)), r"has shape \(3, 2\) .* of shape \(4, 2\)"),
-        (damaged(TABLE, labels=np.array([0, 1, 0, 2])), "has values from 0 to 2; the 2 classes are 0 to 1"),
-        (damaged(TABLE, labels=np.array([0, 1, 0, -1])), "has values from -1 to 1"),
-        (damaged(TABLE, labels=np.array([0, 1, 0, 1], np.int32)), "labels has shape .* dtype int32; it is int64"),
-        (damaged(TABLE, features=np.zeros((0, 2), np.float32), labels=np.zeros(0, np.int64)), "has no records"),
+        (damaged(TABLE, targets=np.array([0, 1, 0, 2])), "has values from 0 to 2; the 2 classes are 0 to 1"),
+        (damaged(TABLE, targets=np.array([0, 1, 0, -1])), "has values from -1 to 1"),
+        (damaged(TABLE, targets=np.array([0, 1, 0, 1], np.int32)), "targets has shape .* dtype int32; it is int64"),
+        (damaged(TABLE, features=np.zeros((0, 2), np.float32), targets=np.zeros(0, np.int64)), "has no records"),
         (damaged(TABLE, owners=np.zeros(3, np.int64)), r"owners has shape \(3,\)"),
     ],
 )
 def test_records_that_are_not_as_their_facts_say_are_refused(tmp_path, data, message):
     if message is None:
-        data, message = replace(TABLE, test=replace(TABLE.test, labels=np.array([0, 7]))), "data.test.labels has values"
+        data, message = (
+            replace(TABLE, test=replace(TABLE.test, targets=np.array([0, 7]))),
+            "data.test.targets has values",
+        )
     with pytest.raises(DataError, match=message):
         simulate(Experiment.from_dict({"federation": {"clients": 2, "cohort": 2}}), out=tmp_path / "run", data=data)
     assert not (tmp_path / "run").exists()
@@ -368,7 +373,7 @@ def test_fields_that_a_source_would_read_are_refused_beside_records(tmp_path):
 def test_records_of_a_store_that_was_changed_are_split_anew(cache, tmp_path):
     """A split that is cached beside the decoded records is not one of other records."""
     opened = open_store(digits_experiment(cache).data, seed=0)
-    few = replace(opened, train=Split(features=opened.train.features[:40], labels=opened.train.labels[:40]))
+    few = replace(opened, train=Split(features=opened.train.features[:40], targets=opened.train.targets[:40]))
     assert few.folder is not None
     run = simulate(of_objects(cache, federation__rounds=1), out=tmp_path / "run", task=Digits, data=few)
     assert run.report.data.train_records == 40
