@@ -72,7 +72,8 @@ def _checked(name: str, split: Split, info: DataInfo) -> Split:
         )
     # PyTorch computes otherwise on what is laid out otherwise, and rounds differently.
     contiguous = cast("NDArray[np.uint8] | NDArray[np.float32]", np.ascontiguousarray(features))
-    return replace(split, features=contiguous, targets=np.ascontiguousarray(targets))
+    in_order = cast("NDArray[np.int64] | NDArray[np.float32] | NDArray[np.uint8]", np.ascontiguousarray(targets))
+    return replace(split, features=contiguous, targets=in_order)
 
 
 def _check_targets(name: str, targets: NDArray[Any], target: Target) -> None:
