@@ -207,13 +207,13 @@ def test_two_classes_of_one_name_are_two_tasks(cache, store, tmp_path):
 def test_a_task_with_state_is_used_as_it_is_and_stays_here(cache, store, tmp_path):
     task = Digits(store.info)
     task.encoded = 0
-    encode = task.encode
+    collate = task.collate
 
-    def counting(features, generator):
+    def counting(records, generator):
         task.encoded += generator is not None
-        return encode(features, generator)
+        return collate(records, generator)
 
-    task.encode = counting
+    task.collate = counting
     run = simulate(of_objects(cache, federation__rounds=1), out=tmp_path / "run", task=task, data=store)
     assert run.report.config["task.name"] == "object:Digits"
     assert task.encoded == 0  # it trained in copies of this process
