@@ -10,8 +10,8 @@ from functools import cached_property
 
 from pydantic import JsonValue
 
-from fedtrain.audit.spending import Charge, Spent
 from fedtrain.audit.verdict import UnprovenError
+from fedtrain.config import from_flat
 from fedtrain.crypto import SignedEnvelope
 from fedtrain.errors import ForgeryError, PrivacySpecError
 from fedtrain.ledger import (
@@ -26,13 +26,15 @@ from fedtrain.ledger import (
     read_chain,
     read_records,
     read_statement,
-    unanswered,
 )
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import mechanism_of_plan, read_plan
+from fedtrain.report.claim import ClientLedger, Spent, charged, derive_claim, derive_promise
 from fedtrain.report.mechanism import Mechanism
+from fedtrain.report.privacy import Privacy
 from fedtrain.report.schema import Report
 from fedtrain.report.trail import LedgerTrail, SignedTrail
+from fedtrain.report.transport import Transport
 from fedtrain.trust import Roster
 
 
@@ -204,17 +206,29 @@ class Evidence:
             raise UnprovenError(f"the ledger of client {broken[0]} does not verify")
         return {client: self._spent(ledger) for client, ledger in self.ledgers.items()}
 
+    @cached_property
+    def derived(self) -> Privacy:
+        """The claim as an honest server derives it from what was signed, without the curve.
+
+        Raises:
+            UnprovenError: something that it rests on does not verify.
+            PrivacySpecError: nothing can be derived from it, though it verifies.
+            ConfigError: the configuration cannot be read.
+        """
+        known = self.spent.keys()
+        if missing := [client for client in self.roster.clients if client not in known]:
+            raise UnprovenError(f"there is no ledger of client {missing[0]}")
+        ledgers = {client: _as_charged(ledger) for client, ledger in self.ledgers.items()}
+        return derive_claim(from_flat(self.report.config), self.roster, self.records, ledgers, rounds=None)
+
+    @cached_property
+    def promised(self) -> Mapping[str, object]:
+        """The fields of the claim that follow from the opening and the transport, at the epsilon that is claimed."""
+        epsilon = self.report.privacy.epsilon or 0.0
+        return derive_promise(self.plan, self.opened, Transport.of(self.records), epsilon=epsilon)
+
     def _spent(self, ledger: KnownLedger) -> Spent:
-        reserved = [
-            Charge(run=entry.run, round=entry.round, event=entry.event)
-            for entry in ledger.entries
-            if entry.status == "reserved"
-        ]
-        stated = ledger.statement if ledger.covered else None
-        missing = unanswered(ledger.client, self.records, ledger.entries, stated, noise=self.opened.noise)
-        event = self.plan.round_event
-        asked = [Charge(run=self.opened.run, round=number, event=event) for number in missing]
-        return Spent(charges=(*reserved, *asked), unanswered=tuple(missing))
+        return charged(ledger.client, _as_charged(ledger), self.plan, self.opened, self.records)
 
 
 def read_copy(name: str, data: bytes, roster: Roster) -> CopiedLedger:
@@ -238,6 +252,10 @@ def read_copy(name: str, data: bytes, roster: Roster) -> CopiedLedger:
     except ForgeryError as error:
         return CopiedLedger(name=name, client=client, envelopes=envelopes, problem=str(error))
     return CopiedLedger(name=name, client=client, envelopes=envelopes, entries=entries)
+
+
+def _as_charged(ledger: KnownLedger) -> ClientLedger:
+    return ClientLedger(entries=ledger.entries, head=ledger.head, stated=ledger.statement)
 
 
 def _known(ledger: LedgerTrail, roster: Roster) -> KnownLedger:

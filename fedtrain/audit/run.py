@@ -20,7 +20,6 @@ from fedtrain.audit.checks import (
     signatures,
     statements,
     transport,
-    words,
 )
 from fedtrain.audit.evidence import Evidence, read_copy
 from fedtrain.audit.verdict import Check, Finding, UnprovenError, Verdict, fails, not_proven
@@ -44,7 +43,8 @@ CHECKS: Final[tuple[tuple[str, Callable[[Evidence], Finding]], ...]] = (
     ("entries were asked for", matching.entries),
     ("entries follow the plan", accounting.events),
     ("mechanism", claims.mechanism),
-    ("words", words.words),
+    ("claim", claims.claim),
+    ("words", claims.words),
     ("clients", claims.clients),
     ("charges", claims.events),
     ("round log", rounds.log),

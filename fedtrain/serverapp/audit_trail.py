@@ -28,6 +28,7 @@ from fedtrain.ledger import (
 )
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.report import LedgerTrail, Report, RoundEntry, SignedTrail
+from fedtrain.report.claim import ClientLedger
 from fedtrain.report.digest import body_digest
 from fedtrain.trust import Roster
 
@@ -165,6 +166,18 @@ class AuditTrail:
         if self.noise == "secure":
             return Counter(questions.times)
         return questions.distinct(done=done)
+
+    @property
+    def ledgers(self) -> dict[int, ClientLedger]:
+        """The ledger of each client, with its statement, as far as they are known."""
+        return {
+            client: ClientLedger(
+                entries=self.copies.entries(client),
+                head=self.copies.head(client).digest,
+                stated=self.copies.stated(client),
+            )
+            for client in self.roster.clients
+        }
 
     def drawable(self) -> list[int]:
         """Return the clients that have reserved a run with secret cohorts, as their ledgers show."""

@@ -16,10 +16,10 @@ from fedtrain.report import (
     SignedTrail,
     best_of,
 )
+from fedtrain.report.claim import derive_claim, no_claim
 from fedtrain.serverapp import software
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.checkpoint import RunState
-from fedtrain.serverapp.claims import no_claim, private_claim
 from fedtrain.serverapp.preparation import Preparation
 
 Status = Literal["completed", "interrupted", "failed"]
@@ -64,7 +64,9 @@ def build_report(
             best=best_of(evaluations, preparation.metrics),
             history=evaluations,
         ),
-        privacy=no_claim(experiment) if trail is None else private_claim(experiment, trail, rounds=state.round_number),
+        privacy=no_claim(experiment)
+        if trail is None
+        else derive_claim(experiment, trail.roster, trail.log.records, trail.ledgers, rounds=state.round_number),
         data=DataSummary(
             kind=info.kind,
             shape=info.shape,

@@ -1,11 +1,11 @@
 """Whether the epsilons of the report follow from the signed entries, by three accountants."""
 
-from collections.abc import Callable, Iterable
-
 from fedtrain.audit.evidence import Evidence
 from fedtrain.audit.verdict import Finding, UnprovenError, decide, not_proven
-from fedtrain.privacy import Event
-from fedtrain.privacy.accounting import Bound, ceiling, claim, second_opinion
+from fedtrain.privacy.accounting import ceiling, claim, second_opinion
+from fedtrain.privacy.events import sampled_gaussian
+from fedtrain.privacy.mechanisms import adds_up, mechanism_of_plan
+from fedtrain.report.claim import ACCOUNTING
 
 TOLERANCE = 1e-3
 """By how much two computations of one epsilon may differ, absolutely or relatively, by versions of a library."""
@@ -14,8 +14,6 @@ TOLERANCE = 1e-3
 # that width can hide an error of it.
 _CLOSE, _ROUGH = 0.03, 0.12
 _OPINION_RELATIVE = 0.01
-
-Accounting = Callable[[Iterable[Event], float], Bound]
 
 
 def _independent(events: Iterable[Event], delta: float) -> Bound:
@@ -48,12 +46,13 @@ def events(evidence: Evidence) -> Finding:
     for clients do not add up.
     """
     plan, run, digest = evidence.plan, evidence.opened.run, evidence.plan.digest
-    expected = plan.event(plan.spec.steps) if evidence.secret else plan.round_event
+    mechanism = mechanism_of_plan(plan)
+    expected = sampled_gaussian(mechanism.reservation(plan))
     noise, problems, count = evidence.opened.noise, [], 0
     for client, ledger in evidence.ledgers.items():
         for entry in ledger.entries:
             where = f"round {entry.round}, client {client}: entry {entry.sequence}"
-            if entry.unit != plan.spec.unit:
+            if not adds_up(entry.unit, plan.spec.unit):
                 problems.append(f"{where} protects each {entry.unit}, and the report's epsilon each {plan.spec.unit}")
             if entry.run != run:
                 continue
@@ -63,7 +62,7 @@ def events(evidence: Evidence) -> Finding:
             if entry.plan != digest:
                 problems.append(f"{where} was signed for the plan {entry.plan[:16]}, and the run's is {digest[:16]}")
             for name in ("sampling_rate", "noise_multiplier", "steps"):
-                signed, planned = getattr(entry.event, name), getattr(expected, name)
+                signed, planned = getattr(entry.event, name, None), getattr(expected, name)
                 if signed != planned:
                     problems.append(f"{where} has {name} {signed}, and the plan {planned}")
     return decide(problems, f"{count} entries of this run have the plan's sampling rate, noise and steps")
@@ -135,7 +134,7 @@ def accountants(evidence: Evidence) -> Finding:
     if most is None or most.client not in evidence.spent:
         raise UnprovenError("there is no ledger of the client that spent most")
     charged = evidence.spent[most.client].events()
-    expected: dict[str, Accounting] = {"claim": claim, "second opinion": _independent, "ceiling": ceiling}
+    expected = {**ACCOUNTING, "second opinion": _independent}
     told = {accountant.role: accountant for accountant in privacy.accountants}
     problems, unproven = [f"no {role} is named" for role in expected if role not in told], []
     for role, accountant in told.items():

@@ -1,48 +1,109 @@
-"""Whether what the report says of privacy is what the signed entries and records give."""
+"""Whether the claim is the one that an honest server derives from what was signed: every field of it.
+
+The claim is derived again by the function that the server derives it with (`fedtrain.report.claim`), from what this
+audit verified. Here is what tells the two apart. That the arithmetic is right is for the second opinion, which is
+another library's; that what was signed is complete, and agrees with the configuration, is for the other checks.
+"""
 
 from collections import Counter
+from collections.abc import Iterator
 from math import isclose
 
+from pydantic import BaseModel
+
+from fedtrain.audit.checks.accounting import near
 from fedtrain.audit.evidence import Evidence
-from fedtrain.audit.spending import Spent
 from fedtrain.audit.verdict import Finding, decide
-from fedtrain.privacy.events import sampled_gaussian
+from fedtrain.privacy.mechanisms import mechanism_of_plan
 from fedtrain.report.mechanism import PrivacyEvent
-from fedtrain.report.privacy import ClientPrivacy
+
+_WORDS = (
+    *("adversaries", "trusted", "sampling", "composition", "random_source", "statement", "accesses_not_covered"),
+    "not_covered",
+)
+_OWN_CHECKS = frozenset({*_WORDS, "events", "accountants", "curve"})
+
+
+def claim(evidence: Evidence) -> Finding:
+    """Each field of the claim is what an honest server derives from the signed records, ledgers and statements.
+
+    Epsilons may differ by what versions of a library differ by. The words, the charges, the accountants and the curve
+    have checks of their own.
+    """
+    told, found = evidence.report.privacy, evidence.derived
+    problems = [
+        f"{path} is {said!r} in the report, and {derived!r} by what was signed"
+        for name in type(found).model_fields
+        if name not in _OWN_CHECKS
+        for path, said, derived in _differences(f"privacy.{name}", getattr(told, name), getattr(found, name))
+    ]
+    return decide(problems, "each of its fields is derived again from what was signed, and is the same")
+
+
+def _differences(path: str, told: object, found: object) -> Iterator[tuple[str, object, object]]:
+    """Yield each value that differs, by its path."""
+    if isinstance(told, BaseModel) and type(told) is type(found):
+        for name in type(told).model_fields:
+            if name != "version":  # of a library: the auditor may have another
+                yield from _differences(f"{path}.{name}", getattr(told, name), getattr(found, name))
+    elif isinstance(told, tuple) and isinstance(found, tuple) and len(told) == len(found):
+        for place, (one, other) in enumerate(zip(told, found, strict=True)):
+            yield from _differences(f"{path}.{place}", one, other)
+    elif path.endswith("epsilon") and isinstance(told, float) and isinstance(found, float):
+        if not near(told, found):
+            yield path, told, found
+    elif type(told) is not type(found) or told != found:
+        yield path, told, found
 
 
 def mechanism(evidence: Evidence) -> Finding:
     """The mechanism, the unit and the sampling of the report are those of the plan that the run was opened with."""
     told, privacy, plan = evidence.mechanism, evidence.report.privacy, evidence.plan
-    spec, adaptive = plan.spec, told.adaptive_clipping
-    clipping = spec.adaptive
-    pairs = {
-        "plan digest": (told.plan_digest, plan.digest),
-        "unit": (privacy.unit, spec.unit),
-        "neighbouring": (privacy.neighbouring, spec.neighbouring),
-        "sampling rate": (told.sampling_rate, spec.sampling_rate),
-        "noise multiplier": (told.noise_multiplier, plan.noise_multiplier),
-        "clip norm": (told.clip_norm, spec.clip_norm),
-        "divisor": (told.divisor, spec.divisor),
-        "population": (told.population, spec.population),
-        "steps per round": (told.steps_per_round, spec.steps_per_round),
-        "rounds": (told.rounds, spec.rounds),
-        "clipping quantile": (adaptive and adaptive.quantile, clipping and clipping.quantile),
-        "clipping rate": (adaptive and adaptive.learning_rate, clipping and clipping.learning_rate),
-        "clipping noise": (adaptive and adaptive.count_noise, clipping and clipping.count_noise),
-    }
+    expected = evidence.promised
     problems = [
-        f"{name} is {said} in the report, and {planned} in the plan"
-        for name, (said, planned) in pairs.items()
-        if said != planned
+        f"{name} is {getattr(privacy, name)} in the report, and {expected[name]} in the plan"
+        for name in ("unit", "neighbouring")
+        if getattr(privacy, name) != expected[name]
     ]
-    if adaptive is not None and not isclose(adaptive.value_noise_multiplier, plan.value_noise_multiplier):
-        said, planned = adaptive.value_noise_multiplier, plan.value_noise_multiplier
-        problems.append(f"noise multiplier of the values is {said} in the report, and {planned} by the plan")
-    sampling = privacy.sampling
-    if sampling is not None and sampling.amplification and not (evidence.secret or spec.unit == "record"):
+    for path, said, planned in _differences("", told, expected["mechanism"]):
+        name = _NAMES.get(path, path.strip(".").replace("_", " "))
+        both = isinstance(said, float) and isinstance(planned, float)
+        if path.endswith("value_noise_multiplier") and both and isclose(said, planned):  # type: ignore[arg-type]
+            continue
+        problems.append(f"{name} is {said} in the report, and {planned} in the plan")
+    sampling, own = privacy.sampling, mechanism_of_plan(plan).sampling(plan)
+    if sampling is not None and sampling.amplification and not own.amplification:
         problems.append("amplification by sampling is claimed, and cohorts are not secret")
     return decide(problems, f"as in the plan {plan.digest[:16]}, which each client's entries name")
+
+
+_NAMES = {
+    ".adaptive_clipping.quantile": "clipping quantile",
+    ".adaptive_clipping.learning_rate": "clipping rate",
+    ".adaptive_clipping.count_noise": "clipping noise",
+    ".adaptive_clipping.value_noise_multiplier": "noise multiplier of the values",
+}
+
+
+def words(evidence: Evidence) -> Finding:
+    """Who is bounded, who is trusted, what is promised and what is not covered: each as it follows, word by word.
+
+    With secure noise nothing in the report may be read directly from the records: no charge would pay for it.
+    """
+    report, privacy, expected = evidence.report, evidence.report.privacy, evidence.promised
+    problems = [
+        f"privacy.{name} does not say what follows from the plan, the noise, the transport and epsilon"
+        for name in _WORDS
+        if getattr(privacy, name) != expected[name]
+    ]
+    if evidence.opened.noise == "secure":
+        counts = {"data.train_records": report.data.train_records, "data.histogram": report.data.histogram}
+        problems += [
+            f"{name} is read directly from the records, and with secure noise it must not be there"
+            for name, told in counts.items()
+            if told is not None
+        ]
+    return decide(problems, "adversaries, trust, statement and gaps are those of the plan, the noise and the transport")
 
 
 def clients(evidence: Evidence) -> Finding:
@@ -56,36 +117,21 @@ def clients(evidence: Evidence) -> Finding:
         for client in told
         if client not in evidence.roster.clients
     ]
-    for client, spent in evidence.spent.items():
-        if client in told:
-            problems += _differences(told[client], evidence, spent)
+    if not problems:
+        for found in evidence.derived.clients:
+            problems += [
+                f"client {found.client}: {name} is {getattr(told[found.client], name)} in the report, and "
+                f"{getattr(found, name)} by its ledger and the server's record"
+                for name in ("dataset", "entries", "steps", "rounds", "unanswered")
+                if getattr(told[found.client], name) != getattr(found, name)
+            ]
     return decide(problems, f"data set, entries, steps and rounds of {len(told)} clients are those of their ledgers")
-
-
-def _differences(told: ClientPrivacy, evidence: Evidence, spent: Spent) -> list[str]:
-    entries, run = evidence.ledgers[told.client].entries, evidence.opened.run
-    pairs = {
-        "dataset": (told.dataset, entries[0].dataset if entries else None),
-        "entries": (told.entries, len(entries)),
-        "steps": (told.steps, sum(charge.event.steps for charge in spent.charges)),
-        "rounds": (told.rounds, tuple(sorted({charge.round for charge in spent.charges if charge.run == run}))),
-        "unanswered": (tuple(sorted(told.unanswered)), tuple(sorted(set(spent.unanswered)))),
-    }
-    return [
-        f"client {told.client}: {name} is {said} in the report, and {found} by its ledger and the server's record"
-        for name, (said, found) in pairs.items()
-        if said != found
-    ]
 
 
 def events(evidence: Evidence) -> Finding:
     """The charges in the report are exactly those of the ledgers, and the questions that were left unanswered."""
     told = Counter(map(_key, evidence.report.privacy.events))
-    found: Counter[tuple[int, str, int, float, float, int]] = Counter()
-    for client, spent in evidence.spent.items():
-        for charge in spent.charges:
-            event = sampled_gaussian(charge.event)
-            found[client, charge.run, charge.round, event.sampling_rate, event.noise_multiplier, event.steps] += 1
+    found = Counter(map(_key, evidence.derived.events))
     problems = [f"round {key[2]}, client {key[0]}: a charge is missing from privacy.events" for key in found - told]
     problems += [
         f"round {key[2]}, client {key[0]}: privacy.events has a charge that nothing gives" for key in told - found

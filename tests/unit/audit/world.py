@@ -5,20 +5,18 @@ import copy
 import json
 from dataclasses import dataclass, field
 from hashlib import sha256
-from statistics import median_high
 
 from fedtrain.config import from_flat, to_flat
 from fedtrain.config.digest import config_digest
 from fedtrain.crypto import Identity, SignedEnvelope, canonical
-from fedtrain.ledger import read_chain, read_records, unanswered
+from fedtrain.ledger import read_chain, read_records
 from fedtrain.ledger.entry import PAYLOAD_TYPE as ENTRY
 from fedtrain.ledger.record import PAYLOAD_TYPE as RECORD
 from fedtrain.ledger.statement import PAYLOAD_TYPE as STATEMENT
 from fedtrain.ledger.statement import Statement
-from fedtrain.privacy import COARSE, AdaptiveClipping, PrivacyPlan, PrivacySpec, SampledGaussian, epsilon_of, merge
-from fedtrain.privacy.accounting import ceiling, claim, second_opinion
-from fedtrain.report import SCHEMA, Report, body_digest, wording
-from fedtrain.report.transport import Transport
+from fedtrain.privacy import AdaptiveClipping, PrivacyPlan, PrivacySpec, SampledGaussian
+from fedtrain.report import SCHEMA, Report, body_digest
+from fedtrain.report.claim import ClientLedger, derive_claim
 from fedtrain.trust import Roster
 
 NOTHING = "0" * 64
@@ -258,89 +256,25 @@ class World:
 
     def claimed(self, proof):
         """Claim what the proof gives, as an honest server does."""
-        plan, delta = self.plan, self.plan.spec.delta
         records = read_records([SignedEnvelope.from_json(entry) for entry in proof["record"]], self.server.public)
-        transport = Transport.of(records)
-        clients, events, spent = [], [], {}
-        for ledger in proof["ledgers"]:
-            client = ledger["client"]
-            entries = read_chain([SignedEnvelope.from_json(e) for e in ledger["entries"]], self.keys[client].public)
-            stated = Statement.model_validate(payload(ledger["statement"])) if ledger["statement"] else None
-            silent = unanswered(client, records, entries, stated, noise=self.noise)
-            mine = [(e.run, e.round, e.event) for e in entries if e.status == "reserved"]
-            mine += [(self.run, number, plan.round_event) for number in silent]
-            spent[client] = mine
-            events += [
-                {"client": client, "run": run, "round": number}
-                | {key: getattr(event, key) for key in ("sampling_rate", "noise_multiplier", "steps")}
-                for run, number, event in mine
-            ]
-            clients.append(
-                {
-                    "client": client,
-                    "epsilon": epsilon_of((event for _, _, event in mine), delta),
-                    "run_epsilon": epsilon_of((event for run, _, event in mine if run == self.run), delta),
-                    "budget": stated.epsilon if stated and stated.delta == delta else None,
-                    "rounds": sorted({number for run, number, _ in mine if run == self.run}),
-                    "steps": sum(event.steps for _, _, event in mine),
-                    "dataset": entries[0].dataset if entries else None,
-                    "entries": len(entries),
-                    "unanswered": sorted(set(silent)),
-                }
-            )
-        most = max(clients, key=lambda client: client["epsilon"])
-        composed = [event for _, _, event in spent[most["client"]]]
-        bounds = {"claim": claim, "second opinion": second_opinion, "ceiling": ceiling}
-        privacy = {
-            "mode": plan.spec.unit,
-            "epsilon": most["epsilon"],
-            "delta": delta,
-            "budget": plan.spec.epsilon,
-            "unit": plan.spec.unit,
-            "neighbouring": plan.spec.neighbouring,
-            "adversaries": parts(wording.adversaries(plan, self.noise, transport)),
-            "trusted": wording.trusted(plan, transport),
-            "mechanism": mechanism(plan),
-            "sampling": wording.sampling(plan).model_dump(mode="json"),
-            "accountants": [
-                {"name": b.accountant, "version": b.version, "role": role, "epsilon": b.epsilon, "note": b.note}
-                for role, b in ((role, bound(composed, delta)) for role, bound in bounds.items())
-            ],
-            "composition": wording.COMPOSITION,
-            "noise": self.noise,
-            "random_source": wording.RANDOM_SOURCE[self.noise],
-            "tuning": self.config["privacy.tuning"],
-            "statement": wording.statement(plan, most["epsilon"], self.noise, transport),
-            "accesses_not_covered": wording.accesses_not_covered(plan, self.noise),
-            "not_covered": wording.not_covered(plan, transport),
-            "clients": clients,
-            "events": events,
-            "curve": self.curve(spent, records),
+        ledgers = {ledger["client"]: self.known(**ledger) for ledger in proof["ledgers"]}
+        rounds = max((record.round for record in records if record.kind == "completed"), default=0)
+        privacy = derive_claim(from_flat(self.config), self.roster, records, ledgers, rounds=rounds)
+        return {
+            **self.body(),
+            "privacy": privacy.model_dump(mode="json"),
+            "round_log": self.log(records),
+            "proof": proof,
         }
-        return {**self.body(), "privacy": privacy, "round_log": self.log(records), "proof": proof}
 
-    def curve(self, spent, records):
-        """Give it as the server does: after each completed round, and each that was charged."""
-        delta, points = self.plan.spec.delta, []
-        done = {record.round for record in records if record.kind == "completed"}
-        numbers = sorted({0, *done, *(when for mine in spent.values() for run, when, _ in mine if run == self.run)})
-        final = [epsilon_of((event for _, _, event in mine), delta) for mine in spent.values()]
-        for number in numbers:
-            values = [
-                min(
-                    epsilon_of(
-                        merge(event for run, when, event in mine if run != self.run or when <= number),
-                        delta,
-                        discretization=COARSE,
-                    ),
-                    most,
-                )
-                for mine, most in zip(spent.values(), final, strict=True)
-            ]
-            values = final if number == numbers[-1] else values
-            shown = values if len(values) <= 40 else []
-            points.append({"round": number, "max": max(values), "median": median_high(values), "clients": shown})
-        return points
+    def known(self, client, entries, statement):
+        """Give a client's ledger and its statement as a server knows them."""
+        envelopes = [SignedEnvelope.from_json(entry) for entry in entries]
+        return ClientLedger(
+            entries=read_chain(envelopes, self.keys[client].public),
+            head=envelopes[-1].digest if envelopes else NOTHING,
+            stated=Statement.model_validate(payload(statement)) if statement else None,
+        )
 
     def log(self, records):
         asked = {record.round: record for record in records if record.kind == "asked"}
