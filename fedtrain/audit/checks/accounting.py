@@ -1,8 +1,11 @@
 """Whether the epsilons of the report follow from the signed entries, by three accountants."""
 
+from collections.abc import Iterable
+
 from fedtrain.audit.evidence import Evidence
 from fedtrain.audit.verdict import Finding, UnprovenError, decide, not_proven
-from fedtrain.privacy.accounting import ceiling, claim, second_opinion
+from fedtrain.privacy import Event
+from fedtrain.privacy.accounting import Bound, ceiling, claim, second_opinion
 from fedtrain.privacy.events import sampled_gaussian
 from fedtrain.privacy.mechanisms import adds_up, mechanism_of_plan
 from fedtrain.report.claim import ACCOUNTING
