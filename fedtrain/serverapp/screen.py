@@ -222,7 +222,8 @@ def closing_table(report: Report) -> str:
         private = report.privacy.mode != "none"
         epsilon = _rounded_up(spent.get(entry.round, 0.0)) if private else "no guarantee"
         table.add_row(str(entry.round), measured, epsilon)
-    console = Console(width=100, file=None, color_system=None)
+    # In a notebook, rich would show an empty display for what is captured.
+    console = Console(width=100, file=None, color_system=None, force_jupyter=False)
     with console.capture() as capture:
         console.print(table)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
