@@ -49,7 +49,7 @@ STRATEGY_PARAMETERS: dict[str, frozenset[str]] = {
 }
 
 # What these compute is not a function of the sum of the updates.
-_SINGLE_UPDATES = frozenset({"FedMedian", "FedTrimmedAvg", "Krum", "MultiKrum", "Bulyan", "QFedAvg"})
+SINGLE_UPDATES = frozenset({"FedMedian", "FedTrimmedAvg", "Krum", "MultiKrum", "Bulyan", "QFedAvg"})
 
 
 _SMALLEST_SUM = 2
@@ -426,8 +426,8 @@ def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
 def aggregation_problem(experiment: Experiment) -> str | None:
     """Return why an experiment cannot use secure aggregation, ``None`` if it can."""
     federation, privacy, secagg = experiment.federation, experiment.privacy, experiment.transport.secagg
-    if experiment.server.strategy in _SINGLE_UPDATES:
-        allowed = ", ".join(sorted(set(STRATEGY_PARAMETERS) - _SINGLE_UPDATES))
+    if experiment.server.strategy in SINGLE_UPDATES:
+        allowed = ", ".join(sorted(set(STRATEGY_PARAMETERS) - SINGLE_UPDATES))
         return (
             f'server.strategy = "{experiment.server.strategy}" needs single updates or losses, and secure aggregation '
             f"shows the server their sum alone; allowed: {allowed}; or set transport.secagg.enabled = false"
@@ -485,10 +485,10 @@ def _check_without_records(experiment: Experiment) -> None:
 
 def _check_client_privacy(experiment: Experiment) -> None:
     privacy, federation, strategy = experiment.privacy, experiment.federation, experiment.server.strategy
-    if strategy in _SINGLE_UPDATES:
+    if strategy in SINGLE_UPDATES:
         raise ValueError(
             f'server.strategy = "{strategy}" needs single updates or losses, and privacy.mode = "client" adds its '
-            f"noise to their sum alone; allowed: {', '.join(sorted(set(STRATEGY_PARAMETERS) - _SINGLE_UPDATES))}"
+            f"noise to their sum alone; allowed: {', '.join(sorted(set(STRATEGY_PARAMETERS) - SINGLE_UPDATES))}"
         )
     if privacy.sampling_rate is not None:
         raise ValueError(
