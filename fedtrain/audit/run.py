@@ -24,6 +24,7 @@ from fedtrain.audit.checks import (
 from fedtrain.audit.evidence import Evidence, read_copy
 from fedtrain.audit.verdict import Check, Finding, UnprovenError, Verdict, fails, not_proven
 from fedtrain.errors import FedtrainError, ReportError
+from fedtrain.privacy.mechanisms import private
 from fedtrain.report.digest import body_digest
 from fedtrain.report.numbers import short
 from fedtrain.report.schema import Report
@@ -101,7 +102,7 @@ def audit(report: Report, *, roster: Roster | None = None, ledgers: Mapping[str,
         roster: the keys that the auditor trusts, from elsewhere than the report; None leaves them unproven.
         ledgers: ledger files that clients handed to the auditor, by the name to call them.
     """
-    if report.privacy.mode == "none":
+    if not private(report.privacy.mode):
         claim = fails("the report claims no privacy: there is nothing to audit")
         return Verdict(checks=(Check.of("claim", claim),), pinned=roster is not None)
     evidence = Evidence(report=report, pinned=roster, copies=())

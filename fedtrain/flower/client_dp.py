@@ -13,8 +13,9 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.summing import Total
 from fedtrain.privacy import PrivacyPlan
-from fedtrain.privacy.client_level import Contribution, Release, release, release_sum
+from fedtrain.privacy.client_level import Contribution, Release
 from fedtrain.privacy.clipping import Update, clip_update
+from fedtrain.privacy.mechanisms import mechanism_of_plan
 from fedtrain.privacy.noise import RandomSource
 
 
@@ -47,7 +48,7 @@ def release_round(
 ) -> tuple[list[Message], float]:
     """Return the one reply that a strategy gets in the place of all, and the clipping norm of the next round.
 
-    Formal guarantee: as of ``fedtrain.privacy.client_level.release``, which gives the mean update. All else that the
+    Formal guarantee: as of the ``release`` of the plan's mechanism, which gives the mean update. All else that the
     reply holds was sent, or is a public constant.
 
     Args:
@@ -56,15 +57,16 @@ def release_round(
             say with 0 or 1 whether their update was within the clipping norm. There may be none.
         sent: the arrays that each client received.
         trainable: the names of the arrays that are trained.
-        plan: the plan, whose unit is the client.
+        plan: the plan, of a mechanism whose server adds the noise.
         clip_norm: the clipping norm that each client received.
         source: where the noise comes from.
 
     Raises:
+        PrivacySpecError: the mechanism of the plan adds no noise at the server.
         ValueError: an argument is not as described.
         RunError: adaptive clipping ran away.
     """
-    released = release(
+    released = mechanism_of_plan(plan).release(
         plan,
         clip_norm=clip_norm,
         shapes={name: tuple(sent[name].shape) for name in _ordered(trainable, sent)},
@@ -86,7 +88,7 @@ def release_total(
 ) -> tuple[list[Message], float]:
     """Do the same with the sum of the updates, where the server knows no single one.
 
-    Formal guarantee: as of ``fedtrain.privacy.client_level.release_sum``: each client's own program has clipped.
+    Formal guarantee: as of the ``release_sum`` of the plan's mechanism: each client's own program has clipped.
 
     Args:
         total: what the sum says. With adaptive clipping, how many updates were within the clipping norm is among the
@@ -94,15 +96,16 @@ def release_total(
         clients: how many updates are in the sum.
         sent: the arrays that each client received.
         trainable: the names of the arrays that are trained.
-        plan: the plan, whose unit is the client.
+        plan: the plan, of a mechanism whose server adds the noise.
         clip_norm: the clipping norm that each client received.
         source: where the noise comes from.
 
     Raises:
+        PrivacySpecError: the mechanism of the plan adds no noise at the server.
         ValueError: an argument is not as described.
         RunError: adaptive clipping ran away.
     """
-    released = release_sum(
+    released = mechanism_of_plan(plan).release_sum(
         plan,
         clip_norm=clip_norm,
         total={name: total.update[name] for name in _ordered(trainable, sent)},

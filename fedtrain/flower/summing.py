@@ -21,6 +21,7 @@ from fedtrain.errors import AggregationError, TransportError
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.records import view
 from fedtrain.privacy.clipping import clip_update
+from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.secagg import Parameters, dequantize, quantize
 from fedtrain.seeding import derive_seed
 
@@ -105,7 +106,7 @@ class Summing:
     def of(cls, experiment: Experiment) -> "Summing":
         """Return how the updates of an experiment are summed."""
         secagg, privacy = experiment.transport.secagg, experiment.privacy
-        by_client = privacy.mode == "client"
+        by_client = mechanism_of(experiment).clips_updates
         adaptive = by_client and privacy.adaptive_clipping
         layout = Layout(counters=(protocol.WITHIN_CLIP,)) if adaptive else Layout()
         if by_client:

@@ -10,8 +10,8 @@ from fedtrain.ledger.budget import rounds_left, spent
 from fedtrain.ledger.entry import LedgerEntry
 from fedtrain.ledger.log import Ledger
 from fedtrain.ledger.site import SitePolicy, find_policy
-from fedtrain.privacy import Event, calibrate
-from fedtrain.privacy.spec import privacy_spec
+from fedtrain.privacy import Event
+from fedtrain.privacy.mechanisms import mechanism_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +78,12 @@ def _clients(sites: Path) -> list[Path]:
 
 def _coming(experiment: Experiment) -> tuple[Event, str]:
     """Return what the experiment reserves at once, and whether that is a round or the whole run."""
-    if experiment.privacy.mode == "none":
+    mechanism = mechanism_of(experiment)
+    if not mechanism.private:
         raise PrivacySpecError(
             'privacy.mode = "none" spends no budget: name an experiment in mode record or client, or none'
         )
-    plan = calibrate(privacy_spec(experiment), noise_multiplier=experiment.privacy.noise_multiplier)
-    if experiment.privacy.secret_cohorts:
-        return plan.event(plan.spec.steps), "run"
-    return plan.round_event, "round"
+    return mechanism.reservation(mechanism.plan(experiment)), "run" if mechanism.reserves_run else "round"
 
 
 def _rows(folder: Path, policy: SitePolicy, coming: tuple[Event, str] | None) -> list[BudgetRow]:

@@ -7,10 +7,10 @@ from typing import Any
 
 from fedtrain.config import Experiment
 from fedtrain.errors import UsageError
-from fedtrain.privacy import PrivacyPlan, PrivacySpec, calibrate
+from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.accounting import Bound, claim, second_opinion
+from fedtrain.privacy.mechanisms import mechanism_of, mechanism_of_plan
 from fedtrain.privacy.projection import Projection, alternatives, over_rounds
-from fedtrain.privacy.spec import privacy_spec
 from fedtrain.report.numbers import exact, upper
 
 _BAR = 40  # letters
@@ -81,11 +81,12 @@ def summarize_plan(experiment: Experiment) -> PlanSummary:
         UsageError: the experiment promises nothing.
         PrivacySpecError: its parameters cannot give the guarantee.
     """
-    if experiment.privacy.mode == "none":
+    mechanism = mechanism_of(experiment)
+    if not mechanism.private:
         raise UsageError(
             'privacy.mode = "none" promises nothing, so there is nothing to plan; set it to "record" or "client"'
         )
-    made = calibrate(privacy_spec(experiment), noise_multiplier=experiment.privacy.noise_multiplier)
+    made = mechanism.plan(experiment)
     event, delta = made.event(made.spec.steps), made.spec.delta
     return PlanSummary(
         plan=made,
@@ -105,7 +106,7 @@ def _text(summary: PlanSummary) -> list[str]:
     spec = made.spec
     steps = "step" if spec.steps_per_round == 1 else "steps"
     return [
-        *_promise(spec, bounds[0].epsilon),
+        *_promise(made, bounds[0].epsilon),
         "",
         *_noise(made),
         f"Sampling rate {exact(spec.sampling_rate)}; {spec.rounds} rounds of {spec.steps_per_round} {steps} at most.",
@@ -122,21 +123,8 @@ def _text(summary: PlanSummary) -> list[str]:
     ]
 
 
-def _promise(spec: PrivacySpec, epsilon: float) -> list[str]:
-    who, what = {
-        "add or remove one record": (
-            "Anyone who sees all that a client sends, the server included,",
-            "any one record was among those of the client",
-        ),
-        "add or remove one client": (
-            "Anyone who sees the models of all rounds, but not who was drawn for them nor single updates,",
-            "any one client took part",
-        ),
-        "zero out one client": (
-            "Anyone who sees the models of all rounds, but not single updates,",
-            "the data of any one client was used",
-        ),
-    }[spec.neighbouring]
+def _promise(made: PrivacyPlan, epsilon: float) -> list[str]:
+    who, what = mechanism_of_plan(made).onlooker()
     if epsilon <= _PLAIN_EPSILON:
         factor = f"a factor of exp({upper(epsilon)}) = {upper(exp(epsilon))}"
     else:
@@ -145,7 +133,7 @@ def _promise(spec: PrivacySpec, epsilon: float) -> list[str]:
         who,
         f"can hardly tell whether {what}:",
         "anything that they could observe is as likely either way, but for at most",
-        f"{factor}, and an additional probability of {exact(spec.delta)}.",
+        f"{factor}, and an additional probability of {exact(made.spec.delta)}.",
         'The noise must be one that nobody can predict (privacy.noise = "secure").',
     ]
 

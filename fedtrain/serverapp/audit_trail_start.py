@@ -14,6 +14,7 @@ from fedtrain.flower.grids.base import by_client
 from fedtrain.flower.introductions import ask_keys, ask_ledgers
 from fedtrain.ledger import Asked, Closed, Completed, LedgerCopies, Opened, Record, RunLog
 from fedtrain.privacy import PrivacyPlan
+from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.serverapp.audit_trail import AuditTrail, opening
 from fedtrain.serverapp.preparation import Preparation
 from fedtrain.serverapp.run_folder import RunFolder
@@ -52,12 +53,17 @@ def open_trail(
     """
     experiment = preparation.experiment
     federation, privacy = experiment.federation, experiment.privacy
-    assert privacy.mode != "none"
-    if privacy.secret_cohorts and privacy.noise == "secure":
+    mechanism = mechanism_of(experiment)
+    if mechanism.reserves_run and privacy.noise == "secure":
         _refuse_repetition(log.records, done)
     copies = LedgerCopies(folder.path / "ledgers", roster.clients)
     trail = AuditTrail(
-        plan=plan, noise=privacy.noise, log=log, roster=roster, copies=copies, withheld=privacy.secret_cohorts
+        plan=plan,
+        noise=privacy.noise,
+        log=log,
+        roster=roster,
+        copies=copies,
+        withheld=mechanism.requires.hidden_cohorts,
     )
     if not log.records:
         log.append(
@@ -79,7 +85,7 @@ def open_trail(
         clients,
         run=run,
         round_number=done,
-        noise_multiplier=plan.noise_multiplier if privacy.secret_cohorts else None,
+        noise_multiplier=plan.noise_multiplier if mechanism.reserves_run else None,
         known={},
         timeout=federation.deadline,
     )

@@ -18,6 +18,7 @@ from fedtrain.flower.sessions import ServerSession, end_session, open_session
 from fedtrain.flower.summing import Summing
 from fedtrain.messaging import SessionOffer
 from fedtrain.privacy import PrivacyPlan
+from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.secagg import check_noise
 from fedtrain.trust import Roster
 
@@ -166,7 +167,7 @@ def checked_summing(experiment: Experiment, model: nn.Module, plan: PrivacyPlan 
         parameters = summing.parameters(members=cohort, sent=arrays)
     except ConfigError as error:
         raise ConfigError(f"[transport.secagg] cannot be used with federation.cohort = {cohort}: {error}") from error
-    if plan is not None and plan.spec.unit == "client":
+    if plan is not None and mechanism_of(experiment).clips_updates:
         check_noise(parameters, clip_norm=plan.spec.clip_norm, noise_multiplier=plan.value_noise_multiplier)
     if summing.layout.heaviest > parameters.largest:
         raise ConfigError(
@@ -183,7 +184,7 @@ def _check_arrays(model: nn.Module, experiment: Experiment) -> None:
     if not any(tensor.is_floating_point() for tensor in state.values()):
         raise ConfigError("the model has no floating numbers: there is nothing that could be summed")
     buffers = [name for name, tensor in state.items() if tensor.is_floating_point() and name not in learnt]
-    if experiment.privacy.mode == "none" and experiment.transport.secagg.bound is None and buffers:
+    if not mechanism_of(experiment).private and experiment.transport.secagg.bound is None and buffers:
         raise ConfigError(
             f"the model has buffers, which can change by more than the default bound of an update, 1: "
             f"{', '.join(buffers[:5])}; set transport.secagg.bound to the largest change of a number in a round, and "

@@ -8,16 +8,11 @@ from fedtrain.flower.collectors import Collector, EachReply, SecureSum
 from fedtrain.flower.grids.ledger import LedgerGrid
 from fedtrain.flower.grids.validating import ValidatingGrid
 from fedtrain.flower.messages import protocol
+from fedtrain.privacy.mechanisms import Mechanism, mechanism_of
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.channel import Channel
 from fedtrain.serverapp.preparation import Preparation
 from fedtrain.serverapp.sampling import FixedSampler, PoissonSampler, Sampler
-
-_METRICS = {
-    "none": frozenset({protocol.WEIGHT, protocol.LOSS}),
-    "record": frozenset({protocol.WEIGHT}),
-    "client": frozenset({protocol.WEIGHT, protocol.WITHIN_CLIP}),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +68,21 @@ def compose(channel: Channel, preparation: Preparation, trail: AuditTrail | None
     )
 
 
+def _metrics(mechanism: Mechanism) -> frozenset[str]:
+    """Return the names of the metrics that a reply has."""
+    loss = set() if mechanism.private else {protocol.LOSS}
+    within = {protocol.WITHIN_CLIP} if mechanism.clips_updates else set()
+    return frozenset({protocol.WEIGHT, *loss, *within})
+
+
 def _validating(grid: Grid, preparation: Preparation, *, private: bool) -> ValidatingGrid:
-    mode = preparation.experiment.privacy.mode
+    mechanism = mechanism_of(preparation.experiment)
     return ValidatingGrid(
         grid,
-        metrics=_METRICS[mode],
+        metrics=_metrics(mechanism),
         weight_key=protocol.WEIGHT,
         public_weight=1.0 if private else None,
-        indicator=protocol.WITHIN_CLIP if mode == "client" else None,
+        indicator=protocol.WITHIN_CLIP if mechanism.clips_updates else None,
     )
 
 

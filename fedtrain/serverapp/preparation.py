@@ -12,13 +12,14 @@ from fedtrain.data import DataStore, label_histogram, open_simulated, open_test
 from fedtrain.device import resolve_device
 from fedtrain.errors import PrivacySpecError
 from fedtrain.ledger import client_folder, find_policy
-from fedtrain.privacy import PrivacyPlan, calibrate
-from fedtrain.privacy.spec import privacy_spec
+from fedtrain.privacy import PrivacyPlan
+from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.report import Metric
 from fedtrain.seeding import derive_seed
 from fedtrain.serverapp.evaluation import metrics_of
-from fedtrain.tasks import Task, build_task, refuse_batch_statistics, shared_names
+from fedtrain.tasks import Task, build_task, shared_names
 from fedtrain.tasks.given import NO_OBJECTS, CallerObjects
+from fedtrain.training import check_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +71,9 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
     """
     device = resolve_device(experiment.device)
     plan = None
-    if experiment.privacy.mode != "none":
-        plan = calibrate(privacy_spec(experiment), noise_multiplier=experiment.privacy.noise_multiplier)
+    mechanism = mechanism_of(experiment)
+    if mechanism.private:
+        plan = mechanism.plan(experiment)
         if deployed and experiment.privacy.noise == "seeded":
             raise PrivacySpecError(
                 'privacy.noise = "seeded" is for simulations: who knows the seed subtracts the noise; set "secure"'
@@ -84,12 +86,7 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
     torch.manual_seed(derive_seed(experiment.seed, "model"))
     model = task.model()
     shared_names(task, model)
-    if experiment.privacy.mode == "record":
-        from fedtrain.training.private import refuse_untrainable  # noqa: PLC0415 - Opacus takes seconds to import
-
-        refuse_untrainable(model)
-    elif experiment.privacy.mode == "client":
-        refuse_batch_statistics(model)
+    check_model(model, mechanism.requires)
     return Preparation(
         experiment=experiment,
         store=store,

@@ -17,6 +17,7 @@ from fedtrain.flower.collectors import Collected
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.training import CohortRequest, PrivateTerms, train_settings
 from fedtrain.flower.summing import Outcome
+from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.privacy.noise import open_source
 from fedtrain.report import RoundEntry
 from fedtrain.seeding import derive_seed
@@ -51,6 +52,7 @@ class Rounds:
         """
         self._preparation = preparation
         self._experiment = preparation.experiment
+        self._mechanism = mechanism_of(preparation.experiment)
         self._clients = dict(channel.clients)
         self._sealed = channel.sealed
         self._trail = trail
@@ -146,7 +148,7 @@ class Rounds:
         minimum = self._experiment.federation.min_results
         # A Poisson cohort may be empty by chance; its round is noise, and counts.
         completed, dropped = entry.completed or (), entry.dropped or ()
-        if self._experiment.privacy.secret_cohorts or len(completed) >= minimum:
+        if self._mechanism.requires.hidden_cohorts or len(completed) >= minimum:
             if outcome is not None and outcome.total is None:
                 raise AggregationError(f"round {entry.round} was aborted: {readable(outcome.problem)}")
             return
@@ -161,7 +163,7 @@ class Rounds:
     def _aggregated(self, state: RunState, number: int, collected: Collected) -> RunState:
         """Return the state with the model that the strategy makes of what was collected."""
         replies, clip_norm = collected.replies, state.clip_norm
-        if self._trail is not None and self._experiment.privacy.mode == "client":
+        if self._trail is not None and self._mechanism.adds_noise:
             replies, clip_norm = self._released(state, number, collected)
         model = self._model(state, number, replies)
         return replace(

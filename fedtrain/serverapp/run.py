@@ -15,6 +15,7 @@ from fedtrain.errors import AggregationError, BudgetError, FedtrainError, Storag
 from fedtrain.files import append_line
 from fedtrain.flower.grids.prompt import PromptGrid
 from fedtrain.machines import ServerFolder
+from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.report import Evaluation, Report, best_of
 from fedtrain.report.html import render_html
 from fedtrain.serverapp.audit_trail import AuditTrail
@@ -270,7 +271,7 @@ def _introduction(preparation: Preparation) -> str:
     if (plan := preparation.plan) is None:
         return f"{text}no privacy: no guarantee is given"
     spec, noise = plan.spec, experiment.privacy.noise
-    whose = "for each client" if spec.unit == "record" else "for whole clients"
+    whose = mechanism_of(experiment).protects
     source = "noise from a seed, for simulation only" if noise == "seeded" else "noise that cannot be repeated"
     return (
         f"{text}{spec.unit} privacy: epsilon <= {spec.epsilon:g} at delta {spec.delta:g} {whose}, noise multiplier "

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fedtrain.privacy.mechanisms import private as private_mode
 from fedtrain.report import Report
 from fedtrain.report.transport import summary
 from fedtrain.serverapp.events import ClientDone, Event, Notice, RoundDone, RoundStarted, RunEnded, RunStarted
@@ -219,7 +220,7 @@ def closing_table(report: Report) -> str:
     for entry in history[::-1][:: max(step, 1)][::-1]:
         value = entry.value(name)
         measured = "" if value is None else f"{value:.4f}"
-        private = report.privacy.mode != "none"
+        private = private_mode(report.privacy.mode)
         epsilon = _rounded_up(spent.get(entry.round, 0.0)) if private else "no guarantee"
         table.add_row(str(entry.round), measured, epsilon)
     # In a notebook, rich would show an empty display for what is captured.

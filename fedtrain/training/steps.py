@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from fedtrain.config import Training
-from fedtrain.tasks import Records, Task
+from fedtrain.privacy.mechanisms import Requirements
+from fedtrain.tasks import Records, Task, refuse_batch_statistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,20 @@ class Trainer(Protocol):
         Raises:
             TaskError: the task or its model does not keep to what the trainer needs.
         """
+
+
+def check_model(model: nn.Module, requires: Requirements) -> None:
+    """Refuse a model that cannot be trained as a mechanism requires.
+
+    Raises:
+        TaskError: it says which layer is not allowed.
+    """
+    if requires.per_record_gradients:
+        from fedtrain.training.private import refuse_untrainable  # noqa: PLC0415 - Opacus takes seconds to import
+
+        refuse_untrainable(model)
+    if requires.no_batch_statistics:
+        refuse_batch_statistics(model)
 
 
 def make_optimizer(config: Training, model: nn.Module, learning_rate: float) -> Optimizer:

@@ -7,7 +7,7 @@ from fedtrain.audit.verdict import Finding, decide, fails
 from fedtrain.config import Experiment, from_flat
 from fedtrain.errors import ConfigError, PrivacySpecError
 from fedtrain.privacy import PrivacySpec
-from fedtrain.privacy.spec import privacy_spec
+from fedtrain.privacy.mechanisms import mechanism_of, mechanism_of_plan
 
 
 def configuration(evidence: Evidence) -> Finding:
@@ -23,7 +23,7 @@ def configuration(evidence: Evidence) -> Finding:
     ]
     try:
         experiment = from_flat(report.config)
-        spec = privacy_spec(experiment)
+        spec = mechanism_of(experiment).spec(experiment)
     except (ConfigError, PrivacySpecError, ValueError, ArithmeticError) as error:
         return fails("; ".join([*problems, f"the configuration gives no plan: {error}"]))
     problems += [
@@ -61,7 +61,7 @@ def _clients(evidence: Evidence, experiment: Experiment) -> list[str]:
     """Say where the number of clients is another than the configuration's. In client privacy delta rests on it."""
     configured, spec, known = experiment.federation.clients, evidence.plan.spec, len(evidence.roster.clients)
     counts = {"data.clients": evidence.report.data.clients, "the opening": evidence.opened.clients}
-    if spec.unit == "client":
+    if mechanism_of_plan(evidence.plan).counts_clients:
         counts["the plan's population"] = int(spec.population)
     problems = [
         f"there are {configured} clients by the configuration, and {count} by {name}"

@@ -2,6 +2,7 @@
 
 from fedtrain.audit.evidence import Evidence
 from fedtrain.audit.verdict import Check, Finding, not_proven
+from fedtrain.privacy.mechanisms import mechanism_of_plan
 from fedtrain.report.transport import Transport
 
 LIMITS = (
@@ -58,16 +59,7 @@ def noise(evidence: Evidence) -> Finding:
             f"seeded noise protects nobody, and ledgers have reservations for it, by {seeded[0]}{more}: epsilon counts "
             "them as if nobody could know the seed"
         )
-    if evidence.report.privacy.mode == "client":
-        clipped = "and that each client clipped" if Transport.of(evidence.records).summed else "and clipped"
-        return not_proven(
-            f"that the server really drew the noise of the plan, from a generator that nobody can predict, {clipped}: "
-            "clients signed that they were promised secure noise, and cannot see it"
-        )
-    return not_proven(
-        "that each client really drew the noise of the plan, and clipped: clients signed that they drew secure noise, "
-        "and drawing itself cannot be proven"
-    )
+    return not_proven(mechanism_of_plan(evidence.plan).unproven(Transport.of(evidence.records)))
 
 
 def limits() -> tuple[Check, ...]:

@@ -6,6 +6,7 @@ from fedtrain.audit.verdict import Finding, decide, not_proven
 from fedtrain.config import from_flat
 from fedtrain.errors import ConfigError
 from fedtrain.privacy import claim
+from fedtrain.privacy.mechanisms import mechanism_of_plan
 
 
 def delta(evidence: Evidence) -> Finding:
@@ -17,7 +18,7 @@ def delta(evidence: Evidence) -> Finding:
     if told >= 1 / spec.population:
         problems.append(f"delta is {told:g}, not below 1 / {spec.population:g}")
     clients = _configured(evidence)
-    if spec.unit == "client" and spec.population != clients:
+    if mechanism_of_plan(evidence.plan).counts_clients and spec.population != clients:
         problems.append(f"the plan protects {spec.population:g} clients, and the configuration has {clients}")
     return decide(problems, f"delta {told:g} is the plan's, and below 1 / {spec.population:g} {spec.unit}s")
 

@@ -9,6 +9,7 @@ from fedtrain.config.sections import SecureAggregation as Configured
 from fedtrain.config.sections import Transport as ConfiguredTransport
 from fedtrain.errors import ConfigError
 from fedtrain.ledger import Asked, Completed, SecureSum
+from fedtrain.privacy.mechanisms import mechanism_of_plan
 from fedtrain.report.schema import RoundEntry
 from fedtrain.report.transport import summary
 from fedtrain.secagg import Parameters, check_noise
@@ -87,7 +88,7 @@ def _impossible(evidence: Evidence, experiment: Experiment) -> list[str]:
     if problem := aggregation_problem(experiment):
         return [f"updates cannot be summed with this configuration: {problem}"]
     secagg, spec = experiment.transport.secagg, evidence.plan.spec
-    by_client = spec.unit == "client"
+    by_client = mechanism_of_plan(evidence.plan).clips_updates
     try:
         parameters = Parameters.plan(
             members=experiment.federation.cohort,

@@ -263,7 +263,7 @@ class ClientPoisson(ClientCentral):
     def onlooker(self) -> tuple[str, str]:
         """Return who can hardly tell what."""
         return (
-            "Whoever sees the models of all rounds, but not who was drawn for them nor single updates,",
+            "Anyone who sees the models of all rounds, but not who was drawn for them nor single updates,",
             "any one client took part",
         )
 
@@ -305,7 +305,7 @@ class ClientCapped(ClientCentral):
     def onlooker(self) -> tuple[str, str]:
         """Return who can hardly tell what."""
         return (
-            "Whoever sees the models of all rounds, but not single updates,",
+            "Anyone who sees the models of all rounds, but not single updates,",
             "the data of any one client was used",
         )
 

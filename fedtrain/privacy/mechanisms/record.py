@@ -117,7 +117,7 @@ class RecordLocal(Mechanism):
     def onlooker(self) -> tuple[str, str]:
         """Return who can hardly tell what."""
         return (
-            "Whoever sees all that a client sends, the server included,",
+            "Anyone who sees all that a client sends, the server included,",
             "any one record was among those of the client",
         )
 
