@@ -7,6 +7,7 @@ config.
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +32,11 @@ def train(message: Message, context: Context) -> Message:
             reply_to=message,
         )
     from fedtrain.clientapp import training  # noqa: PLC0415 - W0 does without torch
+    from fedtrain.clientapp.context import context_of  # noqa: PLC0415
     from fedtrain.clientapp.site import open_site  # noqa: PLC0415
 
-    return Message(training.train(message.content, context, open_site(SPEC["config"])), reply_to=message)
+    client = context_of(replace(context, run_config=SPEC["config"]))
+    return Message(training.train(message.content, client, open_site(SPEC["config"])), reply_to=message)
 
 
 class TimedFedAvg(FedAvg):

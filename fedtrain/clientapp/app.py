@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedtrain.clientapp.endpoint import open_endpoint
+from fedtrain.clientapp.context import context_of, open_endpoint, share_context
 from fedtrain.clientapp.redaction import redact_errors
 from fedtrain.flower.mods.sealed import sealed_mod
 from fedtrain.flower.mods.secagg import secagg_mod
@@ -29,7 +29,13 @@ def make_client_app(objects: "CallerObjects | None" = None) -> ClientApp:
             process: give the app itself to a ``LocalGrid``.
     """
     app = ClientApp(
-        mods=[sealed_mod(open_endpoint), session_mod(open_endpoint), secagg_mod(open_endpoint), redact_errors]
+        mods=[
+            share_context,
+            sealed_mod(open_endpoint),
+            session_mod(open_endpoint),
+            secagg_mod(open_endpoint),
+            redact_errors,
+        ]
     )
 
     @app.train()
@@ -38,7 +44,8 @@ def make_client_app(objects: "CallerObjects | None" = None) -> ClientApp:
         from fedtrain.clientapp.site import site_of
         from fedtrain.clientapp.training import train
 
-        return Message(train(message.content, context, site_of(context, objects)), reply_to=message)
+        client = context_of(context)
+        return Message(train(message.content, client, site_of(client, objects)), reply_to=message)
 
     @app.query()
     def handle_query(message: Message, context: Context) -> Message:
@@ -46,7 +53,8 @@ def make_client_app(objects: "CallerObjects | None" = None) -> ClientApp:
         from fedtrain.clientapp.joining import introduce
         from fedtrain.clientapp.site import site_of
 
-        return Message(introduce(message.content, context, site_of(context, objects)), reply_to=message)
+        client = context_of(context)
+        return Message(introduce(message.content, client, site_of(client, objects)), reply_to=message)
 
     return app
 

@@ -9,8 +9,7 @@ from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
 import fedtrain
-from fedtrain.clientapp.host import host_of
-from fedtrain.config import from_flat
+from fedtrain.clientapp.context import context_of
 from fedtrain.errors import (
     BudgetError,
     ClientError,
@@ -70,8 +69,7 @@ def _told_apart(error: BaseException) -> ClientError:
 
 
 def _log(context: Context, text: str) -> None:
-    experiment = from_flat(context.run_config)
-    log = host_of(context, experiment).folder(experiment) / "errors.log"
+    log = context_of(context).folder / "errors.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     os.close(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     append_bytes(log, text.encode(errors="replace"))

@@ -6,20 +6,17 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from flwr.app import Context
 from torch import nn
 
-from fedtrain.clientapp.host import host_of
-from fedtrain.clientapp.node import refuse_task
+from fedtrain.clientapp.context import ClientContext
+from fedtrain.clientapp.policy import refuse_task
 from fedtrain.config import Experiment, from_flat
 from fedtrain.data import DataInfo, Partitions, Split, open_simulated
+from fedtrain.data.site import SiteData, site_data
 from fedtrain.data.site import open_site as open_records
-from fedtrain.data.site import read_site_data
 from fedtrain.device import resolve_device
 from fedtrain.errors import ClientError, SiteError
 from fedtrain.machines import NodeFolder
-from fedtrain.privacy import PrivacyPlan, calibrate
-from fedtrain.privacy.spec import privacy_spec
 from fedtrain.tasks import Task, build_task
 from fedtrain.tasks.given import NO_OBJECTS, CallerObjects
 from fedtrain.training import Records
@@ -53,39 +50,36 @@ class Site:
         return Records(features=torch.from_numpy(train.features[rows]), targets=torch.from_numpy(train.targets[rows]))
 
 
-def site_of(context: Context, objects: CallerObjects | None = None) -> Site:
-    """Return the site of a message's run config.
+def site_of(client: ClientContext, objects: CallerObjects | None = None) -> Site:
+    """Return the site of a client, made at the first call in a process.
 
     Args:
-        context: of the message.
+        client: the client.
         objects: what is trained in the place of what the experiment names.
 
     Raises:
         BudgetError: the client's site file does not allow its task.
+        SiteError: the site file of a machine of its own does not say where its records are.
     """
-    experiment = from_flat(context.run_config)
-    host = host_of(context, experiment)
-    refuse_task(experiment, host)
-    return open_site(context.run_config, host.node, objects)
+    refuse_task(client)
+    objects = objects or NO_OBJECTS
+    if client.node is None:
+        return _open(client.experiment, None, None, objects)
+    assert client.site_file is not None  # a machine of its own has one
+    return _open(client.experiment, client.node, site_data(client.site_file.data, client.site_file.path), objects)
 
 
-def open_site(
-    run_config: Mapping[str, object], node: NodeFolder | None = None, objects: CallerObjects | None = None
-) -> Site:
-    """Return the site of a run config, made at the first call in a process.
-
-    Args:
-        run_config: the experiment.
-        node: the machine whose own records are trained on; ``None`` in a simulation.
-        objects: what is trained in the place of what the experiment names.
-    """
-    return _open(tuple(sorted(run_config.items())), node, objects or NO_OBJECTS)
+def open_site(run_config: Mapping[str, object]) -> Site:
+    """Return the site of a simulation's run config, made at the first call in a process."""
+    return _open(from_flat(run_config), None, None, NO_OBJECTS)
 
 
 @lru_cache(maxsize=1)
-def _open(items: tuple[tuple[str, object], ...], node: NodeFolder | None, objects: CallerObjects) -> Site:
-    experiment = from_flat(dict(items))
-    info, train, partitions = _simulated(experiment, objects) if node is None else _own(experiment, node)
+def _open(experiment: Experiment, node: NodeFolder | None, data: SiteData | None, objects: CallerObjects) -> Site:
+    if node is None or data is None:
+        info, train, partitions = _simulated(experiment, objects)
+    else:
+        info, train, partitions = _own(experiment, node, data)
     task = build_task(experiment.task, info, objects.task)
     return Site(
         experiment=experiment,
@@ -102,8 +96,7 @@ def _simulated(experiment: Experiment, objects: CallerObjects) -> tuple[DataInfo
     return store.info, store.train, partitions
 
 
-def _own(experiment: Experiment, node: NodeFolder) -> tuple[DataInfo, Split, None]:
-    data = read_site_data(node.path)
+def _own(experiment: Experiment, node: NodeFolder, data: SiteData) -> tuple[DataInfo, Split, None]:
     # Without the names: the error reaches the server, and they are the site's.
     if data.target != experiment.data.target:
         raise SiteError(
@@ -119,13 +112,3 @@ def _own(experiment: Experiment, node: NodeFolder) -> tuple[DataInfo, Split, Non
         )
     site = open_records(data, folder=node.path)
     return site.info, site.train, None
-
-
-@lru_cache(maxsize=8)
-def checked_plan(experiment: Experiment, noise_multiplier: float) -> PrivacyPlan:
-    """Return the plan with the server's noise, checked by this client against the budget in its own accounting.
-
-    Raises:
-        PrivacySpecError: that noise does not keep the budget.
-    """
-    return calibrate(privacy_spec(experiment), noise_multiplier=noise_multiplier)

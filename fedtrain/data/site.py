@@ -103,20 +103,33 @@ def read_site_data(folder: Path) -> SiteData:
     """
     path = folder / "site.toml"
     try:
-        value = tomllib.loads(path.read_bytes().decode())
-        data = SiteData.model_validate(value["data"])
+        return site_data(tomllib.loads(path.read_bytes().decode()).get("data"), path)
     except OSError as error:
         raise SiteError(f"cannot read the site file {path}: {error.strerror or error}") from error
-    except KeyError as error:
-        raise SiteError(f"the site file {path} has no [data], which says where the records are") from error
-    except ValidationError as error:
-        raise SiteError(f"[data] of the site file {path} cannot be used:\n{explain(error)}") from error
     except (ValueError, RecursionError) as error:
         raise SiteError(f"the site file {path} is not TOML: {error}") from error
+
+
+def site_data(section: object, path: Path) -> SiteData:
+    """Read the section ``[data]`` of a site file, as TOML has it.
+
+    Args:
+        section: the section; ``None`` if there is none.
+        path: the site file. What the section names is relative to its folder.
+
+    Raises:
+        SiteError: the section is missing, or has a field that is missing, unknown or not allowed.
+    """
+    if section is None:
+        raise SiteError(f"the site file {path} has no [data], which says where the records are")
+    try:
+        data = SiteData.model_validate(section)
+    except ValidationError as error:
+        raise SiteError(f"[data] of the site file {path} cannot be used:\n{explain(error)}") from error
     if data.path is None:
         return data
     try:
-        return data.model_copy(update={"path": str(folder / Path(data.path).expanduser())})
+        return data.model_copy(update={"path": str(path.parent / Path(data.path).expanduser())})
     except RuntimeError as error:
         raise SiteError(f"[data] path = {data.path!r} of the site file {path} cannot be used: {error}") from error
 

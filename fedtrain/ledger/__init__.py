@@ -10,7 +10,7 @@ from fedtrain.ledger.log import Ledger
 from fedtrain.ledger.payload import now
 from fedtrain.ledger.record import Asked, Closed, Completed, Drop, Opened, Record, SecureSum, Update, read_records
 from fedtrain.ledger.runlog import RunLog
-from fedtrain.ledger.site import SitePolicy, find_policy, read_policy
+from fedtrain.ledger.site import SiteFile, SitePolicy, find_policy, find_site_file, read_policy, read_site_file
 from fedtrain.ledger.sites import client_folder
 from fedtrain.ledger.statement import Statement, read_statement
 from fedtrain.ledger.totals import Totals
@@ -29,6 +29,7 @@ __all__ = [
     "Record",
     "RunLog",
     "SecureSum",
+    "SiteFile",
     "SitePolicy",
     "Statement",
     "Totals",
@@ -38,10 +39,12 @@ __all__ = [
     "dataset_digest",
     "dataset_key",
     "find_policy",
+    "find_site_file",
     "now",
     "read_chain",
     "read_policy",
     "read_records",
+    "read_site_file",
     "read_statement",
     "rounds_left",
     "spent",

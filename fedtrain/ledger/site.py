@@ -1,6 +1,8 @@
 """What a client allows: read from a file on its own machine, and never from a message."""
 
 import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -66,10 +68,34 @@ class _Site(_Part):
     policy: _Policy = _Policy()
     transport: _Transport = _Transport()
     # Where the site's records are: fedtrain.data.site reads it.
-    data: dict[str, object] = {}
+    data: dict[str, object] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteFile:
+    """A site file, read once.
+
+    Attributes:
+        path: where it is.
+        policy: the limits that the client keeps.
+        data: the section ``[data]`` as it is written; ``None`` if there is none.
+    """
+
+    path: Path
+    policy: SitePolicy
+    data: Mapping[str, object] | None
 
 
 def read_policy(path: Path) -> SitePolicy:
+    """Read the limits in a site file.
+
+    Raises:
+        SiteError: as `read_site_file`.
+    """
+    return read_site_file(path).policy
+
+
+def read_site_file(path: Path) -> SiteFile:
     """Read a site file.
 
     Raises:
@@ -82,12 +108,22 @@ def read_policy(path: Path) -> SitePolicy:
 
 
 def find_policy(folder: Path) -> SitePolicy | None:
+    """Read the limits in the site file of a client, as `find_site_file` finds it.
+
+    Raises:
+        SiteError: as `read_site_file`.
+    """
+    found = find_site_file(folder)
+    return None if found is None else found.policy
+
+
+def find_site_file(folder: Path) -> SiteFile | None:
     """Read the site file of a client: ``site.toml`` in its folder, or else in the folder above, which is for all.
 
     Returns ``None`` if neither is there. A file that is there and cannot be read is never passed over.
 
     Raises:
-        SiteError: as `read_policy`.
+        SiteError: as `read_site_file`.
     """
     for path in (folder / SITE_FILE, folder.parent / SITE_FILE):
         try:
@@ -100,7 +136,7 @@ def find_policy(folder: Path) -> SitePolicy | None:
     return None
 
 
-def _parsed(path: Path, data: bytes) -> SitePolicy:
+def _parsed(path: Path, data: bytes) -> SiteFile:
     try:
         site = _Site.model_validate(tomllib.loads(data.decode()))
     except ValidationError as error:
@@ -113,4 +149,5 @@ def _parsed(path: Path, data: bytes) -> SitePolicy:
         ) from error
     except (ValueError, RecursionError) as error:
         raise SiteError(f"the site file {path} is not TOML: {error}") from error
-    return SitePolicy(**site.budget.model_dump(), **site.policy.model_dump(), **site.transport.model_dump())
+    policy = SitePolicy(**site.budget.model_dump(), **site.policy.model_dump(), **site.transport.model_dump())
+    return SiteFile(path=path, policy=policy, data=site.data)

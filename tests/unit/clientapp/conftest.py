@@ -4,6 +4,7 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
 
+from fedtrain.clientapp.context import context_of
 from fedtrain.clientapp.site import open_site
 from fedtrain.config import to_flat
 from fedtrain.flower.messages import protocol
@@ -21,6 +22,11 @@ class Node:
         self.run_config = to_flat(experiment)
         config = {"partition-id": client, "num-partitions": CLIENTS} if node_config is None else node_config
         self.context = Context(RUN_ID, 1000 + client, config, state or RecordDict(), self.run_config)
+
+    @property
+    def opened(self):
+        """The client as the next message finds it."""
+        return context_of(self.context)
 
     @property
     def site(self):

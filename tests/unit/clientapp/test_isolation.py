@@ -2,6 +2,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, RecordDict
 from torch import nn
 
+from fedtrain.clientapp.context import context_of
 from fedtrain.clientapp.site import open_site
 from fedtrain.clientapp.training import train
 from fedtrain.config import to_flat
@@ -30,7 +31,7 @@ def test_what_a_layer_keeps_does_not_reach_the_next_client(tmp_path, monkeypatch
     def update():
         context = Context(1, 1, {"partition-id": 0, "num-partitions": 4}, RecordDict(), run_config)
         settings = ConfigRecord({protocol.ROUND: 1, protocol.LEARNING_RATE: 0.1})
-        reply = train(RecordDict({protocol.ARRAYS: start, protocol.CONFIG: settings}), context, site)
+        reply = train(RecordDict({protocol.ARRAYS: start, protocol.CONFIG: settings}), context_of(context), site)
         return reply[protocol.ARRAYS].to_torch_state_dict()
 
     first, second = update(), update()

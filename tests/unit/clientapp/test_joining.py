@@ -1,9 +1,8 @@
 import pytest
 from flwr.app import ConfigRecord, RecordDict
 
-from fedtrain.clientapp.host import Host
+from fedtrain.clientapp.context import ClientContext
 from fedtrain.clientapp.joining import introduce
-from fedtrain.clientapp.node import open_node
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.introduction import ShownLedger
 from fedtrain.ledger import read_chain, read_statement
@@ -30,14 +29,14 @@ def question(number=0, known=0, **more):
 
 
 def ask(client, content):
-    reply = introduce(content, client.context, client.site)
+    reply = introduce(content, client.opened, client.site)
     shown = ShownLedger.from_record(reply[protocol.LEDGER])
     return reply, read_chain(shown.entries, shown.key), read_statement(shown.statement, shown.key)
 
 
 def test_without_privacy_a_client_says_its_number_and_nothing_else(plain, node):
     client = node(plain, 2)
-    assert introduce(RecordDict(), client.context, client.site) == RecordDict(
+    assert introduce(RecordDict(), client.opened, client.site) == RecordDict(
         {protocol.CLIENT: ConfigRecord({protocol.CLIENT: 2})}
     )
 
@@ -47,7 +46,7 @@ def test_a_private_client_shows_its_ledger_and_states_that_this_is_all(private, 
     reply, entries, statement = ask(client, question(4))
     assert reply[protocol.CLIENT] == {protocol.CLIENT: 1}
     assert (entries, statement.round, statement.sequence, statement.refusal) == ((), 4, 0, None)
-    assert reply[protocol.LEDGER][protocol.KEY] == open_node(private, Host(client=1)).identity.public.encode()
+    assert reply[protocol.LEDGER][protocol.KEY] == ClientContext(experiment=private, client=1).identity.public.encode()
 
 
 def test_with_secret_cohorts_the_whole_run_is_reserved_once(secret, node):

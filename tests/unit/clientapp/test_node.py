@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from fedtrain.clientapp.host import Host
-from fedtrain.clientapp.node import open_node
+from fedtrain.clientapp.context import ClientContext
 from fedtrain.errors import KeyFileError, SiteError
 from fedtrain.privacy import SampledGaussian
 
@@ -13,13 +12,13 @@ BUDGET = "[budget]\nepsilon = {}\ndelta = 1e-6\n"
 
 
 def test_keys_are_made_once_and_differ_between_clients(private):
-    first, other = open_node(private, Host(client=0)), open_node(private, Host(client=1))
-    assert open_node(private, Host(client=0)).identity.public == first.identity.public != other.identity.public
+    first, other = ClientContext(experiment=private, client=0), ClientContext(experiment=private, client=1)
+    assert ClientContext(experiment=private, client=0).identity.public == first.identity.public != other.identity.public
     assert (first.folder / "identity.pem").stat().st_mode & 0o777 == 0o600
 
 
 def test_without_a_site_file_the_budget_is_that_of_the_experiment(private):
-    policy = open_node(private, Host(client=0)).policy
+    policy = ClientContext(experiment=private, client=0).limits
     assert (policy.epsilon, policy.delta, policy.minimum_noise) == (2.0, 1e-3, 0.0)
 
 
@@ -28,7 +27,7 @@ def test_a_clients_own_site_file_goes_before_that_of_all(private):
     (sites / "client-0001").mkdir(parents=True)
     (sites / "site.toml").write_text(BUDGET.format(5))
     (sites / "client-0001" / "site.toml").write_text(BUDGET.format(7))
-    assert [open_node(private, Host(client=client)).policy.epsilon for client in (0, 1)] == [5, 7]
+    assert [ClientContext(experiment=private, client=client).limits.epsilon for client in (0, 1)] == [5, 7]
 
 
 def test_a_site_file_that_cannot_be_used_stops_the_client(private):
@@ -36,18 +35,19 @@ def test_a_site_file_that_cannot_be_used_stops_the_client(private):
     sites.mkdir()
     (sites / "site.toml").write_text("[budget]\nepsilom = 3\n")
     with pytest.raises(SiteError, match="epsilom"):
-        open_node(private, Host(client=0))
+        _ = ClientContext(experiment=private, client=0).limits
 
 
 def test_a_key_that_others_can_read_stops_the_client(private):
-    folder = open_node(private, Host(client=0)).folder
-    (folder / "identity.pem").chmod(0o644)
+    one = ClientContext(experiment=private, client=0)
+    assert one.identity
+    (one.folder / "identity.pem").chmod(0o644)
     with pytest.raises(KeyFileError, match="chmod 600"):
-        open_node(private, Host(client=0))
+        _ = ClientContext(experiment=private, client=0).identity
 
 
 def test_a_lost_data_set_key_stops_the_client_that_has_ledgers(private, node):
-    records, one = node(private, 0).site.records(0), open_node(private, Host(client=0))
+    records, one = node(private, 0).site.records(0), ClientContext(experiment=private, client=0)
     with one.open_ledger(one.dataset_of(records)) as ledger:
         ledger.reserve(
             run="r",
@@ -61,11 +61,11 @@ def test_a_lost_data_set_key_stops_the_client_that_has_ledgers(private, node):
         )
     (one.folder / "dataset.key").unlink()
     with pytest.raises(KeyFileError, match=r"dataset.key is gone, and with a new one every data set would have"):
-        one.open_ledger(one.dataset_of(records))
+        ClientContext(experiment=private, client=0).dataset_of(records)
 
 
 def test_a_ledger_belongs_to_the_records_and_not_to_their_order(private, node):
-    records, one = node(private, 0).site.records(0), open_node(private, Host(client=0))
+    records, one = node(private, 0).site.records(0), ClientContext(experiment=private, client=0)
     turned = dataclasses.replace(records, features=records.features.flip(0), targets=records.targets.flip(0))
     fewer = dataclasses.replace(records, features=records.features[1:], targets=records.targets[1:])
     for data in (records, turned, fewer):

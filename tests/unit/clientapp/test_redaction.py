@@ -4,8 +4,7 @@ import traceback
 import pytest
 from flwr.app import Message
 
-from fedtrain.clientapp.host import Host
-from fedtrain.clientapp.node import open_node
+from fedtrain.clientapp.context import ClientContext
 from fedtrain.clientapp.redaction import redact_errors
 from fedtrain.crypto import Identity
 from fedtrain.errors import ClientError, DataError, FedtrainError, KeyFileError, TaskError
@@ -58,7 +57,7 @@ def told(private, node, message, call_next):
 )
 def test_what_an_exception_says_of_the_records_stays_at_the_client(private, node, message, error):
     assert "4711" not in told(private, node, message, raising(error))
-    log = open_node(private, Host(client=0)).folder / "errors.log"
+    log = ClientContext(experiment=private, client=0).folder / "errors.log"
     assert "4711" in log.read_text()
     assert log.stat().st_mode & 0o777 == 0o600
 
@@ -68,8 +67,8 @@ def test_a_task_that_leaves_by_exit_is_silent_too(private, node, message):
 
 
 def test_a_log_that_cannot_be_written_changes_nothing(private, node, message):
-    folder = open_node(private, Host(client=0)).folder
-    (folder / "errors.log").mkdir()
+    folder = ClientContext(experiment=private, client=0).folder
+    (folder / "errors.log").mkdir(parents=True)
     text = told(private, node, message, raising(ValueError(SECRET)))
     assert "4711" not in text
     assert "ValueError" in text

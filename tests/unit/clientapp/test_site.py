@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedtrain.clientapp.site import checked_plan, open_site
+from fedtrain.clientapp.policy import checked_plan
+from fedtrain.clientapp.site import open_site
 from fedtrain.config import to_flat
 from fedtrain.data import Partitions
 from fedtrain.errors import ClientError, ConfigError, PrivacySpecError

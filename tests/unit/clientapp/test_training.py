@@ -9,8 +9,7 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from torch import nn
 
 from clients.app import app
-from fedtrain.clientapp.host import Host, host_of
-from fedtrain.clientapp.node import open_node
+from fedtrain.clientapp.context import ClientContext
 from fedtrain.clientapp.training import train
 from fedtrain.errors import ClientError, DataError, LedgerError, TaskError
 from fedtrain.flower.messages import protocol
@@ -26,13 +25,13 @@ def bits(content):
 
 
 def run(node, content, site=None):
-    return train(content, node.context, site or node.site)
+    return train(content, node.opened, site or node.site)
 
 
 def ledger_of(node):
     """Return the entries of a client's ledger on the disk."""
     client = node.context.node_config["partition-id"]
-    own = open_node(node.experiment, Host(client=client))
+    own = ClientContext(experiment=node.experiment, client=client)
     with own.open_ledger(own.dataset_of(node.site.records(client))) as ledger:
         return ledger.entries
 
@@ -73,7 +72,7 @@ def forbidden():
 
 def test_a_node_knows_its_client_from_its_partition(plain, node):
     for client in range(4):
-        assert host_of(node(plain, client).context, plain) == Host(client=client)
+        assert node(plain, client).opened == ClientContext(experiment=plain, client=client)
 
 
 @pytest.mark.parametrize("config", [{}, {"partition-id": 1}, {"num-partitions": 4}])
@@ -442,9 +441,9 @@ def test_a_client_trains_in_no_more_rounds_than_the_noise_is_calibrated_for(cach
 
 def test_what_a_client_has_stated_binds_it(private, node, request_of):
     client = node(private, 0)
-    own = open_node(private, Host(client=0))
+    own = ClientContext(experiment=private, client=0)
     with own.open_ledger(own.dataset_of(client.site.records(0))) as ledger:
-        ledger.statement(run="run", round_number=1, policy=own.policy)
+        ledger.statement(run="run", round_number=1, policy=own.limits)
     with pytest.raises(LedgerError, match="stated"):
         run(client, request_of(private, 1), watched(client.site, forbidden))
     assert protocol.ARRAYS in run(client, request_of(private, 2))

@@ -1,9 +1,8 @@
 import pytest
 from flwr.app import Context, RecordDict
 
-from fedtrain.clientapp.endpoint import open_endpoint
-from fedtrain.clientapp.host import Host, host_of
-from fedtrain.clientapp.node import open_node, refuse_mode, refuse_task
+from fedtrain.clientapp.context import ClientContext, context_of, open_endpoint
+from fedtrain.clientapp.policy import refuse_mode, refuse_task
 from fedtrain.config import to_flat
 from fedtrain.errors import BudgetError, KeyFileError, SiteError
 from fedtrain.machines import NODE
@@ -16,18 +15,21 @@ def machine(tmp_path):
     return provisioned(tmp_path, numbers=(3, 5)).nodes[1]
 
 
-def context_of(machine, experiment):
+def flower_context(machine, experiment):
     return Context(RUN_ID, 17, {NODE: str(machine.path)}, RecordDict(), to_flat(experiment))
 
 
+def on(machine, experiment):
+    return ClientContext(experiment=experiment, client=5, node=machine)
+
+
 def test_a_machine_of_its_own_knows_its_client_from_its_folder(machine, plain):
-    assert host_of(context_of(machine, plain), plain) == Host(client=5, node=machine)
+    assert context_of(flower_context(machine, plain)) == ClientContext(experiment=plain, client=5, node=machine)
 
 
 def test_its_files_are_in_its_folder_whatever_the_experiment_says(machine, cache, tmp_path):
     experiment = private_experiment(cache, federation__sites=str(tmp_path / "elsewhere"))
-    host = Host(client=5, node=machine)
-    assert open_node(experiment, host).folder == machine.path
+    assert ClientContext(experiment=experiment, client=5, node=machine).folder == machine.path
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -35,21 +37,21 @@ def test_its_files_are_in_its_folder_whatever_the_experiment_says(machine, cache
 def test_a_folder_that_is_not_that_of_a_node_is_refused(machine, plain, missing):
     (machine.path / missing).unlink()
     with pytest.raises(SiteError, match="cannot read"):
-        host_of(context_of(machine, plain), plain)
+        context_of(flower_context(machine, plain))
 
 
 def test_a_machine_without_a_site_file_does_nothing(machine, private):
     machine.site.unlink()
     with pytest.raises(SiteError, match="cannot read the site file"):
-        open_node(private, Host(client=5, node=machine))
+        _ = ClientContext(experiment=private, client=5, node=machine).limits
     with pytest.raises(SiteError, match="cannot read the site file"):
-        open_endpoint(context_of(machine, private))
+        open_endpoint(flower_context(machine, private))
 
 
 def test_a_machine_without_a_key_makes_none(machine, private):
     machine.identity.unlink()
     with pytest.raises(KeyFileError, match="there is no key file"):
-        open_node(private, Host(client=5, node=machine))
+        _ = ClientContext(experiment=private, client=5, node=machine).identity
     assert not machine.identity.exists()
 
 
@@ -67,7 +69,7 @@ def test_a_machine_insists_on_sealed_messages_and_sums_unless_its_own_file_says_
     machine, cache, said, insists, asked
 ):
     machine.site.write_text(SITE + said)
-    endpoint = open_endpoint(context_of(machine, digits_experiment(cache, **asked)))
+    endpoint = open_endpoint(flower_context(machine, digits_experiment(cache, **asked)))
     assert (endpoint.sealed, endpoint.secagg) == insists
     assert endpoint.node == machine
 
@@ -77,18 +79,16 @@ def test_a_machine_does_not_train_with_noise_that_anybody_can_compute(machine, c
     machine.site.write_text(SITE.replace('["secure"]', '["seeded", "secure"]'))
     settings = {"privacy__mode": mode, "privacy__delta": 1e-3}
     settings |= {"privacy__sampling_rate": 0.2} if mode == "record" else {"privacy__cohorts": "capped"}
-    host = Host(client=5, node=machine)
     with pytest.raises(BudgetError, match=r'set privacy\.noise = "secure"'):
-        refuse_mode(digits_experiment(cache, **settings), host)
-    refuse_mode(digits_experiment(cache, **settings, privacy__noise="secure"), host)
-    refuse_mode(digits_experiment(cache, **settings), Host(client=5))
+        refuse_mode(on(machine, digits_experiment(cache, **settings)))
+    refuse_mode(on(machine, digits_experiment(cache, **settings, privacy__noise="secure")))
+    refuse_mode(ClientContext(experiment=digits_experiment(cache, **settings), client=5))
 
 
 def test_only_tasks_that_the_site_allows_are_trained(machine, cache):
-    host = Host(client=5, node=machine)
     other = digits_experiment(cache, task__name="somewhere:build")
-    refuse_task(other, host)
+    refuse_task(on(machine, other))
     machine.site.write_text(SITE.replace("[policy]", '[policy]\ntasks = ["vision", "tabular"]'))
-    refuse_task(digits_experiment(cache), host)
+    refuse_task(on(machine, digits_experiment(cache)))
     with pytest.raises(BudgetError, match=r"does not train the task 'somewhere:build'.* vision, tabular"):
-        refuse_task(other, host)
+        refuse_task(on(machine, other))

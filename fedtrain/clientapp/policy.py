@@ -1,0 +1,160 @@
+"""What this client allows, and the reservation in its ledger that comes before a record is trained on."""
+
+from functools import lru_cache
+from typing import TypedDict
+
+from fedtrain.clientapp.context import ClientContext
+from fedtrain.config import Experiment
+from fedtrain.errors import BudgetError, ClientError
+from fedtrain.ledger import Ledger, LedgerEntry, check
+from fedtrain.privacy import PrivacyPlan, SampledGaussian, calibrate
+from fedtrain.privacy.spec import privacy_spec
+
+
+class Subject(TypedDict):
+    """What a reservation is for, as a ledger takes it."""
+
+    run: str
+    round_number: int
+    plan: str
+    model: str
+    event: SampledGaussian
+
+
+def refuse_task(client: ClientContext) -> None:
+    """Refuse a task that the client's site file does not allow, before any of its code runs.
+
+    Raises:
+        BudgetError: it is not allowed; nothing was trained.
+        SiteError: the site file cannot be used.
+    """
+    policy, task = client.policy, client.experiment.task.name
+    if policy is not None and policy.tasks is not None and task not in policy.tasks:
+        raise BudgetError(
+            f"client {client.client} does not train the task {task!r}: its site file allows the tasks "
+            f"{', '.join(policy.tasks) or 'none at all'}; nothing was trained"
+        )
+
+
+def refuse_mode(client: ClientContext) -> None:
+    """Refuse training without privacy where the client's site file does not list mode "none".
+
+    On a machine of its own, seeded noise is refused too, whatever the site file says.
+
+    Raises:
+        BudgetError: likewise; nothing was trained.
+        SiteError: the site file cannot be used.
+    """
+    policy, privacy = client.policy, client.experiment.privacy
+    if policy is not None and privacy.mode == "none" and "none" not in policy.modes:
+        raise BudgetError(
+            f"client {client.client} does not train without privacy: its site file allows the modes "
+            f"{', '.join(policy.modes)}; nothing was trained"
+        )
+    if client.node is not None and privacy.mode != "none" and privacy.noise == "seeded":
+        raise BudgetError(
+            f"client {client.client} does not train with seeded noise, which anybody can compute and subtract: it is "
+            'for simulations; set privacy.noise = "secure"; nothing was trained'
+        )
+
+
+@lru_cache(maxsize=8)
+def checked_plan(experiment: Experiment, noise_multiplier: float) -> PrivacyPlan:
+    """Return the plan with the server's noise, checked by this client against the budget in its own accounting.
+
+    Raises:
+        PrivacySpecError: that noise does not keep the budget.
+    """
+    return calibrate(privacy_spec(experiment), noise_multiplier=noise_multiplier)
+
+
+def reserve_run(ledger: Ledger, client: ClientContext, plan: PrivacyPlan, *, run: str) -> None:
+    """Reserve a whole run with secret cohorts, durably and once, if the client's policy and budget allow it.
+
+    Every round of such a run spends, whether the client is drawn or not.
+
+    Raises:
+        BudgetError: the policy or the budget does not allow it; nothing is reserved.
+    """
+    subject = _run_subject(plan, run)
+    if ledger.reserved(**subject) is None:
+        _add(ledger, client, plan, subject)
+
+
+def reserved_run(ledger: Ledger, plan: PrivacyPlan, *, run: str) -> LedgerEntry:
+    """Return the reservation of a whole run.
+
+    Raises:
+        ClientError: there is none.
+    """
+    reservation = ledger.reserved(**_run_subject(plan, run))
+    if reservation is None:
+        raise ClientError("this client has not reserved the run, and does not train in it; nothing was trained")
+    return reservation
+
+
+def _run_subject(plan: PrivacyPlan, run: str) -> Subject:
+    return {
+        "run": run,
+        "round_number": 0,
+        "plan": plan.digest,
+        "model": plan.digest,
+        "event": plan.event(plan.spec.steps),
+    }
+
+
+def reserve(
+    ledger: Ledger, client: ClientContext, plan: PrivacyPlan, *, run: str, round_number: int, request: str
+) -> LedgerEntry:
+    """Reserve what a round spends, durably, if the plan and the client's policy and budget allow it.
+
+    With seeded noise the same work gives the very same update, which tells nobody anything new, and is not charged
+    again (docs/decisions/0006). With secure noise each attempt is another release.
+
+    Args:
+        ledger: the ledger of the data set.
+        client: what the client allows.
+        plan: the checked plan.
+        run: id of the run.
+        round_number: the round, from 1.
+        request: digest of all that was received.
+
+    Raises:
+        BudgetError: they do not allow it; nothing is reserved.
+    """
+    experiment = client.experiment
+    subject: Subject = {
+        "run": run,
+        "round_number": round_number,
+        "plan": plan.digest,
+        "model": request,
+        "event": plan.round_event,
+    }
+    if experiment.privacy.noise == "seeded" and (made := ledger.reserved(**subject)) is not None:
+        return made
+    if not 1 <= round_number <= experiment.federation.rounds:
+        raise BudgetError(
+            f"round {round_number} is not one of the {experiment.federation.rounds} rounds of the experiment; "
+            "nothing was trained"
+        )
+    if (taken := ledger.totals.reservations(run)) >= plan.spec.rounds:
+        raise BudgetError(
+            f"this client has taken part in this run {taken} times, and the noise is calibrated for "
+            f"{plan.spec.rounds}; nothing was trained"
+        )
+    return _add(ledger, client, plan, subject)
+
+
+def _add(ledger: Ledger, client: ClientContext, plan: PrivacyPlan, subject: Subject) -> LedgerEntry:
+    privacy = client.experiment.privacy
+    check(
+        client.limits,
+        ledger.totals,
+        subject["event"],
+        run=subject["run"],
+        whole=plan.event(plan.spec.steps),
+        mode=privacy.mode,
+        unit=plan.spec.unit,
+        noise=privacy.noise,
+    )
+    return ledger.reserve(**subject, repeatable=False, unit=plan.spec.unit, noise=privacy.noise)
