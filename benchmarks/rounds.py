@@ -14,6 +14,7 @@ rounds, and its epsilon is within the budget. A benchmark that did no work ends 
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIENTS, PARTS, EPSILON = 10, 10, 8.0
+_ROUND = re.compile(r"round \d+/")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 

@@ -1,12 +1,21 @@
-import pytest
-from flwr.app import Context, RecordDict
+import tomllib
+from collections import Counter
 
+import numpy as np
+import pytest
+from flwr.app import Context, Message, RecordDict
+
+from clients.app import app
+from fedtrain.clientapp import context
 from fedtrain.clientapp.context import ClientContext, context_of, open_endpoint
 from fedtrain.clientapp.policy import refuse_mode, refuse_task
 from fedtrain.config import to_flat
+from fedtrain.crypto import Identity
+from fedtrain.data import open_store
 from fedtrain.errors import BudgetError, KeyFileError, SiteError
+from fedtrain.ledger import Ledger
 from fedtrain.machines import NODE
-from tests.fakes import RUN_ID, digits_experiment, private_experiment
+from tests.fakes import RUN_ID, InProcessGrid, digits_experiment, private_experiment
 from tests.federations import SITE, provisioned
 
 
@@ -92,3 +101,56 @@ def test_only_tasks_that_the_site_allows_are_trained(machine, cache):
     refuse_task(on(machine, digits_experiment(cache)))
     with pytest.raises(BudgetError, match=r"does not train the task 'somewhere:build'.* vision, tabular"):
         refuse_task(on(machine, other))
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """How often TOML is parsed, a ledger is opened and a key file is read."""
+    counts = Counter()
+
+    def counted(owner, name, what):
+        function = getattr(owner, name)
+
+        def call(*arguments, **keywords):
+            counts[what] += 1
+            return function(*arguments, **keywords)
+
+        monkeypatch.setattr(owner, name, call)
+
+    counted(tomllib, "loads", "parses")
+    counted(context, "dataset_key", "data set keys")
+    counted(Identity, "load", "identities")
+    counted(Ledger, "open", "openings")
+    return counts
+
+
+def test_a_site_file_a_ledger_and_keys_are_read_once_for_a_message(machine, cache, reads, tmp_path, request_of):
+    digits = digits_experiment(cache)
+    features, labels = open_store(digits.data, seed=0).train.features[:40], np.arange(40) % 10
+    np.savez(machine.path / "records.npz", x=features, y=labels)
+    machine.site.write_text(
+        f'{SITE}[transport]\nsealed = false\nsecagg = false\n[data]\nsource = "npz"\npath = "records.npz"\n'
+        f'classes = "{",".join(map(str, range(10)))}"\n'
+    )
+    settings = {"privacy__noise": "secure", "privacy__epsilon": 2.0, "data__classes": ",".join(map(str, range(10)))}
+    experiment = private_experiment(cache, **settings)
+    InProcessGrid(None, [])  # sets who this process is
+    message = Message(request_of(experiment), 17, "train")
+    reply = app(message, flower_context(machine, experiment))
+    assert "arrays" in reply.content.array_records
+    assert reads == {"parses": 1, "data set keys": 1, "identities": 1, "openings": 1}
+
+
+def test_the_next_message_reads_anew(machine, plain):
+    InProcessGrid(None, [])
+    message, seen = Message(RecordDict(), 17, "query"), []
+
+    def answer(given, flower):
+        seen.append(context_of(flower))
+        assert context_of(flower) is seen[-1]
+        assert context_of(flower_context(machine, plain)) is not seen[-1]
+        return given
+
+    for _ in range(2):
+        context.share_context(message, flower_context(machine, plain), answer)
+    assert seen[0] is not seen[1]
