@@ -132,7 +132,11 @@ def test_a_site_file_a_ledger_and_keys_are_read_once_for_a_message(machine, cach
         f'{SITE}[transport]\nsealed = false\nsecagg = false\n[data]\nsource = "npz"\npath = "records.npz"\n'
         f'classes = "{",".join(map(str, range(10)))}"\n'
     )
-    settings = {"privacy__noise": "secure", "privacy__epsilon": 2.0, "data__classes": ",".join(map(str, range(10)))}
+    settings = {
+        "federation__sites": str(tmp_path / "elsewhere"),
+        "privacy__noise": "secure",
+        "data__classes": ",".join(map(str, range(10))),
+    }
     experiment = private_experiment(cache, **settings)
     InProcessGrid(None, [])  # sets who this process is
     message = Message(request_of(experiment), 17, "train")
