@@ -55,7 +55,14 @@ def run(checkout: Path, folder: Path, rounds: int) -> list[tuple[float, float]]:
         text=True,
     )
     assert process.stdout is not None
-    marks = [(time.monotonic(), processor_seconds(process.pid)) for line in process.stdout if line.startswith("round ")]
+    print(f"{CLIENTS} clients, {rounds} rounds, record privacy\n{'rounds to':>10}{'wall, ms':>12}{'processor, ms':>16}")
+    marks: list[tuple[float, float]] = []
+    for line in process.stdout:
+        if _ROUND.match(line):
+            marks.append((time.monotonic(), processor_seconds(process.pid)))
+            if len(marks) % (rounds // PARTS) == 0:
+                wall, processor = part(marks, len(marks) * PARTS // rounds)
+                print(f"{len(marks):>10}{wall * 1000:>12.1f}{processor * 1000:>16.1f}", flush=True)
     if process.wait() or len(marks) != rounds:
         sys.exit(f"{checkout}: the run ended after {len(marks)} rounds")
     return marks
