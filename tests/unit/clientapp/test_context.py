@@ -128,10 +128,7 @@ def test_a_site_file_a_ledger_and_keys_are_read_once_for_a_message(machine, cach
     digits = digits_experiment(cache)
     features, labels = open_store(digits.data, seed=0).train.features[:40], np.arange(40) % 10
     np.savez(machine.path / "records.npz", x=features, y=labels)
-    machine.site.write_text(
-        f'{SITE}[transport]\nsealed = false\nsecagg = false\n[data]\nsource = "npz"\npath = "records.npz"\n'
-        f'classes = "{",".join(map(str, range(10)))}"\n'
-    )
+    machine.site.write_text(f"{SITE}[transport]\nsealed = false\nsecagg = false\n")
     settings = {
         "federation__sites": str(tmp_path / "elsewhere"),
         "privacy__noise": "secure",
