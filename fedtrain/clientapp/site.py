@@ -76,10 +76,9 @@ def open_site(run_config: Mapping[str, object]) -> Site:
 
 @lru_cache(maxsize=1)
 def _open(experiment: Experiment, node: NodeFolder | None, data: SiteData | None, objects: CallerObjects) -> Site:
-    if node is None or data is None:
-        info, train, partitions = _simulated(experiment, objects)
-    else:
-        info, train, partitions = _own(experiment, node, data)
+    info, train, partitions = (
+        _simulated(experiment, objects) if node is None or data is None else _own(experiment, node, data)
+    )
     task = build_task(experiment.task, info, objects.task)
     return Site(
         experiment=experiment,
