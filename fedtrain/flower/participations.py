@@ -91,7 +91,8 @@ class Participations:
         if over := sorted(client for client, count in counts.items() if count > most):
             raise BudgetError(
                 f"client {over[0]} has taken part in {most} rounds, for which the noise was calibrated "
-                "(client_privacy.rounds), and the strategy asks it once more; nothing was sent"
+                "(client_privacy.rounds), and the strategy asks it once more; nothing was sent. To go on is to "
+                "spend more: begin another folder, and add up the epsilons"
             )
         data = {
             "schema": _SCHEMA,

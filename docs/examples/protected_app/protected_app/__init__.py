@@ -1,0 +1,1 @@
+"""protected_app: A Flower / PyTorch app."""
