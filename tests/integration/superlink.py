@@ -157,20 +157,14 @@ class Disk:
         return b"".join(self._pages)
 
 
-def record(folder, settings, *, nodes, environment, app=None):
-    """Run an app, by default that of this repository, with so many nodes and keep in a folder what can be read of it.
-
-    Another app is given the folder as its home.
-    """
+def record(folder, settings, *, nodes, environment):
+    """Run the app of this repository with so many nodes and keep in a folder what can be read of it."""
     home, sites, out = folder / "home", folder / "sites", folder / "run"
     for path in (home, sites):
         path.mkdir(parents=True)
-    config = folder / "run.toml"
-    if app is None:
-        settings = {**settings, "federation.sites": str(sites), "output.directory": str(out)}
-    else:
-        environment = {**environment, "HOME": str(folder)}
     environment = flower_environment(home, environment)
+    config = folder / "run.toml"
+    settings = {**settings, "federation.sites": str(sites), "output.directory": str(out)}
     config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
     port, database, secrets = free_port(), folder / "superlink.db", set()
     disk, processes = Disk(database), Processes(folder / "logs", environment)
@@ -189,7 +183,7 @@ def record(folder, settings, *, nodes, environment, app=None):
                 lambda: all("SuperNode ID: " in processes.log(f"supernode-{node}") for node in range(nodes)),
                 "all SuperNodes are registered",
             )
-            run = processes.start("run", "flwr", "run", app or ROOT, NAME, "--run-config", config, "--stream")
+            run = processes.start("run", "flwr", "run", ROOT, NAME, "--run-config", config, "--stream")
 
             def ended():
                 disk.look()

@@ -1,12 +1,10 @@
-"""The example of a Flower app that is protected in ten lines: on the local engine, without them, and on a SuperLink."""
+"""The example of a Flower app that is protected in ten lines: on the local engine, and without them."""
 
 import re
 import shutil
 from pathlib import Path
 
 import pytest
-
-from tests.integration.superlink import Recording, record
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "protected_app"
 MARK = "# + fedtrain"
@@ -77,26 +75,3 @@ def test_with_the_lines_it_is_protected_on_the_local_engine(at_home, tmp_path):
     assert names == {"server", *(f"client-{client}" for client in range(CLIENTS))}
     assert (folder / "server" / "participations.json").exists()
     assert not list(folder.glob("client-*/sessions/*/*/secret"))
-
-
-@pytest.fixture(scope="module")
-def run(cli, once):
-    def make(folder):
-        app = small(folder / "app")
-        record(folder, {"num-server-rounds": 1}, nodes=CLIENTS, environment=cli.environment, app=app)
-
-    return Recording(once("superlink-protected", make))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_on_a_superlink_nothing_of_the_app_is_readable(run):
-    logs = run.logs.decode()
-    assert "final accuracy" in logs
-    assert re.search(r"epsilon [0-9.]+", logs)
-    for place in (run.database, run.uplink, run.downlink):
-        assert len(place) > 10_000
-        # All of Flower's messages are there, and what begins as an array of numpy's, or names one, is not.
-        assert b"fedtrain.bytes" in place
-        for word in (b"\x93NUMPY", b"fc.weight", b"train_loss", b"num-examples"):
-            assert word not in place
