@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flwr.app import ConfigRecord, Context, Message
+from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY
 
@@ -92,13 +92,13 @@ class ClientContext:
 
     @property
     def limits(self) -> SitePolicy:
-        """What the client allows; without a site file, the budget of the experiment.
+        """What the client allows; without a site file, the budget and the mode of the experiment.
 
         Raises:
             SiteError: the site file cannot be used.
         """
         privacy = self.experiment.privacy
-        return self.policy or SitePolicy(epsilon=privacy.epsilon, delta=privacy.delta)
+        return self.policy or SitePolicy(epsilon=privacy.epsilon, delta=privacy.delta, modes=(privacy.mode,))
 
     @property
     def identity(self) -> Identity:
@@ -169,10 +169,10 @@ class ClientContext:
 
     def shown(
         self, ledger: Ledger, known: int, *, statement: SignedEnvelope | None = None, nonce: bytes = b""
-    ) -> ConfigRecord:
+    ) -> ShownLedger:
         """Return what the server is shown: the entries that it does not know, and a statement if there is one."""
         entries = ledger.envelopes_from(known)
-        return ShownLedger(key=self.identity.public, entries=entries, statement=statement, nonce=nonce).to_record()
+        return ShownLedger(key=self.identity.public, entries=entries, statement=statement, nonce=nonce)
 
     @cached_property
     def _key(self) -> bytes:

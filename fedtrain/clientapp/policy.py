@@ -7,8 +7,8 @@ from fedtrain.clientapp.context import ClientContext
 from fedtrain.config import Experiment
 from fedtrain.errors import BudgetError, ClientError
 from fedtrain.ledger import Ledger, LedgerEntry, check
-from fedtrain.privacy import PrivacyPlan, SampledGaussian, calibrate
-from fedtrain.privacy.spec import privacy_spec
+from fedtrain.privacy import Event, PrivacyPlan
+from fedtrain.privacy.mechanisms import mechanism_of
 
 
 class Subject(TypedDict):
@@ -18,7 +18,7 @@ class Subject(TypedDict):
     round_number: int
     plan: str
     model: str
-    event: SampledGaussian
+    event: Event
 
 
 def refuse_task(client: ClientContext) -> None:
@@ -45,13 +45,13 @@ def refuse_mode(client: ClientContext) -> None:
         BudgetError: likewise; nothing was trained.
         SiteError: the site file cannot be used.
     """
-    policy, privacy = client.policy, client.experiment.privacy
-    if policy is not None and privacy.mode == "none" and "none" not in policy.modes:
+    policy, privacy, mechanism = client.policy, client.experiment.privacy, mechanism_of(client.experiment)
+    if policy is not None and not mechanism.private and privacy.mode not in policy.modes:
         raise BudgetError(
             f"client {client.client} does not train without privacy: its site file allows the modes "
             f"{', '.join(policy.modes)}; nothing was trained"
         )
-    if client.node is not None and privacy.mode != "none" and privacy.noise == "seeded":
+    if client.node is not None and mechanism.private and privacy.noise == "seeded":
         raise BudgetError(
             f"client {client.client} does not train with seeded noise, which anybody can compute and subtract: it is "
             'for simulations; set privacy.noise = "secure"; nothing was trained'
@@ -65,7 +65,7 @@ def checked_plan(experiment: Experiment, noise_multiplier: float) -> PrivacyPlan
     Raises:
         PrivacySpecError: that noise does not keep the budget.
     """
-    return calibrate(privacy_spec(experiment), noise_multiplier=noise_multiplier)
+    return mechanism_of(experiment).plan(experiment, noise_multiplier=noise_multiplier)
 
 
 def reserve_run(ledger: Ledger, client: ClientContext, plan: PrivacyPlan, *, run: str) -> None:
@@ -76,30 +76,30 @@ def reserve_run(ledger: Ledger, client: ClientContext, plan: PrivacyPlan, *, run
     Raises:
         BudgetError: the policy or the budget does not allow it; nothing is reserved.
     """
-    subject = _run_subject(plan, run)
+    subject = _run_subject(client, plan, run)
     if ledger.reserved(**subject) is None:
         _add(ledger, client, plan, subject)
 
 
-def reserved_run(ledger: Ledger, plan: PrivacyPlan, *, run: str) -> LedgerEntry:
+def reserved_run(ledger: Ledger, client: ClientContext, plan: PrivacyPlan, *, run: str) -> LedgerEntry:
     """Return the reservation of a whole run.
 
     Raises:
         ClientError: there is none.
     """
-    reservation = ledger.reserved(**_run_subject(plan, run))
+    reservation = ledger.reserved(**_run_subject(client, plan, run))
     if reservation is None:
         raise ClientError("this client has not reserved the run, and does not train in it; nothing was trained")
     return reservation
 
 
-def _run_subject(plan: PrivacyPlan, run: str) -> Subject:
+def _run_subject(client: ClientContext, plan: PrivacyPlan, run: str) -> Subject:
     return {
         "run": run,
         "round_number": 0,
         "plan": plan.digest,
         "model": plan.digest,
-        "event": plan.event(plan.spec.steps),
+        "event": mechanism_of(client.experiment).reservation(plan),
     }
 
 
@@ -128,7 +128,7 @@ def reserve(
         "round_number": round_number,
         "plan": plan.digest,
         "model": request,
-        "event": plan.round_event,
+        "event": mechanism_of(experiment).reservation(plan),
     }
     if experiment.privacy.noise == "seeded" and (made := ledger.reserved(**subject)) is not None:
         return made
@@ -146,13 +146,13 @@ def reserve(
 
 
 def _add(ledger: Ledger, client: ClientContext, plan: PrivacyPlan, subject: Subject) -> LedgerEntry:
-    privacy = client.experiment.privacy
+    privacy, mechanism = client.experiment.privacy, mechanism_of(client.experiment)
     check(
         client.limits,
         ledger.totals,
         subject["event"],
         run=subject["run"],
-        whole=plan.event(plan.spec.steps),
+        whole=mechanism.event(plan, plan.spec.rounds),
         mode=privacy.mode,
         unit=plan.spec.unit,
         noise=privacy.noise,

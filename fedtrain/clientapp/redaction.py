@@ -20,13 +20,26 @@ from fedtrain.errors import (
     SiteError,
     StorageError,
     TaskError,
+    TransportError,
 )
 from fedtrain.files import append_bytes
 from fedtrain.machines import NODE
+from fedtrain.privacy.mechanisms import promises_nothing
 
-# Their texts name files, layers, budgets and numbers of the plan. Errors about data may name a row or a value.
+# Their texts name files, layers, budgets, numbers of the plan, and what is malformed in a message of the server. Errors
+# about data may name a row or a value.
 _HARMLESS = frozenset(
-    {BudgetError, ClientError, KeyFileError, LedgerError, PrivacySpecError, SiteError, StorageError, TaskError}
+    {
+        BudgetError,
+        ClientError,
+        KeyFileError,
+        LedgerError,
+        PrivacySpecError,
+        SiteError,
+        StorageError,
+        TaskError,
+        TransportError,
+    }
 )
 _LIBRARY = (Path(fedtrain.__file__).parent, Path(__file__).parent)
 
@@ -35,13 +48,13 @@ def redact_errors(message: Message, context: Context, call_next: ClientAppCallab
     """Replace an exception that may quote a record by one that says nothing of the records.
 
     That is in a private mode, and on a machine of the client's own in any. Passed on are the texts of errors that the
-    library itself raised about keys, ledgers, budgets, storage, the plan and the model. The traceback of any other goes
-    to the client's own folder.
+    library itself raised about keys, ledgers, budgets, storage, the plan, the model and the server's message. The
+    traceback of any other goes to the client's own folder.
 
     Raises:
         FedtrainError: as above; a `ClientError` in the place of any other exception.
     """
-    if context.run_config.get("privacy.mode") == "none" and NODE not in context.node_config:
+    if promises_nothing(context.run_config.get("privacy.mode")) and NODE not in context.node_config:
         return call_next(message, context)
     try:
         return call_next(message, context)

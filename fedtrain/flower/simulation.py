@@ -13,6 +13,7 @@ from flwr.supercore.object_ref import load_app
 from fedtrain.engine import LocalGrid
 from fedtrain.errors import AppError
 from fedtrain.flower.app import FlowerApp
+from fedtrain.privacy.mechanisms import registered
 
 # The key by which an app of ours says how many clients there are; other apps are told by the caller.
 CLIENTS_KEY = "federation.clients"
@@ -48,8 +49,14 @@ def open_grid(
         nodes=nodes,
         workers=workers,
         state_dir=state_folder,
-        preload=("torch", "opacus") if run_config.get("privacy.mode") == "record" else ("torch",),
+        preload=_preloaded(run_config.get("privacy.mode")),
     )
+
+
+def _preloaded(mode: object) -> tuple[str, ...]:
+    """Return what workers of an experiment of a mode need, and take long to import."""
+    needs = [mechanism.requires for mechanism in registered() if mechanism.mode == mode]
+    return ("torch", "opacus") if any(each.per_record_gradients for each in needs) else ("torch",)
 
 
 def simulate(

@@ -9,8 +9,8 @@ from fedtrain.ledger.site import SitePolicy
 from fedtrain.ledger.totals import Totals
 from fedtrain.privacy import COARSE, Event, epsilon_of, merge
 from fedtrain.privacy.mechanisms import adds_up
+from fedtrain.privacy.plan import plural_of
 
-_PROTECTED: dict[Unit, str] = {"record": "single records", "client": "whole clients"}
 _MIXED: dict[Noise, str] = {
     "secure": "the ledger of this data set holds charges of runs with seeded noise. What was released with seeded "
     "noise protects nobody: who can compute the noise subtracts it. To add secure noise to it would promise what does "
@@ -116,8 +116,8 @@ def _check_sums(totals: Totals, unit: Unit, noise: Noise) -> None:
     for charged_unit, charged_noise in totals.kinds:
         if not adds_up(charged_unit, unit):
             raise BudgetError(
-                f"the ledger of this data set holds charges that protect {_PROTECTED[charged_unit]}; charges that "
-                f"protect {_PROTECTED[unit]} do not add up with them; nothing was trained. {_ELSEWHERE}"
+                f"the ledger of this data set holds charges that protect {plural_of(charged_unit)}; charges that "
+                f"protect {plural_of(unit)} do not add up with them; nothing was trained. {_ELSEWHERE}"
             )
         if charged_noise != noise:
             raise BudgetError(f"{_MIXED[noise]}; nothing was trained. {_ELSEWHERE}")

@@ -31,12 +31,14 @@ class _Protected:
 
     Attributes:
         neighbouring: the relations that are about it.
+        plural: the units, in words.
         below: what delta has to be below.
         population: says how many units there are.
         adaptive: whether the norms of its contributions may be counted to adapt the clipping norm.
     """
 
     neighbouring: frozenset[str]
+    plural: str
     below: str
     population: str
     adaptive: bool
@@ -45,17 +47,25 @@ class _Protected:
 PROTECTED: dict[Unit, _Protected] = {
     "record": _Protected(
         neighbouring=frozenset({"add or remove one record"}),
+        plural="single records",
         below="1 / records of a client",
         population="batch size {divisor} / sampling rate {sampling_rate:g} means {population:g} records",
         adaptive=False,
     ),
     "client": _Protected(
         neighbouring=frozenset({"add or remove one client", "zero out one client"}),
+        plural="whole clients",
         below="1 / clients",
         population="there are {population:g} clients",
         adaptive=True,
     ),
 }
+
+
+def plural_of(unit: Unit) -> str:
+    """Return what charges of a unit protect, in words."""
+    return PROTECTED[unit].plural
+
 
 # Whose contributions are replaced by zero, while everyone knows that it takes part: no draw can hide it.
 _KNOWN_PARTICIPATION = frozenset({"zero out one client"})

@@ -34,6 +34,7 @@ __all__ = [
     "mechanism_of",
     "mechanism_of_plan",
     "private",
+    "promises_nothing",
     "protects",
     "read_plan",
     "register",
@@ -109,6 +110,11 @@ def read_plan(data: object) -> PrivacyPlan:
 def private(mode: str) -> bool:
     """Say whether a mode promises anything."""
     return any(mechanism.private for mechanism in _REGISTRY.values() if mechanism.mode == mode)
+
+
+def promises_nothing(mode: object) -> bool:
+    """Say whether a mode is known, and promises nothing. One that is not known may be private."""
+    return any(mechanism.mode == mode and not mechanism.private for mechanism in _REGISTRY.values())
 
 
 def protects(mode: str, unit: str | None, neighbouring: str | None) -> bool:

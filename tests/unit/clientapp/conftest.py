@@ -79,9 +79,10 @@ def request_of():
 
     def make(experiment, number=1, **config):
         preparation = prepared(experiment)
-        values = {protocol.ROUND: number, protocol.LEARNING_RATE: 0.1, protocol.RUN: "run"}
+        values = {protocol.ROUND: number, protocol.LEARNING_RATE: 0.1}
         records = {}
         if preparation.plan is not None:
+            values[protocol.RUN] = "run"
             values[protocol.NOISE_MULTIPLIER] = preparation.plan.noise_multiplier
             values[protocol.CLIP_NORM] = preparation.plan.spec.clip_norm
             records = {protocol.LEDGER: ConfigRecord({protocol.KNOWN: 0})}

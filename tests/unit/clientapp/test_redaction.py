@@ -6,8 +6,10 @@ from flwr.app import Message
 
 from fedtrain.clientapp.context import ClientContext
 from fedtrain.clientapp.redaction import redact_errors
+from fedtrain.clientapp.training import train
 from fedtrain.crypto import Identity
-from fedtrain.errors import ClientError, DataError, FedtrainError, KeyFileError, TaskError
+from fedtrain.errors import ClientError, DataError, FedtrainError, KeyFileError, TaskError, TransportError
+from fedtrain.flower.messages import protocol
 from tests.fakes import InProcessGrid
 
 SECRET = "patient 4711 has label 3"
@@ -50,6 +52,7 @@ def told(private, node, message, call_next):
         BaseException(SECRET),
         DataError(f"row 7: {SECRET}"),
         TaskError(SECRET),
+        TransportError(SECRET),
         AwkwardError("patient 4711", "has label 3"),
         type("Patient4711", (Exception,), {})(),
     ],
@@ -86,3 +89,17 @@ def test_without_privacy_exceptions_are_the_authors(plain, node, message):
 
 def test_answers_are_passed_on(private, node, message):
     assert redact_errors(message, node(private, 0).context, lambda given, _: given) is message
+
+
+def test_what_is_malformed_in_a_request_is_passed_on(private, node, message):
+    del message.content[protocol.CONFIG][protocol.NOISE_MULTIPLIER]
+    client = node(private, 0)
+    with pytest.raises(TransportError, match="'noise-multiplier' in its record 'config' is missing"):
+        redact_errors(message, client.context, lambda *_: train(message.content, client.opened, client.site))
+
+
+def test_a_mode_that_is_not_known_is_taken_for_a_private_one(private, node, message):
+    context = node(private, 0).context
+    context.run_config["privacy.mode"] = "unheard of"
+    with pytest.raises(ClientError, match="training failed with ValueError"):
+        redact_errors(message, context, raising(ValueError(SECRET)))

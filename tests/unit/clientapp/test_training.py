@@ -11,7 +11,7 @@ from torch import nn
 from clients.app import app
 from fedtrain.clientapp.context import ClientContext
 from fedtrain.clientapp.training import train
-from fedtrain.errors import ClientError, DataError, LedgerError, TaskError
+from fedtrain.errors import ClientError, DataError, LedgerError, TaskError, TransportError
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.introduction import ShownLedger
 from fedtrain.ledger import read_statement
@@ -256,7 +256,15 @@ def test_another_model_is_charged(private, node, request_of):
     assert len(reserved(client)) == 2
 
 
-@pytest.mark.parametrize("noise", [0.5, 0.3, 0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("noise", [0.0, -1.0, float("nan"), float("inf")])
+def test_noise_that_is_none_is_refused_as_malformed(private, node, request_of, noise):
+    client = node(private, 0)
+    with pytest.raises(TransportError, match=r"'noise-multiplier' in its record 'config' is .* a finite float above 0"):
+        run(client, request_of(private, noise_multiplier=noise), watched(client.site, forbidden))
+    assert ledger_of(client) == ()
+
+
+@pytest.mark.parametrize("noise", [0.5, 0.3])
 def test_noise_that_does_not_keep_the_budget_is_refused_by_the_client(private, node, request_of, noise):
     client = node(private, 0)
     reason = refusal(client, request_of(private, noise_multiplier=noise), watched(client.site, forbidden))
@@ -455,4 +463,15 @@ def test_with_secret_cohorts_a_client_that_has_not_reserved_the_run_says_nothing
     client = node(secret, 0)
     with pytest.raises(ClientError, match="has not reserved the run"):
         run(client, request_of(secret), watched(client.site, forbidden))
+    assert ledger_of(client) == ()
+
+
+@pytest.mark.parametrize("name", [protocol.RUN, protocol.NOISE_MULTIPLIER, protocol.CLIP_NORM])
+def test_a_request_without_the_terms_of_a_private_run_is_refused_before_anything_is_reserved(
+    private, node, request_of, name
+):
+    client, content = node(private, 0), request_of(private)
+    del content[protocol.CONFIG][name]
+    with pytest.raises(TransportError, match="the request for training cannot be used: "):
+        run(client, content)
     assert ledger_of(client) == ()

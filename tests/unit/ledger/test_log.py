@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from fedtrain.crypto import Identity
-from fedtrain.errors import LedgerError, StorageError
+from fedtrain.errors import LedgerError, PrivacySpecError, StorageError
 from fedtrain.ledger import EMPTY, SitePolicy, read_chain, read_statement
 from fedtrain.privacy import SampledGaussian
 from tests.unit.ledger.conftest import EVENT
@@ -226,3 +226,15 @@ def test_two_processes_share_a_ledger(place, tmp_path):
                 rounds = [entry.round for entry in ledger.entries if (entry.run, entry.status) == (run, status)]
                 assert rounds == list(range(1, 9))
         assert len(read_chain(ledger.envelopes, place.identity.public)) == 32
+
+
+def test_an_event_that_no_accountant_composes_is_not_charged(place):
+    class Laplace(SampledGaussian):
+        kind = "laplace"
+
+    event = Laplace(sampling_rate=1.0, noise_multiplier=1.0, steps=1)
+    with place.open() as ledger:
+        with pytest.raises(PrivacySpecError, match="events of kind 'laplace' cannot be charged: no accountant"):
+            place.reserve(ledger, event=event)
+        assert ledger.entries == ()
+    assert not place.file.exists() or place.file.read_bytes() == b""

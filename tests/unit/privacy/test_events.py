@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from fedtrain.crypto.canonical import canonical
 from fedtrain.errors import PrivacySpecError
 from fedtrain.privacy import SampledGaussian, merge
+from fedtrain.privacy.events import read_event, register_event, withdraw_event
 
 EVENT = SampledGaussian(sampling_rate=0.5, noise_multiplier=2.0, steps=3)
 DATA = {"kind": "poisson-sampled-gaussian", "sampling_rate": 0.5, "noise_multiplier": 2.0, "steps": 3}
@@ -56,3 +57,24 @@ def test_events_of_one_mechanism_merge():
     six = SampledGaussian(sampling_rate=0.5, noise_multiplier=2.0, steps=6)
     assert merge([EVENT, other, EVENT]) == (other, six)
     assert merge([]) == ()
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [({**DATA, "kind": "laplace"}, "'laplace'"), ({"steps": 3}, "None"), ({"kind": 3}, "3"), ([DATA], "None")],
+)
+def test_an_event_of_a_kind_that_is_not_registered_is_not_read(data, kind):
+    with pytest.raises(PrivacySpecError, match=f"its kind is {kind}, and known kinds are poisson-sampled-gaussian"):
+        read_event(data)
+
+
+def test_a_kind_is_registered_once():
+    with pytest.raises(ValueError, match="'poisson-sampled-gaussian' are registered already"):
+        register_event("poisson-sampled-gaussian", SampledGaussian.from_data)
+    register_event("another", lambda data: SampledGaussian.from_data({**data, "kind": "poisson-sampled-gaussian"}))
+    try:
+        assert read_event({**DATA, "kind": "another"}) == EVENT
+    finally:
+        withdraw_event("another")
+    with pytest.raises(PrivacySpecError, match="its kind is 'another'"):
+        read_event({**DATA, "kind": "another"})
