@@ -1,5 +1,6 @@
 """The rounds: draw a cohort, ask it, collect its replies, aggregate them, record, evaluate."""
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -98,8 +99,11 @@ class Rounds:
             terms = PrivateTerms(run=trail.run, noise_multiplier=noise, clip_norm=state.clip_norm)
         settings, arrays = train_settings(learning_rate=rate, terms=terms), as_record(state.model)
         remind(self._strategy, state.strategy)
-        # The strategy adds its settings to those that it is given.
+        # The strategy adds its settings to those that it is given. It samples all the nodes that were drawn, from
+        # Python's global generator, which belongs to the caller's program.
+        state_of_the_caller = random.getstate()
         messages = self._strategy.configure_train(number, arrays, settings, DrawnGrid(self._parts.grid, drawn))
+        random.setstate(state_of_the_caller)
         # It shuffles the nodes, and sums of floating-point numbers depend on the order.
         place = {node: index for index, node in enumerate(drawn)}
         ordered = sorted(messages, key=lambda message: place[message.metadata.dst_node_id])

@@ -170,10 +170,11 @@ def test_seeded_noise_cannot_be_relabelled_with_the_configuration(judge):
     world = record_world(noise="seeded")
     honest = world.report()
     lying = World(plan=world.plan, noise="secure", server=world.server, keys=world.keys)
-    forged = lying.closed({**lying.claimed(honest["proof"]), "config": lying.config})
-    forged = edit_records(
-        lying, forged, lambda records: records[0].update(noise="secure", config=config_digest(lying.config))
+    relabelled = edit_records(
+        lying, honest, lambda records: records[0].update(noise="secure", config=config_digest(lying.config))
     )
+    # Claimed from the relabelled opening, so that nothing but the clients' entries contradicts it.
+    forged = lying.closed({**lying.claimed(relabelled["proof"]), "config": lying.config})
     verdict, checks = judge(forged, world.roster)
     assert not verdict.holds
     assert [check.name for check in verdict.of("fails")] == ["entries follow the plan"]

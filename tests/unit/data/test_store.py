@@ -129,13 +129,13 @@ def test_partitions_of_one_source_share_a_store():
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda folder: (folder / "train_labels.npy").unlink(),
+        lambda folder: (folder / "train_targets.npy").unlink(),
         lambda folder: os.truncate(folder / "train_features.npy", 5000),
-        lambda folder: os.truncate(folder / "test_labels.npy", 10),
+        lambda folder: os.truncate(folder / "test_targets.npy", 10),
         lambda folder: os.truncate(folder / "meta.json", 10),
         lambda folder: (folder / "meta.json").unlink(),
         lambda folder: (folder / "meta.json").write_text("{}"),
-        lambda folder: np.save(folder / "train_labels.npy", np.zeros(3, dtype=np.int64)),
+        lambda folder: np.save(folder / "train_targets.npy", np.zeros(3, dtype=np.int64)),
     ],
     ids=["missing", "truncated", "header", "cut meta", "no meta", "empty meta", "other array"],
 )
@@ -148,9 +148,9 @@ def test_a_damaged_store_is_built_again(damage):
     assert {path.name for path in again.folder.iterdir()} == {
         "meta.json",
         "train_features.npy",
-        "train_labels.npy",
+        "train_targets.npy",
         "test_features.npy",
-        "test_labels.npy",
+        "test_targets.npy",
     }
 
 
@@ -158,7 +158,7 @@ def test_what_a_killed_process_left_is_replaced():
     store = open_store(Data(), seed=0)
     left = store.folder.with_name(store.folder.name + ".tmp")
     store.folder.rename(left)
-    (left / "train_labels.npy").unlink()
+    (left / "train_targets.npy").unlink()
     assert len(open_store(Data(), seed=0).train.targets) == 1438
     assert not left.exists()
 

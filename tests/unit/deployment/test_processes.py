@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
+from fedtrain.deployment import processes as module
 from fedtrain.deployment.processes import Processes, Stopped, delays, only_one, stopped_by_signals, unproxied
 from fedtrain.errors import RunError, SiteError, StorageError
-from fedtrain.machines import processes as module
 from tests.processes import PATIENCE, runs, until
 
 

@@ -30,7 +30,7 @@ def event(rate=0.01, noise=1.0, steps=100):
 class Gives:
     """An accountant that gives a fixed answer, or raises it."""
 
-    name, version = "given", "1"
+    name, version, kinds = "given", "1", frozenset({SampledGaussian.kind})
 
     def __init__(self, answer):
         self.answer = answer
@@ -111,8 +111,8 @@ def test_bad_input_is_not_a_reason_to_fall_back():
 
 
 def test_no_approximation_by_the_central_limit_can_be_chosen():
-    modules = {file.stem for file in (ROOT / "fedtrain/privacy/accountants").glob("*.py")}
-    assert modules == {"__init__", "base", "pld", "prv", "rdp"}
+    modules = {file.stem for file in (ROOT / "fedtrain/privacy/accounting").glob("*.py")}
+    assert modules == {"__init__", "base", "bounds", "pld", "prv", "rdp"}
     with pytest.raises(ConfigError, match="unknown key"):
         from_flat({"privacy.mode": "record", "privacy.sampling_rate": 0.1, "privacy.accountant": "gdp"})
     # mu of the approximation (Bu et al. 2020) for a case where it is below the truth.

@@ -296,7 +296,7 @@ class Task(Base):
         return nn.Sequential(nn.Flatten(), {layers})
 
     def collate(self, records, generator):
-        return {"inputs": records.features.float(), "targets": records.targets}
+        return {{"inputs": records.features.float(), "targets": records.targets}}
 
     def losses(self, outputs, batch):
         return functional.cross_entropy(outputs, batch["targets"], reduction="none")
