@@ -22,22 +22,27 @@ class Content:
         lines: the complete lines, newlines included; where the file begins with what was known, those after it.
         tail: what follows the last newline.
         intent: the line that was to be appended last, or a torn one if a crash came before the append began.
-        known: the complete lines that were known before, one after another; empty if the file begins otherwise.
+        known: the complete lines that were known before, one after another; empty if the file begins otherwise. It is
+            the object that was given, and no copy.
     """
 
     lines: tuple[bytes, ...]
     tail: bytes
     intent: bytes
-    known: bytes = b""
+    known: bytes | bytearray = b""
 
-    def line(self, number: int) -> bytes:
-        """Return a complete line by its place in the file, from 0."""
-        before = self.known.count(b"\n")
+    def line(self, number: int, *, before: int) -> bytes:
+        """Return a complete line of the file.
+
+        Args:
+            number: its place, from 0.
+            before: number of lines that were known before.
+        """
         if number >= before:
             return self.lines[number - before]
         if number == before - 1:
-            return self.known[self.known.rfind(b"\n", 0, -1) + 1 :]
-        return self.known.split(b"\n")[number] + b"\n"
+            return bytes(self.known[self.known.rfind(b"\n", 0, -1) + 1 :])
+        return bytes(self.known.split(b"\n")[number]) + b"\n"
 
 
 class Journal:
@@ -47,7 +52,7 @@ class Journal:
         content: what they held when they were read.
     """
 
-    def __init__(self, path: Path, intent: Path, *, known: bytes = b"") -> None:
+    def __init__(self, path: Path, intent: Path, *, known: bytes | bytearray = b"") -> None:
         """Read the two files.
 
         Args:
@@ -62,7 +67,7 @@ class Journal:
         self._intent = intent
         data = _read(path)
         self._size = len(data)
-        if data[: len(known)] != known:
+        if data[: len(known)] != known:  # of a file that has not grown, this slice is no copy
             known = b""
         *lines, tail = data[len(known) :].split(b"\n")
         self.content = Content(

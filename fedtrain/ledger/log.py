@@ -86,7 +86,7 @@ class Ledger:
             raise
         known.lines += b"".join(envelope.line() for envelope in envelopes)
         self._journal, self._known = journal, known
-        self._count, self._lines = len(known.chain.entries), known.lines
+        self._count, self._end = len(known.chain.entries), len(known.lines)
 
     def __enter__(self) -> Self:
         return self
@@ -135,16 +135,19 @@ class Ledger:
 
     def envelopes_from(self, first: int) -> tuple[SignedEnvelope, ...]:
         """Return the entries from a place on, as they were signed."""
-        count = max(self._count - max(first, 0), 0)
-        lines = self._lines[:-1].rsplit(b"\n", count)[-count:] if count else []
-        return tuple(SignedEnvelope.from_line(line + b"\n") for line in lines)
+        lines, start = self._known.lines, self._end
+        for _ in range(max(first, 0), self._count):
+            start = lines.rfind(b"\n", 0, start - 1) + 1
+        shown = bytes(lines[start : self._end]).split(b"\n")[:-1]
+        return tuple(SignedEnvelope.from_line(line + b"\n") for line in shown)
 
     @property
     def head(self) -> Head:
         """Where the ledger ends."""
         if not self._count:
             return EMPTY
-        last = self._lines[self._lines.rfind(b"\n", 0, -1) + 1 :]
+        lines = self._known.lines
+        last = lines[lines.rfind(b"\n", 0, self._end - 1) + 1 : self._end]
         return Head(sequence=self._count, digest=sha256(last).hexdigest())
 
     def reserved(self, *, run: str, round_number: int, plan: str, model: str, event: Event) -> LedgerEntry | None:
@@ -287,7 +290,7 @@ class Ledger:
         self._journal.append(envelope.line())
         self._known.chain.append(entry, envelope)
         self._known.lines += envelope.line()
-        self._count, self._lines = len(self._known.chain.entries), self._known.lines
+        self._count, self._end = len(self._known.chain.entries), len(self._known.lines)
 
     def _check_open(self) -> None:
         if not self._lock.is_locked:
@@ -320,7 +323,7 @@ def _recovered(
     count = before.sequence + len(envelopes)
     intended = _intended(content.intent, identity)
     if intended is None or intended.sequence < count:
-        known = intended is None or content.line(intended.sequence) == content.intent
+        known = intended is None or content.line(intended.sequence, before=before.sequence) == content.intent
         if content.tail or not known:
             what = f"has {len(content.tail)} bytes after its last line" if content.tail else "has another line"
             raise LedgerError(

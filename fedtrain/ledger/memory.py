@@ -17,11 +17,11 @@ class Known:
     """What was verified of a ledger.
 
     Attributes:
-        lines: its lines, one after another.
+        lines: its lines, one after another. They only ever grow at their end.
         chain: what they say.
     """
 
-    lines: bytes = b""
+    lines: bytearray = field(default_factory=bytearray)
     chain: Chain = field(default_factory=Chain)
 
 

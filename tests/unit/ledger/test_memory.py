@@ -129,24 +129,31 @@ def test_what_is_more_than_is_kept_is_forgotten_the_oldest_first(tmp_path):
     identity, memory = Identity.generate(), Memory(limit=10)
     paths = [tmp_path / name for name in "abc"]
     for path in paths:
-        memory.keep(path, identity, Known(lines=b"1234", chain=Chain()))
+        memory.keep(path, identity, Known(lines=bytearray(b"1234"), chain=Chain()))
     assert [len(memory.take(path, identity).lines) for path in paths] == [0, 4, 4]
     assert [len(memory.take(path, identity).lines) for path in paths] == [0, 0, 0]
-    memory.keep(paths[0], identity, Known(lines=b"12345678901"))
+    memory.keep(paths[0], identity, Known(lines=bytearray(b"12345678901")))
     assert memory.take(paths[0], identity).lines == b""
-    memory.keep(paths[0], identity, Known(lines=b"1234567890"))
+    memory.keep(paths[0], identity, Known(lines=bytearray(b"1234567890")))
     assert memory.take(paths[0], Identity.generate()).lines == b""
     assert len(memory.take(paths[0], identity).lines) == 10
 
 
-def test_others_use_a_ledger_that_is_released_and_what_they_add_is_taken_over(filled, monkeypatch):
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_others_use_a_ledger_that_is_released_and_what_they_add_is_taken_over(filled, monkeypatch, verified, elsewhere):
     with filled.open() as ledger:
         mine = filled.reserve(ledger, 4)
         with ledger.released():
-            with filled.open(timeout=0.05) as other:
-                theirs = filled.reserve(other, 4, run="other")
+            with monkeypatch.context() as patch:
+                if elsewhere:  # in another process
+                    forget(patch)
+                with filled.open(timeout=0.05) as other:
+                    theirs = filled.reserve(other, 4, run="other")
+            verified.clear()
             with pytest.raises(LedgerError, match="closed"):
                 filled.reserve(ledger, 5)
+        # The intent, and the line that this process has not verified.
+        assert len(verified) == 1 + elsewhere
         assert ledger.entries[-2:] == (mine, theirs)
         ledger.settle(mine, "e" * 64)
         with pytest.raises(LedgerError, match="another process has held"):
