@@ -6,8 +6,8 @@ STAMP := $(VENV)/.installed
 TEST_WORKERS ?= 2
 # For each target of the fuzzer. What it learns stays in runs/fuzz.
 FUZZ_SECONDS ?= 60
-# Where CI is set, as it is in continuous integration, the slow tests run too; those of whole federations afterwards, two
-# federations at a time: each waits for most of the time. The tests of a file share one, so they stay together.
+# Where CI is set, as it is in continuous integration, the slow tests run too; whole federations one after another, since
+# each needs the machine for itself.
 TESTS := $(if $(CI),-m 'not deployment and not faults',-m 'not slow')
 
 .PHONY: demo deploy-demo deploy-faults test docs lint wheel bench bench-deployment fuzz clean
@@ -33,7 +33,7 @@ deploy-faults: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal $(TESTS)
-	$(if $(CI),$(BIN)/python -m pytest -n 2 --dist loadfile -m 'deployment or faults')
+	$(if $(CI),$(BIN)/python -m pytest -m 'deployment or faults')
 
 # Without the network. A broken link, or a page that is missing from the navigation, is an error.
 docs: $(STAMP)

@@ -51,6 +51,7 @@ def test_the_protection_is_ten_lines_at_most_and_the_rest_knows_nothing_of_it():
         assert word not in rest
 
 
+@pytest.mark.slow
 def test_without_the_lines_the_app_runs_unprotected(at_home, tmp_path):
     app = small(tmp_path / "app")
     for path in sources(app):
@@ -62,6 +63,7 @@ def test_without_the_lines_the_app_runs_unprotected(at_home, tmp_path):
     assert not (tmp_path / ".fedtrain").exists()
 
 
+@pytest.mark.slow
 def test_with_the_lines_it_is_protected_on_the_local_engine(at_home, tmp_path):
     app = small(tmp_path / "app")
     task = app / "protected_app" / "task.py"

@@ -33,6 +33,7 @@ def table(tmp_path_factory):
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("transport", [[], SUMMED], ids=["clear", "summed"])
 @pytest.mark.parametrize("task", TASKS)
