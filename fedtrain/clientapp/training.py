@@ -23,7 +23,7 @@ from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import Arrays, Mechanism, mechanism_of
 from fedtrain.privacy.noise import RandomSource, open_source
 from fedtrain.seeding import derive_seed
-from fedtrain.tasks import shared_names
+from fedtrain.tasks import shared_names, trainable_names
 from fedtrain.training import PlainTrainer, Records, RoundSettings, check_model
 from fedtrain.trust import commit
 
@@ -117,7 +117,10 @@ def train(content: RecordDict, client: ClientContext, site: Site) -> RecordDict:
         return _train_privately(work, records, mechanism).to_records()
     loss = PlainTrainer(config=client.experiment.training).train(work.model, site.task, records, work.settings)
     metrics = {protocol.WEIGHT: float(len(records)), protocol.LOSS: loss}
-    return TrainReply(arrays=ArrayRecord(work.model.state_dict()), metrics=metrics).to_records()
+    received, own = work.request.arrays, trainable_names(work.model) - work.shared
+    trained = ArrayRecord(work.model.state_dict())
+    arrays = ArrayRecord({name: received[name] if name in own else array for name, array in trained.items()})
+    return TrainReply(arrays=arrays, metrics=metrics).to_records()
 
 
 def _train_privately(work: Work, records: Records, mechanism: Mechanism) -> TrainReply:

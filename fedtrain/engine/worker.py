@@ -110,8 +110,18 @@ def _prepare_process(index: int, spec: WorkerSpec) -> None:
     os.environ.update(spec.environment)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(spec.threads)
-    # All workers are copies of one process: without this, numpy's global generator would give each the same numbers.
+    _draw_apart()
+
+
+def _draw_apart() -> None:
+    """Seed the global generators of this process from the system.
+
+    All workers are copies of one process, and torch starts each process with the same seed: without this, an app that
+    draws from a global generator would get the same numbers in each worker, and two clients the same noise.
+    """
     np.random.seed()  # noqa: NPY002
+    if "torch" in sys.modules:
+        sys.modules["torch"].seed()
 
 
 def _die_with_parent(directories: tuple[Path, ...], parent: int | None) -> None:
@@ -132,6 +142,7 @@ def _load(spec: WorkerSpec) -> ClientApp | str:
             raise LoadClientAppError(f"{spec.client_app} is a {type(app).__name__}, not a ClientApp")  # noqa: TRY301
     except BaseException:  # noqa: BLE001 - also sys.exit() while the module is imported
         return traceback.format_exc()
+    _draw_apart()  # what the app has imported may have brought torch
     return app
 
 

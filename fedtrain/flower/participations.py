@@ -54,7 +54,8 @@ class Participations:
             BudgetError: it counts rounds under another plan, or with noise from another source.
         """
         self._path, self._plan, self._noise = path, plan, noise
-        self._counts = self._read() if path.exists() else {}
+        # A link to nothing is a count that is gone, and not one that was never begun.
+        self._counts = self._read() if path.is_symlink() or path.exists() else {}
 
     def _read(self) -> dict[int, int]:
         try:

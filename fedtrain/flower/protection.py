@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from math import inf, isfinite
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -270,3 +271,18 @@ def asked_arrays(content: RecordDict) -> ArrayRecord:
 def floating(arrays: Mapping[str, Array]) -> frozenset[str]:
     """Return the names of the arrays that are averaged. All of them are an update: a model's buffers too."""
     return frozenset(name for name, array in arrays.items() if np.dtype(array.dtype).kind in _SUMMED)
+
+
+def own_folder(folder: str | Path) -> Path:
+    """Return a folder of keys and counts, with a leading ``~`` for the home of the user.
+
+    Raises:
+        ConfigError: it is relative: started elsewhere, the program would make other keys, and count from zero.
+    """
+    place = Path(folder).expanduser()
+    if not place.is_absolute():
+        raise ConfigError(
+            f"the folder {str(folder)!r} is relative, so that keys, and what was spent, would be others wherever the "
+            'program is started: give an absolute one, or one in the home of the user, such as "~/.my-app"'
+        )
+    return place

@@ -85,7 +85,7 @@ class Ledger:
             self._lock.release()
             raise
         known.lines += b"".join(envelope.line() for envelope in envelopes)
-        self._journal, self._known = journal, known
+        self._journal, self._known, self._whole = journal, known, True
         self._count, self._end = len(known.chain.entries), len(known.lines)
 
     def __enter__(self) -> Self:
@@ -99,7 +99,8 @@ class Ledger:
     def close(self) -> None:
         """Let others open the ledger. Nothing can be written after it."""
         if self._lock.is_locked:
-            _MEMORY.keep(self._path, self._identity, self._known)
+            if self._whole:
+                _MEMORY.keep(self._path, self._identity, self._known)
             self._lock.release()
 
     @contextmanager
@@ -109,13 +110,26 @@ class Ledger:
         Where the block raises, the ledger stays closed.
 
         Raises:
-            LedgerError: as `open`, at the end of the block.
+            LedgerError: as `open`, at the end of the block; or what the ledger held before is not in it any more.
             StorageError: likewise.
         """
         self._check_open()
+        before = self.head
         self.close()
         yield
         self._read()
+        if before not in (EMPTY, self._head_after(before.sequence)):
+            self.close()
+            raise LedgerError(
+                f"{self._path} was replaced or cut while the client trained: its first {before.sequence} entries are "
+                f"not those of before; what was trained is not sent; {_ADVICE}"
+            )
+
+    def _head_after(self, count: int) -> Head | None:
+        """Return where the ledger ended when it had so many entries; ``None`` if it has fewer."""
+        if count >= self._count:
+            return self.head if count == self._count else None
+        return Head(sequence=count, digest=self._known.chain.entries[count].previous)
 
     @property
     def entries(self) -> tuple[LedgerEntry, ...]:
@@ -287,10 +301,13 @@ class Ledger:
     def _append(self, entry: LedgerEntry) -> None:
         self._check_open()
         envelope = SignedEnvelope.sign(PAYLOAD_TYPE, entry.encode(), self._identity)
+        # An interrupt may come between any two of these lines: then the next opening reads the file from its beginning.
+        self._whole = False
         self._journal.append(envelope.line())
         self._known.chain.append(entry, envelope)
         self._known.lines += envelope.line()
         self._count, self._end = len(self._known.chain.entries), len(self._known.lines)
+        self._whole = True
 
     def _check_open(self) -> None:
         if not self._lock.is_locked:

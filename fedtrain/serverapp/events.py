@@ -52,7 +52,7 @@ class RoundDone:
 
     Attributes:
         round: the round, from 1.
-        entry: what the report's round log will say of it.
+        entry: what came of it. With secret cohorts the report leaves out who took part, who did not, and for how long.
         evaluation: the central evaluation after it; ``None`` where the round has none.
         epsilon: the largest epsilon that any client has spent so far; ``None`` without privacy.
         metric: how to read what chooses the best model; ``None`` where the task describes no metric.

@@ -102,8 +102,10 @@ class Rounds:
         # The strategy adds its settings to those that it is given. It samples all the nodes that were drawn, from
         # Python's global generator, which belongs to the caller's program.
         state_of_the_caller = random.getstate()
-        messages = self._strategy.configure_train(number, arrays, settings, DrawnGrid(self._parts.grid, drawn))
-        random.setstate(state_of_the_caller)
+        try:
+            messages = self._strategy.configure_train(number, arrays, settings, DrawnGrid(self._parts.grid, drawn))
+        finally:
+            random.setstate(state_of_the_caller)
         # It shuffles the nodes, and sums of floating-point numbers depend on the order.
         place = {node: index for index, node in enumerate(drawn)}
         ordered = sorted(messages, key=lambda message: place[message.metadata.dst_node_id])

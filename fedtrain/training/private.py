@@ -131,8 +131,9 @@ class PrivateTrainer:
             chunk = to_device(part, device)
             outputs = forward(task, wrapped, chunk)
             found = losses(task, outputs, chunk)
-            if not check.done:
+            if not (check.done and check.compared):
                 refuse_coupled_losses(task, outputs, chunk, found)
+                check.compared |= rows(chunk) > 1
             torch.autograd.backward(found.mean())
             refuse_mixed_records(model, buffers, rows=rows(chunk))
             yield

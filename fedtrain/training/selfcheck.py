@@ -26,6 +26,7 @@ class SelfCheck:
 
     Attributes:
         done: whether it rests.
+        compared: whether losses of several records were compared with those of each alone.
     """
 
     def __init__(self, model: nn.Module, plan: PrivacyPlan) -> None:
@@ -36,6 +37,7 @@ class SelfCheck:
         self._expected: list[Tensor] = []
         self._records = 0
         self.done = False
+        self.compared = False
 
     def after_clipping(self) -> None:
         """Compare the sum so far with that of the records' gradients, each scaled down to the clipping norm.

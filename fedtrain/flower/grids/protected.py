@@ -32,7 +32,7 @@ from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.introduction import Answer, Query
 from fedtrain.flower.messages.training import CohortRequest
 from fedtrain.flower.participations import Participations, Spent
-from fedtrain.flower.protection import ClientPrivacy, Protection, asked_arrays, floating, is_training
+from fedtrain.flower.protection import ClientPrivacy, Protection, asked_arrays, floating, is_training, own_folder
 from fedtrain.flower.sessions import ServerSession, end_session, open_session
 from fedtrain.messaging import SessionOffer
 from fedtrain.privacy import PrivacyPlan
@@ -66,7 +66,7 @@ def protect_grid(
         patience: seconds to wait for the clients.
 
     Raises:
-        ConfigError: the strategy cannot work on one average.
+        ConfigError: the strategy cannot work on one average, or the folder is relative.
         PrivacySpecError: no noise keeps the promise of client privacy.
         ClientError: too few clients take part, or they are others than expected.
         KeyFileError: a key file or the roster cannot be used.
@@ -75,7 +75,7 @@ def protect_grid(
     """
     if strategy is not None:
         protection.check_strategy(strategy)
-    place = Path(folder).expanduser()
+    place = own_folder(folder)
     participations = None
     lock = _only_one(place)
     try:

@@ -27,7 +27,7 @@ from fedtrain.flower.mods.endpoint import Endpoint, OpenEndpoint
 from fedtrain.flower.mods.sealed import sealed_mod
 from fedtrain.flower.mods.secagg import secagg_mod
 from fedtrain.flower.mods.session import session_mod
-from fedtrain.flower.protection import Protection, asked_arrays, floating, is_training
+from fedtrain.flower.protection import Protection, asked_arrays, floating, is_training, own_folder
 from fedtrain.flower.sessions import is_of_a_session
 
 _log = logging.getLogger(__name__)
@@ -108,8 +108,11 @@ def client_mods(protection: Protection, *, folder: str | Path, pinned: bool = Fa
         pinned: whether to take part only with the identities in the ``roster.json`` of that subfolder, which the
             operator gave this client. Without it the client takes those that it is shown in a session, which is for
             simulations: whoever relays messages could show others.
+
+    Raises:
+        ConfigError: the folder is relative.
     """
-    place = Path(folder).expanduser()
+    place = own_folder(folder)
 
     def open_endpoint(context: Context) -> Endpoint:
         client = _number(context, protection)

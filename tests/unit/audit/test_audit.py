@@ -1,5 +1,6 @@
 import copy
 import json
+import math
 import re
 import sys
 from dataclasses import replace
@@ -314,6 +315,17 @@ def test_parameters_of_adaptive_clipping_are_the_plans(name, judge):
     plain = changed(world.report(), f"privacy.mechanism.adaptive_clipping.{name}", 0.33)
     _, checks = judge(plain, world.roster)
     assert "0.33 in the report" in checks["mechanism"].detail
+
+
+def test_a_power_that_another_machine_rounds_in_another_way_is_no_other_claim(judge):
+    world = adaptive_world()
+    honest = world.report()
+    value = honest["privacy"]["mechanism"]["adaptive_clipping"]["value_noise_multiplier"]
+    path = "privacy.mechanism.adaptive_clipping.value_noise_multiplier"
+    verdict, checks = judge(world.closed(changed(honest, path, math.nextafter(value, 9.0))), world.roster)
+    assert verdict.holds
+    _, checks = judge(world.closed(changed(honest, path, value * (1 + 1e-6))), world.roster)
+    assert path in checks["claim"].detail
 
 
 def test_clients_that_are_only_pinned_or_only_in_the_report_are_named(world, honest, judge):

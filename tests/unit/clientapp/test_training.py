@@ -364,6 +364,23 @@ def test_buffers_are_part_of_a_plain_reply(plain, node, request_of):
     assert (run(client, content, site)[protocol.ARRAYS]["seen"].numpy() > 0).all()
 
 
+def test_what_a_task_does_not_share_stays_as_received_without_privacy_too(plain, node, request_of):
+    client, content = node(plain, 0), request_of(plain)
+    received = bits(content)
+    first, *own = dict(client.site.model.named_parameters())
+
+    class Personal(type(client.site.task)):
+        def shared(self, model):
+            return frozenset({first})
+
+    task = Personal.__new__(Personal)
+    vars(task).update(vars(client.site.task))
+    sent = bits(run(client, content, dataclasses.replace(client.site, task=task)))
+    assert own
+    assert [sent[name] for name in own] == [received[name] for name in own]
+    assert sent[first] != received[first]
+
+
 @pytest.mark.parametrize("kind", ["private", "by_client"])
 def test_batch_normalisation_is_refused_by_the_client_too(kind, request, node, request_of):
     private = request.getfixturevalue(kind)

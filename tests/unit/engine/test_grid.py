@@ -221,13 +221,16 @@ def test_workers_see_the_environment_of_the_parent(make_grid, messages, monkeypa
     assert reply.content["c"]["path"] == os.environ.get("PYTHONPATH", "")
 
 
-def test_workers_draw_different_numbers_from_numpys_global_generator(make_grid, messages):
-    app = """
+@pytest.mark.parametrize("draw", ["np.random.random()", "__import__('torch').rand(())"])
+def test_workers_draw_different_numbers_from_global_generators(make_grid, messages, draw):
+    app = f"""
+    import torch
+
     @app.train()
     def train(message, context):
         time.sleep(0.05)
-        value = float(np.random.random())
-        return Message(RecordDict({"m": MetricRecord({"value": value})}), reply_to=message)
+        value = float({draw})
+        return Message(RecordDict({{"m": MetricRecord({{"value": value}})}}), reply_to=message)
     """
     replies = make_grid(app).send_and_receive(messages(range(4)))
     assert len({reply.content["m"]["value"] for reply in replies}) == 4

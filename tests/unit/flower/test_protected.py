@@ -312,6 +312,21 @@ def test_a_round_counts_before_it_is_asked(make_world):
     assert counts == {"0": 1, "1": 1, "2": 1}
 
 
+def test_a_count_that_is_a_link_to_nothing_is_no_first_start(make_world):
+    world = make_world(CENTRAL)
+    (world.folder / "server").mkdir()
+    (world.folder / "server" / "participations.json").symlink_to(world.folder / "gone")
+    with pytest.raises(StorageError, match="nobody can tell what was spent"):
+        world.protect()
+
+
+def test_a_folder_that_depends_on_where_the_program_starts_is_refused():
+    with pytest.raises(ConfigError, match="the folder 'server' is relative"):
+        protect_grid(None, CENTRAL, folder="server")
+    with pytest.raises(ConfigError, match=r"the folder 'keys/mine' is relative"):
+        client_mods(CENTRAL, folder="keys/mine")
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": "other"}'])
 def test_a_damaged_count_is_refused(make_world, text):
     world = make_world(CENTRAL)

@@ -172,14 +172,47 @@ def test_a_block_that_fails_leaves_a_released_ledger_closed(filled):
             pass
 
 
-def test_a_ledger_that_was_replaced_while_it_was_released_settles_nothing_of_the_old_one(filled):
-    with filled.open() as ledger:
-        mine = filled.reserve(ledger, 4)
-        with ledger.released():
+@pytest.mark.parametrize("what", ["older", "gone"])
+def test_a_ledger_that_was_replaced_while_it_was_released_is_refused(filled, what):
+    older = filled.file.read_bytes(), filled.intent.read_bytes()
+
+    def replace(file, intent):
+        if what == "gone":
             filled.file.unlink()
             filled.intent.unlink()
-        with pytest.raises(LedgerError, match=r"round 4 of run run was never reserved in this ledger; its update is"):
+        else:
+            filled.file.write_bytes(file)
+            filled.intent.write_bytes(intent)
+
+    with filled.open() as ledger:
+        mine = filled.reserve(ledger, 4)
+        replaced = r"was replaced or cut while the client trained: its first 6 entries are not those of before"
+        with pytest.raises(LedgerError, match=replaced), ledger.released():
+            replace(*older)
+        with pytest.raises(LedgerError, match="closed"):
             ledger.settle(mine, "e" * 64)
+        with filled.open(timeout=0.05):
+            pass
+
+
+@pytest.mark.parametrize("after", ["totals", "chain"])
+def test_an_interrupt_within_an_append_leaves_nothing_half_known(filled, monkeypatch, after):
+    append = Chain.append
+
+    def interrupted(chain, entry, envelope):
+        chain.totals.add(entry) if after == "totals" else append(chain, entry, envelope)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, filled.open() as ledger:
+        patch.setattr(Chain, "append", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            filled.reserve(ledger, 4)
+    with filled.open() as ledger:
+        (made,) = (entry for entry in ledger.entries if entry.round == 4)
+        assert ledger.totals.unsettled(made) == 1
+        ledger.settle(made, "e" * 64)
+        with pytest.raises(LedgerError, match="was settled with another update"):
+            ledger.settle(made, "f" * 64)
 
 
 def test_a_ledger_that_was_damaged_while_it_was_released_is_not_written(filled):

@@ -70,6 +70,22 @@ def test_an_empty_batch_is_a_noisy_step():
     assert float(moved.std()) == pytest.approx(math.sqrt(3) * 1.0 * 0.1 / 20, rel=0.25)
 
 
+def test_losses_that_compare_records_are_refused_although_the_first_batch_is_one_record():
+    class Coupled(Classification):
+        def losses(self, outputs, batch):
+            return super().losses(outputs, batch) + outputs.mean()
+
+    masks = [torch.arange(20) == 2, torch.ones(20, dtype=torch.bool)]
+
+    class Drawn(SeededSource):
+        def bernoulli(self, count, probability):
+            return masks.pop(0)
+
+    with pytest.raises(TaskError, match="another value than for the record alone"):
+        change(records(), plan(steps=2), task=Coupled(), source=Drawn(5))
+    assert not masks
+
+
 SOURCES = {"seeded": SeededSource, "secure": lambda seed: SecureSource()}
 
 
