@@ -302,7 +302,7 @@ def test_the_site_file_decides_and_not_the_experiment(private, node, request_of,
 def test_a_request_for_plain_training_does_not_turn_privacy_off(private, node, request_of):
     content = request_of(private)
     del content[protocol.CONFIG][protocol.NOISE_MULTIPLIER]
-    with pytest.raises(KeyError):
+    with pytest.raises(TransportError, match="'noise-multiplier' in its record 'config' is missing"):
         run(node(private, 0), content)
 
 
