@@ -18,3 +18,11 @@ def test_what_determines_results_changes_the_digest(change):
 @pytest.mark.parametrize("change", [{"output.directory": "x"}, {"output.resume": True}, {"data.cache": "x"}])
 def test_presentation_does_not(change):
     assert digest(change) == digest({})
+
+
+def test_fields_that_came_later_leave_the_digest_of_those_who_do_not_use_them():
+    # As fedtrain computed it before data.target and data.label_columns were there.
+    assert digest({}) == "0f6898a2952bb6a0cf795d0b062465adbafdd4cda5abdd83e17cceae499e2b68"
+    assert digest(
+        {"data.source": "npz", "data.path": "x", "data.target": "number", "task.name": "regression"}
+    ) != digest({"data.source": "npz", "data.path": "x", "task.name": "regression"})
