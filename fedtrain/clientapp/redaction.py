@@ -41,7 +41,7 @@ _HARMLESS = frozenset(
         TransportError,
     }
 )
-_LIBRARY = (Path(fedtrain.__file__).parent, Path(__file__).parent)
+_LIBRARY = Path(fedtrain.__file__).parent
 
 
 def redact_errors(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -72,7 +72,7 @@ def _is_harmless(error: BaseException) -> bool:
     """Say whether the library raised it, and about nothing of the data. A task can raise the same classes."""
     frames = traceback.extract_tb(error.__traceback__)
     raised_in = Path(frames[-1].filename) if frames else Path()
-    return type(error) in _HARMLESS and any(folder in raised_in.parents for folder in _LIBRARY)
+    return type(error) in _HARMLESS and _LIBRARY in raised_in.parents
 
 
 def _told_apart(error: BaseException) -> ClientError:

@@ -24,7 +24,6 @@ from fedtrain.ledger import (
     SecureSum,
     Update,
     now,
-    unanswered,
 )
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.report import LedgerTrail, Report, RoundEntry, SignedTrail
@@ -187,11 +186,6 @@ class AuditTrail:
             if client not in self.refused
             and any((entry.run, entry.round) == (self.run, 0) for entry in self.copies.entries(client))
         ]
-
-    def unanswered(self, client: int) -> tuple[int, ...]:
-        """Return the rounds that are charged to a client although its ledger, as far as it is known, has no entry."""
-        entries = self.copies.entries(client)
-        return unanswered(client, self.log.records, entries, self.copies.stated(client), noise=self.noise)
 
     def refresh(self, grid: Grid, clients: Mapping[int, int], *, timeout: float) -> None:
         """Ask every client for the rest of its ledger, with a statement that this is all, up to the last round asked.
