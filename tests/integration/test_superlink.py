@@ -168,7 +168,8 @@ def test_a_private_run_is_sealed_and_summed_unless_told_otherwise(cli, private, 
     assert not readable(weights(private), *everything(private))
     local = {**SETTINGS, **PRIVATE, **OPEN}
     arguments = [word for key, value in local.items() for word in ("--set", f"{key}={json.dumps(value)}")]
-    unprotected = cli.run(*arguments, out=tmp_path / "local")
+    (tmp_path / "experiment.toml").touch()
+    unprotected = cli.run("--config", tmp_path / "experiment.toml", *arguments, out=tmp_path / "local")
     assert unprotected.status == 0, unprotected.stderr
     assert near(final(private), final(unprotected))
     audit = cli.call("audit", private.out / "report.json", "--roster", private.out / "roster.json")

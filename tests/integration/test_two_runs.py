@@ -60,7 +60,10 @@ def test_two_runs_and_a_kill_cost_what_the_configuration_says(cli, tmp_path, mod
     (tmp_path / "sites" / "site.toml").write_text(
         f"[budget]\nepsilon = 50.0\ndelta = {settings['privacy.delta']}\n", encoding="utf-8"
     )
-    arguments = [item for key, value in settings.items() for item in ("--set", f"{key}={value}")]
+    # Nothing in it, so that the settings are all there is, and not changes of the demo.
+    (tmp_path / "experiment.toml").touch()
+    changes = [item for key, value in settings.items() for item in ("--set", f"{key}={value}")]
+    arguments = ["--config", tmp_path / "experiment.toml", *changes]
     first = cli.run(*arguments, out=tmp_path / "first")
     assert first.status == 0, first.stderr
 
