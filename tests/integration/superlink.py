@@ -209,7 +209,8 @@ def flower_environment(home, environment):
     return {
         **environment,
         **programs.environment(home),
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+        # The nodes share the cores of one machine.
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.3",
         # Sums of floating-point numbers depend on the number of threads.
         "OMP_NUM_THREADS": "1",
     }

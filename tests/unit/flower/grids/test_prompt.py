@@ -6,7 +6,7 @@ import pytest
 from flwr.app import Message, RecordDict
 
 from fedtrain.flower.grids.base import GridWrapper, collect
-from fedtrain.flower.grids.prompt import PromptGrid
+from fedtrain.flower.grids.prompt import PromptGrid, pause_before_asking
 from tests.fakes import InProcessGrid
 
 NODES = [11, 12, 13]
@@ -111,6 +111,20 @@ def test_a_reply_that_is_not_there_is_asked_for_with_a_pause():
     assert seconds >= 0.45
     # However slow this machine is: at most once at the beginning, and once in each tenth of a second.
     assert all(2 <= asked <= 1 + seconds / 0.1 for asked in stalling.asked.values())
+
+
+def test_what_takes_long_is_asked_for_less_often_and_found_in_time():
+    questions, waited = 0, 0.0
+    while waited < 600.0:
+        pause = pause_before_asking(waited, replies=10)
+        assert pause <= max(0.2, 0.05 * waited)
+        questions, waited = questions + 1, waited + pause
+    # Six thousand, were each asked for every tenth of a second.
+    assert questions < 400
+
+
+def test_many_together_are_asked_for_at_a_bounded_rate():
+    assert all(pause_before_asking(waited, replies=1000) >= 20.0 for waited in (0.0, 5.0, 500.0))
 
 
 def test_an_error_reaches_who_asks():
