@@ -155,11 +155,17 @@ def open_channel(
 
 
 def checked_summing(experiment: Experiment, model: nn.Module, plan: PrivacyPlan | None) -> Summing:
-    """Return how updates are summed, if they can be with this model and this cohort.
+    """Return how updates are summed, if they can be with this mechanism, this model and this cohort.
 
     Raises:
         ConfigError: they cannot.
     """
+    mechanism = mechanism_of(experiment)
+    if mechanism.requires.hidden_cohorts:
+        raise ConfigError(
+            f"the mechanism {mechanism.kind!r} requires that nobody learns who takes part in a round, and in secure "
+            "aggregation the members of a cohort know each other; set transport.secagg.enabled = false"
+        )
     arrays = ArrayRecord(model.state_dict())
     _check_arrays(model, experiment)
     summing, secagg, cohort = Summing.of(experiment), experiment.transport.secagg, experiment.federation.cohort
@@ -167,7 +173,7 @@ def checked_summing(experiment: Experiment, model: nn.Module, plan: PrivacyPlan 
         parameters = summing.parameters(members=cohort, sent=arrays)
     except ConfigError as error:
         raise ConfigError(f"[transport.secagg] cannot be used with federation.cohort = {cohort}: {error}") from error
-    if plan is not None and mechanism_of(experiment).clips_updates:
+    if plan is not None and mechanism.clips_updates:
         check_noise(parameters, clip_norm=plan.spec.clip_norm, noise_multiplier=plan.value_noise_multiplier)
     if summing.layout.heaviest > parameters.largest:
         raise ConfigError(

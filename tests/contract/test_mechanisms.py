@@ -3,13 +3,17 @@
 A new mechanism needs a row in ``ROWS``.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from fedtrain.config import from_flat
+from fedtrain.errors import PrivacySpecError
 from fedtrain.privacy.client_level import Contribution
 from fedtrain.privacy.mechanisms import (
+    Requirements,
     Seen,
     mechanism_of,
     mechanism_of_plan,
@@ -48,28 +52,34 @@ class Quiet:
 
 
 class Far:
-    """Training that moves every number far away."""
+    """Training that moves every number far away. By record it draws the noise of one step, and bounds the update."""
+
+    def __init__(self):
+        self.plain = False
 
     def plainly(self):
+        self.plain = True
         return {"w": np.full(4, 1e3, dtype=np.float32)}
 
     def by_record(self, plan, source):
-        return self.plainly()
+        deviation = plan.noise_multiplier * plan.spec.clip_norm
+        return {"w": source.gaussian((4,), std=deviation, device=torch.device("cpu")).numpy()}
 
 
-def made(mechanism, kind):
+def made(mechanism, row):
     """Give the plan of a mechanism, quickly: at a noise that needs no search."""
-    return mechanism.plan(from_flat({**BASE, **ROWS[kind]}), noise_multiplier=20.0)
+    return mechanism.plan(from_flat({**BASE, **row}), noise_multiplier=20.0)
 
 
-def check_neighbours(mechanism, kind):
-    plan = made(mechanism, kind)
+def check_neighbours(mechanism, row):
+    assert mechanism_of(from_flat({**BASE, **row})).kind == mechanism.kind
+    plan = made(mechanism, row)
     assert (plan.spec.unit, plan.spec.neighbouring) == (mechanism.unit, mechanism.neighbouring)
-    assert mechanism_of_plan(read_plan(plan.as_data())).kind == kind
+    assert mechanism_of_plan(read_plan(plan.as_data())).kind == mechanism.kind
 
 
-def check_steps(mechanism, kind):
-    plan = made(mechanism, kind)
+def check_steps(mechanism, row):
+    plan = made(mechanism, row)
     assert mechanism.event(plan, 1).steps == plan.spec.steps_per_round
     assert mechanism.event(plan, plan.spec.rounds).steps == plan.spec.steps
     assert mechanism.reservation(plan).steps == (
@@ -78,13 +88,17 @@ def check_steps(mechanism, kind):
     assert mechanism.event(plan, 1).noise_multiplier == plan.noise_multiplier
 
 
-def check_contribution(mechanism, kind):
-    plan, received = made(mechanism, kind), {"w": np.zeros(4, dtype=np.float32)}
-    sent = mechanism.contribute(plan, Far(), received, clip_norm=1e6, source=Quiet())
+def check_contribution(mechanism, row):
+    """What leaves a client is clipped by the plan, whatever the round says, and noise is added once: here or later."""
+    plan, received = made(mechanism, row), {"w": np.zeros(4, dtype=np.float32)}
+    training, source = Far(), Quiet()
+    sent = mechanism.contribute(plan, training, received, clip_norm=1e6, source=source)
     assert sent.arrays.keys() == received.keys()
-    if mechanism.clips_updates:
+    assert (sent.arrays["w"].shape, sent.arrays["w"].dtype) == ((4,), np.float32)
+    if training.plain:
         assert np.linalg.norm(sent.arrays["w"]) <= plan.spec.clip_norm * (1 + 1e-6)
-        assert sent.within is False
+    assert sent.within is (False if mechanism.clips_updates else None)
+    assert source.deviations == ([] if mechanism.adds_noise else [plan.noise_multiplier * plan.spec.clip_norm])
 
 
 def released(mechanism, plan, contributions, source):
@@ -93,11 +107,13 @@ def released(mechanism, plan, contributions, source):
     ).mean["w"]
 
 
-def check_release(mechanism, kind):
+def check_release(mechanism, row):
     """Sensitivity is measured on neighbouring inputs; noise is what the plan says; the divisor is public."""
+    plan, source = made(mechanism, row), Quiet()
     if not mechanism.adds_noise:
+        with pytest.raises(PrivacySpecError, match="the server adds no noise"):
+            released(mechanism, plan, [], source)
         return
-    plan, source = made(mechanism, kind), Quiet()
     far = Contribution(update={"w": np.full(4, 1e6)}, within=False)
     one = Contribution(update={"w": np.full(4, 0.1)}, within=True)
     base, more = (released(mechanism, plan, others, source) for others in ([one] * 3, [one] * 3 + [far]))
@@ -107,8 +123,52 @@ def check_release(mechanism, kind):
     assert np.allclose(alone * 3, base)
 
 
-def check_text(mechanism, kind):
-    plan = made(mechanism, kind)
+MODULUS = 64.0
+
+
+def released_sum(mechanism, plan, total, source):
+    return mechanism.release_sum(
+        plan,
+        clip_norm=plan.spec.clip_norm,
+        total={"w": total},
+        count=0.0,
+        source=source,
+        modulus=MODULUS,
+        count_modulus=MODULUS,
+        largest_count=2.0,
+    ).mean["w"]
+
+
+class Constant(Quiet):
+    """A source whose noise is known: a number for each draw."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def gaussian(self, shape, *, std, device, dtype=torch.float32):
+        return super().gaussian(shape, std=std, device=device, dtype=dtype) + self.value
+
+
+def check_release_sum(mechanism, row):
+    """A sum is released as updates are: same noise, same divisor; and is reduced with its noise, not before it."""
+    plan, source = made(mechanism, row), Quiet()
+    total = np.full(4, 0.3)
+    if not mechanism.adds_noise:
+        with pytest.raises(PrivacySpecError, match="the server adds no noise"):
+            released_sum(mechanism, plan, total, source)
+        return
+    one = Contribution(update={"w": total / 3}, within=True)
+    assert np.allclose(released_sum(mechanism, plan, total, source), released(mechanism, plan, [one] * 3, Quiet()))
+    assert source.deviations == [plan.noise_multiplier * plan.spec.clip_norm]
+    # At the edge of the range the smallest update of another client flips the sum: with noise that must not show.
+    edge = [released_sum(mechanism, plan, np.full(4, value), Constant(5.0)) for value in (31.9, 31.9 - MODULUS)]
+    assert np.allclose(edge[0], edge[1])
+    assert np.all(np.abs(edge[0]) * plan.spec.divisor <= MODULUS / 2)
+
+
+def check_text(mechanism, row):
+    plan = made(mechanism, row)
     for seen in SEEN:
         found = mechanism.adversaries(plan, seen)
         who = " ".join(adversary.who for adversary in found)
@@ -120,11 +180,15 @@ def check_text(mechanism, kind):
         assert "the odds" in mechanism.statement("the odds", seen)
     sampling = mechanism.sampling(plan)
     assert sampling.rate == plan.spec.sampling_rate
+    # Epsilon may make use of a draw that nobody learns of what is protected: of records at each client, or of clients
+    # in cohorts that are hidden. Where there is no such draw, the rate is 1.
+    assert sampling.scheme in {"none", f"Poisson, {mechanism.unit}s"}
     assert sampling.amplification is (sampling.rate < 1)
-    assert sampling.amplification is (mechanism.requires.hidden_cohorts or not mechanism.adds_noise)
+    assert sampling.scheme != "none" or not sampling.amplification
+    assert mechanism.requires.hidden_cohorts is (sampling.scheme == "Poisson, clients")
 
 
-CHECKS = [check_neighbours, check_steps, check_contribution, check_release, check_text]
+CHECKS = [check_neighbours, check_steps, check_contribution, check_release, check_release_sum, check_text]
 
 
 def test_each_mechanism_has_a_row_and_is_the_one_that_its_row_chooses():
@@ -136,7 +200,7 @@ def test_each_mechanism_has_a_row_and_is_the_one_that_its_row_chooses():
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("mechanism", [each for each in registered() if each.private], ids=lambda each: each.kind)
 def test_a_mechanism_keeps_to_the_contract(mechanism, check):
-    check(mechanism, mechanism.kind)
+    check(mechanism, ROWS[mechanism.kind])
 
 
 class FewerSteps(RecordLocal):
@@ -165,6 +229,73 @@ class DrawnDivisor(ClientPoisson):
         )
 
 
+class NoiseAtBothEnds(ClientCapped):
+    def contribute(self, plan, training, received, *, clip_norm, source):
+        source.gaussian((4,), std=plan.noise_multiplier * plan.spec.clip_norm, device=torch.device("cpu"))
+        return super().contribute(plan, training, received, clip_norm=clip_norm, source=source)
+
+
+class NoiseTwiceAtTheServer(ClientCapped):
+    def release(self, plan, *, contributions, source, **given):
+        source.gaussian((4,), std=plan.noise_multiplier * plan.spec.clip_norm, device=torch.device("cpu"))
+        return super().release(plan, contributions=contributions, source=source, **given)
+
+
+class NoiseTwiceAtTheClient(RecordLocal):
+    def contribute(self, plan, training, received, *, clip_norm, source):
+        sent = super().contribute(plan, training, received, clip_norm=clip_norm, source=source)
+        source.gaussian((4,), std=plan.noise_multiplier * plan.spec.clip_norm, device=torch.device("cpu"))
+        return sent
+
+
+class NoNoiseAnywhere(RecordLocal):
+    def contribute(self, plan, training, received, *, clip_norm, source):
+        return super().contribute(plan, training, received, clip_norm=clip_norm, source=Quiet())
+
+
+class HalfTheNoiseOnSums(ClientCapped):
+    def release_sum(self, plan, **given):
+        return super().release_sum(type(plan)(spec=plan.spec, noise_multiplier=plan.noise_multiplier / 2), **given)
+
+
+class NoiseTwiceOnSums(ClientCapped):
+    def release_sum(self, plan, *, source, **given):
+        source.gaussian((4,), std=plan.noise_multiplier * plan.spec.clip_norm, device=torch.device("cpu"))
+        return super().release_sum(plan, source=source, **given)
+
+
+class OtherDivisorOnSums(ClientCapped):
+    def release_sum(self, plan, **given):
+        made = super().release_sum(plan, **given)
+        return type(made)(mean={name: value / 2 for name, value in made.mean.items()}, clip_norm=made.clip_norm)
+
+
+class NeverReduces(ClientCapped):
+    def release_sum(self, plan, *, modulus, **given):
+        return super().release_sum(plan, modulus=np.inf, **given)
+
+
+class ReducesBeforeTheNoise(ClientCapped):
+    def release_sum(self, plan, *, total, modulus, **given):
+        reduced = {name: value - modulus * np.rint(value / modulus) for name, value in total.items()}
+        return super().release_sum(plan, total=reduced, modulus=np.inf, **given)
+
+
+class TellsWhetherItClipped(RecordLocal):
+    def contribute(self, plan, training, received, *, clip_norm, source):
+        sent = super().contribute(plan, training, received, clip_norm=clip_norm, source=source)
+        return type(sent)(arrays=sent.arrays, within=True)
+
+
+class CountsOnKnownCohorts(ClientPoisson):
+    requires = Requirements(no_batch_statistics=True)
+
+
+class CountsOnNoDraw(RecordLocal):
+    def sampling(self, plan):
+        return replace(super().sampling(plan), scheme="none")
+
+
 class WrongNeighbours(ClientCapped):
     neighbouring = "add or remove one client"
     _rate = ClientPoisson._rate
@@ -177,8 +308,6 @@ class OmitsTheRelay(ClientPoisson):
 
 class BoundsTheServer(ClientCapped):
     def adversaries(self, plan, seen):
-        from dataclasses import replace
-
         return tuple(replace(adversary, bounded=True) for adversary in super().adversaries(plan, seen))
 
 
@@ -189,7 +318,19 @@ class BoundsTheServer(ClientCapped):
         (Unclipped(), check_contribution),
         (HalfTheNoise(), check_release),
         (DrawnDivisor(), check_release),
+        (NoiseAtBothEnds(), check_contribution),
+        (NoiseTwiceAtTheServer(), check_release),
+        (NoiseTwiceAtTheClient(), check_contribution),
+        (NoNoiseAnywhere(), check_contribution),
+        (TellsWhetherItClipped(), check_contribution),
+        (HalfTheNoiseOnSums(), check_release_sum),
+        (NoiseTwiceOnSums(), check_release_sum),
+        (OtherDivisorOnSums(), check_release_sum),
+        (NeverReduces(), check_release_sum),
+        (ReducesBeforeTheNoise(), check_release_sum),
         (WrongNeighbours(), check_neighbours),
+        (CountsOnKnownCohorts(), check_text),
+        (CountsOnNoDraw(), check_text),
         (OmitsTheRelay(), check_text),
         (BoundsTheServer(), check_text),
     ],
@@ -197,7 +338,7 @@ class BoundsTheServer(ClientCapped):
 )
 def test_a_planted_error_is_found(planted, check):
     with pytest.raises((AssertionError, StopIteration)):
-        check(planted, planted.kind)
+        check(planted, ROWS[planted.kind])
 
 
 def test_two_mechanisms_whose_plans_cannot_be_told_apart_are_refused():

@@ -36,13 +36,11 @@ class Requirements:
     Attributes:
         hidden_cohorts: nobody may learn who takes part in which round. A client reserves the whole run when it joins,
             since an entry for each round would tell.
-        equal_weights: every client has the same public weight, and sends neither counts nor losses.
         per_record_gradients: the model has a gradient of its own for each record.
         no_batch_statistics: the model keeps no statistics of the records beside its parameters.
     """
 
     hidden_cohorts: bool = False
-    equal_weights: bool = False
     per_record_gradients: bool = False
     no_batch_statistics: bool = False
 

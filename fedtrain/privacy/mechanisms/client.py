@@ -229,7 +229,7 @@ class ClientPoisson(ClientCentral):
 
     kind = "client, Poisson cohorts"
     neighbouring = "add or remove one client"
-    requires = Requirements(hidden_cohorts=True, equal_weights=True, no_batch_statistics=True)
+    requires = Requirements(hidden_cohorts=True, no_batch_statistics=True)
 
     def chosen(self, privacy: Privacy) -> bool:
         """Say whether an experiment asks for client privacy with Poisson cohorts."""
@@ -273,7 +273,7 @@ class ClientCapped(ClientCentral):
 
     kind = "client, capped participation"
     neighbouring = "zero out one client"
-    requires = Requirements(equal_weights=True, no_batch_statistics=True)
+    requires = Requirements(no_batch_statistics=True)
 
     def chosen(self, privacy: Privacy) -> bool:
         """Say whether an experiment asks for client privacy with capped participation."""

@@ -24,7 +24,7 @@ class RecordLocal(Mechanism):
     mode = "record"
     unit = "record"
     neighbouring = "add or remove one record"
-    requires = Requirements(equal_weights=True, per_record_gradients=True)
+    requires = Requirements(per_record_gradients=True)
 
     def chosen(self, privacy: Privacy) -> bool:
         """Say whether an experiment asks for record privacy."""

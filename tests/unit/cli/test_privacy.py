@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from fedtrain.cli.app import app
 from fedtrain.config import from_flat
-from fedtrain.privacy import PrivacyPlan, calibrate, epsilon_of
-from fedtrain.privacy.spec import privacy_spec
+from fedtrain.privacy import PrivacyPlan, epsilon_of
+from fedtrain.privacy.mechanisms import mechanism_of
 
 RECORD = {
     "privacy.mode": "record",
@@ -22,6 +22,11 @@ RECORD = {
 }
 POISSON = {"privacy.mode": "client", "federation.clients": 40, "federation.cohort": 10, "privacy.delta": 1e-3}
 CAPPED = {**POISSON, "privacy.cohorts": "capped", "privacy.max_participations": 5}
+
+
+def plan_of(flat):
+    experiment = from_flat(flat)
+    return mechanism_of(experiment).plan(experiment)
 
 
 def call(flat, *arguments):
@@ -37,7 +42,7 @@ def rows(text):
 def test_the_promise_the_noise_and_what_is_spent_are_told_before_anyone_trains():
     result = call(RECORD)
     assert (result.exit_code, result.stderr) == (0, "")
-    made = calibrate(privacy_spec(from_flat(RECORD)))
+    made = plan_of(RECORD)
     assert "can hardly tell whether any one record was among those of the client" in result.stdout
     assert f"Noise multiplier {made.noise_multiplier:g}." in result.stdout
     assert "Claim: all rounds spend epsilon 4.00, by dp-accounting PLD" in result.stdout
@@ -70,7 +75,7 @@ def test_each_mode_says_who_is_protected_and_shows_the_alternatives(flat, words,
     result = call(flat)
     assert words in result.stdout
     answer = json.loads(call(flat, "--json").stdout)
-    made = calibrate(privacy_spec(from_flat(flat)))
+    made = plan_of(flat)
     assert PrivacyPlan.from_data(answer["plan"]) == made
     assert answer["digest"] == made.digest
     assert sorted({other["sampling_rate"] for other in answer["alternatives"]}) == rates
@@ -92,7 +97,7 @@ def test_each_mode_says_who_is_protected_and_shows_the_alternatives(flat, words,
 def test_adaptive_clipping_shows_the_noise_that_is_left_for_the_sum():
     flat = {**POISSON, "privacy.adaptive_clipping": True, "privacy.clipping_noise": 2.0}
     result = call(flat)
-    made = calibrate(privacy_spec(from_flat(flat)))
+    made = plan_of(flat)
     assert f"so that the sum has {made.value_noise_multiplier:.4g}" in result.stdout
     assert made.value_noise_multiplier > made.noise_multiplier
 
@@ -154,7 +159,7 @@ def test_the_group_alone_shows_its_commands():
 
 def test_a_run_without_privacy_imports_no_accountant():
     program = (
-        "import sys, fedtrain.privacy, fedtrain.privacy.spec, fedtrain.cli.app; "
+        "import sys, fedtrain.privacy, fedtrain.privacy.mechanisms, fedtrain.cli.app; "
         "print(sorted({'opacus', 'dp_accounting', 'torch', 'scipy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)

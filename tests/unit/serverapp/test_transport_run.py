@@ -11,7 +11,8 @@ from fedtrain.audit import audit
 from fedtrain.config import from_flat, to_flat
 from fedtrain.errors import AggregationError, BudgetError, ClientError, ConfigError, KeyFileError, StorageError
 from fedtrain.report import Report
-from fedtrain.serverapp.channel import Transport
+from fedtrain.serverapp.channel import Transport, checked_summing
+from fedtrain.serverapp.preparation import prepare
 from fedtrain.serverapp.run import run_experiment
 from fedtrain.trust import Roster
 from tests.fakes import NODES, digits_experiment, federation, private_experiment
@@ -394,6 +395,14 @@ def test_what_secure_aggregation_cannot_do_is_refused_when_it_is_configured(cach
     kind = settings.pop("kind", private_experiment)
     with pytest.raises(ConfigError, match=reason):
         kind(cache, **MASKED, **settings)
+
+
+def test_cohorts_that_nobody_may_learn_are_not_summed_whatever_the_configuration_says(cache, tmp_path):
+    settings = {"privacy__mode": "client", "privacy__delta": 1e-2, "output__directory": str(tmp_path / "run")}
+    experiment = digits_experiment(cache, **settings)
+    preparation = prepare(experiment)
+    with pytest.raises(ConfigError, match="'client, Poisson cohorts' requires that nobody learns who takes part"):
+        checked_summing(experiment, preparation.model, preparation.plan)
 
 
 def test_both_layers_are_on_in_a_deployment_and_off_in_a_simulation_unless_something_is_said(cache):

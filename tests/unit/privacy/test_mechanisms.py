@@ -3,50 +3,55 @@ import pytest
 from fedtrain.config import from_flat
 from fedtrain.errors import PrivacySpecError
 from fedtrain.privacy import AdaptiveClipping
-from fedtrain.privacy.spec import privacy_spec
+from fedtrain.privacy.mechanisms import mechanism_of
 
 RECORD = {"privacy.mode": "record", "privacy.sampling_rate": 0.3, "training.local_epochs": 2.0}
 CLIENT = {"privacy.mode": "client", "federation.clients": 50, "federation.cohort": 10, "federation.rounds": 30}
 CAPPED = {**CLIENT, "privacy.cohorts": "capped"}
 
 
+def spec_of(flat):
+    experiment = from_flat(flat)
+    return mechanism_of(experiment).spec(experiment)
+
+
 def test_record_privacy_is_of_public_constants():
-    spec = privacy_spec(from_flat(RECORD))
+    spec = spec_of(RECORD)
     assert (spec.unit, spec.neighbouring) == ("record", "add or remove one record")
     assert (spec.steps_per_round, spec.rounds, spec.steps, spec.divisor) == (7, 10, 70, 32)
     assert spec.population == pytest.approx(32 / 0.3)
     assert spec.adaptive is None
-    assert privacy_spec(from_flat({**RECORD, "federation.cohort": 3, "privacy.max_participations": 3})).rounds == 3
-    assert privacy_spec(from_flat({**RECORD, "privacy.max_participations": 99})).rounds == 99
+    assert spec_of({**RECORD, "federation.cohort": 3, "privacy.max_participations": 3}).rounds == 3
+    assert spec_of({**RECORD, "privacy.max_participations": 99}).rounds == 99
     steps = {name: value for name, value in RECORD.items() if name != "training.local_epochs"}
-    assert privacy_spec(from_flat({**steps, "training.local_steps": 5})).steps_per_round == 5
-    assert privacy_spec(from_flat(steps)).steps_per_round == 4
+    assert spec_of({**steps, "training.local_steps": 5}).steps_per_round == 5
+    assert spec_of(steps).steps_per_round == 4
 
 
 def test_poisson_cohorts_are_amplified_over_all_rounds():
-    spec = privacy_spec(from_flat(CLIENT))
+    spec = spec_of(CLIENT)
     assert (spec.unit, spec.neighbouring, spec.sampling_rate) == ("client", "add or remove one client", 0.2)
     assert (spec.divisor, spec.population, spec.steps_per_round, spec.rounds) == (10, 50.0, 1, 30)
-    assert privacy_spec(from_flat({**CLIENT, "federation.cohort": 50})).sampling_rate == 1.0
+    assert spec_of({**CLIENT, "federation.cohort": 50}).sampling_rate == 1.0
 
 
 def test_capped_cohorts_count_participations_and_no_sampling():
-    spec = privacy_spec(from_flat({**CAPPED, "privacy.max_participations": 8}))
+    spec = spec_of({**CAPPED, "privacy.max_participations": 8})
     assert (spec.unit, spec.neighbouring, spec.sampling_rate) == ("client", "zero out one client", 1.0)
     assert (spec.divisor, spec.population, spec.steps_per_round, spec.rounds) == (10, 50.0, 1, 8)
-    assert privacy_spec(from_flat(CAPPED)).rounds == 30
+    assert spec_of(CAPPED).rounds == 30
 
 
 def test_adaptive_clipping_is_a_part_of_the_spec():
     adaptive = {"privacy.adaptive_clipping": True, "privacy.clipping_quantile": 0.7, "privacy.clipping_rate": 0.1}
-    assert privacy_spec(from_flat({**CLIENT, **adaptive})).adaptive == AdaptiveClipping(
+    assert spec_of({**CLIENT, **adaptive}).adaptive == AdaptiveClipping(
         quantile=0.7, learning_rate=0.1, count_noise=0.5
     )
-    given = privacy_spec(from_flat({**CAPPED, **adaptive, "privacy.clipping_noise": 3.0})).adaptive
+    given = spec_of({**CAPPED, **adaptive, "privacy.clipping_noise": 3.0}).adaptive
     assert given.count_noise == 3.0
-    assert privacy_spec(from_flat(CLIENT)).adaptive is None
+    assert spec_of(CLIENT).adaptive is None
 
 
 def test_without_privacy_there_is_no_spec():
     with pytest.raises(PrivacySpecError, match="promises nothing"):
-        privacy_spec(from_flat({}))
+        spec_of({})
