@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         NumberTarget,
         Split,
     )
-    from fedtrain.ledger.balance import BudgetRow
+    from fedtrain.ledger.budget import BudgetRow
     from fedtrain.report import Report
     from fedtrain.report.plan import PlanSummary
     from fedtrain.serverapp.events import ClientDone, Event, Notice, RoundDone, RoundStarted, RunEnded, RunStarted
@@ -78,7 +78,7 @@ _HOMES = {
         "NumberTarget",
         "Split",
     ),
-    "fedtrain.ledger.balance": ("BudgetRow",),
+    "fedtrain.ledger.budget": ("BudgetRow",),
     "fedtrain.report": ("Report",),
     "fedtrain.report.plan": ("PlanSummary",),
     "fedtrain.serverapp.events": (

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from fedtrain.audit import Verdict
     from fedtrain.data import DataInfo, DataStore
-    from fedtrain.ledger.balance import BudgetRow
+    from fedtrain.ledger.budget import BudgetRow
     from fedtrain.report import Report
     from fedtrain.report.plan import PlanSummary
     from fedtrain.serverapp.events import Event
@@ -249,7 +249,7 @@ def budget(path: Run | str | Path, *, experiment: Experiment | None = None) -> "
         PrivacySpecError: the experiment spends nothing.
         LedgerError: a ledger is damaged.
     """
-    from fedtrain.ledger.balance import budget_rows
+    from fedtrain.ledger.budget import budget_rows
 
     return budget_rows(path.path if isinstance(path, Run) else Path(path), experiment)
 

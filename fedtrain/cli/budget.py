@@ -13,7 +13,7 @@ from rich.table import Table
 
 from fedtrain.cli.failing import reporting_errors
 from fedtrain.config import from_flat, read_flat
-from fedtrain.ledger.balance import BudgetRow, budget_rows
+from fedtrain.ledger.budget import BudgetRow, budget_rows
 from fedtrain.report.numbers import upper
 
 _SHOWN = 12  # letters of a data set's digest

@@ -2,18 +2,33 @@
 
 from fedtrain.ledger.budget import check, rounds_left, spent
 from fedtrain.ledger.chain import EMPTY, Head, read_chain
-from fedtrain.ledger.charges import unanswered
+from fedtrain.ledger.charges import Totals, unanswered
 from fedtrain.ledger.copies import LedgerCopies
 from fedtrain.ledger.dataset import dataset_digest, dataset_key
-from fedtrain.ledger.entry import LedgerEntry
+from fedtrain.ledger.entry import LedgerEntry, now
 from fedtrain.ledger.log import Ledger
-from fedtrain.ledger.payload import now
-from fedtrain.ledger.record import Asked, Closed, Completed, Drop, Opened, Record, SecureSum, Update, read_records
-from fedtrain.ledger.runlog import RunLog
-from fedtrain.ledger.site import SiteFile, SitePolicy, find_policy, find_site_file, read_policy, read_site_file
-from fedtrain.ledger.sites import client_folder
+from fedtrain.ledger.record import (
+    Asked,
+    Closed,
+    Completed,
+    Drop,
+    Opened,
+    Record,
+    RunLog,
+    SecureSum,
+    Update,
+    read_records,
+)
+from fedtrain.ledger.site import (
+    SiteFile,
+    SitePolicy,
+    client_folder,
+    find_policy,
+    find_site_file,
+    read_policy,
+    read_site_file,
+)
 from fedtrain.ledger.statement import Statement, read_statement
-from fedtrain.ledger.totals import Totals
 
 __all__ = [
     "EMPTY",

@@ -2,17 +2,22 @@
 
 Each entry names its place and the digest of the line before it. What a chain alone cannot show is whether it goes on:
 for that a client states where its ledger ends (`fedtrain.ledger.statement`).
+
+A process keeps what it has verified in memory (`Memory`), so that it verifies no line twice. The very bytes are kept,
+and not a digest, a size or a time of the file: whoever changes a file can give it any size and time. Nothing of this is
+written to a disk, and another process begins with nothing.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from fedtrain.crypto import Identity, PublicIdentity, SignedEnvelope
 from fedtrain.errors import ForgeryError
-from fedtrain.ledger.entry import ENTRY, PAYLOAD_TYPE, LedgerEntry
-from fedtrain.ledger.payload import NOTHING, decode
-from fedtrain.ledger.totals import Totals
+from fedtrain.ledger.charges import Totals
+from fedtrain.ledger.entry import ENTRY, NOTHING, PAYLOAD_TYPE, LedgerEntry, decode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,17 +107,6 @@ def read_chain(
     return tuple(entries)
 
 
-def read_own_chain(envelopes: Sequence[SignedEnvelope], identity: Identity) -> tuple[LedgerEntry, ...]:
-    """Do the same with a ledger of one's own, from its beginning, three times as fast.
-
-    Raises:
-        ForgeryError: as `read_chain`.
-    """
-    chain = Chain()
-    chain.add_own(envelopes, identity)
-    return tuple(chain.entries)
-
-
 @contextmanager
 def _named(head: Head) -> Iterator[None]:
     """Name the entry in errors about it by its place."""
@@ -145,3 +139,46 @@ def _check_link(entry: LedgerEntry, head: Head) -> None:
 def _check_dataset(entry: LedgerEntry, first: LedgerEntry) -> None:
     if entry.dataset != first.dataset:
         raise ForgeryError(f"it is about data set {entry.dataset[:16]}, and not {first.dataset[:16]}")
+
+
+@dataclass(kw_only=True)
+class Known:
+    """What was verified of a ledger.
+
+    Attributes:
+        lines: its lines, one after another. They only ever grow at their end.
+        chain: what they say.
+    """
+
+    lines: bytearray = field(default_factory=bytearray)
+    chain: Chain = field(default_factory=Chain)
+
+
+class Memory:
+    """What was verified of many ledgers. Those that were used longest ago are forgotten, and verified again."""
+
+    def __init__(self, *, limit: int) -> None:
+        """Begin with nothing.
+
+        Args:
+            limit: bytes of lines that are kept at most. What they say takes about three times as much.
+        """
+        self._limit = limit
+        self._size = 0
+        self._known: OrderedDict[tuple[Path, str], Known] = OrderedDict()
+
+    def take(self, path: Path, identity: Identity) -> Known:
+        """Give out what is known of a ledger, for whoever holds its lock: nobody else is given it meanwhile."""
+        known = self._known.pop((path, identity.public.key_id), None)
+        if known is None:
+            return Known()
+        self._size -= len(known.lines)
+        return known
+
+    def keep(self, path: Path, identity: Identity, known: Known) -> None:
+        """Take back what is known of a ledger, or forget it if it is more than is kept."""
+        self._known[path, identity.public.key_id] = known
+        self._size += len(known.lines)
+        while self._size > self._limit:
+            _, forgotten = self._known.popitem(last=False)
+            self._size -= len(forgotten.lines)

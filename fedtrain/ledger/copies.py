@@ -11,9 +11,9 @@ from fedtrain.crypto import PublicIdentity, SignedEnvelope
 from fedtrain.errors import ForgeryError, LedgerError, StorageError
 from fedtrain.files import append_bytes
 from fedtrain.ledger.chain import EMPTY, Head, read_chain
+from fedtrain.ledger.charges import Totals
 from fedtrain.ledger.entry import LedgerEntry
 from fedtrain.ledger.statement import Statement, read_statement
-from fedtrain.ledger.totals import Totals
 
 
 class LedgerCopies:

@@ -19,16 +19,13 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from fedtrain.crypto import Identity, SignedEnvelope
 from fedtrain.errors import ForgeryError, LedgerError, StorageError
-from fedtrain.ledger.chain import EMPTY, Chain, Head
-from fedtrain.ledger.entry import ENTRY, PAYLOAD_TYPE, LedgerEntry
+from fedtrain.ledger.chain import EMPTY, Chain, Head, Known, Memory
+from fedtrain.ledger.charges import Totals
+from fedtrain.ledger.entry import ENTRY, PAYLOAD_TYPE, LedgerEntry, Noise, Unit, decode, now
 from fedtrain.ledger.journal import Content, Journal
-from fedtrain.ledger.memory import Known, Memory
-from fedtrain.ledger.payload import Noise, Unit, decode, now
 from fedtrain.ledger.site import SitePolicy
-from fedtrain.ledger.stated import Stated
 from fedtrain.ledger.statement import PAYLOAD_TYPE as STATEMENT_TYPE
-from fedtrain.ledger.statement import Statement
-from fedtrain.ledger.totals import Totals
+from fedtrain.ledger.statement import Stated, Statement
 from fedtrain.privacy import Event
 
 _PATIENCE = 60.0

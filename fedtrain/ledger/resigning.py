@@ -1,8 +1,8 @@
 """A ledger's change of key: the same entries, signed by the client's new identity.
 
 What was spent stays spent: each entry keeps its place, its content and its time, and only its link to the line before
-and its signature are made anew. What the client has stated (`fedtrain.ledger.stated`) names no key, and is left as it
-is. The ledger as it was signed before is kept apart, for auditors of the runs that saw it.
+and its signature are made anew. What the client has stated (`fedtrain.ledger.statement`) names no key, and is left as
+it is. The ledger as it was signed before is kept apart, for auditors of the runs that saw it.
 """
 
 from pathlib import Path

@@ -1,4 +1,8 @@
-"""What a client allows: read from a file on its own machine, and never from a message."""
+"""What a client allows: read from a file on its own machine, and never from a message.
+
+A simulated client has a folder of its own in the folder of all sites, or in that of the run. A client on a machine of
+its own has one such folder, and no other.
+"""
 
 import tomllib
 from collections.abc import Mapping
@@ -8,9 +12,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedtrain.config import Experiment
 from fedtrain.config.modes import Mode
-from fedtrain.errors import SiteError
-from fedtrain.ledger.payload import Noise
+from fedtrain.errors import ConfigError, SiteError
+from fedtrain.ledger.entry import Noise
 
 SITE_FILE = "site.toml"
 
@@ -151,3 +156,20 @@ def _parsed(path: Path, data: bytes) -> SiteFile:
         raise SiteError(f"the site file {path} is not TOML: {error}") from error
     policy = SitePolicy(**site.budget.model_dump(), **site.policy.model_dump(), **site.transport.model_dump())
     return SiteFile(path=path, policy=policy, data=site.data)
+
+
+def client_folder(experiment: Experiment, client: int) -> Path:
+    """Return the folder of one client's files: its keys, its ledgers, its site file.
+
+    Raises:
+        ConfigError: neither the folder of all sites nor the run folder is named.
+    """
+    if experiment.federation.sites is not None:
+        sites = Path(experiment.federation.sites)
+    elif experiment.output.directory is not None:
+        sites = Path(experiment.output.directory) / "clients"
+    else:
+        raise ConfigError(
+            "a client's ledger needs a place that outlasts the run: set federation.sites, or output.directory (--out)"
+        )
+    return sites / f"client-{client:04d}"

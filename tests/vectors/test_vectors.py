@@ -29,7 +29,7 @@ from fedtrain.ledger import (
     read_records,
     read_statement,
 )
-from fedtrain.ledger.chain import read_own_chain
+from fedtrain.ledger.chain import Chain
 from fedtrain.ledger.entry import PAYLOAD_TYPE as ENTRY
 from fedtrain.ledger.record import PAYLOAD_TYPE as RECORD
 from fedtrain.ledger.record import read_own_records
@@ -204,7 +204,9 @@ def read(name):
 
 def test_a_ledger_is_read():
     entries = read_chain(read("ledger.jsonl"), IDENTITY.public)
-    assert entries == read_own_chain(read("ledger.jsonl"), IDENTITY)
+    own = Chain()
+    own.add_own(read("ledger.jsonl"), IDENTITY)
+    assert entries == tuple(own.entries)
     assert [(entry.status, entry.round, entry.event.steps, entry.unit, entry.noise) for entry in entries] == [
         ("reserved", 1, 100, "record", "seeded"),
         ("settled", 1, 100, "record", "seeded"),

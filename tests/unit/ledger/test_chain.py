@@ -5,12 +5,19 @@ import pytest
 from fedtrain.crypto import Identity, SignedEnvelope, canonical
 from fedtrain.errors import ForgeryError
 from fedtrain.ledger import Head, LedgerEntry, read_chain
-from fedtrain.ledger.chain import read_own_chain
+from fedtrain.ledger.chain import Chain
 from fedtrain.ledger.entry import PAYLOAD_TYPE
 from fedtrain.ledger.statement import PAYLOAD_TYPE as STATEMENT_TYPE
 
 IDENTITY = Identity.generate()
 EVENT = {"kind": "poisson-sampled-gaussian", "sampling_rate": 0.01, "noise_multiplier": 1.5, "steps": 10}
+
+
+def read_own(envelopes):
+    """Read a ledger of one's own, from its beginning."""
+    chain = Chain()
+    chain.add_own(envelopes, IDENTITY)
+    return tuple(chain.entries)
 
 
 def data(**changes):
@@ -52,13 +59,13 @@ def refused(envelopes, why):
     with pytest.raises(ForgeryError, match=why):
         read_chain(envelopes, IDENTITY.public)
     with pytest.raises(ForgeryError, match=why):
-        read_own_chain(envelopes, IDENTITY)
+        read_own(envelopes)
 
 
 def test_a_chain_is_read():
     envelopes = chain({}, {"round": 0} | SETTLED, {}, {})
     entries = read_chain(envelopes, IDENTITY.public)
-    assert entries == read_own_chain(envelopes, IDENTITY)
+    assert entries == read_own(envelopes)
     assert [entry.sequence for entry in entries] == [0, 1, 2, 3]
     assert [entry.encode() for entry in entries] == [envelope.payload for envelope in envelopes]
     assert entries[0].event.as_data() == EVENT

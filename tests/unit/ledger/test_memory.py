@@ -5,8 +5,7 @@ import pytest
 from fedtrain.crypto import Identity, SignedEnvelope
 from fedtrain.errors import LedgerError
 from fedtrain.ledger import log
-from fedtrain.ledger.chain import Chain
-from fedtrain.ledger.memory import Known, Memory
+from fedtrain.ledger.chain import Chain, Known, Memory
 
 
 @pytest.fixture

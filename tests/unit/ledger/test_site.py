@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 
-from fedtrain.errors import SiteError
-from fedtrain.ledger import SitePolicy, find_policy, read_policy
+from fedtrain.config import from_flat
+from fedtrain.errors import ConfigError, SiteError
+from fedtrain.ledger import SitePolicy, client_folder, find_policy, read_policy
 
 BUDGET = "[budget]\nepsilon = 8\ndelta = 1e-5\n"
 
@@ -107,3 +110,20 @@ def test_a_link_to_nothing_is_not_passed_over(tmp_path):
     (tmp_path / "client" / "site.toml").symlink_to(tmp_path / "nowhere")
     with pytest.raises(SiteError, match="is a link to a file that is not there"):
         find_policy(tmp_path / "client")
+
+
+@pytest.mark.parametrize(
+    ("flat", "folder"),
+    [
+        ({"output.directory": "run"}, "run/clients/client-0003"),
+        ({"output.directory": "run", "federation.sites": "sites"}, "sites/client-0003"),
+        ({"federation.sites": "sites"}, "sites/client-0003"),
+    ],
+)
+def test_the_folder_of_a_client(flat, folder):
+    assert client_folder(from_flat(flat), 3) == Path(folder)
+
+
+def test_a_ledger_needs_a_place():
+    with pytest.raises(ConfigError, match=r"set federation.sites, or output.directory"):
+        client_folder(from_flat({}), 3)
