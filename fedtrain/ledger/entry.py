@@ -28,6 +28,7 @@ Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Number = Annotated[int, Field(ge=0, le=2**53 - 1)]
 Time = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$")]
+PAYLOAD_TYPE = "application/vnd.fedtrain.ledger-entry.v1+json"
 
 
 class Part(BaseModel):
@@ -72,9 +73,6 @@ def decode(adapter: TypeAdapter[P], payload: bytes) -> P:
 def now() -> str:
     """Return the time in UTC, by this machine's clock, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-PAYLOAD_TYPE = "application/vnd.fedtrain.ledger-entry.v1+json"
 
 
 def _event(value: object) -> Event:

@@ -14,6 +14,7 @@ from fedtrain.files import write_atomic
 from fedtrain.ledger.entry import Digest, Name, Number, Payload, Time, decode
 
 PAYLOAD_TYPE = "application/vnd.fedtrain.ledger-statement.v1+json"
+_ROUNDS = TypeAdapter(dict[str, Number])
 
 
 class Statement(Payload):
@@ -52,9 +53,6 @@ def read_statement(envelope: SignedEnvelope, public: PublicIdentity) -> Statemen
         ForgeryError: another key, another type, a signature that does not hold, or a malformed statement.
     """
     return decode(_STATEMENT, envelope.verify(public, PAYLOAD_TYPE))
-
-
-_ROUNDS = TypeAdapter(dict[str, Number])
 
 
 class Stated:

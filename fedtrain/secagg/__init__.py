@@ -1,12 +1,10 @@
 """Secure aggregation: a server learns the sum of its clients' vectors and nothing else of them."""
 
-from fedtrain.secagg.aggregate import Aggregate
 from fedtrain.secagg.client import Client
 from fedtrain.secagg.messages import MaskedVector, MaskRequest, UnmaskedShares, UnmaskRequest
-from fedtrain.secagg.noise import check_noise
-from fedtrain.secagg.parameters import Parameters
+from fedtrain.secagg.parameters import Parameters, check_noise
 from fedtrain.secagg.quantization import dequantize, quantize
-from fedtrain.secagg.server import ServerRound
+from fedtrain.secagg.server import Aggregate, ServerRound
 from fedtrain.secagg.state import ClientState, Pending
 
 __all__ = [

@@ -55,11 +55,21 @@ from numpy.typing import NDArray
 
 from fedtrain.crypto import SignedEnvelope, apply_mask, decrypt_once, encrypt_once
 from fedtrain.errors import TransportError
-from fedtrain.secagg.binding import PAIR_BYTES, SEED_BYTES, binding_of, commitment, order_seed
 from fedtrain.secagg.cohort import Announced, Announcements
-from fedtrain.secagg.messages import MaskedVector, MaskRequest, UnmaskedShares, UnmaskRequest, bundle_bytes
-from fedtrain.secagg.packing import check_vector, pack
+from fedtrain.secagg.messages import (
+    PAIR_BYTES,
+    SEED_BYTES,
+    MaskedVector,
+    MaskRequest,
+    UnmaskedShares,
+    UnmaskRequest,
+    binding_of,
+    bundle_bytes,
+    commitment,
+    order_seed,
+)
 from fedtrain.secagg.parameters import Parameters
+from fedtrain.secagg.quantization import check_vector, pack
 from fedtrain.secagg.shamir import split
 from fedtrain.secagg.state import ClientState, Pending
 from fedtrain.trust import Roster, SessionSecrets

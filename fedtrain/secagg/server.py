@@ -19,19 +19,48 @@ about 16 n k^2 bytes. The caller authenticates the messages: here a client is a 
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedtrain.crypto import SignedEnvelope, apply_mask
 from fedtrain.errors import AggregationError, ConfigError, TransportError
-from fedtrain.secagg.aggregate import Aggregate
-from fedtrain.secagg.binding import DIGEST_BYTES, PAIR_BYTES, SEED_BYTES, binding_of, order_seed
 from fedtrain.secagg.graph import Graph
-from fedtrain.secagg.messages import MaskedVector, MaskRequest, UnmaskedShares, UnmaskRequest, bundle_bytes
-from fedtrain.secagg.packing import add_packed, extend_sign
+from fedtrain.secagg.messages import (
+    DIGEST_BYTES,
+    PAIR_BYTES,
+    SEED_BYTES,
+    MaskedVector,
+    MaskRequest,
+    UnmaskedShares,
+    UnmaskRequest,
+    binding_of,
+    bundle_bytes,
+    order_seed,
+)
 from fedtrain.secagg.parameters import Parameters
-from fedtrain.secagg.survivor import Survivor, names, shortage
+from fedtrain.secagg.quantization import add_packed, extend_sign
+from fedtrain.secagg.recovery import Survivor, names, shortage
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Aggregate:
+    """The end of a round.
+
+    Attributes:
+        total: uint32, shape (length,): the sum of the survivors' vectors as two's complements of 32 bits.
+        survivors: whose vectors are in it, in order.
+        silent: survivors that gave no shares.
+        doubts: pairs of a holder and an owner, in order: the share of the owner's secrets that the holder gave did not
+            fit the others, as far as that is certain, or the holder said that it could not open it. Either of the two
+            may be at fault: the owner made the share, and nobody else has seen it.
+    """
+
+    total: NDArray[np.uint32]
+    survivors: tuple[int, ...]
+    silent: tuple[int, ...]
+    doubts: tuple[tuple[int, int], ...]
 
 
 class ServerRound:

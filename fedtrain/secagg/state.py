@@ -11,10 +11,9 @@ from typing import Self
 
 from fedtrain.crypto import canonical
 from fedtrain.errors import TransportError
-from fedtrain.secagg.binding import DIGEST_BYTES
 from fedtrain.secagg.fields import Reader
 from fedtrain.secagg.graph import Graph
-from fedtrain.secagg.messages import UnmaskRequest
+from fedtrain.secagg.messages import DIGEST_BYTES, UnmaskRequest
 from fedtrain.secagg.parameters import MOST_MEMBERS, Parameters
 
 _KEY_BYTES = 32

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fedtrain.secagg.packing import add_packed, extend_sign, pack
+from fedtrain.secagg.quantization import add_packed, extend_sign, pack
 
 LENGTHS = [1, 2, 65_535, 65_536, 65_537, 200_001]
 
