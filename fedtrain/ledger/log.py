@@ -234,7 +234,7 @@ class Ledger:
 
         Args:
             reservation: as `reserve` returned it.
-            update: commitment to what is about to be sent (`fedtrain.crypto.commit`).
+            update: commitment to what is about to be sent (`fedtrain.trust.commit`).
 
         Raises:
             LedgerError: the ledger has no such reservation, or it was settled with another update.

@@ -39,9 +39,9 @@ from fedtrain.crypto import (
     decrypt_once,
     encrypt_once,
 )
+from fedtrain.crypto.asymmetric import OVERHEAD_BYTES
 from fedtrain.crypto.envelope import pre_authentication
-from fedtrain.crypto.onetime import KEY_BYTES, TAG_BYTES
-from fedtrain.crypto.sealing import OVERHEAD_BYTES
+from fedtrain.crypto.symmetric import KEY_BYTES, TAG_BYTES
 from fedtrain.errors import TransportError
 from fedtrain.messaging.header import Header
 from fedtrain.messaging.layout import LARGEST

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtrain.crypto import canonical
-from fedtrain.crypto.onetime import TAG_BYTES
+from fedtrain.crypto.symmetric import TAG_BYTES
 from fedtrain.errors import TransportError
 from fedtrain.secagg.fields import Reader, Value
 from fedtrain.secagg.parameters import MOST_MEMBERS, Parameters

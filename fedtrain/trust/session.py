@@ -10,11 +10,10 @@ import json
 from dataclasses import dataclass
 from typing import Self
 
-from fedtrain.crypto.agreement import PUBLIC_BYTES, AgreementKey, checked_public
+from fedtrain.crypto.asymmetric import AGREEMENT_KEY_BYTES, AgreementKey, SealingKey, checked_public
 from fedtrain.crypto.canonical import canonical
 from fedtrain.crypto.envelope import SignedEnvelope
 from fedtrain.crypto.identity import Identity, PublicIdentity
-from fedtrain.crypto.sealing import SealingKey
 from fedtrain.errors import ForgeryError
 
 PAYLOAD_TYPE = "application/vnd.fedtrain.session-keys.v1+json"
@@ -117,8 +116,8 @@ class SessionKeys:
             form = canonical(keys._as_json())
         except (ValueError, RecursionError) as error:
             raise ForgeryError(f"the announced session keys cannot be read: {error}") from error
-        if len(keys.masking) != PUBLIC_BYTES or len(keys.sharing) != PUBLIC_BYTES:
-            raise ForgeryError(f"the announced session keys hold a key that has not {PUBLIC_BYTES} bytes")
+        if len(keys.masking) != AGREEMENT_KEY_BYTES or len(keys.sharing) != AGREEMENT_KEY_BYTES:
+            raise ForgeryError(f"the announced session keys hold a key that has not {AGREEMENT_KEY_BYTES} bytes")
         if form != data:
             raise ForgeryError("the announced session keys are not in canonical form (RFC 8785)")
         for purpose, key in (("masking", keys.masking), ("sharing", keys.sharing)):

@@ -4,8 +4,8 @@ from hashlib import sha256
 import pytest
 
 from fedtrain.crypto import Identity, SealingKey, decrypt_once, encrypt_once
+from fedtrain.crypto.asymmetric import OVERHEAD_BYTES
 from fedtrain.crypto.envelope import pre_authentication
-from fedtrain.crypto.sealing import OVERHEAD_BYTES
 from fedtrain.errors import TransportError
 from fedtrain.messaging import Body, Header, open_sealed, seal, sealed
 from tests.messages import HEADER

@@ -8,7 +8,7 @@ from fedtrain.crypto import Identity, SignedEnvelope, canonical
 from fedtrain.errors import ForgeryError
 from fedtrain.trust import SERVER, SessionKeys, SessionSecrets, client_name
 from fedtrain.trust.session import PAYLOAD_TYPE
-from tests.unit.crypto.test_agreement import SMALL_ORDER
+from tests.unit.crypto.test_asymmetric import SMALL_ORDER
 
 IDENTITY = Identity.generate()
 SECRETS = SessionSecrets(bytes(range(32)))

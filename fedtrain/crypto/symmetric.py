@@ -1,0 +1,93 @@
+"""What two that share a secret do with it: derive keys, mask a vector, encrypt a message.
+
+Keys are independent of one another, by HKDF-SHA256 (RFC 5869).
+
+Masks cancel in a sum: a keystream is added to a vector, in a few buffers of memory whatever its length. It is AES-256
+in counter mode (NIST SP 800-38A, section 6.5) under a key that makes one mask and no other. Without the seed the masked
+vector cannot be distinguished from uniformly random words.
+
+A message is encrypted once under a key, by AES-256-GCM (NIST SP 800-38D). A key made for one message needs no nonce,
+and none can be used twice. A holder of the key can also make other ciphertexts under it, so a body for several
+recipients is signed as well.
+"""
+
+from typing import Literal
+
+import numpy as np
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import AES256
+from cryptography.hazmat.primitives.ciphers.modes import CTR
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from numpy.typing import NDArray
+
+from fedtrain.crypto.canonical import canonical
+from fedtrain.errors import TransportError
+
+# Words made at once: keystream, zeros and the part of the vector that they are added to stay in a core's own cache.
+_CHUNK = 1 << 16
+_ZEROS = memoryview(bytes(4 * _CHUNK))
+KEY_BYTES = 32
+TAG_BYTES = 16
+_NONCE = bytes(12)
+
+
+def derive(secret: bytes, purpose: str, *context: str | int, length: int = 32) -> bytes:
+    """Return bytes that look random without the secret, even to someone who has those of other purposes.
+
+    Args:
+        secret: what cannot be guessed: at least 16 bytes of a key, or a shared secret of a key agreement.
+        purpose: what the bytes are for.
+        context: what else they are bound to.
+        length: how many bytes.
+    """
+    info = canonical(["fedtrain", purpose, *context])
+    return HKDF(algorithm=SHA256(), length=length, salt=None, info=info).derive(secret)
+
+
+def apply_mask(vector: NDArray[np.uint32], *seeds: bytes, sign: Literal[1, -1]) -> None:
+    """Add the mask of each seed to a vector, or take it off again, modulo 2^32 and in place.
+
+    A mask is the keystream as little-endian words.
+
+    Args:
+        vector: uint32, shape (length,), contiguous; changed.
+        seeds: each at least 16 secret bytes that are used for one mask.
+        sign: 1 adds, -1 subtracts.
+    """
+    combine = np.add if sign == 1 else np.subtract
+    streams = [Cipher(AES256(derive(seed, "mask")), CTR(bytes(16))).encryptor() for seed in seeds]
+    buffer = bytearray(4 * _CHUNK)
+    words = np.frombuffer(buffer, dtype="<u4")
+    # All masks of one part before the next part, so that a long vector passes through memory once.
+    for start in range(0, len(vector), _CHUNK):
+        part = vector[start : start + _CHUNK]
+        zeros, mask = _ZEROS[: 4 * len(part)], words[: len(part)]
+        for stream in streams:
+            stream.update_into(zeros, buffer)
+            combine(part, mask, out=part)
+
+
+def encrypt_once(key: bytes, plaintext: bytes | memoryview, context: bytes) -> bytes:
+    """Return the ciphertext, ``TAG_BYTES`` longer than the plaintext.
+
+    Args:
+        key: 32 bytes that encrypt this message and no other.
+        plaintext: the message.
+        context: what the message is bound to; the receiver has to know it.
+    """
+    return AESGCM(key).encrypt(_NONCE, plaintext, context)
+
+
+def decrypt_once(key: bytes, ciphertext: bytes | memoryview, context: bytes) -> bytes:
+    """Return the plaintext.
+
+    Raises:
+        TransportError: the ciphertext was not made with this key and context.
+    """
+    try:
+        return AESGCM(key).decrypt(_NONCE, ciphertext, context)
+    except InvalidTag:
+        raise TransportError("it was changed, or encrypted for another occasion or under another key") from None
