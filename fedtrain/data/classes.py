@@ -52,13 +52,15 @@ def decode_numbers(data: Data) -> Decoded:
 
     Raises:
         DataError: they are missing or malformed; or have columns of categories, which become as many features as
-            categories occur in these very records; or the order of the features is not given.
+            categories occur in these very records, or numbers whose names are those of these very files; or the order
+            of the features is not given.
     """
     decoded = with_classes(decode(data), data.class_names)
     if decoded.categorical:
         raise DataError(
-            f"column {decoded.categorical[0]!r} holds categories, and which of them occur differs between sites: write "
-            "numbers in its place, or leave it out with feature_columns"
+            f"column {decoded.categorical[0]!r} holds categories, and which of them occur differs between sites, and "
+            "how they are numbered: write numbers that mean the same at all sites in its place, or leave it out with "
+            "feature_columns"
         )
     if decoded.info.kind == "table" and data.source == "parquet" and data.feature_columns is None:
         raise DataError(

@@ -17,7 +17,7 @@ from fedtrain.data.sources.types import Decoded
 from fedtrain.data.types import DataInfo, DataStore, Split
 from fedtrain.errors import ConfigError, DataError
 
-FORMAT = 2
+FORMAT = 3
 """Version of the decoded arrays; raising it makes every cached store be decoded again."""
 
 _DIGITS_TEST_FRACTION = 0.2

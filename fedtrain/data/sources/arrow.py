@@ -1,6 +1,5 @@
 """Arrow tables in the column layout of the Hugging Face hub, decoded to records."""
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from fedtrain.data.sources.categories import Coded, Place, label_categories, wit
 from fedtrain.data.sources.columns import coded
 from fedtrain.data.sources.features import TableEncoding
 from fedtrain.data.sources.pixels import decode_images
+from fedtrain.data.sources.shards import hub_names
 from fedtrain.data.sources.targets import LabelLists, label_columns, label_lists, number_column
 from fedtrain.data.sources.types import Decoded, require_records
 from fedtrain.data.types import (
@@ -146,8 +146,13 @@ def decode_tables(train: Records, test: Records | None, role: Roles, *, class_na
         ),
         train=training,
         test=split(test, shape, owner=None) if test else None,
-        categorical=encoding.categorical if encoding else (),
+        categorical=_categorical(train.table.schema, encoding) if encoding else (),
     )
+
+
+def _categorical(schema: Any, encoding: TableEncoding) -> tuple[str, ...]:
+    numbered = (column for column, _ in encoding.columns if hub_names(schema, column) is not None)
+    return (*encoding.categorical, *numbered)
 
 
 TargetReader = tuple[Target, Callable[[Records], NDArray[Any]]]
@@ -161,7 +166,7 @@ def _read_classes(
     def labels(records: Records) -> Coded:
         return coded(records.table[column], column=column, place=records.place)
 
-    names = _hub_names(train.table.schema, column)
+    names = hub_names(train.table.schema, column)
     categories = tuple(range(len(names))) if names else label_categories(labels(train), place=train.place)
     if class_names is not None and test and not names:
         categories = with_test_labels(categories, labels(test), place=test.place)
@@ -220,15 +225,3 @@ def _files(column: Any, place: Place) -> Iterator[bytes]:
                 raise DataError(f"{place(row)}: the image is missing: 'bytes' is empty")
             yield value.as_py()
             row += 1
-
-
-def _hub_names(schema: Any, label: str) -> tuple[str, ...] | None:
-    """Return the names that the metadata of the Hugging Face hub gives to integer labels, if any."""
-    text = (schema.metadata or {}).get(b"huggingface")
-    if text is None or not pa.types.is_integer(schema.field(label).type):
-        return None
-    try:
-        feature = json.loads(text)["info"]["features"][label]
-        return tuple(str(name) for name in feature["names"]) if feature["_type"] == "ClassLabel" else None
-    except (ValueError, KeyError, TypeError):
-        return None

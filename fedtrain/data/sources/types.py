@@ -14,7 +14,8 @@ class Decoded:
         info: the kind and shape of a record, and the classes.
         train: the training records, with their owners where ``partition.column`` is set.
         test: the test records where the source has them apart, else ``None``.
-        categorical: the columns of categories that became features, one for each category that occurs.
+        categorical: the columns of categories that became features: one feature for each category that occurs, or the
+            number that this source gives to the category.
     """
 
     info: DataInfo

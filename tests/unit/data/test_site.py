@@ -273,6 +273,17 @@ def test_categories_are_refused_since_they_differ_between_sites(site, parquet, c
         open_test(test)
 
 
+def test_a_feature_of_named_numbers_is_refused_since_each_site_has_an_order_of_its_own(site, parquet):
+    columns = {"ward": [0, 1], "age": [1.0, 2.0], "label": ["a", "b"]}
+    names = {"ward": {"names": ["heart", "lung"], "_type": "ClassLabel"}}
+    path = parquet("records.parquet", columns, features=names)
+    data = SiteData(source="parquet", path=path, classes=CLASSES, feature_columns="age, ward")
+    with pytest.raises(DataError, match=r"column 'ward' holds categories, .* and how they are numbered"):
+        open_site(data, folder=site)
+    alone = data.model_copy(update={"feature_columns": "age"})
+    assert open_site(alone, folder=site).info.shape == (1,)
+
+
 def test_the_order_of_a_tables_columns_is_the_sites_to_say(site, parquet):
     path = parquet("records.parquet", {"age": [1.0, 2.0], "weight": [3.0, 4.0], "label": ["a", "b"]})
     with pytest.raises(DataError, match="feature_columns is not set"):

@@ -90,6 +90,17 @@ def test_an_unknown_column_is_refused(run, local):
     assert "label_column = 'lab': there is no such column" in run(dataset=local, label_column="lab")["error"]
 
 
+@pytest.mark.parametrize("where", ["train-00001", "test"])
+def test_a_file_with_names_of_its_own_is_refused(run, parquet, tmp_path, where):
+    for name in ("train-00000", "train-00001", "test"):
+        names = ["dog", "cat"] if name == where else ["cat", "dog"]
+        features = {"a": {"dtype": "int64", "_type": "Value"}, "label": {"names": names, "_type": "ClassLabel"}}
+        parquet(f"table/{name}.parquet", {"a": [1, 2], "label": [0, 1]}, features=features)
+    error = run(dataset=str(tmp_path / "table"))["error"]
+    assert f"{where}.parquet, column 'label': its numbers mean dog, cat, and data set" in error
+    assert "has been read with cat, dog, those of another file" in error
+
+
 def test_without_network_the_error_says_that_this_source_downloads(run):
     error = run(dataset="nobody/nothing", subset="plain")["error"]
     assert "data set 'nobody/nothing', subset 'plain' cannot be loaded" in error

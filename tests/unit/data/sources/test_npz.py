@@ -21,6 +21,15 @@ def opened(path, test_path=None, **fields):
     return open_store(Data(source="npz", path=path, test_path=test_path, **fields), seed=0)
 
 
+def test_classes_are_their_values_whatever_archive_has_them_first(save):
+    train = save("train.npz", x=np.zeros((3, 1)), y=np.array(["dog", "cat", "emu"]))
+    test = save("test.npz", x=np.zeros((3, 1)), y=np.array(["emu", "dog", "dog"]))
+    store = opened(train, test)
+    assert store.info.classes == ("cat", "dog", "emu")
+    np.testing.assert_array_equal(store.train.targets, [1, 0, 2])
+    np.testing.assert_array_equal(store.test.targets, [2, 1, 1])
+
+
 def pixels(*shape):
     return np.arange(np.prod(shape)).reshape(shape).astype(np.uint8)
 
