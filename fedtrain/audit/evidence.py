@@ -30,11 +30,10 @@ from fedtrain.ledger import (
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import mechanism_of_plan, read_plan
 from fedtrain.report.claim import ClientLedger, Spent, charged, derive_claim, derive_promise
-from fedtrain.report.mechanism import Mechanism
-from fedtrain.report.privacy import Privacy
+from fedtrain.report.parts import LedgerTrail, SignedTrail
+from fedtrain.report.privacy import Mechanism, Privacy
 from fedtrain.report.schema import Report
-from fedtrain.report.trail import LedgerTrail, SignedTrail
-from fedtrain.report.transport import Transport
+from fedtrain.report.wording import Transport
 from fedtrain.trust import Roster
 
 

@@ -25,9 +25,8 @@ from fedtrain.audit.evidence import Evidence, read_copy
 from fedtrain.audit.verdict import Check, Finding, UnprovenError, Verdict, fails, not_proven
 from fedtrain.errors import FedtrainError, ReportError
 from fedtrain.privacy.mechanisms import private
-from fedtrain.report.digest import body_digest
 from fedtrain.report.numbers import short
-from fedtrain.report.schema import Report
+from fedtrain.report.schema import Report, body_digest
 from fedtrain.trust import Roster
 
 CHECKS: Final[tuple[tuple[str, Callable[[Evidence], Finding]], ...]] = (

@@ -4,21 +4,29 @@ The page and the pictures are in ``fedtrain.report.html`` and ``fedtrain.report.
 matplotlib, which the processes that only write records do without.
 """
 
-from fedtrain.report.digest import body_digest
 from fedtrain.report.evaluation import Best, Evaluation, Evaluations, Metric, PerClass, best_of
-from fedtrain.report.mechanism import Accountant, AdaptiveClipping, Adversary, Mechanism, PrivacyEvent, Sampling
-from fedtrain.report.privacy import ClientPrivacy, Privacy, PrivacyPoint
-from fedtrain.report.schema import (
-    SCHEMA,
+from fedtrain.report.parts import (
     DataSummary,
     Dropped,
+    LedgerTrail,
     ModelFile,
     ModelSummary,
-    Report,
     RoundEntry,
     SecureAggregation,
+    SignedTrail,
 )
-from fedtrain.report.trail import LedgerTrail, SignedTrail
+from fedtrain.report.privacy import (
+    Accountant,
+    AdaptiveClipping,
+    Adversary,
+    ClientPrivacy,
+    Mechanism,
+    Privacy,
+    PrivacyEvent,
+    PrivacyPoint,
+    Sampling,
+)
+from fedtrain.report.schema import SCHEMA, Report, body_digest
 
 __all__ = [
     "SCHEMA",

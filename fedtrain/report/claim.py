@@ -21,9 +21,17 @@ from fedtrain.privacy.accounting import Bound
 from fedtrain.privacy.events import sampled_gaussian
 from fedtrain.privacy.mechanisms import mechanism_of, mechanism_of_plan, read_plan
 from fedtrain.report import wording
-from fedtrain.report.mechanism import Accountant, AdaptiveClipping, Mechanism, PrivacyEvent
-from fedtrain.report.privacy import CURVE_CLIENTS, ClientPrivacy, Privacy, PrivacyPoint
-from fedtrain.report.transport import Transport
+from fedtrain.report.privacy import (
+    CURVE_CLIENTS,
+    Accountant,
+    AdaptiveClipping,
+    ClientPrivacy,
+    Mechanism,
+    Privacy,
+    PrivacyEvent,
+    PrivacyPoint,
+)
+from fedtrain.report.wording import Transport
 from fedtrain.trust import Roster
 
 ACCOUNTING: Mapping[str, Callable[[Iterable[Event], float], Bound]] = {

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import ConfigDict, Field, JsonValue, model_validator
 
-from fedtrain.report.base import Count, Fraction, Part, ascending
+from fedtrain.report.parts import Count, Fraction, Part, ascending
 
 _INEXACT = 2**53  # from it on, not every reader of JSON tells a whole number from the next
 

@@ -1,20 +1,67 @@
-"""What a claim rests on, in words: what is promised, who is trusted, and what is not covered.
+"""What a report says in words: what a claim rests on, and how a run sent its updates.
 
-All of it follows from the plan, the source of noise and the transport, so that an audit can compare it. What depends on
-the mechanism it says itself (`fedtrain.privacy.mechanisms`); here is what holds for every one.
+What is promised, who is trusted, and what is not covered follows from the plan, the source of noise and the transport,
+so that an audit can compare it. What depends on the mechanism it says itself (`fedtrain.privacy.mechanisms`); here is
+what holds for every one.
 
 Secure aggregation bounds nobody: a sum still tells of its members, and only noise bounds how much. It changes what a
 server sees that follows the protocol, and in client privacy who is trusted to clip. A server that does not can ask for
 the same work twice, in cohorts that differ in one client, and has that client's update in the difference of the sums.
 """
 
-from dataclasses import asdict
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal, Self
 
+from fedtrain.ledger import Asked, Record
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import Seen, mechanism_of_plan
-from fedtrain.report.mechanism import Adversary, Sampling
 from fedtrain.report.numbers import upper
+from fedtrain.report.parts import RoundEntry
+from fedtrain.report.privacy import Adversary, Sampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transport(Seen):
+    """What held in a private run so far, by the server's signed record."""
+
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> Self:
+        """Return what a record allows to say.
+
+        The server signs how it asks before anything is sent. So a round that was asked and never completed counts as
+        what it was asked as: clients sent nothing else, if they sent anything. A run that ended early says what held
+        in the rounds that it asked, since nobody saw anything of the others; if it goes on, the next report counts them
+        all. Where nothing was asked, nothing is said. That a round was completed as it was asked is for the audit to
+        check.
+        """
+        asked = [record for record in records if isinstance(record, Asked)]
+        return cls(
+            sealed=bool(asked) and all(record.sealed for record in asked),
+            summed=any(record.secagg for record in asked),
+            only_sums=bool(asked) and all(record.secagg for record in asked),
+        )
+
+
+def summary(rounds: Sequence[RoundEntry]) -> str:
+    """Return in one line how many completed rounds were sealed and summed, and how many clients were lost where."""
+    if not rounds:
+        return "no round was completed"
+    sums = [entry.secagg for entry in rounds if entry.secagg is not None]
+    text = f"encrypted end to end {_times(sum(entry.sealed for entry in rounds), len(rounds))}; "
+    if not sums:
+        return f"{text}the server saw single updates"
+    text += f"the server saw the sum of the updates alone {_times(len(sums), len(rounds))}; "
+    masking, unmasking = sum(entry.lost_masking for entry in sums), sum(entry.lost_unmasking for entry in sums)
+    if not masking + unmasking:
+        return f"{text}no client was lost"
+    return f"{text}clients lost before their update was in the sum: {masking}, after: {unmasking}"
+
+
+def _times(held: int, rounds: int) -> str:
+    if held == rounds:
+        return "in every round"
+    return "in no round" if not held else f"in {held} of {rounds} rounds"
 
 
 def adversaries(plan: PrivacyPlan, noise: Literal["seeded", "secure"], seen: Seen) -> tuple[Adversary, ...]:

@@ -28,7 +28,7 @@ from fedtrain.ledger import (
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.report import LedgerTrail, Report, RoundEntry, SignedTrail
 from fedtrain.report.claim import ClientLedger
-from fedtrain.report.digest import body_digest
+from fedtrain.report.schema import body_digest
 from fedtrain.trust import Roster
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from fedtrain.privacy.mechanisms import private as private_mode
 from fedtrain.report import Report
-from fedtrain.report.transport import summary
+from fedtrain.report.wording import summary
 from fedtrain.serverapp.events import ClientDone, Event, Notice, RoundDone, RoundStarted, RunEnded, RunStarted
 
 # The closing table, and the display in a notebook, show at most so many rounds; metrics.jsonl has them all.

@@ -15,7 +15,7 @@ from fedtrain.audit.checks.accounting import near
 from fedtrain.audit.evidence import Evidence
 from fedtrain.audit.verdict import Finding, decide
 from fedtrain.privacy.mechanisms import mechanism_of_plan
-from fedtrain.report.mechanism import PrivacyEvent
+from fedtrain.report.privacy import PrivacyEvent
 
 _WORDS = (
     *("adversaries", "trusted", "sampling", "composition", "random_source", "statement", "accesses_not_covered"),

@@ -3,7 +3,7 @@
 from fedtrain.audit.evidence import Evidence
 from fedtrain.audit.verdict import Check, Finding, not_proven
 from fedtrain.privacy.mechanisms import mechanism_of_plan
-from fedtrain.report.transport import Transport
+from fedtrain.report.wording import Transport
 
 LIMITS = (
     (

@@ -7,8 +7,8 @@ from fedtrain.audit.evidence import Evidence
 from fedtrain.audit.verdict import Finding, UnprovenError, decide, fails
 from fedtrain.config.digest import config_digest
 from fedtrain.ledger import Asked, Closed, Completed, Record
-from fedtrain.report.digest import body_digest
-from fedtrain.report.schema import RoundEntry
+from fedtrain.report.parts import RoundEntry
+from fedtrain.report.schema import body_digest
 
 
 def opening(evidence: Evidence) -> Finding:

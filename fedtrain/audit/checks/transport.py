@@ -10,8 +10,8 @@ from fedtrain.config.sections import Transport as ConfiguredTransport
 from fedtrain.errors import ConfigError
 from fedtrain.ledger import Asked, Completed, SecureSum
 from fedtrain.privacy.mechanisms import mechanism_of_plan
-from fedtrain.report.schema import RoundEntry
-from fedtrain.report.transport import summary
+from fedtrain.report.parts import RoundEntry
+from fedtrain.report.wording import summary
 from fedtrain.secagg import Parameters, check_noise
 
 _PARAMETERS = ("threshold", "neighbours", "bits")

@@ -14,7 +14,7 @@ from fedtrain.config.digest import config_digest
 from fedtrain.ledger.entry import PAYLOAD_TYPE
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.report import wording
-from fedtrain.report.transport import Transport
+from fedtrain.report.wording import Transport
 from tests.unit.audit.world import (
     World,
     chain,

@@ -1,9 +1,9 @@
 import pytest
 from pydantic import ValidationError
 
-from fedtrain.report import Best, Evaluation, Evaluations, Metric, Report, best_of, view
+from fedtrain.report import Best, Evaluation, Evaluations, Metric, Report, best_of
 from fedtrain.report.evaluation import CLASSIFICATION
-from fedtrain.report.html import render_html
+from fedtrain.report.html import headline, render_html
 from fedtrain.report.numbers import measured
 
 MAE = Metric(name="mae", direction="lower", format="number")
@@ -84,7 +84,7 @@ def test_another_metric_is_what_the_page_shows(build, parse):
     for text in ("MAE on test records", "2.0000", "best 0.5000 in round 0", ">MAE</b>", ">R²</b>", "0.1234"):
         assert text in page
     assert "ccuracy" not in page
-    assert view.headline(evaluations(None)).value == ""
+    assert headline(evaluations(None)).value == ""
 
 
 def test_measurements_are_rounded_to_what_is_worse():

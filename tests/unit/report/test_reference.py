@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 import fedtrain.report
-from fedtrain.report.base import Part
+from fedtrain.report.parts import Part
 
 PAGE = Path(__file__).parents[3] / "docs/reference/report.md"
 BEGIN, END = "<!-- parts:begin -->\n", "<!-- parts:end -->\n"

@@ -9,8 +9,8 @@ from dp_accounting.pld import PLDAccountant
 from fedtrain.config import to_flat
 from fedtrain.privacy import epsilon_of
 from fedtrain.report import ModelFile, Report, SecureAggregation
-from fedtrain.report.digest import body_digest
 from fedtrain.report.numbers import upper
+from fedtrain.report.schema import body_digest
 from fedtrain.serverapp.reporting import build_report
 from fedtrain.serverapp.spending import largest_epsilon
 from tests.notary import Notary

@@ -2,7 +2,7 @@ import pytest
 
 from fedtrain.ledger import Asked, Closed, Completed, Opened, SecureSum
 from fedtrain.report import Dropped, RoundEntry, SecureAggregation
-from fedtrain.report.transport import Transport, summary
+from fedtrain.report.wording import Transport, summary
 
 A = "a" * 64
 OPENED = Opened(

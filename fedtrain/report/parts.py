@@ -1,0 +1,181 @@
+"""The parts of a report that say what was trained, round by round, and what proves it; and what all parts share.
+
+How good the model is and what is promised are in `fedtrain.report.evaluation` and `fedtrain.report.privacy`.
+"""
+
+from itertools import pairwise
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+Scalar = bool | int | float | str
+Count = Annotated[int, Field(ge=0)]
+Round = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Part(BaseModel):
+    """A part of the report: immutable, strictly typed, finite numbers, no unknown keys.
+
+    Sequences are tuples; JSON arrays are read as tuples.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, serialize_by_alias=True)
+
+
+def ascending(rounds: tuple[int, ...]) -> bool:
+    """Say whether round numbers are in order, each at most once."""
+    return all(before < after for before, after in pairwise(rounds))
+
+
+class DataSummary(Part):
+    """The records. In a deployment the server does not know what only the clients know: that is null."""
+
+    kind: str = Field(description="image or table")
+    shape: tuple[Round, ...] = Field(description="shape of one record")
+    target: Literal["class", "number", "labels"] = Field(
+        "class",
+        description="what is predicted of a record; left out where it is a class",
+        exclude_if=lambda target: target == "class",
+    )
+    classes: tuple[str, ...] = Field(description="names of the classes, or of the labels; none for a number")
+    train_records: Count | None = Field(description="training records of all clients; null in a deployment")
+    test_records: Count = Field(description="test records, which no client sees")
+    clients: Count = Field(description="clients in the federation")
+    histogram: tuple[tuple[Count, ...], ...] | None = Field(
+        description="training records, a row for each client and a column for each class; simulation only, read "
+        "directly from the data and so not covered by epsilon; null in a deployment, and where the target is no class"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.histogram is None:
+            return self
+        if len(self.histogram) != self.clients:
+            raise ValueError(f"histogram has {len(self.histogram)} rows for {self.clients} clients")
+        if any(len(row) != len(self.classes) for row in self.histogram):
+            raise ValueError(f"histogram has a row that is not of {len(self.classes)} classes")
+        counted = sum(map(sum, self.histogram))
+        if self.train_records is None or counted > self.train_records:
+            raise ValueError(f"histogram counts {counted} records, train_records = {self.train_records}")
+        return self
+
+
+class Dropped(Part):
+    """A client whose result a round did not use."""
+
+    client: Count = Field(description="the client")
+    reason: str = Field(description="why")
+
+
+class SecureAggregation(Part):
+    """How the updates of a round were summed so that the server saw no single one, and who was lost on the way."""
+
+    threshold: Annotated[int, Field(ge=2)] = Field(description="shares that were needed to recover a mask")
+    neighbours: Annotated[int, Field(ge=1)] = Field(description="clients that each client shared masks with")
+    bits: Annotated[int, Field(ge=2)] = Field(description="bits of a quantized parameter")
+    lost_masking: Count = Field(
+        description="clients of the cohort that delivered no masked update: dropped, and not in the sum"
+    )
+    lost_unmasking: Count = Field(
+        description="clients that delivered one and did not answer the unmasking: completed, and in the sum"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.threshold > self.neighbours + 1:
+            raise ValueError(f"threshold = {self.threshold} is more than a client and its {self.neighbours} neighbours")
+        return self
+
+
+class RoundEntry(Part):
+    """One round. Who took part is null where cohorts are secret: the accounting relies on that."""
+
+    round: Round = Field(description="the round, from 1")
+    cohort: tuple[Count, ...] | None = Field(description="clients that were asked; null if cohorts are secret")
+    completed: tuple[Count, ...] | None = Field(
+        description="clients whose results were used; null if cohorts are secret"
+    )
+    dropped: tuple[Dropped, ...] | None = Field(
+        description="clients whose results were not used; null if cohorts are secret"
+    )
+    sealed: bool = Field(description="models and updates were encrypted end to end between server and clients")
+    secagg: SecureAggregation | None = Field(
+        description="the server saw the sum of the updates alone; null: it saw single updates"
+    )
+    clip_norm: Positive | None = Field(description="clip norm in this round; null in mode none")
+    learning_rate: NotNegative = Field(description="learning rate of the clients in this round")
+    seconds: NotNegative = Field(description="duration of the round")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.cohort is None or self.completed is None or self.dropped is None:
+            if (self.cohort, self.completed, self.dropped) != (None, None, None):
+                raise ValueError(f"round {self.round}: cohort, completed and dropped are to be secret together")
+            if self.secagg is not None:
+                raise ValueError(f"round {self.round}: with secagg clients know the cohort, and it cannot be secret")
+            return self
+        answered = [*self.completed, *(entry.client for entry in self.dropped)]
+        if len(set(answered)) != len(answered) or not set(answered) <= set(self.cohort):
+            raise ValueError(f"round {self.round}: completed and dropped are to name clients of the cohort, each once")
+        if self.secagg is not None:
+            self._check_sum(self.secagg, len(self.cohort), len(self.completed), len(self.dropped))
+        return self
+
+    def _check_sum(self, secagg: SecureAggregation, cohort: int, completed: int, dropped: int) -> None:
+        if not secagg.lost_masking == dropped == cohort - completed:
+            raise ValueError(
+                f"round {self.round}: secagg.lost_masking = {secagg.lost_masking}, and of {cohort} clients "
+                f"{completed} are in completed and {dropped} in dropped"
+            )
+        if secagg.neighbours >= cohort:
+            raise ValueError(f"round {self.round}: secagg.neighbours = {secagg.neighbours} in a cohort of {cohort}")
+        if completed - secagg.lost_unmasking < secagg.threshold:
+            raise ValueError(
+                f"round {self.round}: secagg.lost_unmasking = {secagg.lost_unmasking} of {completed} clients leaves "
+                f"fewer than secagg.threshold = {secagg.threshold}, and without so many there is no sum"
+            )
+
+
+class ModelFile(Part):
+    """A file of weights in the run folder."""
+
+    file: str = Field(description="its name, relative to the run folder")
+    sha256: Sha256 = Field(description="SHA-256 of its bytes, in hexadecimal")
+
+
+class ModelSummary(Part):
+    """The trained model."""
+
+    parameters: Count = Field(description="trained numbers in the model")
+    final: ModelFile | None = Field(description="weights after the last round; null if none were saved")
+    best: ModelFile | None = Field(description="weights of evaluation.best; null if none were saved")
+
+
+# Envelopes are kept as they were signed, so that an audit can verify their bytes.
+EnvelopeJson = dict[str, JsonValue]
+
+
+class LedgerTrail(Part):
+    """The ledger of one client's data set, all runs on it included."""
+
+    client: Count = Field(description="the client")
+    entries: tuple[EnvelopeJson, ...] = Field(
+        description="its entries, each a DSSE envelope signed by the client, in the order of its hash chain"
+    )
+    statement: EnvelopeJson | None = Field(
+        description="its signed statement that this is all there is; null if it gave none"
+    )
+
+
+class SignedTrail(Part):
+    """Signed records of what was asked, done and charged."""
+
+    roster: dict[str, JsonValue] = Field(description="public keys of the server and of each client")
+    record: tuple[EnvelopeJson, ...] = Field(
+        description="the server's record of the run, each a DSSE envelope, in the order of its hash chain"
+    )
+    ledgers: tuple[LedgerTrail, ...] = Field(description="the ledger of each client of the roster")
