@@ -43,10 +43,10 @@ def _checks(folder: Path) -> Iterator[Check]:
     # Flower, torch and Opacus take seconds to import.
     if _is_node(folder):
         from fedtrain.flower.admission import ask  # noqa: PLC0415
-        from fedtrain.health.nodeside import node_checks  # noqa: PLC0415
+        from fedtrain.health.node import node_checks  # noqa: PLC0415
 
         return node_checks(NodeFolder.open(folder), ask)
-    from fedtrain.health.serverside import server_checks  # noqa: PLC0415
+    from fedtrain.health.server import server_checks  # noqa: PLC0415
 
     return server_checks(ServerFolder.open(folder))
 

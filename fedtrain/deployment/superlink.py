@@ -21,9 +21,9 @@ from fedtrain.deployment.processes import Processes, delays
 from fedtrain.deployment.programs import environment, make_secret, program, superexec
 from fedtrain.errors import KeyFileError, RunError, SiteError
 from fedtrain.files import write_atomic
-from fedtrain.health.certificates import covers, read_certificate
-from fedtrain.health.serverside import certificate_checks
-from fedtrain.health.tls import trusting
+from fedtrain.health.keys import covers, read_certificate
+from fedtrain.health.network import trusting
+from fedtrain.health.server import certificate_checks
 from fedtrain.machines.membership import read_membership
 from fedtrain.machines.server import SERVER_VARIABLE, ServerFolder
 

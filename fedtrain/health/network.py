@@ -1,9 +1,16 @@
-"""Whether this machine reaches the federation's server: name, port, TLS, answer, clock."""
+"""Whether this machine reaches the federation's server: name, port, TLS, answer, clock.
 
+Where a handshake fails, it says in plain words why. A SuperNode signs the time of each request, and the SuperLink takes
+it if it is less than 5 s ahead of its own clock and less than 305 s behind (Flower 1.41,
+``flwr.superlink.routers.fleet.node_auth``).
+"""
+
+import contextlib
 import socket
 import ssl
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -12,13 +19,22 @@ from urllib.request import getproxies, proxy_bypass
 from cryptography import x509
 
 from fedtrain.errors import KeyFileError
-from fedtrain.health.certificates import validity
 from fedtrain.health.check import Check, fails, ok, warns
-from fedtrain.health.clock import compare_clocks
-from fedtrain.health.tls import PATIENCE, explain, presented, trusting
+from fedtrain.health.keys import validity
 from fedtrain.machines.federation import Federation
 
 _BEHIND_GATEWAY = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
+PATIENCE = 5.0  # seconds for each of: a connection, a handshake, an answer
+# OpenSSL's x509_vfy.h; Python passes the number on as `verify_code`.
+_NOT_YET_VALID, _EXPIRED = 9, 10
+_OTHER_NAME = {62, 64}
+_OTHER_ISSUER = {7, 18, 19, 20, 21}
+MOST_AHEAD = timedelta(seconds=5)
+MOST_BEHIND = timedelta(seconds=305)
+# What a clock that is kept by NTP stays far within.
+_AHEAD = timedelta(seconds=2)
+_BEHIND = timedelta(seconds=30)
+_ADVICE = "set it, and keep it by NTP (for example: timedatectl set-ntp true)"
 
 
 def reach(federation: Federation, ca: Path) -> Iterator[Check]:
@@ -154,3 +170,116 @@ def health(status: int) -> Check:
             "health", f"the gateway answers {status}: Flower's SuperLink behind it is not up; see logs/ on the server"
         )
     return fails("health", f"the server answers /health with status {status}; is it fedtrain's?")
+
+
+def trusting(ca: Path) -> ssl.SSLContext:
+    """Return a client's context that trusts one CA alone, and speaks TLS 1.3 alone.
+
+    Raises:
+        KeyFileError: the file cannot be read, or holds no certificate.
+    """
+    try:
+        context = ssl.create_default_context(cafile=ca)
+    except ssl.SSLError as error:
+        raise KeyFileError(f"{ca} holds no certificate in PEM: {error}") from error
+    except OSError as error:
+        raise KeyFileError(f"cannot read the CA's certificate {ca}: {error.strerror or error}") from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+def presented(federation: Federation, address: tuple[str, int]) -> x509.Certificate | None:
+    """Return the certificate that is shown at an address, trusted or not; ``None`` where no handshake succeeds."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with (
+        contextlib.suppress(OSError, ValueError),
+        socket.create_connection(address, timeout=PATIENCE) as plain,
+        context.wrap_socket(plain, server_hostname=federation.host) as connection,
+    ):
+        return x509.load_der_x509_certificate(connection.getpeercert(binary_form=True) or b"")
+    return None
+
+
+def explain(error: OSError, shown: x509.Certificate | None, federation: Federation) -> str:
+    """Return why a handshake failed, and what to do.
+
+    Args:
+        error: what the handshake raised.
+        shown: the certificate that the other side shows.
+        federation: whose server it should be.
+    """
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _untrusted(error, shown, federation)
+    if isinstance(error, TimeoutError):
+        return f"the handshake took more than {PATIENCE:g} s; a firewall or proxy on the way may hold TLS back"
+    reason = error.reason if isinstance(error, ssl.SSLError) else ""
+    if reason in {"TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL"}:
+        return (
+            "the other side does not speak TLS 1.3, as the federation's server does: another server, or a proxy that "
+            "opens TLS, answers; let the address pass it unopened"
+        )
+    if reason in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"}:
+        return "what answers does not speak TLS; check the port of the address"
+    return f"the other side broke the handshake off ({error}); a firewall or proxy on the way may do that"
+
+
+def _untrusted(error: ssl.SSLCertVerificationError, shown: x509.Certificate | None, federation: Federation) -> str:
+    clock = f"this machine's clock says {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    if error.verify_code == _EXPIRED:
+        until = "" if shown is None else f" (the server's on {shown.not_valid_after_utc:%Y-%m-%d %H:%M} UTC)"
+        return (
+            f"expired: the certificate of the server or of the CA{until}; {clock}. If that is right, the operator "
+            "makes a new one: fedtrain provision rotate-server"
+        )
+    if error.verify_code == _NOT_YET_VALID:
+        since = "" if shown is None else f", but from {shown.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on"
+        return (
+            f"the server's certificate is not yet valid{since}; {clock}. Set the clock of this machine, or the server's"
+        )
+    if error.verify_code in _OTHER_NAME:
+        return (
+            f"wrong name: the certificate of the server is not for {federation.host}; the operator adds the name: "
+            "fedtrain provision rotate-server"
+        )
+    if error.verify_code in _OTHER_ISSUER:
+        issuer = "" if shown is None else f" (it is by {shown.issuer.rfc4514_string()})"
+        return (
+            f"wrong CA: the certificate that is shown was not issued by the CA in ca.pem{issuer}. Another server, or a "
+            "proxy that opens TLS, answers; do not trust it, and do not replace ca.pem by what it shows"
+        )
+    return f"the certificate of the server cannot be trusted: {error.verify_message}"
+
+
+def compare_clocks(date: str | None, sent: datetime, received: datetime) -> Check:
+    """Judge this machine's clock by an answer of the server.
+
+    Args:
+        date: the answer's header ``Date`` (RFC 9110, section 6.6.1), which is cut to whole seconds.
+        sent: when the request left, by this clock.
+        received: when the answer came, by this clock.
+    """
+    theirs = _parsed(date)
+    if theirs is None:
+        return warns("clock", "the server's answer tells no time, so this machine's clock was not compared with its")
+    ahead = sent + (received - sent) / 2 - (theirs + timedelta(seconds=0.5))
+    seconds = abs(ahead.total_seconds())
+    if ahead >= timedelta(0):
+        detail, tolerated, usual = f"{seconds:.1f} s ahead of the server's", MOST_AHEAD, _AHEAD
+    else:
+        detail, tolerated, usual = f"{seconds:.1f} s behind the server's", MOST_BEHIND, _BEHIND
+    detail = f"this machine's clock is {detail}"
+    if seconds >= tolerated.total_seconds():
+        return fails("clock", f"{detail}, and the server takes less than {tolerated.seconds} s; {_ADVICE}")
+    if seconds >= usual.total_seconds():
+        return warns("clock", f"{detail}; the server takes less than {tolerated.seconds} s; {_ADVICE}")
+    return ok("clock", f"{detail}; the server takes less than {tolerated.seconds} s")
+
+
+def _parsed(date: str | None) -> datetime | None:
+    try:
+        time = parsedate_to_datetime(date or "")
+    except ValueError:
+        return None
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedtrain.errors import ConfigError, KeyFileError
-from fedtrain.health.certificates import NOTICE
+from fedtrain.health.keys import NOTICE
 
 _CA_DAYS = 3650
 # A clock that is a little behind does not find a new certificate "not yet valid".

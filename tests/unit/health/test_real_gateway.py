@@ -4,8 +4,7 @@ import subprocess
 import pytest
 
 from fedtrain.crypto import Identity
-from fedtrain.health.gateway import control_api
-from fedtrain.health.superlink import database, loopback_only
+from fedtrain.health.server import control_api, database, loopback_only
 from fedtrain.machines import Federation, ServerFolder
 from tests.ports import free_port
 from tests.unit.health import superlinks

@@ -1,15 +1,22 @@
-"""Whether what is installed is what fedtrain asks for."""
+"""Whether what is installed is what fedtrain asks for, and whether a folder can be written and how much fits."""
 
 import platform
 import re
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
 
-from fedtrain.health.check import Check, fails, ok
+from fedtrain.health.check import Check, fails, ok, warns
 
 SHOWN = ("fedtrain", "flwr", "torch", "opacus", "cryptography")
 
 _PIN = re.compile(r"([\w.-]+)==([\w.+!]+)")
+# A round needs a bundle (10 MB at most) and a few copies of the model; the SuperLink's database keeps every message.
+LEAST = 500 * 1024**2
+COMFORTABLE = 5 * 1024**3
+_GIB = 1024**3
 
 
 def installed() -> Check:
@@ -44,3 +51,30 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def writable(folder: Path) -> Check:
+    """Make a file in the folder, and remove it."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0")
+    except OSError as error:
+        return fails(
+            "folder", f"{folder} cannot be written: {error.strerror or error}; let it belong to the user who runs this"
+        )
+    return ok("folder", f"{folder} can be written")
+
+
+def free_space(folder: Path) -> Check:
+    """Look at the space that is free on the folder's file system."""
+    return space("disk", folder, shutil.disk_usage(folder).free)
+
+
+def space(name: str, folder: Path, free: int) -> Check:
+    """Judge a number of free bytes."""
+    detail = f"{free / _GIB:.1f} GiB are free at {folder}"
+    if free < LEAST:
+        return fails(name, f"{detail}; make room: at least {LEAST / _GIB:.1f} GiB, better {COMFORTABLE / _GIB:.0f} GiB")
+    if free < COMFORTABLE:
+        return warns(name, f"{detail}, which may not be enough for a long run; better {COMFORTABLE / _GIB:.0f} GiB")
+    return ok(name, detail)
