@@ -3,7 +3,7 @@
 from hashlib import sha256
 
 from fedtrain.config import to_flat
-from fedtrain.config.digest import config_digest
+from fedtrain.config.loading import config_digest
 from fedtrain.crypto import Identity
 from fedtrain.ledger import Ledger, LedgerCopies, Opened, RunLog, SitePolicy
 from fedtrain.report import Dropped, RoundEntry

@@ -18,7 +18,7 @@ from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY
 
 from fedtrain.config import Experiment, from_flat, to_flat
-from fedtrain.config.digest import config_digest
+from fedtrain.config.loading import config_digest
 from fedtrain.crypto import Identity, SignedEnvelope
 from fedtrain.errors import ClientError, ConfigError, KeyFileError
 from fedtrain.flower.messages.introduction import ShownLedger

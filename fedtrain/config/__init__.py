@@ -1,20 +1,17 @@
 """The experiment, typed and validated."""
 
+from fedtrain.config.experiment import Experiment, aggregation_problem
 from fedtrain.config.loading import flatten, from_flat, parse_settings, read_flat, read_toml, to_flat
+from fedtrain.config.privacy import Privacy, SecureAggregation, Transport
 from fedtrain.config.sections import (
     Data,
-    Experiment,
     Federation,
     Output,
     Partition,
-    Privacy,
-    SecureAggregation,
     Server,
     StrategyParameters,
     TaskConfig,
     Training,
-    Transport,
-    aggregation_problem,
 )
 
 __all__ = [

@@ -1,18 +1,30 @@
-"""Read the experiment from TOML, from ``key=value`` settings, and from Flower's flat run config."""
+"""Read an experiment from TOML, from ``key=value`` settings and from Flower's flat run config, and identify it.
 
+A configuration that cannot be used is refused with the field, the value, and what is allowed.
+"""
+
+import json
 import tomllib
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from fedtrain.config.problems import explain, nearest
-from fedtrain.config.sections import Experiment, Section
+from fedtrain.config.experiment import Experiment
+from fedtrain.config.sections import Section
 from fedtrain.errors import ConfigError
 
 Scalar = bool | int | float | str
 Flat = dict[str, Scalar]
+
+# What changes where or how results are shown, and not what they are. The device does: its noise is another.
+_PRESENTATION = ("output.", "data.cache")
+# Fields that came later, and what all runs before them had. An experiment that does not use them has the digest of
+# before: a run that an earlier version began can be resumed, and its record names the configuration of its report.
+_LATER: Flat = {"data.target": "class", "data.label_columns": ""}
 
 
 def read_toml(path: Path) -> Flat:
@@ -112,3 +124,45 @@ def to_flat(experiment: Experiment) -> Flat:
         return flat
 
     return walk(experiment, "")
+
+
+def config_digest(flat: Mapping[str, Scalar]) -> str:
+    """Return the SHA-256 of every field that determines the results, in hexadecimal.
+
+    Args:
+        flat: all fields by dotted key, as a report holds them.
+    """
+    fields = {
+        key: value
+        for key, value in flat.items()
+        if not (key.startswith(_PRESENTATION) or (key in _LATER and value == _LATER[key]))
+    }
+    return sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def decisive(experiment: Experiment) -> Flat:
+    """Return the fields that determine the results, by dotted key."""
+    return {key: value for key, value in to_flat(experiment).items() if not key.startswith(_PRESENTATION)}
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """Name the known key that is nearest to an unknown one."""
+    known = list(known)
+    last = key.rsplit(".", 1)[-1]
+    close = get_close_matches(key, known, n=1, cutoff=0.6) or [
+        candidate for candidate in known if candidate.rsplit(".", 1)[-1] == last
+    ]
+    return f"; did you mean {close[0]}?" if close else f"; known keys: {', '.join(sorted(known))}"
+
+
+def explain(error: ValidationError) -> str:
+    """Return one line for each problem that pydantic found."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        field = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "value_error":
+            lines.append(f"{field}: {message}" if field else message)
+        else:
+            lines.append(f"{field} = {problem['input']!r}: {message[0].lower()}{message[1:]}")
+    return "\n".join(lines)

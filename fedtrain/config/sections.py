@@ -1,16 +1,13 @@
-"""The experiment as one typed tree.
+"""The sections of an experiment: clients, data, task, training, server and output.
 
-Every field is public: nothing in it may depend on a client's data. ``None`` means "not set"; in Flower's flat run
+Those that protect the records are in `fedtrain.config.privacy`, and the tree is in `fedtrain.config.experiment`. Every
+field is public: nothing in it may depend on a client's data. ``None`` means "not set"; in Flower's flat run
 config, which has no such value, an empty string stands for it.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from fedtrain.config.modes import Mode
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -50,9 +47,6 @@ STRATEGY_PARAMETERS: dict[str, frozenset[str]] = {
 
 # What these compute is not a function of the sum of the updates.
 SINGLE_UPDATES = frozenset({"FedMedian", "FedTrimmedAvg", "Krum", "MultiKrum", "Bulyan", "QFedAvg"})
-
-
-_SMALLEST_SUM = 2
 
 
 class Section(BaseModel):
@@ -224,50 +218,6 @@ class Training(Section):
         return self
 
 
-class Privacy(Section):
-    """The privacy guarantee and its parameters: see docs/explanation/privacy.md."""
-
-    mode: Mode = Field(
-        "none", description="none; record: DP-SGD at each client; client: clipped updates, noise added by the server"
-    )
-    epsilon: Positive = Field(8.0, description="the budget of each client over the whole run")
-    delta: Fraction = Field(1e-5, description="the delta of the budget, below 1 / records of a client, or 1 / clients")
-    clip_norm: Positive = Field(
-        1.0, description="bound on the L2 norm of each record's gradient, or of each client's update"
-    )
-    sampling_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="record: probability with which a record enters a batch"
-    )
-    noise_multiplier: Positive | None = Field(
-        None, description="standard deviation of the noise over clip_norm; default: the least that keeps the budget"
-    )
-    max_participations: Count | None = Field(
-        None,
-        description="most rounds a client trains in; default: all rounds; a value above federation.rounds leaves room "
-        "for repeated rounds, which secure noise charges again",
-    )
-    cohorts: Literal["poisson", "capped"] = Field(
-        "poisson",
-        description="client: poisson draws each client with probability cohort / clients and keeps cohorts secret; "
-        "capped draws cohorts of fixed size, without amplification by sampling",
-    )
-    adaptive_clipping: bool = Field(False, description="client: let clip_norm follow a quantile of the updates' norms")
-    clipping_quantile: Fraction = Field(0.5, description="adaptive clipping: the fraction of updates not clipped")
-    clipping_rate: Positive = Field(0.2, description="adaptive clipping: learning rate of the logarithm of clip_norm")
-    clipping_noise: Positive | None = Field(
-        None, description="adaptive clipping: standard deviation of the noise on the count; default: cohort / 20"
-    )
-    noise: Literal["seeded", "secure"] = Field(
-        "seeded", description="seeded: repeatable, for simulation only; secure: from the operating system's generator"
-    )
-    tuning: str = Field("not declared", description="earlier runs on the same records, in words; printed in the report")
-
-    @property
-    def secret_cohorts(self) -> bool:
-        """Whether nobody is to learn who takes part in which round: the accounting relies on that."""
-        return self.mode == "client" and self.cohorts == "poisson"
-
-
 class StrategyParameters(Section):
     """Parameters of Flower's strategies, by Flower's names; default: Flower's defaults."""
 
@@ -284,43 +234,6 @@ class StrategyParameters(Section):
     num_nodes_to_select: Count | None = Field(None, description="MultiKrum")
     client_learning_rate: Positive | None = Field(None, description="QFedAvg: the clients' learning rate")
     q: NotNegative | None = Field(None, description="QFedAvg: fairness")
-
-
-class SecureAggregation(Section):
-    """The server learns the sum of the updates, and no single one: see docs/explanation/transport.md."""
-
-    enabled: bool | None = Field(None, description="mask updates; default: on in a deployment, off in a simulation")
-    threshold: Annotated[int, Field(ge=2)] | None = Field(
-        None, description="clients of a cohort that must answer; default: two thirds, the least allowed"
-    )
-    neighbours: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="clients each client shares masks with; default: all others, up to a cohort of 200"
-    )
-    bits: Annotated[int, Field(ge=2, le=30)] = Field(
-        16, description="bits of a quantized parameter; more bits cost more bytes"
-    )
-    bound: Annotated[float, Field(ge=1e-9, le=1e9)] | None = Field(
-        None, description="largest change of a parameter in an update; default: 1, in client privacy the clipping norm"
-    )
-    max_weight: Count | None = Field(
-        None, description="mode none: weigh clients by their records, up to this number; default: equal weights"
-    )
-
-    @property
-    def largest_change(self) -> float:
-        """The bound on the change of a parameter where no clipping norm is the bound."""
-        return 1.0 if self.bound is None else self.bound
-
-
-class Transport(Section):
-    """Sealed messages and secure aggregation: see docs/explanation/transport.md."""
-
-    sealed: bool | None = Field(
-        None,
-        description="encrypt models and updates end to end between server and client; default: on in a deployment, off "
-        "in a simulation",
-    )
-    secagg: SecureAggregation = Field(default_factory=SecureAggregation)
 
 
 class Server(Section):
@@ -349,173 +262,3 @@ class Output(Section):
     resume: bool = Field(False, description="continue from the last checkpoint in the run folder")
     tensorboard: bool = Field(False, description="also write TensorBoard event files")
     screen: Literal["auto", "plain", "none"] = Field("auto", description="progress: a live display, lines, or nothing")
-
-
-class Experiment(Section):
-    """A federated experiment."""
-
-    name: str = Field("experiment", description="the name in reports")
-    seed: Annotated[int, Field(ge=0, lt=2**53)] = Field(0, description="seed of everything random in a simulation")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where tensors live")
-    federation: Federation = Field(default_factory=Federation)
-    data: Data = Field(default_factory=Data)
-    task: TaskConfig = Field(default_factory=TaskConfig)
-    training: Training = Field(default_factory=Training)
-    privacy: Privacy = Field(default_factory=Privacy)
-    transport: Transport = Field(default_factory=Transport)
-    server: Server = Field(default_factory=Server)
-    output: Output = Field(default_factory=Output)
-
-    @classmethod
-    def load(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Self:
-        """Read an experiment from a TOML file.
-
-        Args:
-            path: the file.
-            overrides: values over the file's, nested or by dotted key, such as ``{"privacy.epsilon": 2}``; ``None``
-                unsets a field that may be unset.
-
-        Raises:
-            ConfigError: the file cannot be read, or a field is unknown, has a wrong type or a value that is not
-                allowed; all such fields are named.
-        """
-        from fedtrain.config.loading import flatten, from_flat, read_toml  # noqa: PLC0415 - it builds on this module
-
-        return cast("Self", from_flat({**read_toml(Path(path)), **flatten(_without_none(overrides or {}))}))
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Make an experiment from values, nested as in a file or by dotted key; all else has its default.
-
-        >>> Experiment.from_dict({"federation": {"rounds": 3}, "privacy.mode": "none"}).federation.rounds
-        3
-
-        Raises:
-            ConfigError: a field is unknown, has a wrong type or a value that is not allowed; all such fields are named.
-        """
-        from fedtrain.config.loading import flatten, from_flat  # noqa: PLC0415 - it builds on this module
-
-        return cast("Self", from_flat(flatten(_without_none(values))))
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        _check_participations(self)
-        if self.privacy.mode == "record":
-            _check_record_privacy(self)
-        else:
-            _check_without_records(self)
-        if self.privacy.mode == "client":
-            _check_client_privacy(self)
-        elif self.privacy.adaptive_clipping:
-            raise ValueError(
-                f'privacy.adaptive_clipping = true is for privacy.mode = "client", and it is "{self.privacy.mode}"'
-            )
-        if self.transport.secagg.enabled and (problem := aggregation_problem(self)):
-            raise ValueError(problem)
-        return self
-
-
-def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values with the empty string, which means "not set" in a flat mapping, in the place of ``None``."""
-    return {
-        key: _without_none(value) if isinstance(value, Mapping) else "" if value is None else value
-        for key, value in values.items()
-    }
-
-
-def aggregation_problem(experiment: Experiment) -> str | None:
-    """Return why an experiment cannot use secure aggregation, ``None`` if it can."""
-    federation, privacy, secagg = experiment.federation, experiment.privacy, experiment.transport.secagg
-    if experiment.server.strategy in SINGLE_UPDATES:
-        allowed = ", ".join(sorted(set(STRATEGY_PARAMETERS) - SINGLE_UPDATES))
-        return (
-            f'server.strategy = "{experiment.server.strategy}" needs single updates or losses, and secure aggregation '
-            f"shows the server their sum alone; allowed: {allowed}; or set transport.secagg.enabled = false"
-        )
-    if federation.cohort < _SMALLEST_SUM:
-        return (
-            f"federation.cohort = {federation.cohort}, and the sum of one update is that update; secure aggregation "
-            f"needs {_SMALLEST_SUM} or more"
-        )
-    if privacy.secret_cohorts:
-        return (
-            'privacy.cohorts = "poisson" relies on cohorts that nobody knows, and in secure aggregation the members of '
-            'a cohort know each other; set privacy.cohorts = "capped", or transport.secagg.enabled = false'
-        )
-    if privacy.mode != "none" and secagg.max_weight is not None:
-        return (
-            f'transport.secagg.max_weight is for privacy.mode = "none", and it is "{privacy.mode}": how many records a '
-            "client has would be an access that no epsilon pays for"
-        )
-    if privacy.mode == "client" and secagg.bound is not None:
-        return 'transport.secagg.bound is not for privacy.mode = "client", where the clipping norm is the bound'
-    return None
-
-
-def _check_record_privacy(experiment: Experiment) -> None:
-    if experiment.privacy.sampling_rate is None:
-        raise ValueError(
-            'privacy.sampling_rate is not set, and privacy.mode = "record" needs it: a public constant, '
-            "for example training.batch_size over the usual number of records of a client"
-        )
-    if experiment.server.strategy == "QFedAvg":
-        raise ValueError(
-            'server.strategy = "QFedAvg" needs the clients\' raw losses, which privacy.mode = "record" never sends'
-        )
-    task = experiment.task
-    if experiment.training.augmentations > 1 and ":" not in task.name and not task.augment:
-        raise ValueError(
-            f"training.augmentations = {experiment.training.augmentations} would be so many equal views of each "
-            "record; set task.augment, or leave it at 1"
-        )
-
-
-def _check_without_records(experiment: Experiment) -> None:
-    training, mode = experiment.training, experiment.privacy.mode
-    if training.physical_batch_size is not None:
-        raise ValueError(
-            f'training.physical_batch_size is for privacy.mode = "record", and it is "{mode}"; '
-            "lower training.batch_size"
-        )
-    if training.augmentations > 1:
-        raise ValueError(
-            f'training.augmentations = {training.augmentations} is for privacy.mode = "record", and it is "{mode}"'
-        )
-
-
-def _check_client_privacy(experiment: Experiment) -> None:
-    privacy, federation, strategy = experiment.privacy, experiment.federation, experiment.server.strategy
-    if strategy in SINGLE_UPDATES:
-        raise ValueError(
-            f'server.strategy = "{strategy}" needs single updates or losses, and privacy.mode = "client" adds its '
-            f"noise to their sum alone; allowed: {', '.join(sorted(set(STRATEGY_PARAMETERS) - SINGLE_UPDATES))}"
-        )
-    if privacy.sampling_rate is not None:
-        raise ValueError(
-            'privacy.sampling_rate is for privacy.mode = "record"; with "client" the rate is federation.cohort / '
-            f"federation.clients = {federation.cohort / federation.clients:g}"
-        )
-    if privacy.cohorts == "capped":
-        return
-    if privacy.max_participations is not None:
-        raise ValueError(
-            'privacy.max_participations caps what privacy.cohorts = "poisson" draws at random, which nothing can; '
-            'set privacy.cohorts = "capped"'
-        )
-    if federation.min_results > 1:
-        raise ValueError(
-            f'federation.min_results = {federation.min_results} is not allowed with privacy.cohorts = "poisson": a '
-            "cohort may be small or empty by chance, and the round is then one of noise; leave it at 1"
-        )
-
-
-def _check_participations(experiment: Experiment) -> None:
-    most, federation = experiment.privacy.max_participations, experiment.federation
-    if experiment.privacy.mode == "none" or most is None:
-        return
-    if most * federation.clients < federation.rounds * federation.cohort:
-        raise ValueError(
-            f"privacy.max_participations = {most} of {federation.clients} clients is less than federation.rounds = "
-            f"{federation.rounds} of federation.cohort = {federation.cohort}; at least "
-            f"{-(-federation.rounds * federation.cohort // federation.clients)} is allowed"
-        )

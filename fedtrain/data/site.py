@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedtrain.config import Data
-from fedtrain.config.problems import explain
+from fedtrain.config.loading import explain
 from fedtrain.data.cache import Entry, cached
 from fedtrain.data.classes import decode_numbers, with_classes
 from fedtrain.data.sources.types import Decoded

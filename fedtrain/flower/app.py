@@ -15,7 +15,7 @@ import tomli_w
 
 import fedtrain
 from fedtrain.config import Experiment, flatten
-from fedtrain.config.problems import nearest
+from fedtrain.config.loading import nearest
 from fedtrain.errors import AppError, ConfigError
 
 _DEFAULT_NODES = 10

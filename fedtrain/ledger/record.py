@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, JsonValue, TypeAdapter
 
-from fedtrain.config.modes import Mode
+from fedtrain.config.privacy import Mode
 from fedtrain.crypto import Identity, PublicIdentity, SignedEnvelope
 from fedtrain.errors import ForgeryError, LedgerError, StorageError
 from fedtrain.files import append_bytes

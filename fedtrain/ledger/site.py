@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedtrain.config import Experiment
-from fedtrain.config.modes import Mode
+from fedtrain.config.privacy import Mode
 from fedtrain.errors import ConfigError, SiteError
 from fedtrain.ledger.entry import Noise
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
-from fedtrain.config.modes import Mode
+from fedtrain.config.privacy import Mode
 from fedtrain.privacy.mechanisms import private, protects
 from fedtrain.privacy.plan import Neighbouring, Unit
 from fedtrain.report.numbers import exact, upper

@@ -7,7 +7,7 @@ from flwr.serverapp import Grid
 
 from fedtrain import __version__
 from fedtrain.config import to_flat
-from fedtrain.config.digest import config_digest
+from fedtrain.config.loading import config_digest
 from fedtrain.crypto import Identity
 from fedtrain.errors import BudgetError, ClientError, KeyFileError, LedgerError
 from fedtrain.flower.grids.base import by_client

@@ -9,7 +9,7 @@ from flwr.serverapp import Grid
 from torch import nn
 
 from fedtrain.config import Experiment, aggregation_problem, to_flat
-from fedtrain.config.digest import config_digest
+from fedtrain.config.loading import config_digest
 from fedtrain.crypto import Identity, SealingKey
 from fedtrain.errors import ClientError, ConfigError
 from fedtrain.flower.grids.base import by_client

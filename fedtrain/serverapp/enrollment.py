@@ -8,7 +8,7 @@ from secrets import token_bytes, token_hex
 from flwr.serverapp import Grid
 
 from fedtrain.config import to_flat
-from fedtrain.config.digest import config_digest
+from fedtrain.config.loading import config_digest
 from fedtrain.crypto import Identity, SealingKey, SignedEnvelope
 from fedtrain.engine import LocalGrid
 from fedtrain.engine.worker import FIRST_NODE_ID

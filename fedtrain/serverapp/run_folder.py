@@ -12,7 +12,7 @@ import tomli_w
 from safetensors.numpy import save
 
 from fedtrain.config import Experiment, read_toml, to_flat
-from fedtrain.config.digest import decisive
+from fedtrain.config.loading import decisive
 from fedtrain.errors import ConfigError, StorageError
 from fedtrain.files import rewrite_lines, write_atomic
 from fedtrain.report import ModelFile, Report

@@ -426,7 +426,7 @@ def test_a_folder_without_a_report_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["fedtrain.api", "fedtrain.config.sections"])
+@pytest.mark.parametrize("module", ["fedtrain.api", "fedtrain.config.experiment"])
 def test_the_examples_in_docstrings_run(module, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     results = doctest.testmod(importlib.import_module(module), raise_on_error=False)

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from fedtrain.audit.evidence import Evidence
 from fedtrain.audit.verdict import Finding, UnprovenError, decide, fails
-from fedtrain.config.digest import config_digest
+from fedtrain.config.loading import config_digest
 from fedtrain.ledger import Asked, Closed, Completed, Record
 from fedtrain.report.parts import RoundEntry
 from fedtrain.report.schema import body_digest

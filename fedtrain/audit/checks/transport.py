@@ -5,8 +5,8 @@ from itertools import pairwise
 from fedtrain.audit.evidence import Evidence
 from fedtrain.audit.verdict import Finding, decide, fails
 from fedtrain.config import Experiment, aggregation_problem, from_flat
-from fedtrain.config.sections import SecureAggregation as Configured
-from fedtrain.config.sections import Transport as ConfiguredTransport
+from fedtrain.config import SecureAggregation as Configured
+from fedtrain.config import Transport as ConfiguredTransport
 from fedtrain.errors import ConfigError
 from fedtrain.ledger import Asked, Completed, SecureSum
 from fedtrain.privacy.mechanisms import mechanism_of_plan

@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fedtrain.config import Data
-from fedtrain.config.problems import nearest
+from fedtrain.config.loading import nearest
 from fedtrain.data.sources.categories import Coded, Place, label_categories, with_test_labels
 from fedtrain.data.sources.columns import coded
 from fedtrain.data.sources.features import TableEncoding

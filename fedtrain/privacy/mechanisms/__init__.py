@@ -4,7 +4,7 @@ Everything else asks the mechanism that it finds here, and never what mode or un
 """
 
 from fedtrain.config import Experiment
-from fedtrain.config.modes import declare
+from fedtrain.config.privacy import declare
 from fedtrain.errors import PrivacySpecError
 from fedtrain.privacy.mechanisms.base import (
     Adversary,

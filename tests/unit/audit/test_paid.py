@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from fedtrain.config.digest import config_digest
+from fedtrain.config.loading import config_digest
 from fedtrain.ledger.record import PAYLOAD_TYPE as RECORD
 from fedtrain.privacy import PrivacyPlan
 from tests.unit.audit.world import (

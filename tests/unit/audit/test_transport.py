@@ -7,7 +7,7 @@ import pytest
 
 from fedtrain.audit import audit, read_report
 from fedtrain.config import from_flat
-from fedtrain.config.digest import config_digest
+from fedtrain.config.loading import config_digest
 from tests.unit.audit.world import World, client_world, edit_records, record_world
 
 ON = {"sealed": True, "secagg.enabled": True, "secagg.threshold": 3, "secagg.neighbours": 3, "secagg.bits": 16}

@@ -10,7 +10,7 @@ from hashlib import sha256
 
 import pytest
 
-from fedtrain.config.digest import config_digest
+from fedtrain.config.loading import config_digest
 from fedtrain.ledger.entry import PAYLOAD_TYPE
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.report import wording

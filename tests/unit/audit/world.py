@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from fedtrain.config import from_flat, to_flat
-from fedtrain.config.digest import config_digest
+from fedtrain.config.loading import config_digest
 from fedtrain.crypto import Identity, SignedEnvelope, canonical
 from fedtrain.ledger import read_chain, read_records
 from fedtrain.ledger.entry import PAYLOAD_TYPE as ENTRY

@@ -1,0 +1,112 @@
+"""The sections of an experiment that protect the records: privacy, sealed messages and secure aggregation.
+
+The names that ``privacy.mode`` may have, in experiments, reports, records and site files, are here too. A mechanism of
+another mode declares its own when it is registered (`fedtrain.privacy.mechanisms.register`).
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic_core import PydanticKnownError
+
+from fedtrain.config.sections import Count, Fraction, Positive, Section
+
+MODES = ["none", "record", "client"]
+
+
+def declare(mode: str) -> None:
+    """Let ``privacy.mode`` have another name."""
+    if mode not in MODES:
+        MODES.append(mode)
+
+
+def _known(mode: str) -> str:
+    if mode not in MODES:
+        *others, last = (repr(name) for name in MODES)
+        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
+    return mode
+
+
+Mode = Annotated[str, AfterValidator(_known), WithJsonSchema({"enum": MODES, "type": "string"})]
+"""The name of a mode, known at the time when it is read."""
+
+
+class Privacy(Section):
+    """The privacy guarantee and its parameters: see docs/explanation/privacy.md."""
+
+    mode: Mode = Field(
+        "none", description="none; record: DP-SGD at each client; client: clipped updates, noise added by the server"
+    )
+    epsilon: Positive = Field(8.0, description="the budget of each client over the whole run")
+    delta: Fraction = Field(1e-5, description="the delta of the budget, below 1 / records of a client, or 1 / clients")
+    clip_norm: Positive = Field(
+        1.0, description="bound on the L2 norm of each record's gradient, or of each client's update"
+    )
+    sampling_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="record: probability with which a record enters a batch"
+    )
+    noise_multiplier: Positive | None = Field(
+        None, description="standard deviation of the noise over clip_norm; default: the least that keeps the budget"
+    )
+    max_participations: Count | None = Field(
+        None,
+        description="most rounds a client trains in; default: all rounds; a value above federation.rounds leaves room "
+        "for repeated rounds, which secure noise charges again",
+    )
+    cohorts: Literal["poisson", "capped"] = Field(
+        "poisson",
+        description="client: poisson draws each client with probability cohort / clients and keeps cohorts secret; "
+        "capped draws cohorts of fixed size, without amplification by sampling",
+    )
+    adaptive_clipping: bool = Field(False, description="client: let clip_norm follow a quantile of the updates' norms")
+    clipping_quantile: Fraction = Field(0.5, description="adaptive clipping: the fraction of updates not clipped")
+    clipping_rate: Positive = Field(0.2, description="adaptive clipping: learning rate of the logarithm of clip_norm")
+    clipping_noise: Positive | None = Field(
+        None, description="adaptive clipping: standard deviation of the noise on the count; default: cohort / 20"
+    )
+    noise: Literal["seeded", "secure"] = Field(
+        "seeded", description="seeded: repeatable, for simulation only; secure: from the operating system's generator"
+    )
+    tuning: str = Field("not declared", description="earlier runs on the same records, in words; printed in the report")
+
+    @property
+    def secret_cohorts(self) -> bool:
+        """Whether nobody is to learn who takes part in which round: the accounting relies on that."""
+        return self.mode == "client" and self.cohorts == "poisson"
+
+
+class SecureAggregation(Section):
+    """The server learns the sum of the updates, and no single one: see docs/explanation/transport.md."""
+
+    enabled: bool | None = Field(None, description="mask updates; default: on in a deployment, off in a simulation")
+    threshold: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="clients of a cohort that must answer; default: two thirds, the least allowed"
+    )
+    neighbours: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="clients each client shares masks with; default: all others, up to a cohort of 200"
+    )
+    bits: Annotated[int, Field(ge=2, le=30)] = Field(
+        16, description="bits of a quantized parameter; more bits cost more bytes"
+    )
+    bound: Annotated[float, Field(ge=1e-9, le=1e9)] | None = Field(
+        None, description="largest change of a parameter in an update; default: 1, in client privacy the clipping norm"
+    )
+    max_weight: Count | None = Field(
+        None, description="mode none: weigh clients by their records, up to this number; default: equal weights"
+    )
+
+    @property
+    def largest_change(self) -> float:
+        """The bound on the change of a parameter where no clipping norm is the bound."""
+        return 1.0 if self.bound is None else self.bound
+
+
+class Transport(Section):
+    """Sealed messages and secure aggregation: see docs/explanation/transport.md."""
+
+    sealed: bool | None = Field(
+        None,
+        description="encrypt models and updates end to end between server and client; default: on in a deployment, off "
+        "in a simulation",
+    )
+    secagg: SecureAggregation = Field(default_factory=SecureAggregation)
