@@ -7,7 +7,7 @@ another mode declares its own when it is registered (`fedtrain.privacy.mechanism
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema
-from pydantic_core import PydanticKnownError
+from pydantic_core import PydanticCustomError
 
 from fedtrain.config.sections import Count, Fraction, Positive, Section
 
@@ -23,7 +23,11 @@ def declare(mode: str) -> None:
 def _known(mode: str) -> str:
     if mode not in MODES:
         *others, last = (repr(name) for name in MODES)
-        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
+        raise PydanticCustomError(
+            "mode",
+            "No mechanism of the mode {mode} is registered here; allowed are {expected}",
+            {"mode": repr(mode), "expected": f"{', '.join(others)} or {last}"},
+        )
     return mode
 
 
