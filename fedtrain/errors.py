@@ -20,7 +20,7 @@
         +-- AggregationError    a secure aggregation that cannot be completed
         +-- ClientError         a client that cannot train
         +-- CodecError          bytes between the engine and a worker that are no message (fedtrain.engine.codec)
-        +-- FrameError          likewise, no frame (fedtrain.engine.frames)
+        +-- FrameError          likewise, no frame (fedtrain.engine.codec)
 
 Catch `UsageError` for what you can correct, `RunError` for a run that can be resumed, `FedtrainError` for both. The
 class attribute ``exit_status`` is the exit status of a command that ends with the error.

@@ -1,10 +1,12 @@
-"""A Flower Grid over worker processes on this machine."""
+"""A Flower Grid over worker processes on this machine, whose threads take turns."""
 
 import atexit
 import importlib
 import os
 import secrets
+import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +21,12 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedtrain.engine.arena import create_directories, remove_directories
-from fedtrain.engine.fairlock import FairLock
 from fedtrain.engine.forking import Template
-from fedtrain.engine.memory import keep_freed_memory
 from fedtrain.engine.pool import Pool
 from fedtrain.engine.process import make_template, start_fork_server
 from fedtrain.engine.requests import Request, RequestBuffers
 from fedtrain.engine.state import Spool
-from fedtrain.engine.worker import FIRST_NODE_ID, TASK_ID, WorkerSpec
+from fedtrain.engine.worker import FIRST_NODE_ID, TASK_ID, WorkerSpec, keep_freed_memory
 from fedtrain.errors import UsageError
 
 _PULL_WAIT = 0.05  # seconds that pull_messages waits for progress
@@ -268,3 +268,44 @@ def _usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+class FairLock:
+    """Gives threads their turn in the order in which they ask: none that asks again at once starves the others."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._waiting: deque[threading.Lock] = deque()
+        self._taken = False
+
+    def __enter__(self) -> Self:
+        """Wait for the turn."""
+        with self._mutex:
+            if not self._taken:
+                self._taken = True
+                return self
+            gate = threading.Lock()
+            gate.acquire()
+            self._waiting.append(gate)
+        try:
+            gate.acquire()
+        except BaseException:  # Ctrl-C while it waits
+            with self._mutex:
+                waiting = gate in self._waiting
+                if waiting:
+                    self._waiting.remove(gate)
+            if not waiting:  # its turn had come
+                self._pass_on()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Hand the turn to the thread that has waited longest."""
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        with self._mutex:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._taken = False

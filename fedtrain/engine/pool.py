@@ -19,13 +19,10 @@ from flwr.app import Message
 from flwr.common.constant import ErrorCode
 
 from fedtrain.engine.arena import issue_ticket, take_ticket
-from fedtrain.engine.codec import CodecError
+from fedtrain.engine.codec import CodecError, Failure, Ready, Reply, Task, pack_frame, unpack_frame
 from fedtrain.engine.forking import Template
-from fedtrain.engine.frames import Failure, Ready, Reply, Task, pack_frame, unpack_frame
-from fedtrain.engine.process import SLOTS, WorkerProcess, exit_deadline, stack_deadline
-from fedtrain.engine.replies import read_reply
-from fedtrain.engine.requests import Request
-from fedtrain.engine.spawner import Spawner
+from fedtrain.engine.process import SLOTS, Spawner, WorkerProcess, exit_deadline, stack_deadline
+from fedtrain.engine.requests import Request, read_reply
 from fedtrain.engine.state import Spool
 from fedtrain.engine.worker import WorkerSpec
 from fedtrain.errors import RunError, StorageError

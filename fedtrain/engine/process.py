@@ -1,8 +1,9 @@
-"""The life of one worker process, as the parent sees it.
+"""The life of one worker process, as the parent sees it, and the thread that starts them.
 
 Where workers can import the app, processes come from multiprocessing's fork server, which has the named modules
 imported already, so that a worker starts in milliseconds. The fork server is one per parent process: the modules of
-the first `start_fork_server` count. Where the app exists in the parent alone, they are copies of a `Template`.
+the first `start_fork_server` count. Where the app exists in the parent alone, they are copies of a `Template`. A thread
+starts them, so that the parent goes on while the fork server imports.
 """
 
 import contextlib
@@ -11,20 +12,21 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from multiprocessing import forkserver, get_context, spawn
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from flwr.clientapp import ClientApp
 
 from fedtrain.engine.arena import remove_file
+from fedtrain.engine.codec import Stop, pack_frame
 from fedtrain.engine.forking import ForkedProcess, Template
-from fedtrain.engine.frames import Stop, pack_frame
 from fedtrain.engine.worker import WorkerSpec, main, slot_name, trace_name
 
 SLOTS = 2  # messages that a worker has in its hands: one that runs, and the next
@@ -245,3 +247,56 @@ def _without_main_module() -> Iterator[None]:
             yield
         finally:
             spawn.get_preparation_data = original
+
+
+class Spawner:
+    """Starts workers in the order of the orders. Its `fileno` becomes readable when one is started or has failed to.
+
+    Args:
+        start: starts the worker with a number.
+    """
+
+    def __init__(self, start: Callable[[int], WorkerProcess]) -> None:
+        self._start = start
+        self._orders: SimpleQueue[int | None] = SimpleQueue()
+        self._results: SimpleQueue[WorkerProcess | Exception] = SimpleQueue()
+        self._readable, self._writable = os.pipe()
+        self._thread = threading.Thread(target=self._work, name="fedtrain-spawner", daemon=True)
+        self._thread.start()
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on."""
+        return self._readable
+
+    def order(self, index: int) -> None:
+        """Ask for a worker with this number."""
+        self._orders.put(index)
+
+    def collect(self) -> WorkerProcess | Exception:
+        """Return the next worker, or why it could not be started. Waits for it, unless `fileno` is readable."""
+        os.read(self._readable, 1)
+        return self._results.get()
+
+    def close(self) -> list[WorkerProcess]:
+        """Stop, and return the workers that were started and not collected."""
+        self._orders.put(None)
+        self._thread.join()
+        os.close(self._readable)
+        os.close(self._writable)
+        left: list[WorkerProcess] = []
+        while True:
+            try:
+                result = self._results.get_nowait()
+            except Empty:
+                return left
+            if isinstance(result, WorkerProcess):
+                left.append(result)
+
+    def _work(self) -> None:
+        while (index := self._orders.get()) is not None:
+            try:
+                result: WorkerProcess | Exception = self._start(index)
+            except Exception as error:  # noqa: BLE001 - handed to the thread that collects
+                result = error
+            self._results.put(result)
+            os.write(self._writable, b"w")

@@ -1,4 +1,8 @@
-"""Messages on their way: encoded once, with each buffer written once per push, however many messages share it."""
+"""Messages on their way, and their replies on the way back.
+
+Messages are encoded once, with each buffer written once per push, however many messages share it. A reply is read from
+the file in which a worker has put it.
+"""
 
 import copy
 import time
@@ -12,10 +16,21 @@ from uuid import uuid4
 from flwr.app import Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
 
-from fedtrain.engine.arena import Region, remove_file, write_file
-from fedtrain.engine.codec import Encoded, Place, Source, encode_content, encode_head, pack
-from fedtrain.engine.frames import limit_reason
-from fedtrain.engine.worker import arena_name
+from fedtrain.engine.arena import ReadableFile, Region, remove_file, write_file
+from fedtrain.engine.codec import (
+    CodecError,
+    Encoded,
+    Place,
+    Reply,
+    Source,
+    decode,
+    encode_content,
+    encode_head,
+    limit_reason,
+    pack,
+    unpack,
+)
+from fedtrain.engine.worker import arena_name, slot_name
 from fedtrain.errors import UsageError
 
 
@@ -180,3 +195,38 @@ def _layout(encoded: Sequence[tuple[Metadata, Encoded, bytes]]) -> tuple[list[by
         parts.extend(message)
         offset += length
     return parts, regions
+
+
+def read_reply(directories: Sequence[Path], worker: int, request: Request, frame: Reply) -> Message:
+    """Read the reply to a request. What came with the message and came back unchanged is the object that was sent.
+
+    Args:
+        directories: those of the run.
+        worker: the number of the worker that answered.
+        request: the request that it answered; its slot tells the file.
+        frame: what the worker said about the reply.
+
+    Raises:
+        CodecError: the reply is not a message, or refers to what does not exist.
+        StorageError: it lies outside the file, or there is no such file.
+    """
+    if frame.directory >= len(directories):
+        raise CodecError(f"a reply names directory {frame.directory} of {len(directories)}")
+    file = ReadableFile(directories[frame.directory] / slot_name(worker, request.slot))
+    try:
+        proto, places = unpack(file.read(Region(offset=frame.offset, length=frame.length)))
+        known: dict[tuple[int, int], bytes] = {}
+        buffers = []
+        for place in places:
+            if place.source is Source.HELD:
+                if place.first >= len(request.buffers):
+                    raise CodecError(f"a reply names buffer {place.first} of {len(request.buffers)}")
+                buffers.append(request.buffers[place.first])
+                continue
+            key = (place.first, place.second)
+            if key not in known:
+                known[key] = file.read(Region(offset=place.first, length=place.second))
+            buffers.append(known[key])
+    finally:
+        file.close()
+    return decode(proto, buffers)

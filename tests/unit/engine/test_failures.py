@@ -4,7 +4,7 @@ import pytest
 from flwr.app import RecordDict
 from flwr.common.constant import ErrorCode
 
-from fedtrain.engine.frames import MAX_REASON
+from fedtrain.engine.codec import MAX_REASON
 from fedtrain.errors import RunError
 
 ONE_FAILS = """

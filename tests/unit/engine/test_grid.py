@@ -1,5 +1,8 @@
 import os
 import random
+import signal
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,6 +12,7 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.run import Run
 
+from fedtrain.engine.grid import FairLock
 from fedtrain.errors import UsageError
 
 ECHO = """
@@ -268,3 +272,53 @@ def test_threads_can_share_a_grid(make_grid, messages):
     with ThreadPoolExecutor(6) as threads:
         replies = list(threads.map(lambda message: grid.send_and_receive([message])[0], sent))
     assert [reply.metadata.src_node_id for reply in replies] == [1000 + node for node in range(6)]
+
+
+def test_threads_get_their_turn_in_the_order_in_which_they_ask():
+    turn = FairLock()
+    order = []
+
+    def ask(number):
+        with turn:
+            order.append(number)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(5)]
+    with turn:
+        for expected, thread in enumerate(threads, start=1):
+            thread.start()
+            while len(turn._waiting) < expected:
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    assert order == list(range(5))
+
+
+def test_ctrl_c_while_waiting_leaves_the_turn_to_others():
+    turn = FairLock()
+    release = threading.Event()
+    taken = threading.Event()
+
+    def hold():
+        with turn:
+            taken.set()
+            release.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    taken.wait()
+    main = threading.main_thread().ident
+
+    def interrupt():
+        while not turn._waiting:
+            time.sleep(0.001)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt), turn:
+        pass
+    interrupter.join()
+    release.set()
+    holder.join()
+    with turn:
+        assert not turn._waiting

@@ -4,10 +4,8 @@ from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedtrain.engine.arena import write_file
-from fedtrain.engine.codec import CodecError, Place, Source, encode_message, pack
-from fedtrain.engine.frames import Reply
-from fedtrain.engine.replies import read_reply
-from fedtrain.engine.requests import RequestBuffers
+from fedtrain.engine.codec import CodecError, Place, Reply, Source, encode_message, pack
+from fedtrain.engine.requests import RequestBuffers, read_reply
 from fedtrain.engine.worker import slot_name
 from fedtrain.errors import StorageError
 
