@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from fedtrain.audit import Verdict
     from fedtrain.data import DataInfo, DataStore
+    from fedtrain.data.given import MapStyle
     from fedtrain.ledger.budget import BudgetRow
     from fedtrain.report import Report
     from fedtrain.report.plan import PlanSummary
@@ -131,7 +132,7 @@ def simulate(
     *,
     out: str | Path | None = None,
     task: object = None,
-    data: "DataStore | None" = None,
+    data: "DataStore | tuple[MapStyle, MapStyle] | None" = None,
     resume: bool = False,
     workers: int | None = None,
     on_event: "Callable[[Event], None] | None" = None,
@@ -150,7 +151,9 @@ def simulate(
         out: the run folder; by default ``output.directory``, or else a folder of its own in ``runs/``.
         task: a task in the place of the one that the experiment names: a class or function that takes the ``DataInfo``
             and returns a task, or a task, which is used as it is. It may be defined in a notebook.
-        data: records in the place of those that the experiment names; ``data.partition`` still splits them.
+        data: records in the place of those that the experiment names; ``data.partition`` still splits them. A
+            `DataStore`, or a pair of map-style data sets (``torch.utils.data.Dataset``), training and test, whose items
+            are features and target (`fedtrain.data.given`).
         resume: go on from the last checkpoint in the folder. A task or records that are objects must be those of
             before: the folder has the name of the task alone.
         workers: worker processes; by default one for each usable core.
@@ -266,10 +269,12 @@ def _with_output(experiment: Experiment, out: str | Path | None, *, resume: bool
     )
 
 
-def _with_objects(experiment: Experiment, task: object, data: "DataStore | None") -> "tuple[Experiment, CallerObjects]":
+def _with_objects(
+    experiment: Experiment, task: object, data: "DataStore | tuple[MapStyle, MapStyle] | None"
+) -> "tuple[Experiment, CallerObjects]":
     """Return the experiment as it is recorded, and what the caller gives in the place of what it names."""
     from fedtrain.data import partition
-    from fedtrain.data.given import check_store, data_section
+    from fedtrain.data.given import opened
     from fedtrain.tasks.given import NO_OBJECTS, factory_of
 
     objects, flat = NO_OBJECTS, to_flat(experiment)
@@ -277,7 +282,7 @@ def _with_objects(experiment: Experiment, task: object, data: "DataStore | None"
         flat["task.name"], factory = factory_of(task)
         objects = replace(objects, task=factory)
     if data is not None:
-        store, section = check_store(data), data_section(experiment.data)
+        store, section = opened(data, experiment.data)
         split = partition(store, section, clients=experiment.federation.clients, seed=experiment.seed)
         flat["data.source"] = section.source
         objects = replace(objects, records=(store, split))

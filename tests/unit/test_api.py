@@ -370,6 +370,15 @@ def test_fields_that_a_source_would_read_are_refused_beside_records(tmp_path):
         simulate(Experiment.from_dict({"data.max_records": 3}), out=tmp_path / "run", data=TABLE)
 
 
+def test_data_sets_give_what_a_store_of_the_same_records_gives(cache, store, tmp_path):
+    pairs = [list(zip(split.features, split.targets, strict=True)) for split in (store.train, store.test)]
+    runs = [
+        simulate(of_objects(cache, federation__rounds=1), out=tmp_path / name, task=Digits, data=data)
+        for name, data in (("store", store), ("sets", tuple(pairs)))
+    ]
+    assert runs[0].report.model.final.sha256 == runs[1].report.model.final.sha256
+
+
 def test_records_of_a_store_that_was_changed_are_split_anew(cache, tmp_path):
     """A split that is cached beside the decoded records is not one of other records."""
     opened = open_store(digits_experiment(cache).data, seed=0)

@@ -76,6 +76,7 @@ def decode_arrays(
     x: NDArray[Any],
     y: NDArray[Any],
     *,
+    test: tuple[str, NDArray[Any], NDArray[Any]] | None = None,
     target: TargetKind = "class",
     names: tuple[str, ...] | None = None,
 ) -> Decoded:
@@ -85,14 +86,16 @@ def decode_arrays(
         name: what they are called in errors.
         x: features.
         y: targets.
+        test: test records, if there are any: the same three.
         target: what they are.
-        names: the names of the labels, where the target is a set of labels.
+        names: the classes or labels, where the experiment names them.
 
     Raises:
         DataError: they are malformed.
     """
     arrays = _Arrays(file=Path(name), suffix="", x=x, y=y, owner=None)
-    return _decoded(arrays, None, owner=None, target=target, names=names if target == "labels" else None)
+    testing = None if test is None else _Arrays(file=Path(test[0]), suffix="", x=test[1], y=test[2], owner=None)
+    return _decoded(arrays, testing, owner=None, target=target, names=names)
 
 
 def refuse_training_records(file: Path) -> None:
