@@ -44,16 +44,17 @@ def make_secret(path: Path) -> None:
 
 
 def superexec(port: int, secret: Path, *, ca: Path | None) -> list[str | Path]:
-    """Return the command of Flower's SuperExec, which starts an app for each task.
+    """Return the command of a SuperExec, which starts an app for each task.
 
     Args:
         port: of what it works for, on this machine's loopback.
         secret: the file of the secret between the two.
-        ca: the CA of the other's certificate; ``None`` if it has none.
+        ca: the CA of the other's certificate; ``None`` for a SuperNode, which has none: its ClientApps are started from
+            a process that has imported what they need.
     """
+    own = [sys.executable, "-m", "fedtrain.flower.superexec", "--insecure"]
     return [
-        program("flower-superexec"),
-        *(["--insecure"] if ca is None else ["--root-certificates", ca]),
+        *(own if ca is None else [program("flower-superexec"), "--root-certificates", ca]),
         "--runtime-api-address",
         f"127.0.0.1:{port}",
         "--superexec-auth-secret-file",

@@ -23,6 +23,8 @@ from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 
+import numpy as np
+
 from fedtrain.errors import RunError, UsageError
 
 # Called in a worker with its number, its end of the pipe to the parent, and a descriptor that is readable when the
@@ -51,6 +53,17 @@ def refuse_copying() -> None:
             "a task, data set or app that is an object is trained by copies of this process, and what has used CUDA "
             f"cannot be copied: restart the program or kernel and simulate before anything uses the GPU, or {otherwise}"
         )
+
+
+def draw_apart() -> None:
+    """Seed the global generators of this process from the system.
+
+    Copies of one process have the same, and torch starts each process with the same seed: without this, an app that
+    draws from a global generator would get the same numbers in each copy, and two clients the same noise.
+    """
+    np.random.seed()  # noqa: NPY002
+    if "torch" in sys.modules:
+        sys.modules["torch"].seed()
 
 
 class ForkedProcess:

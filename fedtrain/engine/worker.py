@@ -14,7 +14,6 @@ from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-import numpy as np
 from flwr.app import Context, Message, UserConfigValue
 from flwr.clientapp import ClientApp
 from flwr.clientapp.client_app import LoadClientAppError
@@ -39,6 +38,7 @@ from fedtrain.engine.codec import (
     unpack,
     unpack_frame,
 )
+from fedtrain.engine.forking import draw_apart
 from fedtrain.engine.state import StateFiles, decode_state, encode_state
 from fedtrain.errors import FedtrainError
 
@@ -124,18 +124,7 @@ def _prepare_process(index: int, spec: WorkerSpec) -> None:
     os.environ.update(spec.environment)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(spec.threads)
-    _draw_apart()
-
-
-def _draw_apart() -> None:
-    """Seed the global generators of this process from the system.
-
-    All workers are copies of one process, and torch starts each process with the same seed: without this, an app that
-    draws from a global generator would get the same numbers in each worker, and two clients the same noise.
-    """
-    np.random.seed()  # noqa: NPY002
-    if "torch" in sys.modules:
-        sys.modules["torch"].seed()
+    draw_apart()
 
 
 def _die_with_parent(directories: tuple[Path, ...], parent: int | None) -> None:
@@ -156,7 +145,7 @@ def _load(spec: WorkerSpec) -> ClientApp | str:
             raise LoadClientAppError(f"{spec.client_app} is a {type(app).__name__}, not a ClientApp")  # noqa: TRY301
     except BaseException:  # noqa: BLE001 - also sys.exit() while the module is imported
         return traceback.format_exc()
-    _draw_apart()  # what the app has imported may have brought torch
+    draw_apart()  # what the app has imported may have brought torch
     return app
 
 

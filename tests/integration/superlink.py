@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -157,8 +158,16 @@ class Disk:
         return b"".join(self._pages)
 
 
-def record(folder, settings, *, nodes, environment):
-    """Run the app of this repository with so many nodes and keep in a folder what can be read of it."""
+def record(folder, settings, *, nodes, environment, warm=True):
+    """Run the app of this repository with so many nodes and keep in a folder what can be read of it.
+
+    Args:
+        folder: an empty one.
+        settings: of the run.
+        nodes: how many.
+        environment: of all processes.
+        warm: whether clients are started as a deployed node starts them, and not by Flower's own programs.
+    """
     home, sites, out = folder / "home", folder / "sites", folder / "run"
     for path in (home, sites):
         path.mkdir(parents=True)
@@ -178,7 +187,12 @@ def record(folder, settings, *, nodes, environment):
             for node in range(nodes):
                 identity = f"partition-id={node} num-partitions={nodes}"
                 supernode = ["flower-supernode", "--insecure", "--superlink", address, "--node-config", identity]
-                processes.start(f"supernode-{node}", *supernode, "--port", free_port())
+                local = free_port()
+                if warm:
+                    supernode += ["--isolation", "process"]
+                    superexec = [sys.executable, "-m", "fedtrain.flower.superexec", "--insecure"]
+                    processes.start(f"superexec-{node}", *superexec, "--runtime-api-address", f"127.0.0.1:{local}")
+                processes.start(f"supernode-{node}", *supernode, "--port", local)
             processes.wait_for(
                 lambda: all("SuperNode ID: " in processes.log(f"supernode-{node}") for node in range(nodes)),
                 "all SuperNodes are registered",

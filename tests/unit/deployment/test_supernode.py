@@ -159,6 +159,6 @@ def commands_for(folder):
 
 
 def path_of_superexec(folder):
-    (process,) = [entry for command, entry in commands_for(folder).items() if b"flower-superexec" in command]
+    (process,) = [entry for command, entry in commands_for(folder).items() if b"fedtrain.flower.superexec" in command]
     environment = (process / "environ").read_bytes().decode().split("\0")
     return next(line.removeprefix("PATH=") for line in environment if line.startswith("PATH="))

@@ -1,0 +1,99 @@
+"""Flower's SuperExec, which starts a ClientApp for each message from a process that has imported what it needs.
+
+Flower starts a program for each message, and a program that trains imports torch and Opacus first: seconds, for each
+message of a round. Here the ClientApp is a copy, by ``fork``, of a process that has imported the same and done nothing
+else: it has seen no message, no key and no record. Each message still has a process of its own, which ends with it.
+Anything else that Flower starts, it starts as always. Run as ``python -m fedtrain.flower.superexec ARGUMENTS...``, with
+the arguments of ``flower-superexec``.
+
+Whoever installs another version of a package starts the node again: until then its clients run what it has imported.
+"""
+
+import importlib
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
+
+from fedtrain.engine.forking import ForkedProcess, Template, draw_apart
+from fedtrain.errors import RunError, UsageError
+
+CLIENTAPP = "flwr-clientapp"
+
+# All that a message of a client may need. By their names, since they are above this package.
+_IMPORTED = (
+    "flwr.supernode.cli",
+    "fedtrain.clientapp.app",
+    "fedtrain.clientapp.training",
+    "fedtrain.tasks",
+    "opacus",
+    "torch.optim",
+)
+
+
+class ClientApps:
+    """Starts ClientApps as copies of a process that has imported what they need.
+
+    Raises:
+        UsageError: this process cannot be copied.
+    """
+
+    def __init__(self) -> None:
+        for module in _IMPORTED:
+            importlib.import_module(module)
+        self._template = Template(_run)
+        self._running: list[ForkedProcess] = []
+
+    def start(self, arguments: list[str]) -> ForkedProcess:
+        """Start one with the arguments of its command, of which the first is its name.
+
+        Raises:
+            RunError: it cannot be started.
+        """
+        # What has ended is forgotten, and its descriptors closed.
+        self._running = [process for process in self._running if process.exitcode is None]
+        process, connection = self._template.start(0)
+        with connection:
+            connection.send_bytes(json.dumps(arguments).encode())
+        self._running.append(process)
+        return process
+
+    def close(self) -> None:
+        """End the process that is copied. ClientApps that still run do not end."""
+        self._template.close()
+
+
+def _run(_number: int, connection: Any, _alive: int) -> None:
+    """Be Flower's command in a copy."""
+    with connection:
+        sys.argv = json.loads(connection.recv_bytes())
+    draw_apart()
+    # The command ends with it, and says with its status how.
+    with suppress(SystemExit):
+        importlib.import_module("flwr.supernode.cli").flwr_clientapp()
+
+
+def launching(apps: ClientApps) -> Any:
+    """Return what stands for the module ``subprocess`` where Flower launches programs."""
+
+    def start(arguments: list[str], **options: Any) -> object:
+        if arguments[0] == CLIENTAPP and not options:
+            with suppress(RunError):
+                return apps.start(arguments)
+        return subprocess.Popen(arguments, **options)  # noqa: S603 - as Flower does
+
+    return SimpleNamespace(Popen=start, DEVNULL=subprocess.DEVNULL)
+
+
+def main() -> None:
+    """Be ``flower-superexec``. Where this process cannot be copied, it is Flower's own."""
+    launcher = importlib.import_module("flwr.supercore.superexec.executor.subprocess_executor")
+    with suppress(UsageError):
+        vars(launcher)["subprocess"] = launching(ClientApps())
+    importlib.import_module("flwr.supercore.cli").flower_superexec()
+
+
+if __name__ == "__main__":
+    main()

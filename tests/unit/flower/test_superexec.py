@@ -1,0 +1,90 @@
+"""The processes of clients that are copies; a whole node with them is in tests/integration/test_superlink.py."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import json, os, sys
+from fedtrain.flower.superexec import CLIENTAPP, ClientApps, launching
+
+apps = ClientApps()
+children = lambda: set(map(int, open(f"/proc/self/task/{os.getpid()}/children").read().split()))
+(template,) = children()
+threads = len(os.listdir(f"/proc/{template}/task"))
+module = launching(apps)
+found = {"threads": threads}
+copy = module.Popen([CLIENTAPP, "--help"])
+copy.join()
+found["copy"] = [type(copy).__name__, copy.exitcode, os.path.realpath(f"/proc/{template}") != f"/proc/{copy.pid}"]
+silent = module.Popen([CLIENTAPP, "--help"], stdout=module.DEVNULL)
+found["silent"] = [type(silent).__name__, silent.wait()]
+other = module.Popen([sys.executable, "-c", "print('another program')"])
+found["other"] = [type(other).__name__, other.wait()]
+apps.close()
+cold = module.Popen([CLIENTAPP, "--insecure"])
+found["cold"] = [type(cold).__name__, cold.wait()]
+print(json.dumps(found))
+"""
+
+
+DRAWS = """
+import flwr.supernode.cli as command, numpy, torch
+from fedtrain.flower.superexec import CLIENTAPP, ClientApps
+
+command.flwr_clientapp = lambda: print(numpy.random.random(), torch.rand(1).item())
+apps = ClientApps()
+for _ in range(2):
+    apps.start([CLIENTAPP]).join()
+"""
+
+
+@pytest.fixture(scope="module")
+def answered():
+    return run_apart(SCRIPT)
+
+
+def run_apart(script):
+    """Run a script in a process of its own, which has the one thread that a node's has."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def found(answered):
+    assert answered.returncode == 0, answered.stderr
+    return json.loads(answered.stdout.splitlines()[-1])
+
+
+def test_a_client_is_a_copy_and_runs_flowers_command(answered, found):
+    assert found["copy"] == ["ForkedProcess", 0, True]
+    assert answered.stdout.count("Run a Flower ClientApp") == 1
+
+
+def test_what_is_copied_has_one_thread(found):
+    assert found["threads"] == 1
+
+
+def test_what_asks_for_other_streams_and_other_programs_are_started_as_always(answered, found):
+    assert found["silent"] == ["Popen", 0]
+    assert found["other"] == ["Popen", 0]
+    assert "another program" in answered.stdout
+
+
+def test_where_no_copy_can_be_made_the_program_is_started(answered, found):
+    assert found["cold"] == ["Popen", 2]
+    assert "one of the arguments --token --token-file is required" in answered.stderr
+
+
+def test_copies_draw_different_numbers_where_an_app_seeds_nothing():
+    answered = run_apart(DRAWS)
+    assert answered.returncode == 0, answered.stderr
+    first, second = (line.split() for line in answered.stdout.splitlines())
+    assert first[0] != second[0]
+    assert first[1] != second[1]
