@@ -1,4 +1,7 @@
-"""Programs that run beside one another under one command, and end with it."""
+"""Programs that run beside one another under one command, and end with it.
+
+Flower's programs have in common what is at the end, on a server's machine and on a node's.
+"""
 
 import os
 import random
@@ -16,11 +19,13 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
+from fedtrain.crypto import read_or_create_secret
 from fedtrain.errors import RunError, SiteError, StorageError
 
 _MARK = "FEDTRAIN_STARTED_BY"
 _PATIENCE = 10.0  # seconds to end in
 _LARGEST_LOG = 50_000_000  # bytes
+_SECRET_BYTES = 32
 
 
 class Stopped(BaseException):
@@ -199,3 +204,55 @@ class Processes:
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, number)
+
+
+def program(name: str) -> Path:
+    """Return where one of Flower's programs is: beside the Python that runs this."""
+    return Path(sys.executable).parent / name
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Return what all of Flower's programs find in their environment.
+
+    Args:
+        home: Flower's own folder.
+    """
+    return {
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        # Flower starts some of its programs by their names.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+
+
+def make_secret(path: Path) -> None:
+    """Make the secret that Flower's SuperExec and what it works for know each other by, where there is none.
+
+    Another user of the machine could otherwise take the messages.
+
+    Raises:
+        KeyFileError: the file can be used by others.
+        StorageError: it cannot be written.
+    """
+    read_or_create_secret(path, lambda: token_hex(_SECRET_BYTES).encode())
+
+
+def superexec(port: int, secret: Path, *, ca: Path | None) -> list[str | Path]:
+    """Return the command of a SuperExec, which starts an app for each task.
+
+    Args:
+        port: of what it works for, on this machine's loopback.
+        secret: the file of the secret between the two.
+        ca: the CA of the other's certificate; ``None`` for a SuperNode, which has none: its ClientApps are started from
+            a process that has imported what they need.
+    """
+    own = [sys.executable, "-m", "fedtrain.flower.superexec", "--insecure"]
+    return [
+        *(own if ca is None else [program("flower-superexec"), "--root-certificates", ca]),
+        "--runtime-api-address",
+        f"127.0.0.1:{port}",
+        "--superexec-auth-secret-file",
+        secret,
+    ]

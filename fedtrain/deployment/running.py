@@ -11,8 +11,7 @@ from secrets import token_hex
 from typing import Any
 
 from fedtrain.config import Experiment, to_flat
-from fedtrain.deployment.processes import unproxied
-from fedtrain.deployment.programs import program
+from fedtrain.deployment.processes import program, unproxied
 from fedtrain.deployment.superlink import CONNECTION, Service
 from fedtrain.errors import ConfigError, RunError, StorageError
 from fedtrain.files import write_atomic

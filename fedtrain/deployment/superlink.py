@@ -17,14 +17,13 @@ from pathlib import Path
 
 from fedtrain.crypto import Identity
 from fedtrain.deployment.gateway import find_nginx, write_configuration
-from fedtrain.deployment.processes import Processes, delays
-from fedtrain.deployment.programs import environment, make_secret, program, superexec
+from fedtrain.deployment.processes import Processes, delays, environment, make_secret, program, superexec
 from fedtrain.errors import KeyFileError, RunError, SiteError
 from fedtrain.files import write_atomic
 from fedtrain.health.keys import covers, read_certificate
 from fedtrain.health.network import trusting
 from fedtrain.health.server import certificate_checks
-from fedtrain.machines.membership import read_membership
+from fedtrain.machines.federation import read_membership
 from fedtrain.machines.server import SERVER_VARIABLE, ServerFolder
 
 SUPERLINK, GATEWAY, SUPEREXEC, MEMBERS = "superlink", "gateway", "superexec", "members"

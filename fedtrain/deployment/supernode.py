@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedtrain.crypto import Identity
-from fedtrain.deployment.processes import Processes, delays
-from fedtrain.deployment.programs import environment, make_secret, superexec
+from fedtrain.deployment.processes import Processes, delays, environment, make_secret, superexec
 from fedtrain.errors import KeyFileError, SiteError
 from fedtrain.health.check import Check
 from fedtrain.health.network import reach
 from fedtrain.ledger import read_policy
 from fedtrain.machines.bundles import approved
-from fedtrain.machines.membership import read_membership
+from fedtrain.machines.federation import read_membership
 from fedtrain.machines.node import NODE, NodeFolder
 from fedtrain.machines.request import supernode_public
 

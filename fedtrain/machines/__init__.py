@@ -1,7 +1,6 @@
 """The folders of a federation's machines: what a node and a server keep on disk, and what each approves or requests."""
 
-from fedtrain.machines.federation import Federation
-from fedtrain.machines.membership import read_membership, write_membership
+from fedtrain.machines.federation import Federation, read_membership, write_membership
 from fedtrain.machines.node import NODE, NodeFolder
 from fedtrain.machines.server import SERVER_VARIABLE, ServerFolder
 

@@ -1,4 +1,7 @@
-"""The facts that every machine of a federation pins: its id, the operator's key, and the server's address."""
+"""What every machine of a federation pins: its id, the operator's key and the server's address.
+
+Who belongs to it is in the file of a signed membership.
+"""
 
 import json
 import re
@@ -6,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from fedtrain.crypto import PublicIdentity
-from fedtrain.errors import SiteError
+from fedtrain.crypto import PublicIdentity, SignedEnvelope
+from fedtrain.errors import ForgeryError, SiteError
 from fedtrain.files import write_atomic
+from fedtrain.trust import Membership
 
 SCHEMA = "fedtrain.federation/1"
 FILE = "federation.json"
@@ -102,3 +106,30 @@ class Federation:
         """
         value = {"schema": SCHEMA, "id": self.id, "address": self.address, "operator": self.operator.encode()}
         write_atomic(folder / FILE, json.dumps(value, indent=2).encode() + b"\n")
+
+
+def read_membership(path: Path, federation: Federation) -> tuple[Membership, SignedEnvelope]:
+    """Return the membership in a file, and the envelope that it came in.
+
+    Raises:
+        SiteError: it cannot be read, or is of another federation, or was not signed by its operator.
+    """
+    try:
+        envelope = SignedEnvelope.from_line(path.read_bytes())
+        membership = Membership.verify(envelope, federation.operator)
+    except OSError as error:
+        raise SiteError(f"cannot read {path}: {error.strerror or error}") from error
+    except ForgeryError as error:
+        raise SiteError(f"{path} cannot be used: {error}") from error
+    if membership.federation != federation.id:
+        raise SiteError(f"{path} is the membership of another federation, {membership.federation}")
+    return membership, envelope
+
+
+def write_membership(path: Path, envelope: SignedEnvelope) -> None:
+    """Write a signed membership, durably.
+
+    Raises:
+        StorageError: it cannot be written; the one before is kept.
+    """
+    write_atomic(path, envelope.line())

@@ -21,8 +21,7 @@ from fedtrain.files import sync_folder, write_atomic
 from fedtrain.machines import Federation, ServerFolder, read_membership, write_membership
 from fedtrain.machines.request import Request
 from fedtrain.provision.certificates import Pair, expiry_problem, issue, make_ca
-from fedtrain.provision.kit import write_kit
-from fedtrain.provision.server import former_hosts, make_folder, next_identity, take_over, write_certificate
+from fedtrain.provision.kit import former_hosts, make_folder, next_identity, take_over, write_certificate, write_kit
 from fedtrain.trust import Membership, Roster
 from fedtrain.trust.membership import NAME
 

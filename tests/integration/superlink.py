@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from fedtrain.deployment import programs
+from fedtrain.deployment import processes
 from tests.ports import free_port, is_open
 
 ROOT = Path(__file__).parents[2]
@@ -222,7 +222,7 @@ def flower_environment(home, environment):
     """Return the environment of Flower's programs that leave nothing outside of a folder and ask nobody."""
     return {
         **environment,
-        **programs.environment(home),
+        **processes.environment(home),
         # The nodes share the cores of one machine.
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.3",
         # Sums of floating-point numbers depend on the number of threads.
