@@ -14,7 +14,7 @@ from rich.text import Text
 
 from fedtrain.audit import Verdict, read_report
 from fedtrain.audit import audit as check
-from fedtrain.cli.failing import reporting_errors
+from fedtrain.cli.running import reporting_errors
 from fedtrain.errors import ReportError
 from fedtrain.files import write_atomic
 from fedtrain.trust import Roster

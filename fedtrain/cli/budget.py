@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fedtrain.cli.failing import reporting_errors
+from fedtrain.cli.running import reporting_errors
 from fedtrain.config import from_flat, read_flat
 from fedtrain.ledger.budget import BudgetRow, budget_rows
 from fedtrain.report.numbers import upper

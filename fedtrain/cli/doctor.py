@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fedtrain.cli.failing import reporting_errors
+from fedtrain.cli.running import reporting_errors
 from fedtrain.errors import SiteError
 from fedtrain.health import Check
 from fedtrain.machines import NodeFolder, ServerFolder

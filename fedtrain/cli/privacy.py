@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedtrain.cli.failing import reporting_errors
+from fedtrain.cli.running import reporting_errors
 from fedtrain.config import from_flat, read_flat
 
 privacy = typer.Typer(name="privacy", help="What an experiment would promise and spend.", no_args_is_help=True)

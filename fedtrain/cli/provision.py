@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fedtrain.cli.failing import reporting_errors
+from fedtrain.cli.running import reporting_errors
 from fedtrain.deployment.processes import only_one
 from fedtrain.errors import ForgeryError
 from fedtrain.machines import Federation

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from fedtrain.audit import CHECKS
 from fedtrain.audit.checks.limits import LIMITS
 from fedtrain.cli.app import app
-from fedtrain.cli.failing import reporting_errors
+from fedtrain.cli.running import reporting_errors
 from fedtrain.errors import KeyFileError
 from tests.unit.audit.world import client_world, line
 

@@ -1,25 +1,50 @@
-"""``fedtrain server run``: run an experiment with the members of the federation."""
+"""``fedtrain server``: what the operator does on the server's machine."""
 
 import json
 import signal
 import sys
 import time
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fedtrain.cli.failing import reporting_errors
+from fedtrain.cli.running import reporting_errors, say, until_stopped
 from fedtrain.config import Experiment, from_flat, read_flat, to_flat
+from fedtrain.deployment.processes import only_one
 from fedtrain.deployment.running import bring_back, follow, refuse_taken, stop, submit
-from fedtrain.deployment.superlink import running
+from fedtrain.deployment.superlink import Service, check, running, serve
+from fedtrain.errors import ConfigError
+from fedtrain.files import write_atomic
 from fedtrain.machines import ServerFolder
+
+server = typer.Typer(name="server", help="Serve a federation, and run experiments in it.", no_args_is_help=True)
 
 _FAILED, _INTERRUPTED = 1, 130
 _PATIENCE = 20.0  # seconds for a run that was stopped to leave its report
 
 
+@server.command()
+def up(
+    folder: Annotated[Path, typer.Argument(metavar="SERVER", help="The server's folder.")],
+    port: Annotated[
+        int, typer.Option("--port", min=1, max=65535, help="Port of the SuperLink, on this machine's loopback.")
+    ] = 9091,
+) -> None:
+    """Serve the federation's nodes until stopped."""
+    with reporting_errors():
+        server = ServerFolder.open(folder)
+        check(server)
+        if port == server.federation.port:
+            raise ConfigError(f"--port {port} is the port that nodes reach: the SuperLink needs another, on loopback")
+        with only_one(server.path):
+            service = Service(server=server, port=port)
+            until_stopped(server.logs, lambda processes: serve(service, processes, say))
+
+
+@server.command()
 def run(
     folder: Annotated[Path, typer.Argument(metavar="SERVER", help="The server's folder; it has to be up.")],
     config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file of the experiment.")] = None,
@@ -113,3 +138,18 @@ def _report(place: Path, started: datetime) -> tuple[str, str] | None:
         return str(report["status"]), str(report["reason"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+@server.command()
+def bundle(
+    app: Annotated[Path | None, typer.Option("--app", help="Folder of another Flower app than fedtrain's own.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path("app.fab"),
+) -> None:
+    """Write the bundle that a run of the app would send to the nodes, for their sites to approve."""
+    with reporting_errors():
+        from fedtrain.flower.app import find_app  # noqa: PLC0415 - Flower takes a second to import
+        from fedtrain.flower.bundle import build_bundle  # noqa: PLC0415 - likewise
+
+        data = build_bundle(find_app(app))
+        write_atomic(out, data)
+        sys.stdout.write(f"{out}, {len(data)} bytes\nSHA-256 {sha256(data).hexdigest()}\n")
