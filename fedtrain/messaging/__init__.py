@@ -1,11 +1,9 @@
 """Sealed messages: what a server and its clients send each other is for the two of them alone."""
 
-from fedtrain.messaging.codec import decode, encode
+from fedtrain.messaging.codec import LARGEST, decode, encode
 from fedtrain.messaging.content import Arrays, Record, Value, Values
-from fedtrain.messaging.header import Header
-from fedtrain.messaging.layout import LARGEST
 from fedtrain.messaging.offer import PROTOCOL, SessionEnd, SessionOffer
-from fedtrain.messaging.sealed import Body, open_sealed, seal
+from fedtrain.messaging.sealed import Body, Header, open_sealed, seal
 from fedtrain.messaging.session import NodeSessions
 
 __all__ = [

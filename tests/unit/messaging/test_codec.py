@@ -9,7 +9,7 @@ from safetensors.numpy import load
 from fedtrain.crypto import canonical
 from fedtrain.errors import TransportError
 from fedtrain.messaging import LARGEST, Arrays, Values, decode, encode
-from fedtrain.messaging.layout import LARGEST_HEADER
+from fedtrain.messaging.codec import LARGEST_HEADER
 
 TYPES = ["?", *(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)), "f2", "f4", "f8"]
 CONTENT = {

@@ -4,7 +4,7 @@ import struct
 import pytest
 
 from fedtrain.errors import TransportError
-from fedtrain.messaging.values import Row, from_text, to_text
+from fedtrain.messaging.content import Row, from_text, to_text
 
 
 def round_trip(value, kind="config"):
