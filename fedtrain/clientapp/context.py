@@ -30,7 +30,6 @@ from fedtrain.ledger import (
     SiteFile,
     SitePolicy,
     client_folder,
-    dataset_digest,
     dataset_key,
     find_site_file,
     read_site_file,
@@ -153,10 +152,15 @@ class ClientContext:
     def dataset_of(self, records: "Records") -> str:
         """Return the digest that identifies a data set by its content, whatever its name.
 
+        It is kept in the client's folder, found by the records' content again, and verified.
+
         Raises:
             KeyFileError: the key of the data set digests is gone, or cannot be used.
         """
-        return dataset_digest(records.features.numpy(), records.targets.numpy(), self._key)
+        from fedtrain.data.cache import kept_digest  # noqa: PLC0415 - not every message has to do with records
+
+        kept = self.folder / "cache" / "digests"
+        return kept_digest(kept, records.features.numpy(), records.targets.numpy(), self._key)
 
     def open_ledger(self, dataset: str) -> Ledger:
         """Open the ledger of a data set.

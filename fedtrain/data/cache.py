@@ -2,12 +2,16 @@
 
 An entry is a folder with one ``.npy`` file for each array and ``meta.json``. It is written to a temporary folder beside
 its place, synced to disk and renamed, under a lock of its own; readers take no lock.
+
+Also the digest by which a ledger knows records, which takes long to compute anew in each process.
 """
 
+import hmac
 import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,11 @@ from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
 from fedtrain.errors import StorageError
+from fedtrain.files import write_atomic
+from fedtrain.ledger import dataset_digest
+
+# The digest of fewer records is computed sooner than a file is read.
+_WORTH_KEEPING = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +73,42 @@ def cached(folder: Path, build: Callable[[], Entry]) -> Entry:
     if entry is None:
         raise StorageError(f"{folder}: cannot be read back after it was written; check the disk")
     return entry
+
+
+def kept_digest(folder: Path, features: NDArray[Any], targets: NDArray[Any], key: bytes) -> str:
+    """Return the digest of records (`fedtrain.ledger.dataset_digest`), and keep it for the next process.
+
+    What is kept is found by the content of these very records: a keyed digest (HMAC-SHA256) of their bytes in their
+    order, as they are in memory. No path, time or setting stands for them, so that records which changed, for whatever
+    reason, find nothing. What is found is bound to them by a tag with the same key: a file that was edited, cut off or
+    exchanged counts as absent. Both are of no use to those who do not have the key.
+
+    Args:
+        folder: where digests are kept; it may be deleted at any time.
+        features: one record in each row, in C order.
+        targets: as many rows.
+        key: 32 bytes that only this client has.
+    """
+    if len(features) < _WORTH_KEEPING:
+        return dataset_digest(features, targets, key)
+    form = f"fedtrain.records/1 {features.dtype.str} {features.shape} {targets.dtype.str} {targets.shape}\n"
+    content = hmac.new(key, form.encode(), "sha256")
+    for array in (features, targets):
+        content.update(memoryview(np.ascontiguousarray(array)).cast("B"))
+    path = folder / content.hexdigest()
+
+    def tag(digest: str) -> str:
+        return hmac.digest(key, f"fedtrain.kept-digest/1 {path.name} {digest}".encode(), "sha256").hex()
+
+    with suppress(OSError, ValueError):
+        digest, _, found = path.read_text(encoding="ascii").partition(" ")
+        if hmac.compare_digest(found, tag(digest)):
+            return digest
+    digest = dataset_digest(features, targets, key)
+    with suppress(OSError, StorageError):  # where it cannot be kept, the next process computes it too
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, f"{digest} {tag(digest)}".encode())
+    return digest
 
 
 def _read(folder: Path) -> Entry | None:
