@@ -46,6 +46,23 @@ class Layout:
         """Return the length of the vector for a model."""
         return sum(prod(array.shape) for array in _summed(sent).values()) + len(self.counters)
 
+    def norm_within(self, parameters: Parameters) -> float:
+        """Return the norm that a client clips its update to, so that its rounding keeps the bound; 0 for none.
+
+        Raises:
+            TransportError: rounding leaves nothing of the bound.
+        """
+        if not self.norm:
+            return 0.0
+        length = parameters.length - len(self.counters)
+        norm = self.norm - parameters.rounding_error(length)
+        if norm <= 0:
+            raise TransportError(
+                f"rounding {length} parameters to {parameters.bits} bits can move an update by more than its bound of "
+                f"{self.norm:g}: raise transport.secagg.bits"
+            )
+        return norm
+
 
 @dataclass(frozen=True, kw_only=True)
 class Total:
@@ -192,6 +209,8 @@ def to_vector(
     With a bound on the norm, the update is clipped to it less the largest error that rounding can make, one step in
     each coordinate: so that what enters the sum keeps the bound, whatever the rounding does.
 
+    What is raised tells of the update, and is for the client alone.
+
     Raises:
         TransportError: the trained model is not one of the kind that was received, is not finite, or a counter is
             missing or out of range.
@@ -207,13 +226,12 @@ def to_vector(
         counters[place] = max(1, min(counters[place], layout.heaviest))
         factor = counters[place] / layout.heaviest
         changes = ((name, factor * change) for name, change in changes)
-    if layout.norm:
-        changes = _clipped(dict(changes), layout.norm, parameters).items()
+    if norm := layout.norm_within(parameters):
+        changes = clip_update(dict(changes), norm)[0].items()
     for name, counter in zip(layout.counters, counters, strict=True):
         if not 0 <= counter <= parameters.largest:
             raise TransportError(
-                f"the metric {name} is not in 0 to {parameters.largest}, which {parameters.bits} bits hold: raise "
-                "transport.secagg.bits"
+                f"the metric {name} is {counter}, and 0 to {parameters.largest} is what {parameters.bits} bits hold"
             )
     words = np.empty(layout.length(received), dtype=np.uint32)
     start = 0
@@ -277,22 +295,8 @@ def _change(name: str, received: ArrayRecord, trained: ArrayRecord) -> NDArray[n
     return change
 
 
-def _clipped(
-    changes: dict[str, NDArray[np.floating]], bound: float, parameters: Parameters
-) -> dict[str, NDArray[np.floating]]:
-    length = sum(change.size for change in changes.values())
-    norm = bound - parameters.rounding_error(length)
-    if norm <= 0:
-        raise TransportError(
-            f"rounding {length} parameters to {parameters.bits} bits can move an update by more than its bound of "
-            f"{bound:g}: raise transport.secagg.bits"
-        )
-    return clip_update(changes, norm)[0]
-
-
 def _counter(name: str, metrics: MetricRecord) -> int:
     value = metrics.get(name)
-    # Without the value: the error reaches the server, which is to learn sums alone.
     if not isinstance(value, int | float) or not float(value).is_integer():
-        raise TransportError(f"the metric {name} is missing or is no whole number, and whole numbers are summed")
+        raise TransportError(f"the metric {name} is {value!r}, and whole numbers are summed")
     return int(value)

@@ -77,6 +77,27 @@ class Recording:
         return (self.folder / "recorded" / name).read_bytes()
 
 
+WINDOW = 16
+
+
+def windows(arrays):
+    """Return four floats of every four, but for those that are much alike, which are anywhere."""
+    found = set()
+    for data in (array.tobytes() for array in arrays):
+        found |= {data[start : start + WINDOW] for start in range(0, len(data) - WINDOW + 1, WINDOW)}
+    return {window for window in found if len(set(window)) >= WINDOW // 2}
+
+
+def readable(needles, *places):
+    """Return those of some byte strings that are in one place or another."""
+    return {needle for needle in needles if any(needle in place for place in places)}
+
+
+def everything(run):
+    """Return all that was read of a run."""
+    return run.database, run.uplink, run.downlink, run.logs
+
+
 class Wire:
     """A TCP proxy before a port that keeps what passes, in both directions; it reads and changes nothing."""
 
@@ -168,12 +189,28 @@ def record(folder, settings, *, nodes, environment, warm=True):
         environment: of all processes.
         warm: whether clients are started as a deployed node starts them, and not by Flower's own programs.
     """
-    home, sites, out = folder / "home", folder / "sites", folder / "run"
-    for path in (home, sites):
-        path.mkdir(parents=True)
+    sites, out = folder / "sites", folder / "run"
+    sites.mkdir(parents=True)
+    settings = {**settings, "federation.sites": str(sites), "output.directory": str(out)}
+    record_app(folder, ROOT, settings, nodes=nodes, environment=environment, clients=sites, warm=warm)
+
+
+def record_app(folder, app, settings, *, nodes, environment, clients, warm):
+    """Run an app with so many nodes and keep in a folder what can be read of it.
+
+    Args:
+        folder: where all of it is kept.
+        app: the folder of the app.
+        settings: its run config.
+        nodes: how many SuperNodes there are.
+        environment: of all processes.
+        clients: the folder in which the clients keep their keys.
+        warm: whether clients are started as a deployed node starts them, and not by Flower's own programs.
+    """
+    home = folder / "home"
+    home.mkdir(parents=True)
     environment = flower_environment(home, environment)
     config = folder / "run.toml"
-    settings = {**settings, "federation.sites": str(sites), "output.directory": str(out)}
     config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
     port, database, secrets = free_port(), folder / "superlink.db", set()
     disk, processes = Disk(database), Processes(folder / "logs", environment)
@@ -197,11 +234,11 @@ def record(folder, settings, *, nodes, environment, warm=True):
                 lambda: all("SuperNode ID: " in processes.log(f"supernode-{node}") for node in range(nodes)),
                 "all SuperNodes are registered",
             )
-            run = processes.start("run", "flwr", "run", ROOT, NAME, "--run-config", config, "--stream")
+            run = processes.start("run", "flwr", "run", app, NAME, "--run-config", config, "--stream")
 
             def ended():
                 disk.look()
-                secrets.update(contents(sites.glob("*/sessions/*/*/secret")))
+                secrets.update(contents(clients.glob("*/sessions/*/*/secret")))
                 return run.poll() is not None
 
             processes.wait_for(ended, "the run has ended", seconds=PATIENCE, pause=0.5)

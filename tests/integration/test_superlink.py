@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from fedtrain.crypto import Identity
 from fedtrain.trust import SessionSecrets
-from tests.integration.superlink import Recording, record
+from tests.integration.superlink import Recording, everything, readable, record, windows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -37,7 +37,6 @@ PRIVATE = {
     "privacy.sampling_rate": 0.3,
 }
 
-WINDOW = 16
 # How an array begins that Flower sends, and one of numpy's in it.
 ARRAY = rb"ArrayChunk  (\d+)\0"
 NUMPY = b"\x93NUMPY"
@@ -77,22 +76,6 @@ def payloads(data):
         np.load(io.BytesIO(body), allow_pickle=False) if body.startswith(NUMPY) else np.frombuffer(body, np.uint8)
         for body in sorted(bodies)
     ]
-
-
-def windows(arrays):
-    """Return four floats of every four, but for those that are much alike, which are anywhere."""
-    found = set()
-    for data in (array.tobytes() for array in arrays):
-        found |= {data[start : start + WINDOW] for start in range(0, len(data) - WINDOW + 1, WINDOW)}
-    return {window for window in found if len(set(window)) >= WINDOW // 2}
-
-
-def readable(needles, *places):
-    return {needle for needle in needles if any(needle in place for place in places)}
-
-
-def everything(run):
-    return run.database, run.uplink, run.downlink, run.logs
 
 
 def weights(run):

@@ -237,6 +237,10 @@ class ProtectedGrid(GridWrapper):
         self._round = asked.round_number
         collected = self._collector.collect(asked, on_reply=lambda: None)
         self._tell(asked, collected)
+        if collected.outcome is not None and collected.outcome.total is None:
+            # Why is in the server's log: what a client says of itself is not for the strategy.
+            error = Error(code=ErrorCode.MOD_FAILED_PRECONDITION, reason="the round was aborted; see the server's log")
+            return [Message(error, reply_to=asked.messages[0])]
         if self._participations is None or self._protection.client_privacy is None:
             return collected.replies
         return self._released(asked, collected, self._protection.client_privacy, self._participations.plan)
@@ -295,14 +299,10 @@ class ProtectedGrid(GridWrapper):
         """Return the noisy mean in the place of all replies."""
         outcome = collected.outcome
         release: Callable[..., tuple[list[Message], float]]
-        if outcome is None:
+        if outcome is None or outcome.total is None:
             release = partial(release_round, collected.replies)
-        elif outcome.total is not None:
-            release = partial(release_total, outcome.total, clients=len(outcome.masked))
         else:
-            # Why is in the server's log: what a client says of itself is not for the strategy.
-            error = Error(code=ErrorCode.MOD_FAILED_PRECONDITION, reason="the round was aborted; see the server's log")
-            return [Message(error, reply_to=asked.messages[0])]
+            release = partial(release_total, outcome.total, clients=len(outcome.masked))
         replies, _ = release(
             sent=asked.arrays,
             trainable=floating(asked.arrays),

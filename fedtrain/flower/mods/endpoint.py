@@ -1,20 +1,26 @@
 """What a client knows and insists on when it talks to a server: nothing of it comes from a message."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock
 from flwr.app import Context
 
 from fedtrain.crypto import Identity, SignedEnvelope
-from fedtrain.errors import ForgeryError, StorageError, TransportError
+from fedtrain.errors import ClientError, ForgeryError, StorageError, TransportError
 from fedtrain.flower.summing import Summing
 from fedtrain.machines import NodeFolder, read_membership, write_membership
 from fedtrain.messaging import NodeSessions
 from fedtrain.trust import Membership, Roster, client_name
+
+_log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,3 +171,17 @@ def required(endpoint: Endpoint | None) -> Endpoint:
             "the keys of a client need a place that outlasts the run: set federation.sites, or output.directory (--out)"
         )
     return endpoint
+
+
+def kept_here(work: Callable[[], _T], failure: str) -> _T:
+    """Return what work on records or an update gives. What an exception says of them is for the log of this node.
+
+    Raises:
+        ClientError: the work failed; it says ``failure``, and nothing of why.
+    """
+    try:
+        return work()
+    except BaseException:  # noqa: BLE001 - an application may raise anything, or leave by sys.exit
+        _log.exception("%s", failure)
+    # Raised here and not above, where it would carry the first exception along.
+    raise ClientError(f"{failure}; why is in the log of this client's node alone")

@@ -5,7 +5,6 @@ the application, what becomes of its update. The client clips to its own bound, 
 what an exception says of its records.
 """
 
-import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,14 +22,12 @@ from fedtrain.flower.client_dp import clip_reply
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.introduction import Answer
 from fedtrain.flower.messages.sealed import is_sealed
-from fedtrain.flower.mods.endpoint import Endpoint, OpenEndpoint
+from fedtrain.flower.mods.endpoint import Endpoint, OpenEndpoint, kept_here
 from fedtrain.flower.mods.sealed import sealed_mod
 from fedtrain.flower.mods.secagg import secagg_mod
 from fedtrain.flower.mods.session import session_mod
 from fedtrain.flower.protection import Protection, asked_arrays, floating, is_training, own_folder
 from fedtrain.flower.sessions import is_of_a_session
-
-_log = logging.getLogger(__name__)
 
 
 def protect_client(
@@ -186,33 +183,39 @@ def _update_mod(protection: Protection) -> Mod:
             )
         asked = RecordDict({name: record for name, record in message.content.items() if name != protocol.SECAGG})
         if not training:
-            return _kept_to_itself(make_message(metadata=message.metadata, content=asked), context, call_next)
+            return _answered(make_message(metadata=message.metadata, content=asked), context, call_next)
         received = asked_arrays(asked)
         # The application may change what it is given, which the change is measured against.
         own = RecordDict({**asked, next(iter(asked.array_records)): ArrayRecord(dict(received.items()))})
-        reply = _kept_to_itself(make_message(metadata=message.metadata, content=own), context, call_next)
-        content = RecordDict(
-            {
-                protocol.ARRAYS: _update(received, reply.content, protection),
-                protocol.METRICS: MetricRecord({protocol.WEIGHT: _weight(reply.content, protection)}),
-            }
+        reply = _answered(make_message(metadata=message.metadata, content=own), context, call_next)
+        content = kept_here(
+            lambda: _made_anew(received, reply.content, protection), "the application's reply is no update to send"
         )
         return Message(content, reply_to=message)
 
     return mod
 
 
-def _kept_to_itself(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+def _answered(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Return the application's reply, or raise an error that quotes nothing of its own."""
-    try:
+
+    def answer() -> Message:
         reply = call_next(message, context)
-        if not reply.has_error():
-            return reply
-        _log.error("the application failed: %s", reply.error.reason)
-    except BaseException:  # noqa: BLE001 - an application may raise anything, or leave by sys.exit
-        _log.exception("the application failed")
-    # Raised here and not above, where it would carry the first exception along.
-    raise ClientError("the application failed; why is in the log of this client's node alone")
+        if reply.has_error():
+            raise ClientError(f"the application answers with an error: {reply.error.reason}")
+        return reply
+
+    return kept_here(answer, "the application failed")
+
+
+def _made_anew(received: ArrayRecord, reply: RecordDict, protection: Protection) -> RecordDict:
+    """Return the content of a reply that holds an update, its weight, and nothing else."""
+    return RecordDict(
+        {
+            protocol.ARRAYS: _update(received, reply, protection),
+            protocol.METRICS: MetricRecord({protocol.WEIGHT: _weight(reply, protection)}),
+        }
+    )
 
 
 def _update(received: ArrayRecord, reply: RecordDict, protection: Protection) -> ArrayRecord:

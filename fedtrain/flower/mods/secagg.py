@@ -17,7 +17,7 @@ from fedtrain.flower.messages.secagg import (
     read_unmask_request,
     without_session,
 )
-from fedtrain.flower.mods.endpoint import Endpoint, OpenEndpoint, required
+from fedtrain.flower.mods.endpoint import Endpoint, OpenEndpoint, kept_here, required
 from fedtrain.flower.summing import Summing, to_vector
 from fedtrain.secagg import Client, ClientState, MaskedVector, MaskRequest, UnmaskedShares
 from fedtrain.trust import SessionKeys
@@ -59,13 +59,16 @@ def _masked(message: Message, context: Context, call_next: ClientAppCallable, en
     reply = call_next(make_message(metadata=message.metadata, content=without_session(message.content)), context)
     if reply.has_error() or not reply.content.array_records:
         return reply  # the application refuses: nothing of it is an update
-    vector = to_vector(
-        summing.layout,
-        request.parameters,
-        received=received,
-        trained=_only(reply.content, "the update"),
-        metrics=next(iter(reply.content.metric_records.values()), MetricRecord()),
-        random=summing.random(client=endpoint.client, round_number=round_of(message.content)),
+    vector = kept_here(
+        lambda: to_vector(
+            summing.layout,
+            request.parameters,
+            received=received,
+            trained=_only(reply.content, "the update"),
+            metrics=next(iter(reply.content.metric_records.values()), MetricRecord()),
+            random=summing.random(client=endpoint.client, round_number=round_of(message.content)),
+        ),
+        "the update cannot be summed",
     )
 
     def mask(state: bytes | None) -> tuple[bytes, MaskedVector]:
@@ -94,6 +97,7 @@ def _check(request: MaskRequest, summing: Summing, received: ArrayRecord, settin
         raise TransportError(
             f"a sum is asked for with {request.parameters}, and this client's configuration says {expected}"
         )
+    summing.layout.norm_within(expected)  # which a grid that is too coarse leaves nothing of
     if request.work != protocol.request_digest(received, settings):
         raise TransportError("the members of the cohort are asked for other work than this client")
 

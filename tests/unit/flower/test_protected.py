@@ -38,6 +38,7 @@ PRIVATE = Protection(clients=SIZE, secagg=SecAgg(), client_privacy=PRIVACY)
 CENTRAL = Protection(clients=SIZE, client_privacy=PRIVACY)
 OPEN = Protection(clients=SIZE, sealed=False, client_privacy=PRIVACY)
 MARK = 0.123456
+ABORTED = "the round was aborted; see the server's log"
 
 
 def model():
@@ -474,12 +475,11 @@ def test_without_sealing_a_client_takes_part_and_clips(make_world):
     assert dict(reply.content["metrics"]) == {"num-examples": 1.0}
 
 
-def test_other_parameters_at_the_clients_are_refused(make_world):
+def test_other_parameters_at_the_clients_are_refused(make_world, caplog):
     world = make_world(SUMMED, theirs=replace(SUMMED, secagg=SecAgg(minimum=3)))
     strategy = Curious()
     start(world, strategy)
-    ((reply,),) = strategy.given
-    assert "config" in reply.error.reason
+    assert "the message is bound to config" in caplog.text
     assert world.asked == []
 
 
@@ -599,13 +599,12 @@ def test_whole_numbers_stay_as_they_were_sent_in_a_sum(make_world):
     assert start(make_world(SUMMED, train=count))[0].arrays["batches"].numpy() == 4
 
 
-def test_weights_are_asked_for_where_they_are_used(make_world):
+def test_weights_are_asked_for_where_they_are_used(make_world, caplog):
     def weightless(client, content):
         return RecordDict({"arrays": content["arrays"]})
 
-    strategy = Curious()
-    start(make_world(replace(SUMMED, secagg=SecAgg(max_weight=5)), train=weightless), strategy)
-    assert "no metric num-examples" in strategy.given[0][0].error.reason
+    start(make_world(replace(SUMMED, secagg=SecAgg(max_weight=5)), train=weightless))
+    assert "no metric num-examples" in caplog.text
 
 
 def raises(_client, _content):
@@ -627,8 +626,51 @@ def test_what_an_exception_says_of_records_stays_with_the_client(make_world, pro
     assert told
     assert not any("record 17" in text for text in told)
     assert any("the application failed; why is in the log of this client's node alone" in text for text in told)
-    if protection.client_privacy and protection.secagg:
-        assert strategy.given[0][0].error.reason == "the round was aborted; see the server's log"
+    if protection.secagg:
+        assert strategy.given[0][0].error.reason == ABORTED
+
+
+def not_finite(_client, content):
+    arrays = content["arrays"]
+    return RecordDict({"arrays": ArrayRecord({**arrays, "bias": Array(np.full(5, np.nan))})})
+
+
+def by_name(_client, content):
+    return RecordDict({"arrays": ArrayRecord({**content["arrays"], "record 17": Array(np.zeros(2))})})
+
+
+def by_shape(_client, content):
+    return RecordDict({"arrays": ArrayRecord({**content["arrays"], "bias": Array(np.zeros(1717))})})
+
+
+@pytest.mark.parametrize(
+    ("train", "kept", "failure"),
+    [
+        (not_finite, "the trained array bias is not finite", "the update cannot be summed"),
+        (by_name, "the arrays record 17 of", "the application's reply is no update to send"),
+        (by_shape, "came back as float64[1717]", "the application's reply is no update to send"),
+    ],
+)
+@pytest.mark.parametrize("sealed", [True, False])
+def test_what_is_wrong_with_an_update_stays_with_the_client(make_world, sealed, train, kept, failure, caplog):
+    world, strategy = make_world(replace(SUMMED, sealed=sealed), train=train), Curious()
+    start(world, strategy)
+    assert kept in caplog.text
+    server = [record.getMessage() for record in caplog.records if record.name == "fedtrain.flower.grids.protected"]
+    assert any(f"{failure}; why is in the log of this client's node alone" in text for text in server)
+    assert not any(word in text for text in server for word in ("finite", "record 17", "1717"))
+    assert strategy.given[0][0].error.reason == ABORTED
+
+
+def test_the_strategy_is_told_nothing_of_why_a_round_was_aborted(make_world, caplog):
+    world, strategy = make_world(SUMMED), Curious()
+    world.tamper = lambda message: (
+        Error(code=9, reason="record 17 says positive") if message.metadata.message_type == "train" else message
+    )
+    start(world, strategy)
+    ((reply,),) = strategy.given
+    assert reply.error.reason == ABORTED
+    assert "round 1 was aborted" in caplog.text
 
 
 def test_an_error_that_the_application_returns_stays_with_it_too(make_world):
