@@ -5,7 +5,7 @@ from hashlib import sha256
 from fedtrain.config import to_flat
 from fedtrain.config.loading import config_digest
 from fedtrain.crypto import Identity
-from fedtrain.ledger import Ledger, LedgerCopies, Opened, RunLog, SitePolicy
+from fedtrain.ledger import FirstRecord, Ledger, LedgerCopyStore, RunLog, SitePolicy
 from fedtrain.report import Dropped, RoundEntry
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.trust import Roster
@@ -27,7 +27,7 @@ class Notary:
         roster = Roster(server=self.server.public, clients={c: key.public for c, key in self.identities.items()})
         log = RunLog.open(folder / "record.jsonl", self.server)
         log.append(
-            Opened(
+            FirstRecord(
                 run=run,
                 mode=experiment.privacy.mode,
                 config=config_digest(to_flat(experiment)),
@@ -39,7 +39,7 @@ class Notary:
                 fedtrain="test",
             )
         )
-        copies = LedgerCopies(folder / "copies", roster.clients)
+        copies = LedgerCopyStore(folder / "copies", roster.clients)
         self.plan = preparation.plan
         self.trail = AuditTrail(
             plan=preparation.plan, noise=noise, log=log, roster=roster, copies=copies, withheld=withheld

@@ -19,8 +19,8 @@ from fedtrain.ledger import (
     Asked,
     Closed,
     Completed,
+    FirstRecord,
     LedgerEntry,
-    Opened,
     Record,
     Statement,
     read_chain,
@@ -65,12 +65,11 @@ class KnownLedger:
     @property
     def covered(self) -> bool:
         """Whether the client's statement says that these entries are all."""
-        stated = self.statement
-        return stated is not None and (stated.sequence, stated.head) == (len(self.envelopes), self.head)
+        return self.statement is not None and self.statement.covers(len(self.envelopes), self.head)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CopiedLedger:
+class LedgerCopy:
     """A ledger file that the auditor got from a client, and not from the report.
 
     Attributes:
@@ -100,7 +99,7 @@ class Evidence:
 
     report: Report
     pinned: Roster | None
-    copies: tuple[CopiedLedger, ...]
+    copies: tuple[LedgerCopy, ...]
 
     @property
     def proof(self) -> SignedTrail:
@@ -153,10 +152,10 @@ class Evidence:
         return self.read
 
     @property
-    def opened(self) -> Opened:
-        """The opening of the server's record."""
+    def first_record(self) -> FirstRecord:
+        """The first record of the run, with which the server opened it."""
         first = self.records[0] if self.records else None
-        if not isinstance(first, Opened):
+        if not isinstance(first, FirstRecord):
             raise UnprovenError("the server's record has no opening")
         return first
 
@@ -182,7 +181,7 @@ class Evidence:
     def plan(self) -> PrivacyPlan:
         """The plan that the server opened the run with."""
         try:
-            return read_plan(self.opened.plan)
+            return read_plan(self.first_record.plan)
         except PrivacySpecError as error:
             raise UnprovenError(f"the plan of the opening is none: {error}") from error
 
@@ -222,35 +221,35 @@ class Evidence:
 
     @cached_property
     def promised(self) -> Mapping[str, object]:
-        """The fields of the claim that follow from the opening and the transport, at the epsilon that is claimed."""
+        """The fields of the claim that follow from first record and transport, at the epsilon that is claimed."""
         epsilon = self.report.privacy.epsilon or 0.0
-        return derive_promise(self.plan, self.opened, Transport.of(self.records), epsilon=epsilon)
+        return derive_promise(self.plan, self.first_record, Transport.of(self.records), epsilon=epsilon)
 
     def _spent(self, ledger: KnownLedger) -> Spent:
-        return charged(ledger.client, _as_charged(ledger), self.plan, self.opened, self.records)
+        return charged(ledger.client, _as_charged(ledger), self.plan, self.first_record, self.records)
 
 
-def read_copy(name: str, data: bytes, roster: Roster) -> CopiedLedger:
+def read_copy(name: str, data: bytes, roster: Roster) -> LedgerCopy:
     """Read a ledger file, and find out by its signatures whose it is."""
     lines = data.split(b"\n")
     if lines.pop():
-        return CopiedLedger(name=name, client=None, problem="its last line is torn")
+        return LedgerCopy(name=name, client=None, problem="its last line is torn")
     try:
         envelopes = tuple(SignedEnvelope.from_line(line + b"\n") for line in lines)
     except ForgeryError as error:
-        return CopiedLedger(name=name, client=None, problem=str(error))
+        return LedgerCopy(name=name, client=None, problem=str(error))
     if not envelopes:
-        return CopiedLedger(name=name, client=None, problem="it has no entry, so that nothing says whose it is")
+        return LedgerCopy(name=name, client=None, problem="it has no entry, so that nothing says whose it is")
     owners = {public.key_id: client for client, public in roster.clients.items()}
     client = owners.get(envelopes[0].key_id)
     if client is None:
         problem = f"it is signed with key {envelopes[0].key_id[:16]}, which is of no client"
-        return CopiedLedger(name=name, client=None, problem=problem)
+        return LedgerCopy(name=name, client=None, problem=problem)
     try:
         entries = read_chain(envelopes, roster.clients[client])
     except ForgeryError as error:
-        return CopiedLedger(name=name, client=client, envelopes=envelopes, problem=str(error))
-    return CopiedLedger(name=name, client=client, envelopes=envelopes, entries=entries)
+        return LedgerCopy(name=name, client=client, envelopes=envelopes, problem=str(error))
+    return LedgerCopy(name=name, client=client, envelopes=envelopes, entries=entries)
 
 
 def _as_charged(ledger: KnownLedger) -> ClientLedger:

@@ -21,7 +21,7 @@ from fedtrain.config import Experiment, from_flat, to_flat
 from fedtrain.config.loading import config_digest
 from fedtrain.crypto import Identity, SignedEnvelope
 from fedtrain.errors import ClientError, ConfigError, KeyFileError
-from fedtrain.flower.messages.introduction import ShownLedger
+from fedtrain.flower.messages.introduction import ConsistencyProof
 from fedtrain.flower.mods.endpoint import Endpoint
 from fedtrain.flower.summing import Summing
 from fedtrain.ledger import (
@@ -171,12 +171,12 @@ class ClientContext:
         """
         return Ledger.open(self.folder / "ledgers", dataset=dataset, identity=self.identity)
 
-    def shown(
+    def consistency_proof(
         self, ledger: Ledger, known: int, *, statement: SignedEnvelope | None = None, nonce: bytes = b""
-    ) -> ShownLedger:
-        """Return what the server is shown: the entries that it does not know, and a statement if there is one."""
+    ) -> ConsistencyProof:
+        """Return the entries that the server does not know, and a statement if there is one."""
         entries = ledger.envelopes_from(known)
-        return ShownLedger(key=self.identity.public, entries=entries, statement=statement, nonce=nonce)
+        return ConsistencyProof(key=self.identity.public, entries=entries, statement=statement, nonce=nonce)
 
     @cached_property
     def _key(self) -> bytes:

@@ -6,7 +6,7 @@ from fedtrain.clientapp.context import ClientContext
 from fedtrain.clientapp.policy import checked_plan, reserve_run
 from fedtrain.clientapp.site import Site
 from fedtrain.errors import BudgetError, PrivacySpecError
-from fedtrain.flower.messages.introduction import Answer, LedgerQuery, Query, ShownLedger
+from fedtrain.flower.messages.introduction import Answer, ConsistencyProof, LedgerQuery, Query
 from fedtrain.privacy.mechanisms import mechanism_of
 
 
@@ -25,11 +25,11 @@ def introduce(content: RecordDict, client: ClientContext, site: Site) -> RecordD
     return Answer(
         client=client.client,
         key=client.identity.public if query.key else None,
-        ledger=None if query.ledger is None else _shown(query.ledger, client, site),
+        ledger=None if query.ledger is None else _consistency_proof(query.ledger, client, site),
     ).to_records()
 
 
-def _shown(query: LedgerQuery, client: ClientContext, site: Site) -> ShownLedger:
+def _consistency_proof(query: LedgerQuery, client: ClientContext, site: Site) -> ConsistencyProof:
     experiment, noise = client.experiment, query.noise_multiplier
     with client.open_ledger(client.dataset_of(site.records(client.client))) as ledger:
         refusal = None
@@ -41,4 +41,4 @@ def _shown(query: LedgerQuery, client: ClientContext, site: Site) -> ShownLedger
         statement = ledger.statement(
             run=query.run, round_number=query.round_number, policy=client.limits, refusal=refusal
         )
-        return client.shown(ledger, query.known, statement=statement)
+        return client.consistency_proof(ledger, query.known, statement=statement)

@@ -148,7 +148,7 @@ def _train_privately(work: Work, records: Records, mechanism: Mechanism) -> Trai
                 statement = ledger.statement(
                     run=terms.run, round_number=request.round_number, policy=client.limits, refusal=str(error)
                 )
-                return TrainReply(ledger=client.shown(ledger, known, statement=statement))
+                return TrainReply(ledger=client.consistency_proof(ledger, known, statement=statement))
         else:
             plan = checked_plan(client.experiment, terms.noise_multiplier)
             reservation = reserved_run(ledger, client, plan, run=terms.run)
@@ -158,8 +158,8 @@ def _train_privately(work: Work, records: Records, mechanism: Mechanism) -> Trai
         if per_round:
             nonce = client.nonce(reservation)
             ledger.settle(reservation, commit(protocol.arrays_digest(arrays), nonce))
-        shown = client.shown(ledger, known, nonce=b"" if request.masked else nonce)
-    return TrainReply(arrays=arrays, metrics=metrics, ledger=shown)
+        proof = client.consistency_proof(ledger, known, nonce=b"" if request.masked else nonce)
+    return TrainReply(arrays=arrays, metrics=metrics, ledger=proof)
 
 
 def _reserved(ledger: Ledger, work: Work, terms: PrivateTerms) -> tuple[PrivacyPlan, LedgerEntry]:

@@ -9,7 +9,7 @@ from flwr.serverapp import Grid
 from fedtrain.crypto import PublicIdentity
 from fedtrain.errors import RunError, TransportError
 from fedtrain.flower.grids.base import answers, collect
-from fedtrain.flower.messages.introduction import Answer, LedgerQuery, Query, ShownLedger
+from fedtrain.flower.messages.introduction import Answer, ConsistencyProof, LedgerQuery, Query
 
 # A client that has not answered by then is not waited for, and has no part in a run with secret cohorts.
 _PATIENCE = 120.0
@@ -26,7 +26,7 @@ def ask_ledgers(
     noise_multiplier: float | None,
     known: Mapping[int, int],
     timeout: float,
-) -> tuple[dict[int, ShownLedger], dict[int, str]]:
+) -> tuple[dict[int, ConsistencyProof], dict[int, str]]:
     """Return what each client shows of its ledger, and why the others show none. Nothing is verified here.
 
     Args:

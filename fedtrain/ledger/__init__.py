@@ -3,7 +3,7 @@
 from fedtrain.ledger.budget import check, rounds_left, spent
 from fedtrain.ledger.chain import EMPTY, Head, read_chain
 from fedtrain.ledger.charges import Totals, unanswered
-from fedtrain.ledger.copies import LedgerCopies
+from fedtrain.ledger.copies import LedgerCopyStore
 from fedtrain.ledger.dataset import dataset_digest, dataset_key
 from fedtrain.ledger.entry import LedgerEntry, now
 from fedtrain.ledger.log import Ledger
@@ -12,7 +12,7 @@ from fedtrain.ledger.record import (
     Closed,
     Completed,
     Drop,
-    Opened,
+    FirstRecord,
     Record,
     RunLog,
     SecureSum,
@@ -36,11 +36,11 @@ __all__ = [
     "Closed",
     "Completed",
     "Drop",
+    "FirstRecord",
     "Head",
     "Ledger",
-    "LedgerCopies",
+    "LedgerCopyStore",
     "LedgerEntry",
-    "Opened",
     "Record",
     "RunLog",
     "SecureSum",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from fedtrain.ledger.entry import LedgerEntry, Noise, Unit
-from fedtrain.ledger.record import Asked, Opened, Record
+from fedtrain.ledger.record import Asked, FirstRecord, Record
 from fedtrain.ledger.statement import Statement
 from fedtrain.privacy import Event, merge
 
@@ -104,7 +104,7 @@ def unanswered(
     Returns:
         Rounds in ascending order; one that counts twice is there twice.
     """
-    runs = [record.run for record in records if isinstance(record, Opened)]
+    runs = [record.run for record in records if isinstance(record, FirstRecord)]
     if len(runs) != 1:
         raise ValueError(f"a record is of one run, and this has {len(runs)} openings")
     run = runs[0]

@@ -26,7 +26,7 @@ def _promising(mode: str) -> str:
     return mode
 
 
-class Link(Payload):
+class ChainedRecord(Payload):
     """What each record begins with. The log that it is appended to fills it in.
 
     Attributes:
@@ -41,7 +41,7 @@ class Link(Payload):
     time: Time = ""
 
 
-class Opened(Link):
+class FirstRecord(ChainedRecord):
     """The run begins.
 
     Attributes:
@@ -69,7 +69,7 @@ class Opened(Link):
     fedtrain: Name
 
 
-class Asked(Link):
+class Asked(ChainedRecord):
     """Work is about to be sent. From here on it is charged to each client of the cohort.
 
     Attributes:
@@ -129,7 +129,7 @@ class SecureSum(Part):
     silent: tuple[Number, ...]
 
 
-class Completed(Link):
+class Completed(ChainedRecord):
     """A round is complete.
 
     Attributes:
@@ -155,7 +155,7 @@ class Completed(Link):
     clip_norm: float
 
 
-class Closed(Link):
+class Closed(ChainedRecord):
     """The run ends, for good or until it is resumed.
 
     Attributes:
@@ -171,8 +171,8 @@ class Closed(Link):
     report: Digest
 
 
-Record = Annotated[Opened | Asked | Completed | Closed, Field(discriminator="kind")]
-_RECORD: TypeAdapter[Opened | Asked | Completed | Closed] = TypeAdapter(Record)
+Record = Annotated[FirstRecord | Asked | Completed | Closed, Field(discriminator="kind")]
+_RECORD: TypeAdapter[FirstRecord | Asked | Completed | Closed] = TypeAdapter(Record)
 
 
 def read_records(envelopes: Sequence[SignedEnvelope], public: PublicIdentity) -> tuple[Record, ...]:
@@ -215,7 +215,7 @@ def _check_link(record: Record, number: int, previous: str) -> None:
         raise ForgeryError(f"it is in the place of record {number}, and says that it is {record.sequence}")
     if record.previous != previous:
         raise ForgeryError("it does not follow the line before it: one of the two was replaced")
-    if isinstance(record, Opened) != (number == 0):
+    if isinstance(record, FirstRecord) != (number == 0):
         raise ForgeryError("the first record opens the run, and no other does")
 
 

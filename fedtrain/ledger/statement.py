@@ -42,6 +42,10 @@ class Statement(Payload):
     refusal: str | None
     time: Time
 
+    def covers(self, count: int, head: str) -> bool:
+        """Say whether a ledger is all there is, by its number of entries and the digest of its last line."""
+        return (self.sequence, self.head) == (count, head)
+
 
 _STATEMENT = TypeAdapter(Statement)
 

@@ -164,11 +164,6 @@ def register_event(kind: str, read: Callable[[object], Event]) -> None:
     _READERS[kind] = read
 
 
-def withdraw_event(kind: str) -> None:
-    """Take back what ``register_event`` added."""
-    del _READERS[kind]
-
-
 def read_event(data: object) -> Event:
     """Return the event of a JSON object, of whatever kind it names.
 

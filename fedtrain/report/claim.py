@@ -15,7 +15,7 @@ from typing import Any
 
 from fedtrain.config import Experiment
 from fedtrain.errors import PrivacySpecError
-from fedtrain.ledger import LedgerEntry, Opened, Record, Statement, unanswered
+from fedtrain.ledger import FirstRecord, LedgerEntry, Record, Statement, unanswered
 from fedtrain.privacy import COARSE, Event, PrivacyPlan, ceiling, claim, epsilon_of, merge, second_opinion
 from fedtrain.privacy.accounting import Bound
 from fedtrain.privacy.events import sampled_gaussian
@@ -59,9 +59,8 @@ class ClientLedger:
     @property
     def covering(self) -> Statement | None:
         """The statement, if it says of this very ledger that it is all."""
-        stated = self.stated
-        covers = stated is not None and (stated.sequence, stated.head) == (len(self.entries), self.head)
-        return stated if covers else None
+        covers = self.stated is not None and self.stated.covers(len(self.entries), self.head)
+        return self.stated if covers else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,14 +107,16 @@ class Spent:
         return tuple(points)
 
 
-def charged(client: int, ledger: ClientLedger, plan: PrivacyPlan, opened: Opened, records: Sequence[Record]) -> Spent:
+def charged(
+    client: int, ledger: ClientLedger, plan: PrivacyPlan, first: FirstRecord, records: Sequence[Record]
+) -> Spent:
     """Return everything that is charged to a client: each reservation, and each question left unanswered.
 
     Args:
         client: the client.
         ledger: its ledger.
         plan: the plan of the run.
-        opened: the opening of the run's record.
+        first: the first record of the run.
         records: the record.
     """
     reserved = [
@@ -123,9 +124,9 @@ def charged(client: int, ledger: ClientLedger, plan: PrivacyPlan, opened: Opened
         for entry in ledger.entries
         if entry.status == "reserved"
     ]
-    missing = unanswered(client, records, ledger.entries, ledger.covering, noise=opened.noise)
+    missing = unanswered(client, records, ledger.entries, ledger.covering, noise=first.noise)
     event = mechanism_of_plan(plan).event(plan, 1)
-    asked = [Charge(run=opened.run, round=number, event=event) for number in missing]
+    asked = [Charge(run=first.run, round=number, event=event) for number in missing]
     return Spent(charges=(*reserved, *asked), unanswered=tuple(missing))
 
 
@@ -139,50 +140,51 @@ def derive_claim(
 ) -> Privacy:
     """Return what a run can claim.
 
-    Everything is taken from what was signed. The plan, the noise and the mode are those of the opening, and never those
-    of the configuration, of which only the declared tuning is taken. Whether the two agree is for the audit to check.
+    Everything is taken from what was signed. The plan, the noise and the mode are those of the first record, and never
+    those of the configuration, of which only the declared tuning is taken. Whether the two agree is for the audit to
+    check.
 
     Args:
         experiment: the experiment.
         roster: the keys of the run.
-        records: the server's record, verified, from its opening on.
+        records: the server's record, verified, from the first on.
         ledgers: the ledger of each client of the roster, with its statement.
         rounds: rounds that are complete; ``None`` to leave out the curve, whose points take a tenth of a second each,
             and the accountants that are not those of the claim.
 
     Raises:
-        PrivacySpecError: the record has no opening, its plan is of no mechanism that is registered, a client of the
+        PrivacySpecError: the record lacks its first, its plan is of no mechanism that is registered, a client of the
             roster has no ledger, or an epsilon cannot be bounded.
     """
-    opened = records[0] if records else None
-    if not isinstance(opened, Opened):
+    first = records[0] if records else None
+    if not isinstance(first, FirstRecord):
         raise PrivacySpecError("a claim needs the record of a run from its opening on")
     if missing := [client for client in roster.clients if client not in ledgers]:
         raise PrivacySpecError(f"a claim needs the ledger of each client of the roster, and lacks client {missing[0]}")
-    plan = read_plan(opened.plan)
+    plan = read_plan(first.plan)
     spec, seen = plan.spec, Transport.of(records)
-    spent = {client: charged(client, ledgers[client], plan, opened, records) for client in sorted(roster.clients)}
+    spent = {client: charged(client, ledgers[client], plan, first, records) for client in sorted(roster.clients)}
     clients = tuple(
-        _client(client, mine, ledgers[client], run=opened.run, delta=spec.delta) for client, mine in spent.items()
+        _client(client, mine, ledgers[client], run=first.run, delta=spec.delta) for client, mine in spent.items()
     )
     most = max(clients, key=lambda client: client.epsilon)
     return Privacy(
-        **derive_promise(plan, opened, seen, epsilon=most.epsilon),
+        **derive_promise(plan, first, seen, epsilon=most.epsilon),
         epsilon=most.epsilon,
         accountants=_accountants(spent[most.client], spec.delta, others=rounds is not None),
         tuning=experiment.privacy.tuning,
         clients=clients,
         events=tuple(_event(client, charge) for client, mine in spent.items() for charge in mine.charges),
-        curve=() if rounds is None else _curve(spent, opened.run, spec.delta, rounds=range(1, rounds + 1)),
+        curve=() if rounds is None else _curve(spent, first.run, spec.delta, rounds=range(1, rounds + 1)),
     )
 
 
-def derive_promise(plan: PrivacyPlan, opened: Opened, seen: Transport, *, epsilon: float) -> dict[str, Any]:
-    """Return the fields of a claim that follow from the opening and the transport, whatever was spent.
+def derive_promise(plan: PrivacyPlan, first: FirstRecord, seen: Transport, *, epsilon: float) -> dict[str, Any]:
+    """Return the fields of a claim that follow from the first record and the transport, whatever was spent.
 
     Args:
         plan: the plan that the run was opened with.
-        opened: the opening.
+        first: the first record of the run.
         seen: what held of the transport.
         epsilon: what the statement is to say.
     """
@@ -193,15 +195,15 @@ def derive_promise(plan: PrivacyPlan, opened: Opened, seen: Transport, *, epsilo
         "budget": spec.epsilon,
         "unit": spec.unit,
         "neighbouring": spec.neighbouring,
-        "adversaries": wording.adversaries(plan, opened.noise, seen),
+        "adversaries": wording.adversaries(plan, first.noise, seen),
         "trusted": wording.trusted(plan, seen),
         "mechanism": _mechanism(plan),
         "sampling": wording.sampling(plan),
         "composition": wording.COMPOSITION,
-        "noise": opened.noise,
-        "random_source": wording.RANDOM_SOURCE[opened.noise],
-        "statement": wording.statement(plan, epsilon, opened.noise, seen),
-        "accesses_not_covered": wording.accesses_not_covered(plan, opened.noise),
+        "noise": first.noise,
+        "random_source": wording.RANDOM_SOURCE[first.noise],
+        "statement": wording.statement(plan, epsilon, first.noise, seen),
+        "accesses_not_covered": wording.accesses_not_covered(plan, first.noise),
         "not_covered": wording.not_covered(plan, seen),
     }
 

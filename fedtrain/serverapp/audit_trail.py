@@ -11,14 +11,14 @@ from pydantic import JsonValue
 from fedtrain.crypto import SignedEnvelope
 from fedtrain.errors import ForgeryError, LedgerError
 from fedtrain.flower.introductions import ask_ledgers
-from fedtrain.flower.messages.introduction import ShownLedger
+from fedtrain.flower.messages.introduction import ConsistencyProof
 from fedtrain.ledger import (
     Asked,
     Closed,
     Completed,
     Drop,
-    LedgerCopies,
-    Opened,
+    FirstRecord,
+    LedgerCopyStore,
     Record,
     RunLog,
     SecureSum,
@@ -82,7 +82,7 @@ class AuditTrail:
     noise: Literal["seeded", "secure"]
     log: RunLog
     roster: Roster
-    copies: LedgerCopies
+    copies: LedgerCopyStore
     withheld: bool
     refused: dict[int, str] = field(default_factory=dict)
     _questions: _Questions = field(default_factory=_Questions, repr=False, compare=False)
@@ -90,7 +90,7 @@ class AuditTrail:
     @property
     def run(self) -> str:
         """The id of the run."""
-        return opening(self.log).run
+        return first_record(self.log).run
 
     def asked(self, round_number: int, cohort: tuple[int, ...], model: str, *, sealed: bool, secagg: bool) -> None:
         """Note durably what is about to be asked of whom. From here on it is charged, whatever becomes of it.
@@ -200,10 +200,10 @@ class AuditTrail:
         for client, ledger in shown.items():
             self.take(client, ledger, first=known[client])
 
-    def take(self, client: int, shown: ShownLedger, *, first: int) -> None:
+    def take(self, client: int, proof: ConsistencyProof, *, first: int) -> None:
         """Take over what a client shows; what does not hold is not taken over, and the client is asked no more."""
         try:
-            stated = self.copies.receive(client, shown.entries, shown.statement, first=first)
+            stated = self.copies.receive(client, proof.entries, proof.statement, first=first)
         except ForgeryError as error:
             self.refused[client] = str(error)
             return
@@ -216,7 +216,7 @@ class AuditTrail:
 
         How long a round takes tells how many trained: where that is secret, every record has the time of the first.
         """
-        return opening(self.log).time if self.withheld else now()
+        return first_record(self.log).time if self.withheld else now()
 
     def _update(self, client: int, round_number: int, model: str) -> Update:
         head = self.copies.head(client)
@@ -241,13 +241,13 @@ def _as_json(envelopes: Sequence[SignedEnvelope]) -> tuple[dict[str, JsonValue],
     return tuple(cast("dict[str, JsonValue]", envelope.as_json()) for envelope in envelopes)
 
 
-def opening(log: RunLog) -> Opened:
+def first_record(log: RunLog) -> FirstRecord:
     """Return the record that opens a run.
 
     Raises:
         LedgerError: the log begins with another.
     """
     first = log.records[0]
-    if not isinstance(first, Opened):
+    if not isinstance(first, FirstRecord):
         raise LedgerError(f"the record of the run does not begin with its opening, but with {first.kind!r}")
     return first

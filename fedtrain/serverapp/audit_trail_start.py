@@ -12,10 +12,10 @@ from fedtrain.crypto import Identity
 from fedtrain.errors import BudgetError, ClientError, KeyFileError, LedgerError
 from fedtrain.flower.grids.base import by_client
 from fedtrain.flower.introductions import ask_keys, ask_ledgers
-from fedtrain.ledger import Asked, Closed, Completed, LedgerCopies, Opened, Record, RunLog
+from fedtrain.ledger import Asked, Closed, Completed, FirstRecord, LedgerCopyStore, Record, RunLog
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import mechanism_of
-from fedtrain.serverapp.audit_trail import AuditTrail, opening
+from fedtrain.serverapp.audit_trail import AuditTrail, first_record
 from fedtrain.serverapp.preparation import Preparation
 from fedtrain.serverapp.run_folder import RunFolder
 from fedtrain.trust import Roster
@@ -56,7 +56,7 @@ def open_trail(
     mechanism = mechanism_of(experiment)
     if mechanism.reserves_run and privacy.noise == "secure":
         _refuse_repetition(log.records, done)
-    copies = LedgerCopies(folder.path / "ledgers", roster.clients)
+    copies = LedgerCopyStore(folder.path / "ledgers", roster.clients)
     trail = AuditTrail(
         plan=plan,
         noise=privacy.noise,
@@ -67,7 +67,7 @@ def open_trail(
     )
     if not log.records:
         log.append(
-            Opened(
+            FirstRecord(
                 run=run,
                 mode=privacy.mode,
                 config=config_digest(to_flat(experiment)),
@@ -154,7 +154,7 @@ def open_log(folder: RunFolder, identity: Identity, *, done: int) -> RunLog:
             "Put it back, or begin another run"
         )
     if log.records:
-        pinned = opening(log).roster
+        pinned = first_record(log).roster
         if not folder.roster.exists() or Roster.read(folder.roster).digest != pinned:
             raise LedgerError(
                 f"{folder.roster} is gone, or does not hold the keys that the run was opened with. Put it back, or "

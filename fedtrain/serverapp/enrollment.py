@@ -21,7 +21,7 @@ from fedtrain.flower.summing import Summing
 from fedtrain.ledger import RunLog
 from fedtrain.machines import ServerFolder, read_membership
 from fedtrain.messaging import SessionOffer
-from fedtrain.serverapp.audit_trail import AuditTrail, opening
+from fedtrain.serverapp.audit_trail import AuditTrail, first_record
 from fedtrain.serverapp.audit_trail_start import open_log, open_trail, pinned_roster
 from fedtrain.serverapp.channel import PATIENCE, Channel, Transport, open_channel
 from fedtrain.serverapp.preparation import Preparation
@@ -211,7 +211,7 @@ def _begun(
     if preparation.plan is None:
         return run, start, None
     log = open_log(folder, identity, done=done)
-    return opening(log).run if log.records else run, start, log
+    return first_record(log).run if log.records else run, start, log
 
 
 def _enrolled(

@@ -3,14 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedtrain.ledger import Asked, LedgerEntry, Opened, Statement, unanswered
+from fedtrain.ledger import Asked, FirstRecord, LedgerEntry, Statement, unanswered
 from fedtrain.privacy import SampledGaussian
 
 A = "a" * 64
 MODELS = (A, "b" * 64)
 TIME = "2026-01-02T03:04:05Z"
 EVENT = SampledGaussian(sampling_rate=0.1, noise_multiplier=1.0, steps=1)
-OPENED = Opened(
+FIRST_RECORD = FirstRecord(
     run="run", mode="record", config=A, plan={}, noise="seeded", roster=A, clients=3, rounds=5, fedtrain="1"
 )
 
@@ -56,7 +56,7 @@ def stated(round_number, sequence):
 
 @given(requests, requests, noises)
 def test_every_request_is_answered_or_charged(sent, answered, noise):
-    records = [OPENED, *(asked(request, 0, 1) for request in sent)]
+    records = [FIRST_RECORD, *(asked(request, 0, 1) for request in sent)]
     entries = [reserved(request) for request in answered]
     charged = unanswered(1, records, entries, None, noise=noise)
     count = (lambda values: min(len(values), 1)) if noise == "seeded" else len
@@ -74,7 +74,7 @@ def test_every_request_is_answered_or_charged(sent, answered, noise):
 
 @given(requests, requests, st.integers(0, 4), noises)
 def test_the_clients_word_excuses_rounds_up_to_its_own_and_no_other(sent, answered, number, noise):
-    records = [OPENED, *(asked(request, 1) for request in sent)]
+    records = [FIRST_RECORD, *(asked(request, 1) for request in sent)]
     entries = [reserved(request) for request in answered]
     without = unanswered(1, records, entries, None, noise=noise)
     covered = unanswered(1, records, entries, stated(number, len(entries)), noise=noise)
@@ -84,7 +84,7 @@ def test_the_clients_word_excuses_rounds_up_to_its_own_and_no_other(sent, answer
 
 @given(requests, requests, noises)
 def test_more_reservations_never_charge_more(sent, answered, noise):
-    records = [OPENED, *(asked(request, 1) for request in sent)]
+    records = [FIRST_RECORD, *(asked(request, 1) for request in sent)]
     entries = [reserved(request) for request in answered]
     before = unanswered(1, records, entries, None, noise=noise)
     for request in sent:
@@ -94,7 +94,7 @@ def test_more_reservations_never_charge_more(sent, answered, noise):
 
 @given(requests, requests)
 def test_seeded_noise_is_charged_no_more_than_secure_noise(sent, answered):
-    records = [OPENED, *(asked(request, 1) for request in sent)]
+    records = [FIRST_RECORD, *(asked(request, 1) for request in sent)]
     entries = [reserved(request) for request in answered]
     seeded, secure = (unanswered(1, records, entries, None, noise=noise) for noise in ("seeded", "secure"))
     assert set(seeded) <= set(secure)
@@ -103,8 +103,8 @@ def test_seeded_noise_is_charged_no_more_than_secure_noise(sent, answered):
 
 @given(requests, noises)
 def test_others_requests_and_runs_change_nothing(sent, noise):
-    records = [OPENED, *(asked(request, 0, 2) for request in sent)]
+    records = [FIRST_RECORD, *(asked(request, 0, 2) for request in sent)]
     assert unanswered(1, records, [], None, noise=noise) == ()
     foreign = [reserved(request, run="other") for request in sent]
-    own = [OPENED, *(asked(request, 1) for request in sent)]
+    own = [FIRST_RECORD, *(asked(request, 1) for request in sent)]
     assert unanswered(1, own, foreign, None, noise=noise) == unanswered(1, own, [], None, noise=noise)

@@ -19,8 +19,8 @@ from fedtrain.ledger import (
     Closed,
     Completed,
     Drop,
+    FirstRecord,
     LedgerEntry,
-    Opened,
     SecureSum,
     Statement,
     Update,
@@ -156,7 +156,7 @@ def record():
     head = ledger()[1].digest
     return linked(
         RECORD,
-        Opened(
+        FirstRecord(
             run="0123456789abcdef",
             mode="record",
             config=digest("config"),

@@ -48,10 +48,10 @@ def events(evidence: Evidence) -> Finding:
     Every reservation, of whatever run, protects what the report's epsilon is about: charges for records and charges
     for clients do not add up.
     """
-    plan, run, digest = evidence.plan, evidence.opened.run, evidence.plan.digest
+    plan, run, digest = evidence.plan, evidence.first_record.run, evidence.plan.digest
     mechanism = mechanism_of_plan(plan)
     expected = sampled_gaussian(mechanism.reservation(plan))
-    noise, problems, count = evidence.opened.noise, [], 0
+    noise, problems, count = evidence.first_record.noise, [], 0
     for client, ledger in evidence.ledgers.items():
         for entry in ledger.entries:
             where = f"round {entry.round}, client {client}: entry {entry.sequence}"
@@ -60,7 +60,7 @@ def events(evidence: Evidence) -> Finding:
             if entry.run != run:
                 continue
             count += 1
-            if entry.noise != evidence.opened.noise:
+            if entry.noise != evidence.first_record.noise:
                 problems.append(f"{where} was signed for {entry.noise} noise, and the report says {noise}")
             if entry.plan != digest:
                 problems.append(f"{where} was signed for the plan {entry.plan[:16]}, and the run's is {digest[:16]}")
@@ -74,7 +74,7 @@ def events(evidence: Evidence) -> Finding:
 def largest(evidence: Evidence) -> Finding:
     """The epsilon of each client, composed again with the accountant of the claim, is the one in the report."""
     delta, problems = evidence.delta, []
-    spent, run = evidence.spent, evidence.opened.run
+    spent, run = evidence.spent, evidence.first_record.run
     for client in evidence.report.privacy.clients:
         if client.client not in spent:
             continue

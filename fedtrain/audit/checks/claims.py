@@ -100,7 +100,7 @@ def words(evidence: Evidence) -> Finding:
         for name in _WORDS
         if getattr(privacy, name) != expected[name]
     ]
-    if evidence.opened.noise == "secure":
+    if evidence.first_record.noise == "secure":
         counts = {"data.train_records": report.data.train_records, "data.histogram": report.data.histogram}
         problems += [
             f"{name} is read directly from the records, and with secure noise it must not be there"

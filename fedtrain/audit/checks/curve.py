@@ -19,7 +19,7 @@ def curve(evidence: Evidence) -> Finding:
 
     Where all steps are of one mechanism, more steps spend more, so that the others lie between those.
     """
-    privacy, run = evidence.report.privacy, evidence.opened.run
+    privacy, run = evidence.report.privacy, evidence.first_record.run
     spent = [evidence.spent[client.client] for client in privacy.clients if client.client in evidence.spent]
     cells: list[tuple[int, Events, float]] = []
     problems = _points(evidence)
@@ -54,7 +54,7 @@ def curve(evidence: Evidence) -> Finding:
 
 def _points(evidence: Evidence) -> list[str]:
     """Say which rounds the curve lacks, and which it must not have: from 0 to the last, and what was charged after."""
-    report, run = evidence.report, evidence.opened.run
+    report, run = evidence.report, evidence.first_record.run
     charged = {charge.round for mine in evidence.spent.values() for charge in mine.charges if charge.run == run}
     due, told = (
         {*range(min(report.rounds, len(evidence.completed)) + 1), *charged},

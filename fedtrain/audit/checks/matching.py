@@ -38,7 +38,7 @@ def updates(evidence: Evidence) -> Finding:
             found = settled[update.client].get(key, ())
             if not found:
                 problems.append(f"{where}: {_why(evidence, ledger, key)}")
-            elif evidence.opened.noise == "secure" and used[update.client, key] > len(found):
+            elif evidence.first_record.noise == "secure" and used[update.client, key] > len(found):
                 problems.append(f"{where}: two updates rest on one entry, number {found[0]}")
             else:
                 problems += _head(ledger, update, found[0], where)

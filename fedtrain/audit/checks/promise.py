@@ -38,7 +38,7 @@ def budget(evidence: Evidence) -> Finding:
     if privacy.budget != spec.epsilon:
         problems.append(f"the budget is {privacy.budget} in the report, and {spec.epsilon} in the plan")
     for client, mine in evidence.spent.items():
-        found = claim(mine.events(evidence.opened.run), told).epsilon
+        found = claim(mine.events(evidence.first_record.run), told).epsilon
         if found > spec.epsilon and not near(spec.epsilon, found):
             problems.append(
                 f"client {client}: this run charged epsilon {found:.6g}, beyond the budget of {spec.epsilon:g}"

@@ -13,22 +13,22 @@ from fedtrain.report.schema import body_digest
 
 def opening(evidence: Evidence) -> Finding:
     """The server opened the run with what the report says: run, configuration, mode, plan, noise, keys."""
-    report, opened, mechanism = evidence.report, evidence.opened, evidence.mechanism
+    report, first, mechanism = evidence.report, evidence.first_record, evidence.mechanism
     pairs = {
-        "run": (opened.run, report.run),
-        "mode": (opened.mode, report.privacy.mode),
-        "configuration digest": (opened.config, config_digest(report.config)),
-        "noise": (opened.noise, report.privacy.noise),
-        "clients": (opened.clients, report.data.clients),
-        "planned rounds": (opened.rounds, report.planned_rounds),
-        "roster digest": (opened.roster, evidence.roster.digest),
+        "run": (first.run, report.run),
+        "mode": (first.mode, report.privacy.mode),
+        "configuration digest": (first.config, config_digest(report.config)),
+        "noise": (first.noise, report.privacy.noise),
+        "clients": (first.clients, report.data.clients),
+        "planned rounds": (first.rounds, report.planned_rounds),
+        "roster digest": (first.roster, evidence.roster.digest),
     }
     problems = [
         f"{name}: {signed} at the opening, {told} in the report"
         for name, (signed, told) in pairs.items()
         if signed != told
     ]
-    if opened.plan != mechanism.plan:
+    if first.plan != mechanism.plan:
         problems.append("the plan of the report is not the one that the run was opened with")
     problems += _paid(evidence)
     return decide(
@@ -38,7 +38,7 @@ def opening(evidence: Evidence) -> Finding:
 
 def _paid(evidence: Evidence) -> list[str]:
     """Say where the plan does not pay for the rounds, or is none."""
-    planned = evidence.opened.rounds
+    planned = evidence.first_record.rounds
     try:
         spec, secret = evidence.plan.spec, evidence.secret
     except UnprovenError as error:
@@ -70,7 +70,7 @@ def rounds(evidence: Evidence) -> Finding:
     A run that is resumed may do a round again, as far as that is paid for. One that stopped may have lost its last.
     """
     problems: list[str] = []
-    done, planned, told = 0, evidence.opened.rounds, evidence.report.rounds
+    done, planned, told = 0, evidence.first_record.rounds, evidence.report.rounds
     open_: Asked | None = None
     for record in evidence.records:
         if isinstance(record, Asked):
@@ -154,7 +154,7 @@ def _repeats(evidence: Evidence) -> list[str]:
     problems: list[str] = []
     models: dict[int, str] = {}
     released: dict[int, Completed] = {}
-    secure = evidence.opened.noise == "secure"
+    secure = evidence.first_record.noise == "secure"
     for record, after in pairwise([*evidence.records, None]):
         if isinstance(record, Asked) and models.setdefault(record.round, record.model) != record.model:
             problems.append(f"round {record.round} was asked with two models: the round before was released twice")

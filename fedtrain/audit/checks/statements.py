@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from fedtrain.audit.evidence import CopiedLedger, Evidence, KnownLedger
+from fedtrain.audit.evidence import Evidence, KnownLedger, LedgerCopy
 from fedtrain.audit.verdict import Finding, decide, not_proven
 from fedtrain.ledger import Asked, Statement
 
@@ -58,13 +58,20 @@ def vouched(evidence: Evidence, ledger: KnownLedger) -> bool:
     joined does not speak of what it did since.
     """
     stated = ledger.statement
-    return stated is not None and ledger.covered and stated.run == evidence.opened.run and not _early(evidence, stated)
+    return (
+        stated is not None
+        and ledger.covered
+        and stated.run == evidence.first_record.run
+        and not _early(evidence, stated)
+    )
 
 
 def refused(evidence: Evidence, ledger: KnownLedger) -> bool:
     """Say whether a client signed, of this very ledger, that it does not take part any more."""
     stated = ledger.statement
-    return stated is not None and ledger.covered and stated.run == evidence.opened.run and stated.refusal is not None
+    return (
+        stated is not None and ledger.covered and stated.run == evidence.first_record.run and stated.refusal is not None
+    )
 
 
 def _early(evidence: Evidence, stated: Statement) -> bool:
@@ -98,7 +105,7 @@ def _gone(evidence: Evidence) -> set[int]:
         return set(evidence.ledgers)
     left = {client for client, ledger in evidence.ledgers.items() if refused(evidence, ledger)}
     if evidence.secret:
-        run = evidence.opened.run
+        run = evidence.first_record.run
         return left | {
             client
             for client, ledger in evidence.ledgers.items()
@@ -136,7 +143,7 @@ def copies(evidence: Evidence) -> Finding:
     return decide(problems, f"{len(evidence.copies)} clients' own files begin with what the report has{extra}")
 
 
-def _compared(evidence: Evidence, copy: CopiedLedger) -> tuple[list[str], int]:
+def _compared(evidence: Evidence, copy: LedgerCopy) -> tuple[list[str], int]:
     """Return what is wrong, and how many later entries of other runs the file has."""
     if copy.client is None or copy.problem is not None:
         whose = "" if copy.client is None else f" of client {copy.client}"

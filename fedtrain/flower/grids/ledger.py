@@ -10,9 +10,9 @@ from flwr.serverapp import Grid
 from fedtrain.errors import ForgeryError
 from fedtrain.flower.grids.base import GridWrapper
 from fedtrain.flower.messages import protocol
-from fedtrain.flower.messages.introduction import ShownLedger
+from fedtrain.flower.messages.introduction import ConsistencyProof
 from fedtrain.flower.messages.training import CohortRequest
-from fedtrain.ledger import LedgerCopies
+from fedtrain.ledger import LedgerCopyStore
 from fedtrain.trust import commit
 
 
@@ -46,7 +46,7 @@ class LedgerGrid(GridWrapper):
         inner: Grid,
         *,
         clients: Mapping[int, int],
-        copies: LedgerCopies,
+        copies: LedgerCopyStore,
         refused: dict[int, str],
         run: str,
         plan: str,
@@ -127,15 +127,15 @@ class LedgerGrid(GridWrapper):
         record = content.config_records.get(protocol.LEDGER)
         if record is None:
             return "the reply has no ledger record"
-        shown = ShownLedger.from_record(record)
-        statement = self._copies.receive(request.client, shown.entries, shown.statement, first=request.known)
+        proof = ConsistencyProof.from_record(record)
+        statement = self._copies.receive(request.client, proof.entries, proof.statement, first=request.known)
         if statement is not None and statement.refusal is not None:
             self._refused[request.client] = statement.refusal
             return f"refused by the client: {statement.refusal}"
         if not self._per_round:
             return None
         subject = (self._run, request.round_number, self._plan, request.model)
-        update = self._update(content, shown.nonce) if self._opened else None
+        update = self._update(content, proof.nonce) if self._opened else None
         for entry in reversed(self._copies.entries(request.client)):
             same = (entry.run, entry.round, entry.plan, entry.model) == subject
             if same and entry.status == "settled" and update in {None, entry.update}:

@@ -85,8 +85,10 @@ class Query:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShownLedger:
+class ConsistencyProof:
     """The signed entries of a ledger that the server does not know yet, and what the client says about them.
+
+    They prove that the ledger goes on where the server's copy of it ends.
 
     Attributes:
         key: the client's public key. A server with a roster does not need it.
@@ -112,7 +114,7 @@ class ShownLedger:
         )
 
     @classmethod
-    def from_record(cls, record: ConfigRecord) -> "ShownLedger":
+    def from_record(cls, record: ConfigRecord) -> "ConsistencyProof":
         """Read it from a message. Signatures are not verified here.
 
         Raises:
@@ -151,7 +153,7 @@ class Answer:
 
     client: int | None = None
     key: PublicIdentity | None = None
-    ledger: ShownLedger | None = None
+    ledger: ConsistencyProof | None = None
 
     def to_records(self) -> RecordDict:
         """Return it as the content of a message."""
@@ -182,7 +184,7 @@ class Answer:
                 raise TransportError(f"its key cannot be used: {error}") from error
         if protocol.LEDGER in content:
             try:
-                ledger = ShownLedger.from_record(config_in(content, protocol.LEDGER, what=_ANSWER))
+                ledger = ConsistencyProof.from_record(config_in(content, protocol.LEDGER, what=_ANSWER))
             except ForgeryError as error:
                 raise TransportError(f"its answer cannot be used: {error}") from error
         return cls(client=client, key=key, ledger=ledger)

@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 
 from fedtrain.errors import AggregationError, TransportError
 from fedtrain.flower.messages import protocol
-from fedtrain.flower.messages.introduction import ShownLedger
+from fedtrain.flower.messages.introduction import ConsistencyProof
 from fedtrain.flower.messages.records import Fields, arrays_in, config_in
 
 _REQUEST, _REPLY = "the request for training", "the reply of training"
@@ -155,7 +155,7 @@ class TrainReply:
 
     arrays: ArrayRecord | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
-    ledger: ShownLedger | None = None
+    ledger: ConsistencyProof | None = None
 
     def to_records(self) -> RecordDict:
         """Return it as the content of a message."""
@@ -176,11 +176,11 @@ class TrainReply:
             ForgeryError: the ledger record is malformed.
         """
         ledger = content.get(protocol.LEDGER)
-        shown = ShownLedger.from_record(ledger) if isinstance(ledger, ConfigRecord) else None
-        if protocol.ARRAYS not in content and shown is not None:
-            return cls(ledger=shown)
+        proof = ConsistencyProof.from_record(ledger) if isinstance(ledger, ConfigRecord) else None
+        if protocol.ARRAYS not in content and proof is not None:
+            return cls(ledger=proof)
         arrays, metrics = (
             arrays_in(content, protocol.ARRAYS, what=_REPLY),
             Fields(content, protocol.METRICS, what=_REPLY),
         )
-        return cls(arrays=arrays, metrics={name: metrics.number(name, signed=True) for name in metrics}, ledger=shown)
+        return cls(arrays=arrays, metrics={name: metrics.number(name, signed=True) for name in metrics}, ledger=proof)

@@ -4,7 +4,7 @@ from flwr.app import ConfigRecord, RecordDict
 from fedtrain.clientapp.context import ClientContext
 from fedtrain.clientapp.joining import introduce
 from fedtrain.flower.messages import protocol
-from fedtrain.flower.messages.introduction import ShownLedger
+from fedtrain.flower.messages.introduction import ConsistencyProof
 from fedtrain.ledger import read_chain, read_statement
 from fedtrain.serverapp.preparation import prepare
 from tests.fakes import digits_experiment
@@ -30,7 +30,7 @@ def question(number=0, known=0, **more):
 
 def ask(client, content):
     reply = introduce(content, client.opened, client.site)
-    shown = ShownLedger.from_record(reply[protocol.LEDGER])
+    shown = ConsistencyProof.from_record(reply[protocol.LEDGER])
     return reply, read_chain(shown.entries, shown.key), read_statement(shown.statement, shown.key)
 
 

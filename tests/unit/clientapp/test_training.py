@@ -13,7 +13,7 @@ from fedtrain.clientapp.context import ClientContext
 from fedtrain.clientapp.training import train
 from fedtrain.errors import ClientError, DataError, LedgerError, TaskError, TransportError
 from fedtrain.flower.messages import protocol
-from fedtrain.flower.messages.introduction import ShownLedger
+from fedtrain.flower.messages.introduction import ConsistencyProof
 from fedtrain.ledger import read_statement
 from fedtrain.privacy import SampledGaussian
 from fedtrain.trust import commit
@@ -44,7 +44,7 @@ def refusal(node, content, site=None):
     """Return why a client refuses. It sends no arrays then."""
     reply = run(node, content, site)
     assert list(reply) == [protocol.LEDGER]
-    shown = ShownLedger.from_record(reply[protocol.LEDGER])
+    shown = ConsistencyProof.from_record(reply[protocol.LEDGER])
     return read_statement(shown.statement, shown.key).refusal
 
 
@@ -176,7 +176,7 @@ def test_the_entry_of_an_update_names_what_was_received_and_what_is_sent(private
     reply = run(client, content)
     reservation, settled = ledger_of(client)
     assert (reservation.status, settled.status) == ("reserved", "settled")
-    digest, shown = protocol.arrays_digest(reply[protocol.ARRAYS]), ShownLedger.from_record(reply[protocol.LEDGER])
+    digest, shown = protocol.arrays_digest(reply[protocol.ARRAYS]), ConsistencyProof.from_record(reply[protocol.LEDGER])
     # A bare digest would confirm who guesses the records; the nonce opens it, and is for the server alone.
     assert settled.update == commit(digest, shown.nonce) != digest
     assert len(shown.nonce) == 32
@@ -189,7 +189,7 @@ def test_only_entries_that_the_server_does_not_know_are_shown(private, node, req
     run(client, request_of(private))
     content = request_of(private, 2)
     content[protocol.LEDGER][protocol.KNOWN] = 2
-    shown = ShownLedger.from_record(run(client, content)[protocol.LEDGER])
+    shown = ConsistencyProof.from_record(run(client, content)[protocol.LEDGER])
     assert len(shown.entries) == 2
     assert len(ledger_of(client)) == 4
 

@@ -1,10 +1,10 @@
 import pytest
 
-from fedtrain.ledger import Asked, Completed, LedgerEntry, Opened, Statement, unanswered
+from fedtrain.ledger import Asked, Completed, FirstRecord, LedgerEntry, Statement, unanswered
 from fedtrain.privacy import SampledGaussian
 
 A, B = "a" * 64, "b" * 64
-OPENED = Opened(
+FIRST_RECORD = FirstRecord(
     run="run",
     mode="record",
     config=A,
@@ -54,7 +54,7 @@ def statement(round_number, sequence, *, run="run", refusal=None):
 
 
 def charged(records, entries=(), stated=None, *, noise="seeded", client=1):
-    return unanswered(client, [OPENED, *records], entries, stated, noise=noise)
+    return unanswered(client, [FIRST_RECORD, *records], entries, stated, noise=noise)
 
 
 @pytest.fixture(params=["seeded", "secure"])
@@ -115,6 +115,6 @@ def test_other_records_charge_nothing(noise):
 
 
 def test_a_record_of_no_run_or_of_two_is_refused():
-    for records in ([], [OPENED, OPENED], [asked(1, 1)]):
+    for records in ([], [FIRST_RECORD, FIRST_RECORD], [asked(1, 1)]):
         with pytest.raises(ValueError, match="a record is of one run"):
             unanswered(1, records, [], None, noise="seeded")

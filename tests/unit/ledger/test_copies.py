@@ -2,7 +2,7 @@ import pytest
 
 from fedtrain.crypto import Identity
 from fedtrain.errors import ForgeryError, LedgerError
-from fedtrain.ledger import Ledger, LedgerCopies, SitePolicy
+from fedtrain.ledger import Ledger, LedgerCopyStore, SitePolicy
 from fedtrain.privacy import SampledGaussian
 
 EVENT = SampledGaussian(sampling_rate=0.5, noise_multiplier=2.0, steps=3)
@@ -24,7 +24,7 @@ def ledger(tmp_path, identity):
 @pytest.fixture
 def copies(tmp_path, identity):
     """Give a function that opens the server's copies."""
-    return lambda: LedgerCopies(tmp_path / "copies", {3: identity.public})
+    return lambda: LedgerCopyStore(tmp_path / "copies", {3: identity.public})
 
 
 def spend(ledger, *rounds):
@@ -103,7 +103,7 @@ def test_another_data_set_is_not_the_same_ledger(ledger, copies):
 
 def test_two_clients_cannot_have_one_data_set(tmp_path, ledger, identity):
     other = Identity.generate()
-    kept = LedgerCopies(tmp_path / "copies", {3: identity.public, 4: other.public})
+    kept = LedgerCopyStore(tmp_path / "copies", {3: identity.public, 4: other.public})
     kept.receive(3, spend(ledger(), 1)[0], None, first=0)
     envelopes, _ = spend(Ledger.open(tmp_path / "theirs", dataset=DATASET, identity=other), 1)
     with pytest.raises(ForgeryError, match="clients 3 and 4 show ledgers of the same data set"):

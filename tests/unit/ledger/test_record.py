@@ -8,14 +8,14 @@ from pydantic import ValidationError
 
 from fedtrain.crypto import Identity, SignedEnvelope, canonical
 from fedtrain.errors import ForgeryError, LedgerError, StorageError
-from fedtrain.ledger import Asked, Closed, Completed, Drop, Opened, RunLog, SecureSum, Update, read_records
+from fedtrain.ledger import Asked, Closed, Completed, Drop, FirstRecord, RunLog, SecureSum, Update, read_records
 from fedtrain.ledger.entry import PAYLOAD_TYPE as ENTRY_TYPE
 from fedtrain.ledger.record import PAYLOAD_TYPE, read_own_records
 
 ROOT = Path(__file__).parents[3]
 A, B = "a" * 64, "b" * 64
 IDENTITY = Identity.generate()
-OPENED = Opened(
+FIRST_RECORD = FirstRecord(
     run="run",
     mode="record",
     config=A,
@@ -53,7 +53,7 @@ def path(tmp_path):
 
 
 def test_a_record_is_kept(path):
-    log = filled(path, OPENED, ASKED, COMPLETED, CLOSED)
+    log = filled(path, FIRST_RECORD, ASKED, COMPLETED, CLOSED)
     again = RunLog.open(path, IDENTITY)
     assert again.records == log.records
     assert again.envelopes == log.envelopes
@@ -65,7 +65,7 @@ def test_a_record_is_kept(path):
 
 
 def test_a_record_is_returned_as_it_was_signed(path):
-    log = filled(path, OPENED)
+    log = filled(path, FIRST_RECORD)
     assert log.append(ASKED) == log.records[-1]
     assert log.records[-1].previous == log.envelopes[0].digest
 
@@ -73,7 +73,7 @@ def test_a_record_is_returned_as_it_was_signed(path):
 def test_a_record_keeps_the_time_that_it_was_given(path):
     times = ("2026-01-02T03:04:05Z", "2001-02-03T04:05:06Z")
     log = RunLog.open(path, IDENTITY)
-    log.append(OPENED.model_copy(update={"time": times[0]}))
+    log.append(FIRST_RECORD.model_copy(update={"time": times[0]}))
     log.append(Asked(**ASKED.model_dump(exclude={"time"}), time=times[1]))
     log.append(COMPLETED)
     records = RunLog.open(path, IDENTITY).records
@@ -83,7 +83,7 @@ def test_a_record_keeps_the_time_that_it_was_given(path):
 
 
 def test_a_run_goes_on_after_it_was_closed(path):
-    filled(path, OPENED, ASKED, Closed(status="interrupted", rounds=0, report=B))
+    filled(path, FIRST_RECORD, ASKED, Closed(status="interrupted", rounds=0, report=B))
     assert len(filled(path, ASKED, COMPLETED, CLOSED).records) == 6
 
 
@@ -91,15 +91,15 @@ def test_a_run_is_opened_once_and_first(path):
     log = RunLog.open(path, IDENTITY)
     with pytest.raises(ValueError, match="the first record opens the run"):
         log.append(ASKED)
-    log.append(OPENED)
+    log.append(FIRST_RECORD)
     with pytest.raises(ValueError, match="the first record opens the run"):
-        log.append(OPENED)
+        log.append(FIRST_RECORD)
     assert len(RunLog.open(path, IDENTITY).records) == 1
 
 
 @pytest.mark.parametrize("keep", [0, 1, 400, -1])
 def test_a_line_that_a_crash_tore_is_removed(path, keep):
-    whole = filled(path, OPENED, ASKED).envelopes[-1].line()
+    whole = filled(path, FIRST_RECORD, ASKED).envelopes[-1].line()
     path.write_bytes(path.read_bytes()[: -len(whole)] + whole[: keep % len(whole)])
     log = RunLog.open(path, IDENTITY)
     assert len(log.records) == 1
@@ -108,7 +108,7 @@ def test_a_line_that_a_crash_tore_is_removed(path, keep):
 
 
 def test_each_flipped_byte_of_a_line_is_refused(path):
-    filled(path, OPENED, ASKED, COMPLETED)
+    filled(path, FIRST_RECORD, ASKED, COMPLETED)
     data = path.read_bytes()
     lines = data.splitlines(keepends=True)
     for place in range(0, len(data) - len(lines[-1]), 5):
@@ -120,7 +120,7 @@ def test_each_flipped_byte_of_a_line_is_refused(path):
 
 
 def test_lines_left_out_doubled_or_reordered_are_refused(path):
-    a, b, c, d = filled(path, OPENED, ASKED, COMPLETED, CLOSED).envelopes
+    a, b, c, d = filled(path, FIRST_RECORD, ASKED, COMPLETED, CLOSED).envelopes
     for wrong, place in (([b], 0), ([a, c], 1), ([a, b, d], 2), ([a, b, b], 2), ([b, a], 0), ([a, a], 1)):
         for read in (
             lambda wrong: read_records(wrong, IDENTITY.public),
@@ -141,14 +141,14 @@ TIME = {"time": "2026-01-02T03:04:05Z"}
 
 
 def test_a_record_from_elsewhere_is_refused(path):
-    first = sign(OPENED, **TIME)
+    first = sign(FIRST_RECORD, **TIME)
     link = {"sequence": 1, "previous": first.digest, **TIME}
     assert len(read_records([first, sign(ASKED, **link)], IDENTITY.public)) == 2
     for wrong, why in (
         ([first, sign(ASKED, Identity.generate(), **link)], "record 1 of the run: it is signed with key"),
         ([first, sign(ASKED, payload_type=ENTRY_TYPE, **link)], "record 1 of the run: the envelope is of type"),
         ([first, sign(ASKED, **link | {"previous": A})], "record 1 of the run: it does not follow the line before it"),
-        ([first, sign(OPENED, **link)], "record 1 of the run: the first record opens the run, and no other does"),
+        ([first, sign(FIRST_RECORD, **link)], "record 1 of the run: the first record opens the run, and no other does"),
         ([sign(ASKED, **TIME)], "record 0 of the run: the first record opens the run"),
     ):
         with pytest.raises(ForgeryError, match=why):
@@ -174,7 +174,7 @@ def test_a_record_from_elsewhere_is_refused(path):
     ],
 )
 def test_a_malformed_record_is_refused(changes):
-    first = sign(OPENED, **TIME)
+    first = sign(FIRST_RECORD, **TIME)
     wrong = sign(ASKED, **{"sequence": 1, "previous": first.digest} | TIME | changes)
     with pytest.raises(ForgeryError, match="record 1 of the run: the payload is malformed"):
         read_records([first, wrong], IDENTITY.public)
@@ -193,7 +193,7 @@ def test_a_malformed_record_is_refused(changes):
     ],
 )
 def test_a_malformed_transport_is_refused(changes):
-    first = sign(OPENED, **TIME)
+    first = sign(FIRST_RECORD, **TIME)
     link = {"sequence": 1, "previous": first.digest} | TIME
     assert len(read_records([first, sign(COMPLETED, **link)], IDENTITY.public)) == 2
     assert len(read_records([first, sign(COMPLETED, **link, secagg=None)], IDENTITY.public)) == 2
@@ -204,7 +204,7 @@ def test_a_malformed_transport_is_refused(changes):
 @pytest.mark.parametrize("name", ["sealed", "secagg"])
 @pytest.mark.parametrize("record", [ASKED, COMPLETED], ids=["asked", "completed"])
 def test_a_round_says_what_its_transport_is(record, name):
-    first = sign(OPENED, **TIME)
+    first = sign(FIRST_RECORD, **TIME)
     data = record.model_dump(mode="json") | {"sequence": 1, "previous": first.digest} | TIME
     del data[name]
     with pytest.raises(ForgeryError, match=f"malformed.*{name}"):
@@ -213,7 +213,7 @@ def test_a_round_says_what_its_transport_is(record, name):
 
 @pytest.mark.parametrize("name", ["kind", "sequence", "previous", "time", "run", "plan"])
 def test_nothing_may_be_left_out(name):
-    data = OPENED.model_dump(mode="json") | TIME
+    data = FIRST_RECORD.model_dump(mode="json") | TIME
     del data[name]
     with pytest.raises(ForgeryError, match=f"malformed.*{name if name != 'kind' else ''}"):
         read_records([SignedEnvelope.sign(PAYLOAD_TYPE, canonical(data), IDENTITY)], IDENTITY.public)
@@ -227,7 +227,7 @@ def test_no_number_without_a_value_is_recorded():
 
 
 def test_another_servers_record_is_refused(path):
-    filled(path, OPENED)
+    filled(path, FIRST_RECORD)
     with pytest.raises(LedgerError, match="is not of this server"):
         RunLog.open(path, Identity.generate())
 
@@ -239,7 +239,7 @@ def test_a_place_that_cannot_hold_a_record_is_named(tmp_path):
 
 def test_a_full_disk_leaves_the_record_as_it_was(path, tmp_path):
     identity = Identity.load_or_create(tmp_path / "key")
-    RunLog.open(path, identity).append(OPENED)
+    RunLog.open(path, identity).append(FIRST_RECORD)
     program = """
         import resource, sys
         from pathlib import Path

@@ -1,11 +1,11 @@
 import pytest
 
-from fedtrain.ledger import Asked, Closed, Completed, Opened, SecureSum
+from fedtrain.ledger import Asked, Closed, Completed, FirstRecord, SecureSum
 from fedtrain.report import Dropped, RoundEntry, SecureAggregation
 from fedtrain.report.wording import Transport, summary
 
 A = "a" * 64
-OPENED = Opened(
+FIRST_RECORD = FirstRecord(
     run="run", mode="record", config=A, plan={}, noise="secure", roster=A, clients=3, rounds=2, fedtrain="0.1.0"
 )
 SUM = SecureSum(threshold=2, neighbours=2, bits=16, silent=())
@@ -56,7 +56,7 @@ def closed(rounds):
     ],
 )
 def test_what_held_in_every_round_that_was_asked_is_said(records, sealed, summed, only_sums):
-    assert Transport.of([OPENED, *records]) == Transport(sealed=sealed, summed=summed, only_sums=only_sums)
+    assert Transport.of([FIRST_RECORD, *records]) == Transport(sealed=sealed, summed=summed, only_sums=only_sums)
 
 
 def entry(number, *, sealed=True, secagg=None, dropped=()):

@@ -7,9 +7,9 @@ from fedtrain.errors import ForgeryError
 from fedtrain.flower.grids.base import collect
 from fedtrain.flower.grids.ledger import LedgerGrid
 from fedtrain.flower.messages import protocol
-from fedtrain.flower.messages.introduction import ShownLedger
+from fedtrain.flower.messages.introduction import ConsistencyProof
 from fedtrain.flower.messages.training import CohortRequest
-from fedtrain.ledger import Ledger, LedgerCopies, SitePolicy
+from fedtrain.ledger import Ledger, LedgerCopyStore, SitePolicy
 from fedtrain.privacy import SampledGaussian
 from fedtrain.trust import commit
 from tests.fakes import InProcessGrid
@@ -57,7 +57,7 @@ class Client:
                     run=run, round_number=config[protocol.ROUND], policy=POLICY, refusal=refusal
                 )
             entries = ledger.envelopes[known:]
-            shown = ShownLedger(key=self.identity.public, entries=entries, statement=statement, nonce=nonce)
+            shown = ConsistencyProof(key=self.identity.public, entries=entries, statement=statement, nonce=nonce)
         content = RecordDict({protocol.LEDGER: shown.to_record()})
         if refusal is None:
             content[protocol.ARRAYS] = moved
@@ -72,7 +72,9 @@ def clients(tmp_path):
 
 @pytest.fixture
 def copies(tmp_path, clients):
-    return LedgerCopies(tmp_path / "copies", {NODES[node]: client.identity.public for node, client in clients.items()})
+    return LedgerCopyStore(
+        tmp_path / "copies", {NODES[node]: client.identity.public for node, client in clients.items()}
+    )
 
 
 @pytest.fixture
@@ -191,7 +193,7 @@ def test_errors_of_clients_pass(make):
 def test_with_one_reservation_for_the_run_no_round_has_an_entry(make, clients, copies):
     def answer(node, message):
         content = clients[node].answer(message, run="another")
-        shown = ShownLedger(key=clients[node].identity.public, entries=(), statement=None)
+        shown = ConsistencyProof(key=clients[node].identity.public, entries=(), statement=None)
         return RecordDict({**content, protocol.LEDGER: shown.to_record()})
 
     replies = send(make(answer, per_round=False))
@@ -203,4 +205,4 @@ def test_lines_that_are_not_lines_are_refused():
     key = Identity.generate().public.encode()
     record = ConfigRecord({protocol.KEY: key, protocol.ENTRIES: ["text"], protocol.STATEMENT: b"", protocol.NONCE: b""})
     with pytest.raises(ForgeryError, match="not lines of a ledger"):
-        ShownLedger.from_record(record)
+        ConsistencyProof.from_record(record)

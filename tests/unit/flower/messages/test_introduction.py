@@ -5,7 +5,7 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from fedtrain.crypto import Identity
 from fedtrain.errors import TransportError
-from fedtrain.flower.messages.introduction import Answer, LedgerQuery, Query, ShownLedger
+from fedtrain.flower.messages.introduction import Answer, ConsistencyProof, LedgerQuery, Query
 
 LEDGER = LedgerQuery(run="a1", round_number=4, known=7)
 RESERVING = LedgerQuery(run="a1", round_number=0, known=0, noise_multiplier=1.5)
@@ -59,7 +59,7 @@ def test_a_query_without_a_field_or_of_another_kind_is_refused_by_name():
 
 def test_an_answer_is_read_as_it_was_written():
     key = Identity.generate().public
-    whole = Answer(client=3, key=key, ledger=ShownLedger(key=key, entries=(), statement=None))
+    whole = Answer(client=3, key=key, ledger=ConsistencyProof(key=key, entries=(), statement=None))
     for answer in (whole, Answer(client=0), Answer(key=key)):
         assert Answer.from_records(answer.to_records()) == answer
     assert list(whole.to_records()) == ["client", "key", "ledger"]

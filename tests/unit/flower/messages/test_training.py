@@ -7,7 +7,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedtrain.crypto import Identity
 from fedtrain.errors import ForgeryError, TransportError
-from fedtrain.flower.messages.introduction import ShownLedger
+from fedtrain.flower.messages.introduction import ConsistencyProof
 from fedtrain.flower.messages.protocol import request_digest
 from fedtrain.flower.messages.training import PrivateTerms, TrainReply, TrainRequest, train_settings
 
@@ -115,7 +115,7 @@ def test_a_record_that_is_missing_or_of_another_kind_is_refused_by_name(name, in
 
 
 def shown():
-    return ShownLedger(key=Identity.generate().public, entries=(), statement=None, nonce=b"n")
+    return ConsistencyProof(key=Identity.generate().public, entries=(), statement=None, nonce=b"n")
 
 
 def test_a_reply_is_read_as_it_was_written():
