@@ -1,5 +1,7 @@
 """The ``fedtrain`` command. Its subcommands are imported when they are run, and not to list them."""
 
+import atexit
+import gc
 import sys
 from importlib import import_module
 from typing import Annotated, Any
@@ -78,4 +80,6 @@ def _common(
 
 def main() -> None:
     """Run the command line; the exit status says how it went: 0 done, 1 failed, 2 unusable input, 130 interrupted."""
+    # The interpreter looks for cycles before it ends, among all objects of torch: more than a second, and to no end.
+    atexit.register(gc.freeze)
     sys.exit(app(standalone_mode=True))
