@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flwr.app import Context, Message
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY
 
@@ -21,6 +21,7 @@ from fedtrain.config import Experiment, from_flat, to_flat
 from fedtrain.config.loading import config_digest
 from fedtrain.crypto import Identity, SignedEnvelope
 from fedtrain.errors import ClientError, ConfigError, KeyFileError
+from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.introduction import ConsistencyProof
 from fedtrain.flower.mods.endpoint import Endpoint
 from fedtrain.flower.summing import Summing
@@ -139,7 +140,25 @@ class ClientContext:
             minimum=2 if policy is None else policy.minimum_cohort,
             summing=Summing.of(self.experiment),
             node=self.node,
+            digest=self.request_digest,
         )
+
+    def request_digest(self, arrays: ArrayRecord, settings: ConfigRecord) -> str:
+        """Return the digest of what a message asks for: one reading of the model for all that need the digest.
+
+        It is of the very records that are given, as they were when they were first given; no message says it.
+        """
+        for model, config, digest in self._digested:
+            if model is arrays and config is settings:
+                return digest
+        digest = protocol.request_digest(arrays, settings)
+        self._digested.append((arrays, settings, digest))
+        return digest
+
+    @cached_property
+    def _digested(self) -> list[tuple[ArrayRecord, ConfigRecord, str]]:
+        """Requests, each with its digest."""
+        return []
 
     def nonce(self, reservation: LedgerEntry) -> bytes:
         """Return the nonce with which the entry for a reservation commits to its update.

@@ -171,7 +171,7 @@ def _reserved(ledger: Ledger, work: Work, terms: PrivateTerms) -> tuple[PrivacyP
         plan,
         run=terms.run,
         round_number=work.request.round_number,
-        request=work.request.digest,
+        request=work.client.request_digest(work.request.arrays, work.request.settings),
     )
     return plan, reservation
 

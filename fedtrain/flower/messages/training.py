@@ -95,11 +95,6 @@ class TrainRequest:
             masked=protocol.SECAGG in content,
         )
 
-    @cached_property
-    def digest(self) -> str:
-        """The SHA-256 of all that is the same for all clients of the round: the settings, and the model."""
-        return protocol.request_digest(self.arrays, self.settings)
-
     def required_terms(self) -> PrivateTerms:
         """Return the terms of a private run.
 

@@ -3,16 +3,17 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 from filelock import FileLock
-from flwr.app import Context
+from flwr.app import ArrayRecord, ConfigRecord, Context
 
 from fedtrain.crypto import Identity, SignedEnvelope
 from fedtrain.errors import ClientError, ForgeryError, StorageError, TransportError
+from fedtrain.flower.messages.protocol import request_digest
 from fedtrain.flower.summing import Summing
 from fedtrain.machines import NodeFolder, read_membership, write_membership
 from fedtrain.messaging import NodeSessions
@@ -36,6 +37,7 @@ class Endpoint:
         minimum: the least number of clients whose sum it is part of.
         summing: how it sums updates, by its own configuration.
         node: what its machine pins; ``None`` in a simulation.
+        digest: returns the digest of a request, of its model and its settings.
     """
 
     client: int
@@ -46,6 +48,7 @@ class Endpoint:
     minimum: int
     summing: Summing
     node: NodeFolder | None = None
+    digest: Callable[[ArrayRecord, ConfigRecord], str] = field(default=request_digest, compare=False)
 
     @property
     def name(self) -> str:

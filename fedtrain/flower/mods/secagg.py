@@ -52,7 +52,7 @@ def _masked(message: Message, context: Context, call_next: ClientAppCallable, en
     received = _only(message.content, "the message")
     settings = message.content.config_records.get(protocol.CONFIG, ConfigRecord())
     summing = endpoint.summing.in_round(settings)
-    _check(request, summing, received, settings)
+    _check(request, summing, received, work=endpoint.digest(received, settings))
     client = _opened(endpoint, session)
     client.state = _state(endpoint.sessions.state(**session))
     client.begin(request)
@@ -83,8 +83,14 @@ def _masked(message: Message, context: Context, call_next: ClientAppCallable, en
     return Message(RecordDict({**others, **answer_masked(masked)}), reply_to=message)
 
 
-def _check(request: MaskRequest, summing: Summing, received: ArrayRecord, settings: ConfigRecord) -> None:
+def _check(request: MaskRequest, summing: Summing, received: ArrayRecord, *, work: str) -> None:
     """Check that a sum is asked for as this client would ask for it, of all members alike.
+
+    Args:
+        request: what the server asks for.
+        summing: how this client sums.
+        received: the model.
+        work: the digest of what this client is asked for, by itself.
 
     Raises:
         TransportError: it is not.
@@ -98,7 +104,7 @@ def _check(request: MaskRequest, summing: Summing, received: ArrayRecord, settin
             f"a sum is asked for with {request.parameters}, and this client's configuration says {expected}"
         )
     summing.layout.norm_within(expected)  # which a grid that is too coarse leaves nothing of
-    if request.work != protocol.request_digest(received, settings):
+    if request.work != work:
         raise TransportError("the members of the cohort are asked for other work than this client")
 
 

@@ -3,9 +3,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from clients.app import app
+from fedtrain.audit import audit
 from fedtrain.clientapp import context
 from fedtrain.clientapp.context import ClientContext, context_of, open_endpoint
 from fedtrain.clientapp.policy import refuse_mode, refuse_task
@@ -13,9 +14,13 @@ from fedtrain.config import to_flat
 from fedtrain.crypto import Identity
 from fedtrain.data import open_store
 from fedtrain.errors import BudgetError, KeyFileError, SiteError
+from fedtrain.flower.messages import protocol
 from fedtrain.ledger import Ledger
 from fedtrain.machines import NODE
-from tests.fakes import RUN_ID, InProcessGrid, digits_experiment, private_experiment
+from fedtrain.report import Report
+from fedtrain.serverapp.run import run_experiment
+from fedtrain.trust import Roster
+from tests.fakes import NODES, RUN_ID, InProcessGrid, digits_experiment, private_experiment
 from tests.federations import SITE, provisioned
 
 
@@ -105,7 +110,7 @@ def test_only_tasks_that_the_site_allows_are_trained(machine, cache):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """How often TOML is parsed, a ledger is opened and a key file is read."""
+    """How often TOML is parsed, a ledger is opened, a key file is read, and a request is digested."""
     counts = Counter()
 
     def counted(owner, name, what):
@@ -121,6 +126,7 @@ def reads(monkeypatch):
     counted(context, "dataset_key", "data set keys")
     counted(Identity, "load", "identities")
     counted(Ledger, "open", "openings")
+    counted(protocol, "request_digest", "digests")
     return counts
 
 
@@ -139,7 +145,40 @@ def test_a_site_file_a_ledger_and_keys_are_read_once_for_a_message(machine, cach
     message = Message(request_of(experiment), 17, "train")
     reply = app(message, flower_context(machine, experiment))
     assert "arrays" in reply.content.array_records
-    assert reads == {"parses": 1, "data set keys": 1, "identities": 1, "openings": 1}
+    assert reads == {"parses": 1, "data set keys": 1, "identities": 1, "openings": 1, "digests": 1}
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_request_is_digested_once_for_the_mask_and_the_ledger(cache, reads, tmp_path, sealed):
+    folder = {"output__directory": str(tmp_path / "run"), "output__screen": "none"}
+    transport = {"transport__sealed": sealed, "transport__secagg__enabled": True}
+    experiment = private_experiment(cache, **folder, **transport, federation__rounds=1, federation__cohort=3)
+    digests = []
+
+    def answer(message):
+        before, node = reads["digests"], message.metadata.dst_node_id
+        config = {"partition-id": NODES[node], "num-partitions": len(NODES)}
+        reply = app(message, Context(RUN_ID, node, config, RecordDict(), to_flat(experiment)))
+        if message.metadata.message_type == "train":
+            digests.append(reads["digests"] - before)
+        return reply
+
+    run = run_experiment(InProcessGrid(answer, NODES), experiment)
+    assert digests == [1, 1, 1]
+    report = Report.model_validate_json((run / "report.json").read_text())
+    assert audit(report, roster=Roster.read(run / "roster.json")).holds
+
+
+def test_a_digest_is_of_the_very_records_that_are_asked_about(plain):
+    client = ClientContext(experiment=plain, client=0)
+    arrays, settings = ArrayRecord({"w": Array(np.zeros(3))}), ConfigRecord({"lr": 0.1})
+    others = [
+        (ArrayRecord({"w": Array(np.ones(3))}), settings),
+        (arrays, ConfigRecord({"lr": 0.2})),
+        (ArrayRecord({"w": Array(np.zeros(3))}), settings),
+    ]
+    for asked in [(arrays, settings), *others, (arrays, settings)]:
+        assert client.request_digest(*asked) == protocol.request_digest(*asked)
 
 
 def test_the_next_message_reads_anew(machine, plain):
