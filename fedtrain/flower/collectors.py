@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from fedtrain.errors import AggregationError, TransportError
 from fedtrain.flower.grids.base import by_client, collect, exchange
 from fedtrain.flower.messages import protocol
-from fedtrain.flower.messages.secagg import ask_masked, ask_unmasked, read_masked, read_unmasked
+from fedtrain.flower.messages.secagg import MaskQuery, MaskReply, SessionName, UnmaskQuery, UnmaskReply
 from fedtrain.flower.messages.training import CohortRequest
 from fedtrain.flower.sessions import ServerSession
 from fedtrain.flower.summing import Outcome, Summing, from_total
@@ -90,6 +90,7 @@ class SecureSum:
         self._clients = dict(clients)
         self._nodes = {client: node for node, client in clients.items()}
         self._session = session
+        self._name = SessionName(run=session.run, session=session.session)
         self._summing = summing
         self._number = 0
 
@@ -125,7 +126,7 @@ class SecureSum:
         self, messages: tuple[Message, ...], machine: ServerRound, tally: _Tally, on_reply: Callable[[], None]
     ) -> None:
         """Ask all for their masked updates: the first exchange."""
-        request = ask_masked(self._session, machine.request)
+        request = MaskQuery(session=self._name, request=machine.request).to_records()
         for message in messages:
             # Strategies put one content into all messages; it is not ours to change.
             message.content = RecordDict({**message.content, **request})
@@ -140,7 +141,7 @@ class SecureSum:
                 tally.dropped[client] = reply.error.reason or "no reason given"
                 continue
             try:
-                machine.receive(client, read_masked(reply.content))
+                machine.receive(client, MaskReply.from_records(reply.content).masked)
             except TransportError as error:
                 tally.dropped[client] = f"unusable masked update: {error}"
         for client in waiting.values():
@@ -155,7 +156,12 @@ class SecureSum:
         requests = machine.close()
         deadline = self._summing.deadline
         messages = [
-            Message(ask_unmasked(self._session, request), self._nodes[client], MessageType.QUERY, ttl=deadline)
+            Message(
+                UnmaskQuery(session=self._name, request=request).to_records(),
+                self._nodes[client],
+                MessageType.QUERY,
+                ttl=deadline,
+            )
             for client, request in requests.items()
         ]
         clients = list(requests)
@@ -166,7 +172,7 @@ class SecureSum:
                 tally.silent[clients[place]] = reply.error.reason or "no reason given"
                 continue
             try:
-                machine.receive_shares(clients[place], read_unmasked(reply.content))
+                machine.receive_shares(clients[place], UnmaskReply.from_records(reply.content).shares)
             except TransportError as error:  # as if it had not answered: others hold shares too
                 tally.silent[clients[place]] = f"unusable shares: {error}"
 

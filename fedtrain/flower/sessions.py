@@ -7,21 +7,16 @@ its own. All later messages of the session are sealed to these keys, and masks a
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from fedtrain.crypto import Identity, PublicSealingKey, SealingKey, SignedEnvelope, canonical
+from fedtrain.crypto import Identity, PublicSealingKey, SealingKey, SignedEnvelope
 from fedtrain.errors import TransportError
 from fedtrain.flower.grids.base import answers
-from fedtrain.messaging import PROTOCOL, SessionEnd, SessionOffer
+from fedtrain.flower.messages.session import AnnouncedKeys, EndedSession, OfferedSession
+from fedtrain.messaging import SessionEnd, SessionOffer
 from fedtrain.trust import Roster, SessionKeys, client_name
-
-RECORD = "fedtrain.session"
-_SAME_VERSION = "install the same version of fedtrain on both machines"
-OFFER, END, ROSTER, MEMBERSHIP = "offer", "end", "roster", "membership"
-KEYS, SEALING, VERSION = "keys", "sealing", "protocol"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,23 +46,6 @@ class ServerSession:
     sealing: Mapping[int, PublicSealingKey]
 
 
-def is_of_a_session(message: Message) -> bool:
-    """Say whether a message offers or ends a session, and does nothing else.
-
-    Raises:
-        TransportError: it calls itself so, and carries something else: nothing of it is to reach the application.
-    """
-    content = message.content
-    if RECORD not in content:
-        return False
-    alone = list(content) == [RECORD] and RECORD in content.config_records
-    if not alone or message.metadata.message_type != MessageType.QUERY:
-        raise TransportError(
-            f"a message about a session is malformed: it is a query with {RECORD} of configuration values alone"
-        )
-    return True
-
-
 def open_session(
     grid: Grid,
     clients: Mapping[int, int],
@@ -94,7 +72,7 @@ def open_session(
     announced, missing = answers(
         grid,
         clients,
-        _questions(clients, OFFER, offer.sign(identity), roster),
+        _questions(clients, OfferedSession(offer=offer.sign(identity), roster=roster)),
         lambda client, content: _announcement(content, offer, roster, expected=client),
         timeout=timeout,
     )
@@ -133,7 +111,7 @@ def meet_members(
     announced, missing = answers(
         grid,
         parties,
-        _questions(parties, OFFER, offer.sign(identity), roster, membership),
+        _questions(parties, OfferedSession(offer=offer.sign(identity), roster=roster, membership=membership)),
         lambda _, content: _announcement(content, offer, roster),
         timeout=timeout,
     )
@@ -154,22 +132,14 @@ def end_session(grid: Grid, clients: Mapping[int, int], session: ServerSession, 
     end = SessionEnd(run=session.run, session=session.session, roster=session.roster.digest, start=session.start).sign(
         session.identity
     )
-    questions = _questions(clients, END, end, session.roster)
+    questions = _questions(clients, EndedSession(end=end, roster=session.roster))
     _, missing = answers(grid, clients, questions, lambda _, content: content, timeout=timeout)
     return tuple(sorted(missing))
 
 
-def _questions(
-    nodes: Iterable[int],
-    name: str,
-    signed: SignedEnvelope,
-    roster: Roster,
-    membership: SignedEnvelope | None = None,
-) -> list[Message]:
-    question = ConfigRecord({name: signed.line(), ROSTER: canonical(roster.as_json())})
-    if membership is not None:
-        question[MEMBERSHIP] = membership.line()
-    return [Message(RecordDict({RECORD: question}), node, MessageType.QUERY) for node in nodes]
+def _questions(nodes: Iterable[int], asked: OfferedSession | EndedSession) -> list[Message]:
+    content = asked.to_records()
+    return [Message(RecordDict(dict(content)), node, MessageType.QUERY) for node in nodes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,25 +177,15 @@ def _session(
 def _announcement(
     content: RecordDict, offer: SessionOffer, roster: Roster, *, expected: int | None = None
 ) -> _Announced:
-    record: Mapping[str, Any] = content.config_records.get(RECORD, ConfigRecord())
-    line, sealing, protocol = record.get(KEYS), record.get(SEALING), record.get(VERSION)
-    if not (isinstance(line, bytes) and isinstance(sealing, bytes)):
-        raise TransportError("its answer is malformed: it has signed keys and a sealing key")
-    if protocol != PROTOCOL:
-        raise TransportError(f"it speaks protocol {protocol}, and this server protocol {PROTOCOL}: {_SAME_VERSION}")
-    envelope = SignedEnvelope.from_line(line)
-    client = _signer(envelope, roster) if expected is None else expected
-    keys = SessionKeys.verify(envelope, roster.clients[client])
+    announced = AnnouncedKeys.from_records(content)
+    client = _signer(announced.keys, roster) if expected is None else expected
+    keys = SessionKeys.verify(announced.keys, roster.clients[client])
     said = (keys.run, keys.session, keys.roster, keys.party)
     if said != (offer.run, offer.session, offer.roster, client_name(client)):
         raise TransportError("its keys are announced for another session, or in another name")
-    try:
-        public = PublicSealingKey(key=sealing)
-    except ValueError as error:
-        raise TransportError(f"its sealing key cannot be used: {error}") from error
-    if public.digest != keys.sealing:
+    if announced.sealing.digest != keys.sealing:
         raise TransportError("its sealing key is not the one that it signed")
-    return _Announced(client=client, envelope=envelope, sealing=public)
+    return _Announced(client=client, envelope=announced.keys, sealing=announced.sealing)
 
 
 def _signer(envelope: SignedEnvelope, roster: Roster) -> int:

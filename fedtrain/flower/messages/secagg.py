@@ -1,7 +1,8 @@
-"""The messages of secure aggregation in Flower's records."""
+"""The messages of secure aggregation: a request for a masked update, one for shares, and the answers."""
 
 from collections.abc import Mapping
-from typing import Any, TypedDict, cast
+from dataclasses import dataclass
+from typing import Any, Self, cast
 
 import numpy as np
 from flwr.app import ConfigRecord, RecordDict
@@ -9,45 +10,152 @@ from flwr.app import ConfigRecord, RecordDict
 from fedtrain.errors import TransportError
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.records import bytes_of, bytes_record
-from fedtrain.flower.sessions import ServerSession
 from fedtrain.secagg import MaskedVector, MaskRequest, UnmaskedShares, UnmaskRequest
 
-RECORD = protocol.SECAGG
+_RECORD = protocol.SECAGG
 _SESSION = "secagg.session"
 _MASKED = "masked"
 
 
-class SessionName(TypedDict):
-    """Which session a request is of."""
+@dataclass(frozen=True, kw_only=True)
+class SessionName:
+    """Which session a request is of.
+
+    Attributes:
+        run: id of the run.
+        session: id of the session.
+    """
 
     run: str
     session: str
 
+    def to_record(self) -> ConfigRecord:
+        """Return it as part of a message."""
+        return ConfigRecord({"run": self.run, "session": self.session})
 
-def read_session(content: RecordDict) -> SessionName:
-    """Return the run and the session that a request is of.
+    @classmethod
+    def from_records(cls, content: RecordDict) -> Self:
+        """Read it from the content of a message.
 
-    Raises:
-        TransportError: they are missing.
+        Raises:
+            TransportError: run or session is missing.
+        """
+        match dict(content.config_records.get(_SESSION, ConfigRecord())):
+            case {"run": str(run), "session": str(session), **rest} if not rest:
+                return cls(run=run, session=session)
+        raise TransportError("a request of secure aggregation does not say of which run and session it is")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskQuery:
+    """What a message holds that asks for a masked update, besides the model and the settings.
+
+    Attributes:
+        session: the session.
+        request: the request.
     """
-    match dict(content.config_records.get(_SESSION, ConfigRecord())):
-        case {"run": str(run), "session": str(session), **rest} if not rest:
-            return {"run": run, "session": session}
-    raise TransportError("a request of secure aggregation does not say of which run and session it is")
+
+    session: SessionName
+    request: MaskRequest
+
+    def to_records(self) -> RecordDict:
+        """Return it as content to add to that of a message."""
+        return RecordDict({_RECORD: _record(self.request.to_fields()), _SESSION: self.session.to_record()})
+
+    @classmethod
+    def from_records(cls, content: RecordDict) -> Self:
+        """Read it from the content of a message.
+
+        Raises:
+            TransportError: something is missing or malformed.
+        """
+        request = MaskRequest.from_fields(_fields(content))
+        return cls(session=SessionName.from_records(content), request=request)
 
 
-def ask_masked(session: ServerSession, request: MaskRequest) -> RecordDict:
-    """Return what a message holds that asks for a masked update, besides the model and the settings."""
-    return RecordDict({RECORD: _record(request.to_fields()), _SESSION: _session(session)})
+@dataclass(frozen=True, kw_only=True)
+class MaskReply:
+    """What brings a masked update.
 
-
-def read_mask_request(content: RecordDict) -> MaskRequest:
-    """Return the request.
-
-    Raises:
-        TransportError: it is missing or malformed.
+    Attributes:
+        masked: the update.
     """
-    return MaskRequest.from_fields(_fields(content))
+
+    masked: MaskedVector
+
+    def to_records(self) -> RecordDict:
+        """Return it as the content of a message."""
+        return RecordDict(
+            {_MASKED: bytes_record(self.masked.words.tobytes()), _RECORD: _record(self.masked.to_fields())}
+        )
+
+    @classmethod
+    def from_records(cls, content: RecordDict) -> Self:
+        """Read it from the content of a message.
+
+        Raises:
+            TransportError: it is missing or malformed.
+        """
+        record = content.array_records.get(_MASKED)
+        if record is None or len(content.array_records) != 1:
+            raise TransportError("the reply has no masked update")
+        return cls(masked=MaskedVector.from_fields(_fields(content), np.frombuffer(bytes_of(record), np.uint8)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnmaskQuery:
+    """What asks for shares, which take the masks off a sum.
+
+    Attributes:
+        session: the session.
+        request: the request.
+    """
+
+    session: SessionName
+    request: UnmaskRequest
+
+    def to_records(self) -> RecordDict:
+        """Return it as the content of a message."""
+        return RecordDict({_RECORD: _record(self.request.to_fields()), _SESSION: self.session.to_record()})
+
+    @classmethod
+    def from_records(cls, content: RecordDict) -> Self:
+        """Read it from the content of a message.
+
+        Raises:
+            TransportError: something is missing or malformed.
+        """
+        request = UnmaskRequest.from_fields(_fields(content))
+        return cls(session=SessionName.from_records(content), request=request)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnmaskReply:
+    """What brings shares.
+
+    Attributes:
+        shares: the shares.
+    """
+
+    shares: UnmaskedShares
+
+    def to_records(self) -> RecordDict:
+        """Return it as the content of a message."""
+        return RecordDict({_RECORD: _record(self.shares.to_fields())})
+
+    @classmethod
+    def from_records(cls, content: RecordDict) -> Self:
+        """Read it from the content of a message.
+
+        Raises:
+            TransportError: they are missing or malformed.
+        """
+        return cls(shares=UnmaskedShares.from_fields(_fields(content)))
+
+
+def asks_for_a_sum(content: RecordDict) -> bool:
+    """Say whether a content has a request of secure aggregation."""
+    return _RECORD in content.config_records
 
 
 def without_session(content: RecordDict) -> RecordDict:
@@ -55,61 +163,12 @@ def without_session(content: RecordDict) -> RecordDict:
     return RecordDict({name: record for name, record in content.items() if name != _SESSION})
 
 
-def answer_masked(masked: MaskedVector) -> RecordDict:
-    """Return what a reply holds that brings a masked update."""
-    return RecordDict({_MASKED: bytes_record(masked.words.tobytes()), RECORD: _record(masked.to_fields())})
-
-
-def read_masked(content: RecordDict) -> MaskedVector:
-    """Return the masked update of a reply.
-
-    Raises:
-        TransportError: it is missing or malformed.
-    """
-    record = content.array_records.get(_MASKED)
-    if record is None or len(content.array_records) != 1:
-        raise TransportError("the reply has no masked update")
-    return MaskedVector.from_fields(_fields(content), np.frombuffer(bytes_of(record), np.uint8))
-
-
-def ask_unmasked(session: ServerSession, request: UnmaskRequest) -> RecordDict:
-    """Return the content of a message that asks for shares."""
-    return RecordDict({RECORD: _record(request.to_fields()), _SESSION: _session(session)})
-
-
-def read_unmask_request(content: RecordDict) -> UnmaskRequest:
-    """Return the request for shares.
-
-    Raises:
-        TransportError: it is missing or malformed.
-    """
-    return UnmaskRequest.from_fields(_fields(content))
-
-
-def answer_unmasked(shares: UnmaskedShares) -> RecordDict:
-    """Return the content of a reply that brings shares."""
-    return RecordDict({RECORD: _record(shares.to_fields())})
-
-
-def read_unmasked(content: RecordDict) -> UnmaskedShares:
-    """Return the shares of a reply.
-
-    Raises:
-        TransportError: they are missing or malformed.
-    """
-    return UnmaskedShares.from_fields(_fields(content))
-
-
-def _session(session: ServerSession) -> ConfigRecord:
-    return ConfigRecord({"run": session.run, "session": session.session})
-
-
 def _record(fields: Mapping[str, object]) -> ConfigRecord:
     return ConfigRecord(cast("dict[str, Any]", dict(fields)))
 
 
 def _fields(content: RecordDict) -> dict[str, object]:
-    record = content.config_records.get(RECORD)
+    record = content.config_records.get(_RECORD)
     if record is None:
-        raise TransportError(f"the message has no record {RECORD!r}")
+        raise TransportError(f"the message has no record {_RECORD!r}")
     return dict(record)

@@ -22,12 +22,12 @@ from fedtrain.flower.client_dp import clip_reply
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.introduction import Answer
 from fedtrain.flower.messages.sealed import is_sealed
+from fedtrain.flower.messages.session import is_of_a_session
 from fedtrain.flower.mods.endpoint import Endpoint, OpenEndpoint, kept_here
 from fedtrain.flower.mods.sealed import sealed_mod
 from fedtrain.flower.mods.secagg import secagg_mod
 from fedtrain.flower.mods.session import session_mod
 from fedtrain.flower.protection import Protection, asked_arrays, floating, is_training, own_folder
-from fedtrain.flower.sessions import is_of_a_session
 
 
 def protect_client(

@@ -12,8 +12,8 @@ from fedtrain.crypto import PublicSealingKey
 from fedtrain.errors import TransportError
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.sealed import Packed, body_of, failure, is_sealed, own_of, unpacked
+from fedtrain.flower.messages.session import is_of_a_session
 from fedtrain.flower.mods.endpoint import Endpoint, OpenEndpoint, required
-from fedtrain.flower.sessions import is_of_a_session
 from fedtrain.messaging import Body, Header, encode, open_sealed, seal
 from fedtrain.trust import SERVER
 

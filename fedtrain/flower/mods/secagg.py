@@ -8,13 +8,12 @@ from fedtrain.errors import ConfigError, TransportError
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.sealed import round_of
 from fedtrain.flower.messages.secagg import (
-    RECORD,
+    MaskQuery,
+    MaskReply,
     SessionName,
-    answer_masked,
-    answer_unmasked,
-    read_mask_request,
-    read_session,
-    read_unmask_request,
+    UnmaskQuery,
+    UnmaskReply,
+    asks_for_a_sum,
     without_session,
 )
 from fedtrain.flower.mods.endpoint import Endpoint, OpenEndpoint, kept_here, required
@@ -33,7 +32,7 @@ def secagg_mod(open_endpoint: OpenEndpoint) -> Mod:
 
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         kind = message.metadata.message_type
-        if RECORD in message.content.config_records:
+        if asks_for_a_sum(message.content):
             if kind == MessageType.QUERY:
                 return _unmasked(message, required(open_endpoint(context)))
             return _masked(message, context, call_next, required(open_endpoint(context)))
@@ -48,13 +47,14 @@ def secagg_mod(open_endpoint: OpenEndpoint) -> Mod:
 
 
 def _masked(message: Message, context: Context, call_next: ClientAppCallable, endpoint: Endpoint) -> Message:
-    request, session = read_mask_request(message.content), read_session(message.content)
+    query = MaskQuery.from_records(message.content)
+    request, session = query.request, query.session
     received = _only(message.content, "the message")
     settings = message.content.config_records.get(protocol.CONFIG, ConfigRecord())
     summing = endpoint.summing.in_round(settings)
     _check(request, summing, received, work=endpoint.digest(received, settings))
     client = _opened(endpoint, session)
-    client.state = _state(endpoint.sessions.state(**session))
+    client.state = _state(endpoint.sessions.state(run=session.run, session=session.session))
     client.begin(request)
     reply = call_next(make_message(metadata=message.metadata, content=without_session(message.content)), context)
     if reply.has_error() or not reply.content.array_records:
@@ -78,9 +78,9 @@ def _masked(message: Message, context: Context, call_next: ClientAppCallable, en
         masked = client.mask(vector)
         return client.state.to_json(), masked
 
-    masked = endpoint.sessions.update(**session, change=mask)
+    masked = endpoint.sessions.update(run=session.run, session=session.session, change=mask)
     others = {name: record for name, record in reply.content.items() if isinstance(record, ConfigRecord)}
-    return Message(RecordDict({**others, **answer_masked(masked)}), reply_to=message)
+    return Message(RecordDict({**others, **MaskReply(masked=masked).to_records()}), reply_to=message)
 
 
 def _check(request: MaskRequest, summing: Summing, received: ArrayRecord, *, work: str) -> None:
@@ -109,23 +109,24 @@ def _check(request: MaskRequest, summing: Summing, received: ArrayRecord, *, wor
 
 
 def _unmasked(message: Message, endpoint: Endpoint) -> Message:
-    request, session = read_unmask_request(message.content), read_session(message.content)
-    client = _opened(endpoint, session)
+    query = UnmaskQuery.from_records(message.content)
+    session, client = query.session, _opened(endpoint, query.session)
 
     def unmask(state: bytes | None) -> tuple[bytes, UnmaskedShares]:
         client.state = _state(state)
-        shares = client.unmask(request)
+        shares = client.unmask(query.request)
         return client.state.to_json(), shares
 
-    shares = endpoint.sessions.update(**session, change=unmask)
-    return Message(answer_unmasked(shares), reply_to=message)
+    shares = endpoint.sessions.update(run=session.run, session=session.session, change=unmask)
+    return Message(UnmaskReply(shares=shares).to_records(), reply_to=message)
 
 
 def _opened(endpoint: Endpoint, session: SessionName) -> Client:
     """Return the client of a session, as if nothing had come before."""
-    secrets = endpoint.sessions.secrets(**session)
-    roster = endpoint.roster(**session)
-    keys = SessionKeys.of(secrets, **session, roster=roster.digest, party=endpoint.name)
+    run, name = session.run, session.session
+    secrets = endpoint.sessions.secrets(run=run, session=name)
+    roster = endpoint.roster(run=run, session=name)
+    keys = SessionKeys.of(secrets, run=run, session=name, roster=roster.digest, party=endpoint.name)
     return Client(
         client=endpoint.client,
         secrets=secrets,
