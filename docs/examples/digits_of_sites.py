@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from fedtrain.data.sources.digits import digits
+from fedtrain.data.sources.arrays import digits
 
 SITES = ("hospital-a", "hospital-b", "hospital-c")
 

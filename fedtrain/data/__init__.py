@@ -1,7 +1,6 @@
 """Data sources, the cache of decoded tensors, and the split over clients."""
 
-from fedtrain.data.histogram import format_histogram, label_histogram
-from fedtrain.data.partition import Partitions, open_simulated, partition
+from fedtrain.data.partition import Partitions, format_histogram, label_histogram, open_simulated, partition
 from fedtrain.data.store import open_store, open_test
 from fedtrain.data.types import (
     ClassTarget,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtrain.config import Data
-from fedtrain.data.classes import with_classes
+from fedtrain.data.store import with_classes
 from fedtrain.data.types import DataInfo, DataStore, Split, Target
 from fedtrain.errors import DataError
 
@@ -93,7 +93,7 @@ def _section(data: Data, *described: str) -> Data:
 
 
 def _read_pair(train: object, test: object, data: Data) -> DataStore:
-    from fedtrain.data.sources.npz import decode_arrays  # noqa: PLC0415 - like every decoder, only where it is used
+    from fedtrain.data.sources.arrays import decode_arrays  # noqa: PLC0415 - like every decoder, only where it is used
 
     decoded = decode_arrays(
         "the training data set",

@@ -1,21 +1,33 @@
-"""Split the training records over the clients."""
+"""Split the training records over the clients, and count what each has of each class."""
 
+import contextlib
 import hashlib
+import io
 import json
+import os
+import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedtrain.config import Data
+from fedtrain.config import Data, Partition
 from fedtrain.data.cache import Entry, cached
 from fedtrain.data.store import open_store
-from fedtrain.data.types import DataStore, Labels
+from fedtrain.data.types import DataStore, Labels, Split
 from fedtrain.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from flwr_datasets.partitioner import Partitioner
 
 FORMAT = 1
 """Version of the splits; raising it makes every cached split be computed again."""
 
 _SHOWN = 10
+_MAX_ROWS = 20
+_MAX_COLUMNS = 12
+_MAX_NAME = 14
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,9 +122,6 @@ def _check(store: DataStore, data: Data, clients: int) -> None:
 
 
 def _build(store: DataStore, data: Data, *, clients: int, seed: int) -> Entry:
-    # Flower Datasets takes seconds to import, which a cached split need not pay.
-    from fedtrain.data.partitioners import assign  # noqa: PLC0415 - it takes a second to import
-
     parts = assign(store.train, data.partition, clients=clients, seed=seed)
     sizes = np.array([len(part) for part in parts], dtype=np.int64)
     empty = np.flatnonzero(sizes == 0)
@@ -133,3 +142,125 @@ def _build(store: DataStore, data: Data, *, clients: int, seed: int) -> Entry:
             "clients, or a larger partition.classes_per_client"
         )
     return Entry(meta={}, arrays={"offsets": np.concatenate([[0], np.cumsum(sizes)]), "rows": rows})
+
+
+def assign(records: Split, options: Partition, *, clients: int, seed: int) -> list[Labels]:
+    """Return the rows of each client, sorted. A client may be left without any, and a class without a client.
+
+    ``dirichlet`` gives what Flower Datasets gives for the same labels, alpha and seed with ``min_partition_size=1``:
+    it draws up to eleven times until no client is empty. ``pathological`` is the assignment of Li et al., "Federated
+    Learning on Non-IID Data Silos", which is Flower Datasets' ``first-deterministic``.
+
+    Raises:
+        DataError: the partitioner cannot split these records as asked.
+    """
+    from datasets import Dataset  # noqa: PLC0415 - it takes a second, which a cached split need not pay
+
+    rows = np.arange(len(records))
+    if options.kind == "iid":  # the partitioner cuts the records as they lie
+        rows = np.random.default_rng(seed).permutation(rows)
+    columns = {"row": rows, "label": records.targets[rows]}
+    if options.kind == "natural":
+        assert records.owners is not None  # checked by the caller
+        columns["owner"] = records.owners[rows]
+    dataset = Dataset.from_dict(columns)
+    try:
+        return _run(_partitioner(options, clients, seed), dataset, clients)
+    except ValueError as error:
+        if options.kind == "dirichlet":
+            # It has drawn again and again for a split without empty clients; show the caller the first draw.
+            return _run(_partitioner(options, clients, seed, min_records=0), dataset, clients)
+        raise DataError(f"partition.kind = {options.kind!r} with {clients} clients: {error}") from error
+
+
+def _partitioner(options: Partition, clients: int, seed: int, *, min_records: int = 1) -> "Partitioner":
+    os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # flwr_datasets reads it when it is imported, so this comes first
+    from flwr_datasets.partitioner import (  # noqa: PLC0415
+        DirichletPartitioner,
+        IidPartitioner,
+        NaturalIdPartitioner,
+        PathologicalPartitioner,
+    )
+
+    match options.kind:
+        case "iid":
+            return IidPartitioner(num_partitions=clients)
+        case "dirichlet":
+            return DirichletPartitioner(
+                num_partitions=clients,
+                partition_by="label",
+                alpha=options.alpha,
+                min_partition_size=min_records,
+                self_balancing=False,
+                shuffle=False,
+                seed=seed,
+            )
+        case "pathological":
+            return PathologicalPartitioner(
+                num_partitions=clients,
+                partition_by="label",
+                num_classes_per_partition=options.classes_per_client,
+                class_assignment_mode="first-deterministic",
+                shuffle=False,
+                seed=seed,
+            )
+        case "natural":
+            return NaturalIdPartitioner(partition_by="owner")
+
+
+def _run(partitioner: "Partitioner", dataset: "Dataset", clients: int) -> list[Labels]:
+    partitioner.dataset = dataset
+    with (
+        warnings.catch_warnings(action="ignore", category=UserWarning),  # of what is an error here, or drawn again
+        contextlib.redirect_stderr(io.StringIO()),  # a progress bar that cannot be turned off
+    ):
+        return [
+            np.sort(np.array(partitioner.load_partition(client)[:]["row"], dtype=np.int64)) for client in range(clients)
+        ]
+
+
+def label_histogram(store: DataStore, partitions: Partitions) -> Labels:
+    """Count the training records of each client and class.
+
+    Returns:
+        Counts, shape (clients, classes), int64.
+    """
+    clients, classes = partitions.clients, len(store.info.classes)
+    owner = np.repeat(np.arange(clients), np.diff(partitions.offsets))
+    cells = owner * classes + store.train.targets[partitions.rows]
+    return np.bincount(cells, minlength=clients * classes).reshape(clients, classes).astype(np.int64)
+
+
+def format_histogram(histogram: Labels, classes: tuple[str, ...]) -> str:
+    """Render the counts as a text table without a final newline.
+
+    Up to 20 clients and 12 classes are shown in full, with each client's total. More are summed up: a row for each
+    class with the minimum, median and maximum over the clients and the number of clients that hold the class, and a
+    row for the totals.
+    """
+    totals = histogram.sum(axis=1)
+    if len(histogram) <= _MAX_ROWS and len(classes) <= _MAX_COLUMNS:
+        rows = [["client", *(_short(name) for name in classes), "total"]]
+        rows += [
+            [str(client), *(str(count) for count in counts), str(total)]
+            for client, (counts, total) in enumerate(zip(histogram, totals, strict=True))
+        ]
+        return _table(rows)
+    rows = [["class", "min", "median", "max", "clients"]]
+    rows += [[_short(name), *_summary(histogram[:, label])] for label, name in enumerate(classes)]
+    rows.append(["total", *_summary(totals)])
+    return _table(rows)
+
+
+def _summary(counts: Labels) -> list[str]:
+    middle = f"{np.median(counts):g}"
+    return [str(counts.min()), middle, str(counts.max()), str(np.count_nonzero(counts))]
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"
+
+
+def _table(rows: list[list[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)

@@ -15,13 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from fedtrain.config import Data
 from fedtrain.config.loading import explain
 from fedtrain.data.cache import Entry, cached
-from fedtrain.data.classes import decode_numbers, with_classes
-from fedtrain.data.sources.types import Decoded
-from fedtrain.data.store import digest_of, entry_of, info_of, records_of
+from fedtrain.data.sources import Decoded, registered
+from fedtrain.data.store import decode_numbers, digest_of, entry_of, info_of, records_of, with_classes
 from fedtrain.data.types import DataInfo, Split, TargetKind
 from fedtrain.errors import DataError, SiteError, StorageError
 
-_FORMATS = ("parquet", "npz", "images")
+_FORMATS = tuple(source.kind for source in registered() if source.deployed)
 _COLUMNS = ("image_column", "target", "label_column", "label_columns", "feature_columns", "classes")
 
 
@@ -180,7 +179,7 @@ def _not_kept(cache: Path, error: BaseException | None) -> StorageError:
 
 def _own(data: SiteData, folder: Path) -> Decoded:
     """Call the site's own function."""
-    from fedtrain.data.sources.npz import decode_arrays  # noqa: PLC0415 - like every decoder, only where it is used
+    from fedtrain.data.sources.arrays import decode_arrays  # noqa: PLC0415 - like every decoder, only where it is used
 
     name = data.source
     try:

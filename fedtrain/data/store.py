@@ -1,7 +1,8 @@
-"""Open a data set: decode it once, then map the decoded arrays."""
+"""Open a data set: decode it once, number the classes as the experiment names them, then map the decoded arrays."""
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,15 @@ from numpy.typing import NDArray
 
 from fedtrain.config import Data
 from fedtrain.data.cache import Entry, cache_folder, cached
-from fedtrain.data.classes import decode_numbers, with_classes
-from fedtrain.data.inputs import existing_file, input_files
-from fedtrain.data.sources import decode
-from fedtrain.data.sources.types import Decoded
-from fedtrain.data.types import DataInfo, DataStore, Split
+from fedtrain.data.sources import Decoded, registered, source_of
+from fedtrain.data.types import ClassTarget, DataInfo, DataStore, Split
 from fedtrain.errors import ConfigError, DataError
 
 FORMAT = 3
 """Version of the decoded arrays; raising it makes every cached store be decoded again."""
 
-_DIGITS_TEST_FRACTION = 0.2
 _HOLD_OUT, _LIMIT = 1, 2  # independent streams of random numbers from one seed
+_SHOWN = 12
 
 
 def open_store(data: Data, *, seed: int) -> DataStore:
@@ -44,19 +42,9 @@ def open_store(data: Data, *, seed: int) -> DataStore:
         DataError: the source is missing, malformed or empty, or has labels that are not among ``classes``.
         StorageError: the cache cannot be written.
     """
-    if data.source == "object":
-        raise DataError(
-            'data.source = "object": the records of this experiment were an object of the program that ran it; give '
-            "them to fedtrain.simulate(data=...), or name a source"
-        )
-    if data.source in {"parquet", "npz", "images"} and data.path is None:
-        raise DataError(
-            "data.path is not set: a simulation reads the training records of all clients; in a deployment they are at "
-            "the sites"
-        )
-    fraction = data.test_fraction
-    if data.source == "digits" and fraction is None:
-        fraction = _DIGITS_TEST_FRACTION
+    source = source_of(data.source)
+    source.require(data)
+    fraction = source.held_out if data.test_fraction is None else data.test_fraction
     folder = cache_folder(data.cache) / f"{data.source}-{digest_of(data, fraction=fraction, seed=seed)}"
     entry = cached(folder, lambda: _build(data, fraction=fraction, seed=seed))
     return DataStore(
@@ -95,19 +83,16 @@ def open_test(data: Data) -> DataStore:
 
 
 def _build_test(data: Data) -> Entry:
-    if data.source == "npz":
-        from fedtrain.data.sources.npz import refuse_training_records  # noqa: PLC0415 - like every decoder, only here
-
-        assert data.path is not None  # set by the caller
-        refuse_training_records(existing_file(data.path))
+    source_of(data.source).require_test_alone(data)
     return entry_of(decode_numbers(data))
 
 
 def _refuse_simulated(data: Data) -> None:
-    if data.source in {"digits", "hub", "object"}:
+    if not source_of(data.source).deployed:
+        *most, last = (f'"{source.kind}"' for source in registered() if source.deployed)
         raise ConfigError(
             f'data.source = "{data.source}" is for simulations: in a deployment each site has its own records, and '
-            'data.source says what the test records are: "parquet", "npz" or "images"'
+            f"data.source says what the test records are: {', '.join(most)} or {last}"
         )
     if data.classes is None and data.target != "number":
         raise ConfigError(
@@ -158,7 +143,7 @@ def digest_of(data: Data, *, fraction: float | None, seed: int) -> str:
         "owner": data.partition.column,
         "test_fraction": fraction,
         "seed": None if fraction is None and data.max_records is None else seed,
-        "files": [_identify(file) for file in input_files(data)],
+        "files": [_identify(file) for file in source_of(data.source).files(data)],
         "has_test_path": data.test_path is not None,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
@@ -173,7 +158,7 @@ def _identify(file: Path) -> tuple[str, int, int]:
 
 
 def _build(data: Data, *, fraction: float | None, seed: int) -> Entry:
-    decoded = with_classes(decode(data), data.class_names)
+    decoded = with_classes(source_of(data.source).decode(data), data.class_names)
     train, test = decoded.train, decoded.test
     if fraction is not None:
         train, test = _hold_out(train, fraction, np.random.default_rng([seed, _HOLD_OUT]))
@@ -211,3 +196,60 @@ def _take(records: Split, rows: NDArray[np.int64]) -> Split:
         targets=records.targets[rows],
         owners=None if records.owners is None else records.owners[rows],
     )
+
+
+def with_classes(decoded: Decoded, names: tuple[str, ...] | None) -> Decoded:
+    """Return records with the numbers of named classes in the place of those of the classes that occur.
+
+    Args:
+        decoded: the records.
+        names: the classes; ``None`` to leave the records as they are, as those are whose target is no class.
+
+    Raises:
+        DataError: a class that occurs is not named.
+    """
+    if names is None or decoded.info.target.kind != "class":
+        return decoded
+    found = decoded.info.classes
+    splits = [split for split in (decoded.train, decoded.test) if split is not None]
+    present = sorted({int(label) for split in splits for label in np.unique(split.targets)})
+    if strange := [found[label] for label in present if found[label] not in names]:
+        shown = ", ".join(repr(name) for name in strange[:_SHOWN])
+        more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
+        raise DataError(
+            f"there are records of classes that are not in data.classes = {', '.join(names)}: {shown}{more}"
+        )
+    numbers = np.array([names.index(name) if name in names else -1 for name in found], dtype=np.int64)
+
+    def renumbered(split: Split) -> Split:
+        return replace(split, targets=numbers[split.targets])
+
+    return replace(
+        decoded,
+        info=replace(decoded.info, target=ClassTarget(names=names)),
+        train=renumbered(decoded.train),
+        test=None if decoded.test is None else renumbered(decoded.test),
+    )
+
+
+def decode_numbers(data: Data) -> Decoded:
+    """Read records whose features mean the same on every machine, with the classes that the experiment names.
+
+    Raises:
+        DataError: they are missing or malformed; or have columns of categories, which become as many features as
+            categories occur in these very records, or numbers whose names are those of these very files; or the order
+            of the features is not given.
+    """
+    decoded = with_classes(source_of(data.source).decode(data), data.class_names)
+    if decoded.categorical:
+        raise DataError(
+            f"column {decoded.categorical[0]!r} holds categories, and which of them occur differs between sites, and "
+            "how they are numbered: write numbers that mean the same at all sites in its place, or leave it out with "
+            "feature_columns"
+        )
+    if decoded.info.kind == "table" and data.source == "parquet" and data.feature_columns is None:
+        raise DataError(
+            "feature_columns is not set: it names the columns in the order of the model's inputs, which is the same at "
+            "all sites"
+        )
+    return decoded

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedtrain.data.classes import with_classes
-from fedtrain.data.sources.types import Decoded
+from fedtrain.data.sources import Decoded
+from fedtrain.data.store import with_classes
 from fedtrain.data.types import ClassTarget, Columns, DataInfo, Split
 from fedtrain.errors import DataError
 

@@ -1,5 +1,6 @@
 """Arrow tables in the column layout of the Hugging Face hub, decoded to records."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,13 +10,19 @@ from numpy.typing import NDArray
 
 from fedtrain.config import Data
 from fedtrain.config.loading import nearest
-from fedtrain.data.sources.categories import Coded, Place, label_categories, with_test_labels
-from fedtrain.data.sources.columns import coded
-from fedtrain.data.sources.features import TableEncoding
-from fedtrain.data.sources.pixels import decode_images
-from fedtrain.data.sources.shards import hub_names
-from fedtrain.data.sources.targets import LabelLists, label_columns, label_lists, number_column
-from fedtrain.data.sources.types import Decoded, require_records
+from fedtrain.data.sources.base import Decoded, Place, require_records
+from fedtrain.data.sources.columns import (
+    Coded,
+    LabelLists,
+    TableEncoding,
+    coded,
+    label_categories,
+    label_columns,
+    label_lists,
+    number_column,
+    with_test_labels,
+)
+from fedtrain.data.sources.images import decode_images
 from fedtrain.data.types import (
     ClassTarget,
     Columns,
@@ -182,7 +189,7 @@ def _read_numbers(_train: Records, _test: Records | None, role: Roles, _names: t
 def _read_labels(
     train: Records, _test: Records | None, role: Roles, class_names: tuple[str, ...] | None
 ) -> TargetReader:
-    if len(role.labels) > 1 or not _holds_lists(train.table.schema.field(role.labels[0]).type):
+    if len(role.labels) > 1 or not holds_lists(train.table.schema.field(role.labels[0]).type):
         return LabelsTarget(names=class_names or role.labels), lambda records: label_columns(
             records.table, role.labels, place=records.place
         )
@@ -205,8 +212,26 @@ _READERS: dict[TargetKind, Callable[[Records, Records | None, Roles, tuple[str, 
 }
 
 
-def _holds_lists(kind: Any) -> bool:
+def holds_lists(kind: Any) -> bool:
+    """Tell whether a type is that of lists."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+def hub_names(schema: Any, column: str) -> tuple[str, ...] | None:
+    """Return the names that the metadata of the hub gives to the integers of a column, or of a column of lists."""
+    kind = schema.field(column).type
+    numbers = kind.value_type if holds_lists(kind) else kind
+    text = (schema.metadata or {}).get(b"huggingface")
+    if text is None or not pa.types.is_integer(numbers):
+        return None
+    try:
+        feature = json.loads(text)["info"]["features"][column]
+        if isinstance(feature, list):  # a list, as datasets wrote it before version 4
+            (feature,) = feature
+        feature = feature.get("feature", feature)
+        return tuple(str(name) for name in feature["names"]) if feature["_type"] == "ClassLabel" else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _holds_files(kind: Any) -> bool:

@@ -1,18 +1,21 @@
-"""Folders of images: one subfolder for each class, named after it."""
+"""Images in PNG or JPEG: folders with one subfolder for each class, and the pixels of any images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Picture
 
 from fedtrain.config import Data
-from fedtrain.data.inputs import existing_folder
-from fedtrain.data.sources.pixels import decode_images
-from fedtrain.data.sources.types import Decoded
+from fedtrain.data.sources.base import Decoded, Place, existing_folder
 from fedtrain.data.types import ClassTarget, DataInfo, Image, Split
 from fedtrain.errors import DataError
 
+_CHANNELS = {"L": 1, "RGB": 3}
+_MODES = {1: "grey", 3: "RGB"}
 _SUFFIXES = {".png", ".jpg", ".jpeg"}
 
 
@@ -32,7 +35,7 @@ class _Folder:
                 raise DataError(f"{file}: cannot be read: {error}") from error
 
 
-def decode(data: Data) -> Decoded:
+def decode_folders(data: Data) -> Decoded:
     """Read the training folder, and the test folder where ``test_path`` is set.
 
     The classes are the names of the subfolders of the training folder, sorted; and where the experiment names the
@@ -92,3 +95,55 @@ def _split(folder: _Folder, classes: tuple[str, ...], *, shape: tuple[int, ...] 
         features=decode_images(folder.contents(), len(folder.files), place=folder.place, shape=shape),
         targets=np.array([index[file.parent.name] for file in folder.files], dtype=np.int64),
     )
+
+
+def decode_images(
+    encoded: Iterable[bytes], count: int, *, place: Place, shape: tuple[int, ...] | None = None
+) -> NDArray[np.uint8]:
+    """Decode images.
+
+    Args:
+        encoded: the files' contents, PNG or JPEG, grey or RGB with 8 bits a channel.
+        count: how many there are, at least one.
+        place: names a row in errors.
+        shape: (channels, height, width) that each must have; unset: that of the first.
+
+    Returns:
+        Pixels, shape (count, channels, height, width).
+
+    Raises:
+        DataError: an image cannot be read, or differs in size or mode.
+    """
+    pixels: NDArray[np.uint8] | None = None
+    for row, content in enumerate(encoded):
+        image = _decode(content, row, place)
+        found = (_CHANNELS[image.mode], image.height, image.width)
+        if shape is None:
+            shape = found
+        if found != shape:
+            raise DataError(
+                f"{place(row)}: the image is {_words(found)}, but the first training image is {_words(shape)}; "
+                "all images must share one size and mode"
+            )
+        if pixels is None:
+            pixels = np.empty((count, *shape), dtype=np.uint8)
+        pixels[row] = np.asarray(image).reshape(shape[1], shape[2], shape[0]).transpose(2, 0, 1)
+    assert pixels is not None  # the caller has refused an empty set
+    return pixels
+
+
+def _decode(content: bytes, row: int, place: Place) -> Picture.Image:
+    try:
+        image: Picture.Image = Picture.open(BytesIO(content), formats=("PNG", "JPEG"))
+        mode = image.mode
+        if mode in _CHANNELS:
+            image.load()
+    except Exception as error:  # damaged files make Pillow raise errors of many types
+        raise DataError(f"{place(row)}: the image cannot be read as PNG or JPEG: {error}") from error
+    if mode not in _CHANNELS:
+        raise DataError(f"{place(row)}: the image has mode {mode!r}; allowed: 8-bit grey ('L') and 'RGB'; convert it")
+    return image
+
+
+def _words(shape: tuple[int, ...]) -> str:
+    return f"{shape[2]} x {shape[1]} {_MODES[shape[0]]}"

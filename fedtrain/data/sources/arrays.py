@@ -1,4 +1,6 @@
-"""NumPy archives: arrays ``x`` and ``y`` in ``path``, and the same in ``test_path``.
+"""Arrays in memory, in NumPy archives, and the digits of the demo, which are such an archive.
+
+An archive has arrays ``x`` and ``y`` in ``path``, and the same in ``test_path``.
 
 One archive can hold both sets as ``x_train``, ``y_train``, ``x_test`` and ``y_test``: name it as ``path`` and as
 ``test_path``. Owners are an array named by ``partition.column``, in such an archive with ``_train`` after it.
@@ -8,6 +10,8 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.resources import files
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtrain.config import Data
-from fedtrain.data.inputs import existing_file
-from fedtrain.data.sources.categories import Coded, label_categories, with_test_labels
-from fedtrain.data.sources.targets import without_negative_zero, zeros_and_ones
-from fedtrain.data.sources.types import Decoded, require_records
+from fedtrain.data.sources.base import Decoded, existing_file, require_records
+from fedtrain.data.sources.columns import (
+    Coded,
+    label_categories,
+    with_test_labels,
+    without_negative_zero,
+    zeros_and_ones,
+)
 from fedtrain.data.types import (
     ClassTarget,
     Columns,
@@ -32,6 +40,7 @@ from fedtrain.data.types import (
 )
 from fedtrain.errors import DataError
 
+_DIGITS = tuple("0123456789")
 _UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
@@ -49,7 +58,7 @@ class _Arrays:
         return f"{self.file}, y{self.suffix}, row {row}"
 
 
-def decode(data: Data) -> Decoded:
+def decode_npz(data: Data) -> Decoded:
     """Read training arrays, and test arrays where ``test_path`` is set.
 
     ``x`` is uint8 pixels of shape (n, height, width), (n, height, width, channels) or, where only that gives 1 or 3
@@ -80,7 +89,7 @@ def decode_arrays(
     target: TargetKind = "class",
     names: tuple[str, ...] | None = None,
 ) -> Decoded:
-    """Read records that are arrays in memory, as `decode` does those of an archive without owners.
+    """Read records that are arrays in memory, as `decode_npz` does those of an archive without owners.
 
     Args:
         name: what they are called in errors.
@@ -252,3 +261,35 @@ def _coded(arrays: _Arrays, values: NDArray[Any], name: str) -> Coded:
         )
     different, codes = np.unique(values, return_inverse=True)
     return Coded(values=different.tolist(), codes=codes.astype(np.int64))
+
+
+def digits() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return images of handwritten digits, shape (1797, 8, 8), intensities 0 to 16, and their labels, shape (1797,).
+
+    They are the test set of "Optical Recognition of Handwritten Digits" by E. Alpaydin and C. Kaynak (UCI Machine
+    Learning Repository, 1998, https://doi.org/10.24432/C50P49, licence CC BY 4.0), as scikit-learn distributes it: the
+    file beside this module has the same images and labels in the same order, as bytes and compressed.
+    """
+    data = files("fedtrain.data.sources").joinpath("digits.npz").read_bytes()
+    with np.load(BytesIO(data), allow_pickle=False) as archive:
+        return archive["images"], archive["labels"]
+
+
+def decode_digits(data: Data) -> Decoded:
+    """Return the digits, their intensities 0 to 16 scaled to 0 to 255.
+
+    Raises:
+        DataError: an owner column is asked for; the digits name no owners.
+    """
+    if data.partition.column is not None:
+        raise DataError(
+            f"partition.column = {data.partition.column!r}: the digits do not say who wrote them; "
+            "choose another kind of partition and leave the column unset"
+        )
+    images, labels = digits()
+    pixels = np.rint(images * (255 / 16)).astype(np.uint8)[:, None]
+    return Decoded(
+        info=DataInfo(features=Image(shape=pixels.shape[1:]), target=ClassTarget(names=_DIGITS)),
+        train=Split(features=pixels, targets=labels.astype(np.int64)),
+        test=None,
+    )

@@ -1,0 +1,164 @@
+"""The kinds of sources that a configuration can name. Each decoder is imported when it is first needed."""
+
+# ruff: noqa: PLC0415
+
+import glob
+from pathlib import Path
+
+from fedtrain.config import Data
+from fedtrain.data.sources.base import Decoded, Source, existing_file, existing_folder, files_below
+from fedtrain.errors import DataError
+
+
+class Digits(Source):
+    """The handwritten digits of the demo."""
+
+    kind = "digits"
+    held_out = 0.2
+
+    def files(self, data: Data) -> tuple[Path, ...]:  # noqa: ARG002 - a file of the library, which has a version
+        """Return none."""
+        return ()
+
+    def decode(self, data: Data) -> Decoded:
+        """See `fedtrain.data.sources.arrays.decode_digits`."""
+        from fedtrain.data.sources.arrays import decode_digits
+
+        return decode_digits(data)
+
+
+class _Named(Source):
+    """Records in files or folders that ``path`` and ``test_path`` name."""
+
+    deployed = True
+
+    def require(self, data: Data) -> None:
+        """Refuse a section without ``path``."""
+        if data.path is None:
+            raise DataError(
+                "data.path is not set: a simulation reads the training records of all clients; in a deployment they "
+                "are at the sites"
+            )
+
+    @staticmethod
+    def _paths(data: Data) -> tuple[str, ...]:
+        return tuple(path for path in (data.path, data.test_path) if path is not None)
+
+
+class Parquet(_Named):
+    """Parquet files in the column layout of the Hugging Face hub."""
+
+    kind = "parquet"
+
+    def files(self, data: Data) -> tuple[Path, ...]:
+        """Return the files."""
+        return tuple(file for path in self._paths(data) for file in parquet_files(path))
+
+    def decode(self, data: Data) -> Decoded:
+        """See `fedtrain.data.sources.parquet.decode_parquet`."""
+        from fedtrain.data.sources.parquet import decode_parquet
+
+        return decode_parquet(data)
+
+
+class Npz(_Named):
+    """NumPy archives."""
+
+    kind = "npz"
+
+    def files(self, data: Data) -> tuple[Path, ...]:
+        """Return the archives."""
+        return tuple(existing_file(path) for path in self._paths(data))
+
+    def decode(self, data: Data) -> Decoded:
+        """See `fedtrain.data.sources.arrays.decode_npz`."""
+        from fedtrain.data.sources.arrays import decode_npz
+
+        return decode_npz(data)
+
+    def require_test_alone(self, data: Data) -> None:
+        """Refuse an archive of training and test records."""
+        from fedtrain.data.sources.arrays import refuse_training_records
+
+        assert data.path is not None  # set by the caller
+        refuse_training_records(existing_file(data.path))
+
+
+class Images(_Named):
+    """Folders of images, with a subfolder for each class."""
+
+    kind = "images"
+
+    def files(self, data: Data) -> tuple[Path, ...]:
+        """Return every file in the folders."""
+        return tuple(file for path in self._paths(data) for file in files_below(existing_folder(path)))
+
+    def decode(self, data: Data) -> Decoded:
+        """See `fedtrain.data.sources.images.decode_folders`."""
+        from fedtrain.data.sources.images import decode_folders
+
+        return decode_folders(data)
+
+
+class Hub(Source):
+    """Data sets of the Hugging Face hub by name, or local folders in its layout."""
+
+    kind = "hub"
+
+    def files(self, data: Data) -> tuple[Path, ...]:
+        """Return the files of a local folder; what is downloaded has none, and is identified by its name."""
+        assert data.dataset is not None  # Data is validated
+        folder = Path(data.dataset).expanduser()
+        return files_below(folder) if folder.is_dir() else ()
+
+    def decode(self, data: Data) -> Decoded:
+        """See `fedtrain.data.sources.parquet.decode_hub`."""
+        from fedtrain.data.sources.parquet import decode_hub
+
+        return decode_hub(data)
+
+
+class Given(Source):
+    """Records that a program gave to ``fedtrain.simulate``: there is nothing to read (`fedtrain.data.given`)."""
+
+    kind = "object"
+
+    def require(self, data: Data) -> None:  # noqa: ARG002 - whatever it says
+        """Refuse to look for the records."""
+        raise self._absent()
+
+    def files(self, data: Data) -> tuple[Path, ...]:  # noqa: ARG002
+        """Return none."""
+        return ()
+
+    def decode(self, data: Data) -> Decoded:  # noqa: ARG002
+        """Refuse, as `require` does."""
+        raise self._absent()
+
+    @staticmethod
+    def _absent() -> DataError:
+        return DataError(
+            'data.source = "object": the records of this experiment were an object of the program that ran it; give '
+            "them to fedtrain.simulate(data=...), or name a source"
+        )
+
+
+def parquet_files(pattern: str) -> tuple[Path, ...]:
+    """Return the files that a path names: itself, the ``.parquet`` files of a folder, or the matches of a glob.
+
+    Raises:
+        DataError: there are none.
+    """
+    path = Path(pattern).expanduser()
+    if path.is_file():
+        return (path,)
+    if path.is_dir():
+        files = sorted(path.glob("*.parquet"))
+        if not files:
+            raise DataError(f"{path}: the folder holds no .parquet file")
+        return tuple(files)
+    matches = glob.glob(str(path), recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
+    files = sorted(Path(match) for match in matches if Path(match).is_file())
+    if not files:
+        raise DataError(f"{path}: there is no such file or folder, and as a glob pattern it matches no file")
+    return tuple(files)
