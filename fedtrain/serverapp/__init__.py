@@ -1,1 +1,1 @@
-"""The server of a run: composition, rounds, central evaluation, checkpoints, the report."""
+"""The server of a run: enrollment, rounds, central evaluation, checkpoints, the report."""

@@ -1,15 +1,22 @@
-"""What a private run can show afterwards: the server's signed record, the pinned keys, the clients' ledgers."""
+"""What a private run can show afterwards: the server's signed record, the pinned keys, the clients' ledgers.
+
+It begins with a run, and goes on where the run is resumed.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal, cast
 
 from flwr.serverapp import Grid
 from pydantic import JsonValue
 
+from fedtrain import __version__
+from fedtrain.config import to_flat
+from fedtrain.config.loading import config_digest
 from fedtrain.crypto import SignedEnvelope
-from fedtrain.errors import ForgeryError, LedgerError
+from fedtrain.errors import BudgetError, ForgeryError, LedgerError
 from fedtrain.flower.introductions import ask_ledgers
 from fedtrain.flower.messages.introduction import ConsistencyProof
 from fedtrain.ledger import (
@@ -26,9 +33,12 @@ from fedtrain.ledger import (
     now,
 )
 from fedtrain.privacy import PrivacyPlan
+from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.report import LedgerTrail, Report, RoundEntry, SignedTrail
 from fedtrain.report.claim import ClientLedger
 from fedtrain.report.schema import body_digest
+from fedtrain.serverapp.preparation import Preparation
+from fedtrain.serverapp.run_folder import RunFolder
 from fedtrain.trust import Roster
 
 
@@ -251,3 +261,94 @@ def first_record(log: RunLog) -> FirstRecord:
     if not isinstance(first, FirstRecord):
         raise LedgerError(f"the record of the run does not begin with its opening, but with {first.kind!r}")
     return first
+
+
+def open_trail(
+    grid: Grid,
+    clients: Mapping[int, int],
+    preparation: Preparation,
+    plan: PrivacyPlan,
+    folder: RunFolder,
+    *,
+    log: RunLog,
+    run: str,
+    roster: Roster,
+    done: int,
+) -> AuditTrail:
+    """Begin the record of a run, or go on with that of a run that is resumed.
+
+    Args:
+        grid: where the clients are.
+        clients: the client of each node; all are in the roster.
+        preparation: what was made before.
+        plan: the privacy plan.
+        folder: the run folder.
+        log: the record so far.
+        run: id of the run.
+        roster: the pinned identities.
+        done: rounds that are complete.
+
+    Raises:
+        LedgerError: the record or a copy of a ledger is damaged.
+        BudgetError: a round would have to be repeated that was released, and was reserved once.
+        StorageError: the run folder cannot be written.
+    """
+    experiment = preparation.experiment
+    federation, privacy = experiment.federation, experiment.privacy
+    mechanism = mechanism_of(experiment)
+    if mechanism.reserves_run and privacy.noise == "secure":
+        _refuse_repetition(log.records, done)
+    copies = LedgerCopyStore(folder.path / "ledgers", roster.clients)
+    trail = AuditTrail(
+        plan=plan,
+        noise=privacy.noise,
+        log=log,
+        roster=roster,
+        copies=copies,
+        withheld=mechanism.requires.hidden_cohorts,
+    )
+    if not log.records:
+        log.append(
+            FirstRecord(
+                run=run,
+                mode=privacy.mode,
+                config=config_digest(to_flat(experiment)),
+                plan=plan.as_data(),
+                noise=privacy.noise,
+                roster=roster.digest,
+                clients=federation.clients,
+                rounds=federation.rounds,
+                fedtrain=__version__,
+            )
+        )
+    # What clients state now covers the rounds that are complete: later ones are asked again.
+    shown, _ = ask_ledgers(
+        grid,
+        clients,
+        run=run,
+        round_number=done,
+        noise_multiplier=plan.noise_multiplier if mechanism.reserves_run else None,
+        known={},
+        timeout=federation.deadline,
+    )
+    for client, ledger in shown.items():
+        trail.take(client, ledger, first=0)
+    return trail
+
+
+def _refuse_repetition(records: Sequence[Record], done: int) -> None:
+    """Refuse to repeat a round whose model was sent on or published: clients reserved each round of the run once.
+
+    What has no checkpoint was not: a kill, or a full disk, between a round's record and its checkpoint is no release.
+    """
+    for record, following in pairwise(records):
+        if not isinstance(record, Completed) or record.round <= done:
+            continue
+        repeated = isinstance(following, Asked) and following.round == record.round
+        unpublished = isinstance(following, Closed) and following.rounds < record.round
+        if not (repeated or unpublished):
+            raise BudgetError(
+                f"round {record.round} was completed, and the newest checkpoint is that of round {done}: with secure "
+                "noise its repetition would be another release, which no client has reserved. Put the checkpoint back, "
+                "or begin another run"
+            )

@@ -23,7 +23,7 @@ from fedtrain.secagg import check_noise
 from fedtrain.trust import Roster
 
 # A client that has not announced its keys by then is not waited for.
-PATIENCE = 120.0
+SESSION_TIMEOUT = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ class Channel:
         """End the session, if there is one: clients delete their keys. Return those that did not say so."""
         if self.session is None:
             return ()
-        return end_session(self.grid, self.clients, self.session, timeout=min(timeout, PATIENCE))
+        return end_session(self.grid, self.clients, self.session, timeout=min(timeout, SESSION_TIMEOUT))
 
 
 def open_channel(
@@ -143,7 +143,7 @@ def open_channel(
         identity=identity,
         key=SealingKey(token_bytes(32)),
         roster=roster,
-        timeout=min(federation.deadline, PATIENCE),
+        timeout=min(federation.deadline, SESSION_TIMEOUT),
     )
     present = {node: client for node, client in clients.items() if client in session.announcements}
     if len(present) < federation.cohort:

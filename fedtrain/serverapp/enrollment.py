@@ -14,16 +14,15 @@ from fedtrain.engine import LocalGrid
 from fedtrain.engine.worker import FIRST_NODE_ID
 from fedtrain.errors import ClientError, ConfigError, KeyFileError, LedgerError
 from fedtrain.files import write_atomic
-from fedtrain.flower.grids.base import cause
-from fedtrain.flower.introductions import ask_numbers
+from fedtrain.flower.grids.base import by_client, cause
+from fedtrain.flower.introductions import ask_keys, ask_numbers
 from fedtrain.flower.sessions import meet_members
 from fedtrain.flower.summing import Summing
 from fedtrain.ledger import RunLog
 from fedtrain.machines import ServerFolder, read_membership
 from fedtrain.messaging import SessionOffer
-from fedtrain.serverapp.audit_trail import AuditTrail, first_record
-from fedtrain.serverapp.audit_trail_start import open_log, open_trail, pinned_roster
-from fedtrain.serverapp.channel import PATIENCE, Channel, Transport, open_channel
+from fedtrain.serverapp.audit_trail import AuditTrail, first_record, open_trail
+from fedtrain.serverapp.channel import SESSION_TIMEOUT, Channel, Transport, open_channel
 from fedtrain.serverapp.preparation import Preparation
 from fedtrain.serverapp.run_folder import RunFolder
 from fedtrain.trust import Membership, Roster
@@ -91,7 +90,7 @@ def enroll_simulated(
         return Enrollment(run=folder.started()[0], channel=Channel(grid=grid, clients=clients), trail=None)
     identity = Identity.load_or_create(folder.key)
     run, start, log = _begun(folder, preparation, identity, done=done)
-    roster = pinned_roster(grid, clients, folder, identity, cohort=federation.cohort, timeout=federation.deadline)
+    roster = _pinned_roster(grid, clients, folder, identity, cohort=federation.cohort, timeout=federation.deadline)
     channel = Channel(grid=grid, clients={node: client for node, client in clients.items() if client in roster.clients})
     if layered:
         channel = open_channel(
@@ -105,6 +104,29 @@ def enroll_simulated(
             summing=summing,
         )
     return _enrolled(preparation, folder, channel, roster, log, run=run, done=done)
+
+
+def _pinned_roster(
+    grid: Grid, clients: Mapping[int, int], folder: RunFolder, identity: Identity, *, cohort: int, timeout: float
+) -> Roster:
+    """Return the keys of a simulation: those that the clients show at the first start, and then no others.
+
+    Raises:
+        ClientError: fewer clients show a key than a cohort needs.
+        KeyFileError: the roster in the run folder cannot be read, or was made for another key of the server.
+        StorageError: the run folder cannot be written.
+    """
+    if folder.roster.exists():
+        roster = Roster.read(folder.roster)
+        if roster.server != identity.public:
+            raise KeyFileError(f"{folder.roster} names another key of the server than {folder.key} holds; put it back")
+        return roster
+    keys, silent = ask_keys(grid, clients, timeout=timeout)
+    if len(keys) < cohort:
+        raise ClientError(f"{len(keys)} clients joined, and federation.cohort = {cohort}:\n{by_client(silent)}")
+    roster = Roster(server=identity.public, clients=keys)
+    roster.write(folder.roster)
+    return roster
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,19 +198,19 @@ def enroll_members(
     """
     experiment, federation = preparation.experiment, preparation.experiment.federation
     membership, identity = members.membership, members.identity
-    roster, patience = membership.roster, min(federation.deadline, PATIENCE)
+    roster, timeout = membership.roster, min(federation.deadline, SESSION_TIMEOUT)
     run, start, log = _begun(folder, preparation, identity, done=done)
     _pin(folder, members)
     session, clients, missing = meet_members(
         grid,
-        _connected(grid, wanted=len(roster.clients), timeout=patience),
+        _connected(grid, wanted=len(roster.clients), timeout=timeout),
         offer=SessionOffer(run=run, session=token_hex(16), roster=roster.digest, start=start),
         config=config_digest(to_flat(experiment)),
         identity=identity,
         key=SealingKey(token_bytes(32)),
         roster=roster,
         membership=members.envelope,
-        timeout=patience,
+        timeout=timeout,
     )
     if len(clients) < federation.cohort:
         away = [
@@ -210,8 +232,36 @@ def _begun(
     run, start = folder.started()
     if preparation.plan is None:
         return run, start, None
-    log = open_log(folder, identity, done=done)
+    log = _open_log(folder, identity, done=done)
     return first_record(log).run if log.records else run, start, log
+
+
+def _open_log(folder: RunFolder, identity: Identity, *, done: int) -> RunLog:
+    """Open the record of a private run.
+
+    Args:
+        folder: the run folder.
+        identity: the server's identity.
+        done: rounds that are complete.
+
+    Raises:
+        LedgerError: it is damaged, or what was asked before is gone from it, or the keys that it names are.
+        StorageError: it cannot be read.
+    """
+    log = RunLog.open(folder.record, identity)
+    if not log.records and done:
+        raise LedgerError(
+            f"{folder.record} is gone, and {done} rounds were completed: without it nobody can tell what was asked. "
+            "Put it back, or begin another run"
+        )
+    if log.records:
+        pinned = first_record(log).roster
+        if not folder.roster.exists() or Roster.read(folder.roster).digest != pinned:
+            raise LedgerError(
+                f"{folder.roster} is gone, or does not hold the keys that the run was opened with. Put it back, or "
+                "begin another run"
+            )
+    return log
 
 
 def _enrolled(

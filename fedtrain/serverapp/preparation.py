@@ -10,13 +10,12 @@ from torch import nn
 from fedtrain.config import Experiment
 from fedtrain.data import DataStore, label_histogram, open_simulated, open_test
 from fedtrain.device import resolve_device
-from fedtrain.errors import PrivacySpecError
+from fedtrain.errors import PrivacySpecError, TaskError
 from fedtrain.ledger import client_folder, find_policy
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.report import Metric
 from fedtrain.seeding import derive_seed
-from fedtrain.serverapp.evaluation import metrics_of
 from fedtrain.tasks import Task, build_task, shared_names
 from fedtrain.tasks.given import NO_OBJECTS, CallerObjects
 from fedtrain.training import check_model
@@ -102,3 +101,20 @@ def _simulated(experiment: Experiment, objects: CallerObjects) -> tuple[DataStor
     clients = experiment.federation.clients
     store, partitions = objects.records or open_simulated(experiment.data, clients=clients, seed=experiment.seed)
     return store, label_histogram(store, partitions) if store.info.target.kind == "class" else None
+
+
+def metrics_of(task: Task) -> tuple[Metric, ...]:
+    """Return how to read what the task measures, as a report holds it; the first chooses the best model.
+
+    Raises:
+        TaskError: the task's metrics do not say so.
+    """
+    metrics = task.metrics()
+    if not hasattr(metrics, "described"):
+        raise TaskError(
+            f"the metrics of the task, of type {type(metrics).__name__}, have no `described`: a tuple of "
+            "fedtrain.tasks.Metric, the first of which chooses the best model; an empty one chooses none"
+        )
+    return tuple(
+        Metric(name=metric.name, direction=metric.direction, format=metric.format) for metric in metrics.described
+    )

@@ -1,10 +1,22 @@
-"""Put the report of a run together from its state and its signed records."""
+"""What a run says of itself: its report, from its state and its signed records, and what it has spent so far."""
 
+import platform
+import sys
 from datetime import UTC, datetime
+from functools import cache
+from hashlib import sha256
+from importlib.metadata import distribution, version
+from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Literal
 
+import fedtrain
 from fedtrain import __version__
 from fedtrain.config import to_flat
+from fedtrain.errors import AppError
+from fedtrain.flower.app import ENTRY_POINTS, shipped
+from fedtrain.privacy import Event, merge
+from fedtrain.privacy.mechanisms import mechanism_of_plan
 from fedtrain.report import (
     SCHEMA,
     DataSummary,
@@ -16,8 +28,7 @@ from fedtrain.report import (
     SignedTrail,
     best_of,
 )
-from fedtrain.report.claim import derive_claim, no_claim
-from fedtrain.serverapp import software
+from fedtrain.report.claim import coarse, derive_claim, no_claim
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.checkpoint import RunState
 from fedtrain.serverapp.preparation import Preparation
@@ -81,8 +92,8 @@ def build_report(
         model=ModelSummary(
             parameters=sum(parameter.numel() for parameter in preparation.model.parameters()), final=final, best=best
         ),
-        software=software.versions(),
-        software_digests=software.digests(),
+        software=software_versions(),
+        software_digests=software_digests(),
         proof=None if trail is None else _UNSIGNED,
     )
     return report if trail is None else report.model_copy(update={"proof": trail.closed(report)})
@@ -95,3 +106,90 @@ def _published(entry: RoundEntry, *, withheld: bool) -> RoundEntry:
     """
     secret = {"cohort": None, "completed": None, "dropped": None, "seconds": 0.0}
     return entry.model_copy(update=secret) if withheld else entry
+
+
+def largest_epsilon(trail: AuditTrail, *, up_to: int) -> float:
+    """Return a quick upper bound on the largest epsilon after a round of this run."""
+    asked = trail.participations(done=up_to)
+    delta, event = trail.plan.spec.delta, mechanism_of_plan(trail.plan).event(trail.plan, 1)
+    spent = []
+    for client in trail.roster.clients:
+        mine = _charged(trail, client, up_to=up_to)
+        # What was asked and is not known to be refused may have been spent.
+        steps = asked[client] * trail.plan.spec.steps_per_round - sum(charged.steps for charged in mine)
+        missing = [event.with_steps(steps)] if client not in trail.refused and steps > 0 else []
+        spent.append(coarse(merge([*trail.copies.totals(client).events_besides(trail.run), *mine, *missing]), delta))
+    return max(spent, default=0.0)
+
+
+def _charged(trail: AuditTrail, client: int, *, up_to: int) -> tuple[Event, ...]:
+    """Return what a client's ledger has charged for this run up to a round, those of one mechanism joined."""
+    totals = trail.copies.totals(client)
+    if totals.latest(trail.run) <= up_to:
+        return totals.events_of(trail.run)
+    return merge(
+        entry.event
+        for entry in trail.copies.entries(client)
+        if entry.status == "reserved" and entry.run == trail.run and entry.round <= up_to
+    )
+
+
+_PACKAGES = ("torch", "opacus", "flwr", "dp-accounting", "cryptography", "numpy")
+
+
+def software_versions() -> dict[str, str]:
+    """Return the version of Python and of each package that the results depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+@cache
+def software_digests() -> dict[str, str]:
+    """Return a SHA-256 for our own source files, and for each package.
+
+    Of ours, over the names and bytes of all Python files of the library and of the app's entry points: the same from a
+    checkout, from a wheel, and from Flower's copy of a bundle. Of a package, over the list of its files that was
+    installed with it, which has a digest of each: it tells which release was installed, not whether its files were
+    changed since.
+
+    Raises:
+        AppError: a file cannot be read.
+    """
+    library, app = Path(fedtrain.__file__).resolve().parent, entry_points()
+    found = {f"fedtrain/{file.relative_to(library).as_posix()}": file for file in library.rglob("*.py")}
+    # A wheel has the entry points inside of the library; those that run may be others.
+    found = {name: file for name, file in found.items() if not name.startswith("fedtrain/app/")}
+    found |= {name: app / name for name in ENTRY_POINTS}
+    ours = sha256()
+    for name, file in sorted(found.items()):
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise AppError(f"cannot read {file}, which is a part of what runs: {error.strerror or error}") from error
+        ours.update(f"{name} {len(data)}\n".encode())
+        ours.update(data)
+    installed = {name: (distribution(name).read_text("RECORD") or "").encode() for name in _PACKAGES}
+    return {"fedtrain": ours.hexdigest(), **{name: sha256(data).hexdigest() for name, data in installed.items()}}
+
+
+def entry_points() -> Path:
+    """Return the folder that has ``server/app.py``: where Python imported it from, else where it is installed.
+
+    Flower unpacks a bundle into a folder of its own and imports the entry points from there. A program that simulates
+    may have a module of the same name, which is none of them.
+    """
+    module = sys.modules.get("server.app")
+    file = getattr(module, "__file__", None)
+    if file is None or not isinstance(module, ModuleType) or not _takes_from_server(module):
+        return shipped()
+    return Path(file).resolve().parent.parent
+
+
+def _takes_from_server(module: ModuleType) -> bool:
+    """Say whether a module has something of this package, as the entry point has ``run_experiment``."""
+    server = __name__.rpartition(".")[0]
+    names = (
+        value.__module__ if isinstance(value, FunctionType) else value.__name__
+        for value in list(vars(module).values())
+        if isinstance(value, FunctionType | ModuleType)
+    )
+    return any(f"{name}.".startswith(f"{server}.") for name in names)

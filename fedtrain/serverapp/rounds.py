@@ -1,8 +1,9 @@
 """The rounds: draw a cohort, ask it, collect its replies, aggregate them, record, evaluate."""
 
+import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import cast
@@ -11,7 +12,9 @@ import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, Message
 from flwr.app.exception import AppExitException
+from torch import nn
 
+from fedtrain.data import Split
 from fedtrain.errors import AggregationError, BudgetError, RunError, TooFewResultsError
 from fedtrain.flower.client_dp import release_round, release_total
 from fedtrain.flower.collectors import Collected
@@ -20,19 +23,21 @@ from fedtrain.flower.messages.training import CohortRequest, PrivateTerms, train
 from fedtrain.flower.summing import Outcome
 from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.privacy.noise import open_source
-from fedtrain.report import RoundEntry
+from fedtrain.report import Dropped, Evaluation, RoundEntry, SecureAggregation
 from fedtrain.seeding import derive_seed
+from fedtrain.serverapp.assembly import assemble, build_strategy, remembered, remind
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.channel import Channel
 from fedtrain.serverapp.checkpoint import Arrays, RunState
-from fedtrain.serverapp.composition import compose
-from fedtrain.serverapp.entries import aggregation_of, dropped_of, dropped_of_sum, readable
-from fedtrain.serverapp.evaluation import evaluate
 from fedtrain.serverapp.preparation import Preparation
 from fedtrain.serverapp.sampling import DrawnGrid
-from fedtrain.serverapp.strategies import build_strategy, remembered, remind
-from fedtrain.tasks import shared_names
+from fedtrain.tasks import Records, Task, shared_names
+from fedtrain.tasks.calls import collate, forward, to_device
 from fedtrain.training import learning_rate
+
+# An error's whole traceback is in the log; the report holds its end, where the cause is.
+_REASON_LENGTH = 2000
+_BATCH = 500  # test records that are evaluated at once
 
 
 class Rounds:
@@ -58,7 +63,7 @@ class Rounds:
         self._sealed = channel.sealed
         self._trail = trail
         self._strategy = build_strategy(self._experiment)
-        self._parts = compose(channel, preparation, trail, done=done)
+        self._parts = assemble(channel, preparation, trail, done=done)
 
     def next(self, state: RunState, *, on_start: Callable[[int, int], None], on_reply: Callable[[], None]) -> RunState:
         """Run the next round and return the state after it.
@@ -237,3 +242,71 @@ def initial_state(preparation: Preparation) -> RunState:
         clip_norm=preparation.plan.spec.clip_norm if preparation.plan else 0.0,
         seconds=0.0,
     )
+
+
+def dropped_of(
+    cohort: Sequence[int], replies: Sequence[Message], clients: Mapping[int, int], *, deadline: float
+) -> tuple[Dropped, ...]:
+    """Return the clients of a cohort whose replies cannot be used, in the cohort's order."""
+    answered = {clients[reply.metadata.src_node_id]: reply for reply in replies}
+    dropped = []
+    for client in cohort:
+        if client not in answered:
+            reason = f"no answer within federation.deadline = {deadline:g} seconds"
+            dropped.append(Dropped(client=client, reason=reason))
+        elif answered[client].has_error():
+            dropped.append(Dropped(client=client, reason=readable(answered[client].error.reason or "")))
+    return tuple(dropped)
+
+
+def dropped_of_sum(cohort: Sequence[int], outcome: Outcome) -> tuple[Dropped, ...]:
+    """Return the clients of a cohort whose updates are not in a sum, in the cohort's order."""
+    return tuple(
+        Dropped(client=client, reason=readable(outcome.dropped[client]))
+        for client in cohort
+        if client in outcome.dropped
+    )
+
+
+def aggregation_of(outcome: Outcome) -> SecureAggregation:
+    """Return how a sum came about."""
+    parameters = outcome.parameters
+    return SecureAggregation(
+        threshold=parameters.threshold,
+        neighbours=parameters.neighbours,
+        bits=parameters.bits,
+        lost_masking=len(outcome.dropped),
+        lost_unmasking=len(outcome.silent),
+    )
+
+
+def readable(reason: str) -> str:
+    """Return what a client says went wrong, in a form that can do no harm in a report or on a terminal."""
+    clean = "".join(
+        letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}"
+        for letter in reason.expandtabs()
+    )
+    return clean.strip()[-_REASON_LENGTH:] or "no reason given"
+
+
+def evaluate(model: nn.Module, task: Task, test: Split, *, round_number: int) -> Evaluation:
+    """Measure the model on all test records.
+
+    Raises:
+        RunError: what the task measures is not what a report can hold.
+    """
+    device = next(model.parameters()).device
+    metrics = task.metrics()
+    model.eval()
+    with torch.no_grad():
+        for start in range(0, len(test), _BATCH):
+            records = Records(
+                features=torch.from_numpy(test.features[start : start + _BATCH].copy()),
+                targets=torch.from_numpy(test.targets[start : start + _BATCH].copy()),
+            )
+            batch = to_device(collate(task, records, None), device)
+            metrics.update(forward(task, model, batch), batch)
+    try:
+        return Evaluation.model_validate_json(json.dumps({"round": round_number, **metrics.compute()}))
+    except (TypeError, ValueError) as error:
+        raise RunError(f"the task's measurements after round {round_number} cannot be reported: {error}") from error

@@ -33,12 +33,10 @@ from fedtrain.serverapp.events import (
     RunStarted,
 )
 from fedtrain.serverapp.preparation import Preparation, prepare
-from fedtrain.serverapp.reporting import Status, build_report
+from fedtrain.serverapp.reporting import Status, build_report, largest_epsilon
 from fedtrain.serverapp.rounds import Rounds, initial_state
-from fedtrain.serverapp.run_folder import RunFolder
+from fedtrain.serverapp.run_folder import RunFolder, open_board
 from fedtrain.serverapp.screen import Screen, make_screen
-from fedtrain.serverapp.spending import largest_epsilon
-from fedtrain.serverapp.tensorboard import open_board
 from fedtrain.tasks.given import NO_OBJECTS, CallerObjects
 
 _log = logging.getLogger(__name__)

@@ -1,12 +1,14 @@
-"""The run folder: everything that a run leaves behind."""
+"""The run folder: everything that a run leaves behind, with TensorBoard's event files for those who ask for them."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
+from typing import TYPE_CHECKING
 
 import tomli_w
 from safetensors.numpy import save
@@ -17,6 +19,9 @@ from fedtrain.errors import ConfigError, StorageError
 from fedtrain.files import rewrite_lines, write_atomic
 from fedtrain.report import ModelFile, Report
 from fedtrain.serverapp.checkpoint import Arrays, RunState
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 # The newest may be damaged by the machine itself, so one more is kept.
 _KEPT_CHECKPOINTS = 2
@@ -182,3 +187,24 @@ def _nested(flat: dict[str, bool | int | float | str]) -> dict[str, object]:
             branch = branch.setdefault(section, {})  # type: ignore[assignment]
         branch[name] = value
     return tree
+
+
+@contextmanager
+def open_board(folder: Path, *, enabled: bool, after: int) -> "Iterator[SummaryWriter | None]":
+    """Open the event files of a run that continues after a round; ``None`` if they are not wanted.
+
+    Raises:
+        ConfigError: TensorBoard is not installed.
+    """
+    if not enabled:
+        yield None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise ConfigError(
+            "output.tensorboard is set and TensorBoard is not installed: pip install 'fedtrain[tensorboard]'"
+        ) from error
+    # What was written beyond the checkpoint is written again.
+    with SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1) as writer:
+        yield writer

@@ -44,7 +44,7 @@ class FixedSampler:
         counts: Mapping[int, int],
         seed: int,
         refused: Collection[int] = (),
-        patience: float = 0.0,
+        timeout: float = 0.0,
     ) -> None:
         """Draw from the nodes of a grid.
 
@@ -56,7 +56,7 @@ class FixedSampler:
             counts: cohorts that clients were in before.
             seed: seed of the run.
             refused: clients that refused so far; whoever holds the collection may add to it.
-            patience: seconds to wait for clients to connect again, where too few are.
+            timeout: seconds to wait for clients to connect again, where too few are.
         """
         self._grid = grid
         self._nodes = {client: node for node, client in sorted(clients.items(), key=lambda item: item[1])}
@@ -66,7 +66,7 @@ class FixedSampler:
         self._counts = Counter(counts)
         self._seed = seed
         self._refused = refused
-        self._patience = patience
+        self._timeout = timeout
 
     def draw(self, round_number: int) -> list[int]:
         """Draw the cohort of a round, and charge its clients, whatever becomes of the round.
@@ -102,13 +102,13 @@ class FixedSampler:
 
     def _connected(self, nodes: list[int]) -> list[int]:
         """Return those of some nodes that are connected, as soon as they are enough for a cohort."""
-        end = time.monotonic() + self._patience
+        end = time.monotonic() + self._timeout
         while len(found := self._online(nodes)) < self._cohort:
             if time.monotonic() >= end:
                 away = ", ".join(str(self._clients[node]) for node in nodes if node not in found)
                 raise ClientError(
                     f"only {len(found)} clients are connected for a cohort of {self._cohort}; after "
-                    f"{self._patience:g} seconds without: {away}. The run can be resumed when they are back"
+                    f"{self._timeout:g} seconds without: {away}. The run can be resumed when they are back"
                 )
             time.sleep(_PAUSE)
         return found

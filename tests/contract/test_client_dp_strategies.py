@@ -12,7 +12,7 @@ from fedtrain.flower.grids.base import collect
 from fedtrain.flower.messages import protocol
 from fedtrain.privacy import AdaptiveClipping
 from fedtrain.privacy.noise import SeededSource
-from fedtrain.serverapp.strategies import build_strategy
+from fedtrain.serverapp.assembly import build_strategy
 from tests.fakes import InProcessGrid
 from tests.plans import capped_plan
 

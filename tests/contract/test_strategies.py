@@ -14,7 +14,7 @@ from fedtrain.config import Experiment, from_flat
 from fedtrain.config.sections import STRATEGY_PARAMETERS, StrategyParameters
 from fedtrain.flower.grids.base import collect
 from fedtrain.flower.messages import protocol
-from fedtrain.serverapp.strategies import build_strategy, remembered, remind
+from fedtrain.serverapp.assembly import build_strategy, remembered, remind
 from tests.fakes import InProcessGrid
 
 CLIENTS = 8

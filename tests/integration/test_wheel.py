@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 
 from fedtrain.flower.app import own_app
 from fedtrain.flower.bundle import build_bundle
-from fedtrain.serverapp import software
+from fedtrain.serverapp.reporting import software_digests
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore:GitWildMatchPattern")]
 
@@ -115,8 +115,8 @@ def test_the_demo_runs_in_an_empty_folder(first):
 
 
 def test_the_report_names_the_code_of_the_wheel_which_is_that_of_the_checkout(first):
-    software.digests.cache_clear()
-    assert report(first, "first")["software_digests"]["fedtrain"] == software.digests()["fedtrain"]
+    software_digests.cache_clear()
+    assert report(first, "first")["software_digests"]["fedtrain"] == software_digests()["fedtrain"]
 
 
 def test_an_experiment_and_a_task_of_ones_own_run_beside_each_other(installed, tmp_path):

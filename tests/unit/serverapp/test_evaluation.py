@@ -8,8 +8,8 @@ from torch.nn import functional
 from fedtrain.data import Split
 from fedtrain.errors import RunError, TaskError
 from fedtrain.report import Evaluation
-from fedtrain.serverapp.evaluation import evaluate, metrics_of
-from fedtrain.serverapp.preparation import prepare
+from fedtrain.serverapp.preparation import metrics_of, prepare
+from fedtrain.serverapp.rounds import evaluate
 from fedtrain.tasks import Records, Task
 from tests.fakes import digits_experiment
 

@@ -11,8 +11,7 @@ from fedtrain.privacy import epsilon_of
 from fedtrain.report import ModelFile, Report, SecureAggregation
 from fedtrain.report.numbers import upper
 from fedtrain.report.schema import body_digest
-from fedtrain.serverapp.reporting import build_report
-from fedtrain.serverapp.spending import largest_epsilon
+from fedtrain.serverapp.reporting import build_report, largest_epsilon
 from tests.notary import Notary
 
 # Client 0 trained in all rounds, 2 in one, 3 never.

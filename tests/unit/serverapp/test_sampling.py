@@ -13,7 +13,7 @@ CLIENTS = {70: 1, 20: 3, 90: 0, 50: 2}
 SEED = 5
 
 
-def sampler(inner=None, *, clients=CLIENTS, maximum=2, cohort=2, counts=(), refused=(), patience=0.0):
+def sampler(inner=None, *, clients=CLIENTS, maximum=2, cohort=2, counts=(), refused=(), timeout=0.0):
     return FixedSampler(
         inner or InProcessGrid(lambda _: RecordDict(), sorted(clients)),
         clients=clients,
@@ -22,7 +22,7 @@ def sampler(inner=None, *, clients=CLIENTS, maximum=2, cohort=2, counts=(), refu
         counts=dict(counts),
         seed=SEED,
         refused=refused,
-        patience=patience,
+        timeout=timeout,
     )
 
 
@@ -88,10 +88,10 @@ class Returning(InProcessGrid):
 
 def test_a_client_that_is_away_is_waited_for_where_a_cohort_needs_it():
     inner = Returning(lambda _: RecordDict(), sorted(CLIENTS))
-    assert sampler(inner, cohort=4, patience=60.0).available() == [90, 70, 50, 20]
+    assert sampler(inner, cohort=4, timeout=60.0).available() == [90, 70, 50, 20]
     assert inner.asked == 2
     enough = Returning(lambda _: RecordDict(), sorted(CLIENTS))
-    assert len(sampler(enough, cohort=3, patience=60.0).available()) == 3
+    assert len(sampler(enough, cohort=3, timeout=60.0).available()) == 3
 
 
 def test_a_client_that_stays_away_ends_the_run_with_its_number():
@@ -99,7 +99,7 @@ def test_a_client_that_stays_away_ends_the_run_with_its_number():
     with pytest.raises(
         ClientError, match=r"only 3 clients are connected for a cohort of 4; after 0\.1 seconds without: 3"
     ):
-        sampler(inner, cohort=4, patience=0.1).draw(1)
+        sampler(inner, cohort=4, timeout=0.1).draw(1)
 
 
 @pytest.mark.parametrize("drawn", [[50, 90], []])

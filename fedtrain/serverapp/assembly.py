@@ -1,9 +1,14 @@
-"""The parts of a run that a round calls: what draws its cohort, the grids one around another, and the collector."""
+"""The parts of a run that a round calls: its sampler, the grids one around another, the collector, the strategy."""
 
 from dataclasses import dataclass
+from typing import cast
 
+import numpy as np
 from flwr.serverapp import Grid
+from flwr.serverapp import strategy as flower
+from flwr.serverapp.strategy import FedAvg
 
+from fedtrain.config import Experiment
 from fedtrain.flower.collectors import Collector, EachReply, SecureSum
 from fedtrain.flower.grids.ledger import LedgerGrid
 from fedtrain.flower.grids.validating import ValidatingGrid
@@ -11,12 +16,13 @@ from fedtrain.flower.messages import protocol
 from fedtrain.privacy.mechanisms import Mechanism, mechanism_of
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.channel import Channel
+from fedtrain.serverapp.checkpoint import Arrays
 from fedtrain.serverapp.preparation import Preparation
 from fedtrain.serverapp.sampling import FixedSampler, PoissonSampler, Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
-class Composition:
+class Assembly:
     """The parts of a run that a round calls.
 
     Attributes:
@@ -34,7 +40,7 @@ class Composition:
     summed: bool
 
 
-def compose(channel: Channel, preparation: Preparation, trail: AuditTrail | None, *, done: int) -> Composition:
+def assemble(channel: Channel, preparation: Preparation, trail: AuditTrail | None, *, done: int) -> Assembly:
     """Put the parts of a run together.
 
     Args:
@@ -59,7 +65,7 @@ def compose(channel: Channel, preparation: Preparation, trail: AuditTrail | None
     summed = channel.summing is not None
     if not summed:
         grid = _validating(grid, preparation, private=trail is not None)
-    return Composition(
+    return Assembly(
         sampler=_sampler(channel, preparation, trail, done=done),
         grid=grid,
         ledger=ledger,
@@ -104,5 +110,55 @@ def _sampler(channel: Channel, preparation: Preparation, trail: AuditTrail | Non
         counts={} if trail is None else trail.participations(done=done),
         seed=seed,
         refused=() if trail is None else trail.refused,
-        patience=federation.deadline,
+        timeout=federation.deadline,
     )
+
+
+# Everything that a strategy of Flower 1.41 carries from round to round, besides the model itself.
+_MEMORY = ("m_t", "v_t", "momentum_vector")
+
+
+def build_strategy(experiment: Experiment) -> FedAvg:
+    """Build the configured strategy. It trains on all nodes that a grid offers, and has none evaluate."""
+    parameters = {name: value for name, value in experiment.server.parameters if value is not None}
+    if experiment.server.strategy == "FedProx":
+        parameters.setdefault("proximal_mu", 0.0)
+    if experiment.server.strategy == "QFedAvg":
+        parameters.setdefault("client_learning_rate", experiment.training.learning_rate)
+        parameters["train_loss_key"] = protocol.LOSS
+    kind = getattr(flower, experiment.server.strategy)
+    return cast(
+        "FedAvg",
+        kind(
+            # A cohort is drawn before the strategy sees it, and a Poisson one may be empty. Evaluation is central.
+            fraction_train=1.0,
+            fraction_evaluate=0.0,
+            min_train_nodes=0,
+            min_available_nodes=0,
+            weighted_by_key=protocol.WEIGHT,
+            arrayrecord_key=protocol.ARRAYS,
+            configrecord_key=protocol.CONFIG,
+            **parameters,
+        ),
+    )
+
+
+def remembered(strategy: FedAvg) -> Arrays:
+    """Return what the strategy remembers, as named arrays."""
+    arrays: Arrays = {}
+    for name in _MEMORY:
+        memory = getattr(strategy, name, None) or {}
+        items = memory.items() if isinstance(memory, dict) else enumerate(memory)
+        arrays.update({f"{name}/{key}": np.asarray(value) for key, value in items})
+    return arrays
+
+
+def remind(strategy: FedAvg, arrays: Arrays) -> None:
+    """Put a strategy where one was that remembered these arrays, whatever it remembers now."""
+    for name in filter(lambda name: hasattr(strategy, name), _MEMORY):
+        memory = {key.partition("/")[2]: value for key, value in arrays.items() if key.startswith(f"{name}/")}
+        is_list = name == "momentum_vector"
+        setattr(strategy, name, ([memory[str(i)] for i in range(len(memory))] if is_list else memory) or None)
+    if hasattr(strategy, "current_arrays"):
+        # FedAvgM would start from its own last result, which is not yet in the types of the model that clients get.
+        strategy.current_arrays = None
