@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedtrain.errors import RunError, SiteError
 from fedtrain.files import write_atomic
-from fedtrain.machines.server import ServerFolder
+from fedtrain.machines.folders import ServerFolder
 
 # The requests of Flower's Fleet API are all of this form. What is encoded, doubled or has a query is something else.
 # The SuperLink closes idle connections after five seconds; the gateway does so before, or a request would now and then

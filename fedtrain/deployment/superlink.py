@@ -24,7 +24,7 @@ from fedtrain.health.keys import covers, read_certificate
 from fedtrain.health.network import trusting
 from fedtrain.health.server import certificate_checks
 from fedtrain.machines.federation import read_membership
-from fedtrain.machines.server import SERVER_VARIABLE, ServerFolder
+from fedtrain.machines.folders import SERVER_VARIABLE, ServerFolder
 
 SUPERLINK, GATEWAY, SUPEREXEC, MEMBERS = "superlink", "gateway", "superexec", "members"
 CONNECTION = "fedtrain"

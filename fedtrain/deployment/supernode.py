@@ -19,7 +19,7 @@ from fedtrain.health.network import reach
 from fedtrain.ledger import read_policy
 from fedtrain.machines.bundles import approved
 from fedtrain.machines.federation import read_membership
-from fedtrain.machines.node import NODE, NodeFolder
+from fedtrain.machines.folders import NODE, NodeFolder
 from fedtrain.machines.request import supernode_public
 
 SUPERNODE, SUPEREXEC = "supernode", "superexec"

@@ -18,7 +18,7 @@ from fedtrain.crypto.secrets import read_secret
 from fedtrain.errors import ForgeryError, KeyFileError, SiteError
 from fedtrain.health.check import Check, fails, ok, warns
 from fedtrain.machines.federation import Federation, read_membership
-from fedtrain.machines.node import NodeFolder
+from fedtrain.machines.folders import NodeFolder
 from fedtrain.machines.request import read_request, supernode_public
 from fedtrain.trust import Membership
 

@@ -29,7 +29,7 @@ from fedtrain.health.network import reach
 from fedtrain.health.rehearsal import rehearse, task_names
 from fedtrain.ledger import Ledger, SitePolicy, dataset_key, read_policy, spent
 from fedtrain.machines.bundles import approved
-from fedtrain.machines.node import NodeFolder
+from fedtrain.machines.folders import NodeFolder
 from fedtrain.report.numbers import upper
 
 _SHOWN = 12  # letters of a digest

@@ -39,7 +39,7 @@ from fedtrain.health.keys import (
 from fedtrain.health.machine import free_space, installed, writable
 from fedtrain.health.network import PATIENCE, presented, resolve, secure, trusting
 from fedtrain.machines.federation import Federation
-from fedtrain.machines.server import ServerFolder
+from fedtrain.machines.folders import ServerFolder
 
 _RENEW = "the operator makes a new one with fedtrain provision rotate-server"
 _NEW_CA = "every machine needs a new ca.pem: the operator makes a federation anew"

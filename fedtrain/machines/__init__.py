@@ -1,8 +1,7 @@
 """The folders of a federation's machines: what a node and a server keep on disk, and what each approves or requests."""
 
 from fedtrain.machines.federation import Federation, read_membership, write_membership
-from fedtrain.machines.node import NODE, NodeFolder
-from fedtrain.machines.server import SERVER_VARIABLE, ServerFolder
+from fedtrain.machines.folders import NODE, SERVER_VARIABLE, NodeFolder, ServerFolder
 
 __all__ = [
     "NODE",

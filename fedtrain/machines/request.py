@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from fedtrain.crypto import Identity, PublicIdentity, SignedEnvelope, canonical, read_or_create_secret, read_secret
 from fedtrain.errors import ForgeryError, KeyFileError, SiteError, StorageError
-from fedtrain.machines.node import NodeFolder
+from fedtrain.machines.folders import NodeFolder
 from fedtrain.trust.membership import NAME
 
 PAYLOAD_TYPE = "application/vnd.fedtrain.admission-request.v1+json"

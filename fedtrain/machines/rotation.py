@@ -15,7 +15,7 @@ from fedtrain.crypto import Identity, read_secret
 from fedtrain.errors import KeyFileError, StorageError
 from fedtrain.files import sync_folder, write_atomic
 from fedtrain.ledger.resigning import datasets_of, resign
-from fedtrain.machines.node import NodeFolder
+from fedtrain.machines.folders import NodeFolder
 from fedtrain.machines.request import Request, make_keys, read_request, supernode_public
 
 
