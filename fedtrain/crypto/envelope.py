@@ -138,6 +138,15 @@ class SignedEnvelope:
             raise ForgeryError("not an envelope: the line is not in canonical form (RFC 8785), or does not end")
         return envelope
 
+    @classmethod
+    def from_lines(cls, data: bytes) -> tuple[Self, ...]:
+        """Return the envelopes of the complete lines of a file. What follows the last newline is not read.
+
+        Raises:
+            ForgeryError: as `from_line`.
+        """
+        return tuple(cls.from_line(line + b"\n") for line in data.split(b"\n")[:-1])
+
     @cached_property
     def digest(self) -> str:
         """The hex SHA-256 of the line."""

@@ -114,8 +114,8 @@ class LedgerCopyStore:
 
     def _load(self, client: int) -> None:
         try:
-            lines = self._file(client).read_bytes().split(b"\n")[:-1] if self._file(client).exists() else []
-            envelopes = [SignedEnvelope.from_line(line + b"\n") for line in lines]
+            data = self._file(client).read_bytes() if self._file(client).exists() else b""
+            envelopes = list(SignedEnvelope.from_lines(data))
             self._count(client, read_chain(envelopes, self._keys[client]))
         except OSError as error:
             raise StorageError(f"cannot read {self._file(client)}: {error.strerror or error}") from error

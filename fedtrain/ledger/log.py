@@ -149,8 +149,7 @@ class Ledger:
         lines, start = self._known.lines, self._end
         for _ in range(max(first, 0), self._count):
             start = lines.rfind(b"\n", 0, start - 1) + 1
-        shown = bytes(lines[start : self._end]).split(b"\n")[:-1]
-        return tuple(SignedEnvelope.from_line(line + b"\n") for line in shown)
+        return SignedEnvelope.from_lines(bytes(lines[start : self._end]))
 
     @property
     def head(self) -> Head:

@@ -257,8 +257,7 @@ class RunLog:
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
         try:
-            lines = data.split(b"\n")[:-1]
-            envelopes = tuple(SignedEnvelope.from_line(line + b"\n") for line in lines)
+            envelopes = SignedEnvelope.from_lines(data)
             return cls(path, identity, envelopes, read_own_records(envelopes, identity))
         except ForgeryError as error:
             raise LedgerError(

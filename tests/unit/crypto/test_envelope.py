@@ -40,6 +40,14 @@ def test_a_line_is_canonical_json(envelope):
     assert envelope.line() == canonical(envelope.as_json()) + b"\n"
 
 
+def test_the_complete_lines_of_a_file_are_read(envelope):
+    other = SignedEnvelope.sign(TYPE, b"other", IDENTITY)
+    for torn in (b"", other.line()[:-1]):
+        assert SignedEnvelope.from_lines(envelope.line() + other.line() + torn) == (envelope, other)
+    with pytest.raises(ForgeryError, match="not JSON"):
+        SignedEnvelope.from_lines(envelope.line() + b"\n" + other.line())
+
+
 def test_a_changed_envelope_is_refused():
     envelope = SignedEnvelope.sign(TYPE, b"payload", IDENTITY)
     for changed in (
