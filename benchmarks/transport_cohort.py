@@ -8,7 +8,7 @@ from transport_measure import Meter, Stopwatch, Work
 
 from fedtrain.crypto import SealingKey
 from fedtrain.flower.messages.sealed import Packed, body_of, own_of
-from fedtrain.flower.messages.secagg import answer_masked, answer_unmasked
+from fedtrain.flower.messages.secagg import MaskReply, UnmaskReply
 from fedtrain.messaging import Body, Header, seal
 from fedtrain.secagg import ClientState, MaskedVector, Parameters, UnmaskedShares, quantize
 from fedtrain.trust import SERVER, client_name
@@ -82,7 +82,8 @@ def run(
 
 def on_the_wire(answer: MaskedVector | UnmaskedShares) -> int:
     """Return the bytes of an answer as the transport sends it: its header, its sealed part and its body."""
-    content = answer_masked(answer) if isinstance(answer, MaskedVector) else answer_unmasked(answer)
+    reply = MaskReply(masked=answer) if isinstance(answer, MaskedVector) else UnmaskReply(shares=answer)
+    content = reply.to_records()
     identity = Federation(2).identities[0]
     body = Body.encrypt(body_of(content))
     key = SealingKey(bytes(32)).public
