@@ -59,8 +59,7 @@ def run(
 ) -> None:
     """Submit a run, follow it, and bring its folder back with the model and the report."""
     with reporting_errors():
-        from fedtrain.flower.app import find_app  # noqa: PLC0415 - Flower takes a second to import
-        from fedtrain.flower.bundle import bundled_folder  # noqa: PLC0415 - likewise
+        from fedtrain.flower.app import bundled_folder, find_app  # noqa: PLC0415 - Flower takes a second to import
 
         server = ServerFolder.open(folder)
         flat = read_flat(config, settings)
@@ -147,8 +146,7 @@ def bundle(
 ) -> None:
     """Write the bundle that a run of the app would send to the nodes, for their sites to approve."""
     with reporting_errors():
-        from fedtrain.flower.app import find_app  # noqa: PLC0415 - Flower takes a second to import
-        from fedtrain.flower.bundle import build_bundle  # noqa: PLC0415 - likewise
+        from fedtrain.flower.app import build_bundle, find_app  # noqa: PLC0415 - Flower takes a second to import
 
         data = build_bundle(find_app(app))
         write_atomic(out, data)

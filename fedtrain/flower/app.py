@@ -1,4 +1,4 @@
-"""Flower apps: what the ``pyproject.toml`` of one says, and its run config with overrides; and fedtrain's own app.
+"""Flower apps: what the ``pyproject.toml`` of one says, its run config, its bundle; and fedtrain's own app.
 
 Our own app is two entry points of a few lines, ``server/app.py`` and ``clients/app.py``. In a checkout they are at its
 root; a wheel has them in ``fedtrain/app``, beside the experiment of the demo. The ``pyproject.toml`` that Flower wants
@@ -6,9 +6,11 @@ with them is made from the sections of the experiment, so that it is the same fr
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import tomli_w
@@ -16,7 +18,7 @@ import tomli_w
 import fedtrain
 from fedtrain.config import Experiment, flatten
 from fedtrain.config.loading import nearest
-from fedtrain.errors import AppError, ConfigError
+from fedtrain.errors import AppError, ConfigError, StorageError
 
 _DEFAULT_NODES = 10
 _COMPONENTS = {"serverapp": "server.app:app", "clientapp": "clients.app:app"}
@@ -176,3 +178,48 @@ def _nodes(federations: Mapping[str, Any]) -> int:
 def _table(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
     value = tree.get(name)
     return value if isinstance(value, dict) else {}
+
+
+def build_bundle(app: FlowerApp) -> bytes:
+    """Return the bundle (FAB) of an app: the same bytes for the same files, from a checkout and from a wheel.
+
+    Raises:
+        AppError: Flower cannot bundle the app.
+    """
+    from flwr.cli.build import build_fab_from_disk, build_fab_from_files  # noqa: PLC0415 - it takes a second to import
+
+    try:
+        if _ours(app):
+            data, _ = build_fab_from_files(own_files())
+        else:
+            data = build_fab_from_disk(app.folder)
+    except (OSError, ValueError) as error:
+        raise AppError(f"{app.folder} cannot be bundled: {error}") from error
+    return bytes(data)
+
+
+@contextmanager
+def bundled_folder(app: FlowerApp) -> Iterator[Path]:
+    """Give a folder of which Flower makes the same bundle. For fedtrain's own app it is gone afterwards.
+
+    Raises:
+        AppError: an entry point is missing from the installation.
+        StorageError: the folder cannot be written.
+    """
+    if not _ours(app):
+        yield app.folder
+        return
+    files = own_files()
+    with TemporaryDirectory(prefix="fedtrain-app-") as name:
+        try:
+            for file, content in files.items():
+                path = Path(name) / file
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(content)
+        except OSError as error:
+            raise StorageError(f"cannot write the app to {name}: {error.strerror or error}") from error
+        yield Path(name)
+
+
+def _ours(app: FlowerApp) -> bool:
+    return app.folder == shipped()

@@ -18,8 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from fedtrain.flower.app import own_app
-from fedtrain.flower.bundle import build_bundle
+from fedtrain.flower.app import build_bundle, own_app
 from fedtrain.serverapp.reporting import software_digests
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore:GitWildMatchPattern")]

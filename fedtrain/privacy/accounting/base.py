@@ -1,33 +1,45 @@
 """What every accountant is, and what it accepts."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
 from math import fsum, isfinite
-from typing import Protocol
+from typing import ClassVar
 
 from fedtrain.errors import PrivacySpecError
 from fedtrain.privacy.events import Event, SampledGaussian, merge
 
+GAUSSIANS = frozenset({SampledGaussian.kind})
 
-class Accountant(Protocol):
+COMPOSED = GAUSSIANS
+"""The kinds of events that some accountant composes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accountant(ABC):
     """Bounds what a composition of mechanisms spends.
 
     Contract (tests/contract/test_accountants.py): nothing spends zero; more steps, a higher rate, less noise or a
     smaller delta never spend less; order and grouping do not matter; the result is finite and not negative, or an
     exception. Implementations are immutable and can be hashed.
+
+    Attributes:
+        name: the library and the method.
+        library: the package that computes it.
+        kinds: the kinds of events that it can compose.
     """
 
-    @property
-    def name(self) -> str:
-        """The library and the method."""
+    name: ClassVar[str]
+    library: ClassVar[str]
+    kinds: ClassVar[frozenset[str]] = GAUSSIANS
 
     @property
     def version(self) -> str:
         """The version of the library."""
+        return version(self.library)
 
-    @property
-    def kinds(self) -> frozenset[str]:
-        """The kinds of events that it can compose."""
-
+    @abstractmethod
     def epsilon(self, events: Iterable[Event], delta: float) -> float:
         """Return an upper bound on the epsilon that all events together spend at ``delta``.
 
@@ -62,12 +74,6 @@ def gaussians(events: Iterable[Event], delta: float) -> tuple[SampledGaussian, .
         others = sorted({event.kind for event in found} - GAUSSIANS)
         raise PrivacySpecError(f"it does not compose events of kind {', '.join(others)}")
     return sampled
-
-
-GAUSSIANS = frozenset({SampledGaussian.kind})
-
-COMPOSED = GAUSSIANS
-"""The kinds of events that some accountant composes."""
 
 
 def folded(events: tuple[SampledGaussian, ...]) -> tuple[SampledGaussian, ...]:

@@ -7,17 +7,14 @@ data sets differ in one unit added or removed.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import version
 from math import expm1, log1p, sqrt
 
 from dp_accounting.pld import privacy_loss_distribution as pld
 from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
 from fedtrain.errors import PrivacySpecError
-from fedtrain.privacy.accounting.base import GAUSSIANS, bounded, folded, gaussians
+from fedtrain.privacy.accounting.base import Accountant, bounded, folded, gaussians
 from fedtrain.privacy.events import Event, SampledGaussian, merge
-
-NAME = "dp-accounting PLD, pessimistic"
 
 # The grids of the privacy loss, finest first. Over T steps, a grid of h loosens the bound by about T h^2 / 3.
 GRIDS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
@@ -34,7 +31,7 @@ _SMALLEST_DELTA = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
-class PldAccountant:
+class PldAccountant(Accountant):
     """Composes privacy loss distributions.
 
     Attributes:
@@ -44,20 +41,8 @@ class PldAccountant:
 
     discretization: float = GRIDS[0]
 
-    @property
-    def name(self) -> str:
-        """The library and the method."""
-        return NAME
-
-    @property
-    def version(self) -> str:
-        """The version of the library."""
-        return version("dp-accounting")
-
-    @property
-    def kinds(self) -> frozenset[str]:
-        """The kinds of events that it can compose."""
-        return GAUSSIANS
+    name = "dp-accounting PLD, pessimistic"
+    library = "dp-accounting"
 
     def epsilon(self, events: Iterable[Event], delta: float) -> float:
         """Return an upper bound on the epsilon that all events together spend at ``delta``.

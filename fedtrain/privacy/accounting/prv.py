@@ -7,7 +7,6 @@ an error of known size; what is returned is the upper end.
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import version
 from math import log, sqrt
 
 import numpy as np
@@ -15,10 +14,8 @@ from opacus.accountants import PRVAccountant as Prv
 from opacus.accountants.analysis.prv import PoissonSubsampledGaussianPRV, compute_safe_domain_size
 
 from fedtrain.errors import PrivacySpecError
-from fedtrain.privacy.accounting.base import GAUSSIANS, bounded, folded, gaussians
+from fedtrain.privacy.accounting.base import Accountant, bounded, folded, gaussians
 from fedtrain.privacy.events import Event, SampledGaussian
-
-NAME = "Opacus PRV, upper end"
 
 # Errors of epsilon to try, the smallest first: a larger one needs fewer points. Delta errs by a thousandth.
 _EPSILON_ERRORS = (0.01, 0.1)
@@ -29,23 +26,11 @@ _POINTS, _MECHANISMS = 4_000_000, 50
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrvAccountant:
+class PrvAccountant(Accountant):
     """Composes privacy loss random variables by Fourier transforms."""
 
-    @property
-    def name(self) -> str:
-        """The library and the method."""
-        return NAME
-
-    @property
-    def version(self) -> str:
-        """The version of the library."""
-        return version("opacus")
-
-    @property
-    def kinds(self) -> frozenset[str]:
-        """The kinds of events that it can compose."""
-        return GAUSSIANS
+    name = "Opacus PRV, upper end"
+    library = "opacus"
 
     def epsilon(self, events: Iterable[Event], delta: float) -> float:
         """Return an upper bound on the epsilon that all events together spend at ``delta``.

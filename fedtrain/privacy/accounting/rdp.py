@@ -7,15 +7,12 @@ holds where they give up.
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import version
 
 from dp_accounting import NeighboringRelation, dp_event
 from dp_accounting.rdp import RdpAccountant as Rdp
 
-from fedtrain.privacy.accounting.base import GAUSSIANS, bounded, folded, gaussians
+from fedtrain.privacy.accounting.base import Accountant, bounded, folded, gaussians
 from fedtrain.privacy.events import Event
-
-NAME = "dp-accounting RDP"
 
 
 def _leaves_an_order_out(record: logging.LogRecord) -> bool:
@@ -27,23 +24,11 @@ logging.getLogger("absl").addFilter(lambda record: not _leaves_an_order_out(reco
 
 
 @dataclass(frozen=True, kw_only=True)
-class RdpAccountant:
+class RdpAccountant(Accountant):
     """Composes Renyi divergences of many orders."""
 
-    @property
-    def name(self) -> str:
-        """The library and the method."""
-        return NAME
-
-    @property
-    def version(self) -> str:
-        """The version of the library."""
-        return version("dp-accounting")
-
-    @property
-    def kinds(self) -> frozenset[str]:
-        """The kinds of events that it can compose."""
-        return GAUSSIANS
+    name = "dp-accounting RDP"
+    library = "dp-accounting"
 
     def epsilon(self, events: Iterable[Event], delta: float) -> float:
         """Return an upper bound on the epsilon that all events together spend at ``delta``.

@@ -1,0 +1,192 @@
+"""Where the randomness of private training comes from: a generator that repeats, or one that nobody can predict.
+
+The seeded source is for simulations, where the noise protects nobody. The secure source is for deployment: a
+cryptographic stream, and Gaussians that are hard to invert.
+
+What the Gaussians defend against. Floating-point noise does not reach every number, and which results it reaches
+depends on what it was added to (Mironov 2012, "On significance of the least significant bits for differential
+privacy"). For Gaussians of one Box-Muller pair an attacker can search for the uniforms that explain a result, and rule
+out values for which there are none (Jin et al. 2022; Holohan and Braghin 2021, "Secure random sampling in differential
+privacy"). By the latter's section 5.1, each value here is the sum of 2n = 4 Gaussians divided by sqrt(4); Opacus'
+secure mode takes n = 2 too. The search for the 53-bit uniforms behind one value then costs about
+2^(53 (2n - 1)) = 2^159 steps.
+
+What they do not give. This makes a known attack infeasible; it is no proof. The sum of gradients and its noise are
+still floats, rounded after every operation, and the guarantee is that of the real-valued Gaussian, which floats
+approximate. A uniform of 53 bits also ends each Gaussian at 8.57 standard deviations, beyond which the true one has a
+probability of 1e-17. Timing is not hidden. A reader of this process's memory reads the records in it, too.
+"""
+
+import os
+from collections.abc import Sequence
+from math import isfinite, pi, prod
+from typing import Literal, Protocol
+from weakref import WeakSet
+
+import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
+from cryptography.hazmat.primitives.ciphers.algorithms import AES256
+from cryptography.hazmat.primitives.ciphers.modes import CTR
+from torch import Tensor
+
+from fedtrain.seeding import seeded_generator
+
+_WORD = 8
+_LOWER_53 = (1 << 53) - 1
+_UNIT = 2.0**-53
+_SUMMED = 4
+
+# Pairs of values made at once: a few megabytes of temporaries, whatever the size of the result.
+_CHUNK = 1 << 13
+
+
+class RandomSource(Protocol):
+    """Draws the noise and the samples of private training. Each call draws anew.
+
+    Attributes:
+        name: ``seeded`` or ``secure``, as the report says it.
+    """
+
+    name: str
+
+    def gaussian(
+        self, shape: Sequence[int], *, std: float, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Return independent Gaussians of mean 0 and standard deviation ``std``.
+
+        Raises:
+            ValueError: ``std`` is negative or not finite.
+        """
+
+    def bernoulli(self, count: int, probability: float) -> Tensor:
+        """Return a mask, bool of shape (count,) on the CPU, each entry true on its own with ``probability``.
+
+        Raises:
+            ValueError: ``probability`` is outside of [0, 1].
+        """
+
+
+def open_source(kind: Literal["seeded", "secure"], seed: int) -> RandomSource:
+    """Return the source that a configuration names. The secure one makes no use of the seed."""
+    return SeededSource(seed) if kind == "seeded" else SecureSource()
+
+
+class SeededSource:
+    """Draws from torch's generators, by a seed: randomness that repeats.
+
+    The noise and the samples have a stream each, so that how many are drawn of one does not change the other; the noise
+    has one for each device. Anyone who knows the seed can subtract the noise.
+    """
+
+    name = "seeded"
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._noise: dict[torch.device, torch.Generator] = {}
+        self._sampling = seeded_generator(seed, "sampling")
+
+    def gaussian(
+        self, shape: Sequence[int], *, std: float, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Return Gaussians of the shape, drawn on the device in the precision of ``dtype``."""
+        _check_std(std)
+        if device not in self._noise:
+            self._noise[device] = seeded_generator(self._seed, "noise", device=device)
+        return torch.normal(0.0, std, tuple(shape), generator=self._noise[device], device=device, dtype=dtype)
+
+    def bernoulli(self, count: int, probability: float) -> Tensor:
+        """Return a mask by comparing uniforms of 53 bits."""
+        _check_probability(probability)
+        return torch.rand(count, generator=self._sampling, dtype=torch.float64) < probability
+
+
+class SecureSource:
+    """Draws from a keystream of its own, on the CPU."""
+
+    name = "secure"
+
+    def __init__(self) -> None:
+        self._stream = Keystream()
+
+    def gaussian(
+        self, shape: Sequence[int], *, std: float, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Return Gaussians of the shape, made in float64 on the CPU, then rounded once to ``dtype``."""
+        _check_std(std)
+        values = torch.empty(prod(shape), dtype=dtype)
+        for chunk in torch.split(values, 2 * _CHUNK):
+            pairs = (len(chunk) + 1) // 2
+            chunk.copy_(self._pairs(pairs).mul_(std)[: len(chunk)])
+        return values.reshape(tuple(shape)).to(device)
+
+    def bernoulli(self, count: int, probability: float) -> Tensor:
+        """Return a mask by comparing integers of 53 bits.
+
+        The probability is exact to 2^-53, and never above the one declared: more sampling would be less privacy.
+        """
+        _check_probability(probability)
+        return self._stream.words(count) < int(probability * 2**53)
+
+    def _pairs(self, count: int) -> Tensor:
+        """Return 2 * count standard Gaussians: Box and Muller 1958, each summed over four independent pairs.
+
+        The four parts of a value come from different pairs: the two values of one pair sum to a single Gaussian, which
+        would halve the defence.
+        """
+        words = self._stream.words(2 * _SUMMED * count).to(torch.float64).reshape(2, _SUMMED, count)
+        # In (0, 1], so that the logarithm is finite.
+        radius = words[0].add_(1.0).mul_(_UNIT).log_().mul_(-2.0).sqrt_()
+        angle = words[1].mul_(2 * pi * _UNIT)
+        values = torch.cat([(radius * angle.cos()).sum(0), (radius * angle.sin()).sum(0)])
+        return values.div_(_SUMMED**0.5)
+
+
+class Keystream:
+    """A stream of random words: bits that nobody can predict, fast.
+
+    AES-256 in counter mode (NIST SP 800-38A, section 6.5) under a key from the operating system that leaves this object
+    never. Without a break of AES the stream is indistinguishable from random bits, up to the usual bound of 2^64
+    blocks. A process keys its stream at its first use, and a forked child forgets the key, so that no two processes
+    share a stream. A copy of the whole machine (a snapshot that is resumed twice) does repeat it.
+    """
+
+    def __init__(self) -> None:
+        self._cipher: CipherContext | None = None
+        _STREAMS.add(self)
+
+    def words(self, count: int) -> Tensor:
+        """Return independent uniform integers in [0, 2^53), int64 of shape (count,)."""
+        if self._cipher is None:
+            self._cipher = Cipher(AES256(os.urandom(32)), CTR(bytes(16))).encryptor()
+        if count == 0:
+            return torch.zeros(0, dtype=torch.int64)
+        stream = bytearray(count * _WORD)
+        self._cipher.update_into(bytes(len(stream)), stream)
+        return torch.frombuffer(stream, dtype=torch.int64).bitwise_and_(_LOWER_53)
+
+    def forget(self) -> None:
+        """Drop the key: the next word comes from a new one."""
+        self._cipher = None
+
+
+_STREAMS: WeakSet[Keystream] = WeakSet()
+
+
+def _forget_all() -> None:
+    for stream in _STREAMS:
+        stream.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
+
+
+def _check_std(std: float) -> None:
+    """Raise ``ValueError`` for a standard deviation that is negative or not finite."""
+    if not (isfinite(std) and std >= 0):
+        raise ValueError(f"a standard deviation of {std} is not allowed: it is finite and not negative")
+
+
+def _check_probability(probability: float) -> None:
+    """Raise ``ValueError`` for a probability outside of [0, 1]."""
+    if not 0 <= probability <= 1:
+        raise ValueError(f"a probability of {probability} is not allowed: it is in [0, 1]")
