@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from fedtrain.report import Report
     from fedtrain.report.plan import PlanSummary
     from fedtrain.serverapp.events import Event
-    from fedtrain.tasks.given import CallerObjects
+    from fedtrain.tasks import CallerObjects
     from fedtrain.trust import Roster
 
 
@@ -173,7 +173,7 @@ def simulate(
     from fedtrain.clientapp.app import make_client_app
     from fedtrain.flower.simulation import open_grid
     from fedtrain.serverapp.run import run_experiment
-    from fedtrain.tasks.given import NO_OBJECTS
+    from fedtrain.tasks import NO_OBJECTS
 
     experiment, objects = _with_objects(_with_output(experiment, out, resume=resume), task, data)
     directory = experiment.output.directory
@@ -205,7 +205,7 @@ def load_run(path: str | Path, *, task: object = None) -> Run:
         TaskError: ``task`` is no task.
     """
     from fedtrain.audit import read_report
-    from fedtrain.tasks.given import factory_of
+    from fedtrain.tasks import factory_of
 
     folder = Path(path)
     return Run(
@@ -275,7 +275,7 @@ def _with_objects(
     """Return the experiment as it is recorded, and what the caller gives in the place of what it names."""
     from fedtrain.data import partition
     from fedtrain.data.given import opened
-    from fedtrain.tasks.given import NO_OBJECTS, factory_of
+    from fedtrain.tasks import NO_OBJECTS, factory_of
 
     objects, flat = NO_OBJECTS, to_flat(experiment)
     if task is not None:

@@ -18,7 +18,7 @@ from fedtrain.flower.mods.secagg import secagg_mod
 from fedtrain.flower.mods.session import session_mod
 
 if TYPE_CHECKING:
-    from fedtrain.tasks.given import CallerObjects
+    from fedtrain.tasks import CallerObjects
 
 
 def make_client_app(objects: "CallerObjects | None" = None) -> ClientApp:

@@ -17,8 +17,7 @@ from fedtrain.data.site import open_site as open_records
 from fedtrain.device import resolve_device
 from fedtrain.errors import ClientError, SiteError
 from fedtrain.machines import NodeFolder
-from fedtrain.tasks import Task, build_task
-from fedtrain.tasks.given import NO_OBJECTS, CallerObjects
+from fedtrain.tasks import NO_OBJECTS, CallerObjects, Task, build_task
 from fedtrain.training import Records
 
 

@@ -16,8 +16,7 @@ from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.report import Metric
 from fedtrain.seeding import derive_seed
-from fedtrain.tasks import Task, build_task, shared_names
-from fedtrain.tasks.given import NO_OBJECTS, CallerObjects
+from fedtrain.tasks import NO_OBJECTS, CallerObjects, Task, build_task, shared_names
 from fedtrain.training import check_model
 
 

@@ -37,7 +37,7 @@ from fedtrain.serverapp.reporting import Status, build_report, largest_epsilon
 from fedtrain.serverapp.rounds import Rounds, initial_state
 from fedtrain.serverapp.run_folder import RunFolder, open_board
 from fedtrain.serverapp.screen import Screen, make_screen
-from fedtrain.tasks.given import NO_OBJECTS, CallerObjects
+from fedtrain.tasks import NO_OBJECTS, CallerObjects
 
 _log = logging.getLogger(__name__)
 

@@ -1,13 +1,14 @@
 """What is trained: a model with its encoding, losses and metrics."""
 
-from fedtrain.tasks.build import build_task, checked_task
+from fedtrain.tasks.base import Batch, Metric, Metrics, Records, Task, trainable_names
+from fedtrain.tasks.build import NO_OBJECTS, CallerObjects, build_task, checked_task, factory_of
+from fedtrain.tasks.calls import refuse_batch_statistics, shared_names
 from fedtrain.tasks.metrics import ClassificationMetrics, MultilabelMetrics, RegressionMetrics
-from fedtrain.tasks.norms import refuse_batch_statistics
-from fedtrain.tasks.shared import shared_names, trainable_names
-from fedtrain.tasks.types import Batch, Metric, Metrics, Records, Task
 
 __all__ = [
+    "NO_OBJECTS",
     "Batch",
+    "CallerObjects",
     "ClassificationMetrics",
     "Metric",
     "Metrics",
@@ -17,6 +18,7 @@ __all__ = [
     "Task",
     "build_task",
     "checked_task",
+    "factory_of",
     "refuse_batch_statistics",
     "shared_names",
     "trainable_names",

@@ -1,14 +1,18 @@
-"""Call a task, and check that what it returns belongs to single records.
+"""Call a task, and check that what it returns belongs to single records, and what its model has and shares.
 
 Clipping bounds what a record does to the sum of the gradients. A tensor with another number of rows, or a loss of
 several records, would let one record do more; so every trainer calls a task through these functions.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fedtrain.errors import TaskError
-from fedtrain.tasks.types import Batch, Records, Task
+from fedtrain.tasks.base import Batch, Records, Task, trainable_names
 
 # So many records of a batch have their loss computed again alone.
 _ALONE = 16
@@ -98,3 +102,60 @@ def split(batch: Batch, size: int) -> list[Batch]:
     """Cut a batch into parts of so many rows; the last may be smaller."""
     parts = {name: torch.split(value, size) for name, value in batch.items()}
     return [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]
+
+
+def shared_names(task: Task, model: nn.Module) -> frozenset[str]:
+    """Return the names in the state dict that a task shares.
+
+    Whatever sends, clips, adds noise, masks or digests goes by this set, and by no other.
+
+    Raises:
+        TaskError: the task names what is not trained, and so is neither clipped nor noised, or names nothing.
+    """
+    shared, trainable = frozenset(task.shared(model)), trainable_names(model)
+    if strange := sorted(shared - trainable):
+        raise TaskError(
+            f"the task shares {', '.join(strange[:3])}, which is no trainable parameter of its model: what is not "
+            "trained is neither clipped nor noised, and is never sent; return names of trainable parameters from "
+            "shared(model)"
+        )
+    if not shared:
+        raise TaskError(
+            "the task shares nothing: the model has no trainable parameter, or shared(model) names none; nothing "
+            "would be learned"
+        )
+    return shared
+
+
+def refuse_batch_statistics(model: nn.Module) -> None:
+    """Return if no layer of the model takes statistics over records, as training with record privacy requires.
+
+    Refused are batch normalisation of every kind (also synchronised, lazy, and without running statistics), and
+    instance normalisation with running statistics. Batch normalisation mixes the records of a batch, so that no
+    record has a gradient of its own that could be clipped; and running statistics are sums over records that reach
+    the released model neither clipped nor noised.
+
+    Raises:
+        TaskError: names each such layer and what to write instead.
+    """
+    lines = [
+        f"  {path or 'the model itself'}: {_replacement(layer)}"
+        for path, layer in model.named_modules()
+        if isinstance(layer, _BatchNorm) or (isinstance(layer, _InstanceNorm) and layer.track_running_stats)
+    ]
+    if lines:
+        raise TaskError(
+            "the model cannot be trained with record privacy: it normalises with statistics over the records of a "
+            "batch, which mix records, and its running statistics are neither clipped nor noised. Replace\n"
+            + "\n".join(lines)
+        )
+
+
+def _replacement(layer: _BatchNorm | _InstanceNorm) -> str:
+    """Write the layer and a normalisation with the same channels that uses one record at a time."""
+    kind, channels = type(layer).__name__, layer.num_features
+    if channels == 0:  # a lazy layer that has seen no input yet
+        return f"{kind}() by nn.GroupNorm(groups, channels), where groups divides channels"
+    # One channel in each group is instance normalisation.
+    groups = channels if isinstance(layer, _InstanceNorm) else math.gcd(8, channels)
+    return f"{kind}({channels}) by nn.GroupNorm({groups}, {channels})"

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedtrain.errors import TaskError
-from fedtrain.tasks.types import Batch, Metric
+from fedtrain.tasks.base import Batch, Metric
 
 CALIBRATION_BINS = 15
 # The largest float32 below one.

@@ -10,8 +10,7 @@ from fedtrain.config import TaskConfig
 from fedtrain.data.types import ClassTarget, Columns, DataInfo, Image
 from fedtrain.errors import TaskError
 from fedtrain.tasks import build_task, refuse_batch_statistics
-from fedtrain.tasks.models import ARCHITECTURES, choose
-from fedtrain.tasks.resnet import Block
+from fedtrain.tasks.models import ARCHITECTURES, Block, choose
 
 CLASSES = tuple("0123456789")
 

@@ -1,13 +1,15 @@
 """What a task is, to the code that trains and evaluates it."""
 
 from abc import abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from fedtrain.tasks.shared import trainable_names
+from fedtrain.errors import TaskError
 
 Batch = dict[str, Tensor]
 """What a model is trained on at once, by name. The first dimension of every tensor is the record."""
@@ -107,3 +109,27 @@ class Task(Protocol):
         They are some or all of the trainable parameters (`trainable_names`).
         """
         return trainable_names(model)
+
+
+def trainable_names(model: nn.Module) -> frozenset[str]:
+    """Return the names in the state dict of all that is trained.
+
+    In a private mode all else, buffers and frozen parameters, is released as it was received: no noise covers it.
+    """
+    parameters = model.named_parameters(remove_duplicate=False)
+    return frozenset(name for name, value in parameters if value.requires_grad)
+
+
+def unknown(field: str, value: str, allowed: Collection[str], also: str = "") -> TaskError:
+    """Return the error for a value that is none of the allowed names.
+
+    Args:
+        field: the configuration field that holds the value.
+        value: the value.
+        allowed: the names that the field may hold.
+        also: what else the field may hold, in words.
+    """
+    close = get_close_matches(value, allowed, n=1, cutoff=0.4)
+    hint = f'; did you mean "{close[0]}"?' if close else "."
+    names = ", ".join(f'"{name}"' for name in allowed)
+    return TaskError(f'{field} = "{value}" is not known{hint} Allowed: {names}{also}.')
