@@ -1,4 +1,4 @@
-"""The Flower ClientApp of an experiment.
+"""The Flower ClientApp of an experiment: its mods, and what it answers.
 
 Flower starts a process for each message. Those of a session and of a sum's second exchange are answered by the mods,
 which need no torch: what imports it, which takes longer than their work, is imported where a message needs it.
@@ -6,19 +6,59 @@ which need no torch: what imports it, which takes longer than their work, is imp
 
 # ruff: noqa: PLC0415
 
+import os
+import traceback
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
 
-from fedtrain.clientapp.context import context_of, open_endpoint, share_context
-from fedtrain.clientapp.redaction import redact_errors
+import fedtrain
+from fedtrain.clientapp.context import ClientContext, context_of, open_endpoint, share_context
+from fedtrain.clientapp.policy import checked_plan, reserve_run
+from fedtrain.errors import (
+    BudgetError,
+    ClientError,
+    FedtrainError,
+    KeyFileError,
+    LedgerError,
+    PrivacySpecError,
+    SiteError,
+    StorageError,
+    TaskError,
+    TransportError,
+)
+from fedtrain.files import append_bytes
+from fedtrain.flower.messages.introduction import Answer, ConsistencyProof, LedgerQuery, Query
 from fedtrain.flower.mods.sealed import sealed_mod
 from fedtrain.flower.mods.secagg import secagg_mod
 from fedtrain.flower.mods.session import session_mod
+from fedtrain.machines import NODE
+from fedtrain.privacy.mechanisms import mechanism_of, promises_nothing
 
 if TYPE_CHECKING:
+    from fedtrain.clientapp.site import Site
     from fedtrain.tasks import CallerObjects
+
+# Their texts name files, layers, budgets, numbers of the plan, and what is malformed in a message of the server. Errors
+# about data may name a row or a value.
+_HARMLESS = frozenset(
+    {
+        BudgetError,
+        ClientError,
+        KeyFileError,
+        LedgerError,
+        PrivacySpecError,
+        SiteError,
+        StorageError,
+        TaskError,
+        TransportError,
+    }
+)
+_LIBRARY = Path(fedtrain.__file__).parent
 
 
 def make_client_app(objects: "CallerObjects | None" = None) -> ClientApp:
@@ -50,13 +90,90 @@ def make_client_app(objects: "CallerObjects | None" = None) -> ClientApp:
     @app.query()
     def handle_query(message: Message, context: Context) -> Message:
         """Say which client this node is, and what its ledger holds."""
-        from fedtrain.clientapp.joining import introduce
         from fedtrain.clientapp.site import site_of
 
         client = context_of(context)
         return Message(introduce(message.content, client, site_of(client, objects)), reply_to=message)
 
     return app
+
+
+def introduce(content: RecordDict, client: ClientContext, site: "Site") -> RecordDict:
+    """Say which client this is, and if asked show its public key.
+
+    In a private mode, show its ledger with a signed statement that this is all of it.
+
+    With secret cohorts a client that is told the noise of the run reserves the whole run, or says in the statement why
+    it does not.
+
+    Raises:
+        TransportError: the query is malformed; it names what.
+    """
+    query = Query.from_records(content)
+    return Answer(
+        client=client.client,
+        key=client.identity.public if query.key else None,
+        ledger=None if query.ledger is None else _consistency_proof(query.ledger, client, site),
+    ).to_records()
+
+
+def _consistency_proof(query: LedgerQuery, client: ClientContext, site: "Site") -> ConsistencyProof:
+    experiment, noise = client.experiment, query.noise_multiplier
+    with client.open_ledger(client.dataset_of(site.records(client.client))) as ledger:
+        refusal = None
+        if mechanism_of(experiment).reserves_run and noise is not None:
+            try:
+                reserve_run(ledger, client, checked_plan(experiment, noise), run=query.run)
+            except (BudgetError, PrivacySpecError) as error:
+                refusal = str(error)
+        statement = ledger.statement(
+            run=query.run, round_number=query.round_number, policy=client.limits, refusal=refusal
+        )
+        return client.consistency_proof(ledger, query.known, statement=statement)
+
+
+def redact_errors(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Replace an exception that may quote a record by one that says nothing of the records.
+
+    That is in a private mode, and on a machine of the client's own in any. Passed on are the texts of errors that the
+    library itself raised about keys, ledgers, budgets, storage, the plan, the model and the server's message. The
+    traceback of any other goes to the client's own folder.
+
+    Raises:
+        FedtrainError: as above; a `ClientError` in the place of any other exception.
+    """
+    if promises_nothing(context.run_config.get("privacy.mode")) and NODE not in context.node_config:
+        return call_next(message, context)
+    try:
+        return call_next(message, context)
+    except BaseException as error:  # noqa: BLE001 - a task may raise anything, or leave by sys.exit
+        failure = type(error)(str(error)) if _is_harmless(error) else _told_apart(error)
+        text = traceback.format_exc()
+    if isinstance(failure, ClientError):
+        with suppress(OSError, FedtrainError):
+            _log(context, text)
+    # Raised here and not above, where it would carry the first exception along.
+    raise failure
+
+
+def _is_harmless(error: BaseException) -> bool:
+    """Say whether the library raised it, and about nothing of the data. A task can raise the same classes."""
+    frames = traceback.extract_tb(error.__traceback__)
+    raised_in = Path(frames[-1].filename) if frames else Path()
+    return type(error) in _HARMLESS and _LIBRARY in raised_in.parents
+
+
+def _told_apart(error: BaseException) -> ClientError:
+    # The name of a class that somebody wrote can quote a record, too.
+    kind = type(error).__name__ if type(error).__module__ == "builtins" else "an exception"
+    return ClientError(f"training failed with {kind}; errors.log in the client's own folder says more")
+
+
+def _log(context: Context, text: str) -> None:
+    log = context_of(context).folder / "errors.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    append_bytes(log, text.encode(errors="replace"))
 
 
 app = make_client_app()

@@ -78,7 +78,9 @@ def reserve_run(ledger: Ledger, client: ClientContext, plan: PrivacyPlan, *, run
     """
     subject = _run_subject(client, plan, run)
     if ledger.reserved(**subject) is None:
-        _add(ledger, client, plan, subject)
+        noise = client.experiment.privacy.noise
+        _check(ledger, client, plan, subject)
+        ledger.reserve(**subject, repeatable=False, unit=plan.spec.unit, noise=noise)
 
 
 def reserved_run(ledger: Ledger, client: ClientContext, plan: PrivacyPlan, *, run: str) -> LedgerEntry:
@@ -130,22 +132,28 @@ def reserve(
         "model": request,
         "event": mechanism_of(experiment).reservation(plan),
     }
-    if experiment.privacy.noise == "seeded" and (made := ledger.reserved(**subject)) is not None:
-        return made
-    if not 1 <= round_number <= experiment.federation.rounds:
-        raise BudgetError(
-            f"round {round_number} is not one of the {experiment.federation.rounds} rounds of the experiment; "
-            "nothing was trained"
-        )
-    if (taken := ledger.totals.reservations(run)) >= plan.spec.rounds:
-        raise BudgetError(
-            f"this client has taken part in this run {taken} times, and the noise is calibrated for "
-            f"{plan.spec.rounds}; nothing was trained"
-        )
-    return _add(ledger, client, plan, subject)
+
+    def permit() -> None:
+        if not 1 <= round_number <= experiment.federation.rounds:
+            raise BudgetError(
+                f"round {round_number} is not one of the {experiment.federation.rounds} rounds of the experiment; "
+                "nothing was trained"
+            )
+        if (taken := ledger.totals.reservations(run)) >= plan.spec.rounds:
+            raise BudgetError(
+                f"this client has taken part in this run {taken} times, and the noise is calibrated for "
+                f"{plan.spec.rounds}; nothing was trained"
+            )
+        _check(ledger, client, plan, subject)
+
+    privacy = experiment.privacy
+    return ledger.reserve(
+        **subject, repeatable=privacy.noise == "seeded", unit=plan.spec.unit, noise=privacy.noise, permit=permit
+    )
 
 
-def _add(ledger: Ledger, client: ClientContext, plan: PrivacyPlan, subject: Subject) -> LedgerEntry:
+def _check(ledger: Ledger, client: ClientContext, plan: PrivacyPlan, subject: Subject) -> None:
+    """Refuse a charge that the client's policy or budget does not allow."""
     privacy, mechanism = client.experiment.privacy, mechanism_of(client.experiment)
     check(
         client.limits,
@@ -157,4 +165,3 @@ def _add(ledger: Ledger, client: ClientContext, plan: PrivacyPlan, subject: Subj
         unit=plan.spec.unit,
         noise=privacy.noise,
     )
-    return ledger.reserve(**subject, repeatable=False, unit=plan.spec.unit, noise=privacy.noise)

@@ -81,9 +81,7 @@ class _Training:
 
     def plainly(self) -> Arrays:
         """Train without privacy."""
-        work = self.work
-        trainer = PlainTrainer(config=work.client.experiment.training)
-        trainer.train(work.model, work.site.task, self.records, work.settings)
+        _trained_plainly(self.work, self.records)
         return self._trained()
 
     def by_record(self, plan: PrivacyPlan, source: RandomSource) -> Arrays:
@@ -115,12 +113,17 @@ def train(content: RecordDict, client: ClientContext, site: Site) -> RecordDict:
     records, mechanism = site.records(client.client), mechanism_of(client.experiment)
     if mechanism.private:
         return _train_privately(work, records, mechanism).to_records()
-    loss = PlainTrainer(config=client.experiment.training).train(work.model, site.task, records, work.settings)
-    metrics = {protocol.WEIGHT: float(len(records)), protocol.LOSS: loss}
+    metrics = {protocol.WEIGHT: float(len(records)), protocol.LOSS: _trained_plainly(work, records)}
     received, own = work.request.arrays, trainable_names(work.model) - work.shared
     trained = ArrayRecord(work.model.state_dict())
     arrays = ArrayRecord({name: received[name] if name in own else array for name, array in trained.items()})
     return TrainReply(arrays=arrays, metrics=metrics).to_records()
+
+
+def _trained_plainly(work: Work, records: Records) -> float:
+    """Train the model of a message without privacy, and return the mean loss."""
+    trainer = PlainTrainer(config=work.client.experiment.training)
+    return trainer.train(work.model, work.site.task, records, work.settings)
 
 
 def _train_privately(work: Work, records: Records, mechanism: Mechanism) -> TrainReply:

@@ -8,7 +8,7 @@ A process verifies each line once. What it has verified it keeps in memory, and 
 bytes, only the lines after them are verified (docs/decisions/0023).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -178,6 +178,7 @@ class Ledger:
         repeatable: bool,
         unit: Unit,
         noise: Noise,
+        permit: Callable[[], None] = lambda: None,
     ) -> LedgerEntry:
         """Charge the data set. When this returns, the charge survives a power failure.
 
@@ -192,6 +193,8 @@ class Ledger:
                 again.
             unit: what the event protects.
             noise: where the randomness of the event comes from.
+            permit: called before a charge is made, and not where a reservation is returned that was made before. An
+                error that it raises refuses the charge.
 
         Raises:
             StorageError: it cannot be written; then nothing is reserved.
@@ -201,6 +204,7 @@ class Ledger:
         made = self.reserved(run=run, round_number=round_number, plan=plan, model=model, event=event)
         if repeatable and made is not None and (made.unit, made.noise) == (unit, noise):
             return made
+        permit()
         if 0 < round_number <= (stated := self._stated.round_of(run)):
             raise LedgerError(
                 f"this client has stated that it did not train in round {stated} of this run or before; round "

@@ -1,0 +1,64 @@
+"""What is reserved before a record is trained on, and how often the same work is charged."""
+
+import pytest
+
+from fedtrain.clientapp.policy import checked_plan, reserve
+from fedtrain.errors import BudgetError
+from fedtrain.privacy.mechanisms import mechanism_of
+from fedtrain.serverapp.preparation import prepare
+from tests.fakes import private_experiment
+
+
+@pytest.fixture
+def charged(private, node):
+    """A ledger of client 0, and what reserves a round in it."""
+    client = node(private, 0)
+    plan = checked_plan(private, prepare(private).plan.noise_multiplier)
+    with client.opened.open_ledger(client.opened.dataset_of(client.site.records(0))) as ledger:
+
+        def reserved(number=1, *, request="a" * 64, of=client.opened):
+            return reserve(ledger, of, plan, run="run", round_number=number, request=request)
+
+        yield ledger, plan, reserved
+
+
+def test_seeded_work_is_charged_once_even_when_the_run_has_no_round_left(charged, private):
+    ledger, _, reserved = charged
+    made = [reserved(number) for number in range(1, private.federation.rounds + 1)]
+    assert [reserved(entry.round) for entry in made] == made
+    assert ledger.totals.reservations("run") == len(made) == private.federation.rounds
+
+
+def test_other_work_is_charged_anew_and_refused_when_no_round_is_left(charged, private):
+    ledger, _, reserved = charged
+    for number in range(1, private.federation.rounds + 1):
+        reserved(number)
+    with pytest.raises(BudgetError, match=r"has taken part in this run 3 times, and the noise is calibrated for 3"):
+        reserved(1, request="b" * 64)
+    assert ledger.totals.reservations("run") == 3
+
+
+@pytest.mark.parametrize("number", [0, 4])
+def test_a_round_that_the_experiment_does_not_have_is_refused(charged, number):
+    with pytest.raises(BudgetError, match=rf"round {number} is not one of the 3 rounds"):
+        charged[2](number)
+
+
+def test_a_charge_for_secure_noise_does_not_pay_for_seeded_work(charged, private):
+    """All else is the same; the ledger alone decides, and it compares unit and noise too."""
+    ledger, plan, reserved = charged
+    subject = {"run": "run", "round_number": 1, "plan": plan.digest, "model": "a" * 64}
+    event = mechanism_of(private).reservation(plan)
+    ledger.reserve(**subject, event=event, repeatable=False, unit=plan.spec.unit, noise="secure")
+    with pytest.raises(BudgetError, match="holds charges of runs with secure noise"):
+        reserved()
+
+
+def test_secure_work_is_charged_each_time(cache, tmp_path, node):
+    experiment = private_experiment(cache, federation__sites=str(tmp_path / "sites"), privacy__noise="secure")
+    client = node(experiment, 0)
+    plan = checked_plan(experiment, prepare(experiment).plan.noise_multiplier)
+    with client.opened.open_ledger(client.opened.dataset_of(client.site.records(0))) as ledger:
+        for _ in range(2):
+            reserve(ledger, client.opened, plan, run="run", round_number=1, request="a" * 64)
+        assert ledger.totals.reservations("run") == 2
