@@ -1,10 +1,11 @@
-"""What an audit found."""
+"""What an audit found, and the page that shows it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from fedtrain.report.numbers import short
+from fedtrain.report.numbers import exact, short, upper
+from fedtrain.report.schema import Report
 
 Status = Literal["holds", "fails", "not proven"]
 
@@ -91,3 +92,25 @@ def decide(problems: Sequence[str], detail: str) -> Finding:
         return Finding(status="holds", detail=detail)
     more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     return fails("; ".join(short(problem, _PROBLEM) for problem in problems[:_SHOWN]) + more)
+
+
+def render_audit(verdict: Verdict, report: Report, *, digest: str, files: int) -> str:
+    """Return the verdict as one page that stands alone: no scripts, no requests, readable offline and on paper.
+
+    Args:
+        verdict: what the audit found.
+        report: the report that it is about.
+        digest: SHA-256 of the report's bytes, in hexadecimal, so that the page says which file it is about.
+        files: how many ledger files the auditor gave.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - only the page needs templates
+
+    environment = Environment(
+        loader=PackageLoader("fedtrain.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(upper_bound=upper, exact=exact, short=short)
+    return environment.get_template("audit.html.j2").render(verdict=verdict, report=report, digest=digest, files=files)

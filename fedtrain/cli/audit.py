@@ -14,6 +14,7 @@ from rich.text import Text
 
 from fedtrain.audit import Verdict, read_report
 from fedtrain.audit import audit as check
+from fedtrain.audit.verdict import render_audit
 from fedtrain.cli.running import reporting_errors
 from fedtrain.errors import ReportError
 from fedtrain.files import write_atomic
@@ -43,8 +44,6 @@ def audit(
         files = {str(path): _read(path) for path in ledgers or ()}
         verdict = check(read, roster=None if roster is None else Roster.read(roster), ledgers=files)
         if html is not None:
-            from fedtrain.audit.page import render_audit  # noqa: PLC0415 - only the page needs templates
-
             page = render_audit(verdict, read, digest=sha256(data).hexdigest(), files=len(files))
             write_atomic(html, page.encode())
         if as_json:

@@ -150,10 +150,10 @@ class Evaluations(Part):
             )
         return self
 
-    def _is_best(self, told: Best, expected: Best) -> bool:
+    def _is_best(self, reported: Best, expected: Best) -> bool:
         """Say whether an evaluation is one of the best; of several equal ones any may be named."""
         values = {entry.round: entry.value(self.metrics[0].name) for entry in self.history}
-        return (told.value, told.accuracy, values.get(told.round)) == (
+        return (reported.value, reported.accuracy, values.get(reported.round)) == (
             expected.value,
             expected.accuracy,
             expected.reached,

@@ -30,49 +30,49 @@ def claim(evidence: Evidence) -> Finding:
     Epsilons may differ by what versions of a library differ by. The words, the charges, the accountants and the curve
     have checks of their own.
     """
-    told, found = evidence.report.privacy, evidence.derived
+    reported, found = evidence.report.privacy, evidence.derived
     problems = [
         f"{path} is {said!r} in the report, and {derived!r} by what was signed"
         for name in type(found).model_fields
         if name not in _OWN_CHECKS
-        for path, said, derived in _differences(f"privacy.{name}", getattr(told, name), getattr(found, name))
+        for path, said, derived in _differences(f"privacy.{name}", getattr(reported, name), getattr(found, name))
     ]
     return decide(problems, "each of its fields is derived again from what was signed, and is the same")
 
 
-def _differences(path: str, told: object, found: object) -> Iterator[tuple[str, object, object]]:
+def _differences(path: str, reported: object, found: object) -> Iterator[tuple[str, object, object]]:
     """Yield each value that differs, by its path."""
-    if isinstance(told, BaseModel) and type(told) is type(found):
-        for name in type(told).model_fields:
+    if isinstance(reported, BaseModel) and type(reported) is type(found):
+        for name in type(reported).model_fields:
             if name != "version":  # of a library: the auditor may have another
-                yield from _differences(f"{path}.{name}", getattr(told, name), getattr(found, name))
-    elif isinstance(told, tuple) and isinstance(found, tuple) and len(told) == len(found):
-        for place, (one, other) in enumerate(zip(told, found, strict=True)):
+                yield from _differences(f"{path}.{name}", getattr(reported, name), getattr(found, name))
+    elif isinstance(reported, tuple) and isinstance(found, tuple) and len(reported) == len(found):
+        for place, (one, other) in enumerate(zip(reported, found, strict=True)):
             yield from _differences(f"{path}.{place}", one, other)
-    elif not (isinstance(told, float) and isinstance(found, float) and _equal(path, told, found)) and (
-        type(told) is not type(found) or told != found
+    elif not (isinstance(reported, float) and isinstance(found, float) and _equal(path, reported, found)) and (
+        type(reported) is not type(found) or reported != found
     ):
-        yield path, told, found
+        yield path, reported, found
 
 
-def _equal(path: str, told: float, found: float) -> bool:
+def _equal(path: str, reported: float, found: float) -> bool:
     """Say whether two numbers of a field are the same up to what another library or machine makes of them."""
     if path.endswith("epsilon"):
-        return near(told, found)
+        return near(reported, found)
     # A power, which another machine may round in another way.
-    return path.endswith("value_noise_multiplier") and isclose(told, found)
+    return path.endswith("value_noise_multiplier") and isclose(reported, found)
 
 
 def mechanism(evidence: Evidence) -> Finding:
     """The mechanism, the unit and the sampling of the report are those of the plan that the run was opened with."""
-    told, privacy, plan = evidence.mechanism, evidence.report.privacy, evidence.plan
+    reported, privacy, plan = evidence.mechanism, evidence.report.privacy, evidence.plan
     expected = evidence.promised
     problems = [
         f"{name} is {getattr(privacy, name)} in the report, and {expected[name]} in the plan"
         for name in ("unit", "neighbouring")
         if getattr(privacy, name) != expected[name]
     ]
-    for path, said, planned in _differences("", told, expected["mechanism"]):
+    for path, said, planned in _differences("", reported, expected["mechanism"]):
         name = _NAMES.get(path, path.strip(".").replace("_", " "))
         problems.append(f"{name} is {said} in the report, and {planned} in the plan")
     sampling, own = privacy.sampling, mechanism_of_plan(plan).sampling(plan)
@@ -104,41 +104,45 @@ def words(evidence: Evidence) -> Finding:
         counts = {"data.train_records": report.data.train_records, "data.histogram": report.data.histogram}
         problems += [
             f"{name} is read directly from the records, and with secure noise it must not be there"
-            for name, told in counts.items()
-            if told is not None
+            for name, reported in counts.items()
+            if reported is not None
         ]
     return decide(problems, "adversaries, trust, statement and gaps are those of the plan, the noise and the transport")
 
 
 def clients(evidence: Evidence) -> Finding:
     """What the report says of each client is what its ledger gives; every client of the roster is there."""
-    told = {client.client: client for client in evidence.report.privacy.clients}
+    reported = {client.client: client for client in evidence.report.privacy.clients}
     problems = [
-        f"client {client} is missing from privacy.clients" for client in evidence.roster.clients if client not in told
+        f"client {client} is missing from privacy.clients"
+        for client in evidence.roster.clients
+        if client not in reported
     ]
     problems += [
         f"client {client} is in privacy.clients and not in the roster"
-        for client in told
+        for client in reported
         if client not in evidence.roster.clients
     ]
     if not problems:
         for found in evidence.derived.clients:
             problems += [
-                f"client {found.client}: {name} is {getattr(told[found.client], name)} in the report, and "
+                f"client {found.client}: {name} is {getattr(reported[found.client], name)} in the report, and "
                 f"{getattr(found, name)} by its ledger and the server's record"
                 for name in ("dataset", "entries", "steps", "rounds", "unanswered")
-                if getattr(told[found.client], name) != getattr(found, name)
+                if getattr(reported[found.client], name) != getattr(found, name)
             ]
-    return decide(problems, f"data set, entries, steps and rounds of {len(told)} clients are those of their ledgers")
+    return decide(
+        problems, f"data set, entries, steps and rounds of {len(reported)} clients are those of their ledgers"
+    )
 
 
 def events(evidence: Evidence) -> Finding:
     """The charges in the report are exactly those of the ledgers, and the questions that were left unanswered."""
-    told = Counter(map(_key, evidence.report.privacy.events))
+    reported = Counter(map(_key, evidence.report.privacy.events))
     found = Counter(map(_key, evidence.derived.events))
-    problems = [f"round {key[2]}, client {key[0]}: a charge is missing from privacy.events" for key in found - told]
+    problems = [f"round {key[2]}, client {key[0]}: a charge is missing from privacy.events" for key in found - reported]
     problems += [
-        f"round {key[2]}, client {key[0]}: privacy.events has a charge that nothing gives" for key in told - found
+        f"round {key[2]}, client {key[0]}: privacy.events has a charge that nothing gives" for key in reported - found
     ]
     return decide(problems, f"{found.total()} charges are those of the ledgers and of unanswered questions")
 

@@ -1,12 +1,13 @@
-"""Whether the plan, and what else follows from it, is that of the configuration in the report."""
+"""Whether the plan, and what else follows from it, is that of the configuration, and whether its guarantee was kept."""
 
 from dataclasses import fields
 
+from fedtrain.audit.checks.accounting import near
 from fedtrain.audit.evidence import Evidence
-from fedtrain.audit.verdict import Finding, decide, fails
+from fedtrain.audit.verdict import Finding, decide, fails, not_proven
 from fedtrain.config import Experiment, from_flat
 from fedtrain.errors import ConfigError, PrivacySpecError
-from fedtrain.privacy import PrivacySpec
+from fedtrain.privacy import PrivacySpec, claim
 from fedtrain.privacy.mechanisms import mechanism_of, mechanism_of_plan
 
 
@@ -23,7 +24,8 @@ def configuration(evidence: Evidence) -> Finding:
     ]
     try:
         experiment = from_flat(report.config)
-        spec = mechanism_of(experiment).spec(experiment)
+        asked = mechanism_of(experiment)
+        spec = asked.spec(experiment)
     except (ConfigError, PrivacySpecError, ValueError, ArithmeticError) as error:
         return fails("; ".join([*problems, f"the configuration gives no plan: {error}"]))
     problems += [
@@ -32,6 +34,8 @@ def configuration(evidence: Evidence) -> Finding:
         for field in fields(PrivacySpec)
         if getattr(spec, field.name) != getattr(plan.spec, field.name)
     ]
+    if asked is not (planned := mechanism_of_plan(plan)):
+        problems.append(f"the mechanism is {asked.kind} by the configuration, and {planned.kind} in the plan")
     problems += _repeated(evidence, experiment)
     problems += _clients(evidence, experiment)
     return decide(problems, "it gives the parameters of the plan, the noise, the rounds and the clients again")
@@ -51,9 +55,9 @@ def _repeated(evidence: Evidence, experiment: Experiment) -> list[str]:
         ),
     }
     return [
-        f"{name} is {given} by the configuration, and {told} in the report"
-        for name, (given, told) in pairs.items()
-        if given != told
+        f"{name} is {given} by the configuration, and {reported} in the report"
+        for name, (given, reported) in pairs.items()
+        if given != reported
     ]
 
 
@@ -71,3 +75,58 @@ def _clients(evidence: Evidence, experiment: Experiment) -> list[str]:
     if known > configured:
         problems.append(f"there are {configured} clients by the configuration, and {known} in the roster")
     return problems
+
+
+def delta(evidence: Evidence) -> Finding:
+    """Delta is the plan's, and below one in the number of protected units."""
+    reported, spec = evidence.delta, evidence.plan.spec
+    problems = []
+    if reported != spec.delta:
+        problems.append(
+            f"delta is {reported:g} in the report, and {spec.delta:g} in the plan that the clients agreed to"
+        )
+    if reported >= 1 / spec.population:
+        problems.append(f"delta is {reported:g}, not below 1 / {spec.population:g}")
+    clients = _configured(evidence)
+    if mechanism_of_plan(evidence.plan).counts_clients and spec.population != clients:
+        problems.append(f"the plan protects {spec.population:g} clients, and the configuration has {clients}")
+    return decide(problems, f"delta {reported:g} is the plan's, and below 1 / {spec.population:g} {spec.unit}s")
+
+
+def _configured(evidence: Evidence) -> int | None:
+    """Return how many clients the configuration has; None if it cannot be read."""
+    try:
+        return from_flat(evidence.report.config).federation.clients
+    except ConfigError:
+        return None
+
+
+def budget(evidence: Evidence) -> Finding:
+    """This run charged no client more than its budget, and each client's own budget is the one that it signed."""
+    privacy, spec, reported = evidence.report.privacy, evidence.plan.spec, evidence.delta
+    problems = []
+    if privacy.budget != spec.epsilon:
+        problems.append(f"the budget is {privacy.budget} in the report, and {spec.epsilon} in the plan")
+    for client, mine in evidence.spent.items():
+        found = claim(mine.events(evidence.first_record.run), reported).epsilon
+        if found > spec.epsilon and not near(spec.epsilon, found):
+            problems.append(
+                f"client {client}: this run charged epsilon {found:.6g}, beyond the budget of {spec.epsilon:g}"
+            )
+    for entry in privacy.clients:
+        ledger = evidence.ledgers.get(entry.client)
+        stated = None if ledger is None else ledger.statement
+        own = None if stated is None or stated.delta != reported else stated.epsilon
+        if entry.budget != own:
+            problems.append(
+                f"client {entry.client}: its own budget is {entry.budget} in the report, and it signed {own}"
+            )
+    beyond = [
+        f"client {entry.client}: epsilon {entry.epsilon:.6g} is beyond its own budget of {entry.budget:g}, which it "
+        "may have lowered since, or by rounds that it left unanswered"
+        for entry in privacy.clients
+        if entry.budget is not None and entry.epsilon > entry.budget
+    ]
+    if beyond and not problems:
+        return not_proven(beyond[0])
+    return decide(problems, f"this run charged no client more than epsilon {spec.epsilon:g}")

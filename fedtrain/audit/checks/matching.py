@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
-from fedtrain.audit.checks.statements import refused, vouched
+from fedtrain.audit.checks.signatures import refused, vouched
 from fedtrain.audit.evidence import Evidence, KnownLedger
 from fedtrain.audit.verdict import Finding, decide
 from fedtrain.ledger import LedgerEntry, Update

@@ -24,9 +24,9 @@ def opening(evidence: Evidence) -> Finding:
         "roster digest": (first.roster, evidence.roster.digest),
     }
     problems = [
-        f"{name}: {signed} at the opening, {told} in the report"
-        for name, (signed, told) in pairs.items()
-        if signed != told
+        f"{name}: {signed} at the opening, {reported} in the report"
+        for name, (signed, reported) in pairs.items()
+        if signed != reported
     ]
     if first.plan != mechanism.plan:
         problems.append("the plan of the report is not the one that the run was opened with")
@@ -70,7 +70,7 @@ def rounds(evidence: Evidence) -> Finding:
     A run that is resumed may do a round again, as far as that is paid for. One that stopped may have lost its last.
     """
     problems: list[str] = []
-    done, planned, told = 0, evidence.first_record.rounds, evidence.report.rounds
+    done, planned, reported = 0, evidence.first_record.rounds, evidence.report.rounds
     open_: Asked | None = None
     for record in evidence.records:
         if isinstance(record, Asked):
@@ -83,11 +83,11 @@ def rounds(evidence: Evidence) -> Finding:
             problems += _completed(record, open_)
             done, open_ = max(done, record.round), None
     lost = 1 if evidence.report.status != "completed" else 0
-    if not told <= done <= told + lost:
-        problems.append(f"the server completed {done} rounds, and the report says {told}")
+    if not reported <= done <= reported + lost:
+        problems.append(f"the server completed {done} rounds, and the report says {reported}")
     problems += _repeats(evidence)
-    more = ", and another that was lost when the run stopped" if done > told else ""
-    return decide(problems, f"{told} rounds, each asked before it was completed{more}")
+    more = ", and another that was lost when the run stopped" if done > reported else ""
+    return decide(problems, f"{reported} rounds, each asked before it was completed{more}")
 
 
 def _completed(record: Completed, asked: Asked | None) -> list[str]:
@@ -104,19 +104,21 @@ def _completed(record: Completed, asked: Asked | None) -> list[str]:
 
 def log(evidence: Evidence) -> Finding:
     """The rounds of the report are those of the server's record: who was asked, used and dropped, and the clip norm."""
-    told = {entry.round: entry for entry in evidence.report.round_log}
+    reported = {entry.round: entry for entry in evidence.report.round_log}
     asked = {record.round: record for record in evidence.asked}
     # What was completed after the last round of the report was lost: the check "rounds" is about it.
     completed = {record.round: record for record in evidence.completed if record.round <= evidence.report.rounds}
     problems = [
-        f"round {number} is in the report's log and was never completed" for number in told if number not in completed
+        f"round {number} is in the report's log and was never completed"
+        for number in reported
+        if number not in completed
     ]
     for number, record in completed.items():
-        if number not in told:
+        if number not in reported:
             problems.append(f"round {number} was completed and is missing from the report's log")
             continue
-        problems += _differences(told[number], record, asked.get(number), secret=evidence.secret)
-    return decide(problems, f"{len(told)} rounds are as the server recorded them")
+        problems += _differences(reported[number], record, asked.get(number), secret=evidence.secret)
+    return decide(problems, f"{len(reported)} rounds are as the server recorded them")
 
 
 def _differences(entry: RoundEntry, record: Completed, asked: Asked | None, *, secret: bool) -> list[str]:
@@ -135,9 +137,11 @@ def _differences(entry: RoundEntry, record: Completed, asked: Asked | None, *, s
         "completed": (set(entry.completed or ()), {update.client for update in record.updates}),
         "dropped": ({drop.client for drop in entry.dropped or ()}, {drop.client for drop in record.dropped}),
     }
-    for name, (told, signed) in pairs.items():
-        problems += [f"{where}: {name} lacks client {client}" for client in sorted(signed - told)]
-        problems += [f"{where}: {name} names client {client} against the record" for client in sorted(told - signed)]
+    for name, (reported, signed) in pairs.items():
+        problems += [f"{where}: {name} lacks client {client}" for client in sorted(signed - reported)]
+        problems += [
+            f"{where}: {name} names client {client} against the record" for client in sorted(reported - signed)
+        ]
     return problems
 
 

@@ -20,7 +20,7 @@ _KEYS = ("sealed", "secagg.enabled", *(f"secagg.{name}" for name in _PARAMETERS)
 
 
 def transport(evidence: Evidence) -> Finding:
-    """Each round was asked as the configuration demands, completed as it was asked, and is told as the server signed.
+    """Each round was asked as configured, completed as it was asked, and is reported as the server signed it.
 
     A sum must be one that the protocol can give: with the parameters that follow from the configuration and the cohort,
     which are refused if they are not safe, and with so many answers that masks could be recovered. Sums may be claimed
@@ -37,7 +37,7 @@ def transport(evidence: Evidence) -> Finding:
     configured = experiment.transport
     if any(record.secagg for record in evidence.asked) or any(record.secagg for record in evidence.completed):
         problems += _impossible(evidence, experiment)
-    told = {entry.round: entry for entry in report.round_log}
+    reported = {entry.round: entry for entry in report.round_log}
     asked: Asked | None = None
     last: dict[int, Completed] = {}
     for record in evidence.records:
@@ -52,7 +52,7 @@ def transport(evidence: Evidence) -> Finding:
             if record.secagg is not None:
                 problems += _sum(where, record, record.secagg, asked, secret=evidence.secret)
                 problems += _parameters(where, record, record.secagg, configured.secagg)
-    for number, entry in told.items():
+    for number, entry in reported.items():
         if number in last:  # the check "round log" is about the others
             problems += _differences(entry, last[number])
     return decide(problems, f"by the server's record: {summary(report.round_log)}{_lost(evidence)}")
@@ -160,15 +160,15 @@ def _parameters(where: str, record: Completed, secagg: SecureSum, configured: Co
 
 
 def _differences(entry: RoundEntry, record: Completed) -> list[str]:
-    signed, told = record.secagg, entry.secagg
+    signed, reported = record.secagg, entry.secagg
     pairs: dict[str, tuple[object, object]] = {
         "sealed": (entry.sealed, record.sealed),
-        "secagg": (told is not None, signed is not None),
+        "secagg": (reported is not None, signed is not None),
     }
-    if told is not None and signed is not None:
-        pairs |= {f"secagg.{name}": (getattr(told, name), getattr(signed, name)) for name in _PARAMETERS}
-        pairs["secagg.lost_masking"] = (told.lost_masking, len(record.dropped))
-        pairs["secagg.lost_unmasking"] = (told.lost_unmasking, len(signed.silent))
+    if reported is not None and signed is not None:
+        pairs |= {f"secagg.{name}": (getattr(reported, name), getattr(signed, name)) for name in _PARAMETERS}
+        pairs["secagg.lost_masking"] = (reported.lost_masking, len(record.dropped))
+        pairs["secagg.lost_unmasking"] = (reported.lost_unmasking, len(signed.silent))
     return [
         f"round {entry.round}: {name} is {str(said).lower()} in the report, and {str(found).lower()} by the record"
         for name, (said, found) in pairs.items()

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from fedtrain.audit import CHECKS, audit, read_report
-from fedtrain.audit.checks.limits import LIMITS
+from fedtrain.audit.run import LIMITS
 from fedtrain.crypto import Identity
 from fedtrain.ledger.entry import PAYLOAD_TYPE
 from fedtrain.privacy import PrivacyPlan, SampledGaussian

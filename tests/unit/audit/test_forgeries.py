@@ -18,7 +18,8 @@ from fedtrain.crypto import Identity
 from fedtrain.errors import ReportError
 from fedtrain.ledger.entry import PAYLOAD_TYPE as ENTRY
 from fedtrain.ledger.record import PAYLOAD_TYPE as RECORD
-from fedtrain.privacy import PrivacyPlan
+from fedtrain.privacy import PrivacyPlan, mechanisms
+from fedtrain.privacy.mechanisms.record import RecordLocal
 from fedtrain.report import wording
 from tests.unit.audit.world import (
     World,
@@ -666,6 +667,25 @@ def test_amplification_cannot_be_claimed_where_cohorts_are_known(judge):
     claimed["privacy"]["sampling"]["amplification"] = True
     _, checks = judge(world.closed(claimed), world.roster)
     assert "amplification by sampling is claimed" in checks["mechanism"].detail
+
+
+class OfAnotherPackage(RecordLocal):
+    """A mechanism that a package has registered, with the same unit, which the experiment does not ask for."""
+
+    kind = "record/of-another-package"
+    plan_kind = "of-another-package"
+
+    def chosen(self, privacy):
+        return False
+
+
+def test_a_plan_of_another_mechanism_than_the_configuration_asks_for(world, judge, monkeypatch):
+    monkeypatch.setitem(mechanisms._REGISTRY, OfAnotherPackage.kind, OfAnotherPackage())
+    forged = World(plan=replace(world.plan, kind=OfAnotherPackage.plan_kind))
+    verdict, checks = judge(forged.report(), forged.roster)
+    assert not verdict.holds
+    expected = "the mechanism is record by the configuration, and record/of-another-package in the plan"
+    assert (checks["configuration"].status, checks["configuration"].detail) == ("fails", expected)
 
 
 # --- what it cannot show --------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from fedtrain.audit import CHECKS, audit
-from fedtrain.audit.checks.limits import LIMITS
+from fedtrain.audit.run import LIMITS
 from fedtrain.cli.app import app
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.report import Report

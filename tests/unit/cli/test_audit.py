@@ -7,7 +7,7 @@ import typer
 from typer.testing import CliRunner
 
 from fedtrain.audit import CHECKS
-from fedtrain.audit.checks.limits import LIMITS
+from fedtrain.audit.run import LIMITS
 from fedtrain.cli.app import app
 from fedtrain.cli.running import reporting_errors
 from fedtrain.errors import KeyFileError
