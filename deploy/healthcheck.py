@@ -10,7 +10,7 @@ import sys
 from http.client import HTTPResponse
 from pathlib import Path
 
-PATIENCE = 5.0
+TIMEOUT = 5.0
 OK = 200
 
 
@@ -29,7 +29,7 @@ def healthy(folder: Path) -> None:
     # A server asks itself, by the certificate's name: its public address may not be routed to it.
     host = name if (folder / "node.json").exists() else "127.0.0.1"
     with (
-        socket.create_connection((host, int(port)), timeout=PATIENCE) as plain,
+        socket.create_connection((host, int(port)), timeout=TIMEOUT) as plain,
         context.wrap_socket(plain, server_hostname=name) as connection,
     ):
         connection.sendall(f"GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode())

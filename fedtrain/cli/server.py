@@ -23,7 +23,7 @@ from fedtrain.machines import ServerFolder
 server = typer.Typer(name="server", help="Serve a federation, and run experiments in it.", no_args_is_help=True)
 
 _FAILED, _INTERRUPTED = 1, 130
-_PATIENCE = 20.0  # seconds for a run that was stopped to leave its report
+_TIMEOUT = 20.0  # seconds for a run that was stopped to leave its report
 
 
 @server.command()
@@ -110,7 +110,7 @@ def _placed(experiment: Experiment, place: Path, *, resume: bool) -> Experiment:
 
 def _await_report(place: Path, started: datetime) -> None:
     """Give a run that was stopped the time to learn of it and to write what it reached."""
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + _TIMEOUT
     while place.exists() and _report(place, started) is None and time.monotonic() < end:
         time.sleep(0.5)
 

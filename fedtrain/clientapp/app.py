@@ -147,7 +147,7 @@ def redact_errors(message: Message, context: Context, call_next: ClientAppCallab
     try:
         return call_next(message, context)
     except BaseException as error:  # noqa: BLE001 - a task may raise anything, or leave by sys.exit
-        failure = type(error)(str(error)) if _is_harmless(error) else _told_apart(error)
+        failure = type(error)(str(error)) if _is_harmless(error) else _redacted(error)
         text = traceback.format_exc()
     if isinstance(failure, ClientError):
         with suppress(OSError, FedtrainError):
@@ -163,7 +163,7 @@ def _is_harmless(error: BaseException) -> bool:
     return type(error) in _HARMLESS and _LIBRARY in raised_in.parents
 
 
-def _told_apart(error: BaseException) -> ClientError:
+def _redacted(error: BaseException) -> ClientError:
     # The name of a class that somebody wrote can quote a record, too.
     kind = type(error).__name__ if type(error).__module__ == "builtins" else "an exception"
     return ClientError(f"training failed with {kind}; errors.log in the client's own folder says more")

@@ -23,7 +23,7 @@ from fedtrain.crypto import read_or_create_secret
 from fedtrain.errors import RunError, SiteError, StorageError
 
 _MARK = "FEDTRAIN_STARTED_BY"
-_PATIENCE = 10.0  # seconds to end in
+_TIMEOUT = 10.0  # seconds to end in
 _LARGEST_LOG = 50_000_000  # bytes
 _SECRET_BYTES = 32
 
@@ -185,7 +185,7 @@ class Processes:
         stopping = [self._running.pop(name) for name in names if name in self._running]
         for process in stopping:
             _signal(process, signal.SIGTERM)
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + _TIMEOUT
         for process in stopping:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=max(0.0, end - time.monotonic()))

@@ -29,7 +29,7 @@ from fedtrain.machines.folders import SERVER_VARIABLE, ServerFolder
 SUPERLINK, GATEWAY, SUPEREXEC, MEMBERS = "superlink", "gateway", "superexec", "members"
 CONNECTION = "fedtrain"
 
-_PATIENCE = 60.0  # seconds for the SuperLink, and then the gateway, to answer
+_TIMEOUT = 60.0  # seconds for the SuperLink, and then the gateway, to answer
 _PAUSE = 0.5  # seconds between two looks
 _STABLE = 60.0  # seconds after which an end is not taken for a failure to start
 
@@ -165,7 +165,7 @@ def _keep(
 
 
 def _await(ready: Callable[[], bool], processes: Processes, starts: Mapping[str, int]) -> None:
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + _TIMEOUT
     while not ready():
         for name, start in starts.items():
             if processes.status(name) is not None or time.monotonic() > end:

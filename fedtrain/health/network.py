@@ -24,7 +24,7 @@ from fedtrain.health.keys import validity
 from fedtrain.machines.federation import Federation
 
 _BEHIND_GATEWAY = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
-PATIENCE = 5.0  # seconds for each of: a connection, a handshake, an answer
+TIMEOUT = 5.0  # seconds for each of: a connection, a handshake, an answer
 # OpenSSL's x509_vfy.h; Python passes the number on as `verify_code`.
 _NOT_YET_VALID, _EXPIRED = 9, 10
 _OTHER_NAME = {62, 64}
@@ -93,10 +93,10 @@ def connect(federation: Federation, addresses: list[str]) -> tuple[Check, tuple[
     answers, problems = [], []
     for host in addresses:
         try:
-            socket.create_connection((host, federation.port), timeout=PATIENCE).close()
+            socket.create_connection((host, federation.port), timeout=TIMEOUT).close()
         except TimeoutError:
             problems.append(
-                f"{host} does not answer within {PATIENCE:g} s; a firewall drops it: ask for outgoing TCP to "
+                f"{host} does not answer within {TIMEOUT:g} s; a firewall drops it: ask for outgoing TCP to "
                 f"{federation.address}"
             )
         except ConnectionRefusedError:
@@ -120,7 +120,7 @@ def secure(federation: Federation, ca: Path, address: tuple[str, int]) -> Iterat
         yield fails("TLS", str(error))
         return
     try:
-        plain = socket.create_connection(address, timeout=PATIENCE)
+        plain = socket.create_connection(address, timeout=TIMEOUT)
     except OSError as error:
         yield fails("TLS", f"{address[0]} does not answer any more: {error.strerror or error}; try again")
         return
@@ -195,7 +195,7 @@ def presented(federation: Federation, address: tuple[str, int]) -> x509.Certific
     context.verify_mode = ssl.CERT_NONE
     with (
         contextlib.suppress(OSError, ValueError),
-        socket.create_connection(address, timeout=PATIENCE) as plain,
+        socket.create_connection(address, timeout=TIMEOUT) as plain,
         context.wrap_socket(plain, server_hostname=federation.host) as connection,
     ):
         return x509.load_der_x509_certificate(connection.getpeercert(binary_form=True) or b"")
@@ -213,7 +213,7 @@ def explain(error: OSError, shown: x509.Certificate | None, federation: Federati
     if isinstance(error, ssl.SSLCertVerificationError):
         return _untrusted(error, shown, federation)
     if isinstance(error, TimeoutError):
-        return f"the handshake took more than {PATIENCE:g} s; a firewall or proxy on the way may hold TLS back"
+        return f"the handshake took more than {TIMEOUT:g} s; a firewall or proxy on the way may hold TLS back"
     reason = error.reason if isinstance(error, ssl.SSLError) else ""
     if reason in {"TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL"}:
         return (

@@ -33,7 +33,7 @@ from fedtrain.machines.folders import NodeFolder
 from fedtrain.report.numbers import upper
 
 _SHOWN = 12  # letters of a digest
-_PATIENCE = 2.0  # seconds for a client that is just writing
+_TIMEOUT = 2.0  # seconds for a client that is just writing
 
 
 def node_checks(node: NodeFolder, ask: Callable[[NodeFolder], Check]) -> Iterator[Check]:
@@ -168,7 +168,7 @@ def ledgers(folder: Path, policy: SitePolicy) -> Iterator[Check]:
 def _ledger(file: Path, own: Identity, policy: SitePolicy) -> Check:
     name = f"data set {file.stem[:_SHOWN]}"
     try:
-        with Ledger.open(file.parent, dataset=file.stem, identity=own, timeout=_PATIENCE) as ledger:
+        with Ledger.open(file.parent, dataset=file.stem, identity=own, timeout=_TIMEOUT) as ledger:
             entries = ledger.entries
         epsilon = spent(entries, policy.delta)
     except LedgerError as error:

@@ -37,7 +37,7 @@ from fedtrain.health.keys import (
     validity,
 )
 from fedtrain.health.machine import free_space, installed, writable
-from fedtrain.health.network import PATIENCE, presented, resolve, secure, trusting
+from fedtrain.health.network import TIMEOUT, presented, resolve, secure, trusting
 from fedtrain.machines.federation import Federation
 from fedtrain.machines.folders import ServerFolder
 
@@ -97,7 +97,7 @@ def nginx() -> Check:
     if program is None:
         return fails("nginx", "it is not installed, or not on PATH; on Debian run: apt-get install nginx")
     try:
-        done = subprocess.run([program, "-v"], capture_output=True, text=True, check=True, timeout=PATIENCE)  # noqa: S603 - found on PATH, as when it is started
+        done = subprocess.run([program, "-v"], capture_output=True, text=True, check=True, timeout=TIMEOUT)  # noqa: S603 - found on PATH, as when it is started
     except (OSError, subprocess.SubprocessError) as error:
         return fails("nginx", f"{program} does not run: {error}; install Debian's package anew")
     return ok("nginx", f"{program}, {done.stderr.strip().removeprefix('nginx version: ')}")
@@ -170,12 +170,12 @@ class _Pinned(HTTPSConnection):
     """A connection to the federation's server at an address that its name may not lead to from here."""
 
     def __init__(self, federation: Federation, context: ssl.SSLContext, address: tuple[str, int]) -> None:
-        super().__init__(federation.host, federation.port, timeout=PATIENCE, context=context)
+        super().__init__(federation.host, federation.port, timeout=TIMEOUT, context=context)
         self._address = address
         self._trusting = context
 
     def connect(self) -> None:
-        plain = socket.create_connection(self._address, timeout=PATIENCE)
+        plain = socket.create_connection(self._address, timeout=TIMEOUT)
         self.sock = self._trusting.wrap_socket(plain, server_hostname=self.host)
 
 

@@ -28,7 +28,7 @@ from fedtrain.ledger.statement import PAYLOAD_TYPE as STATEMENT_TYPE
 from fedtrain.ledger.statement import Stated, Statement
 from fedtrain.privacy import Event
 
-_PATIENCE = 60.0
+_TIMEOUT = 60.0
 
 _MEMORY = Memory(limit=64 * 2**20)
 
@@ -49,7 +49,7 @@ class Ledger:
         self._read()
 
     @classmethod
-    def open(cls, folder: Path, *, dataset: str, identity: Identity, timeout: float = _PATIENCE) -> Self:
+    def open(cls, folder: Path, *, dataset: str, identity: Identity, timeout: float = _TIMEOUT) -> Self:
         """Open the ledger of a data set, FOLDER/DATASET.jsonl, verify it, and complete a torn last line.
 
         Args:

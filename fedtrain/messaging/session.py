@@ -45,7 +45,7 @@ from fedtrain.trust import SessionSecrets
 
 _T = TypeVar("_T")
 _LOCK = "lock"  # which is no id
-_PATIENCE = 60.0
+_TIMEOUT = 60.0
 _KEPT = 30 * 24 * 3600.0
 
 
@@ -204,14 +204,14 @@ class NodeSessions:
         lock = FileLock(self._folder / _LOCK)
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock.acquire(timeout=_PATIENCE)
+            lock.acquire(timeout=_TIMEOUT)
             try:
                 yield
             finally:
                 lock.release()
         except Timeout as error:
             raise StorageError(
-                f"another process has held the sessions in {self._folder} for {_PATIENCE:g} s: wait for it to end"
+                f"another process has held the sessions in {self._folder} for {_TIMEOUT:g} s: wait for it to end"
             ) from error
         except OSError as error:
             raise StorageError(f"cannot use the sessions in {self._folder}: {error}") from error

@@ -101,7 +101,7 @@ child.wait()
 
 
 def test_programs_are_asked_before_they_are_killed(started, monkeypatch):
-    monkeypatch.setattr(module, "_PATIENCE", 5.0)
+    monkeypatch.setattr(module, "_TIMEOUT", 5.0)
     asked = """
 import signal, sys, time
 def answer(*_):

@@ -60,7 +60,7 @@ def test_a_port_where_nobody_listens(ca_file):
 
 
 def test_a_firewall_that_drops(ca_file, monkeypatch):
-    monkeypatch.setattr(network, "PATIENCE", 0.2)
+    monkeypatch.setattr(network, "TIMEOUT", 0.2)
     # A queue of one that is full: the kernel drops what comes, as a firewall does.
     with socket.socket() as server, socket.socket() as first, socket.socket() as second:
         server.bind(("127.0.0.1", 0))
@@ -167,7 +167,7 @@ def test_something_else_answers(ca_file, answer, said):
 
 
 def test_a_proxy_that_holds_the_handshake_back(ca_file, monkeypatch):
-    monkeypatch.setattr(network, "PATIENCE", 0.2)
+    monkeypatch.setattr(network, "TIMEOUT", 0.2)
     with pki.answering(None) as port:
         check = checks(ca_file, port)["TLS"]
     assert check.status == "fails"

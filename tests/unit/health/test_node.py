@@ -242,7 +242,7 @@ def test_a_ledger_of_another_key(spent):
 
 
 def test_a_ledger_that_a_run_is_writing(spent, monkeypatch):
-    monkeypatch.setattr(module, "_PATIENCE", 0.1)
+    monkeypatch.setattr(module, "_TIMEOUT", 0.1)
     with opened(spent):
         check = ledger_checks(spent)
     assert check.status == "warns"

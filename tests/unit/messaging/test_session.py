@@ -463,7 +463,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 
 def test_one_process_at_a_time_works_on_a_folder(begun, tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "_PATIENCE", 0.1)
+    monkeypatch.setattr(session, "_TIMEOUT", 0.1)
     with (
         FileLock(tmp_path / "sessions" / "lock"),
         pytest.raises(StorageError, match=r"has held the sessions .* 0\.1 s"),
