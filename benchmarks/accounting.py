@@ -1,8 +1,7 @@
-"""The cost of accounting: round by round against from scratch, and each accountant beside the claim.
+"""The cost of accounting: many mechanisms by us and by dp-accounting, and each accountant beside the claim.
 
-    python benchmarks/accounting.py [--repeat N] [same different accountants]
+    python benchmarks/accounting.py [--repeat N] [different accountants]
 
-same         200 rounds of one mechanism (rate 0.02, noise 1.0, 20 steps), epsilon after each
 different    200 rounds with 200 noise multipliers (rate 0.05, 20 steps each), epsilon after all of them
 accountants  one composition (rate 0.01, noise 1.0, 10,000 steps) by each accountant
 
@@ -17,7 +16,7 @@ from collections.abc import Callable
 from dp_accounting import NeighboringRelation, dp_event
 from dp_accounting.pld import PLDAccountant
 
-from fedtrain.privacy import COARSE, Composition, SampledGaussian
+from fedtrain.privacy import COARSE, SampledGaussian
 from fedtrain.privacy.accounting import pld
 from fedtrain.privacy.accounting.pld import PldAccountant
 from fedtrain.privacy.accounting.prv import PrvAccountant
@@ -25,7 +24,6 @@ from fedtrain.privacy.accounting.rdp import RdpAccountant
 
 DELTA = 1e-5
 ROUNDS = 200
-SAME = [SampledGaussian(sampling_rate=0.02, noise_multiplier=1.0, steps=20)] * ROUNDS
 DIFFERENT = [
     SampledGaussian(sampling_rate=0.05, noise_multiplier=1 + number / 100, steps=20) for number in range(ROUNDS)
 ]
@@ -39,7 +37,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.cases) - set(CASES):
         parser.error(f"there is no case {', '.join(sorted(unknown))}")
-    PldAccountant().epsilon(SAME[:1], DELTA)  # what libraries do once
+    PldAccountant().epsilon(DIFFERENT[:1], DELTA)  # what libraries do once
     for case in arguments.cases or CASES:
         ways = CASES[case]
         samples: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
@@ -63,22 +61,6 @@ def forget() -> None:
         kept.cache_clear()
 
 
-def incremental(rounds: list[SampledGaussian]) -> float:
-    composition, epsilon = Composition(COARSE), 0.0
-    for each in rounds:
-        composition.add(each)
-        epsilon = composition.epsilon(DELTA)
-    return epsilon
-
-
-def from_scratch(rounds: list[SampledGaussian]) -> float:
-    epsilon = 0.0
-    for number in range(1, len(rounds) + 1):
-        forget()
-        epsilon = PldAccountant(discretization=COARSE).epsilon(rounds[:number], DELTA)
-    return epsilon
-
-
 def by_dp_accounting(rounds: list[SampledGaussian]) -> float:
     """Compose as anyone would with dp-accounting alone, on its own grid."""
     accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE)
@@ -89,10 +71,8 @@ def by_dp_accounting(rounds: list[SampledGaussian]) -> float:
 
 
 CASES: dict[str, dict[str, Callable[[], float]]] = {
-    "same": {"incremental": lambda: incremental(SAME), "from scratch": lambda: from_scratch(SAME)},
     "different": {
         "all at once": lambda: PldAccountant().epsilon(DIFFERENT, DELTA),
-        "incremental": lambda: incremental(DIFFERENT),
         "dp-accounting": lambda: by_dp_accounting(DIFFERENT),
     },
     "accountants": {

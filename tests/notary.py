@@ -56,7 +56,7 @@ class Notary:
                 round_number=number,
                 plan=self.plan.digest,
                 model=digest("request", number),
-                event=self.plan.round_event,
+                event=self.plan.event(self.plan.spec.steps_per_round),
                 repeatable=repeatable,
                 unit=self.plan.spec.unit,
                 noise=self.trail.noise,

@@ -147,11 +147,6 @@ class PrivacyPlan:
         )
 
     @property
-    def round_event(self) -> SampledGaussian:
-        """What one round does to the privacy of a client that trains in it."""
-        return self.event(self.spec.steps_per_round)
-
-    @property
     def value_noise_multiplier(self) -> float:
         """The noise on the sum of the contributions, over the clipping norm.
 

@@ -70,7 +70,8 @@ class PrivateTrainer:
         """Train the model in place on the records, for one round.
 
         Formal guarantee: if what the source draws cannot be predicted, the change of the weights is the output of
-        ``plan.round_event`` on the records, whatever the records are; see `fedtrain.privacy.noise` on floats.
+        ``plan.event(plan.spec.steps_per_round)`` on the records, whatever the records are; see
+        `fedtrain.privacy.noise` on floats.
 
         Raises:
             TaskError: the model or the losses do not give each record a gradient of its own.

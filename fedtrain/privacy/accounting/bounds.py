@@ -8,14 +8,10 @@ variables of another library the second opinion, Renyi divergences the ceiling, 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from fedtrain.errors import PrivacySpecError
-from fedtrain.privacy.accounting.base import Accountant, checked, gaussians
-from fedtrain.privacy.events import Event, merge
-
-if TYPE_CHECKING:
-    from fedtrain.privacy.accounting.pld import PldComposition
+from fedtrain.privacy.accounting.base import Accountant, checked
+from fedtrain.privacy.events import Event
 
 ACCOUNTANT = "dp-accounting PLD, pessimistic"
 
@@ -113,42 +109,3 @@ def _first_bound(accountants: tuple[Accountant, ...], events: tuple[Event, ...],
             return Bound(epsilon=epsilon, accountant=accountant.name, version=accountant.version, note=note)
         failures.append(f"{accountant.name} gave no bound: epsilon {epsilon:g}")
     raise PrivacySpecError(f"the epsilon at delta {delta:g} cannot be bounded: {'; '.join(failures)}")
-
-
-class Composition:
-    """A claim that grows with every round: an event of a mechanism seen before costs milliseconds.
-
-    The bound is that of ``claim`` on the same grid, within rounding.
-    """
-
-    def __init__(self, discretization: float = COARSE) -> None:
-        self._discretization = discretization
-        self._events: tuple[Event, ...] = ()
-        self._composed: PldComposition | None = None
-
-    def add(self, event: Event) -> None:
-        """Add an event.
-
-        Raises:
-            PrivacySpecError: the event is outside of the mechanism's domain; nothing was added.
-        """
-        from fedtrain.privacy.accounting.pld import PldComposition  # noqa: PLC0415 - it takes a second to import
-
-        events = gaussians([event], 0.5)
-        self._events = merge((*self._events, *events))
-        self._composed = self._composed or PldComposition(self._discretization)
-        self._composed.add(events)
-
-    def epsilon(self, delta: float) -> float:
-        """Return an upper bound on the epsilon that all events added so far spend at ``delta``.
-
-        Raises:
-            PrivacySpecError: as for ``claim``.
-        """
-        checked((), delta)
-        if self._composed is None:
-            return 0.0
-        try:
-            return self._composed.epsilon(delta)
-        except Exception:  # noqa: BLE001 - as for a claim, which then tells why
-            return claim(self._events, delta, discretization=self._discretization).epsilon

@@ -50,48 +50,17 @@ class PldAccountant(Accountant):
         Raises:
             PrivacySpecError: an event outside of the mechanism's domain, or a composition that cannot be bounded.
         """
-        composition = PldComposition(self.discretization)
-        composition.add(gaussians(events, delta))
-        return composition.epsilon(delta)
-
-
-class PldComposition:
-    """A composition that grows: what was composed before is kept."""
-
-    def __init__(self, discretization: float) -> None:
-        self._discretization = discretization
-        self._events: tuple[SampledGaussian, ...] = ()
-        self._pending: tuple[SampledGaussian, ...] = ()
-        self._grid = 0.0
-        self._sampled = pld.identity(discretization)
-
-    def add(self, events: tuple[SampledGaussian, ...]) -> None:
-        """Add checked events. They are composed when epsilon is asked for."""
-        self._events = merge((*self._events, *events))
-        self._pending = (*self._pending, *events)
-
-    def epsilon(self, delta: float) -> float:
-        """Return an upper bound on the epsilon that all events together spend at ``delta``.
-
-        Raises:
-            PrivacySpecError: the composition cannot be bounded.
-        """
-        if not self._events:
+        found = merge(gaussians(events, delta))
+        if not found:
             return 0.0
         if delta < _SMALLEST_DELTA:
             raise PrivacySpecError(f"delta {delta:g} is lost in rounding; at least {_SMALLEST_DELTA:g} is allowed")
-        parts = folded(self._events)
-        grid = _grid(parts, self._discretization)
-        if grid != self._grid:  # it only ever grows, a few times
-            self._grid, self._sampled, self._pending = grid, pld.identity(grid), self._events
-        while self._pending:
-            event, *rest = self._pending
+        parts = folded(found)
+        grid = _grid(parts, self.discretization)
+        total = pld.identity(grid)
+        for event in found:
             if event.sampling_rate < 1:
-                self._sampled = self._sampled.compose(
-                    _distribution(event.sampling_rate, event.noise_multiplier, event.steps, grid)
-                )
-            self._pending = tuple(rest)
-        total = self._sampled
+                total = total.compose(_distribution(event.sampling_rate, event.noise_multiplier, event.steps, grid))
         if parts[-1].sampling_rate == 1:
             total = total.compose(_distribution(1.0, parts[-1].noise_multiplier, 1, grid))
         return bounded(total.get_epsilon_for_delta(delta), delta)

@@ -10,7 +10,6 @@ from fedtrain.privacy import (
     ACCOUNTANT,
     COARSE,
     FINE,
-    Composition,
     SampledGaussian,
     ceiling,
     claim,
@@ -154,35 +153,10 @@ def test_two_hundred_different_rounds_are_bounded():
         [event(1.0 if number % 2 else 0.1, 8.0, number) for number in range(8)],
     ],
 )
-def test_a_composition_that_grows_gives_the_claim_after_each_round(rounds):
-    composition = Composition()
-    assert composition.epsilon(1e-5) == 0.0
-    found = []
-    for number, each in enumerate(rounds, 1):
-        composition.add(each)
-        found.append(composition.epsilon(1e-5))
-        assert found[-1] == pytest.approx(epsilon_of(rounds[:number], 1e-5, discretization=COARSE), rel=1e-6)
-        assert found[-1] == composition.epsilon(1e-5)
+def test_a_claim_grows_with_each_round(rounds):
+    numbers = range(1, len(rounds) + 1)
+    found = [epsilon_of(rounds[:number], 1e-5, discretization=COARSE) for number in numbers]
     assert all(less <= more for less, more in pairwise(found))
-
-
-def test_a_composition_falls_back_too():
-    composition = Composition()
-    composition.add(event(0.1, 1.0, 10))
-    composition.add(event(0.5, 1e-3, 1))
-    assert composition.epsilon(1e-5) == claim([event(0.1, 1.0, 10), event(0.5, 1e-3, 1)], 1e-5).epsilon
-    assert composition.epsilon(1e-300) < math.inf
-
-
-def test_a_composition_checks_before_it_adds():
-    composition = Composition(FINE)
-    with pytest.raises(PrivacySpecError, match="not a Poisson-sampled Gaussian"):
-        composition.add(event(rate=2.0))
-    assert composition.epsilon(1e-5) == 0.0
-    composition.add(event(steps=0))
-    assert composition.epsilon(1e-5) == 0.0
-    with pytest.raises(PrivacySpecError, match="delta"):
-        composition.epsilon(0.0)
 
 
 def test_what_is_refused_is_not_remembered_as_nothing():

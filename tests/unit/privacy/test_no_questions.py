@@ -12,7 +12,7 @@ ASKED = {"mode", "unit", "neighbouring", "cohorts"}
 ALLOWED = (
     "privacy/mechanisms/",
     "config/",
-    "data/sources/pixels.py",  # modes of images
+    "data/sources/images.py",  # modes of images
     "privacy/plan.py",  # what a unit is
 )
 

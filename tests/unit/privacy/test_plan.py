@@ -54,9 +54,8 @@ def test_the_noise_keeps_the_budget_and_hardly_less_would(spec):
     assert epsilon_of([less.event(spec.steps)], spec.delta) > spec.epsilon
 
 
-def test_a_round_is_so_many_steps_of_the_plan():
+def test_an_event_is_so_many_steps_of_the_plan():
     plan = calibrate(SPEC)
-    assert plan.round_event == plan.event(4)
     assert (plan.event(7).steps, plan.event(7).sampling_rate) == (7, 0.5)
 
 
