@@ -27,11 +27,13 @@ class Site:
 
     Attributes:
         train: all training records that are on this machine.
+        info: the schema of a record.
         partitions: which of them each simulated client holds; ``None`` where there is one client, which holds all.
     """
 
     experiment: Experiment
     train: Split
+    info: DataInfo
     partitions: Partitions | None
     task: Task
     model: nn.Module
@@ -82,6 +84,7 @@ def _open(experiment: Experiment, node: NodeFolder | None, data: SiteData | None
     return Site(
         experiment=experiment,
         train=train,
+        info=info,
         partitions=partitions,
         task=task,
         model=task.model().to(resolve_device(experiment.device)),

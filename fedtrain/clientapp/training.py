@@ -86,10 +86,12 @@ class _Training:
 
     def by_record(self, plan: PrivacyPlan, source: RandomSource) -> Arrays:
         """Train by noisy steps on the records."""
-        from fedtrain.training.private import PrivateTrainer  # noqa: PLC0415 - Opacus takes seconds to import
+        from fedtrain.training.preflight import preflight  # noqa: PLC0415 - Opacus takes seconds to import
+        from fedtrain.training.private import PrivateTrainer  # noqa: PLC0415 - likewise
 
         work = self.work
-        trainer = PrivateTrainer(config=work.client.experiment.training, plan=plan, source=source)
+        proof = preflight(work.site.model, work.site.task, work.site.info)
+        trainer = PrivateTrainer(config=work.client.experiment.training, plan=plan, source=source, proof=proof)
         trainer.train(work.model, work.site.task, self.records, work.settings)
         return self._trained()
 
@@ -139,7 +141,9 @@ def _train_privately(work: Work, records: Records, mechanism: Mechanism) -> Trai
         ClientError: with secret cohorts, this client has not reserved the run.
         PrivacySpecError: likewise, the noise does not keep the promise. A statement would tell who was drawn.
     """
-    client, request = work.client, work.request
+    client, request, site = work.client, work.request, work.site
+    # On synthetic records, before anything is reserved.
+    check_model(site.model, mechanism.requires, task=site.task, info=site.info)
     terms, known = request.required_terms(), request.known
     assert known is not None  # it is read with the terms
     per_round = not mechanism.reserves_run
@@ -183,7 +187,6 @@ def _contributed(
     work: Work, records: Records, mechanism: Mechanism, plan: PrivacyPlan, *, clip_norm: float
 ) -> tuple[ArrayRecord, dict[str, float]]:
     """Return what leaves the client: what the mechanism sends of what is shared, all else as received, and metrics."""
-    check_model(work.model, mechanism.requires)
     received, shared = work.request.arrays, work.shared
     sent = mechanism.contribute(
         plan,

@@ -84,7 +84,7 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
     torch.manual_seed(derive_seed(experiment.seed, "model"))
     model = task.model()
     shared_names(task, model)
-    check_model(model, mechanism.requires)
+    check_model(model, mechanism.requires, task=task, info=store.info)
     return Preparation(
         experiment=experiment,
         store=store,

@@ -7,12 +7,11 @@ the views of a record are next to each other.
 import torch
 from torch import Tensor, nn
 
-from fedtrain.errors import TaskError
 from fedtrain.tasks import Batch, Records, Task
 from fedtrain.tasks.calls import collate
 
 
-def collate_views(task: Task, records: Records, generator: torch.Generator, views: int) -> Batch:
+def collate_views(task: Task, records: Records, generator: torch.Generator | None, views: int) -> Batch:
     """Return a batch with each record ``views`` times, each time augmented anew: n * views rows, records outermost."""
     if views == 1:
         return collate(task, records, generator)
@@ -49,28 +48,3 @@ def silence_non_finite(parameters: list[nn.Parameter]) -> None:
     if not finite.all():
         for gradient in gradients:
             gradient[~finite] = 0.0
-
-
-def refuse_mixed_records(model: nn.Module, buffers: dict[str, Tensor], *, rows: int) -> None:
-    """Refuse a backward pass that did not leave exactly one gradient of each parameter for each row.
-
-    Clipping bounds rows. With several rows of a record its contribution is a multiple of the bound; with rows of
-    something else, or a buffer filled from the batch, a record is in the gradients of others.
-
-    Raises:
-        TaskError: names the parameter or the buffer. It says nothing of the batch, whose size is private.
-    """
-    for name, parameter in model.named_parameters():
-        gradient = getattr(parameter, "grad_sample", None)
-        if parameter.requires_grad and not (isinstance(gradient, Tensor) and len(gradient) == rows):
-            raise TaskError(
-                f"the model cannot be trained privately: its parameter {name} has not one gradient for each record. "
-                "Every layer with parameters must be called in the forward pass, with the records along the first "
-                "dimension of its input; freeze (requires_grad = False) or remove what is not used"
-            )
-    for name, buffer in model.named_buffers():
-        if not torch.equal(buffer, buffers[name]):
-            raise TaskError(
-                f"the model cannot be trained privately: its buffer {name} changes in the forward pass, so that "
-                "records are in the gradients of other records; remove it, or leave it as it is in training mode"
-            )

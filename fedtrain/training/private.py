@@ -1,51 +1,45 @@
-"""The local step under record-level differential privacy: DP-SGD (Abadi et al. 2016, algorithm 1) by Opacus.
+"""The local step under record-level differential privacy: DP-SGD (Abadi et al. 2016, algorithm 1).
 
-What this module keeps, besides what Opacus does:
+What this module keeps:
 
 - a batch is a Poisson sample: each record enters on its own, and the batch may be empty, which is still a noisy step;
 - the divisor is the plan's public one, never the size of the batch drawn;
-- each record has exactly one gradient to clip: a model that makes several rows of a record, a buffer that carries
-  something from record to record, or a loss that is another when its record is alone, is refused, and augmented views
-  of a record are averaged before;
+- each record has exactly one gradient to clip, that of its loss alone: by Opacus' hooks where a preflight proved them
+  equal (`fedtrain.training.preflight`), by vmap or a loop over single records elsewhere. In the first step with records
+  some are computed again alone. Augmented views of a record are averaged before clipping;
+- the forward pass writes no parameter and no buffer: something of a record would reach others, or the released model;
 - a batch that is computed in chunks is clipped in chunks, and has its noise and its divisor once;
 - a record whose gradient is not finite contributes zero, so that it cannot destroy the noise;
 - noise and samples come from the source that the caller names, and from nowhere else;
 - nothing computed from the records but the noisy weights leaves: no loss, no count.
 """
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from opacus import GradSampleModule
-from opacus.validators import ModuleValidator
-from torch import nn
+from torch import Tensor, nn
 
 from fedtrain.config import Training
-from fedtrain.errors import TaskError
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.noise import RandomSource
 from fedtrain.seeding import seeded_generator
-from fedtrain.tasks import Records, Task, refuse_batch_statistics
-from fedtrain.tasks.calls import forward, losses, refuse_coupled_losses, rows, split, to_device
-from fedtrain.training.gradients import average_views, collate_views, refuse_mixed_records, silence_non_finite
+from fedtrain.tasks import Batch, Records, Task
+from fedtrain.tasks.calls import refuse_coupled_losses, rows, split, to_device
+from fedtrain.training.alone import Gradients, by_loop, by_vmap, collate_alone, trainable
+from fedtrain.training.gradients import average_views, collate_views, silence_non_finite
+from fedtrain.training.hooks import Hooked, hooked, leave_plain
 from fedtrain.training.optimizer import SourcedOptimizer
+from fedtrain.training.preflight import Proof
 from fedtrain.training.selfcheck import SelfCheck
+from fedtrain.training.spotcheck import SpotCheck, tolerance
+from fedtrain.training.state import Weights
 from fedtrain.training.steps import RoundSettings, add_proximal_gradient, make_optimizer
+from fedtrain.training.still import Still
 
-
-def refuse_untrainable(model: nn.Module) -> None:
-    """Refuse a model that cannot be trained privately.
-
-    Raises:
-        TaskError: names the layer and what to do about it.
-    """
-    refuse_batch_statistics(model)
-    problems = ModuleValidator.validate(model, strict=False)
-    if problems:
-        raise TaskError(f"the model cannot be trained privately: {'; '.join(str(problem) for problem in problems)}")
+Chunk = Batch | list[Batch]
+"""A batch of several rows, or a batch of one row for each record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +54,13 @@ class PrivateTrainer:
         config: how to train.
         plan: the mechanism.
         source: where batches and noise are drawn from.
+        proof: what `fedtrain.training.preflight.preflight` found of the model, the task and the schema of the records.
     """
 
     config: Training
     plan: PrivacyPlan
     source: RandomSource
+    proof: Proof
 
     def train(self, model: nn.Module, task: Task, records: Records, settings: RoundSettings) -> None:
         """Train the model in place on the records, for one round.
@@ -79,83 +75,112 @@ class PrivateTrainer:
         """
         spec = self.plan.spec
         model.train()
-        with _gradients_of_records(model) as wrapped:
+        parameters = trainable(model)
+        # A loop over records is what is compared with.
+        spot = None if self.proof.way == "loop" else SpotCheck(model, task, self.proof, clip_norm=spec.clip_norm)
+        with self._ready(model) as hooks:
             optimizer = SourcedOptimizer(
-                make_optimizer(self.config, wrapped, settings.learning_rate), plan=self.plan, source=self.source
+                make_optimizer(self.config, model, settings.learning_rate), plan=self.plan, source=self.source
             )
-            parameters: list[nn.Parameter] = optimizer.params
             anchors = [parameter.detach().clone() for parameter in parameters] if settings.proximal_mu else []
             augmentation = seeded_generator(settings.seed, "augmentation")
             check = SelfCheck(model, self.plan)
             for _ in range(spec.steps_per_round):
                 optimizer.zero_grad()
                 drawn = self.source.bernoulli(len(records), spec.sampling_rate).nonzero().squeeze(1)
-                for _ in self._chunks(wrapped, model, task, records.take(drawn), augmentation, check):
+                weights = Weights(model, values=not check.done)
+                for chunk in self._chunks(task, records.take(drawn), augmentation, parameters[0].device):
+                    checking = None if check.done and check.compared else spot
+                    self._compute(model, task, chunk, hooks, weights, checking)
+                    check.compared |= _count(chunk) > 1
                     average_views(parameters, self.config.augmentations)
                     silence_non_finite(parameters)
                     optimizer.clip_and_accumulate()
                     check.after_clipping()
                 optimizer.add_noise()
-                check.after_noise()
+                check.after_noise(optimizer.noisy)
                 optimizer.scale_grad()
                 if anchors:
                     add_proximal_gradient(parameters, anchors, settings.proximal_mu)
                 optimizer.original_optimizer.step()
                 check.after_step()
 
+    @contextmanager
+    def _ready(self, model: nn.Module) -> Iterator[Hooked | None]:
+        """Put hooks on the model if they are used, and leave it as a plain module, also after a failure."""
+        try:
+            if self.proof.way == "hooks":
+                with hooked(model) as hooks:
+                    yield hooks
+            else:
+                yield None
+        finally:
+            leave_plain(model)
+
     def _chunks(
+        self, task: Task, drawn: Records, augmentation: torch.Generator, device: torch.device
+    ) -> Iterator[Chunk]:
+        """Yield a batch in chunks; an empty batch is one empty chunk, made without a call of the task."""
+        views = self.config.augmentations
+        size = (self.config.physical_batch_size or len(drawn)) * views
+        if not len(drawn):
+            yield []
+        elif self.proof.way == "hooks":
+            # Encoded as a whole, so that the augmentation draws the same whatever the chunks.
+            for part in split(collate_views(task, drawn, augmentation, views), size):
+                yield to_device(part, device)
+        else:
+            ones = collate_alone(task, drawn, augmentation, views=views)
+            for start in range(0, len(ones), size):
+                yield [to_device(one, device) for one in ones[start : start + size]]
+
+    def _compute(
         self,
-        wrapped: GradSampleModule,
         model: nn.Module,
         task: Task,
-        drawn: Records,
-        augmentation: torch.Generator,
-        check: SelfCheck,
-    ) -> Iterator[None]:
-        """Leave the gradients of each chunk's records in the parameters, one chunk after another.
+        chunk: Chunk,
+        hooks: Hooked | None,
+        weights: Weights,
+        spot: SpotCheck | None,
+    ) -> None:
+        """Leave the gradients of a chunk's records in the parameters, as ``grad_sample``.
 
-        An empty batch is one empty chunk, without a call of the task or the model.
+        Args:
+            model: the model.
+            task: its task.
+            chunk: the records.
+            hooks: those on the model, if they are used.
+            weights: those of the model, which the forward pass may not write.
+            spot: compares some records with themselves alone, if this is the first step with records.
         """
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        device, views = parameters[0].device, self.config.augmentations
-        if not len(drawn):
-            for parameter in parameters:
-                parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))  # type: ignore[attr-defined]
-            yield
-            return
-        # Encoded as a whole, so that the augmentation draws the same whatever the chunks.
-        batch = collate_views(task, drawn, augmentation, views)
-        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        for part in split(batch, (self.config.physical_batch_size or len(drawn)) * views):
-            for parameter in parameters:
-                parameter.grad_sample = None  # type: ignore[attr-defined]
-            chunk = to_device(part, device)
-            outputs = forward(task, wrapped, chunk)
-            found = losses(task, outputs, chunk)
-            if not (check.done and check.compared):
-                refuse_coupled_losses(task, outputs, chunk, found)
-                check.compared |= rows(chunk) > 1
-            torch.autograd.backward(found.mean())
-            refuse_mixed_records(model, buffers, rows=rows(chunk))
-            yield
+        if _count(chunk) and spot and self.proof.draws:
+            self._compare_still(model, task, chunk, hooks, spot)
+        found, gradients = self._gradients(model, task, chunk, hooks)
+        weights.refuse_written()
+        if spot and hooks and isinstance(chunk, dict):
+            assert hooks.outputs is not None
+            refuse_coupled_losses(task, hooks.outputs, chunk, found)
+            hooks.refuse_other_sum(gradients, tolerance(found.dtype))
+        if _count(chunk) and spot and not self.proof.draws:
+            spot.compare(chunk, found, gradients)
+        for parameter, gradient in zip(trainable(model), gradients, strict=True):
+            parameter.grad_sample = gradient  # type: ignore[attr-defined]
+
+    def _compare_still(self, model: nn.Module, task: Task, chunk: Chunk, hooks: Hooked | None, spot: SpotCheck) -> None:
+        """Compare with what is drawn at random held still, and leave torch's generators as they are."""
+        devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+        with torch.random.fork_rng(list(devices)), Still():
+            spot.compare(chunk, *self._gradients(model, task, chunk, hooks))
+
+    def _gradients(self, model: nn.Module, task: Task, chunk: Chunk, hooks: Hooked | None) -> tuple[Tensor, Gradients]:
+        if isinstance(chunk, dict):
+            assert hooks is not None
+            return hooks(task, chunk)
+        if not chunk:
+            parameters = trainable(model)
+            return parameters[0].new_zeros(0), [each.new_zeros((0, *each.shape)) for each in parameters]
+        return by_vmap(task, model, chunk) if self.proof.way == "vmap" else by_loop(task, model, chunk)
 
 
-@contextmanager
-def _gradients_of_records(model: nn.Module) -> Iterator[GradSampleModule]:
-    """Wrap the model with Opacus' hooks, and leave it as a plain module again, also after a failure.
-
-    What Opacus leaves behind are records (the inputs of layers) and the sum without noise.
-    """
-    with warnings.catch_warnings():
-        # The first layer's input needs no gradient; Opacus' hooks are made for that.
-        warnings.filterwarnings("ignore", message="Full backward hook is firing")
-        wrapped = GradSampleModule(model, loss_reduction="mean")
-        try:
-            yield wrapped
-        finally:
-            wrapped.to_standard_module()
-            for owner in (*model.parameters(), *model.modules()):
-                for left in ("summed_grad", "activations", "max_batch_len"):
-                    vars(owner).pop(left, None)
-            for parameter in model.parameters():
-                parameter.grad = None
+def _count(chunk: Chunk) -> int:
+    return rows(chunk) if isinstance(chunk, dict) else len(chunk)

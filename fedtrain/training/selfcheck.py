@@ -6,6 +6,8 @@ message of it says anything about the batch, its size included. That it fails ca
 only: where their sum is so long that the noise is lost beside it in rounding, and the step would not be private.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -50,7 +52,7 @@ class SelfCheck:
         if self.done:
             return
         parameters = self._parameters.values()
-        gradients: list[Tensor] = [value.grad_sample for value in parameters]  # type: ignore[attr-defined]
+        gradients = [_single(value.grad_sample) for value in parameters]  # type: ignore[attr-defined]
         self._records += len(gradients[0])
         norms = torch.stack([rows_of(gradient).norm(dim=1) for gradient in gradients]).norm(dim=0)
         factors = (self._clip_norm / (norms + 1e-6)).clamp(max=1.0)
@@ -63,8 +65,11 @@ class SelfCheck:
         if not off <= self._clip_norm * (CLIP_TOLERANCE + rounding):
             raise _broken(f"the gradients of single records were not clipped to {self._clip_norm:g}")
 
-    def after_noise(self) -> None:
-        """Compare gradients and sums, before they are divided.
+    def after_noise(self, noisy: Sequence[Tensor]) -> None:
+        """Compare the sums with noise with those without, before they are divided.
+
+        Args:
+            noisy: for each parameter its sum with noise.
 
         Raises:
             ClientError: the noise is missing in a parameter, is lost in rounding, or has another scale.
@@ -72,9 +77,8 @@ class SelfCheck:
         if self.done:
             return
         squares, count = 0.0, 0
-        for name, value in self._parameters.items():
-            assert value.grad is not None
-            added = value.grad - value.summed_grad  # type: ignore[attr-defined]
+        for (name, value), total in zip(self._parameters.items(), noisy, strict=True):
+            added = total - value.summed_grad  # type: ignore[attr-defined]
             # Single values may be rounded away; that half of them are is no chance.
             if not int((added != 0).sum()) >= added.numel() / 2:
                 raise _broken(f"no noise was added to the gradient of {name}, or it is lost in rounding")
@@ -97,6 +101,11 @@ class SelfCheck:
         self._expected.clear()
         if self.done:
             self._received.clear()
+
+
+def _single(gradient: Tensor) -> Tensor:
+    """Return a gradient in single precision at least."""
+    return gradient.float() if gradient.dtype.itemsize < torch.float32.itemsize else gradient
 
 
 def _broken(what: str) -> ClientError:

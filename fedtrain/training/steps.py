@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from fedtrain.config import Training
+from fedtrain.data.types import DataInfo
 from fedtrain.privacy.mechanisms import Requirements
 from fedtrain.tasks import Records, Task, refuse_batch_statistics
 
@@ -47,16 +48,16 @@ class Trainer(Protocol):
         """
 
 
-def check_model(model: nn.Module, requires: Requirements) -> None:
-    """Refuse a model that cannot be trained as a mechanism requires.
+def check_model(model: nn.Module, requires: Requirements, *, task: Task, info: DataInfo) -> None:
+    """Refuse a model that cannot be trained as a mechanism requires, on synthetic records of the schema alone.
 
     Raises:
-        TaskError: it says which layer is not allowed.
+        TaskError: it says which layer is not allowed, or where records meet.
     """
     if requires.per_record_gradients:
-        from fedtrain.training.private import refuse_untrainable  # noqa: PLC0415 - Opacus takes seconds to import
+        from fedtrain.training.preflight import preflight  # noqa: PLC0415 - Opacus takes seconds to import
 
-        refuse_untrainable(model)
+        preflight(model, task, info)
     if requires.no_batch_statistics:
         refuse_batch_statistics(model)
 

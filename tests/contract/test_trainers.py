@@ -11,6 +11,7 @@ from fedtrain.data import ClassTarget, Columns, DataInfo, Image, LabelsTarget, N
 from fedtrain.privacy.noise import SeededSource
 from fedtrain.tasks import Records, build_task
 from fedtrain.training import PlainTrainer, RoundSettings
+from fedtrain.training.preflight import Proof, preflight
 from fedtrain.training.private import PrivateTrainer
 from tests.plans import plan_without_bound
 
@@ -66,9 +67,14 @@ def test_all_trainers_leave_the_same_weights(name, mu, momentum):
     settings = dataclasses.replace(SETTINGS, proximal_mu=mu)
     # Every batch holds all records, in whatever order.
     config = Training(momentum=momentum, batch_size=COUNT, local_steps=3)
+    plan = plan_without_bound(COUNT, steps=3)
+    assert preflight(first, task, info).way == "hooks"
     trainers = [
         PlainTrainer(config=config),
-        PrivateTrainer(config=config, plan=plan_without_bound(COUNT, steps=3), source=SeededSource(0)),
+        *(
+            PrivateTrainer(config=config, plan=plan, source=SeededSource(0), proof=Proof(way=way))
+            for way in ("hooks", "vmap", "loop")
+        ),
     ]
     weights = []
     for trainer in trainers:
@@ -76,7 +82,8 @@ def test_all_trainers_leave_the_same_weights(name, mu, momentum):
         trainer.train(model, task, records(info), settings)
         weights.append(list(model.parameters()))
     assert not torch.equal(weights[0][0], next(first.parameters()))
-    torch.testing.assert_close(weights[1], weights[0], rtol=1e-5, atol=1e-6)
+    for private in weights[1:]:
+        torch.testing.assert_close(private, weights[0], rtol=1e-5, atol=1e-6)
 
 
 def test_only_a_trainer_without_privacy_tells_the_loss():
@@ -84,6 +91,7 @@ def test_only_a_trainer_without_privacy_tells_the_loss():
     task = build_task(TaskConfig(name="regression"), info)
     config = Training(local_steps=2)
     plain = PlainTrainer(config=config)
-    private = PrivateTrainer(config=config, plan=plan_without_bound(COUNT, steps=2, noise=1e-3), source=SeededSource(0))
+    plan, source = plan_without_bound(COUNT, steps=2, noise=1e-3), SeededSource(0)
+    private = PrivateTrainer(config=config, plan=plan, source=source, proof=preflight(task.model(), task, info))
     assert plain.train(task.model(), task, records(info), SETTINGS) > 0
     assert private.train(task.model(), task, records(info), SETTINGS) is None

@@ -62,6 +62,29 @@ def test_input_that_cannot_be_used_is_refused_before_anything_is_written(cli, tm
     assert not (tmp_path / "run" / "config.toml").exists()
 
 
+def test_a_model_in_which_records_meet_is_refused_before_a_round(cli, tmp_path, monkeypatch):
+    (tmp_path / "meeting_task.py").write_text(
+        "from torch import nn\n"
+        "from fedtrain.config import TaskConfig\n"
+        "from fedtrain.tasks.supervised import Vision\n"
+        "class Centred(nn.Sequential):\n"
+        "    def forward(self, images):\n"
+        "        return super().forward(images - images.mean(0))\n"
+        "class Meeting(Vision):\n"
+        "    def __init__(self, info):\n"
+        "        super().__init__(TaskConfig(), info)\n"
+        "    def model(self):\n"
+        "        return Centred(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    fields = ("privacy.mode=record", "privacy.sampling_rate=0.1", "task.name=meeting_task:Meeting")
+    arguments = [part for field in fields for part in ("--set", field)]
+    outcome = cli.here("simulate", *DEFAULTS, *arguments, "--out", tmp_path / "run")
+    assert outcome.status == 2, outcome.stderr
+    assert "records meet before its layer 0 (Flatten)" in " ".join(outcome.stderr.split())
+    assert not list(tmp_path.rglob("ledger*"))
+
+
 def planted(kind, path):
     x = np.random.default_rng(0).random((40, 3), dtype=np.float32)
     y = np.arange(40) % 2

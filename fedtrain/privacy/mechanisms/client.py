@@ -58,17 +58,23 @@ class ClientCentral(Mechanism):
 
     def spec(self, experiment: Experiment) -> PrivacySpec:
         """Return the promise of an experiment."""
+        assert self.neighbouring is not None
         privacy, federation = experiment.privacy, experiment.federation
         adaptive = AdaptiveClipping(
             quantile=privacy.clipping_quantile,
             learning_rate=privacy.clipping_rate,
             count_noise=privacy.clipping_noise or federation.cohort * _COUNT_NOISE,
         )
-        return self.promise(
-            experiment,
+        return PrivacySpec(
+            unit="client",
+            neighbouring=self.neighbouring,
+            epsilon=privacy.epsilon,
+            delta=privacy.delta,
+            clip_norm=privacy.clip_norm,
             sampling_rate=self._rate(experiment),
             divisor=federation.cohort,
             population=float(federation.clients),
+            steps_per_round=1,
             rounds=self._rounds(experiment),
             adaptive=adaptive if privacy.adaptive_clipping else None,
         )
@@ -135,8 +141,11 @@ class ClientCentral(Mechanism):
         sums = seen.only_sums
         return (
             words.reader("noise on the sum of the clipped updates"),
-            words.other_client(
-                "noise on the sum; with secret cohorts only as far as it does not learn who else took part"
+            Adversary(
+                who="another client",
+                sees=words.OTHER_CLIENT,
+                bounded=True,
+                by="noise on the sum; with secret cohorts only as far as it does not learn who else took part",
             ),
             Adversary(
                 who="the server",
@@ -153,15 +162,16 @@ class ClientCentral(Mechanism):
 
     def _relay(self, seen: Seen) -> Adversary:
         if not seen.sealed:
-            return words.relay(
-                seen,
+            return Adversary(
+                who=words.RELAY,
+                sees=words.OPEN,
                 bounded=False,
                 by="nothing: the record does not say of every round that it was encrypted end to end",
             )
-        return self._sealed_relay(seen)
+        return self._sealed_relay()
 
     @abstractmethod
-    def _sealed_relay(self, seen: Seen) -> Adversary:
+    def _sealed_relay(self) -> Adversary:
         """Return what bounds who relays messages that are encrypted."""
 
     def trusted(self, plan: PrivacyPlan, seen: Seen) -> tuple[str, ...]:
@@ -232,18 +242,20 @@ class ClientPoisson(ClientCentral):
         # Nothing caps what Poisson sampling draws: a client may be drawn in every round.
         return experiment.federation.rounds
 
-    def _sealed_relay(self, seen: Seen) -> Adversary:
-        return words.relay(
-            seen,
+    def _sealed_relay(self) -> Adversary:
+        return Adversary(
+            who=words.RELAY,
+            sees=words.SEALED,
             bounded=False,
             by="nothing: epsilon relies on nobody knowing who took part; models and updates are encrypted",
         )
 
     def sampling(self, plan: PrivacyPlan) -> Sampling:
         """Return that clients are drawn in secret."""
-        return words.poisson(
-            plan,
-            "clients",
+        return Sampling(
+            scheme="Poisson, clients",
+            rate=plan.spec.sampling_rate,
+            amplification=plan.spec.sampling_rate < 1,
             reason="The server, which is trusted, draws each client by itself and keeps the cohorts secret: "
             "they are not in this report.",
         )
@@ -273,12 +285,22 @@ class ClientCapped(ClientCentral):
     def _rounds(self, experiment: Experiment) -> int:
         return words.participations(experiment)
 
-    def _sealed_relay(self, seen: Seen) -> Adversary:
-        return words.relay(seen, by="encryption of models and updates, and noise on the sum")
+    def _sealed_relay(self) -> Adversary:
+        return Adversary(
+            who=words.RELAY,
+            sees=words.SEALED,
+            bounded=True,
+            by="encryption of models and updates, and noise on the sum",
+        )
 
     def sampling(self, plan: PrivacyPlan) -> Sampling:
         """Return that no draw is relied on."""
-        return words.KNOWN_COHORTS
+        return Sampling(
+            scheme="none",
+            rate=1.0,
+            amplification=False,
+            reason="Cohorts are known, so every participation counts in full, up to the cap.",
+        )
 
     def onlooker(self) -> tuple[str, str]:
         """Return who can hardly tell what."""

@@ -38,8 +38,12 @@ class RecordLocal(Mechanism):
         """
         privacy, training = experiment.privacy, experiment.training
         assert privacy.sampling_rate is not None  # the experiment is validated
-        return self.promise(
-            experiment,
+        return PrivacySpec(
+            unit=self.unit,
+            neighbouring=self.neighbouring,
+            epsilon=privacy.epsilon,
+            delta=privacy.delta,
+            clip_norm=privacy.clip_norm,
             sampling_rate=privacy.sampling_rate,
             divisor=training.batch_size,
             population=training.batch_size / privacy.sampling_rate,
@@ -68,7 +72,7 @@ class RecordLocal(Mechanism):
             server += "; that updates are summed bounds nothing"
         return (
             words.reader(by),
-            words.other_client(by),
+            Adversary(who="another client", sees=words.OTHER_CLIENT, bounded=True, by=by),
             Adversary(
                 who="the server, also one that chooses the models it sends",
                 sees=words.ONLY_SUMS.format("updates")
@@ -77,7 +81,7 @@ class RecordLocal(Mechanism):
                 bounded=True,
                 by=server,
             ),
-            words.relay(seen, by=by),
+            Adversary(who=words.RELAY, sees=words.SEALED if seen.sealed else words.OPEN, bounded=True, by=by),
             words.AUDITOR,
         )
 
@@ -89,9 +93,10 @@ class RecordLocal(Mechanism):
 
     def sampling(self, plan: PrivacyPlan) -> Sampling:
         """Return that records are drawn in secret."""
-        return words.poisson(
-            plan,
-            "records",
+        return Sampling(
+            scheme="Poisson, records",
+            rate=plan.spec.sampling_rate,
+            amplification=plan.spec.sampling_rate < 1,
             reason="Each client draws its own batches, and nobody else learns which records are in them. "
             "The choice of the cohort by the server is not counted on.",
         )

@@ -67,3 +67,19 @@ def test_a_model_that_cannot_be_trained_privately_is_refused(cache, tmp_path, mo
     prepare(digits_experiment(cache, task__name="batch_task:Normalised"))
     with pytest.raises(TaskError, match=r"BatchNorm1d\(64\)"):
         prepare(private_experiment(cache, federation__sites="sites", task__name="batch_task:Normalised"))
+
+
+def test_a_loss_in_which_records_meet_is_refused_before_a_client_is_asked(cache, tmp_path, monkeypatch):
+    (tmp_path / "coupled_task.py").write_text(
+        "from fedtrain.config import TaskConfig\n"
+        "from fedtrain.tasks.supervised import Vision\n"
+        "class Coupled(Vision):\n"
+        "    def __init__(self, info):\n"
+        "        super().__init__(TaskConfig(), info)\n"
+        "    def losses(self, outputs, batch):\n"
+        "        return super().losses(outputs - outputs.mean(0), batch)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    prepare(digits_experiment(cache, task__name="coupled_task:Coupled"))
+    with pytest.raises(TaskError, match="records meet in losses"):
+        prepare(private_experiment(cache, federation__sites="sites", task__name="coupled_task:Coupled"))

@@ -8,6 +8,7 @@ from fedtrain.privacy import PrivacyPlan, PrivacySpec
 from fedtrain.privacy.noise import SeededSource
 from fedtrain.tasks import ClassificationMetrics, Task
 from fedtrain.training import Records, RoundSettings
+from fedtrain.training.preflight import Proof
 from fedtrain.training.private import PrivateTrainer
 
 
@@ -27,8 +28,11 @@ class Classification(Task):
         return ClassificationMetrics(3)
 
 
-def train_private(net, task, data, config, settings, mechanism, source):
-    PrivateTrainer(config=config, plan=mechanism, source=source).train(net, task, data, settings)
+HOOKS = Proof(way="hooks")
+
+
+def train_private(net, task, data, config, settings, mechanism, source, proof=HOOKS):
+    PrivateTrainer(config=config, plan=mechanism, source=source, proof=proof).train(net, task, data, settings)
 
 
 SETTINGS = RoundSettings(learning_rate=1.0, proximal_mu=0.0, seed=5)

@@ -77,7 +77,8 @@ class Rows(Classification):
 def test_no_more_records_than_the_physical_batch_are_computed_at_once():
     task = Rows()
     change(records(), plan(), task=task, config=config(physical_batch_size=8, augmentations=2))
-    assert task.rows == [16, 16, 8]
+    # Some records are also computed again alone.
+    assert [rows for rows in task.rows if rows > 1] == [16, 16, 8]
 
 
 def test_views_that_are_the_same_are_one_view():

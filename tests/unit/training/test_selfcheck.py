@@ -134,8 +134,7 @@ def test_opacus_that_adds_no_noise_is_caught(monkeypatch):
     from fedtrain.training.optimizer import SourcedOptimizer
 
     def none(self):
-        for parameter in self.params:
-            parameter.grad = parameter.summed_grad.clone()
+        self.noisy = [parameter.summed_grad.clone() for parameter in self.params]
 
     monkeypatch.setattr(SourcedOptimizer, "add_noise", none)
     with pytest.raises(ClientError, match="no noise was added"):

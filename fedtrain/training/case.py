@@ -1,0 +1,226 @@
+"""A model and task on synthetic records, and what each of these records gives alone."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from fedtrain.data.types import DataInfo
+from fedtrain.errors import TaskError
+from fedtrain.tasks import Batch, Records, Task
+from fedtrain.tasks.calls import collate, to_device
+from fedtrain.training.alone import Gradients, by_loop, collate_alone
+from fedtrain.training.gradients import rows_of
+from fedtrain.training.state import Kept, Weights, kept
+from fedtrain.training.synthetic import VALUES, synthetic
+
+TOLERANCE: Final = {torch.float64: 1e-7, torch.float32: 1e-3}
+"""What rounding may make of a gradient in another order, over its norm."""
+
+_SIZES = (1, 2, 5)
+_LEAST = 7
+# Relative to a parameter's deviation, and absolute.
+_MOVED = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What a preflight works with.
+
+    Attributes:
+        model: a copy in training mode, in double precision if it can be, its weights moved a little.
+        task: its task.
+        records: K records, and one more to put in the place of one. K is no dimension of anything in the model.
+        ones: each of them as a batch of one row.
+        losses: shape (K + 1,).
+        gradients: of K + 1 records.
+        before: what another copy kept in attributes after one other record.
+        precision: that of the model and of what it takes; ``None`` where it is as the task makes it.
+    """
+
+    model: nn.Module
+    task: Task
+    records: Records
+    ones: Sequence[Batch]
+    losses: Tensor
+    gradients: Gradients
+    before: Kept
+    precision: torch.dtype | None
+
+    @property
+    def tolerance(self) -> float:
+        """What rounding may make of a loss or a gradient."""
+        return TOLERANCE[self.losses.dtype] if self.losses.dtype in TOLERANCE else TOLERANCE[torch.float32]
+
+    def batch(self, rows: Sequence[int], generator: torch.Generator | None = None) -> Batch:
+        """Return some of the records as a batch."""
+        return prepared(
+            collate(self.task, self.records.take(torch.tensor(rows)), generator), self.model, self.precision
+        )
+
+    def batches(self) -> Iterator[list[int]]:
+        """Yield the rows of each batch to try: all, permuted, one replaced, one removed, and fewer."""
+        last = len(self.ones) - 1
+        every = list(range(last))
+        yield every
+        yield [*every[2:], *every[1::-1]]
+        yield [every[0], last, *every[2:]]
+        yield every[1:]
+        yield from (every[-size:] for size in _SIZES)
+
+    def differs(self, gradients: Gradients, rows: Sequence[int]) -> str:
+        """Return the name of a parameter whose gradients of rows are not those of the records alone, or nothing."""
+        expected = [gradient[list(rows)] for gradient in self.gradients]
+        norms = torch.stack([rows_of(gradient).norm(dim=1) for gradient in expected]).norm(dim=0)
+        for name, found, right in zip(self._names(), gradients, expected, strict=True):
+            off = rows_of(found - right).norm(dim=1)
+            # Written so that a NaN differs.
+            if not bool((off <= self.tolerance * norms).all()):
+                return name
+        return ""
+
+    def untouched(self) -> str:
+        """Return the name of a parameter of which no record has a gradient, or nothing."""
+        for name, gradient in zip(self._names(), self.gradients, strict=True):
+            if not gradient.any():
+                return name
+        return ""
+
+    def _names(self) -> list[str]:
+        return [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+
+
+def in_half(model: nn.Module) -> bool:
+    """Return whether a parameter of the model is in half precision."""
+    return any(parameter.dtype.itemsize < torch.float32.itemsize for parameter in model.parameters())
+
+
+def prepared(batch: Batch, model: nn.Module, precision: torch.dtype | None) -> Batch:
+    """Return a batch on the model's device, and in a precision if there is one."""
+    batch = to_device(batch, next(model.parameters()).device)
+    if precision is None:
+        return batch
+    return {name: value.to(precision) if value.is_floating_point() else value for name, value in batch.items()}
+
+
+def open_case(model: nn.Module, task: Task, info: DataInfo) -> Case:
+    """Find values that the model takes, in the highest precision that it can, and compute each record alone.
+
+    Raises:
+        TaskError: the model cannot be called on one record, or writes parameters or buffers.
+    """
+    failures: list[Exception] = []
+    for values in VALUES if info.kind == "table" else VALUES[:1]:
+        for moved in (True, False):
+            for precision in (torch.float64, torch.float32 if in_half(model) else None):
+                original = _copy(model, precision, moved=moved)
+                try:
+                    case = _opened(original, task, info, values=values, precision=precision)
+                except _WrittenError as error:
+                    raise error.refusal from None
+                except Exception as error:  # noqa: BLE001 -- whatever the user's code raises
+                    failures.append(error)
+                    continue
+                if case.losses.isfinite().all() and all(gradient.isfinite().all() for gradient in case.gradients):
+                    return case
+    # That of the model as it is, on the first values.
+    if failures and isinstance(failures[min(3, len(failures) - 1)], TaskError):
+        raise failures[min(3, len(failures) - 1)]
+    why = "its loss or gradients are not finite"
+    if failures:
+        failure = failures[min(3, len(failures) - 1)]
+        why = f"it raised {type(failure).__name__}: {failure}"
+    raise TaskError(
+        "the model cannot be trained privately: the gradient of a record is that of its loss alone, and called on one "
+        f"synthetic record (random numbers in the schema of the data set) {why}"
+    )
+
+
+class _WrittenError(Exception):
+    def __init__(self, refusal: TaskError) -> None:
+        super().__init__()
+        self.refusal = refusal
+
+
+def _copy(model: nn.Module, precision: torch.dtype | None, *, moved: bool) -> nn.Module:
+    try:
+        copy = deepcopy(model).train()
+    except RuntimeError as error:
+        raise TaskError(
+            f"the model cannot be trained: a copy of it cannot be made ({error}); in the place of nn.utils.weight_norm "
+            "use nn.utils.parametrizations.weight_norm"
+        ) from error
+    if precision is not None:
+        copy = copy.to(precision)
+    with torch.no_grad():
+        for parameter in copy.parameters() if moved else ():
+            if parameter.requires_grad and parameter.is_floating_point():
+                spread = parameter.std() if parameter.numel() > 1 else parameter.abs().mean()
+                parameter.add_(_MOVED * (spread + _MOVED) * _noise(parameter))
+    return copy
+
+
+def _noise(like: Tensor) -> Tensor:
+    draw = torch.Generator().manual_seed(like.numel())
+    return torch.randn(like.shape, generator=draw, dtype=torch.float64).to(like)
+
+
+def _opened(original: nn.Module, task: Task, info: DataInfo, *, values: str, precision: torch.dtype | None) -> Case:
+    def alone(count: int, model: nn.Module) -> list[Batch]:
+        ones = collate_alone(task, synthetic(info, count, values=values), None)
+        return [prepared(one, model, precision) for one in ones]
+
+    # What a first call keeps may depend on its record, so each of two copies begins with another one.
+    first, model = deepcopy(original), deepcopy(original)
+    pair, weights = alone(2, first), Weights(first)
+    with _sizes(first) as taken:
+        by_loop(task, first, pair[:1])
+    _refuse_written(weights)
+    before = kept(first, task)
+    by_loop(task, model, pair[1:])
+    taken |= {size for parameter in model.state_dict().values() for size in parameter.shape}
+    taken |= {size for value in pair[0].values() for size in value.shape} | {*info.shape, *_SIZES}
+    count = next(size for size in range(_LEAST, _LEAST + len(taken) + 1) if size not in taken)
+    ones, weights = alone(count + 1, model), Weights(model)
+    losses, gradients = by_loop(task, model, ones)
+    _refuse_written(weights)
+    records = synthetic(info, count + 1, values=values)
+    return Case(
+        model=model,
+        task=task,
+        records=records,
+        ones=ones,
+        losses=losses,
+        gradients=gradients,
+        before=before,
+        precision=precision,
+    )
+
+
+@contextmanager
+def _sizes(model: nn.Module) -> Iterator[set[int]]:
+    """Gather the dimensions of whatever layers take and return."""
+    found: set[int] = set()
+
+    def note(layer: nn.Module, taken: tuple[Any, ...], made: Any) -> None:
+        del layer
+        for value in (*taken, *(made if isinstance(made, tuple) else (made,))):
+            found.update(value.shape if isinstance(value, Tensor) else ())
+
+    hooks = [layer.register_forward_hook(note) for layer in model.modules()]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _refuse_written(weights: Weights) -> None:
+    try:
+        weights.refuse_written()
+    except TaskError as error:
+        raise _WrittenError(error) from None

@@ -1,0 +1,179 @@
+"""Try on records that nobody has whether a model gives each record a gradient of its own, before a budget is touched.
+
+Epsilon is about clipped gradients of single records. The definition is `fedtrain.training.alone`: the gradient of the
+loss of the record alone. On synthetic records of the schema, in batches of several sizes, permuted, with a record
+replaced and with one removed, the preflight compares
+
+- the losses of records in a batch with those of each alone, through the whole of ``collate``, ``forward`` and
+  ``losses``: where they differ, records meet, and the model is refused;
+- what parameters, buffers and attributes were before and after: a forward pass that writes what is read again, or
+  released, is refused;
+- the gradients of Opacus' hooks with those of each record alone: where they differ, or cannot be had, the model is
+  trained by ``torch.func.vmap`` over single records, or by a loop over them, which are right by construction.
+
+Weights are moved a little first, so that a layer that starts with zeros hides nothing, and everything is computed in
+double precision where the model can be. What torch draws at random is held still.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import torch
+from torch import nn
+
+from fedtrain.data.types import DataInfo
+from fedtrain.errors import TaskError
+from fedtrain.tasks import Task, refuse_batch_statistics
+from fedtrain.training.alone import by_loop, by_vmap, trainable
+from fedtrain.training.case import Case, in_half, open_case
+from fedtrain.training.hooks import NotRecordsError, hooked, unsupported
+from fedtrain.training.meeting import refuse_meeting, refuse_mixing
+from fedtrain.training.state import Weights, refuse_read
+from fedtrain.training.still import Still
+
+Way = Literal["hooks", "vmap", "loop"]
+
+_REMEMBERED: Final = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """How the gradients of single records of a model can be had, as a preflight found.
+
+    Attributes:
+        way: Opacus' hooks, ``torch.func.vmap`` over records, or a loop over records.
+        reason: why it is not the hooks; empty where it is.
+        draws: whether the model draws at random while it trains, as dropout does.
+        precision: what a model in half precision is compared in; ``None`` for the precision that it has.
+    """
+
+    way: Way
+    reason: str = ""
+    draws: bool = False
+    precision: torch.dtype | None = None
+
+
+_proofs: deque[tuple[Task, DataInfo, object, Proof]] = deque(maxlen=_REMEMBERED)
+
+
+def preflight(model: nn.Module, task: Task, info: DataInfo) -> Proof:
+    """Return how the gradients of single records of the model can be had; the model stays as it is.
+
+    A process remembers what it found for the last tasks and models.
+
+    Args:
+        model: as it is trained. What it is made of matters, and not its weights.
+        task: its task.
+        info: the schema of the records.
+
+    Raises:
+        TaskError: records meet in the model or the task, the forward pass writes what it must not, or the model cannot
+            be called on one record alone. It names the layer, and says what to write instead.
+    """
+    made_of = (
+        repr(model),
+        tuple((name, type(layer)) for name, layer in model.named_modules()),
+        tuple((name, each.shape, each.dtype, each.device, each.requires_grad) for name, each in _weights_of(model)),
+    )
+    for known, schema, parts, proof in _proofs:
+        if known is task and schema == info and parts == made_of:
+            return proof
+    with _undisturbed(model):
+        proof = _preflight(model, task, info)
+    _proofs.append((task, info, made_of, proof))
+    return proof
+
+
+def _weights_of(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Leave torch's generators as they are."""
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    with torch.random.fork_rng(list(devices)):
+        torch.manual_seed(0)
+        yield
+
+
+def _preflight(model: nn.Module, task: Task, info: DataInfo) -> Proof:
+    refuse_batch_statistics(model)
+    _refuse_rewriting(model)
+    if not trainable(model):
+        raise TaskError("the model cannot be trained privately: it has no trainable parameter")
+    with Still() as still:
+        case = open_case(model, task, info)
+        _refuse_reading(case)
+        weights = Weights(case.model)
+        for rows in case.batches():
+            refuse_meeting(case, rows)
+        refuse_mixing(case)
+        weights.refuse_written()
+        _refuse_reading(case)
+        reason = _why_not_hooks(case)
+    reason = reason or _why_hooks_fail(case)
+    precision = case.precision if in_half(model) else None
+    if not reason:
+        return Proof(way="hooks", draws=still.drew, precision=precision)
+    return Proof(way="vmap" if _maps(case) else "loop", reason=reason, draws=still.drew, precision=precision)
+
+
+def _refuse_reading(case: Case) -> None:
+    refuse_read(case.before, case.model, case.task, lambda: by_loop(case.task, case.model, case.ones[:1])[0])
+
+
+def _refuse_rewriting(model: nn.Module) -> None:
+    for name, layer in model.named_modules():
+        if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)) and layer.max_norm is not None:
+            raise TaskError(
+                f"the model cannot be trained privately: its layer {name or 'itself'}, {type(layer).__name__} with "
+                "max_norm, rewrites the rows of the tokens that occur, without clipping and noise; leave max_norm out, "
+                "and scale what the layer returns, for example with functional.normalize"
+            )
+
+
+def _why_not_hooks(case: Case) -> str:
+    """Return why the hooks' gradients are not those of records alone, or nothing."""
+    if why := unsupported(case.model):
+        return why
+    try:
+        with hooked(case.model) as run:
+            for rows in case.batches():
+                _, gradients = run(case.task, case.batch(rows))
+                if name := case.differs(gradients, rows):
+                    return f"the gradient of {name} by hooks is not that of each record alone"
+    except Exception as error:  # noqa: BLE001 -- of layers that Opacus does not know; another way is right without it
+        return _described(error)
+    if untouched := case.untouched():
+        # Nothing would have been compared.
+        return f"no synthetic record has a gradient of {untouched}"
+    return ""
+
+
+def _why_hooks_fail(case: Case) -> str:
+    """Return why the hooks fail where the model draws at random, which a layer that Opacus runs again may not."""
+    try:
+        with hooked(case.model) as run:
+            run(case.task, case.batch(next(case.batches())))
+    except Exception as error:  # noqa: BLE001 -- as above
+        return _described(error)
+    return ""
+
+
+def _maps(case: Case) -> bool:
+    """Return whether vmap gives the gradients of records alone, and can draw at random."""
+    try:
+        with Still():
+            _, gradients = by_vmap(case.task, case.model, case.ones)
+        by_vmap(case.task, case.model, case.ones)
+    except Exception:  # noqa: BLE001 -- what cannot be mapped is a loop
+        return False
+    return not case.differs(gradients, range(len(case.ones)))
+
+
+def _described(error: Exception) -> str:
+    return error.what if isinstance(error, NotRecordsError) else f"{type(error).__name__}: {error}"

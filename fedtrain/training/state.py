@@ -1,0 +1,186 @@
+"""What the forward pass writes: a record must leave nothing behind that another record's gradient is computed from.
+
+Parameters and buffers may not be written at all, since they are released, or read by the next record. What a layer, the
+model or the task keeps in an ordinary attribute may be written where nothing reads it again.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedtrain.errors import TaskError
+from fedtrain.tasks import Task
+
+# An object of a user may hold many others.
+_DEPTH, _MOST = 4, 20_000
+_OTHER = 1_000_003
+_OF_TORCH = frozenset(vars(nn.Module()))
+
+Kept = dict[str, Any]
+"""Copies of the tensors and numbers in ordinary attributes, by where they are."""
+
+
+class Weights:
+    """Parameters and buffers of a model as they were when this was made.
+
+    Args:
+        model: the model.
+        values: compare the values of parameters too; otherwise which tensors they are, and torch's count of writes.
+    """
+
+    def __init__(self, model: nn.Module, *, values: bool = True) -> None:
+        self._model = model
+        self._versions = {name: _version(each) for name, each in model.named_parameters()}
+        compared = [*model.named_buffers(), *(model.named_parameters() if values else ())]
+        self._values = {name: value.detach().clone() for name, value in compared}
+
+    def refuse_written(self) -> None:
+        """Refuse a forward pass that wrote a parameter or a buffer.
+
+        Raises:
+            TaskError: names it.
+        """
+        for kind, name, value in _weights(self._model):
+            counted = kind == "buffer" or self._versions.get(name) == _version(value)
+            if not counted or (name in self._values and not _same(value, self._values[name])):
+                raise TaskError(
+                    f"the model cannot be trained privately: its {kind} {name} changes in the forward pass, so that "
+                    "records are in the gradients of other records, or in the released model without noise; remove "
+                    "it, or leave it as it is in training mode"
+                )
+
+
+def kept(model: nn.Module, task: Task) -> Kept:
+    """Return what the model and the task keep in ordinary attributes."""
+    return {path: _copy(value) for path, _, _, value in _leaves(model, task)}
+
+
+def refuse_read(before: Kept, model: nn.Module, task: Task, loss: Callable[[], Tensor]) -> None:
+    """Refuse a forward pass that wrote an attribute and reads it again.
+
+    Each value that was written is replaced by another one, and it is seen whether that matters.
+
+    Args:
+        before: what was kept before.
+        model: the model.
+        task: its task.
+        loss: computes the loss of one record.
+
+    Raises:
+        TaskError: names the attribute.
+    """
+    changed = {path for path, _, _, value in _leaves(model, task) if not _same(value, before.get(path))}
+    if not changed:
+        return
+    expected = loss()
+    for path, owner, key, value in list(_leaves(model, task)):
+        poison = _poison(value)
+        if path not in changed or poison is None:
+            continue
+        with _replaced(owner, key, value, poison):
+            try:
+                read = not _same(loss(), expected)
+            except Exception:  # noqa: BLE001 -- of the user's code, which met what it did not expect
+                read = True
+        if read:
+            raise TaskError(
+                f"the model cannot be trained privately: the forward pass writes the attribute {path} and reads it "
+                "again in a later one, so that records are in the gradients of other records; compute it from each "
+                "record alone, or make it a constant"
+            )
+
+
+def _weights(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
+    for name, parameter in model.named_parameters():
+        yield "parameter", name, parameter
+    for name, buffer in model.named_buffers():
+        yield "buffer", name, buffer
+
+
+def _version(parameter: Tensor) -> tuple[int, int]:
+    """Return which tensor it is, and how often it was written."""
+    return id(parameter), parameter._version  # noqa: SLF001 -- torch has no other count of writes
+
+
+def _leaves(model: nn.Module, task: Task) -> Iterator[tuple[str, Any, Any, Any]]:
+    """Yield (path, owner, key, value) of tensors and numbers, through containers and plain objects."""
+    seen, left = {id(model), id(task)}, _MOST
+    todo: list[tuple[str, Any, int]] = [(name, layer, 0) for name, layer in model.named_modules()]
+    todo.append((type(task).__name__, task, 0))
+    while todo and left > 0:
+        path, owner, depth = todo.pop()
+        for key, value in _items(owner):
+            left -= 1
+            where = f"{path}.{key}" if path else str(key)
+            if value is None or isinstance(value, (Tensor, int, float)):
+                yield where, owner, key, value
+            elif depth < _DEPTH and id(value) not in seen and not isinstance(value, (nn.Module, type, str, bytes)):
+                seen.add(id(value))
+                todo.append((where, value, depth + 1))
+
+
+def _items(owner: Any) -> list[tuple[Any, Any]]:
+    if isinstance(owner, dict):
+        return list(owner.items())
+    if isinstance(owner, (list, tuple, deque)):
+        return list(enumerate(owner))
+    attributes = vars(owner) if hasattr(owner, "__dict__") else {}
+    of_torch = _OF_TORCH if isinstance(owner, nn.Module) else frozenset()
+    return [(key, value) for key, value in attributes.items() if key not in of_torch]
+
+
+def _copy(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _same(one: Any, other: Any) -> bool:
+    if not isinstance(one, Tensor):
+        return type(one) is type(other) and (one is other or bool(one == other))
+    if not isinstance(other, Tensor) or one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if one.is_floating_point():
+        return torch.allclose(one.detach(), other.detach(), rtol=0.0, atol=0.0, equal_nan=True)
+    return torch.equal(one, other)
+
+
+def _poison(value: Any) -> Any:
+    """Return something else of the kind of a value; ``None`` where there is nothing of it."""
+    match value:
+        case Tensor():
+            return torch.full_like(value.detach(), float("nan") if value.is_floating_point() else 1)
+        case bool():
+            return not value
+        case int():
+            return value + _OTHER
+        case float():
+            return float("nan")
+    return None
+
+
+class _replaced:  # noqa: N801 -- a context manager
+    """While it is entered, another value is in the place of one."""
+
+    def __init__(self, owner: Any, key: Any, value: Any, other: Any) -> None:
+        self._owner, self._key, self._value, self._other = owner, key, value, other
+
+    def _put(self, value: Any) -> None:
+        if isinstance(self._owner, (dict, list, deque)):
+            self._owner[self._key] = value
+        elif isinstance(self._owner, tuple):
+            if isinstance(value, Tensor):
+                self._value.data.copy_(value)
+        else:
+            vars(self._owner)[self._key] = value
+
+    def __enter__(self) -> None:
+        if isinstance(self._owner, tuple) and isinstance(self._value, Tensor):
+            self._back = self._value.detach().clone()
+        else:
+            self._back = self._value
+        self._put(self._other)
+
+    def __exit__(self, *_: object) -> None:
+        self._put(self._back)

@@ -1,0 +1,297 @@
+"""Each way that a model has to make an epsilon false: it is refused by name, or trained right."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fedtrain.config import TaskConfig, Training
+from fedtrain.data import ClassTarget, Columns, DataInfo, Image, LabelsTarget, NumberTarget
+from fedtrain.errors import TaskError
+from fedtrain.privacy.noise import SeededSource
+from fedtrain.tasks import Records, build_task
+from fedtrain.tasks.models import ARCHITECTURES
+from fedtrain.training import RoundSettings
+from fedtrain.training.alone import by_loop, collate_alone, trainable
+from fedtrain.training.preflight import preflight
+from tests.unit.training.mechanism import Classification, flat, plan, train_private
+from tests.unit.training.zoo import (
+    INFO,
+    REFUSED,
+    REFUSED_LOSSES,
+    TRAINED,
+    TRAINED_LOSSES,
+    WIDTH,
+    Built,
+    plain,
+)
+
+CLIP, COUNT = 0.01, 24
+SETTINGS = RoundSettings(learning_rate=1.0, proximal_mu=0.0, seed=5)
+TASKS = {name: Built(make) for name, (make, _) in TRAINED.items()} | {
+    name: Built(plain, loss) for name, loss in TRAINED_LOSSES.items()
+}
+DRAWN = {"dropout", "dropout in a layer of one's own", "attention with dropout"}
+
+
+class Double(Classification):
+    """A task on records in double precision."""
+
+    def __init__(self, task):
+        self.task = task
+
+    def model(self):
+        return self.task.model().double()
+
+    def collate(self, records, generator):
+        return {"inputs": records.features.double(), "targets": records.targets}
+
+    def losses(self, outputs, batch):
+        return self.task.losses(outputs, batch)
+
+
+def records(count=COUNT):
+    draw = torch.Generator().manual_seed(0)
+    # Two numbers are whole and not negative, so that they are words too.
+    features = torch.randint(0, 3, (count, WIDTH), generator=draw).float()
+    features[:, 0] += torch.rand(count, generator=draw)
+    return Records(features=features, targets=torch.randint(0, 3, (count,), generator=draw))
+
+
+def without(data, row):
+    kept = torch.arange(len(data)) != row
+    return Records(features=data.features[kept], targets=data.targets[kept])
+
+
+def clipped_sum(task, data):
+    """Return the sum of clipped gradients that a round of one step made of the records, and the way."""
+    model = task.model()
+    proof = preflight(model, task, INFO)
+    before = flat(model)
+    # The same in each call, and so in no difference of them.
+    mechanism = plan(clip=CLIP, batch=1, noise=1e-5)
+    train_private(model, task, data, Training(), SETTINGS, mechanism, SeededSource(5), proof)
+    return before - flat(model)
+
+
+def right_sum(task, data):
+    """Return what it is to be: each record alone, clipped."""
+    model = task.model()
+    _, gradients = by_loop(task, model, collate_alone(task, data, None))
+    rows = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
+    return (rows * (CLIP / rows.norm(dim=1, keepdim=True)).clamp(max=1)).sum(0)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_what_trains_is_within_the_bound_and_right(name):
+    # Opacus' recurrent layers are in single precision alone where sequences are packed.
+    single = name == "packed sequences of unsorted lengths"
+    task, data = TASKS[name] if single else Double(TASKS[name]), records()
+    whole, right = clipped_sum(task, data), right_sum(task, data)
+    if name not in DRAWN:
+        assert (whole - right).norm() / right.norm() < 1e-4
+        for row in (0, 7, COUNT - 1):
+            moved = whole - clipped_sum(task, without(data, row))
+            assert float(moved.norm()) / CLIP <= 1 + (1e-4 if single else 1e-6)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_hooks_are_used_where_they_are_right(name):
+    make, by_hooks = TRAINED[name]
+    task = Built(make)
+    proof = preflight(task.model(), task, INFO)
+    assert (proof.way == "hooks") == by_hooks
+    assert bool(proof.reason) == (not by_hooks)
+    assert proof.draws == (name in DRAWN)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_records_that_meet_and_writes_are_refused_by_name(name):
+    make, named = REFUSED[name]
+    task = Built(make)
+    with pytest.raises(TaskError, match=named):
+        preflight(task.model(), task, INFO)
+
+
+@pytest.mark.parametrize("name", REFUSED_LOSSES)
+def test_losses_of_several_records_are_refused(name):
+    task = Built(plain, REFUSED_LOSSES[name])
+    with pytest.raises(TaskError, match="records meet in losses"):
+        preflight(task.model(), task, INFO)
+
+
+class Standardised(Classification):
+    def collate(self, records, generator):
+        return {"inputs": records.features - records.features.mean(0), "targets": records.targets}
+
+
+class MixedUp(Classification):
+    """Mixes records where it augments, and only there."""
+
+    def collate(self, records, generator):
+        features = records.features
+        if generator is not None:
+            features = 0.8 * features + 0.2 * features[torch.randperm(len(features), generator=generator)]
+        return {"inputs": features, "targets": records.targets}
+
+
+class Augmented(Classification):
+    def collate(self, records, generator):
+        features = records.features
+        if generator is not None:
+            features = features + torch.randn(features.shape, generator=generator)
+        return {"inputs": features, "targets": records.targets}
+
+
+@pytest.mark.parametrize(
+    ("task", "named"),
+    [(Standardised(), "records meet in collate"), (MixedUp(), "collate, where they are augmented")],
+)
+def test_an_encoding_that_mixes_records_is_refused(task, named):
+    with pytest.raises(TaskError, match=named):
+        preflight(plain(), task, INFO)
+
+
+def test_an_augmentation_of_single_records_is_not():
+    assert preflight(plain(), Augmented(), INFO).way == "hooks"
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_model_that_a_configuration_names_is_trained_by_hooks(name):
+    info = DataInfo(features=Image(shape=(1, 18, 18)), target=ClassTarget(names=("a", "b")))
+    task = build_task(TaskConfig(name="vision", model=name), info)
+    assert preflight(task.model(), task, info).way == "hooks"
+
+
+@pytest.mark.parametrize("name", ["tabular", "regression", "multilabel"])
+def test_every_task_on_tables_is_trained_by_hooks(name):
+    target = {"tabular": ClassTarget(names=("a", "b")), "regression": NumberTarget()}
+    info = DataInfo(features=Columns(shape=(5,)), target=target.get(name, LabelsTarget(names=("a", "b"))))
+    task = build_task(TaskConfig(name=name), info)
+    assert preflight(task.model(), task, info).way == "hooks"
+
+
+def test_the_model_and_the_generators_are_as_before():
+    task = Built(TRAINED["dropout"][0])
+    model = task.model()
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    preflight(model, task, INFO)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None and not vars(parameter) for parameter in model.parameters())
+
+
+class Counted(Classification):
+    def __init__(self):
+        self.calls = 0
+
+    def forward(self, model, batch):
+        self.calls += 1
+        return super().forward(model, batch)
+
+
+def test_it_is_remembered_for_a_task_and_what_its_model_is_made_of():
+    task, model = Counted(), plain()
+    first = preflight(model, task, INFO)
+    calls = task.calls
+    assert calls
+    assert preflight(copy.deepcopy(model), task, INFO) is first
+    assert task.calls == calls
+    other = plain()
+    other.first.weight.requires_grad_(False)
+    preflight(other, task, INFO)
+    assert task.calls > calls
+
+
+def trained(net, data, *, info=INFO, task=None):
+    task = task or Classification()
+    proof = preflight(net, task, info)
+    train_private(net, task, data, Training(), SETTINGS, plan(clip=CLIP, batch=1, noise=1e-3), SeededSource(5), proof)
+
+
+def centred_if_large(s, x):
+    return s.last(torch.tanh(s.first(x - x.mean(0) if (x > 100).any() else x)))
+
+
+def again_if_large(s, x):
+    hidden = s.first(x)
+    large = x[:, 0] > 100
+    if large.any():
+        hidden = hidden.clone()
+        hidden[large] = s.first(torch.tanh(x[large]))
+    return s.last(torch.tanh(hidden))
+
+
+def sorted_if_large(s, x):
+    order = x[:, 0].argsort() if (x > 100).any() else torch.arange(len(x))
+    return s.last(torch.tanh(s.first(x[order]))[order.argsort()])
+
+
+@pytest.mark.parametrize(
+    ("function", "named"),
+    [
+        (centred_if_large, "in the first step of the round the loss of a record"),
+        (again_if_large, r"its layer first \(Linear\) is called with rows that are not the records"),
+        (sorted_if_large, "in the first step of the round the gradient of a record"),
+    ],
+)
+def test_a_branch_that_only_real_records_take_is_refused_in_the_first_step(function, named):
+    data = records()
+    net = plain()
+    net.function = function
+    trained(copy.deepcopy(net), data)
+    data.features[::2, 0] += torch.linspace(300, 200, COUNT // 2)
+    before = flat(net)
+    with pytest.raises(TaskError, match=named) as caught:
+        trained(net, data)
+    assert torch.equal(flat(net), before)
+    assert str(COUNT) not in str(caught.value)
+
+
+def test_a_model_that_draws_is_compared_with_what_it_draws_held_still():
+    data = records()
+    net = plain()
+    net.function = lambda s, x: sorted_if_large(s, functional.dropout(x, 0.5, s.training))
+    trained(copy.deepcopy(net), data)
+    data.features[::2, 0] += torch.linspace(600, 400, COUNT // 2)
+    with pytest.raises(TaskError, match="in the first step of the round the gradient"):
+        trained(net, data)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_record_of_a_model_in_half_precision_is_clipped_in_single_precision(dtype):
+    class Half(Classification):
+        def collate(self, records, generator):
+            return {"inputs": 30 * records.features.to(dtype), "targets": records.targets}
+
+    class Watching(SeededSource):
+        def gaussian(self, shape, *, std, device, dtype=torch.float32):
+            if not sums:
+                sums.extend(parameter.summed_grad.double().flatten() for parameter in trainable(net))
+            return super().gaussian(shape, std=std, device=device, dtype=dtype)
+
+    task, mechanism = Half(), plan(clip=1.0, batch=1, noise=1.0)
+    for row in range(6):
+        net, sums = plain().to(dtype), []
+        data = records()
+        one = Records(features=data.features[row : row + 1], targets=data.targets[row : row + 1])
+        proof = preflight(net, task, INFO)
+        assert proof.precision is torch.float64
+        train_private(net, task, one, Training(), SETTINGS, mechanism, Watching(5), proof)
+        assert float(torch.cat(sums).norm()) <= 1 + 1e-6
+        assert all(parameter.dtype is dtype and parameter.isfinite().all() for parameter in net.parameters())
+
+
+def test_tied_weights_are_one_parameter_with_one_noise_and_stay_one():
+    net = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 3))
+    net[2].weight = net[0].weight
+    task = Built(lambda: copy.deepcopy(net))
+    whole = clipped_sum(Double(task), records())
+    for row in (0, 5):
+        assert float((whole - clipped_sum(Double(task), without(records(), row))).norm()) / CLIP <= 1 + 1e-6
+    trained(net, records())
+    state = net.state_dict()
+    assert torch.equal(state["0.weight"], state["2.weight"])
+    assert net[0].weight is net[2].weight
