@@ -31,6 +31,7 @@ class Preparation:
         model: the initial model; also where weights are loaded into for evaluation.
         plan: the privacy plan; ``None`` without privacy.
         metrics: how to read what the task measures; the first chooses the best model.
+        slower: why the model trains slower than others, in words; empty where it does not.
     """
 
     experiment: Experiment
@@ -40,6 +41,7 @@ class Preparation:
     model: nn.Module
     plan: PrivacyPlan | None
     metrics: tuple[Metric, ...]
+    slower: str = ""
 
     @property
     def shown_records(self) -> int | None:
@@ -84,7 +86,7 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
     torch.manual_seed(derive_seed(experiment.seed, "model"))
     model = task.model()
     shared_names(task, model)
-    check_model(model, mechanism.requires, task=task, info=store.info)
+    slower = check_model(model, mechanism.requires, task=task, info=store.info)
     return Preparation(
         experiment=experiment,
         store=store,
@@ -93,6 +95,7 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
         model=model.to(device),
         plan=plan,
         metrics=metrics_of(task),
+        slower=slower,
     )
 
 

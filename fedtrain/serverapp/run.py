@@ -83,6 +83,8 @@ def run_experiment(
     events.emit(
         RunStarted(path=folder.path, rounds=federation.rounds, done=done, introduction=_introduction(preparation))
     )
+    if preparation.slower:
+        events.emit(Notice(text=preparation.slower))
     enrollment = enroll(preparation, transport, summing, folder, done=done)
     if enrollment.trail is not None:
         for client, reason in enrollment.trail.refused.items():

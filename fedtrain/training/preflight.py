@@ -37,6 +37,7 @@ from fedtrain.training.still import Still
 Way = Literal["hooks", "vmap", "loop"]
 
 _REMEMBERED: Final = 8
+_SHOWN: Final = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,15 @@ class Proof:
     reason: str = ""
     draws: bool = False
     precision: torch.dtype | None = None
+
+    @property
+    def notice(self) -> str:
+        """What a person should know of it, in words; empty where it is the hooks."""
+        if self.way == "hooks":
+            return ""
+        how = "by vmap over records" if self.way == "vmap" else "one record after another"
+        why = " ".join(self.reason.split())[:_SHOWN]
+        return f"the gradients of single records are computed {how}, which is slower than Opacus' hooks: {why}"
 
 
 _proofs: deque[tuple[Task, DataInfo, object, Proof]] = deque(maxlen=_REMEMBERED)

@@ -48,8 +48,11 @@ class Trainer(Protocol):
         """
 
 
-def check_model(model: nn.Module, requires: Requirements, *, task: Task, info: DataInfo) -> None:
+def check_model(model: nn.Module, requires: Requirements, *, task: Task, info: DataInfo) -> str:
     """Refuse a model that cannot be trained as a mechanism requires, on synthetic records of the schema alone.
+
+    Returns:
+        Why it trains slower than others, in words; empty where it does not.
 
     Raises:
         TaskError: it says which layer is not allowed, or where records meet.
@@ -57,9 +60,10 @@ def check_model(model: nn.Module, requires: Requirements, *, task: Task, info: D
     if requires.per_record_gradients:
         from fedtrain.training.preflight import preflight  # noqa: PLC0415 - Opacus takes seconds to import
 
-        preflight(model, task, info)
+        return preflight(model, task, info).notice
     if requires.no_batch_statistics:
         refuse_batch_statistics(model)
+    return ""
 
 
 def make_optimizer(config: Training, model: nn.Module, learning_rate: float) -> Optimizer:
