@@ -6,7 +6,7 @@ import subprocess
 import sys
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from hashlib import sha256
 from logging import getLogger
 from pathlib import Path
@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from fedtrain.cli.app import app
 from tests.integration.deployed import SITES, Shared, up
 from tests.once import made_once
+from tests.warm import WarmCommand
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,11 +38,20 @@ class Outcome:
 
 
 class Cli:
-    """Runs the command: as it is installed, in processes of its own, or in this one."""
+    """Runs the command: as it is installed, in copies of a process that has imported its modules, or in this one."""
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(self, cache: Path, printed: Path) -> None:
         self._cache = cache
+        self._printed = printed
         self.environment = {**os.environ, "FEDTRAIN_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
+
+    @cached_property
+    def _warm(self):
+        return WarmCommand(self.environment)
+
+    def close(self):
+        if "_warm" in vars(self):
+            self._warm.close()
 
     def start(self, *arguments, cwd=ROOT):
         return subprocess.Popen(
@@ -58,9 +68,10 @@ class Cli:
         return self.call("simulate", *arguments, "--out", out, cwd=cwd, out=out)
 
     def call(self, *arguments, cwd=ROOT, out="."):
-        process = self.start(*arguments, cwd=cwd)
-        stdout, stderr = process.communicate(timeout=240)
-        return Outcome(status=process.returncode, stdout=stdout, stderr=stderr, out=Path(out))
+        files = {"stdout": self._printed / "stdout", "stderr": self._printed / "stderr"}
+        status = self._warm.run(list(map(str, arguments)), cwd=cwd, environment=self.environment, timeout=240, **files)
+        said = {name: file.read_text(encoding="utf-8") for name, file in files.items()}
+        return Outcome(status=status, out=Path(out), **said)
 
     def here(self, *arguments, cwd=ROOT, out="."):
         """Run the command in this process, which has imported already what a process of its own takes seconds for."""
@@ -86,7 +97,9 @@ def _settings_of_the_process():
 
 @pytest.fixture(scope="session")
 def cli(tmp_path_factory):
-    return Cli(tmp_path_factory.mktemp("cache"))
+    command = Cli(tmp_path_factory.mktemp("cache"), tmp_path_factory.mktemp("printed"))
+    yield command
+    command.close()
 
 
 @pytest.fixture(scope="session")
