@@ -14,8 +14,9 @@ Example:
     ```
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fedtrain import imported_when_used
 
 if TYPE_CHECKING:
     from fedtrain.flower.grids.protected import ProtectedGrid, protect_grid
@@ -43,9 +44,5 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Import a name when it is first used: the command line reads apps without Flower."""
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(module), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# The command line reads apps without Flower.
+__getattr__ = imported_when_used(__name__, _HOMES)

@@ -14,7 +14,7 @@ from fedtrain.flower.messages import protocol
 from fedtrain.flower.summing import Total
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.client_level import Contribution, Release
-from fedtrain.privacy.clipping import Update, clip_update
+from fedtrain.privacy.clipping import Update, clip_change
 from fedtrain.privacy.mechanisms import mechanism_of_plan
 from fedtrain.privacy.noise import RandomSource
 
@@ -33,8 +33,13 @@ def clip_reply(
     Raises:
         ValueError: ``clip_norm`` is not finite and above 0, or a trainable array was not received.
     """
-    clipped, within = clip_update(_update(trained, received, trainable), clip_norm)
-    return _moved(received, clipped), within
+    names = _ordered(trainable, received)
+    arrays, within = clip_change(
+        {name: received[name].numpy() for name in names}, {name: trained[name].numpy() for name in names}, clip_norm
+    )
+    return ArrayRecord(
+        {name: Array(arrays[name]) if name in arrays else array for name, array in received.items()}
+    ), within
 
 
 def release_round(

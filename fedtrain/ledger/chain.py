@@ -3,9 +3,9 @@
 Each entry names its place and the digest of the line before it. What a chain alone cannot show is whether it goes on:
 for that a client states where its ledger ends (`fedtrain.ledger.statement`).
 
-A process keeps what it has verified in memory (`Memory`), so that it verifies no line twice. The very bytes are kept,
-and not a digest, a size or a time of the file: whoever changes a file can give it any size and time. Nothing of this is
-written to a disk, and another process begins with nothing.
+A process keeps what it has verified in memory, so that it verifies no line twice. The very bytes are kept, and not a
+digest, a size or a time of the file: whoever changes a file can give it any size and time. Nothing of this is written
+to a disk, and another process begins with nothing.
 """
 
 from collections import OrderedDict
@@ -142,7 +142,7 @@ def _check_dataset(entry: LedgerEntry, first: LedgerEntry) -> None:
 
 
 @dataclass(kw_only=True)
-class Known:
+class VerifiedLedger:
     """What was verified of a ledger.
 
     Attributes:
@@ -154,7 +154,7 @@ class Known:
     chain: Chain = field(default_factory=Chain)
 
 
-class Memory:
+class VerifiedLedgers:
     """What was verified of many ledgers. Those that were used longest ago are forgotten, and verified again."""
 
     def __init__(self, *, limit: int) -> None:
@@ -165,17 +165,17 @@ class Memory:
         """
         self._limit = limit
         self._size = 0
-        self._known: OrderedDict[tuple[Path, str], Known] = OrderedDict()
+        self._known: OrderedDict[tuple[Path, str], VerifiedLedger] = OrderedDict()
 
-    def take(self, path: Path, identity: Identity) -> Known:
+    def take(self, path: Path, identity: Identity) -> VerifiedLedger:
         """Give out what is known of a ledger, for whoever holds its lock: nobody else is given it meanwhile."""
         known = self._known.pop((path, identity.public.key_id), None)
         if known is None:
-            return Known()
+            return VerifiedLedger()
         self._size -= len(known.lines)
         return known
 
-    def keep(self, path: Path, identity: Identity, known: Known) -> None:
+    def keep(self, path: Path, identity: Identity, known: VerifiedLedger) -> None:
         """Take back what is known of a ledger, or forget it if it is more than is kept."""
         self._known[path, identity.public.key_id] = known
         self._size += len(known.lines)

@@ -19,18 +19,18 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from fedtrain.crypto import Identity, SignedEnvelope
 from fedtrain.errors import ForgeryError, LedgerError, StorageError
-from fedtrain.ledger.chain import EMPTY, Chain, Head, Known, Memory
+from fedtrain.ledger.chain import EMPTY, Chain, Head, VerifiedLedger, VerifiedLedgers
 from fedtrain.ledger.charges import Totals
 from fedtrain.ledger.entry import ENTRY, PAYLOAD_TYPE, LedgerEntry, Noise, Unit, decode, now
 from fedtrain.ledger.journal import Content, Journal
 from fedtrain.ledger.site import SitePolicy
 from fedtrain.ledger.statement import PAYLOAD_TYPE as STATEMENT_TYPE
-from fedtrain.ledger.statement import Stated, Statement
+from fedtrain.ledger.statement import StatedRounds, Statement
 from fedtrain.privacy import Event
 
 _TIMEOUT = 60.0
 
-_MEMORY = Memory(limit=64 * 2**20)
+_MEMORY = VerifiedLedgers(limit=64 * 2**20)
 
 _ADVICE = (
     "nothing was changed, and nothing is trained on this data set. Restore the file from a copy that is not older (a "
@@ -72,10 +72,10 @@ class Ledger:
             known = _MEMORY.take(path, self._identity)
             journal = Journal(path, path.with_suffix(".intent"), known=known.lines)
             if not journal.content.known:
-                known = Known()
+                known = VerifiedLedger()
             envelopes, missing = _recovered(path, journal.content, self._identity, known.chain.head)
             _verify(path, known.chain, envelopes, self._identity)
-            self._stated = Stated(path.with_suffix(".stated"))
+            self._stated = StatedRounds(path.with_suffix(".stated"))
             if missing:
                 journal.complete(missing)
         except BaseException:

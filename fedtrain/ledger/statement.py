@@ -59,7 +59,7 @@ def read_statement(envelope: SignedEnvelope, public: PublicIdentity) -> Statemen
     return decode(_STATEMENT, envelope.verify(public, PAYLOAD_TYPE))
 
 
-class Stated:
+class StatedRounds:
     """The round of the newest statement in each run: one JSON object from the ids of runs to rounds.
 
     Who uses it holds the lock of the ledger.

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
+from torch.utils.data import Subset, TensorDataset
 
 import fedtrain
 from fedtrain import (
@@ -69,6 +71,8 @@ def build(info: DataInfo) -> Task:
 def train(data: DataStore, task: Task) -> nn.Module:
     run: Run = simulate(experiment, out=Path("runs/x"), task=build, data=data, resume=True, workers=2, on_event=follow)
     simulate(experiment, out="runs/y", task=task)
+    items = TensorDataset(torch.rand(4, 2), torch.tensor([0, 1, 0, 1]))
+    simulate(experiment, out="runs/z", data=(items, Subset(items, [0, 1])))
     final: nn.Module = run.model()
     best: nn.Module = run.model("best")
     rows: list[dict[str, object]] = [dict(row) for row in run.metrics]

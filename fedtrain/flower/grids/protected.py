@@ -6,40 +6,35 @@ post-processing, whatever the strategy is.
 """
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from secrets import token_bytes, token_hex
 from types import TracebackType
 from typing import Self
 
 from filelock import FileLock, Timeout
-from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Error, Message
 from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedtrain.crypto import Identity, PublicIdentity, SealingKey
-from fedtrain.errors import ClientError, ConfigError, KeyFileError, StorageError, TransportError
+from fedtrain.errors import ConfigError, StorageError
 from fedtrain.flower.client_dp import release_round, release_total
 from fedtrain.flower.collectors import Collected, Collector, EachReply, SecureSum
-from fedtrain.flower.grids.base import GridWrapper, answers, by_client, cause, collect
+from fedtrain.flower.grids.base import GridWrapper, by_client, collect
 from fedtrain.flower.grids.sealed import SealedGrid
 from fedtrain.flower.grids.validating import ValidatingGrid
+from fedtrain.flower.introductions import meet
 from fedtrain.flower.messages import protocol
-from fedtrain.flower.messages.introduction import Answer, Query
 from fedtrain.flower.messages.training import CohortRequest
 from fedtrain.flower.participations import Participations, Spent
 from fedtrain.flower.protection import ClientPrivacy, Protection, asked_arrays, floating, is_training, own_folder
-from fedtrain.flower.sessions import ServerSession, end_session, open_session
-from fedtrain.messaging import SessionOffer
+from fedtrain.flower.sessions import ServerSession, end_session
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.noise import open_source
 from fedtrain.secagg import check_noise
 from fedtrain.seeding import derive_seed
-from fedtrain.trust import Roster
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +78,7 @@ def protect_grid(
             participations = Participations(
                 place / "participations.json", protection.plan(), noise=protection.client_privacy.noise
             )
-        clients, session = _met(grid, protection, place, patience=patience)
+        clients, session = meet(grid, protection, place, patience=patience)
     except BaseException:
         lock.release()
         raise
@@ -113,25 +108,16 @@ class ProtectedGrid(GridWrapper):
             participations: counts the rounds of client privacy; ``None`` without it.
             lock: of the folder; released at the end.
         """
-        sealed = protection.sealed and session is not None
-        super().__init__(SealedGrid(inner, clients=clients, session=session) if sealed and session else inner)
+        grid, collector = _layers(inner, protection, clients, session)
+        super().__init__(grid)
         self._protection = protection
         self._clients = dict(clients)
         self._session = session
         self._participations = participations
         self._lock = lock
-        self._collector = self._collects()
+        self._collector = collector
         self._round = 0
         self._open = True
-
-    def _collects(self) -> Collector:
-        protection, session = self._protection, self._session
-        if protection.secagg is not None and session is not None:
-            return SecureSum(self._inner, clients=self._clients, session=session, summing=protection.summing)
-        checked = ValidatingGrid(
-            self._inner, metrics=frozenset({protocol.WEIGHT}), weight_key=protocol.WEIGHT, public_weight=1.0
-        )
-        return EachReply(checked, deadline=protection.deadline)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the nodes that take part. Those that connect later do not."""
@@ -313,6 +299,19 @@ class ProtectedGrid(GridWrapper):
         return replies
 
 
+def _layers(
+    grid: Grid, protection: Protection, clients: Mapping[int, int], session: ServerSession | None
+) -> tuple[Grid, Collector]:
+    """Return the grid that messages pass through, and what collects the updates of a cohort over it."""
+    if session is not None:
+        if protection.sealed:
+            grid = SealedGrid(grid, clients=clients, session=session)
+        if protection.secagg is not None:
+            return grid, SecureSum(grid, clients=clients, session=session, summing=protection.summing)
+    checked = ValidatingGrid(grid, metrics=frozenset({protocol.WEIGHT}), weight_key=protocol.WEIGHT, public_weight=1.0)
+    return grid, EachReply(checked, deadline=protection.deadline)
+
+
 def _only_one(folder: Path) -> FileLock:
     """Lock a folder, which is made if need be."""
     try:
@@ -324,93 +323,3 @@ def _only_one(folder: Path) -> FileLock:
     except OSError as error:
         raise StorageError(f"cannot use the folder {folder}: {error.strerror or error}") from error
     return lock
-
-
-def _met(
-    grid: Grid, protection: Protection, folder: Path, *, patience: float
-) -> tuple[dict[int, int], ServerSession | None]:
-    """Return the client of each node that takes part, and the session with them if one is needed."""
-    keys, missing = _introduced(grid, protection, patience=patience)
-    clients = {node: client for node, (client, _) in keys.items()}
-    if not protection.needs_session:
-        _require(clients, protection, missing)
-        return clients, None
-    identity = Identity.load_or_create(folder / "identity.pem")
-    roster = _roster(folder, identity, dict(keys.values()), protection, missing)
-    offer = SessionOffer(run=token_hex(16), session=token_hex(16), roster=roster.digest, start=1)
-    session, silent = open_session(
-        grid,
-        {node: client for node, client in clients.items() if client in roster.clients},
-        offer=offer,
-        config=protection.digest,
-        identity=identity,
-        key=SealingKey(token_bytes(32)),
-        roster=roster,
-        timeout=patience,
-    )
-    present = {node: client for node, client in clients.items() if client in session.announcements}
-    _require(present, protection, [*missing, *by_client(silent).splitlines()])
-    return present, session
-
-
-def _introduced(
-    grid: Grid, protection: Protection, *, patience: float
-) -> tuple[dict[int, tuple[int, PublicIdentity]], list[str]]:
-    """Return the client and the key of each node, and why the other nodes do not say who they are."""
-    end = time.monotonic() + patience
-    while len(nodes := sorted(grid.get_node_ids())) < protection.clients and time.monotonic() < end:
-        time.sleep(0.2)
-    questions = [Message(Query(key=True).to_records(), node, MessageType.QUERY) for node in nodes]
-    found, silent = answers(
-        grid, {node: node for node in nodes}, questions, lambda _, content: _introduction(content), timeout=patience
-    )
-    holders: dict[int, int] = {}
-    for node, (client, _) in sorted(found.items()):
-        other = holders.setdefault(client, node)
-        if other != node:
-            raise ClientError(f"nodes {other} and {node} both say that they are client {client}: stop one of them")
-        if client >= protection.clients:
-            raise ClientError(f"node {node} says that it is client {client}, and clients = {protection.clients}")
-    return found, [f"node {node}: {cause(reason)}" for node, reason in sorted(silent.items())]
-
-
-def _introduction(content: RecordDict) -> tuple[int, PublicIdentity]:
-    answer = Answer.from_records(content)
-    if answer.client is None or answer.key is None:
-        raise TransportError("it does not say who it is: wrap its ClientApp with fedtrain.flower.protect_client")
-    return answer.client, answer.key
-
-
-def _roster(
-    folder: Path, identity: Identity, keys: Mapping[int, PublicIdentity], protection: Protection, missing: list[str]
-) -> Roster:
-    """Return the pinned identities. The first start pins those that all clients show."""
-    path = folder / "roster.json"
-    if path.is_symlink() or path.exists():
-        roster = Roster.read(path)
-        if roster.server != identity.public:
-            raise KeyFileError(f"{path} names another key of the server than {folder / 'identity.pem'}; put it back")
-        return roster
-    if len(keys) < protection.clients:
-        lines = "\n".join(missing)
-        raise ClientError(
-            f"{len(keys)} of {protection.clients} clients say who they are, and the first start pins the keys of "
-            f"all:\n{lines}".rstrip("\n:")
-        )
-    try:
-        roster = Roster(server=identity.public, clients=keys)
-    except ValueError as error:
-        raise ClientError(f"the keys that the clients show cannot be pinned: {error}") from error
-    roster.write(path)
-    return roster
-
-
-def _require(clients: Mapping[int, int], protection: Protection, missing: list[str]) -> None:
-    least = 1
-    if protection.secagg is not None:
-        least = protection.secagg.minimum
-    if protection.client_privacy is not None:
-        least = protection.client_privacy.cohort
-    if len(clients) < least:
-        lines = "\n".join(missing)
-        raise ClientError(f"{len(clients)} clients take part, and {least} are needed:\n{lines}".rstrip("\n:"))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fedtrain.config import Experiment, Privacy
 from fedtrain.errors import PrivacySpecError
 from fedtrain.privacy.events import KIND, Event
-from fedtrain.privacy.plan import Neighbouring, PrivacyPlan, PrivacySpec, Unit, calibrate
+from fedtrain.privacy.plan import AdaptiveClipping, Neighbouring, PrivacyPlan, PrivacySpec, Unit, calibrate
 
 if TYPE_CHECKING:
     from fedtrain.privacy.client_level import Contribution, Release
@@ -164,6 +164,39 @@ class Mechanism(ABC):
             PrivacySpecError: nothing is promised.
         """
         raise PrivacySpecError("an experiment without privacy promises nothing")
+
+    def promise(
+        self,
+        experiment: Experiment,
+        *,
+        sampling_rate: float,
+        divisor: int,
+        population: float,
+        rounds: int,
+        steps_per_round: int = 1,
+        adaptive: AdaptiveClipping | None = None,
+    ) -> PrivacySpec:
+        """Return a spec to the budget and with the clipping norm of an experiment; the rest is for a mechanism to say.
+
+        Raises:
+            PrivacySpecError: nothing is promised.
+        """
+        if self.unit is None or self.neighbouring is None:
+            raise PrivacySpecError(f"{self.kind} protects nothing")
+        privacy = experiment.privacy
+        return PrivacySpec(
+            unit=self.unit,
+            neighbouring=self.neighbouring,
+            epsilon=privacy.epsilon,
+            delta=privacy.delta,
+            clip_norm=privacy.clip_norm,
+            sampling_rate=sampling_rate,
+            divisor=divisor,
+            population=population,
+            steps_per_round=steps_per_round,
+            rounds=rounds,
+            adaptive=adaptive,
+        )
 
     def plan(self, experiment: Experiment, *, noise_multiplier: float | None = None) -> PrivacyPlan:
         """Return the plan of an experiment.

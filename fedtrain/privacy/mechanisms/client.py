@@ -58,23 +58,17 @@ class ClientCentral(Mechanism):
 
     def spec(self, experiment: Experiment) -> PrivacySpec:
         """Return the promise of an experiment."""
-        assert self.neighbouring is not None
         privacy, federation = experiment.privacy, experiment.federation
         adaptive = AdaptiveClipping(
             quantile=privacy.clipping_quantile,
             learning_rate=privacy.clipping_rate,
             count_noise=privacy.clipping_noise or federation.cohort * _COUNT_NOISE,
         )
-        return PrivacySpec(
-            unit="client",
-            neighbouring=self.neighbouring,
-            epsilon=privacy.epsilon,
-            delta=privacy.delta,
-            clip_norm=privacy.clip_norm,
+        return self.promise(
+            experiment,
             sampling_rate=self._rate(experiment),
             divisor=federation.cohort,
             population=float(federation.clients),
-            steps_per_round=1,
             rounds=self._rounds(experiment),
             adaptive=adaptive if privacy.adaptive_clipping else None,
         )
@@ -141,11 +135,8 @@ class ClientCentral(Mechanism):
         sums = seen.only_sums
         return (
             words.reader("noise on the sum of the clipped updates"),
-            Adversary(
-                who="another client",
-                sees=words.OTHER_CLIENT,
-                bounded=True,
-                by="noise on the sum; with secret cohorts only as far as it does not learn who else took part",
+            words.other_client(
+                "noise on the sum; with secret cohorts only as far as it does not learn who else took part"
             ),
             Adversary(
                 who="the server",
@@ -162,16 +153,15 @@ class ClientCentral(Mechanism):
 
     def _relay(self, seen: Seen) -> Adversary:
         if not seen.sealed:
-            return Adversary(
-                who=words.RELAY,
-                sees=words.OPEN,
+            return words.relay(
+                seen,
                 bounded=False,
                 by="nothing: the record does not say of every round that it was encrypted end to end",
             )
-        return self._sealed_relay()
+        return self._sealed_relay(seen)
 
     @abstractmethod
-    def _sealed_relay(self) -> Adversary:
+    def _sealed_relay(self, seen: Seen) -> Adversary:
         """Return what bounds who relays messages that are encrypted."""
 
     def trusted(self, plan: PrivacyPlan, seen: Seen) -> tuple[str, ...]:
@@ -242,20 +232,18 @@ class ClientPoisson(ClientCentral):
         # Nothing caps what Poisson sampling draws: a client may be drawn in every round.
         return experiment.federation.rounds
 
-    def _sealed_relay(self) -> Adversary:
-        return Adversary(
-            who=words.RELAY,
-            sees=words.SEALED,
+    def _sealed_relay(self, seen: Seen) -> Adversary:
+        return words.relay(
+            seen,
             bounded=False,
             by="nothing: epsilon relies on nobody knowing who took part; models and updates are encrypted",
         )
 
     def sampling(self, plan: PrivacyPlan) -> Sampling:
         """Return that clients are drawn in secret."""
-        return Sampling(
-            scheme="Poisson, clients",
-            rate=plan.spec.sampling_rate,
-            amplification=plan.spec.sampling_rate < 1,
+        return words.poisson(
+            plan,
+            "clients",
             reason="The server, which is trusted, draws each client by itself and keeps the cohorts secret: "
             "they are not in this report.",
         )
@@ -285,22 +273,12 @@ class ClientCapped(ClientCentral):
     def _rounds(self, experiment: Experiment) -> int:
         return words.participations(experiment)
 
-    def _sealed_relay(self) -> Adversary:
-        return Adversary(
-            who=words.RELAY,
-            sees=words.SEALED,
-            bounded=True,
-            by="encryption of models and updates, and noise on the sum",
-        )
+    def _sealed_relay(self, seen: Seen) -> Adversary:
+        return words.relay(seen, by="encryption of models and updates, and noise on the sum")
 
     def sampling(self, plan: PrivacyPlan) -> Sampling:
         """Return that no draw is relied on."""
-        return Sampling(
-            scheme="none",
-            rate=1.0,
-            amplification=False,
-            reason="Cohorts are known, so every participation counts in full, up to the cap.",
-        )
+        return words.KNOWN_COHORTS
 
     def onlooker(self) -> tuple[str, str]:
         """Return who can hardly tell what."""

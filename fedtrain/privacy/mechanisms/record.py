@@ -38,12 +38,8 @@ class RecordLocal(Mechanism):
         """
         privacy, training = experiment.privacy, experiment.training
         assert privacy.sampling_rate is not None  # the experiment is validated
-        return PrivacySpec(
-            unit=self.unit,
-            neighbouring=self.neighbouring,
-            epsilon=privacy.epsilon,
-            delta=privacy.delta,
-            clip_norm=privacy.clip_norm,
+        return self.promise(
+            experiment,
             sampling_rate=privacy.sampling_rate,
             divisor=training.batch_size,
             population=training.batch_size / privacy.sampling_rate,
@@ -72,7 +68,7 @@ class RecordLocal(Mechanism):
             server += "; that updates are summed bounds nothing"
         return (
             words.reader(by),
-            Adversary(who="another client", sees=words.OTHER_CLIENT, bounded=True, by=by),
+            words.other_client(by),
             Adversary(
                 who="the server, also one that chooses the models it sends",
                 sees=words.ONLY_SUMS.format("updates")
@@ -81,7 +77,7 @@ class RecordLocal(Mechanism):
                 bounded=True,
                 by=server,
             ),
-            Adversary(who=words.RELAY, sees=words.SEALED if seen.sealed else words.OPEN, bounded=True, by=by),
+            words.relay(seen, by=by),
             words.AUDITOR,
         )
 
@@ -93,10 +89,9 @@ class RecordLocal(Mechanism):
 
     def sampling(self, plan: PrivacyPlan) -> Sampling:
         """Return that records are drawn in secret."""
-        return Sampling(
-            scheme="Poisson, records",
-            rate=plan.spec.sampling_rate,
-            amplification=plan.spec.sampling_rate < 1,
+        return words.poisson(
+            plan,
+            "records",
             reason="Each client draws its own batches, and nobody else learns which records are in them. "
             "The choice of the cohort by the server is not counted on.",
         )

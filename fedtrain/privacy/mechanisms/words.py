@@ -1,7 +1,10 @@
 """Words and constants that mechanisms share."""
 
+from typing import Literal
+
 from fedtrain.config import Experiment
-from fedtrain.privacy.mechanisms.base import Adversary
+from fedtrain.privacy.mechanisms.base import Adversary, Sampling, Seen
+from fedtrain.privacy.plan import PrivacyPlan
 
 
 def participations(experiment: Experiment) -> int:
@@ -17,6 +20,38 @@ def reader(by: str) -> Adversary:
     return Adversary(who="whoever gets the model", sees="the final and the best model", bounded=True, by=by)
 
 
+def other_client(by: str) -> Adversary:
+    """Return another client, and what bounds it."""
+    return Adversary(who="another client", sees=OTHER_CLIENT, bounded=True, by=by)
+
+
+def relay(seen: Seen, *, by: str, bounded: bool = True) -> Adversary:
+    """Return the one who relays messages, and what bounds them, or why nothing does."""
+    return Adversary(
+        who="whoever relays messages between server and clients",
+        sees=SEALED if seen.sealed else OPEN,
+        bounded=bounded,
+        by=by,
+    )
+
+
+def poisson(plan: PrivacyPlan, units: Literal["records", "clients"], *, reason: str) -> Sampling:
+    """Return that units are drawn in secret, each by itself, and that epsilon makes use of it."""
+    return Sampling(
+        scheme="Poisson, records" if units == "records" else "Poisson, clients",
+        rate=plan.spec.sampling_rate,
+        amplification=plan.spec.sampling_rate < 1,
+        reason=reason,
+    )
+
+
+KNOWN_COHORTS = Sampling(
+    scheme="none",
+    rate=1.0,
+    amplification=False,
+    reason="Cohorts are known, so every participation counts in full, up to the cap.",
+)
+
 AUDITOR = Adversary(
     who="whoever reads this report",
     sees="configuration, measurements on test records, ledgers",
@@ -24,7 +59,6 @@ AUDITOR = Adversary(
     by="all are public constants or computed from released models, except what is listed as not covered",
 )
 
-RELAY = "whoever relays messages between server and clients"
 OPEN = "what the server sees"
 SEALED = "who sends how much to whom, and when; keys, ledgers and statements; models and updates only encrypted"
 OTHER_CLIENT = (

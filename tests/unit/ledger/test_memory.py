@@ -5,7 +5,7 @@ import pytest
 from fedtrain.crypto import Identity, SignedEnvelope
 from fedtrain.errors import LedgerError
 from fedtrain.ledger import log
-from fedtrain.ledger.chain import Chain, Known, Memory
+from fedtrain.ledger.chain import Chain, VerifiedLedger, VerifiedLedgers
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def verified(monkeypatch):
 
 def forget(monkeypatch):
     """Be as a process that has just started."""
-    monkeypatch.setattr(log, "_MEMORY", Memory(limit=2**20))
+    monkeypatch.setattr(log, "_MEMORY", VerifiedLedgers(limit=2**20))
 
 
 def test_what_this_process_wrote_is_not_verified_again(filled, verified):
@@ -125,15 +125,15 @@ def test_entries_are_shown_from_any_place(filled):
 
 
 def test_what_is_more_than_is_kept_is_forgotten_the_oldest_first(tmp_path):
-    identity, memory = Identity.generate(), Memory(limit=10)
+    identity, memory = Identity.generate(), VerifiedLedgers(limit=10)
     paths = [tmp_path / name for name in "abc"]
     for path in paths:
-        memory.keep(path, identity, Known(lines=bytearray(b"1234"), chain=Chain()))
+        memory.keep(path, identity, VerifiedLedger(lines=bytearray(b"1234"), chain=Chain()))
     assert [len(memory.take(path, identity).lines) for path in paths] == [0, 4, 4]
     assert [len(memory.take(path, identity).lines) for path in paths] == [0, 0, 0]
-    memory.keep(paths[0], identity, Known(lines=bytearray(b"12345678901")))
+    memory.keep(paths[0], identity, VerifiedLedger(lines=bytearray(b"12345678901")))
     assert memory.take(paths[0], identity).lines == b""
-    memory.keep(paths[0], identity, Known(lines=bytearray(b"1234567890")))
+    memory.keep(paths[0], identity, VerifiedLedger(lines=bytearray(b"1234567890")))
     assert memory.take(paths[0], Identity.generate()).lines == b""
     assert len(memory.take(paths[0], identity).lines) == 10
 

@@ -101,6 +101,32 @@ def test_a_file_with_names_of_its_own_is_refused(run, parquet, tmp_path, where):
     assert "has been read with cat, dog, those of another file" in error
 
 
+def test_a_file_without_names_beside_one_with_names_is_refused(run, parquet, tmp_path):
+    for name in ("train-00000", "train-00001", "test"):
+        features = {
+            "a": {"dtype": "int64", "_type": "Value"},
+            "label": {"names": ["cat", "dog"], "_type": "ClassLabel"},
+        }
+        parquet(f"table/{name}.parquet", {"a": [1, 2], "label": [0, 1]}, features=None if name[-1] == "1" else features)
+    error = run(dataset=str(tmp_path / "table"))["error"]
+    assert "train-00001.parquet, column 'label': nothing says what its numbers mean; in " in error
+
+
+def test_another_subset_has_names_of_its_own(run, parquet, tmp_path):
+    for subset, names in (("first", ["cat", "dog"]), ("second", ["dog", "cat"])):
+        features = {"a": {"dtype": "int64", "_type": "Value"}, "label": {"names": names, "_type": "ClassLabel"}}
+        for split in ("train", "test"):
+            parquet(f"table/{subset}/{split}.parquet", {"a": [1, 2], "label": [0, 1]}, features=features)
+    configs = "".join(
+        f"- config_name: {subset}\n  data_files:\n"
+        + "".join(f"  - split: {split}\n    path: {subset}/{split}.parquet\n" for split in ("train", "test"))
+        for subset in ("first", "second")
+    )
+    (tmp_path / "table" / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    for subset, names in (("first", ["cat", "dog"]), ("second", ["dog", "cat"])):
+        assert run(dataset=str(tmp_path / "table"), subset=subset)["classes"] == names
+
+
 def test_without_network_the_error_says_that_this_source_downloads(run):
     error = run(dataset="nobody/nothing", subset="plain")["error"]
     assert "data set 'nobody/nothing', subset 'plain' cannot be loaded" in error
