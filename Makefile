@@ -6,11 +6,7 @@ STAMP := $(VENV)/.installed
 TEST_WORKERS ?= 2
 # For each target of the fuzzer. What it learns stays in runs/fuzz.
 FUZZ_SECONDS ?= 60
-# Where CI is set, as it is in continuous integration, the slow tests run too; whole federations one after another, since
-# each needs the machine for itself.
-TESTS := $(if $(CI),-m 'not deployment and not faults',-m 'not slow')
-
-.PHONY: demo deploy-demo deploy-faults test docs lint wheel bench bench-deployment fuzz clean
+.PHONY: demo deploy-demo deploy-faults test test-apart test-federations docs lint wheel bench bench-deployment fuzz clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("fedtrain needs Python 3.11 or later, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -31,9 +27,21 @@ deploy-demo: $(STAMP)
 deploy-faults: $(STAMP)
 	$(BIN)/python -m pytest -v -m faults
 
+# Where CI is set, as it is in continuous integration, the slow tests run too, and whole federations beside the others:
+# their processes mostly wait for one another.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal $(TESTS)
-	$(if $(CI),$(BIN)/python -m pytest -m 'deployment or faults')
+ifdef CI
+	$(MAKE) --jobs=2 --output-sync=line test-apart test-federations
+else
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal -m 'not slow'
+endif
+
+# Folders of their own: a run of pytest takes away what others left.
+test-apart: $(STAMP)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal -m 'not deployment and not faults' --basetemp=$$(mktemp -d)
+
+test-federations: $(STAMP)
+	$(BIN)/python -m pytest -m 'deployment or faults' --basetemp=$$(mktemp -d)
 
 # Without the network. A broken link, or a page that is missing from the navigation, is an error.
 docs: $(STAMP)
