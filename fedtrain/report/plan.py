@@ -1,6 +1,6 @@
 """What an experiment would promise, the noise that it takes, and what it spends, before anyone trains."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil, exp
 from typing import Any
@@ -8,14 +8,27 @@ from typing import Any
 from fedtrain.config import Experiment
 from fedtrain.errors import UsageError
 from fedtrain.privacy import PrivacyPlan
-from fedtrain.privacy.accounting import Bound, claim, second_opinion
+from fedtrain.privacy.accounting import COARSE, FINE, Bound, claim, epsilon_of, second_opinion
+from fedtrain.privacy.events import SampledGaussian
 from fedtrain.privacy.mechanisms import mechanism_of, mechanism_of_plan
-from fedtrain.privacy.projection import Projection, alternatives, over_rounds
 from fedtrain.report.numbers import exact, upper
 
 _BAR = 40  # letters
 _ROWS = 10  # numbers of rounds up to all rounds
 _PLAIN_EPSILON = 20  # beyond it the factor e^epsilon means nothing to a reader
+
+_NOISE_FACTORS = (0.5, 0.75, 1.0, 1.5, 2.0)
+_RATE_FACTORS = (0.5, 1.0, 2.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projection:
+    """What so many rounds spend with such noise and sampling rate, at the delta of the plan."""
+
+    rounds: int
+    noise_multiplier: float
+    sampling_rate: float
+    epsilon: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +104,8 @@ def summarize_plan(experiment: Experiment) -> PlanSummary:
     return PlanSummary(
         plan=made,
         accountants=(claim([event], delta), second_opinion([event], delta)),
-        rounds=over_rounds(made, _rounds(made.spec.rounds)),
-        alternatives=alternatives(made),
+        rounds=_over_rounds(made, _rounds(made.spec.rounds)),
+        alternatives=_alternatives(made),
     )
 
 
@@ -182,3 +195,41 @@ def _table(others: Sequence[Projection], made: PrivacyPlan) -> list[str]:
         values = [f"{upper(cells[noise, rate]):>15}{mark}" for rate, mark in zip(rates, marks, strict=True)]
         rows.append(f"{noise:>12.4g} " + "".join(values).rstrip())
     return [*rows, "", "* the plan"]
+
+
+def _over_rounds(plan: PrivacyPlan, rounds: Iterable[int]) -> tuple[Projection, ...]:
+    """Return what the plan has spent after each number of rounds."""
+    spec = plan.spec
+    return tuple(
+        Projection(
+            rounds=number,
+            noise_multiplier=plan.noise_multiplier,
+            sampling_rate=spec.sampling_rate,
+            epsilon=epsilon_of([plan.event(number * spec.steps_per_round)], spec.delta, discretization=FINE),
+        )
+        for number in rounds
+    )
+
+
+def _alternatives(plan: PrivacyPlan) -> tuple[Projection, ...]:
+    """Return what all rounds of the plan would spend with other noise and rates, the steps being the same.
+
+    A plan that counts on no sampling has no other rates. The grid is the coarse one, except for the plan itself.
+    """
+    spec = plan.spec
+    rates = {1.0} if spec.sampling_rate == 1 else {min(spec.sampling_rate * factor, 1.0) for factor in _RATE_FACTORS}
+    return tuple(
+        _alternative(plan, plan.noise_multiplier * factor, rate) for rate in sorted(rates) for factor in _NOISE_FACTORS
+    )
+
+
+def _alternative(plan: PrivacyPlan, noise: float, rate: float) -> Projection:
+    spec = plan.spec
+    itself = (noise, rate) == (plan.noise_multiplier, spec.sampling_rate)
+    event = SampledGaussian(sampling_rate=rate, noise_multiplier=noise, steps=spec.steps)
+    return Projection(
+        rounds=spec.rounds,
+        noise_multiplier=noise,
+        sampling_rate=rate,
+        epsilon=epsilon_of([event], spec.delta, discretization=FINE if itself else COARSE),
+    )
