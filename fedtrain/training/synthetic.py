@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import Final
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fedtrain.data.types import DataInfo
+from fedtrain.data.types import Columns, DataInfo, Image
 from fedtrain.tasks import Records
 
 _PIXELS = 256
@@ -34,10 +33,11 @@ def synthetic(info: DataInfo, count: int, *, values: str) -> Records:
     """
     draw = torch.Generator().manual_seed(0)
     shape = (count, *info.shape)
-    if info.features.dtype is np.uint8:
-        features = torch.randint(_PIXELS, shape, generator=draw).to(torch.uint8)
-    else:
-        features = _COLUMNS[values](shape, draw)
+    match info.features:
+        case Image():
+            features = torch.randint(_PIXELS, shape, generator=draw).to(torch.uint8)
+        case Columns():
+            features = _COLUMNS[values](shape, draw)
     match info.target.kind:
         case "class":
             targets = torch.randint(max(1, len(info.classes)), (count,), generator=draw)

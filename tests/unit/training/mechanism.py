@@ -72,12 +72,12 @@ def flat(net):
     return torch.cat([parameter.detach().flatten() for parameter in net.parameters()])
 
 
-def change(data, mechanism, settings=SETTINGS, *, task=None, config=PLAIN, source=None, net=None):
+def change(data, mechanism, settings=SETTINGS, *, task=None, config=PLAIN, source=None, net=None, proof=HOOKS):
     """Return by how much a round changes the weights."""
     net = net or model()
     before = flat(net)
     train_private(
-        net, task or Classification(), data, config, settings, mechanism, source or SeededSource(settings.seed)
+        net, task or Classification(), data, config, settings, mechanism, source or SeededSource(settings.seed), proof
     )
     return flat(net) - before
 
