@@ -23,6 +23,7 @@ TOLERANCE: Final = {torch.float64: 1e-7, torch.float32: 1e-3}
 
 _SIZES = (1, 2, 5)
 _LEAST = 7
+_MANY = 65
 # Relative to a parameter's deviation, and absolute.
 _MOVED = 0.05
 
@@ -71,6 +72,10 @@ class Case:
         yield [every[0], last, *every[2:]]
         yield every[1:]
         yield from (every[-size:] for size in _SIZES)
+
+    def many(self) -> list[int]:
+        """Return the rows of a batch of the size that batches have in training, where records repeat."""
+        return [row % len(self.ones) for row in range(_MANY)]
 
     def differs(self, gradients: Gradients, rows: Sequence[int]) -> str:
         """Return the name of a parameter whose gradients of rows are not those of the records alone, or nothing."""

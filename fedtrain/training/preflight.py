@@ -31,7 +31,7 @@ from fedtrain.training.alone import by_loop, by_vmap, trainable
 from fedtrain.training.case import Case, in_half, open_case
 from fedtrain.training.hooks import NotRecordsError, hooked, unsupported
 from fedtrain.training.meeting import refuse_meeting, refuse_mixing
-from fedtrain.training.state import Weights, refuse_read
+from fedtrain.training.state import Marks, Weights, refuse_read
 from fedtrain.training.still import Still
 
 Way = Literal["hooks", "vmap", "loop"]
@@ -66,13 +66,13 @@ class Proof:
         return f"the gradients of single records are computed {how}, which is slower than Opacus' hooks: {why}"
 
 
-_proofs: deque[tuple[Task, DataInfo, object, Proof]] = deque(maxlen=_REMEMBERED)
+_proofs: deque[tuple[Task, Marks, DataInfo, object, Proof]] = deque(maxlen=_REMEMBERED)
 
 
 def preflight(model: nn.Module, task: Task, info: DataInfo) -> Proof:
     """Return how the gradients of single records of the model can be had; the model stays as it is.
 
-    A process remembers what it found for the last tasks and models.
+    A process remembers what it found for the last tasks and models. A task that changed is tried again.
 
     Args:
         model: as it is trained. What it is made of matters, and not its weights.
@@ -88,12 +88,13 @@ def preflight(model: nn.Module, task: Task, info: DataInfo) -> Proof:
         tuple((name, type(layer)) for name, layer in model.named_modules()),
         tuple((name, each.shape, each.dtype, each.device, each.requires_grad) for name, each in _weights_of(model)),
     )
-    for known, schema, parts, proof in _proofs:
-        if known is task and schema == info and parts == made_of:
+    marks = Marks.of(task)
+    for known, before, schema, parts, proof in _proofs:
+        if known is task and before.same(marks) and schema == info and parts == made_of:
             return proof
     with _undisturbed(model):
         proof = _preflight(model, task, info)
-    _proofs.append((task, info, made_of, proof))
+    _proofs.append((task, Marks.of(task), info, made_of, proof))
     return proof
 
 
@@ -119,7 +120,7 @@ def _preflight(model: nn.Module, task: Task, info: DataInfo) -> Proof:
         case = open_case(model, task, info)
         _refuse_reading(case)
         weights = Weights(case.model)
-        for rows in case.batches():
+        for rows in (*case.batches(), case.many()):
             refuse_meeting(case, rows)
         refuse_mixing(case)
         weights.refuse_written()

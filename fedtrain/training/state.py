@@ -6,6 +6,7 @@ model or the task keeps in an ordinary attribute may be written where nothing re
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -93,6 +94,41 @@ def refuse_read(before: Kept, model: nn.Module, task: Task, loss: Callable[[], T
             )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Marks:
+    """What a task consists of, to see whether it changed.
+
+    Attributes:
+        parts: its methods and attributes, and what is inside of these. As they are kept, no other object can come to
+            have the address of one.
+        versions: how often each tensor among them was written.
+    """
+
+    parts: tuple[Any, ...]
+    versions: tuple[int, ...]
+
+    @classmethod
+    def of(cls, task: Task) -> "Marks":
+        """Mark a task."""
+        methods = [value for kind in type(task).__mro__ for value in vars(kind).values()]
+        held = vars(task).values() if hasattr(task, "__dict__") else ()
+        leaves = [value for _, _, _, value in _leaves(nn.Module(), task)]
+        versions = tuple(_version(each)[1] for each in leaves if isinstance(each, Tensor))
+        return cls(parts=(*methods, *held, *leaves), versions=versions)
+
+    def same(self, other: "Marks") -> bool:
+        """Return whether nothing changed between two of them."""
+        return (
+            len(self.parts) == len(other.parts)
+            and all(_unchanged(one, two) for one, two in zip(self.parts, other.parts, strict=True))
+            and self.versions == other.versions
+        )
+
+
+def _unchanged(one: Any, other: Any) -> bool:
+    return one is other or (isinstance(one, (int, float, str)) and type(one) is type(other) and one == other)
+
+
 def _weights(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
     for name, parameter in model.named_parameters():
         yield "parameter", name, parameter
@@ -100,9 +136,9 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
         yield "buffer", name, buffer
 
 
-def _version(parameter: Tensor) -> tuple[int, int]:
+def _version(tensor: Tensor) -> tuple[int, int]:
     """Return which tensor it is, and how often it was written."""
-    return id(parameter), parameter._version  # noqa: SLF001 -- torch has no other count of writes
+    return id(tensor), tensor._version  # noqa: SLF001 -- torch has no other count of writes
 
 
 def _leaves(model: nn.Module, task: Task) -> Iterator[tuple[str, Any, Any, Any]]:

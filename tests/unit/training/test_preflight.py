@@ -184,25 +184,43 @@ def test_the_model_and_the_generators_are_as_before():
 
 
 class Counted(Classification):
-    def __init__(self):
-        self.calls = 0
+    def __init__(self, calls):
+        self.calls = lambda: calls
+        self.coupled = 0.0
 
     def forward(self, model, batch):
-        self.calls += 1
+        self.calls().append(len(batch["inputs"]))
         return super().forward(model, batch)
+
+    def losses(self, outputs, batch):
+        return super().losses(outputs, batch) + self.coupled * outputs.mean()
 
 
 def test_it_is_remembered_for_a_task_and_what_its_model_is_made_of():
-    task, model = Counted(), plain()
+    calls = []
+    task, model = Counted(calls), plain()
     first = preflight(model, task, INFO)
-    calls = task.calls
-    assert calls
+    tried = len(calls)
+    assert tried
     assert preflight(copy.deepcopy(model), task, INFO) is first
-    assert task.calls == calls
+    assert len(calls) == tried
     other = plain()
     other.first.weight.requires_grad_(False)
     preflight(other, task, INFO)
-    assert task.calls > calls
+    assert len(calls) > tried
+
+
+def test_a_task_that_changed_is_tried_again(monkeypatch):
+    task = Counted([])
+    preflight(plain(), task, INFO)
+    task.coupled = 1.0
+    with pytest.raises(TaskError, match="records meet in losses"):
+        preflight(plain(), task, INFO)
+    task.coupled = 0.0
+    preflight(plain(), task, INFO)
+    monkeypatch.setattr(Counted, "losses", lambda self, outputs, batch: (outputs - outputs.mean(0)).square().sum(1))
+    with pytest.raises(TaskError, match="records meet in losses"):
+        preflight(plain(), task, INFO)
 
 
 def trained(net, data, *, info=INFO, task=None):
