@@ -18,8 +18,8 @@ _COINS = frozenset({"bernoulli", "bernoulli_"})
 class Still(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own
     """While it is entered, every draw of torch is the same constant, in a batch and alone.
 
-    A coin falls on its likelier side, so that dropout keeps everything. A permutation moves every record by one, so
-    that records that are mixed at random still meet.
+    A coin that may show 1 does, so that dropout keeps everything. A permutation moves every record by one, so that
+    records that are mixed at random still meet. Draws from a generator that the caller names stay as they are.
 
     Attributes:
         drew: whether anything was drawn.
@@ -53,5 +53,5 @@ class Still(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own
         if name in _COINS:
             # The chance is the second argument; that of bernoulli may be in the first, one for each value.
             chance = args[1] if len(args) > 1 else args[0] if name == "bernoulli" else _HALF
-            return result.copy_(torch.as_tensor(chance, device=result.device) >= _HALF)
+            return result.copy_(torch.as_tensor(chance, device=result.device) > 0)
         return result.fill_(_HALF if name in _NUMBERS and result.is_floating_point() else 0)

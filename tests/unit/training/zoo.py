@@ -3,6 +3,8 @@
 Each takes records of six numbers, and puts them into three classes.
 """
 
+import warnings
+
 import torch
 from opacus.layers import DPLSTM
 from torch import nn
@@ -250,6 +252,7 @@ TRAINED = {
     "two outputs": (two(lambda s, x: s.last(sum(s.first(x))), TwoOutputs), False),
     "dropout in a layer of one's own": (two(lambda s, x: s.last(s.first(x)), DropsOut), False),
     "dropout": (lambda: nn.Sequential(nn.Linear(WIDTH, 8), nn.Dropout(0.5), nn.Linear(8, 3)), True),
+    "much dropout": (lambda: nn.Sequential(nn.Linear(WIDTH, 8), nn.Dropout(0.8), nn.Linear(8, 3)), True),
     "checkpointing": (
         two(lambda s, x: s.last(checkpoint(s.first, x, use_reentrant=False)), lambda: nn.Linear(WIDTH, 8)),
         True,
@@ -335,6 +338,12 @@ def frozen_mean():
     return model
 
 
+def old_weight_norm(layer):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.utils.weight_norm(layer)
+
+
 REFUSED = {
     # name: (model, what the refusal names)
     "x - x.mean(0)": (
@@ -388,6 +397,10 @@ REFUSED = {
     ),
     "BatchNorm": (lambda: nn.Sequential(nn.Linear(WIDTH, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)), "1: BatchNorm1d"),
     "nothing to train": (lambda: nn.Linear(WIDTH, 3).requires_grad_(False), "no trainable parameter"),
+    "weight_norm of old": (
+        lambda: nn.Sequential(old_weight_norm(nn.Linear(WIDTH, 3))),
+        r"a copy of it cannot be made .* use nn\.utils\.parametrizations\.weight_norm",
+    ),
     "an error": (lambda: nn.Linear(WIDTH + 1, 3), "called on one synthetic record .* mat1 and mat2 shapes"),
 }
 

@@ -1,0 +1,53 @@
+"""What torch draws at random while it is held still."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fedtrain.training.still import Still
+
+DRAWS = {
+    "rand": (lambda: torch.rand(3), [0.5, 0.5, 0.5]),
+    "randn": (lambda: torch.randn(2), [0.5, 0.5]),
+    "rand_like": (lambda: torch.rand_like(torch.zeros(2)), [0.5, 0.5]),
+    "normal_": (lambda: torch.zeros(2).normal_(), [0.5, 0.5]),
+    "uniform_": (lambda: torch.zeros(2).uniform_(), [0.5, 0.5]),
+    "normal": (lambda: torch.normal(torch.zeros(2), torch.ones(2)), [0.5, 0.5]),
+    "randint": (lambda: torch.randint(5, (2,)), [0, 0]),
+    "multinomial": (lambda: torch.multinomial(torch.ones(3), 2), [0, 0]),
+    "bernoulli of chances": (lambda: torch.bernoulli(torch.tensor([0.0, 0.2, 1.0])), [0, 1, 1]),
+    "bernoulli_ of a chance": (lambda: torch.zeros(2).bernoulli_(0.3), [1, 1]),
+    "bernoulli_ of chances": (lambda: torch.zeros(2).bernoulli_(torch.tensor([0.0, 0.9])), [0, 1]),
+    "randperm": (lambda: torch.randperm(4), [3, 0, 1, 2]),
+    "dropout": (lambda: functional.dropout(torch.ones(3), 0.8), [5, 5, 5]),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_each_draw_is_a_constant(name):
+    draw, expected = DRAWS[name]
+    with Still() as still:
+        assert not still.drew
+        assert draw().tolist() == pytest.approx(expected)
+        assert still.drew
+
+
+def test_what_is_not_drawn_and_what_a_named_generator_draws_stays():
+    generator = torch.Generator().manual_seed(0)
+    expected = torch.randn(3, generator=torch.Generator().manual_seed(0))
+    with Still() as still:
+        assert torch.equal(torch.randn(3, generator=generator), expected)
+        assert torch.ones(2).sum() == 2
+        assert not still.drew
+
+
+def test_a_recurrent_layer_with_dropout_gives_a_record_in_a_batch_what_it_gives_alone():
+    torch.manual_seed(0)
+    layer, batch = nn.LSTM(3, 4, 2, dropout=0.5, batch_first=True), torch.randn(5, 6, 3)
+    with Still() as still:
+        together = layer(batch)[0]
+        alone = torch.cat([layer(batch[row : row + 1])[0] for row in range(5)])
+    assert still.drew
+    torch.testing.assert_close(together, alone)
+    assert not torch.allclose(layer(batch)[0], layer(batch)[0])
