@@ -119,7 +119,7 @@ def plan(experiment: Experiment) -> "PlanSummary":
     ``print(summary)`` shows what ``fedtrain privacy plan`` does.
 
     Raises:
-        UsageError: the experiment promises nothing.
+        UsageError: the experiment guarantees nothing.
         PrivacySpecError: its parameters cannot give the guarantee.
     """
     from fedtrain.report.plan import summarize_plan

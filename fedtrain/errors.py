@@ -5,7 +5,7 @@
     |   +-- ConfigError         a configuration field
     |   +-- DataError           a data set, or the way it is split over clients
     |   +-- TaskError           a task or a model, also one that cannot be trained privately
-    |   +-- PrivacySpecError    privacy parameters that cannot give the promised guarantee
+    |   +-- PrivacySpecError    privacy parameters that cannot give the guarantee asked for
     |   +-- AppError            a folder that holds no Flower app that can be run
     |   +-- KeyFileError        a key file or roster that is missing, unreadable or readable by others
     |   +-- SiteError           a client's site file
@@ -52,7 +52,7 @@ class TaskError(UsageError):
 
 
 class PrivacySpecError(UsageError):
-    """The privacy parameters cannot give the guarantee that they promise."""
+    """The privacy parameters cannot give the guarantee that is asked for."""
 
 
 class AppError(UsageError):

@@ -29,7 +29,7 @@ from fedtrain.ledger import (
 )
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import mechanism_of_plan, read_plan
-from fedtrain.report.claim import ClientLedger, Spent, charged, derive_claim, derive_promise
+from fedtrain.report.claim import ClientLedger, Spent, charged, derive_claim, derive_guarantee
 from fedtrain.report.parts import LedgerTrail, SignedTrail
 from fedtrain.report.privacy import Mechanism, Privacy
 from fedtrain.report.schema import Report
@@ -74,7 +74,7 @@ class LedgerCopy:
 
     Attributes:
         name: how to call it in messages.
-        client: whose it is; None if that cannot be told.
+        client: whose it is; None if it is not known.
         envelopes: its entries as they were signed.
         entries: the same, read; empty if they do not verify.
         problem: why it cannot be used; None if it can.
@@ -156,7 +156,7 @@ class Evidence:
         """The first record of the run, with which the server opened it."""
         first = self.records[0] if self.records else None
         if not isinstance(first, FirstRecord):
-            raise UnprovenError("the server's record has no opening")
+            raise UnprovenError("the server's record lacks the first record of a run")
         return first
 
     @property
@@ -183,7 +183,7 @@ class Evidence:
         try:
             return read_plan(self.first_record.plan)
         except PrivacySpecError as error:
-            raise UnprovenError(f"the plan of the opening is none: {error}") from error
+            raise UnprovenError(f"the plan of the first record is no plan: {error}") from error
 
     @property
     def secret(self) -> bool:
@@ -220,10 +220,10 @@ class Evidence:
         return derive_claim(from_flat(self.report.config), self.roster, self.records, ledgers, rounds=None)
 
     @cached_property
-    def promised(self) -> Mapping[str, object]:
+    def guarantee(self) -> Mapping[str, object]:
         """The fields of the claim that follow from first record and transport, at the epsilon that is claimed."""
         epsilon = self.report.privacy.epsilon or 0.0
-        return derive_promise(self.plan, self.first_record, Transport.of(self.records), epsilon=epsilon)
+        return derive_guarantee(self.plan, self.first_record, Transport.of(self.records), epsilon=epsilon)
 
     def _spent(self, ledger: KnownLedger) -> Spent:
         return charged(ledger.client, _as_charged(ledger), self.plan, self.first_record, self.records)

@@ -36,8 +36,8 @@ LIMITS: Final = (
         "encryption",
         (
             "that models and updates were encrypted and updates masked, and that a sum is of the updates that entries "
-            "commit to: the server alone signs it, and each client's program sees to its own part "
-            "where it was told to insist"
+            "commit to: the server alone signs it, and each client's program sees to its own part where its site file "
+            "or configuration insists"
         ),
     ),
     ("software", "that the programs which ran were those of the digests in the report"),
@@ -50,7 +50,7 @@ LIMITS: Final = (
 
 
 def _noise(evidence: Evidence) -> Finding:
-    """Whether noise was drawn at all, and from where, only those who drew it know. What clients signed of it is told.
+    """Say what clients signed of the noise. Whether it was drawn at all, and from where, only those who drew it know.
 
     A reservation for seeded noise, of whatever run, is one that the epsilon of its client counts and that protects it
     from nobody who knows the seed.
@@ -81,7 +81,7 @@ CHECKS: Final[tuple[tuple[str, Callable[[Evidence], Finding]], ...]] = (
     ("clients' ledgers", signatures.ledgers),
     ("clients' statements", signatures.statements),
     ("clients' own files", signatures.copies),
-    ("opening", rounds.opening),
+    ("first record", rounds.first_record),
     ("configuration", configuration.configuration),
     ("rounds", rounds.rounds),
     ("closing", rounds.closing),

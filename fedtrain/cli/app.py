@@ -15,7 +15,7 @@ from fedtrain import __version__
 COMMANDS = {
     "simulate": ("fedtrain.cli.simulate", "Run an experiment, or any Flower app, on this machine."),
     "audit": ("fedtrain.cli.audit", "Check everything that a report claims about privacy, trusting nothing in it."),
-    "privacy": ("fedtrain.cli.privacy", "What an experiment would promise and spend."),
+    "privacy": ("fedtrain.cli.privacy", "What an experiment would guarantee and spend."),
     "budget": (
         "fedtrain.cli.budget",
         "Show what is spent and left of the budget of each data set, and how many more rounds fit.",

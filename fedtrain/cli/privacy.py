@@ -1,4 +1,4 @@
-"""``fedtrain privacy plan``: what an experiment would promise and spend, before anyone trains."""
+"""``fedtrain privacy plan``: what an experiment would guarantee and spend, before anyone trains."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ import typer
 from fedtrain.cli.running import reporting_errors
 from fedtrain.config import from_flat, read_flat
 
-privacy = typer.Typer(name="privacy", help="What an experiment would promise and spend.", no_args_is_help=True)
+privacy = typer.Typer(name="privacy", help="What an experiment would guarantee and spend.", no_args_is_help=True)
 
 
 @privacy.callback()
@@ -29,7 +29,7 @@ def plan(
     plot: Annotated[Path | None, typer.Option("--plot", help="Also draw epsilon over the rounds into a PNG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
 ) -> None:
-    """Show what an experiment would promise, the noise that it takes, and what it spends. Nothing is trained."""
+    """Show what an experiment would guarantee, the noise that it takes, and what it spends. Nothing is trained."""
     from fedtrain.report.plan import summarize_plan  # noqa: PLC0415 - the accountants take a second to import
 
     with reporting_errors():

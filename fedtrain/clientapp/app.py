@@ -37,7 +37,7 @@ from fedtrain.flower.mods.sealed import sealed_mod
 from fedtrain.flower.mods.secagg import secagg_mod
 from fedtrain.flower.mods.session import session_mod
 from fedtrain.machines import NODE
-from fedtrain.privacy.mechanisms import mechanism_of, promises_nothing
+from fedtrain.privacy.mechanisms import guarantees_nothing, mechanism_of
 
 if TYPE_CHECKING:
     from fedtrain.clientapp.site import Site
@@ -142,7 +142,7 @@ def redact_errors(message: Message, context: Context, call_next: ClientAppCallab
     Raises:
         FedtrainError: as above; a `ClientError` in the place of any other exception.
     """
-    if promises_nothing(context.run_config.get("privacy.mode")) and NODE not in context.node_config:
+    if guarantees_nothing(context.run_config.get("privacy.mode")) and NODE not in context.node_config:
         return call_next(message, context)
     try:
         return call_next(message, context)

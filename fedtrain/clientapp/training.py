@@ -139,7 +139,7 @@ def _train_privately(work: Work, records: Records, mechanism: Mechanism) -> Trai
     Raises:
         TransportError: the request has no terms of a private run.
         ClientError: with secret cohorts, this client has not reserved the run.
-        PrivacySpecError: likewise, the noise does not keep the promise. A statement would tell who was drawn.
+        PrivacySpecError: likewise, the noise does not keep the guarantee. A statement would tell who was drawn.
     """
     client, request, site = work.client, work.request, work.site
     # On synthetic records, before anything is reserved.

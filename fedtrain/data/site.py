@@ -137,8 +137,8 @@ def open_site(data: SiteData, *, folder: Path) -> SiteRecords:
     """Open the records of a site. Those of files are decoded once, and kept in the folder's own ``cache``.
 
     The same files give the arrays that a client of a simulation has with a natural split, bit for bit. How they are
-    decoded depends on the site's own file alone: ledgers belong to decoded records, and whoever chose the decoding
-    could have a fresh one for each.
+    decoded depends on the site's own file alone: ledgers belong to decoded records, and a server that chose the
+    decoding could have a fresh one for each.
 
     Args:
         data: where they are.

@@ -96,7 +96,7 @@ def write_configuration(path: Path, server: ServerFolder, *, superlink: int, tem
         root: whether it is started by root; its worker processes then run as nobody.
 
     Raises:
-        SiteError: nginx cannot be told the path of the server's folder.
+        SiteError: nginx cannot read the path of the server's folder.
         StorageError: it cannot be written.
     """
     text = _CONFIGURATION.format(

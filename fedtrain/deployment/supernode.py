@@ -51,10 +51,10 @@ def check_node(node: NodeFolder) -> Readiness:
     Raises:
         KeyFileError: a key cannot be used.
         SiteError: the site file, the membership or the approved bundles cannot be used, or new keys are half made; or
-            Flower cannot be told the path of the folder.
+            Flower cannot read the path of the folder.
     """
     if not (text := str(node.path)).isprintable() or '"' in text or "\\" in text:
-        raise SiteError(f"Flower cannot be told of the folder {text!r}: move it to a path of plain characters")
+        raise SiteError(f"Flower cannot read the path {text!r}: move the folder to a path of plain characters")
     node.refuse_rotation()
     for key in (node.identity, node.supernode_key):
         if not key.exists():

@@ -77,7 +77,7 @@ def main() -> None:
         except FedtrainError as error:  # somebody copies it just now, or copied another; the nodes stay as they are
             state = f"the membership is not followed: {error}"
         except httpx.HTTPError as error:  # it is started again just now
-            state = f"the SuperLink cannot be told who the members are: {error}"
+            state = f"the SuperLink cannot be given the list of members: {error}"
         if state != said:
             said = state
             _say(state)

@@ -20,7 +20,7 @@ _SCHEMA = "fedtrain.participations/1"
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """What the releases of a folder have spent of each client's privacy, against whoever sees the models.
+    """What the releases of a folder have spent of each client's privacy, against everyone who sees the models.
 
     Attributes:
         epsilon: of the client that took part most often, every participation in full; ``None`` with seeded noise,

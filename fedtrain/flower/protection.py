@@ -69,7 +69,7 @@ class ClientPrivacy:
         clip_norm: bound on the L2 norm of an update, over all its floating numbers together.
         cohort: how many clients the strategy asks in a round, and the public divisor of their sum.
         rounds: the rounds that one client takes part in at most.
-        noise: ``secure``; or ``seeded`` for tests, which promises nothing.
+        noise: ``secure``; or ``seeded`` for tests, which guarantees nothing.
         seed: of seeded noise.
     """
 
@@ -90,7 +90,7 @@ class Protection:
         clients: nodes of the federation. Each has a number below it, the ``partition-id`` of its node config.
         sealed: encrypt and sign every message end to end.
         secagg: how updates are summed; ``None`` lets the server see each.
-        client_privacy: the promise to each client; ``None`` for none.
+        client_privacy: the guarantee to each client; ``None`` for none.
         reveal_results: with secure aggregation, let replies to evaluation and queries through, although each is of a
             single client. With client privacy it is not allowed: epsilon does not cover them.
         deadline: seconds that a client has for an update, and again for its help to unmask a sum.
@@ -189,18 +189,18 @@ class Protection:
         )
 
     def plan(self) -> PrivacyPlan:
-        """Return the plan of client privacy: the least noise that keeps the promise.
+        """Return the plan of client privacy: the least noise that keeps the guarantee.
 
         An unmodified strategy draws cohorts of a fixed size, which the nodes and the server know. So no draw is relied
         on: every participation counts in full, and two federations are neighbours if the contribution of one client is
         zero in one of them.
 
         Raises:
-            PrivacySpecError: nothing is promised, or no noise keeps the promise.
+            PrivacySpecError: nothing is guaranteed, or no noise keeps the guarantee.
         """
         privacy = self.client_privacy
         if privacy is None:
-            raise PrivacySpecError("a Protection without client_privacy promises nothing")
+            raise PrivacySpecError("a Protection without client_privacy guarantees nothing")
         return calibrate(
             PrivacySpec(
                 unit="client",

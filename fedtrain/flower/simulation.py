@@ -15,7 +15,7 @@ from fedtrain.errors import AppError
 from fedtrain.flower.app import FlowerApp
 from fedtrain.privacy.mechanisms import registered
 
-# The key by which an app of ours says how many clients there are; other apps are told by the caller.
+# The key by which an app of ours says how many clients there are; for other apps the caller says it.
 CLIENTS_KEY = "federation.clients"
 
 

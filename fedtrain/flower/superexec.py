@@ -6,7 +6,7 @@ else: it has seen no message, no key and no record. Each message still has a pro
 Anything else that Flower starts, it starts as always. Run as ``python -m fedtrain.flower.superexec ARGUMENTS...``, with
 the arguments of ``flower-superexec``.
 
-Whoever installs another version of a package starts the node again: until then its clients run what it has imported.
+After another version of a package is installed, restart the node: until then its clients run what it has imported.
 """
 
 import importlib

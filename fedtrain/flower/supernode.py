@@ -152,7 +152,7 @@ def main() -> None:
     """Start the SuperNode with the arguments that are left, and end this process with it.
 
     Flower returns, or raises, where it gives the connection up (after an error of TLS, say), and leaves a thread that
-    would keep the process, and whoever watches it, as if it still served.
+    would keep the process alive, so that it would look as if it still served.
     """
     approved_list = Path(sys.argv.pop(1))
     try:

@@ -42,7 +42,7 @@ def identity(path: Path, *, made_by: str) -> tuple[Check, PublicIdentity | None]
 
     Args:
         path: the key file.
-        made_by: the command that makes it, for who has none.
+        made_by: the command that makes it, for an owner who has none.
     """
     try:
         public = Identity.load(path).public

@@ -17,10 +17,10 @@ from fedtrain.privacy.plan import plural_of
 
 _MIXED: dict[Noise, str] = {
     "secure": "the ledger of this data set holds charges of runs with seeded noise. What was released with seeded "
-    "noise protects nobody: who can compute the noise subtracts it. To add secure noise to it would promise what does "
-    "not hold",
+    "noise protects nobody: anyone who can compute the noise can subtract it. Secure noise that is added later "
+    "does not change that",
     "seeded": "the ledger of this data set holds charges of runs with secure noise. What is released with seeded noise "
-    "protects nobody: who can compute the noise subtracts it. It would end what the secure noise promises",
+    "protects nobody: anyone who can compute the noise can subtract it. It would end what the secure noise guarantees",
 }
 _ELSEWHERE = (
     "Use another folder of sites for such runs, if its owner accepts that their losses are then counted apart, or "

@@ -4,7 +4,7 @@ Each entry names its place and the digest of the line before it. What a chain al
 for that a client states where its ledger ends (`fedtrain.ledger.statement`).
 
 A process keeps what it has verified in memory, so that it verifies no line twice. The very bytes are kept, and not a
-digest, a size or a time of the file: whoever changes a file can give it any size and time. Nothing of this is written
+digest, a size or a time of the file: a file that was changed can have any size and time. Nothing of this is written
 to a disk, and another process begins with nothing.
 """
 
@@ -168,7 +168,7 @@ class VerifiedLedgers:
         self._known: OrderedDict[tuple[Path, str], VerifiedLedger] = OrderedDict()
 
     def take(self, path: Path, identity: Identity) -> VerifiedLedger:
-        """Give out what is known of a ledger, for whoever holds its lock: nobody else is given it meanwhile."""
+        """Give out what is known of a ledger, to the holder of its lock, and to nobody else meanwhile."""
         known = self._known.pop((path, identity.public.key_id), None)
         if known is None:
             return VerifiedLedger()

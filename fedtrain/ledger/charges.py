@@ -106,7 +106,7 @@ def unanswered(
     """
     runs = [record.run for record in records if isinstance(record, FirstRecord)]
     if len(runs) != 1:
-        raise ValueError(f"a record is of one run, and this has {len(runs)} openings")
+        raise ValueError(f"a record is of one run, and this has {len(runs)} first records")
     run = runs[0]
     stated = -1
     if statement is not None and statement.run == run and statement.sequence == len(entries):

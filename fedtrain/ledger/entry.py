@@ -64,7 +64,7 @@ def decode(adapter: TypeAdapter[P], payload: bytes) -> P:
         raise ForgeryError(f"the payload is malformed: {where}: {first['msg']}") from error
     except PrivacySpecError as error:
         raise ForgeryError(f"the payload is malformed: {error}") from error
-    # What has a default may be left out by who makes a payload, not by who signs one.
+    # What has a default may be left out of a new payload, and not of a signed one.
     if missing := type(value).model_fields.keys() - value.model_fields_set:
         raise ForgeryError(f"the payload is malformed: {', '.join(sorted(missing))} is missing")
     return value
@@ -104,7 +104,7 @@ class LedgerEntry(Payload):
         event: what is done to the privacy of the records.
         unit: what the event protects: each record, or all of the client's records together. Charges of the two do not
             add up.
-        noise: where its randomness comes from. Who can compute seeded noise, as the server can, subtracts it.
+        noise: where its randomness comes from. Anyone who can compute seeded noise, as the server can, can subtract it.
         status: whether this line reserves or settles.
         time: when it was written, in UTC, by the client's clock.
     """

@@ -22,7 +22,7 @@ PAYLOAD_TYPE = "application/vnd.fedtrain.run-record.v1+json"
 
 def _promising(mode: str) -> str:
     if not private(mode):
-        raise ValueError(f"mode {mode!r} promises nothing, and has no record")
+        raise ValueError(f"mode {mode!r} guarantees nothing, and has no record")
     return mode
 
 

@@ -61,7 +61,7 @@ def read_start(run: Path) -> Start | None:
     except (FileNotFoundError, ValueError):
         pass
     raise StorageError(
-        f"{path} is damaged or lost, so that an earlier offer of the run could not be told from a new one: "
+        f"{path} is damaged or lost, so that an earlier offer of the run would look like a new one: "
         f"start another run, or delete {run} to have this one set up anew"
     )
 

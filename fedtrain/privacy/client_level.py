@@ -117,8 +117,8 @@ def release_sum(
     Noise is drawn for each array in the order of ``total``, then for the count.
 
     Formal guarantee: as of `release`, for each client whose own update in the sum has a norm of at most ``clip_norm``
-    and whose part in the count is at most 1/2, whatever the others send. Whoever sees only the sum cannot make sure of
-    that: it is for each client's own program to do.
+    and whose part in the count is at most 1/2, whatever the others send. A server that sees only the sum cannot make
+    sure of that: each client's own program does.
 
     A sum that was computed modulo a number is reduced again when it has its noise. Without that, a client that brings a
     coordinate to the edge of the range would let the smallest update of another flip it by the whole range, which no

@@ -1,4 +1,4 @@
-"""From a promise (a spec) to the mechanism that keeps it (a plan).
+"""From a guarantee (a spec) to the mechanism that keeps it (a plan).
 
 Sampler, clipping, noise and accounting all derive from one plan, and only ``calibrate`` makes plans.
 """
@@ -89,7 +89,7 @@ class AdaptiveClipping:
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacySpec:
-    """A promise of differential privacy, in public constants only.
+    """A guarantee of differential privacy, in public constants only.
 
     Attributes:
         unit: what is protected: one record of a client, or one client with all its records.
@@ -131,7 +131,7 @@ class PrivacyPlan:
     """A spec with the noise that keeps it. Made by ``calibrate``, and read back by ``from_data``, alone.
 
     Attributes:
-        spec: the promise.
+        spec: the guarantee.
         noise_multiplier: standard deviation of the noise over the clipping norm.
         kind: the name that tells it from plans of other mechanisms with the same spec. Clients sign its digest.
     """
@@ -222,7 +222,7 @@ def calibrate(spec: PrivacySpec, *, noise_multiplier: float | None = None, kind:
         event = SampledGaussian(sampling_rate=spec.sampling_rate, noise_multiplier=noise, steps=spec.steps)
         return epsilon_of([event], spec.delta, discretization=discretization)
 
-    promise = (
+    work = (
         f"{spec.rounds} rounds of {spec.steps_per_round} steps = {spec.steps} steps at sampling rate "
         f"{spec.sampling_rate:g} and delta {spec.delta:g}"
     )
@@ -230,7 +230,7 @@ def calibrate(spec: PrivacySpec, *, noise_multiplier: float | None = None, kind:
         _check_noise(spec, noise_multiplier)
         if (epsilon := spent(noise_multiplier, FINE)) > spec.epsilon:
             raise PrivacySpecError(
-                f"noise multiplier {noise_multiplier:g} spends epsilon {epsilon:.4g} over {promise}, more than the "
+                f"noise multiplier {noise_multiplier:g} spends epsilon {epsilon:.4g} over {work}, more than the "
                 f"budget of {spec.epsilon:g}; raise the noise or the budget, or train less"
             )
         return PrivacyPlan(spec=spec, noise_multiplier=noise_multiplier, kind=kind)
@@ -239,7 +239,7 @@ def calibrate(spec: PrivacySpec, *, noise_multiplier: float | None = None, kind:
     if (epsilon := spent(high, COARSE)) > spec.epsilon:
         raise PrivacySpecError(
             f"epsilon {spec.epsilon:g} cannot be kept: even noise multiplier {high:g} spends epsilon {epsilon:.4g} "
-            f"over {promise}; raise the budget, or train less"
+            f"over {work}; raise the budget, or train less"
         )
     # The upper end always keeps the budget, so what is returned does too. The coarse bound is never the smaller one.
     while high / low > 1 + 1e-3:

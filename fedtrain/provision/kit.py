@@ -36,7 +36,7 @@ delta = 1e-5
 [policy]
 # The least noise multiplier that is trained with.
 minimum_noise = 0.5
-# "record": noise is added here, to every step. "client" trusts the server with the noise. "none" promises nothing.
+# "record": noise is added here, to every step. "client" trusts the server with the noise. "none" guarantees nothing.
 modes = ["record"]
 # "secure" comes from the operating system. "seeded" is for simulations.
 noise = ["secure"]

@@ -158,7 +158,7 @@ def derive_claim(
     """
     first = records[0] if records else None
     if not isinstance(first, FirstRecord):
-        raise PrivacySpecError("a claim needs the record of a run from its opening on")
+        raise PrivacySpecError("a claim needs the record of a run from its first record on")
     if missing := [client for client in roster.clients if client not in ledgers]:
         raise PrivacySpecError(f"a claim needs the ledger of each client of the roster, and lacks client {missing[0]}")
     plan = read_plan(first.plan)
@@ -169,7 +169,7 @@ def derive_claim(
     )
     most = max(clients, key=lambda client: client.epsilon)
     return Privacy(
-        **derive_promise(plan, first, seen, epsilon=most.epsilon),
+        **derive_guarantee(plan, first, seen, epsilon=most.epsilon),
         epsilon=most.epsilon,
         accountants=_accountants(spent[most.client], spec.delta, others=rounds is not None),
         tuning=experiment.privacy.tuning,
@@ -179,7 +179,7 @@ def derive_claim(
     )
 
 
-def derive_promise(plan: PrivacyPlan, first: FirstRecord, seen: Transport, *, epsilon: float) -> dict[str, Any]:
+def derive_guarantee(plan: PrivacyPlan, first: FirstRecord, seen: Transport, *, epsilon: float) -> dict[str, Any]:
     """Return the fields of a claim that follow from the first record and the transport, whatever was spent.
 
     Args:

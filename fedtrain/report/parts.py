@@ -1,6 +1,6 @@
 """The parts of a report that say what was trained, round by round, and what proves it; and what all parts share.
 
-How good the model is and what is promised are in `fedtrain.report.evaluation` and `fedtrain.report.privacy`.
+How good the model is and what is guaranteed are in `fedtrain.report.evaluation` and `fedtrain.report.privacy`.
 """
 
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""What an experiment would promise, the noise that it takes, and what it spends, before anyone trains."""
+"""What an experiment would guarantee, the noise that it takes, and what it spends, before anyone trains."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -36,7 +36,7 @@ class PlanSummary:
     """A privacy plan with what it costs and what it buys. As text, it is what ``fedtrain privacy plan`` prints.
 
     Attributes:
-        plan: the plan: the promise, and the noise that keeps it.
+        plan: the plan: the guarantee, and the noise that keeps it.
         accountants: bounds on the epsilon of all rounds: the claim, then the second opinion.
         rounds: what so many rounds spend, up to all rounds, and of twice all.
         alternatives: what all rounds would spend with other noise and sampling rates, the steps being the same.
@@ -59,7 +59,7 @@ class PlanSummary:
 
     @property
     def budget(self) -> float:
-        """The epsilon that is promised."""
+        """The epsilon that is guaranteed."""
         return self.plan.spec.epsilon
 
     @property
@@ -91,13 +91,13 @@ def summarize_plan(experiment: Experiment) -> PlanSummary:
     """Return the privacy plan of an experiment, with what it costs and buys. Its data need not be here.
 
     Raises:
-        UsageError: the experiment promises nothing.
+        UsageError: the experiment guarantees nothing.
         PrivacySpecError: its parameters cannot give the guarantee.
     """
     mechanism = mechanism_of(experiment)
     if not mechanism.private:
         raise UsageError(
-            'privacy.mode = "none" promises nothing, so there is nothing to plan; set it to "record" or "client"'
+            'privacy.mode = "none" guarantees nothing, so there is nothing to plan; set it to "record" or "client"'
         )
     made = mechanism.plan(experiment)
     event, delta = made.event(made.spec.steps), made.spec.delta

@@ -32,7 +32,7 @@ SCHEMA: Final = "fedtrain.report/3"
 
 
 class Report(Part):
-    """What a run did, what it reached, and what it promises."""
+    """What a run did, what it reached, and what it guarantees."""
 
     schema_: Literal["fedtrain.report/3"] = Field(alias="schema", description="the version of this format")
     fedtrain: str = Field(description="version of fedtrain that wrote it")
@@ -46,7 +46,7 @@ class Report(Part):
     seconds: NotNegative = Field(description="duration of the run")
     config: dict[str, Scalar] = Field(description="every configuration field by its dotted key; empty if unset")
     evaluation: Evaluations = Field(description="how good the model is")
-    privacy: Privacy = Field(description="what is promised to the owners of the records")
+    privacy: Privacy = Field(description="the privacy guarantee to the owners of the records")
     data: DataSummary = Field(description="the records")
     round_log: tuple[RoundEntry, ...] = Field(description="every round")
     model: ModelSummary = Field(description="the trained model")
@@ -71,7 +71,7 @@ class Report(Part):
                 f"evaluation.history reaches round {self.evaluation.history[-1].round}, rounds = {self.rounds}"
             )
         if (self.proof is None) != (not private(self.privacy.mode)):
-            raise ValueError("proof is to be set exactly where privacy.mode promises something")
+            raise ValueError("proof is to be set exactly where privacy.mode guarantees something")
         self._check_rounds_of_run()
         return self
 

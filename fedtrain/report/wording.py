@@ -1,8 +1,8 @@
 """What a report says in words: what a claim rests on, and how a run sent its updates.
 
-What is promised, who is trusted, and what is not covered follows from the plan, the source of noise and the transport,
-so that an audit can compare it. What depends on the mechanism it says itself (`fedtrain.privacy.mechanisms`); here is
-what holds for every one.
+The guarantee, the trusted and what is not covered follow from the plan, the source of noise and the transport, so that
+an audit can compare them. What depends on the mechanism it says itself (`fedtrain.privacy.mechanisms`); here is what
+holds for every one.
 
 Secure aggregation bounds nobody: a sum still tells of its members, and only noise bounds how much. It changes what a
 server sees that follows the protocol, and in client privacy who is trusted to clip. A server that does not can ask for
@@ -65,7 +65,7 @@ def _times(held: int, rounds: int) -> str:
 
 
 def adversaries(plan: PrivacyPlan, noise: Literal["seeded", "secure"], seen: Seen) -> tuple[Adversary, ...]:
-    """Return who is bounded by what. Seeded noise bounds nobody: whoever knows the seed can take it away."""
+    """Return who is bounded by what. Seeded noise bounds nobody: the seed is enough to subtract it."""
     found = [Adversary(**asdict(adversary)) for adversary in mechanism_of_plan(plan).adversaries(plan, seen)]
     return tuple(
         adversary.model_copy(

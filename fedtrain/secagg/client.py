@@ -43,7 +43,7 @@ n (2 threshold - n) / threshold clients, which is half of the cohort or more. In
 other holders than the self-masks of its ends, and the server can try session ids and round numbers until their order
 suits it: there the claim is for a server that follows the protocol.
 
-Nothing here hides the sum itself, or keeps a client from adding a wrong vector. Who gets hold of a session's secrets
+Nothing here hides the sum itself, or keeps a client from adding a wrong vector. An intruder with a session's secrets
 can compute the pair masks of its rounds; they are to be deleted when the session ends.
 """
 

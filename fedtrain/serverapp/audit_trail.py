@@ -259,7 +259,7 @@ def first_record(log: RunLog) -> FirstRecord:
     """
     first = log.records[0]
     if not isinstance(first, FirstRecord):
-        raise LedgerError(f"the record of the run does not begin with its opening, but with {first.kind!r}")
+        raise LedgerError(f"the record of the run begins with {first.kind!r}, and not with its first record")
     return first
 
 

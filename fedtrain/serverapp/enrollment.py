@@ -291,7 +291,7 @@ def _enrolled(
 
 
 def _pin(folder: RunFolder, members: Members) -> None:
-    """Keep the members of a run in its folder, for whoever audits it. A run is not resumed with different ones."""
+    """Keep the members of a run in its folder, for its auditors. A run is not resumed with different ones."""
     roster = members.membership.roster
     if not folder.roster.exists():
         write_atomic(folder.path / "membership.json", members.envelope.line())

@@ -1,6 +1,6 @@
 """What happens in a run, as it happens: one stream of events that the screen and the caller's own function follow.
 
-Events are for whoever runs the server: with secret cohorts they tell what a report withholds, so do not publish them.
+Events are for the operator of the server. With secret cohorts they show what a report withholds: do not publish them.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ class RunStarted:
         path: the run folder.
         rounds: rounds of the whole run.
         done: rounds that are complete already, where the run is resumed.
-        introduction: what is trained, by whom and under which promise, in words.
+        introduction: what is trained, by whom and under which guarantee, in words.
     """
 
     path: Path

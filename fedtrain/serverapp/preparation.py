@@ -47,7 +47,7 @@ class Preparation:
     def shown_records(self) -> int | None:
         """The number of training records where it is known and may be shown.
 
-        Whoever trains with secure noise means it: then nothing is shown that is read directly from the data.
+        With secure noise nothing is shown that is read directly from the data.
         """
         records = len(self.store.train)
         return records if records and (self.plan is None or self.experiment.privacy.noise == "seeded") else None
@@ -76,7 +76,7 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
         plan = mechanism.plan(experiment)
         if deployed and experiment.privacy.noise == "seeded":
             raise PrivacySpecError(
-                'privacy.noise = "seeded" is for simulations: who knows the seed subtracts the noise; set "secure"'
+                'privacy.noise = "seeded" is for simulations: anyone with the seed can subtract the noise; set "secure"'
             )
         for client in () if deployed else range(experiment.federation.clients):
             # A simulated client's site file is here: what is wrong with it is better said before anything is trained.

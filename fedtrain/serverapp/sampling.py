@@ -55,7 +55,7 @@ class FixedSampler:
             cohort: clients of a cohort.
             counts: cohorts that clients were in before.
             seed: seed of the run.
-            refused: clients that refused so far; whoever holds the collection may add to it.
+            refused: clients that refused so far; the caller may add to the collection during the run.
             timeout: seconds to wait for clients to connect again, where too few are.
         """
         self._grid = grid

@@ -424,7 +424,7 @@ def test_a_plan_is_what_the_command_line_shows(cache):
     assert summary.delta == 1e-3
     assert summary.as_data()["noise_multiplier"] == summary.noise_multiplier == summary.plan.noise_multiplier
     assert [point.rounds for point in summary.rounds] == [1, 2, 3, 6]
-    with pytest.raises(UsageError, match="promises nothing"):
+    with pytest.raises(UsageError, match="guarantees nothing"):
         plan(digits_experiment(cache))
 
 

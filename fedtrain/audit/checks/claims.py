@@ -66,7 +66,7 @@ def _equal(path: str, reported: float, found: float) -> bool:
 def mechanism(evidence: Evidence) -> Finding:
     """The mechanism, the unit and the sampling of the report are those of the plan that the run was opened with."""
     reported, privacy, plan = evidence.mechanism, evidence.report.privacy, evidence.plan
-    expected = evidence.promised
+    expected = evidence.guarantee
     problems = [
         f"{name} is {getattr(privacy, name)} in the report, and {expected[name]} in the plan"
         for name in ("unit", "neighbouring")
@@ -90,11 +90,11 @@ _NAMES = {
 
 
 def words(evidence: Evidence) -> Finding:
-    """Who is bounded, who is trusted, what is promised and what is not covered: each as it follows, word by word.
+    """Who is bounded, who is trusted, what is guaranteed and what is not covered: each as it follows, word by word.
 
     With secure noise nothing in the report may be read directly from the records: no charge would pay for it.
     """
-    report, privacy, expected = evidence.report, evidence.report.privacy, evidence.promised
+    report, privacy, expected = evidence.report, evidence.report.privacy, evidence.guarantee
     problems = [
         f"privacy.{name} does not say what follows from the plan, the noise, the transport and epsilon"
         for name in _WORDS

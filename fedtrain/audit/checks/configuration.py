@@ -64,7 +64,7 @@ def _repeated(evidence: Evidence, experiment: Experiment) -> list[str]:
 def _clients(evidence: Evidence, experiment: Experiment) -> list[str]:
     """Say where the number of clients is another than the configuration's. In client privacy delta rests on it."""
     configured, spec, known = experiment.federation.clients, evidence.plan.spec, len(evidence.roster.clients)
-    counts = {"data.clients": evidence.report.data.clients, "the opening": evidence.first_record.clients}
+    counts = {"data.clients": evidence.report.data.clients, "the first record": evidence.first_record.clients}
     if mechanism_of_plan(evidence.plan).counts_clients:
         counts["the plan's population"] = int(spec.population)
     problems = [

@@ -11,7 +11,7 @@ from fedtrain.report.parts import RoundEntry
 from fedtrain.report.schema import body_digest
 
 
-def opening(evidence: Evidence) -> Finding:
+def first_record(evidence: Evidence) -> Finding:
     """The server opened the run with what the report says: run, configuration, mode, plan, noise, keys."""
     report, first, mechanism = evidence.report, evidence.first_record, evidence.mechanism
     pairs = {
@@ -24,7 +24,7 @@ def opening(evidence: Evidence) -> Finding:
         "roster digest": (first.roster, evidence.roster.digest),
     }
     problems = [
-        f"{name}: {signed} at the opening, {reported} in the report"
+        f"{name}: {signed} in the first record, {reported} in the report"
         for name, (signed, reported) in pairs.items()
         if signed != reported
     ]

@@ -15,7 +15,7 @@ def keys(evidence: Evidence) -> Finding:
     if evidence.pinned is None:
         return not_proven(
             "no keys were pinned (--roster): signatures are verified against the keys in the report itself, which "
-            "whoever wrote it could have made"
+            "its author could have made"
         )
     pinned = evidence.pinned
     problems = []
@@ -71,7 +71,7 @@ def statements(evidence: Evidence) -> Finding:
 
     Without that a holder of the server's key could cut off a tail. It is excused where the client may have been
     gone when it was asked: the run did not complete, the client refused, or did not answer the last round that it was
-    asked in. Where cohorts are secret nobody can tell that, and it is excused for who has reserved the whole run.
+    asked in. Where cohorts are secret nobody knows that, and it is excused where the client reserved the whole run.
     """
     problems: list[str] = []
     excused: list[str] = []

@@ -35,8 +35,8 @@ class LedgerGrid(GridWrapper):
     In client privacy with Poisson cohorts (``per_round=False``) a ledger holds one reservation for the whole run, which
     was checked when the client joined: replies then carry no entries.
 
-    Under secure aggregation (``opened=False``) the server does not see what the client commits to, and is not told how
-    to open the commitment, which would let it confirm a guess: the entry's update is then taken as it is.
+    Under secure aggregation (``opened=False``) the server does not see what the client commits to, and does not get the
+    nonce that opens the commitment, which would let it confirm a guess: the entry's update is then taken as it is.
 
     Messages that are not for training pass as they are.
     """

@@ -62,7 +62,7 @@ def protect_grid(
 
     Raises:
         ConfigError: the strategy cannot work on one average, or the folder is relative.
-        PrivacySpecError: no noise keeps the promise of client privacy.
+        PrivacySpecError: no noise keeps the guarantee of client privacy.
         ClientError: too few clients take part, or they are others than expected.
         KeyFileError: a key file or the roster cannot be used.
         BudgetError: the folder counts what was spent with other parameters.

@@ -102,7 +102,7 @@ class Fields:
         Args:
             content: of the message.
             name: the record's.
-            what: what the message is, for whoever reads the refusal.
+            what: the message's name in a refusal.
 
         Raises:
             TransportError: there is no such record, or one of another kind.
@@ -170,7 +170,7 @@ def _shown(values: Mapping[str, object], field: str) -> str:
 
 
 def arrays_in(content: RecordDict, name: str, *, what: str) -> ArrayRecord:
-    """Return the arrays of a message by the record's name; ``what`` is the message, for whoever reads the refusal.
+    """Return the arrays of a message by the record's name; ``what`` is the message's name in a refusal.
 
     Raises:
         TransportError: there are none by this name.

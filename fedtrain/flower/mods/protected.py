@@ -104,7 +104,7 @@ def client_mods(protection: Protection, *, folder: str | Path, pinned: bool = Fa
         folder: where the client's keys are, on its own disk: in a subfolder ``client-N`` by its number.
         pinned: whether to take part only with the identities in the ``roster.json`` of that subfolder, which the
             operator gave this client. Without it the client takes those that it is shown in a session, which is for
-            simulations: whoever relays messages could show others.
+            simulations: a relay of messages could show others.
 
     Raises:
         ConfigError: the folder is relative.

@@ -31,10 +31,10 @@ __all__ = [
     "Sent",
     "Training",
     "adds_up",
+    "guarantees_nothing",
     "mechanism_of",
     "mechanism_of_plan",
     "private",
-    "promises_nothing",
     "protects",
     "read_plan",
     "register",
@@ -108,12 +108,12 @@ def read_plan(data: object) -> PrivacyPlan:
 
 
 def private(mode: str) -> bool:
-    """Say whether a mode promises anything."""
+    """Say whether a mode guarantees anything."""
     return any(mechanism.private for mechanism in _REGISTRY.values() if mechanism.mode == mode)
 
 
-def promises_nothing(mode: object) -> bool:
-    """Say whether a mode is known, and promises nothing. One that is not known may be private."""
+def guarantees_nothing(mode: object) -> bool:
+    """Say whether a mode is known, and guarantees nothing. One that is not known may be private."""
     return any(mechanism.mode == mode and not mechanism.private for mechanism in _REGISTRY.values())
 
 

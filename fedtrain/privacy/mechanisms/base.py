@@ -1,9 +1,9 @@
 """What a mechanism is: one object for each way to be private, which everything else asks.
 
-A mechanism says what is promised (``spec``), what that spends (``event``), what a client does with what it trains
-(``contribute``), what the server does with what it gets (``release``), what else has to hold (``requires``), and all of
-this in words. It works on named arrays and on a trainer that is handed to it, so that it knows nothing of messages,
-models or files. Nothing here imports torch: an audit reads mechanisms without it.
+A mechanism says which guarantee is asked for (``spec``), what that spends (``event``), what a client does with what it
+trains (``contribute``), what the server does with what it gets (``release``), what else has to hold (``requires``), and
+all of this in words. It works on named arrays and on a trainer that is handed to it, so that it knows nothing of
+messages, models or files. Nothing here imports torch: an audit reads mechanisms without it.
 
 How to add one: docs/how-to/add-a-mechanism.md.
 """
@@ -93,7 +93,7 @@ class Sent:
 
     Attributes:
         arrays: the trained arrays, by name, in the shapes and dtypes that were received.
-        within: whether the update was within the clipping norm before it was clipped; ``None`` if that is not told.
+        within: whether the update was within the clipping norm before it was clipped; ``None`` if it is not sent.
     """
 
     arrays: dict[str, NDArray[Any]]
@@ -144,7 +144,7 @@ class Mechanism(ABC):
 
     @property
     def private(self) -> bool:
-        """Whether anything is promised."""
+        """Whether anything is guaranteed."""
         return self.unit is not None
 
     @property
@@ -158,14 +158,14 @@ class Mechanism(ABC):
         return False
 
     def spec(self, experiment: Experiment) -> PrivacySpec:
-        """Return the promise of an experiment, in public constants only.
+        """Return the guarantee of an experiment, in public constants only.
 
         Raises:
-            PrivacySpecError: nothing is promised.
+            PrivacySpecError: nothing is guaranteed.
         """
-        raise PrivacySpecError("an experiment without privacy promises nothing")
+        raise PrivacySpecError("an experiment without privacy guarantees nothing")
 
-    def promise(
+    def spec_with(
         self,
         experiment: Experiment,
         *,
@@ -179,7 +179,7 @@ class Mechanism(ABC):
         """Return a spec to the budget and with the clipping norm of an experiment; the rest is for a mechanism to say.
 
         Raises:
-            PrivacySpecError: nothing is promised.
+            PrivacySpecError: nothing is guaranteed.
         """
         if self.unit is None or self.neighbouring is None:
             raise PrivacySpecError(f"{self.kind} protects nothing")
@@ -203,10 +203,10 @@ class Mechanism(ABC):
 
         Args:
             experiment: the experiment.
-            noise_multiplier: noise to use instead of that of the experiment, or of the least that keeps the promise.
+            noise_multiplier: noise to use instead of that of the experiment, or of the least that keeps the guarantee.
 
         Raises:
-            PrivacySpecError: nothing is promised, or the noise does not keep it.
+            PrivacySpecError: nothing is guaranteed, or the noise does not keep it.
         """
         noise = experiment.privacy.noise_multiplier if noise_multiplier is None else noise_multiplier
         return calibrate(self.spec(experiment), noise_multiplier=noise, kind=self.plan_kind)
@@ -232,7 +232,7 @@ class Mechanism(ABC):
             source: where the client's noise and draws come from.
 
         Raises:
-            PrivacySpecError: nothing is promised.
+            PrivacySpecError: nothing is guaranteed.
         """
         raise PrivacySpecError(f"{self.kind} has no private training")
 

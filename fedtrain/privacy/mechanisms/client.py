@@ -3,7 +3,7 @@
 The mechanism of DP-FedAvg (McMahan et al. 2018). There are two ways to draw cohorts. Poisson cohorts are kept secret,
 and each client counts as sampled: two federations are neighbours if one has one client more. Capped cohorts are known,
 nothing is won by the draw, and each participation counts in full: two federations are neighbours if the contribution of
-one client is zero in one of them. Either way whoever sees the models is bounded, and the server is trusted.
+one client is zero in one of them. Either way epsilon bounds everyone who sees the models, and the server is trusted.
 
 With secure aggregation the server cannot clip a second time. Each client's own program then has to. The guarantee of a
 client that does holds whatever the others send: it is about the difference that its own contribution makes to the sum,
@@ -57,14 +57,14 @@ class ClientCentral(Mechanism):
         """Return the rounds that one client takes part in at most."""
 
     def spec(self, experiment: Experiment) -> PrivacySpec:
-        """Return the promise of an experiment."""
+        """Return the guarantee of an experiment."""
         privacy, federation = experiment.privacy, experiment.federation
         adaptive = AdaptiveClipping(
             quantile=privacy.clipping_quantile,
             learning_rate=privacy.clipping_rate,
             count_noise=privacy.clipping_noise or federation.cohort * _COUNT_NOISE,
         )
-        return self.promise(
+        return self.spec_with(
             experiment,
             sampling_rate=self._rate(experiment),
             divisor=federation.cohort,
@@ -205,7 +205,7 @@ class ClientCentral(Mechanism):
         clipped = "and that each client clipped" if seen.summed else "and clipped"
         return (
             f"that the server really drew the noise of the plan, from a generator that nobody can predict, {clipped}: "
-            "clients signed that they were promised secure noise, and cannot see it"
+            "clients signed that the server announced secure noise, and cannot see whether it is drawn"
         )
 
     @property

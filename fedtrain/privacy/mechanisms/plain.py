@@ -1,4 +1,4 @@
-"""Plain training: nothing is promised."""
+"""Plain training: nothing is guaranteed."""
 
 from fedtrain.config import Privacy
 from fedtrain.errors import PrivacySpecError
@@ -33,7 +33,7 @@ class Plain(Mechanism):
         raise PrivacySpecError("without privacy there are no steps that units are drawn for")
 
     def statement(self, odds: str, seen: Seen) -> str:
-        """Say that nothing is promised."""
+        """Say that nothing is guaranteed."""
         return "This run gives no privacy guarantee. Its models may reveal the records that they were trained on."
 
     def accesses(self) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """Record privacy at each client: DP-SGD (Abadi et al. 2016).
 
 In each local step every record of a client enters with the sampling rate, its gradient is brought down to the clipping
-norm, and Gaussian noise is added to the sum. Two data sets are neighbours if one has one record more. Whoever sees what
-the client sends sees the result of that, so that epsilon bounds everyone, the server included.
+norm, and Gaussian noise is added to the sum. Two data sets are neighbours if one has one record more. All that the
+client sends follows from the result, so that epsilon bounds everyone, the server included.
 """
 
 from math import ceil
@@ -31,14 +31,14 @@ class RecordLocal(Mechanism):
         return privacy.mode == self.mode
 
     def spec(self, experiment: Experiment) -> PrivacySpec:
-        """Return the promise of an experiment.
+        """Return the guarantee of an experiment.
 
         An epoch is 1 / sampling_rate steps, so that each record enters once in expectation, and a client has
         batch_size / sampling_rate records in expectation.
         """
         privacy, training = experiment.privacy, experiment.training
         assert privacy.sampling_rate is not None  # the experiment is validated
-        return self.promise(
+        return self.spec_with(
             experiment,
             sampling_rate=privacy.sampling_rate,
             divisor=training.batch_size,

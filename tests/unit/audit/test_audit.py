@@ -87,9 +87,9 @@ def test_what_rests_on_something_broken_is_not_looked_at(world, honest, judge):
     _, checks = judge(plain, world.roster)
     assert checks["server's record"].detail == "the server's record is empty"
     assert checks["closing"].detail.endswith("there is none")
-    for name in ("opening", "updates have entries", "epsilon", "delta", "mechanism"):
+    for name in ("first record", "updates have entries", "epsilon", "delta", "mechanism"):
         assert checks[name].status == "not proven"
-        assert checks[name].detail == "the server's record has no opening"
+        assert checks[name].detail == "the server's record lacks the first record of a run"
     plain = copy.deepcopy(honest)
     plain["proof"]["ledgers"][1]["entries"].pop(0)
     _, checks = judge(plain, world.roster)
@@ -211,7 +211,7 @@ def test_a_clients_own_budget_at_another_delta_is_not_told(judge):
 def test_a_plan_that_is_none_is_said(world, honest, judge):
     plain = edit_records(world, honest, lambda records: records[0]["plan"].pop("kind"))
     _, checks = judge(plain, world.roster)
-    assert "the plan of the opening is none" in checks["epsilon"].detail
+    assert "the plan of the first record is no plan" in checks["epsilon"].detail
 
 
 def test_an_epsilon_above_the_ceiling_is_named(world, honest, judge):

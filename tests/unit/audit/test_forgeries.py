@@ -303,16 +303,16 @@ WITHOUT_KEYS = [
     (charge_left_out, "clients", r"client 3: unanswered is \(\) in the report, and \(4,\)"),
     (roster_in_report, "pinned keys", "the server's key is another than the pinned one; client 0's key is another"),
     (roster_unreadable, "pinned keys", "cannot be used: client 1 has the same key as client 0"),
-    (run_renamed, "opening", "run: this-run at the opening, another-run in the report"),
-    (replayed_record, "opening", "run: another-run at the opening, this-run in the report"),
+    (run_renamed, "first record", "run: this-run in the first record, another-run in the report"),
+    (replayed_record, "first record", "run: another-run in the first record, this-run in the report"),
     (replayed_record, "updates have entries", "round 1, client 0: entry 2 settles another update"),
     (replayed_ledger, "updates have entries", "round 1, client 1: the ledger has no settled entry for this update"),
     (unit_in_report, "mechanism", "unit is client in the report, and record in the plan"),
     (clip_norm_in_report, "mechanism", "clip norm is 0.1 in the report, and 1.0 in the plan"),
-    (plan_in_report, "opening", "the plan of the report is not the one that the run was opened with"),
+    (plan_in_report, "first record", "the plan of the report is not the one that the run was opened with"),
     (clip_norm_of_a_round, "round log", "round 2: clip norm 0.1, recorded 1.0"),
     (cohort_in_report, "round log", "round 2: cohort lacks client 1"),
-    (config_in_report, "opening", r"configuration digest: \w+ at the opening, \w+ in the report"),
+    (config_in_report, "first record", r"configuration digest: \w+ in the first record, \w+ in the report"),
     (keys_for_all, "pinned keys", "client 3's key is another than the pinned one|and 2 more"),
     (ledger_entry_malformed, "clients' ledgers", "client 1: number 0 is not an envelope"),
 ]
@@ -334,7 +334,7 @@ def test_a_forgery_without_keys_is_refuted(forge, check, message, world, honest,
 
 
 def with_plan(world, plain, **changes):
-    """Let the server claim another plan everywhere: opening, report and charges."""
+    """Let the server claim another plan everywhere: first record, report and charges."""
     noise = changes.pop("noise_multiplier", world.plan.noise_multiplier)
     plan = PrivacyPlan(spec=replace(world.plan.spec, **changes), noise_multiplier=noise)
     forged = replace(world, plan=plan)
@@ -486,7 +486,7 @@ RESIGNED = [
     (clip_norm_in_plan, "entries follow the plan", "round 1, client 0: entry 1 was signed for the plan"),
     (epsilon_resigned, "epsilon", "client 0: epsilon is understated"),
     (accountant_resigned, "accountants", 'the claim is of "GDP"'),
-    (unit_resigned, "opening", "the plan of the report is not the one that the run was opened with"),
+    (unit_resigned, "first record", "the plan of the report is not the one that the run was opened with"),
     (
         update_without_entry,
         "updates have entries",
@@ -533,7 +533,7 @@ def test_seeded_noise_is_not_taken_for_secure(judge):
     assert checks["noise"].status == "not proven"
     assert "seeded noise protects nobody" in checks["noise"].detail
     _, checks = judge(changed(plain, "privacy.noise", "secure"), world.roster)
-    assert "noise: seeded at the opening, secure in the report" in checks["opening"].detail
+    assert "noise: seeded in the first record, secure in the report" in checks["first record"].detail
     resigned = edit_records(
         world, changed(plain, "privacy.noise", "secure"), lambda records: records[0].update(noise="secure")
     )

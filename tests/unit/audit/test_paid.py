@@ -52,12 +52,12 @@ def with_more_rounds(world, plain, *, config):
 def test_with_secret_cohorts_a_round_more_than_the_plan_pays_for_is_refuted(config, noise, judge):
     world = client_world(noise=noise)
     _, checks = judge(with_more_rounds(world, world.report(), config=config), world.roster)
-    assert checks["opening"].detail == "the plan pays for 4 rounds, and the run was opened with 5"
+    assert checks["first record"].detail == "the plan pays for 4 rounds, and the run was opened with 5"
     name = "rounds is 5 by the configuration, and 4 in the plan" if config else "planned_rounds is 4 by the configurati"
     assert name in checks["configuration"].detail
 
 
-def test_a_round_beyond_the_opening_is_refuted(secret_world, judge):
+def test_a_round_beyond_the_first_record_is_refuted(secret_world, judge):
     plain = secret_world.report()
 
     def edit(records):

@@ -30,7 +30,7 @@ from tests.unit.audit.world import (
 
 
 def reconfigured(world, plain, **config):
-    """Change the configuration, and sign the opening again."""
+    """Change the configuration, and sign the first record again."""
     forged = {**plain, "config": {key: value for key, value in (plain["config"] | config).items() if value is not None}}
     return edit_records(world, forged, lambda records: records[0].update(config=config_digest(forged["config"])))
 
@@ -113,8 +113,8 @@ def test_a_note_that_no_accountant_gave_is_refuted(world, honest, judge):
         ({"privacy.tuning": "none at all"}, "the tuning is none at all by the configuration"),
         ({"name": "Another run"}, "the name is Another run by the configuration, and An honest run in the report"),
         ({"federation.clients": 1000}, "there are 1000 clients by the configuration, and 4 by data.clients"),
-        ({"federation.clients": 1000}, "there are 1000 clients by the configuration, and 4 by the opening"),
-        ({"privacy.mode": "none"}, "the configuration gives no plan: an experiment without privacy promises nothing"),
+        ({"federation.clients": 1000}, "there are 1000 clients by the configuration, and 4 by the first record"),
+        ({"privacy.mode": "none"}, "the configuration gives no plan: an experiment without privacy guarantees nothing"),
         ({"privacy.mode": None}, "privacy.mode is missing from the configuration; the configuration gives no plan"),
         ({"privacy.noise": None}, "privacy.noise is missing from the configuration; the noise is seeded by the conf"),
         ({"privacy.epsilon": "small"}, "the configuration gives no plan: privacy.epsilon"),
@@ -166,14 +166,14 @@ def test_a_clients_own_budget_is_the_one_that_it_signed(world, honest, judge):
 
 
 def test_seeded_noise_cannot_be_relabelled_with_the_configuration(judge):
-    """The report, its words and figures, the opening and the configuration say secure; the clients' entries do not."""
+    """Report, words, figures, first record and configuration say secure; the clients' entries do not."""
     world = record_world(noise="seeded")
     honest = world.report()
     lying = World(plan=world.plan, noise="secure", server=world.server, keys=world.keys)
     relabelled = edit_records(
         lying, honest, lambda records: records[0].update(noise="secure", config=config_digest(lying.config))
     )
-    # Claimed from the relabelled opening, so that nothing but the clients' entries contradicts it.
+    # Claimed from the relabelled first record, so that nothing but the clients' entries contradicts it.
     forged = lying.closed({**lying.claimed(relabelled["proof"]), "config": lying.config})
     verdict, checks = judge(forged, world.roster)
     assert not verdict.holds
@@ -223,7 +223,7 @@ def test_charges_of_another_unit_do_not_add_up(world, judge):
     ("make", "message"),
     [
         (record_world, "clients signed that they drew secure noise, and drawing itself cannot be proven"),
-        (client_world, "clients signed that they were promised secure noise, and cannot see it"),
+        (client_world, "clients signed that the server announced secure noise, and cannot see whether it is drawn"),
     ],
 )
 def test_what_was_signed_of_secure_noise_is_told(make, message, judge):

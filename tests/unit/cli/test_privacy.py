@@ -132,7 +132,7 @@ def test_a_png_is_drawn(tmp_path):
 @pytest.mark.parametrize(
     ("flat", "status", "message"),
     [
-        ({}, 2, 'privacy.mode = "none" promises nothing'),
+        ({}, 2, 'privacy.mode = "none" guarantees nothing'),
         ({**RECORD, "privacy.epsilon": 1e-6}, 2, "cannot be kept: even noise multiplier 1000"),
         ({**RECORD, "privacy.delta": 0.5}, 2, "it must be below 1 / records of a client"),
         ({**RECORD, "privacy.noise_multiplier": 1.0}, 2, "more than the budget of 4"),

@@ -140,6 +140,6 @@ def test_an_audit_refuses_a_mode_that_is_not_registered_by_name(ran, folder):
 def test_an_audit_refuses_the_plan_of_a_mechanism_that_is_not_registered_by_name(ran, folder):
     done = python(folder / "my_mechanisms", "-c", STRANGE.replace("runs/local", "../runs/local"))
     assert done.stdout == (
-        "opening: the plan of the opening is none: not a privacy plan: its kind is 'gaussian-at-client', and "
-        "poisson-sampled-gaussian, of-another are known\n"
+        "first record: the plan of the first record is no plan: not a privacy plan: its kind is 'gaussian-at-client', "
+        "and poisson-sampled-gaussian, of-another are known\n"
     ), done.stderr

@@ -1,4 +1,4 @@
-"""Workers that are copies of this process: the same promises as of those that import the app."""
+"""Workers that are copies of this process: the same guarantees as those that import the app."""
 
 import os
 import signal

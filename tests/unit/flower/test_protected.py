@@ -365,7 +365,7 @@ def test_a_promise_that_no_noise_keeps_is_refused_before_anything_is_sent(make_w
     with pytest.raises(PrivacySpecError, match=r"delta = 0\.5"):
         world.protect()
     assert world.seen == []
-    with pytest.raises(PrivacySpecError, match="promises nothing"):
+    with pytest.raises(PrivacySpecError, match="guarantees nothing"):
         SEALED.plan()
 
 

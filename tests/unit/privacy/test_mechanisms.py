@@ -53,5 +53,5 @@ def test_adaptive_clipping_is_a_part_of_the_spec():
 
 
 def test_without_privacy_there_is_no_spec():
-    with pytest.raises(PrivacySpecError, match="promises nothing"):
+    with pytest.raises(PrivacySpecError, match="guarantees nothing"):
         spec_of({})

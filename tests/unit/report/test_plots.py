@@ -91,7 +91,7 @@ def test_epsilon_is_drawn_with_the_budget_and_the_median():
     ET.fromstring(plots.epsilon_svg([PrivacyPoint(round=1, max=0.0, median=0.0, clients=())], {}))
 
 
-def course(clients, rounds):
+def curve_of(clients, rounds):
     """Give a curve on which each client has spent another epsilon."""
     return [
         PrivacyPoint(
@@ -106,13 +106,13 @@ def course(clients, rounds):
 
 def test_few_clients_have_a_line_each_and_many_a_band():
     lines = lambda svg: len(re.findall(r"stroke-width: 1\.2\b", svg))
-    few, many = plots.epsilon_svg(course(8, 3), {}), plots.epsilon_svg(course(30, 3), {})
+    few, many = plots.epsilon_svg(curve_of(8, 3), {}), plots.epsilon_svg(curve_of(30, 3), {})
     assert (lines(few), lines(many)) == (8, 0)
     assert {"largest 90.00", "median 48.00"} <= set(texts(many))
 
 
 def test_a_charge_for_the_whole_run_is_one_point_at_its_start():
-    svg = plots.epsilon_svg(course(3, 0), {"budget of this run": 4.0, "clients' own budget": 5.0})
+    svg = plots.epsilon_svg(curve_of(3, 0), {"budget of this run": 4.0, "clients' own budget": 5.0})
     assert "round (0: all rounds are charged at the start)" in texts(svg)
     assert {"budget of this run 4", "clients' own budget 5"} <= set(texts(svg))
     assert "0.04" not in texts(svg)
