@@ -9,10 +9,13 @@ the arguments of ``flower-superexec``.
 After another version of a package is installed, restart the node: until then its clients run what it has imported.
 """
 
+import atexit
 import importlib
 import json
+import signal
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -51,6 +54,7 @@ class ClientApps:
 
         Raises:
             RunError: it cannot be started.
+            OSError: likewise, there are no descriptors left, or it ended at once.
         """
         # What has ended is forgotten, and its descriptors closed.
         self._running = [process for process in self._running if process.exitcode is None]
@@ -70,9 +74,16 @@ def _run(_number: int, connection: Any, _alive: int) -> None:
     with connection:
         sys.argv = json.loads(connection.recv_bytes())
     draw_apart()
-    # The command ends with it, and says with its status how.
-    with suppress(SystemExit):
-        importlib.import_module("flwr.supernode.cli").flwr_clientapp()
+    # As in any program that starts: Flower interrupts a ClientApp whose SuperExec has ended (``--parent-pid``).
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    try:
+        with suppress(SystemExit):  # the command ends with it
+            importlib.import_module("flwr.supernode.cli").flwr_clientapp()
+    finally:
+        # As in any program that ends: temporary files of an app, which may hold records, are removed.
+        threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - as multiprocessing does in its copies
+        atexit._run_exitfuncs()  # noqa: SLF001 - likewise
 
 
 def launching(apps: ClientApps) -> Any:
@@ -80,7 +91,7 @@ def launching(apps: ClientApps) -> Any:
 
     def start(arguments: list[str], **options: Any) -> object:
         if arguments[0] == CLIENTAPP and not options:
-            with suppress(RunError):
+            with suppress(RunError, OSError):
                 return apps.start(arguments)
         return subprocess.Popen(arguments, **options)  # noqa: S603 - as Flower does
 

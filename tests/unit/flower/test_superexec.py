@@ -88,3 +88,79 @@ def test_copies_draw_different_numbers_where_an_app_seeds_nothing():
     first, second = (line.split() for line in answered.stdout.splitlines())
     assert first[0] != second[0]
     assert first[1] != second[1]
+
+
+WITHOUT_PARENT = """
+import subprocess, sys, time
+import flwr.supernode.cli as command
+from flwr.supercore.app_utils import start_parent_process_monitor
+from fedtrain.flower.superexec import CLIENTAPP, ClientApps
+
+ended = subprocess.Popen([sys.executable, "-c", ""])
+ended.wait()
+
+def clientapp():
+    start_parent_process_monitor(ended.pid)
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print("ended")
+
+command.flwr_clientapp = clientapp
+ClientApps().start([CLIENTAPP]).join()
+"""
+
+
+def test_a_copy_ends_when_what_started_it_has_ended():
+    answered = run_apart(WITHOUT_PARENT)
+    assert answered.returncode == 0, answered.stderr
+    assert answered.stdout == "ended\n"
+
+
+LEFT = """
+import atexit, sys, tempfile, threading, time
+import flwr.supernode.cli as command
+from fedtrain.flower.superexec import CLIENTAPP, ClientApps
+
+def clientapp():
+    global kept
+    kept = tempfile.TemporaryDirectory()
+    atexit.register(print, "at the end")
+    threading.Thread(target=lambda: (threading.main_thread().join(), print(kept.name))).start()
+    sys.exit(1)
+
+command.flwr_clientapp = clientapp
+ClientApps().start([CLIENTAPP]).join()
+"""
+
+
+def test_a_copy_ends_as_a_program_and_leaves_no_temporary_files_of_an_app():
+    answered = run_apart(LEFT)
+    assert answered.returncode == 0, answered.stderr
+    folder, last = answered.stdout.splitlines()
+    assert last == "at the end"
+    assert not Path(folder).exists()
+
+
+WITHOUT_DESCRIPTORS = """
+import os, resource
+from fedtrain.flower.superexec import CLIENTAPP, ClientApps, launching
+
+module = launching(ClientApps())
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+taken = []
+try:
+    while True:
+        taken.append(os.open(os.devnull, os.O_RDONLY))
+except OSError:
+    for _ in range(3):  # a copy takes four, and another program two
+        os.close(taken.pop())
+program = module.Popen([CLIENTAPP, "--help"])
+print(type(program).__name__, program.wait())
+"""
+
+
+def test_where_descriptors_are_short_the_program_is_started():
+    answered = run_apart(WITHOUT_DESCRIPTORS)
+    assert answered.returncode == 0, answered.stderr
+    assert answered.stdout.splitlines()[-1] == "Popen 0"
