@@ -115,7 +115,10 @@ def _arrays(items: object, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
             not the same.
     """
     read = _reader(items, name)
-    count = len(cast("MapStyle", items))
+    try:
+        count = len(cast("MapStyle", items))
+    except Exception as error:  # the code of the caller may raise anything
+        raise DataError(f"{name} does not say how many items it has: {type(error).__name__}: {error}") from error
     if count == 0:
         raise DataError(f"{name} holds no records")
     first = read(0)

@@ -61,6 +61,12 @@ def test_a_few_records_leave_no_file(tmp_path):
     assert not (tmp_path / "digests").exists()
 
 
+def test_it_takes_whatever_records_a_ledger_takes(tmp_path):
+    labels = np.arange(1000)
+    for features in (np.zeros((1000, 0)), np.asfortranarray(np.ones((1000, 2))), np.ones((1000, 2), dtype=">f4")):
+        assert kept(tmp_path, (features, labels)) == dataset_digest(features, labels, KEY)
+
+
 def changed(features, targets):
     yield features[1:], targets[1:]
     yield features[::-1], targets[::-1]

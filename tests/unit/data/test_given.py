@@ -149,6 +149,11 @@ class Stream(IterableDataset):
         ({"a": 1}, r"is a dict, which has no items by index; allowed: data=\(train, test\)"),
         ("text", "is a str, which has no items by index"),
         (7, "is a int, which has no items by index"),
+        (
+            TensorDataset,
+            "the training data set does not say how many items it has: TypeError: object of type 'type' has",
+        ),
+        (Items(-1, table), "the training data set does not say how many items it has: ValueError: "),
         (Items(0, table), "the training data set holds no records"),
         (Items(2, lambda index: {"image": 1}), "the training data set, item 0 is a dict; it is to be a pair"),
         (Items(2, lambda index: (1, 2, 3)), "item 0 is a tuple; it is to be a pair: features and target"),
