@@ -94,7 +94,7 @@ def kept_digest(folder: Path, features: NDArray[Any], targets: NDArray[Any], key
     form = f"fedtrain.records/1 {features.dtype.str} {features.shape} {targets.dtype.str} {targets.shape}\n"
     content = hmac.new(key, form.encode(), "sha256")
     for array in (features, targets):
-        content.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        content.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     path = folder / content.hexdigest()
 
     def tag(digest: str) -> str:
