@@ -19,7 +19,7 @@ from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY
 
 from fedtrain.config import Experiment, from_flat, to_flat
 from fedtrain.config.loading import config_digest
-from fedtrain.crypto import Identity, SignedEnvelope
+from fedtrain.crypto import Identity, SignedEnvelope, nonce_of
 from fedtrain.errors import ClientError, ConfigError, KeyFileError
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.introduction import ConsistencyProof
@@ -36,7 +36,6 @@ from fedtrain.ledger import (
     read_site_file,
 )
 from fedtrain.machines import NODE, NodeFolder
-from fedtrain.trust import nonce_of
 
 if TYPE_CHECKING:
     from fedtrain.training import Records  # with torch, which not every message needs

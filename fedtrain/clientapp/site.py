@@ -14,10 +14,10 @@ from fedtrain.config import Experiment, from_flat
 from fedtrain.data import DataInfo, Partitions, Split, open_simulated
 from fedtrain.data.site import SiteData, site_data
 from fedtrain.data.site import open_site as open_records
-from fedtrain.device import resolve_device
 from fedtrain.errors import ClientError, SiteError
 from fedtrain.machines import NodeFolder
 from fedtrain.tasks import NO_OBJECTS, CallerObjects, Task, build_task
+from fedtrain.tasks.calls import resolve_device
 from fedtrain.training import Records
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from fedtrain.clientapp.context import ClientContext
 from fedtrain.clientapp.policy import checked_plan, refuse_mode, reserve, reserved_run
 from fedtrain.clientapp.site import Site
+from fedtrain.crypto import commit
 from fedtrain.errors import BudgetError, PrivacySpecError
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.training import PrivateTerms, TrainReply, TrainRequest
@@ -25,7 +26,6 @@ from fedtrain.privacy.noise import RandomSource, open_source
 from fedtrain.seeding import derive_seed
 from fedtrain.tasks import shared_names, trainable_names
 from fedtrain.training import PlainTrainer, Records, RoundSettings, check_model
-from fedtrain.trust import commit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from fedtrain.crypto.canonical import canonical, is_canonical
 from fedtrain.crypto.envelope import SignedEnvelope
 from fedtrain.crypto.identity import Identity, PublicIdentity
 from fedtrain.crypto.secrets import read_or_create_secret, read_secret
-from fedtrain.crypto.symmetric import apply_mask, decrypt_once, derive, encrypt_once
+from fedtrain.crypto.symmetric import apply_mask, commit, decrypt_once, derive, encrypt_once, nonce_of
 
 __all__ = [
     "AgreementKey",
@@ -16,10 +16,12 @@ __all__ = [
     "SignedEnvelope",
     "apply_mask",
     "canonical",
+    "commit",
     "decrypt_once",
     "derive",
     "encrypt_once",
     "is_canonical",
+    "nonce_of",
     "read_or_create_secret",
     "read_secret",
 ]

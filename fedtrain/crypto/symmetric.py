@@ -1,4 +1,4 @@
-"""What two that share a secret do with it: derive keys, mask a vector, encrypt a message.
+"""What is done with a secret: derive keys, mask a vector, encrypt a message, commit to a digest.
 
 Keys are independent of one another, by HKDF-SHA256 (RFC 5869).
 
@@ -9,8 +9,12 @@ vector cannot be distinguished from uniformly random words.
 A message is encrypted once under a key, by AES-256-GCM (NIST SP 800-38D). A key made for one message needs no nonce,
 and none can be used twice. A holder of the key can also make other ciphertexts under it, so a body for several
 recipients is signed as well.
+
+A commitment stands for a digest in public and shows nothing of it to who has not its nonce.
 """
 
+import hmac
+from hashlib import sha256
 from typing import Literal
 
 import numpy as np
@@ -91,3 +95,30 @@ def decrypt_once(key: bytes, ciphertext: bytes | memoryview, context: bytes) -> 
         return AESGCM(key).decrypt(_NONCE, ciphertext, context)
     except InvalidTag:
         raise TransportError("it was changed, or encrypted for another occasion or under another key") from None
+
+
+_UPDATE = b"fedtrain update commitment v1\n"
+_NONCE = b"fedtrain commitment nonce v1\n"
+
+
+def commit(digest: str, nonce: bytes) -> str:
+    """Return the hex SHA-256 that stands for a digest in public.
+
+    A bare digest of an update confirms a guess: someone who guesses the records can train on them and compare.
+    With a secret nonce of 32 bytes, only someone who has the nonce can.
+
+    Args:
+        digest: hex SHA-256 of what is committed to.
+        nonce: 32 secret bytes.
+    """
+    return sha256(_UPDATE + nonce + bytes.fromhex(digest)).hexdigest()
+
+
+def nonce_of(key: bytes, subject: list[object]) -> bytes:
+    """Return the 32 bytes of nonce for a subject: the same for the same, and secret without the key.
+
+    Args:
+        key: a secret key of 32 bytes.
+        subject: what identifies the occasion, as JSON can hold it.
+    """
+    return hmac.digest(key, _NONCE + canonical(subject), "sha256")

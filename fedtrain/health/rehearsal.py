@@ -7,13 +7,13 @@ import torch
 
 from fedtrain.config.sections import TaskConfig, Training
 from fedtrain.data import ClassTarget, DataInfo, Split
-from fedtrain.device import resolve_device
 from fedtrain.errors import FedtrainError
 from fedtrain.health.check import Check, fails, ok, warns
 from fedtrain.ledger import SitePolicy
 from fedtrain.privacy import PrivacyPlan, PrivacySpec, calibrate
 from fedtrain.privacy.noise import open_source
 from fedtrain.tasks import build_task
+from fedtrain.tasks.calls import resolve_device
 from fedtrain.tasks.supervised import fitting
 from fedtrain.training import Records, RoundSettings
 

@@ -100,7 +100,7 @@ class LedgerEntry(Payload):
         round: the round, from 1; 0 if the whole run is reserved at once.
         plan: digest of the privacy plan.
         model: digest of all that the client received for this round.
-        update: commitment to what it sends (`fedtrain.trust.commit`); ``None`` while reserved.
+        update: commitment to what it sends (`fedtrain.crypto.commit`); ``None`` while reserved.
         event: what is done to the privacy of the records.
         unit: what the event protects: each record, or all of the client's records together. Charges of the two do not
             add up.

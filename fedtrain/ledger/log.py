@@ -237,7 +237,7 @@ class Ledger:
 
         Args:
             reservation: as `reserve` returned it.
-            update: commitment to what is about to be sent (`fedtrain.trust.commit`).
+            update: commitment to what is about to be sent (`fedtrain.crypto.commit`).
 
         Raises:
             LedgerError: the ledger has no such reservation, or it was settled with another update.

@@ -9,7 +9,6 @@ from torch import nn
 
 from fedtrain.config import Experiment
 from fedtrain.data import DataStore, label_histogram, open_simulated, open_test
-from fedtrain.device import resolve_device
 from fedtrain.errors import PrivacySpecError, TaskError
 from fedtrain.ledger import client_folder, find_policy
 from fedtrain.privacy import PrivacyPlan
@@ -17,6 +16,7 @@ from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.report import Metric
 from fedtrain.seeding import derive_seed
 from fedtrain.tasks import NO_OBJECTS, CallerObjects, Task, build_task, shared_names
+from fedtrain.tasks.calls import resolve_device
 from fedtrain.training import check_model
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from fedtrain.errors import TaskError
+from fedtrain.errors import ConfigError, TaskError
 from fedtrain.tasks.base import Batch, Records, Task, trainable_names
 
 # So many records of a batch have their loss computed again alone.
@@ -159,3 +159,17 @@ def _replacement(layer: _BatchNorm | _InstanceNorm) -> str:
     # One channel in each group is instance normalisation.
     groups = channels if isinstance(layer, _InstanceNorm) else math.gcd(8, channels)
     return f"{kind}({channels}) by nn.GroupNorm({groups}, {channels})"
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that a configuration names; ``auto`` is the GPU where there is one.
+
+    Raises:
+        ConfigError: ``cuda`` on a machine without it.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ConfigError(
+            'device = "cuda" is not allowed: this machine has no GPU that torch can use; use "auto" or "cpu"'
+        )
+    return torch.device("cuda" if available and name != "cpu" else "cpu")

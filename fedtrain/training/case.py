@@ -1,6 +1,6 @@
-"""A model and task on synthetic records, and what each of these records gives alone."""
+"""A model and task on records that nobody has, drawn from the public schema, and what each of these gives alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -9,14 +9,62 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from fedtrain.data.types import DataInfo
+from fedtrain.data.types import Columns, DataInfo, Image
 from fedtrain.errors import TaskError
 from fedtrain.tasks import Batch, Records, Task
 from fedtrain.tasks.calls import collate, to_device
-from fedtrain.training.alone import Gradients, by_loop, collate_alone
-from fedtrain.training.gradients import rows_of
+from fedtrain.training.gradients import Gradients, by_loop, collate_alone, rows_of
 from fedtrain.training.state import Kept, Weights, kept
-from fedtrain.training.synthetic import VALUES, synthetic
+
+_PIXELS = 256
+# Records of several lengths take more of a model's branches than records of one.
+_SCALES = (1.0, 3.0, 0.3, 1.0, 0.1)
+
+_COLUMNS: dict[str, Callable[[tuple[int, ...], torch.Generator], Tensor]] = {
+    "normal": lambda shape, draw: torch.randn(shape, generator=draw) * _scales(shape),
+    "positive": lambda shape, draw: torch.rand(shape, generator=draw) * 0.9 + 0.1,
+    # Numbers that stand for categories or tokens: every vocabulary has a 0 and a 1.
+    "whole": lambda shape, draw: _starting_with_one(torch.randint(2, shape, generator=draw).to(torch.float32)),
+}
+VALUES: Final = tuple(_COLUMNS)
+"""What the numbers of a table are tried as, in this order: a model may take the logarithm of them, or look them up."""
+
+
+def synthetic(info: DataInfo, count: int, *, values: str) -> Records:
+    """Return records of a schema, the same at every call.
+
+    Args:
+        info: the schema.
+        count: how many.
+        values: one of `VALUES`; it decides nothing where features are pixels.
+    """
+    draw = torch.Generator().manual_seed(0)
+    shape = (count, *info.shape)
+    match info.features:
+        case Image():
+            features = torch.randint(_PIXELS, shape, generator=draw).to(torch.uint8)
+        case Columns():
+            features = _COLUMNS[values](shape, draw)
+    match info.target.kind:
+        case "class":
+            targets = torch.randint(max(1, len(info.classes)), (count,), generator=draw)
+        case "number":
+            targets = torch.randn(count, generator=draw)
+        case "labels":
+            targets = torch.randint(2, (count, len(info.classes)), generator=draw).to(torch.uint8)
+    return Records(features=features, targets=targets)
+
+
+def _scales(shape: tuple[int, ...]) -> Tensor:
+    scales = torch.tensor(_SCALES).repeat(-(-shape[0] // len(_SCALES)))[: shape[0]]
+    return scales.reshape(-1, *(1 for _ in shape[1:]))
+
+
+def _starting_with_one(values: Tensor) -> Tensor:
+    if values[0].numel():
+        values.flatten(1)[:, 0] = 1
+    return values
+
 
 TOLERANCE: Final = {torch.float64: 1e-7, torch.float32: 1e-3}
 """What rounding may make of a gradient in another order, over its norm."""

@@ -1,14 +1,28 @@
-"""The gradients of single records, between the backward pass and clipping.
+"""The gradients of single records.
 
-Each trainable parameter holds them as ``grad_sample``, shape (rows, *parameter). A row is one view of one record, and
-the views of a record are next to each other.
+The definition: the gradient of a record is that of the loss of the record alone, in a batch of one. Whatever a task and
+its model do with a batch, with these gradients a record is in no gradient but its own. They are the oracle that faster
+ways are compared with, and what is trained with where a faster way is not proven.
+
+Between the backward pass and clipping each trainable parameter holds them as ``grad_sample``, shape (rows, *parameter).
+A row is one view of one record, and the views of a record are next to each other.
+
+Example::
+
+    ones = collate_alone(task, records, None)
+    losses, gradients = by_loop(task, model, ones)
 """
+
+import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
 
+from fedtrain.errors import TaskError
 from fedtrain.tasks import Batch, Records, Task
-from fedtrain.tasks.calls import collate
+from fedtrain.tasks.calls import collate, forward, losses, split
 
 
 def collate_views(task: Task, records: Records, generator: torch.Generator | None, views: int) -> Batch:
@@ -48,3 +62,95 @@ def silence_non_finite(parameters: list[nn.Parameter]) -> None:
     if not finite.all():
         for gradient in gradients:
             gradient[~finite] = 0.0
+
+
+Gradients = list[Tensor]
+"""A tensor for each trainable parameter, in the model's order, of shape (rows, *parameter)."""
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that are trained, each once, in the model's order."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def collate_alone(task: Task, records: Records, generator: torch.Generator | None, *, views: int = 1) -> list[Batch]:
+    """Return batches of one row: each record goes through ``collate`` alone, once for each of its views."""
+    return [
+        one
+        for row in range(len(records))
+        for one in split(collate_views(task, records.take(slice(row, row + 1)), generator, views), 1)
+    ]
+
+
+def by_loop(task: Task, model: nn.Module, ones: Sequence[Batch]) -> tuple[Tensor, Gradients]:
+    """Return losses (n,) and gradients of n batches of one row, one after another.
+
+    A parameter that a loss does not depend on has a gradient of zeros.
+
+    Raises:
+        TaskError: a loss depends on no parameter.
+    """
+    parameters, found, lines = trainable(model), [], []
+    for one in ones:
+        loss = losses(task, forward(task, model, one), one).sum()
+        if not loss.requires_grad:
+            raise TaskError(
+                "the losses do not depend on the model's weights: is the model's output detached, or computed "
+                "without gradients?"
+            )
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        lines.append(
+            [
+                torch.zeros_like(parameter) if gradient is None else gradient.to_dense()
+                for parameter, gradient in zip(parameters, gradients, strict=True)
+            ]
+        )
+        found.append(loss.detach())
+    return torch.stack(found), [torch.stack(line) for line in zip(*lines, strict=True)]
+
+
+def by_vmap(task: Task, model: nn.Module, ones: Sequence[Batch]) -> tuple[Tensor, Gradients]:
+    """Return what `by_loop` returns, computed for all records at once where that is possible.
+
+    ``torch.func.vmap`` of the loss of a single record: every operation is computed for each record as if it were alone,
+    and an operation that cannot be raises. Rows of different shapes are a loop.
+
+    Raises:
+        Exception: an operation cannot be mapped, such as a branch that depends on a value.
+    """
+    batch = joined(ones)
+    if batch is None:
+        return by_loop(task, model, ones)
+    pipeline = _Pipeline(task, model)
+    names = [name for name, parameter in pipeline.named_parameters() if parameter.requires_grad]
+    weights = {name: parameter.detach() for name, parameter in pipeline.named_parameters() if parameter.requires_grad}
+
+    def loss_of(weights: dict[str, Tensor], record: Batch) -> Tensor:
+        one = {name: value.unsqueeze(0) for name, value in record.items()}
+        loss: Tensor = functional_call(pipeline, weights, (one,))
+        return loss
+
+    with warnings.catch_warnings():
+        # Operations without a rule of their own are slower, and right.
+        warnings.filterwarnings("ignore", message="There is a performance drop")
+        mapped = vmap(grad_and_value(loss_of), in_dims=(None, 0), randomness="different")
+        gradients, found = mapped(weights, batch)
+    return found.detach(), [gradients[name].detach() for name in names]
+
+
+class _Pipeline(nn.Module):
+    """From a batch to the sum of its losses, as one module, so that weights can be replaced in all of it."""
+
+    def __init__(self, task: Task, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._task = task
+
+    def forward(self, batch: Batch) -> Tensor:
+        return losses(self._task, forward(self._task, self.model, batch), batch).sum()
+
+
+def joined(ones: Sequence[Batch]) -> Batch | None:
+    """Return batches of one row as one batch; ``None`` where their shapes differ, as by padding to the longest."""
+    shapes = {tuple((name, value.shape) for name, value in one.items()) for one in ones}
+    return {name: torch.cat([one[name] for one in ones]) for name in ones[0]} if len(shapes) == 1 else None

@@ -1,7 +1,7 @@
 """The fast way to gradients of single records: Opacus' hooks, watched.
 
 The hooks assume that the first dimension of what every layer takes is the record. Where that is so, and only there,
-they give the gradients of `fedtrain.training.alone`; `fedtrain.training.preflight` tries whether it is.
+they give the gradients of `fedtrain.training.gradients`; `fedtrain.training.preflight` tries whether it is.
 """
 
 import warnings
@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from fedtrain.errors import TaskError
 from fedtrain.tasks import Batch, Task
 from fedtrain.tasks.calls import forward, losses, rows
-from fedtrain.training.alone import Gradients, trainable
-from fedtrain.training.gradients import rows_of
+from fedtrain.training.gradients import Gradients, rows_of, trainable
 
 
 class NotRecordsError(TaskError):

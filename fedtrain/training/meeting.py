@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from fedtrain.errors import TaskError
 from fedtrain.tasks import Batch
 from fedtrain.tasks.calls import forward, losses, rows
-from fedtrain.training.alone import joined
 from fedtrain.training.case import Case
+from fedtrain.training.gradients import joined
 
 _AUGMENTED = 5
 

@@ -1,8 +1,8 @@
 """Try on records that nobody has whether a model gives each record a gradient of its own, before a budget is touched.
 
-Epsilon is about clipped gradients of single records. The definition is `fedtrain.training.alone`: the gradient of the
-loss of the record alone. On synthetic records of the schema, in batches of several sizes, permuted, with a record
-replaced and with one removed, the preflight compares
+Epsilon is about clipped gradients of single records. The definition is that of `fedtrain.training.gradients`: the
+gradient of the loss of the record alone. On synthetic records of the schema, in batches of several sizes, permuted,
+with a record replaced and with one removed, the preflight compares
 
 - the losses of records in a batch with those of each alone, through the whole of ``collate``, ``forward`` and
   ``losses``: where they differ, records meet, and the model is refused;
@@ -27,12 +27,11 @@ from torch import nn
 from fedtrain.data.types import DataInfo
 from fedtrain.errors import TaskError
 from fedtrain.tasks import Task, refuse_batch_statistics
-from fedtrain.training.alone import by_loop, by_vmap, trainable
 from fedtrain.training.case import Case, in_half, open_case
+from fedtrain.training.gradients import by_loop, by_vmap, trainable
 from fedtrain.training.hooks import NotRecordsError, hooked, unsupported
 from fedtrain.training.meeting import refuse_meeting, refuse_mixing
-from fedtrain.training.state import Marks, Weights, refuse_read
-from fedtrain.training.still import Still
+from fedtrain.training.state import Marks, Still, Weights, refuse_read
 
 Way = Literal["hooks", "vmap", "loop"]
 

@@ -1,8 +1,8 @@
-"""What a trainer is, and what the plain and the private local step share."""
+"""What a trainer is, what the plain and the private local step share, and the local step without privacy."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, cos, pi
 from typing import Protocol
 
 import torch
@@ -12,7 +12,9 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from fedtrain.config import Training
 from fedtrain.data.types import DataInfo
 from fedtrain.privacy.mechanisms import Requirements
+from fedtrain.seeding import seeded_generator
 from fedtrain.tasks import Records, Task, refuse_batch_statistics
+from fedtrain.tasks.calls import collate, forward, losses, to_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,3 +97,49 @@ def add_proximal_gradient(parameters: list[nn.Parameter], anchors: list[Tensor],
     for parameter, anchor in zip(parameters, anchors, strict=True):
         if parameter.grad is not None:
             parameter.grad.add_(parameter.detach() - anchor, alpha=proximal_mu)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainTrainer:
+    """Steps on the mean loss of shuffled batches: the `Trainer` without privacy of records."""
+
+    config: Training
+
+    def train(self, model: nn.Module, task: Task, records: Records, settings: RoundSettings) -> float:
+        """Train the model in place on the records and return the mean loss over the batches."""
+        device = next(model.parameters()).device
+        model.train()
+        optimizer = make_optimizer(self.config, model, settings.learning_rate)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        anchors = [parameter.detach().clone() for parameter in parameters] if settings.proximal_mu else []
+        order = seeded_generator(settings.seed, "batches")
+        augmentation = seeded_generator(settings.seed, "augmentation")
+        means = []
+        for rows in shuffled_batches(len(records), self.config, order):
+            batch = to_device(collate(task, records.take(rows), augmentation), device)
+            loss = losses(task, forward(task, model, batch), batch).mean()
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            if anchors:
+                add_proximal_gradient(parameters, anchors, settings.proximal_mu)
+            optimizer.step()
+            means.append(loss.detach())
+        return float(sum(means)) / len(means)
+
+
+def learning_rate(config: Training, *, round_number: int, rounds: int) -> float:
+    """Return the learning rate of a round, counted from 1 to ``rounds``.
+
+    Warm-up rises linearly to the full rate; the schedule then runs over the rounds that are left. The cosine is that of
+    Loshchilov and Hutter 2017 (equation 5), without restarts, and reaches its end after the last round.
+    """
+    if round_number <= config.warmup_rounds:
+        return config.learning_rate * round_number / (config.warmup_rounds + 1)
+    done = round_number - 1 - config.warmup_rounds
+    if config.schedule == "step":
+        return config.learning_rate * config.step_factor ** (done // config.step_rounds)
+    if config.schedule == "cosine":
+        progress = done / (rounds - config.warmup_rounds)
+        fraction = config.final_fraction + (1 - config.final_fraction) * (1 + cos(pi * progress)) / 2
+        return config.learning_rate * fraction
+    return config.learning_rate

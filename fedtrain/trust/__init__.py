@@ -1,6 +1,5 @@
-"""Who is trusted to be whom: pinned identities, membership, session keys, and commitments to what was sent."""
+"""Who is trusted to be whom: pinned identities, membership and session keys."""
 
-from fedtrain.trust.commitment import commit, nonce_of
 from fedtrain.trust.membership import Membership
 from fedtrain.trust.roster import Roster
 from fedtrain.trust.session import SERVER, SessionKeys, SessionSecrets, client_name
@@ -12,6 +11,4 @@ __all__ = [
     "SessionKeys",
     "SessionSecrets",
     "client_name",
-    "commit",
-    "nonce_of",
 ]

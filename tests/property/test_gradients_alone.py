@@ -11,7 +11,7 @@ from fedtrain.data import ClassTarget, Columns, DataInfo
 from fedtrain.errors import TaskError
 from fedtrain.tasks import ClassificationMetrics, Records, Task
 from fedtrain.tasks.calls import forward, losses
-from fedtrain.training.alone import by_loop, by_vmap, collate_alone
+from fedtrain.training.gradients import by_loop, by_vmap, collate_alone
 from fedtrain.training.hooks import NotRecordsError, hooked
 from fedtrain.training.preflight import preflight
 

@@ -7,13 +7,13 @@ from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
+from fedtrain.crypto import commit
 from fedtrain.errors import ForgeryError
 from fedtrain.flower.grids.base import GridWrapper
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.introduction import ConsistencyProof
 from fedtrain.flower.messages.training import CohortRequest
 from fedtrain.ledger import LedgerCopyStore
-from fedtrain.trust import commit
 
 
 @dataclass(frozen=True, kw_only=True)

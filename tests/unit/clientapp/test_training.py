@@ -13,12 +13,12 @@ from fedtrain.clientapp.context import ClientContext, context_of
 from fedtrain.clientapp.site import open_site
 from fedtrain.clientapp.training import train
 from fedtrain.config import to_flat
+from fedtrain.crypto import commit
 from fedtrain.errors import ClientError, DataError, LedgerError, TaskError, TransportError
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.introduction import ConsistencyProof
 from fedtrain.ledger import read_statement
 from fedtrain.privacy import SampledGaussian
-from fedtrain.trust import commit
 from tests.fakes import InProcessGrid, digits_experiment, private_experiment
 
 

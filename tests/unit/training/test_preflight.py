@@ -14,7 +14,7 @@ from fedtrain.privacy.noise import SeededSource
 from fedtrain.tasks import Records, build_task
 from fedtrain.tasks.models import ARCHITECTURES
 from fedtrain.training import RoundSettings
-from fedtrain.training.alone import by_loop, collate_alone, trainable
+from fedtrain.training.gradients import by_loop, collate_alone, trainable
 from fedtrain.training.preflight import preflight
 from tests.unit.training.mechanism import Classification, flat, plan, train_private
 from tests.unit.training.zoo import (

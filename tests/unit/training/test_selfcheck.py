@@ -131,7 +131,7 @@ def test_noise_of_another_scale_is_caught(factor):
 
 
 def test_opacus_that_adds_no_noise_is_caught(monkeypatch):
-    from fedtrain.training.optimizer import SourcedOptimizer
+    from fedtrain.training.private import SourcedOptimizer
 
     def none(self):
         self.noisy = [parameter.summed_grad.clone() for parameter in self.params]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fedtrain.training.still import Still
+from fedtrain.training.state import Still
 
 DRAWS = {
     "rand": (lambda: torch.rand(3), [0.5, 0.5, 0.5]),

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
-from fedtrain.crypto import Identity
+from fedtrain.crypto import Identity, commit
 from fedtrain.errors import ForgeryError
 from fedtrain.flower.grids.base import collect
 from fedtrain.flower.grids.ledger import LedgerGrid
@@ -11,7 +11,6 @@ from fedtrain.flower.messages.introduction import ConsistencyProof
 from fedtrain.flower.messages.training import CohortRequest
 from fedtrain.ledger import Ledger, LedgerCopyStore, SitePolicy
 from fedtrain.privacy import SampledGaussian
-from fedtrain.trust import commit
 from tests.fakes import InProcessGrid
 
 EVENT = SampledGaussian(sampling_rate=0.5, noise_multiplier=2.0, steps=3)

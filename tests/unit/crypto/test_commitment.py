@@ -2,7 +2,7 @@ from hashlib import sha256
 
 import pytest
 
-from fedtrain.trust import commit, nonce_of
+from fedtrain.crypto import commit, nonce_of
 
 DIGEST, NONCE = "ab" * 32, bytes(range(32))
 
