@@ -102,7 +102,8 @@ ended.wait()
 def clientapp():
     start_parent_process_monitor(ended.pid)
     try:
-        time.sleep(60)
+        for _ in range(6000):
+            time.sleep(0.01)  # the signal comes to another thread, and so ends no sleep
     except KeyboardInterrupt:
         print("ended")
 
