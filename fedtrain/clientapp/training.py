@@ -90,8 +90,8 @@ class _Training:
         from fedtrain.training.private import PrivateTrainer  # noqa: PLC0415 - likewise
 
         work = self.work
-        proof = preflight(work.site.model, work.site.task, work.site.info)
-        trainer = PrivateTrainer(config=work.client.experiment.training, plan=plan, source=source, proof=proof)
+        result = preflight(work.site.model, work.site.task, work.site.info)
+        trainer = PrivateTrainer(config=work.client.experiment.training, plan=plan, source=source, preflight=result)
         trainer.train(work.model, work.site.task, self.records, work.settings)
         return self._trained()
 

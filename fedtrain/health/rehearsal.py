@@ -67,7 +67,7 @@ def _step(task_name: str, info: DataInfo, train: Split, device: torch.device) ->
 
     task = build_task(TaskConfig(name=task_name), info)
     model = task.model().to(device)
-    proof = preflight(model, task, info)
+    result = preflight(model, task, info)
     records = Records(
         features=torch.from_numpy(train.features[:MOST_RECORDS].copy()),
         targets=torch.from_numpy(train.targets[:MOST_RECORDS].copy()),
@@ -75,7 +75,7 @@ def _step(task_name: str, info: DataInfo, train: Split, device: torch.device) ->
     settings = RoundSettings(learning_rate=0.1, proximal_mu=0.0, seed=0)
     plan, source = _plan(len(records)), open_source("secure", settings.seed)
     began = time.perf_counter()
-    PrivateTrainer(config=Training(), plan=plan, source=source, proof=proof).train(model, task, records, settings)
+    PrivateTrainer(config=Training(), plan=plan, source=source, preflight=result).train(model, task, records, settings)
     return time.perf_counter() - began
 
 

@@ -40,7 +40,7 @@ _SHOWN: Final = 200
 
 
 @dataclass(frozen=True, kw_only=True)
-class Proof:
+class PreflightResult:
     """How the gradients of single records of a model can be had, as a preflight found.
 
     Attributes:
@@ -65,10 +65,10 @@ class Proof:
         return f"the gradients of single records are computed {how}, which is slower than Opacus' hooks: {why}"
 
 
-_proofs: deque[tuple[Task, Marks, DataInfo, object, Proof]] = deque(maxlen=_REMEMBERED)
+_results: deque[tuple[Task, Marks, DataInfo, object, PreflightResult]] = deque(maxlen=_REMEMBERED)
 
 
-def preflight(model: nn.Module, task: Task, info: DataInfo) -> Proof:
+def preflight(model: nn.Module, task: Task, info: DataInfo) -> PreflightResult:
     """Return how the gradients of single records of the model can be had; the model stays as it is.
 
     A process remembers what it found for the last tasks and models. A task that changed is tried again.
@@ -88,13 +88,13 @@ def preflight(model: nn.Module, task: Task, info: DataInfo) -> Proof:
         tuple((name, each.shape, each.dtype, each.device, each.requires_grad) for name, each in _weights_of(model)),
     )
     marks = Marks.of(task)
-    for known, before, schema, parts, proof in _proofs:
+    for known, before, schema, parts, result in _results:
         if known is task and before.same(marks) and schema == info and parts == made_of:
-            return proof
+            return result
     with _undisturbed(model):
-        proof = _preflight(model, task, info)
-    _proofs.append((task, Marks.of(task), info, made_of, proof))
-    return proof
+        result = _preflight(model, task, info)
+    _results.append((task, Marks.of(task), info, made_of, result))
+    return result
 
 
 def _weights_of(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
@@ -110,7 +110,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _preflight(model: nn.Module, task: Task, info: DataInfo) -> Proof:
+def _preflight(model: nn.Module, task: Task, info: DataInfo) -> PreflightResult:
     refuse_batch_statistics(model)
     _refuse_rewriting(model)
     if not trainable(model):
@@ -128,8 +128,8 @@ def _preflight(model: nn.Module, task: Task, info: DataInfo) -> Proof:
     reason = reason or _why_hooks_fail(case)
     precision = case.precision if in_half(model) else None
     if not reason:
-        return Proof(way="hooks", draws=still.drew, precision=precision)
-    return Proof(way="vmap" if _maps(case) else "loop", reason=reason, draws=still.drew, precision=precision)
+        return PreflightResult(way="hooks", draws=still.drew, precision=precision)
+    return PreflightResult(way="vmap" if _maps(case) else "loop", reason=reason, draws=still.drew, precision=precision)
 
 
 def _refuse_reading(case: Case) -> None:

@@ -41,7 +41,7 @@ from fedtrain.training.gradients import (
     trainable,
 )
 from fedtrain.training.hooks import Hooked, hooked, leave_plain
-from fedtrain.training.preflight import Proof
+from fedtrain.training.preflight import PreflightResult
 from fedtrain.training.selfcheck import SelfCheck, SpotCheck, tolerance
 from fedtrain.training.state import Still, Weights
 from fedtrain.training.steps import RoundSettings, add_proximal_gradient, make_optimizer
@@ -62,13 +62,13 @@ class PrivateTrainer:
         config: how to train.
         plan: the mechanism.
         source: where batches and noise are drawn from.
-        proof: what `fedtrain.training.preflight.preflight` found of the model, the task and the schema of the records.
+        preflight: what it found of the model, the task and the schema of the records.
     """
 
     config: Training
     plan: PrivacyPlan
     source: RandomSource
-    proof: Proof
+    preflight: PreflightResult
 
     def train(self, model: nn.Module, task: Task, records: Records, settings: RoundSettings) -> None:
         """Train the model in place on the records, for one round.
@@ -85,7 +85,9 @@ class PrivateTrainer:
         model.train()
         parameters = trainable(model)
         # A loop over records is what is compared with.
-        spot = None if self.proof.way == "loop" else SpotCheck(model, task, self.proof, clip_norm=spec.clip_norm)
+        spot = (
+            None if self.preflight.way == "loop" else SpotCheck(model, task, self.preflight, clip_norm=spec.clip_norm)
+        )
         with self._ready(model) as hooks:
             optimizer = SourcedOptimizer(
                 make_optimizer(self.config, model, settings.learning_rate), plan=self.plan, source=self.source
@@ -117,7 +119,7 @@ class PrivateTrainer:
     def _ready(self, model: nn.Module) -> Iterator[Hooked | None]:
         """Put hooks on the model if they are used, and leave it as a plain module, also after a failure."""
         try:
-            if self.proof.way == "hooks":
+            if self.preflight.way == "hooks":
                 with hooked(model) as hooks:
                     yield hooks
             else:
@@ -133,7 +135,7 @@ class PrivateTrainer:
         size = (self.config.physical_batch_size or len(drawn)) * views
         if not len(drawn):
             yield []
-        elif self.proof.way == "hooks":
+        elif self.preflight.way == "hooks":
             # Encoded as a whole, so that the augmentation draws the same whatever the chunks.
             for part in split(collate_views(task, drawn, augmentation, views), size):
                 yield to_device(part, device)
@@ -161,7 +163,7 @@ class PrivateTrainer:
             weights: those of the model, which the forward pass may not write.
             spot: compares some records with themselves alone, if this is the first step with records.
         """
-        if _count(chunk) and spot and self.proof.draws:
+        if _count(chunk) and spot and self.preflight.draws:
             self._compare_still(model, task, chunk, hooks, spot)
         found, gradients = self._gradients(model, task, chunk, hooks)
         weights.refuse_written()
@@ -169,7 +171,7 @@ class PrivateTrainer:
             assert hooks.outputs is not None
             refuse_coupled_losses(task, hooks.outputs, chunk, found)
             hooks.refuse_other_sum(gradients, tolerance(found.dtype))
-        if _count(chunk) and spot and not self.proof.draws:
+        if _count(chunk) and spot and not self.preflight.draws:
             spot.compare(chunk, found, gradients)
         for parameter, gradient in zip(trainable(model), gradients, strict=True):
             parameter.grad_sample = gradient  # type: ignore[attr-defined]
@@ -187,7 +189,7 @@ class PrivateTrainer:
         if not chunk:
             parameters = trainable(model)
             return parameters[0].new_zeros(0), [each.new_zeros((0, *each.shape)) for each in parameters]
-        return by_vmap(task, model, chunk) if self.proof.way == "vmap" else by_loop(task, model, chunk)
+        return by_vmap(task, model, chunk) if self.preflight.way == "vmap" else by_loop(task, model, chunk)
 
 
 def _count(chunk: Chunk) -> int:

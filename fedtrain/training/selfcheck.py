@@ -24,7 +24,7 @@ from fedtrain.tasks import Batch, Task
 from fedtrain.tasks.calls import rows
 from fedtrain.training.case import prepared
 from fedtrain.training.gradients import Gradients, by_loop, rows_of
-from fedtrain.training.preflight import Proof
+from fedtrain.training.preflight import PreflightResult
 
 # A record's clipped gradient may be longer than the bound by this much, relatively: rounding is some 1e-6.
 CLIP_TOLERANCE = 1e-4
@@ -143,9 +143,9 @@ class SpotCheck:
     The copy is in double precision where the model is in half precision, if it can be.
     """
 
-    def __init__(self, model: nn.Module, task: Task, proof: Proof, *, clip_norm: float) -> None:
-        self._model, self._task, self._clip_norm, self._precision = model, task, clip_norm, proof.precision
-        self._twin = deepcopy(model).to(proof.precision) if proof.precision else deepcopy(model)
+    def __init__(self, model: nn.Module, task: Task, preflight: PreflightResult, *, clip_norm: float) -> None:
+        self._model, self._task, self._clip_norm, self._precision = model, task, clip_norm, preflight.precision
+        self._twin = deepcopy(model).to(preflight.precision) if preflight.precision else deepcopy(model)
 
     def compare(self, chunk: Batch | Sequence[Batch], found: Tensor, gradients: Gradients) -> None:
         """Compare up to 16 records of a chunk.

@@ -11,7 +11,7 @@ from fedtrain.data import ClassTarget, Columns, DataInfo, Image, LabelsTarget, N
 from fedtrain.privacy.noise import SeededSource
 from fedtrain.tasks import Records, build_task
 from fedtrain.training import PlainTrainer, RoundSettings
-from fedtrain.training.preflight import Proof, preflight
+from fedtrain.training.preflight import PreflightResult, preflight
 from fedtrain.training.private import PrivateTrainer
 from tests.plans import plan_without_bound
 
@@ -72,7 +72,7 @@ def test_all_trainers_leave_the_same_weights(name, mu, momentum):
     trainers = [
         PlainTrainer(config=config),
         *(
-            PrivateTrainer(config=config, plan=plan, source=SeededSource(0), proof=Proof(way=way))
+            PrivateTrainer(config=config, plan=plan, source=SeededSource(0), preflight=PreflightResult(way=way))
             for way in ("hooks", "vmap", "loop")
         ),
     ]
@@ -92,6 +92,6 @@ def test_only_a_trainer_without_privacy_tells_the_loss():
     config = Training(local_steps=2)
     plain = PlainTrainer(config=config)
     plan, source = plan_without_bound(COUNT, steps=2, noise=1e-3), SeededSource(0)
-    private = PrivateTrainer(config=config, plan=plan, source=source, proof=preflight(task.model(), task, info))
+    private = PrivateTrainer(config=config, plan=plan, source=source, preflight=preflight(task.model(), task, info))
     assert plain.train(task.model(), task, records(info), SETTINGS) > 0
     assert private.train(task.model(), task, records(info), SETTINGS) is None

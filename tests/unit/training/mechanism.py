@@ -8,7 +8,7 @@ from fedtrain.privacy import PrivacyPlan, PrivacySpec
 from fedtrain.privacy.noise import SeededSource
 from fedtrain.tasks import ClassificationMetrics, Task
 from fedtrain.training import Records, RoundSettings
-from fedtrain.training.preflight import Proof
+from fedtrain.training.preflight import PreflightResult
 from fedtrain.training.private import PrivateTrainer
 
 
@@ -28,11 +28,11 @@ class Classification(Task):
         return ClassificationMetrics(3)
 
 
-HOOKS = Proof(way="hooks")
+HOOKS = PreflightResult(way="hooks")
 
 
-def train_private(net, task, data, config, settings, mechanism, source, proof=HOOKS):
-    PrivateTrainer(config=config, plan=mechanism, source=source, proof=proof).train(net, task, data, settings)
+def train_private(net, task, data, config, settings, mechanism, source, preflight=HOOKS):
+    PrivateTrainer(config=config, plan=mechanism, source=source, preflight=preflight).train(net, task, data, settings)
 
 
 SETTINGS = RoundSettings(learning_rate=1.0, proximal_mu=0.0, seed=5)
@@ -72,12 +72,19 @@ def flat(net):
     return torch.cat([parameter.detach().flatten() for parameter in net.parameters()])
 
 
-def change(data, mechanism, settings=SETTINGS, *, task=None, config=PLAIN, source=None, net=None, proof=HOOKS):
+def change(data, mechanism, settings=SETTINGS, *, task=None, config=PLAIN, source=None, net=None, preflight=HOOKS):
     """Return by how much a round changes the weights."""
     net = net or model()
     before = flat(net)
     train_private(
-        net, task or Classification(), data, config, settings, mechanism, source or SeededSource(settings.seed), proof
+        net,
+        task or Classification(),
+        data,
+        config,
+        settings,
+        mechanism,
+        source or SeededSource(settings.seed),
+        preflight,
     )
     return flat(net) - before
 

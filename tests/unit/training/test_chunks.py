@@ -9,7 +9,7 @@ from torch import nn
 from fedtrain.config import Training
 from fedtrain.privacy.noise import SeededSource
 from fedtrain.training import Records
-from fedtrain.training.preflight import Proof
+from fedtrain.training.preflight import PreflightResult
 from tests.unit.training.mechanism import Classification, Counting, change, clipped_sum, plan, records
 
 BOUND = 0.1 / 20
@@ -166,7 +166,7 @@ def test_empty_batches_step(fields):
 @pytest.mark.parametrize("way", WAYS)
 def test_a_client_without_records_steps(way):
     data = Records(features=torch.zeros(0, 4), targets=torch.zeros(0, dtype=torch.long))
-    moved = change(data, plan(noise=1.0), config=config(physical_batch_size=4), proof=Proof(way=way))
+    moved = change(data, plan(noise=1.0), config=config(physical_batch_size=4), preflight=PreflightResult(way=way))
     assert moved.abs().min() > 0
 
 
@@ -174,7 +174,9 @@ def test_a_client_without_records_steps(way):
 @pytest.mark.parametrize("way", WAYS[1:])
 def test_every_way_gives_the_same_in_chunks_and_with_views(way, fields):
     results = [
-        change(records(), plan(rate=0.7, noise=1.0, steps=3), config=config(**fields), proof=Proof(way=each))
+        change(
+            records(), plan(rate=0.7, noise=1.0, steps=3), config=config(**fields), preflight=PreflightResult(way=each)
+        )
         for each in ("hooks", way)
     ]
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-7)
@@ -195,7 +197,7 @@ def test_records_of_different_shapes_train_alone(way):
 
     data = records()
     data.features[::2, 2:] = 0
-    moved = change(data, plan(), task=Ragged(), proof=Proof(way=way))
+    moved = change(data, plan(), task=Ragged(), preflight=PreflightResult(way=way))
     torch.testing.assert_close(moved, change(data, plan()), rtol=1e-4, atol=1e-6)
 
 
@@ -204,6 +206,6 @@ def test_an_augmentation_is_drawn_anew_for_each_record(way):
     torch.manual_seed(0)
     one = records(1)
     twice = Records(features=one.features.repeat(2, 1), targets=one.targets.repeat(2))
-    moved = change(twice, plan(clip=10.0), task=Augmented(), proof=Proof(way=way))
-    same = change(one, plan(clip=10.0), task=Augmented(), proof=Proof(way=way))
+    moved = change(twice, plan(clip=10.0), task=Augmented(), preflight=PreflightResult(way=way))
+    same = change(one, plan(clip=10.0), task=Augmented(), preflight=PreflightResult(way=way))
     assert not torch.allclose(moved, 2 * same, rtol=1e-2)

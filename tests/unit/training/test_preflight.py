@@ -68,11 +68,11 @@ def without(data, row):
 def clipped_sum(task, data):
     """Return the sum of clipped gradients that a round of one step made of the records, and the way."""
     model = task.model()
-    proof = preflight(model, task, INFO)
+    result = preflight(model, task, INFO)
     before = flat(model)
     # The same in each call, and so in no difference of them.
     mechanism = plan(clip=CLIP, batch=1, noise=1e-5)
-    train_private(model, task, data, Training(), SETTINGS, mechanism, SeededSource(5), proof)
+    train_private(model, task, data, Training(), SETTINGS, mechanism, SeededSource(5), result)
     return before - flat(model)
 
 
@@ -101,10 +101,10 @@ def test_what_trains_is_within_the_bound_and_right(name):
 def test_the_hooks_are_used_where_they_are_right(name):
     make, by_hooks = TRAINED[name]
     task = Built(make)
-    proof = preflight(task.model(), task, INFO)
-    assert (proof.way == "hooks") == by_hooks
-    assert bool(proof.reason) == (not by_hooks)
-    assert proof.draws == (name in DRAWN)
+    result = preflight(task.model(), task, INFO)
+    assert (result.way == "hooks") == by_hooks
+    assert bool(result.reason) == (not by_hooks)
+    assert result.draws == (name in DRAWN)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -225,8 +225,8 @@ def test_a_task_that_changed_is_tried_again(monkeypatch):
 
 def trained(net, data, *, info=INFO, task=None):
     task = task or Classification()
-    proof = preflight(net, task, info)
-    train_private(net, task, data, Training(), SETTINGS, plan(clip=CLIP, batch=1, noise=1e-3), SeededSource(5), proof)
+    result = preflight(net, task, info)
+    train_private(net, task, data, Training(), SETTINGS, plan(clip=CLIP, batch=1, noise=1e-3), SeededSource(5), result)
 
 
 def centred_if_large(s, x):
@@ -295,9 +295,9 @@ def test_a_record_of_a_model_in_half_precision_is_clipped_in_single_precision(dt
         net, sums = plain().to(dtype), []
         data = records()
         one = Records(features=data.features[row : row + 1], targets=data.targets[row : row + 1])
-        proof = preflight(net, task, INFO)
-        assert proof.precision is torch.float64
-        train_private(net, task, one, Training(), SETTINGS, mechanism, Watching(5), proof)
+        result = preflight(net, task, INFO)
+        assert result.precision is torch.float64
+        train_private(net, task, one, Training(), SETTINGS, mechanism, Watching(5), result)
         assert float(torch.cat(sums).norm()) <= 1 + 1e-6
         assert all(parameter.dtype is dtype and parameter.isfinite().all() for parameter in net.parameters())
 
