@@ -241,7 +241,7 @@ def audit_report(
 
 
 def budget(path: Run | str | Path, *, experiment: Experiment | None = None) -> "tuple[BudgetRow, ...]":
-    """Return what is spent and left of the budget of each data set, and how many more rounds fit.
+    """Return the spent and the remaining budget of each data set, and how many more rounds fit.
 
     Args:
         path: a run, or the folder of a run, of all sites or of one client.

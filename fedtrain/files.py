@@ -57,7 +57,7 @@ def sync_folder(folder: Path) -> None:
         if error.errno != errno.EINVAL:  # a file system that has no such operation
             raise StorageError(
                 f"cannot synchronize the folder {folder}: {error.strerror or error}; "
-                "what was written is in place, but may not survive a power failure"
+                "the new file is in place, but may not survive a power failure"
             ) from error
 
 

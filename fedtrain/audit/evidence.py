@@ -206,7 +206,7 @@ class Evidence:
 
     @cached_property
     def derived(self) -> Privacy:
-        """The claim as an honest server derives it from what was signed, without the curve.
+        """The claim as an honest server derives it from the signed records, without the curve.
 
         Raises:
             UnprovenError: something that it rests on does not verify.

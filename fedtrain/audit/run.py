@@ -21,7 +21,7 @@ from fedtrain.trust import Roster
 LIMITS: Final = (
     (
         "data sets",
-        "that a data set is what it is said to be, and that its records are in no other: a ledger knows a keyed digest",
+        "that a data set is the one it is said to be, and its records are in no other: a ledger knows a keyed digest",
     ),
     ("one ledger each", "that a client has no second ledger under another key, or uses the records without any"),
     (

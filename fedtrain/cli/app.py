@@ -18,7 +18,7 @@ COMMANDS = {
     "privacy": ("fedtrain.cli.privacy", "What an experiment would guarantee and spend."),
     "budget": (
         "fedtrain.cli.budget",
-        "Show what is spent and left of the budget of each data set, and how many more rounds fit.",
+        "Show the spent and the remaining budget of each data set, and how many more rounds fit.",
     ),
     "provision": ("fedtrain.cli.provision", "Say who belongs to a federation: certificates, kits, members."),
     "server": ("fedtrain.cli.server", "Serve a federation, and run experiments in it."),

@@ -30,7 +30,7 @@ def budget(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
 ) -> None:
-    """Show what is spent and left of the budget of each data set, and how many more rounds fit."""
+    """Show the spent and the remaining budget of each data set, and how many more rounds fit."""
     with reporting_errors():
         flat = read_flat(config, settings)
         rows = budget_rows(sites, from_flat(flat) if flat else None)

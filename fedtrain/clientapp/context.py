@@ -202,7 +202,7 @@ class ClientContext:
         if not file.exists() and any((self.folder / "ledgers").glob("*.jsonl")):
             raise KeyFileError(
                 f"{file} is gone, and with a new one every data set would have a new ledger and a new budget. Put it "
-                f"back; or, if what was spent does not matter, move {self.folder / 'ledgers'} away"
+                f"back; or, if earlier charges do not matter, move {self.folder / 'ledgers'} away"
             )
         return dataset_key(file)
 

@@ -61,16 +61,14 @@ class Participations:
         try:
             data = json.loads(self._path.read_bytes())
         except (OSError, ValueError, RecursionError) as error:
-            raise StorageError(
-                f"cannot read {self._path}: {error}; without it nobody can tell what was spent"
-            ) from error
+            raise StorageError(f"cannot read {self._path}: {error}; without it the spent epsilon is unknown") from error
         match data:
             case {"schema": str(schema), "plan": dict(plan), "noise": str(noise), "participations": dict(counts)} if (
                 schema == _SCHEMA and all(_is_count(client, count) for client, count in counts.items())
             ):
                 pass
             case _:
-                raise StorageError(f"{self._path} is damaged: without it nobody can tell what was spent")
+                raise StorageError(f"{self._path} is damaged: without it the spent epsilon is unknown")
         if plan != self._plan.as_data() or noise != self._noise:
             raise BudgetError(
                 f"{self._path} counts what was spent with other parameters of client_privacy: use another folder, and "

@@ -258,7 +258,7 @@ def from_total(
         if not clients <= weight <= clients * layout.heaviest:
             raise AggregationError(
                 f"the weights of {clients} clients sum to {weight:g}, and each is 1 to {layout.heaviest}: one of them "
-                "sent something else, and nobody can tell who"
+                "sent something else, and a sum does not show which"
             )
         values *= layout.heaviest
     update, start = {}, 0

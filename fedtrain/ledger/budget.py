@@ -77,7 +77,7 @@ def check(
         allowed = ", ".join(policy.noise) or "none at all"
         raise BudgetError(
             f"{noise} noise is not allowed by this client (allowed: {allowed}); nothing was trained. Set privacy.noise "
-            "of the run to what is allowed, or let the owner of the client change [policy] noise in its site file"
+            "of the run to an allowed source, or let the owner of the client change [policy] noise in its site file"
         )
     if event.noise_multiplier < policy.minimum_noise:
         raise BudgetError(

@@ -119,7 +119,7 @@ class Ledger:
             self.close()
             raise LedgerError(
                 f"{self._path} was replaced or cut while the client trained: its first {before.sequence} entries are "
-                f"not those of before; what was trained is not sent; {_ADVICE}"
+                f"not those of before; the update is not sent; {_ADVICE}"
             )
 
     def _head_after(self, count: int) -> Head | None:

@@ -117,7 +117,7 @@ def make_keys(node: NodeFolder) -> Request:
     if not node.identity.exists() and any((node.path / "ledgers").glob("*.jsonl")):
         raise KeyFileError(
             f"{node.identity} is gone, and the ledgers in {node.path / 'ledgers'} are signed with it: put it back from "
-            "a backup; or, if what was spent does not matter, move the ledgers away"
+            "a backup; or, if earlier charges do not matter, move the ledgers away"
         )
     try:
         # The kit becomes the place of secret keys.

@@ -259,7 +259,7 @@ def _decoded(whole: memoryview, limit: int) -> dict[str, Record]:
         raise TransportError(f"its header ends at byte {end}, and at most {most} are allowed")
     records, tensors, row_bytes = parsed(bytes(whole[LENGTH_BYTES:end]))
     if header(records, tensors, row_bytes) != whole[:end]:
-        raise TransportError("its header is not the one that what it describes has")
+        raise TransportError("its header is not the canonical one of its content")
     if end + sum(tensor.size for tensor in tensors) + row_bytes != len(whole):
         raise TransportError("its header describes more or fewer bytes than it has")
     row = Row(whole[len(whole) - row_bytes :])

@@ -1,4 +1,4 @@
-"""The claim of a private run, derived from what was signed: by the server that states it, and again by an audit.
+"""The claim of a private run, derived from the signed records: by the server that states it, and again by an audit.
 
 ``derive_claim`` reads nothing but its arguments. The server calls it with its own record and its copies of the ledgers
 to write ``report.privacy``; an audit calls it with what it verified, and compares every field. What both get wrong in
@@ -140,7 +140,7 @@ def derive_claim(
 ) -> Privacy:
     """Return what a run can claim.
 
-    Everything is taken from what was signed. The plan, the noise and the mode are those of the first record, and never
+    Everything is taken from the signed records. Plan, noise and mode are those of the first record, and never
     those of the configuration, of which only the declared tuning is taken. Whether the two agree is for the audit to
     check.
 

@@ -184,7 +184,7 @@ class Privacy(Part):
         description="seeded: repeatable, protects nobody; secure: cryptographic; null in mode none"
     )
     random_source: str = Field(description="where the noise and the draws came from, in words")
-    tuning: str = Field(description="what was tried on the same records before, as declared by who ran it")
+    tuning: str = Field(description="earlier runs on the same records, as the author of the run declares them")
     statement: str = Field(description="the guarantee in plain language")
     accesses_not_covered: tuple[str, ...] = Field(description="accesses to the data that epsilon does not account for")
     not_covered: tuple[str, ...] = Field(description="what else the guarantee does not cover, in plain language")

@@ -251,7 +251,7 @@ def _open_log(folder: RunFolder, identity: Identity, *, done: int) -> RunLog:
     log = RunLog.open(folder.record, identity)
     if not log.records and done:
         raise LedgerError(
-            f"{folder.record} is gone, and {done} rounds were completed: without it nobody can tell what was asked. "
+            f"{folder.record} is gone, and {done} rounds were completed: without it the run's requests are unknown. "
             "Put it back, or begin another run"
         )
     if log.records:

@@ -197,7 +197,7 @@ def _notebook_display() -> Any:
 def _closing(event: RunEnded) -> list[str]:
     if event.status == "interrupted":
         how = (
-            f"stopped after round {event.round}; what was reached is saved. To go on, run the same command with --out "
+            f"stopped after round {event.round}; completed rounds are saved. To go on, run the same command with --out "
             f"{event.path} --resume, or in Python simulate(..., out={str(event.path)!r}, resume=True)"
         )
         return [how]

@@ -1,4 +1,4 @@
-"""Whether the claim is the one that an honest server derives from what was signed: every field of it.
+"""Whether the claim is the one that an honest server derives from the signed records: every field of it.
 
 The claim is derived again by the function that the server derives it with (`fedtrain.report.claim`), from what this
 audit verified. Here is what tells the two apart. That the arithmetic is right is for the second opinion, which is
@@ -32,12 +32,12 @@ def claim(evidence: Evidence) -> Finding:
     """
     reported, found = evidence.report.privacy, evidence.derived
     problems = [
-        f"{path} is {said!r} in the report, and {derived!r} by what was signed"
+        f"{path} is {said!r} in the report, and {derived!r} by the signed records"
         for name in type(found).model_fields
         if name not in _OWN_CHECKS
         for path, said, derived in _differences(f"privacy.{name}", getattr(reported, name), getattr(found, name))
     ]
-    return decide(problems, "each of its fields is derived again from what was signed, and is the same")
+    return decide(problems, "each of its fields is derived again from the signed records, and is the same")
 
 
 def _differences(path: str, reported: object, found: object) -> Iterator[tuple[str, object, object]]:

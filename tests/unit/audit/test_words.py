@@ -1,4 +1,4 @@
-"""Words, configurations and figures that do not follow from what was signed.
+"""Words, configurations and figures that do not follow from the signed records.
 
 All forgeries are made with the server's key, and those of the sources of noise and of units with the client's key as
 well where that is said.

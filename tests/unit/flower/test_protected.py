@@ -317,7 +317,7 @@ def test_a_count_that_is_a_link_to_nothing_is_no_first_start(make_world):
     world = make_world(CENTRAL)
     (world.folder / "server").mkdir()
     (world.folder / "server" / "participations.json").symlink_to(world.folder / "gone")
-    with pytest.raises(StorageError, match="nobody can tell what was spent"):
+    with pytest.raises(StorageError, match="without it the spent epsilon is unknown"):
         world.protect()
 
 
@@ -333,7 +333,7 @@ def test_a_damaged_count_is_refused(make_world, text):
     world = make_world(CENTRAL)
     (world.folder / "server").mkdir()
     (world.folder / "server" / "participations.json").write_text(text)
-    with pytest.raises(StorageError, match="nobody can tell what was spent"):
+    with pytest.raises(StorageError, match="without it the spent epsilon is unknown"):
         world.protect()
 
 

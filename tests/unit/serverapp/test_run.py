@@ -168,7 +168,7 @@ def test_an_interrupted_run_leaves_a_report_and_says_how_to_go_on(make, tmp_path
     report = report_of(tmp_path / "run")
     assert (report.status, report.rounds) == ("interrupted", 1)
     shown = capsys.readouterr().out
-    assert "stopped after round 1; what was reached is saved. To go on, run the same command with --out" in shown
+    assert "stopped after round 1; completed rounds are saved. To go on, run the same command with --out" in shown
     with pytest.raises(ConfigError, match="holds a run already"):
         run_experiment(federation(experiment), experiment)
 

@@ -77,7 +77,7 @@ def test_plain_lines_say_where_the_run_stands(capsys):
     # Eight rounds are left, at three seconds each on average.
     assert second == "round 2/10  clients 3/3  accuracy 0.9877  epsilon 1.251  time left 24 s"
     assert notice == "client 3 is late"
-    assert stopped.startswith("stopped after round 2; what was reached is saved.")
+    assert stopped.startswith("stopped after round 2; completed rounds are saved.")
 
 
 def test_plain_lines_leave_out_what_is_not_known_and_name_who_was_dropped(capsys):
