@@ -10,7 +10,7 @@ A message is encrypted once under a key, by AES-256-GCM (NIST SP 800-38D). A key
 and none can be used twice. A holder of the key can also make other ciphertexts under it, so a body for several
 recipients is signed as well.
 
-A commitment stands for a digest in public and shows nothing of it to who has not its nonce.
+A commitment stands for a digest in public and shows nothing of it without its nonce.
 """
 
 import hmac
@@ -98,7 +98,7 @@ def decrypt_once(key: bytes, ciphertext: bytes | memoryview, context: bytes) -> 
 
 
 _UPDATE = b"fedtrain update commitment v1\n"
-_NONCE = b"fedtrain commitment nonce v1\n"
+_COMMITMENT_NONCE = b"fedtrain commitment nonce v1\n"
 
 
 def commit(digest: str, nonce: bytes) -> str:
@@ -121,4 +121,4 @@ def nonce_of(key: bytes, subject: list[object]) -> bytes:
         key: a secret key of 32 bytes.
         subject: what identifies the occasion, as JSON can hold it.
     """
-    return hmac.digest(key, _NONCE + canonical(subject), "sha256")
+    return hmac.digest(key, _COMMITMENT_NONCE + canonical(subject), "sha256")
