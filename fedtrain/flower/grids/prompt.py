@@ -19,14 +19,15 @@ from fedtrain.flower.grids.base import GridWrapper
 # All replies together are asked for at no more than this rate: the SuperLink takes milliseconds for each question.
 _RATE = 50.0
 # Seconds before a reply is asked for again: a share of the time that it took so far, between two bounds.
-_SHORTEST, _LONGEST, _SHARE = 0.1, 2.0, 0.05
+_SHORTEST, _LONGEST, _SHARE = 0.1, 1.0, 0.05
 
 
 def pause_before_asking(waited: float, *, replies: int) -> float:
     """Return how long to leave the SuperLink alone with a reply that is not there yet.
 
     What takes long is asked for less often, so that a round of minutes costs its SuperLink little, and none is found
-    later than the twentieth part of the time that it took, or a tenth of a second.
+    later than the twentieth part of the time that it took, or a tenth of a second. One that comes less than a second
+    before the deadline of its round can be too late.
 
     Args:
         waited: seconds since the reply was first asked for.
@@ -36,7 +37,7 @@ def pause_before_asking(waited: float, *, replies: int) -> float:
         Seconds from one question to the next.
 
     >>> [pause_before_asking(waited, replies=3) for waited in (0.0, 10.0, 600.0)]
-    [0.1, 0.5, 2.0]
+    [0.1, 0.5, 1.0]
     """
     return max(min(_SHARE * waited, _LONGEST), _SHORTEST, replies / _RATE)
 
