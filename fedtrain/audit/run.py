@@ -128,8 +128,13 @@ def read_report(data: bytes) -> Report:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the report"
-        message = f"{short(where, _QUOTED)}: {short(first['msg'], _QUOTED)}"
-        raise ReportError(f"the report cannot be read: {message}") from error
+        what = first["msg"].removeprefix("Value error, ")
+        raise ReportError(f"the report cannot be read: {short(where, _QUOTED)}: {short(what, _QUOTED)}") from error
+    except json.JSONDecodeError as error:
+        raise ReportError(
+            f"the report cannot be read: it is no JSON, or not all of it: {short(str(error), _QUOTED)}; get the whole "
+            "file again"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise ReportError(f"the report cannot be read: {short(str(error), _QUOTED)}") from error
     return report

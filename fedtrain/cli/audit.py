@@ -24,7 +24,7 @@ _STYLES = {"holds": "green", "fails": "bold red", "not proven": "yellow"}
 
 
 def audit(
-    report: Annotated[Path, typer.Argument(help="The report, report.json.")],
+    report: Annotated[Path, typer.Argument(help="The report, report.json, or the run folder that has it.")],
     ledgers: Annotated[
         list[Path] | None,
         typer.Option("--ledger", metavar="FILE", help="Ledger file that a client gave you. Repeatable."),
@@ -39,8 +39,12 @@ def audit(
 ) -> None:
     """Check everything that a report claims about privacy, trusting nothing in it."""
     with reporting_errors():
-        data = _read(report)
-        read = read_report(data)
+        file = report / "report.json" if report.is_dir() else report
+        data = _read(file)
+        try:
+            read = read_report(data)
+        except ReportError as error:
+            raise ReportError(f"{file}: {error}") from error
         files = {str(path): _read(path) for path in ledgers or ()}
         verdict = check(read, roster=None if roster is None else Roster.read(roster), ledgers=files)
         if html is not None:

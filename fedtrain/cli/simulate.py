@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fedtrain.config import parse_settings, read_toml
-from fedtrain.errors import FedtrainError
+from fedtrain.config import from_flat, parse_settings, read_toml
+from fedtrain.errors import ConfigError, FedtrainError
 from fedtrain.flower.app import FlowerApp, find_app, shipped
 from fedtrain.report import Report
 
@@ -59,22 +59,14 @@ def simulate(
     run_config: dict[str, Any] = {}
     try:
         flower_app = find_app(app)
-        if flower_app.folder == shipped():
-            config = config or shipped() / "simulations" / "demo.toml"
-            # A task of the user's own is beside the experiment. Last, so that it is in the way of no package.
-            sys.path.append(str(Path.cwd()))
-        overrides = read_toml(config) if config is not None else {}
-        overrides |= parse_settings(settings or ())
+        overrides = parse_settings(settings or ())
         if out is not None:
             overrides["output.directory"] = str(out)
         if resume:
             overrides["output.resume"] = True
         if as_json and "output.screen" in flower_app.config:
             overrides["output.screen"] = "none"
-        run_config = flower_app.run_config(overrides)
-        if run_config.get("output.directory") == "" and "name" in run_config and not run_config.get("output.resume"):
-            # Clients keep their ledgers in the run folder, so it has a name before they start.
-            run_config["output.directory"] = f"runs/{run_config['name']}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+        run_config = _configured(flower_app, config, overrides)
         _run(flower_app, run_config, nodes=nodes, workers=workers)
     except FedtrainError as error:
         _finish(as_json, run_config, started, status=error.exit_status, error=str(error))
@@ -85,6 +77,36 @@ def simulate(
         _finish(as_json, run_config, started, status=1, error=f"{type(error).__name__}: {error}")
     else:
         _finish(as_json, run_config, started, status=0, error=None)
+
+
+def _configured(app: FlowerApp, config: Path | None, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Return the run config. That of our own app is an experiment, and is checked before a worker starts."""
+    demo = None
+    if ours := app.folder == shipped():
+        if config is None:
+            config = demo = shipped() / "simulations" / "demo.toml"
+        # A task of the user's own is beside the experiment. Last, so that it is in the way of no package.
+        sys.path.append(str(Path.cwd()))
+    run_config = app.run_config((read_toml(config) if config is not None else {}) | overrides)
+    if ours:
+        _check_experiment(run_config, demo)
+    if run_config.get("output.directory") == "" and "name" in run_config and not run_config.get("output.resume"):
+        # Clients keep their ledgers in the run folder, so it has a name before they start.
+        run_config["output.directory"] = f"runs/{run_config['name']}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    return run_config
+
+
+def _check_experiment(run_config: dict[str, Any], demo: Path | None) -> None:
+    """Refuse what is no experiment; where the demo stands in for a file, say so."""
+    try:
+        from_flat(run_config)
+    except ConfigError as error:
+        if demo is None:
+            raise
+        raise ConfigError(
+            f"{error}\nwithout --config, --set changes the demo: see {demo} for the values it has; set those too, or "
+            "name a file of your own with --config"
+        ) from error
 
 
 def _run(app: FlowerApp, run_config: dict[str, Any], *, nodes: int | None, workers: int | None) -> None:

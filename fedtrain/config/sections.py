@@ -72,9 +72,15 @@ class Federation(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.cohort > self.clients:
-            raise ValueError(f"cohort = {self.cohort} is more than clients = {self.clients}")
+            raise ValueError(
+                f"cohort = {self.cohort} is more than clients = {self.clients}: lower federation.cohort, the clients "
+                "that train in a round, or raise federation.clients"
+            )
         if self.min_results > self.cohort:
-            raise ValueError(f"min_results = {self.min_results} is more than cohort = {self.cohort}")
+            raise ValueError(
+                f"min_results = {self.min_results} is more than cohort = {self.cohort}: lower federation.min_results, "
+                "the usable results that a round needs, or raise federation.cohort"
+            )
         return self
 
 

@@ -51,7 +51,7 @@ class _Lines:
         match event:
             case RunStarted():
                 self._rounds = event.rounds
-                return [event.introduction]
+                return [event.introduction, *_gone_on(event)]
             case Notice():
                 return [event.text]
             case RoundDone():
@@ -150,7 +150,7 @@ class LiveScreen(SilentScreen):
         """Advance the bar, and print texts above it."""
         match event:
             case RunStarted():
-                self._say(event.introduction)
+                self._say(event.introduction, *_gone_on(event))
                 self._task = self._progress.add_task(
                     "", total=event.rounds, completed=event.done, clients="", figures=""
                 )
@@ -192,6 +192,14 @@ def _notebook_display() -> Any:
     if ipython is None or not hasattr(ipython.get_ipython(), "kernel"):
         return None
     return importlib.import_module("IPython.display").display
+
+
+def _gone_on(event: RunStarted) -> list[str]:
+    if not event.done:
+        return []
+    if event.done == event.rounds:
+        return [f"all {event.rounds} rounds were complete already: only the report is written again"]
+    return [f"goes on after round {event.done} of {event.rounds}"]
 
 
 def _closing(event: RunEnded) -> list[str]:

@@ -57,6 +57,30 @@ def test_an_honest_report_holds(files):
     assert "Do not rely" not in page
 
 
+def test_a_run_folder_stands_for_the_report_in_it(files):
+    result = call(files, "--roster", files / "roster.json")
+    assert result.exit_code == 0, result.output
+    (files / "report.json").unlink()
+    assert f"cannot read {files / 'report.json'}: No such file" in call(files).stderr
+
+
+def test_what_cannot_be_read_is_named_with_its_file(files):
+    file = files / "report.json"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    cut = call(file)
+    assert cut.exit_code == 2
+    assert cut.stderr.startswith(f"error: {file}: the report cannot be read: it is no JSON, or not all of it: ")
+    assert cut.stderr.endswith("; get the whole file again\n")
+    plain = json.loads(whole)
+    plain["privacy"]["epsilon"] /= 2
+    file.write_text(json.dumps(plain))
+    contradiction = call(file)
+    assert contradiction.exit_code == 2
+    assert contradiction.stderr.startswith(f"error: {file}: the report cannot be read: privacy: epsilon = ")
+    assert "Value error" not in contradiction.stderr
+
+
 def test_a_forged_report_is_refuted_with_status_one(files, world):
     plain = json.loads((files / "report.json").read_text())
     plain["privacy"]["delta"] = 1e-4
@@ -140,7 +164,7 @@ def test_a_hostile_text_reaches_no_terminal_and_forges_no_row(files, world):
     assert result.exit_code == 2
     assert _PLAIN.fullmatch(result.stderr)
     assert len(result.stderr.splitlines()) == 1
-    assert len(result.stderr) < 300
+    assert len(result.stderr.removeprefix(f"error: {files}")) < 300
 
     for accountant in plain["privacy"]["accountants"]:
         accountant["name"] = _HOSTILE

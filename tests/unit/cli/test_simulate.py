@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from fedtrain import __version__
 from fedtrain.cli.app import app
+from fedtrain.flower.app import shipped
 
 COMPONENTS = '[tool.flwr.app.components]\nserverapp = "parts:server"\nclientapp = "parts:client"\n'
 CONFIG = '[tool.flwr.app.config]\nrounds = 3\noutput.directory = ""\noutput.resume = false\noutput.screen = "auto"\n'
@@ -88,6 +89,18 @@ def test_in_a_folder_without_an_app_the_keys_are_those_of_our_own(tmp_path, monk
     assert "unknown key privacy.epsilom (its value is 3); did you mean privacy.epsilon?" in refused(
         "--set", "privacy.epsilom=3"
     )
+
+
+def test_an_experiment_that_cannot_be_is_refused_before_the_run_has_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = refused("--set", "federation.cohort=3")
+    assert message.startswith("federation: min_results = 8 is more than cohort = 3: lower federation.min_results")
+    assert f"--set changes the demo: see {shipped() / 'simulations' / 'demo.toml'} for the values it has" in message
+    (tmp_path / "mine.toml").write_text("federation.clients = 3\n")
+    message = refused("--config", "mine.toml")
+    assert message.startswith("federation: cohort = 10 is more than clients = 3: lower federation.cohort")
+    assert "demo" not in message
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.toml"]
 
 
 def test_a_folder_without_an_app(tmp_path):

@@ -91,6 +91,20 @@ def test_plain_lines_leave_out_what_is_not_known_and_name_who_was_dropped(capsys
     ]
 
 
+@pytest.mark.parametrize("screen", [PlainScreen, LiveScreen])
+@pytest.mark.parametrize(
+    ("done", "said"),
+    [
+        (0, []),
+        (4, ["goes on after round 4 of 10"]),
+        (10, ["all 10 rounds were complete already: only the report is written again"]),
+    ],
+)
+def test_a_resumed_run_says_where_it_goes_on(capsys, screen, done, said):
+    screen().show(started(10, done))
+    assert capsys.readouterr().out.splitlines() == ["[red]introduction[/red] 1", *said]
+
+
 def test_a_silent_screen_is_silent(capsys):
     with SilentScreen() as screen:
         for event in (started(), answered(1), finished(dropped=DROPPED), Notice(text="x"), ended()):
