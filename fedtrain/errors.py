@@ -5,6 +5,7 @@
     |   +-- ConfigError         a configuration field
     |   +-- DataError           a data set, or the way it is split over clients
     |   +-- TaskError           a task or a model, also one that cannot be trained privately
+    |   |   +-- NotRecordsError   of whose layers one takes other rows than records (fedtrain.training.hooks)
     |   +-- PrivacySpecError    privacy parameters that cannot give the guarantee asked for
     |   +-- AppError            a folder that holds no Flower app that can be run
     |   +-- KeyFileError        a key file or roster that is missing, unreadable or readable by others

@@ -67,9 +67,10 @@ def without_noise(folder):
 @pytest.fixture
 def at_home(cli, tmp_path):
     """Return the command with a home of its own, where the example keeps its keys."""
-    own = type(cli)(cli._cache)
+    own = type(cli)(cli._cache, tmp_path)
     own.environment["HOME"] = str(tmp_path)
-    return own
+    yield own
+    own.close()
 
 
 def simulate(cli, app, rounds=ROUNDS):
