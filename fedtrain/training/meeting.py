@@ -97,7 +97,6 @@ def _where(case: Case, chosen: Sequence[int]) -> str:
                     continue
                 if len(value) != len(parts) or not _close(value, torch.cat(parts), case):
                     return f"{where} its layer {call.layer}"
-    alone_outputs = []
     with torch.no_grad():
         alone_outputs = [forward(case.task, case.model, one) for one in ones]
     if all(each.shape[1:] == outputs.shape[1:] for each in alone_outputs) and _close(
