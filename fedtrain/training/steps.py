@@ -80,16 +80,20 @@ def make_optimizer(config: Training, model: nn.Module, learning_rate: float) -> 
 def shuffled_batches(records: int, config: Training, generator: torch.Generator) -> Iterator[Tensor]:
     """Yield the indices of each batch of a plain local step: passes over the records, shuffled anew each time.
 
-    ``local_steps`` batches, or ``local_epochs`` passes (1 if neither is set), of ``batch_size`` records; the last batch
-    of a pass may be smaller.
+    ``local_steps`` batches, or ``local_epochs`` passes (1 if neither is set), of ``batch_size`` records. The last batch
+    of a pass may be smaller. Where a single record would be left for it, that record joins the batch before: batch
+    normalisation has no statistics of one.
     """
     a_pass = ceil(records / config.batch_size)
+    if config.batch_size > 1 and records % config.batch_size == 1:
+        a_pass = max(1, a_pass - 1)
     steps = config.local_steps or max(1, round((config.local_epochs or 1.0) * a_pass))
     for step in range(steps):
         if step % a_pass == 0:
             order = torch.randperm(records, generator=generator)
-        start = step % a_pass * config.batch_size
-        yield order[start : start + config.batch_size]
+        place = step % a_pass
+        end = records if place == a_pass - 1 else (place + 1) * config.batch_size
+        yield order[place * config.batch_size : end]
 
 
 def add_proximal_gradient(parameters: list[nn.Parameter], anchors: list[Tensor], proximal_mu: float) -> None:

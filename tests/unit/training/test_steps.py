@@ -30,6 +30,14 @@ def model():
     return nn.Linear(4, 3)
 
 
+class functional_statistics(nn.Module):  # noqa: N801 - stands beside layers
+    def __init__(self, _features):
+        super().__init__()
+
+    def forward(self, outputs):
+        return nn.functional.batch_norm(outputs, None, None, training=True)
+
+
 SETTINGS = RoundSettings(learning_rate=0.1, proximal_mu=0.0, seed=1)
 
 
@@ -41,6 +49,26 @@ def test_a_pass_visits_every_record_once():
     one = batches(10, batch_size=4)
     assert [len(batch) for batch in one] == [4, 4, 2]
     assert sorted(chain.from_iterable(one)) == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "sizes"),
+    [(9, 4, [4, 5]), (5, 4, [5]), (1, 4, [1]), (3, 2, [3]), (3, 1, [1, 1, 1]), (8, 4, [4, 4]), (2, 4, [2])],
+)
+def test_a_single_record_joins_the_batch_before(count, size, sizes):
+    one = batches(count, batch_size=size)
+    assert [len(batch) for batch in one] == sizes
+    assert sorted(chain.from_iterable(one)) == list(range(count))
+    again = batches(count, batch_size=size, local_steps=2 * len(sizes))
+    assert [len(batch) for batch in again] == [*sizes, *sizes]
+
+
+@pytest.mark.parametrize("build", [nn.BatchNorm1d, functional_statistics], ids=["layer", "functional"])
+def test_batch_normalisation_trains_where_one_record_is_over(build):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 3), build(3))
+    loss = train_plain(net, Classification(), records(9), Training(batch_size=4), SETTINGS)
+    assert loss == loss
 
 
 def test_passes_are_shuffled_anew():
