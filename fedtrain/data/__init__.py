@@ -1,6 +1,13 @@
 """Data sources, the cache of decoded tensors, and the split over clients."""
 
-from fedtrain.data.partition import Partitions, format_histogram, label_histogram, open_simulated, partition
+from fedtrain.data.partition import (
+    Partitions,
+    client_names,
+    format_histogram,
+    label_histogram,
+    open_simulated,
+    partition,
+)
 from fedtrain.data.store import open_store, open_test
 from fedtrain.data.types import (
     ClassTarget,
@@ -25,6 +32,7 @@ __all__ = [
     "NumberTarget",
     "Partitions",
     "Split",
+    "client_names",
     "format_histogram",
     "label_histogram",
     "open_simulated",

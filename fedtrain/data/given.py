@@ -64,10 +64,17 @@ def check_store(store: object) -> DataStore:
             f"data is a {type(store).__name__}, and a fedtrain.DataStore is needed: "
             f"DataStore(info=DataInfo(...), train=Split(...), test=Split(...)); or {_PAIR}"
         )
+    train = _checked("data.train", store.train, store.info)
+    if store.owners and (train.owners is None or not 0 <= train.owners.min() <= train.owners.max() < len(store.owners)):
+        raise DataError(
+            f"data.owners has {len(store.owners)} names; each code in data.train.owners is an index into them, and "
+            "without codes there are no names"
+        )
     return DataStore(
         info=store.info,
-        train=_checked("data.train", store.train, store.info),
+        train=train,
         test=replace(_checked("data.test", store.test, store.info), owners=None),
+        owners=store.owners,
     )
 
 

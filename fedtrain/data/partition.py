@@ -28,6 +28,7 @@ _SHOWN = 10
 _MAX_ROWS = 20
 _MAX_COLUMNS = 12
 _MAX_NAME = 14
+_LONGEST_NAME = 60
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -219,6 +220,22 @@ def _run(partitioner: "Partitioner", dataset: "Dataset", clients: int) -> list[L
         ]
 
 
+def client_names(store: DataStore, data: Data) -> tuple[str, ...]:
+    """Return the name of each client where a client is an owner that has one; nothing where it is not.
+
+    A column of the data has the names, and anything may be in it: they are in one line each, and of 60 characters at
+    most.
+    """
+    if data.partition.kind != "natural" or not store.owners or store.train.owners is None:
+        return ()
+    return tuple(_clean(store.owners[code]) for code in np.unique(store.train.owners))
+
+
+def _clean(name: str) -> str:
+    visible = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+    return visible if len(visible) <= _LONGEST_NAME else f"{visible[: _LONGEST_NAME - 1]}…"
+
+
 def label_histogram(store: DataStore, partitions: Partitions) -> Labels:
     """Count the training records of each client and class.
 
@@ -231,12 +248,12 @@ def label_histogram(store: DataStore, partitions: Partitions) -> Labels:
     return np.bincount(cells, minlength=clients * classes).reshape(clients, classes).astype(np.int64)
 
 
-def format_histogram(histogram: Labels, classes: tuple[str, ...]) -> str:
+def format_histogram(histogram: Labels, classes: tuple[str, ...], names: tuple[str, ...] = ()) -> str:
     """Render the counts as a text table without a final newline.
 
-    Up to 20 clients and 12 classes are shown in full, with each client's total. More are summed up: a row for each
-    class with the minimum, median and maximum over the clients and the number of clients that hold the class, and a
-    row for the totals.
+    Up to 20 clients and 12 classes are shown in full, with each client's total, and its name where it has one. More are
+    summed up: a row for each class with the minimum, median and maximum over the clients and the number of clients that
+    hold the class, and a row for the totals.
     """
     totals = histogram.sum(axis=1)
     if len(histogram) <= _MAX_ROWS and len(classes) <= _MAX_COLUMNS:
@@ -245,7 +262,9 @@ def format_histogram(histogram: Labels, classes: tuple[str, ...]) -> str:
             [str(client), *(str(count) for count in counts), str(total)]
             for client, (counts, total) in enumerate(zip(histogram, totals, strict=True))
         ]
-        return _table(rows)
+        lines = _table(rows).split("\n")
+        named = zip(lines, ("", *names), strict=True) if names else ((line, "") for line in lines)
+        return "\n".join(f"{line}  {name}".rstrip() for line, name in named)
     rows = [["class", "min", "median", "max", "clients"]]
     rows += [[_short(name), *_summary(histogram[:, label])] for label, name in enumerate(classes)]
     rows.append(["total", *_summary(totals)])

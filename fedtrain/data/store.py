@@ -15,7 +15,7 @@ from fedtrain.data.sources import Decoded, registered, source_of
 from fedtrain.data.types import ClassTarget, DataInfo, DataStore, Split
 from fedtrain.errors import ConfigError, DataError
 
-FORMAT = 3
+FORMAT = 4
 """Version of the decoded arrays; raising it makes every cached store be decoded again."""
 
 _HOLD_OUT, _LIMIT = 1, 2  # independent streams of random numbers from one seed
@@ -56,6 +56,7 @@ def open_store(data: Data, *, seed: int) -> DataStore:
         ),
         test=Split(features=entry.arrays["test_features"], targets=entry.arrays["test_targets"]),
         folder=folder,
+        owners=tuple(entry.meta["owners"]),
     )
 
 
@@ -173,10 +174,13 @@ def _build(data: Data, *, fraction: float | None, seed: int) -> Entry:
         "test_features": test.features,
         "test_targets": test.targets,
     }
+    owners: list[str] = []
     if train.owners is not None:
         # The draws may have left an owner without records: number those that remain.
-        arrays["train_owners"] = np.unique(train.owners, return_inverse=True)[1].astype(np.int64)
-    return Entry(meta=decoded.info.as_json(), arrays=arrays)
+        remaining, codes = np.unique(train.owners, return_inverse=True)
+        arrays["train_owners"] = codes.astype(np.int64)
+        owners = [decoded.owners[code] for code in remaining]
+    return Entry(meta={**decoded.info.as_json(), "owners": owners}, arrays=arrays)
 
 
 def _hold_out(records: Split, fraction: float, generator: np.random.Generator) -> tuple[Split, Split]:

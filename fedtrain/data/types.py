@@ -152,9 +152,11 @@ class DataStore:
         train: the training records.
         test: the test records; their owners are not kept.
         folder: where the decoded arrays are cached, and beside which splits over clients are; ``None`` in memory only.
+        owners: the names of the owners, in the order of their codes; empty where the source names none.
     """
 
     info: DataInfo
     train: Split
     test: Split
     folder: Path | None = None
+    owners: tuple[str, ...] = ()

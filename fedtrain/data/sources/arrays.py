@@ -125,10 +125,11 @@ def _decoded(
 ) -> Decoded:
     features = _features(train)
     described, targets = _target(train, test, target, names)
-    owners = None
+    owners, named = None, tuple[Any, ...]()
     if train.owner is not None:
         coded = _coded(train, train.owner, f"{owner}{train.suffix}")
-        owners = coded.encode(coded.categories(), what="owner", place=train.place)
+        named = coded.categories()
+        owners = coded.encode(named, what="owner", place=train.place)
     info = DataInfo(
         features=(Image if features.ndim > 2 else Columns)(shape=features.shape[1:]),  # noqa: PLR2004  # (n, features)
         target=described,
@@ -137,6 +138,7 @@ def _decoded(
         info=info,
         train=Split(features=features, targets=targets(train), owners=owners),
         test=_test_split(test, info, targets) if test else None,
+        owners=tuple(map(str, named)),
     )
 
 

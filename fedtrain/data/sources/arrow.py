@@ -130,21 +130,22 @@ def decode_tables(train: Records, test: Records | None, role: Roles, *, class_na
     target, targets = _READERS[role.target](train, test, role, class_names)
     encoding = None if role.image else TableEncoding.fit(train.table, role.features, place=train.place)
 
-    def split(records: Records, shape: tuple[int, ...] | None, *, owner: str | None) -> Split:
+    owners = coded(train.table[role.owner], column=role.owner, place=train.place) if role.owner else None
+
+    def split(records: Records, shape: tuple[int, ...] | None, *, owners: Coded | None) -> Split:
         table, place = records.table, records.place
         features = (
             encoding.encode(table, place=place)
             if encoding
             else decode_images(_files(table[role.image], place), table.num_rows, place=place, shape=shape)
         )
-        owners = coded(table[owner], column=owner, place=place) if owner else None
         return Split(
             features=features,
             targets=targets(records),
             owners=owners.encode(owners.categories(), what="owner", place=place) if owners else None,
         )
 
-    training = split(train, None, owner=role.owner)
+    training = split(train, None, owners=owners)
     shape = training.features.shape[1:]
     return Decoded(
         info=DataInfo(
@@ -152,7 +153,8 @@ def decode_tables(train: Records, test: Records | None, role: Roles, *, class_na
             target=target,
         ),
         train=training,
-        test=split(test, shape, owner=None) if test else None,
+        test=split(test, shape, owners=None) if test else None,
+        owners=_owner_names(train.table.schema, role.owner, owners) if owners else (),
         categorical=_categorical(train.table.schema, encoding) if encoding else (),
     )
 
@@ -160,6 +162,14 @@ def decode_tables(train: Records, test: Records | None, role: Roles, *, class_na
 def _categorical(schema: Any, encoding: TableEncoding) -> tuple[str, ...]:
     numbered = (column for column, _ in encoding.columns if hub_names(schema, column) is not None)
     return (*encoding.categorical, *numbered)
+
+
+def _owner_names(schema: Any, column: str | None, owners: Coded) -> tuple[str, ...]:
+    names = hub_names(schema, column) if column else None
+    return tuple(
+        names[owner] if names and isinstance(owner, int) and 0 <= owner < len(names) else str(owner)
+        for owner in owners.categories()
+    )
 
 
 TargetReader = tuple[Target, Callable[[Records], NDArray[Any]]]

@@ -23,6 +23,7 @@ class Decoded:
         info: the kind and shape of a record, and the classes.
         train: the training records, with their owners where ``partition.column`` is set.
         test: the test records where the source has them apart, else ``None``.
+        owners: the names of the owners, in the order of their codes; empty where the source names none.
         categorical: the columns of categories that became features: one feature for each category that occurs, or the
             number that this source gives to the category.
     """
@@ -30,6 +31,7 @@ class Decoded:
     info: DataInfo
     train: Split
     test: Split | None
+    owners: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
 
 

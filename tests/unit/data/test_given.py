@@ -1,5 +1,7 @@
 """Map-style data sets of the calling program."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -203,3 +205,12 @@ def test_a_data_set_alone_is_refused_since_a_test_is_needed():
 def test_fields_that_choose_records_are_refused():
     with pytest.raises(DataError, match=r"data.max_records is set, and the records are an object"):
         opened((Items(2, table), Items(2, table)), section(max_records=3))
+
+
+def test_a_store_keeps_the_names_of_its_owners_and_needs_one_for_each_code():
+    store, _ = opened((Items(4, table), Items(3, table)), section())
+    owned = replace(store, train=replace(store.train, owners=np.array([1, 0, 1, 1])), owners=("ann", "bob"))
+    assert opened(owned, section())[0].owners == ("ann", "bob")
+    for strange in (replace(owned, owners=("ann",)), replace(store, owners=("ann",))):
+        with pytest.raises(DataError, match=r"data\.owners has 1 names; each code in data\.train\.owners is an index"):
+            opened(strange, section())

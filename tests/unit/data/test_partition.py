@@ -1,5 +1,6 @@
 import hashlib
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from fedtrain.data import (
     DataStore,
     Partitions,
     Split,
+    client_names,
     format_histogram,
     label_histogram,
     open_store,
@@ -47,6 +49,13 @@ def fingerprint(partitions):
     for client in range(partitions.clients):
         digest.update(partitions.indices(client).astype("<i8").tobytes() + b"|")
     return digest.hexdigest()[:16]
+
+
+def test_a_table_of_named_clients_has_the_names():
+    text = format_histogram(np.array([[1, 2], [3, 4]]), ("a", "b"), ("Mercy", "St. John"))
+    assert text.splitlines() == ["client  a  b  total", "     0  1  2      3  Mercy", "     1  3  4      7  St. John"]
+    many = format_histogram(np.ones((10_000, 2), np.int64), ("a", "b"), tuple(map(str, range(10_000))))
+    assert len(many.splitlines()) == 4
 
 
 def test_iid_parts_are_drawn_and_of_even_size():
@@ -119,6 +128,15 @@ def test_natural_needs_a_client_for_each_owner():
     store = made([0, 1, 0, 1, 1], owners=[2, 0, 1, 0, 2])
     with pytest.raises(DataError, match=r"'who' names 3 owners, but there are 4 clients; .* federation.clients = 3"):
         split(store, 4, kind="natural", column="who")
+
+
+def test_clients_have_the_names_of_their_owners():
+    names = ("General\x1b[2J", "unused", "x" * 100, "Mercy")
+    store = replace(made([0, 1, 0, 1, 1], owners=[3, 0, 2, 0, 3]), owners=names)
+    natural = Data(source="digits", partition=Partition(kind="natural", column="who"))
+    assert client_names(store, natural) == ("General\N{REPLACEMENT CHARACTER}[2J", "x" * 59 + "…", "Mercy")
+    assert client_names(store, Data(source="digits", partition=Partition(kind="iid", column="who"))) == ()
+    assert client_names(made([0, 1], owners=[0, 1]), natural) == ()
 
 
 def test_natural_needs_owners():

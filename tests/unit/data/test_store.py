@@ -91,6 +91,7 @@ def test_owners_that_lose_all_records_leave_no_gap(parquet):
     partition = Partition(kind="natural", column="who")
     store = open_store(Data(source="parquet", path=path, test_fraction=0.5, max_records=7, partition=partition), seed=0)
     np.testing.assert_array_equal(store.train.owners, np.arange(7))
+    assert store.owners == tuple(f"{number:g}" for number in store.train.features[:, 0])
 
 
 def test_a_cached_store_is_not_decoded_again(numbers, cache):

@@ -68,7 +68,7 @@ def test_batch_normalisation_trains_where_one_record_is_over(build):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 3), build(3))
     loss = train_plain(net, Classification(), records(9), Training(batch_size=4), SETTINGS)
-    assert loss == loss
+    assert loss > 0
 
 
 def test_passes_are_shuffled_anew():

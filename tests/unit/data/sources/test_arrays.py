@@ -91,6 +91,7 @@ def test_owners(save, suffix):
     test = save("test.npz", x=pixels(1, 2, 2), y=np.array([0]))
     store = opened(train, test, partition=Partition(kind="natural", column="writer"))
     np.testing.assert_array_equal(store.train.owners, [2, 1, 2, 0])
+    assert store.owners == ("ann", "bob", "eve")
     with pytest.raises(DataError, match=f"there is no array 'owner{suffix}'; the archive holds: x"):
         opened(train, test, partition=Partition(kind="natural", column="owner"))
 

@@ -259,6 +259,7 @@ def test_owners_are_codes_in_sorted_order_and_no_features(parquet):
     by_writer = Partition(kind="natural", column="writer")
     store = opened(parquet("train.parquet", columns), parquet("test.parquet", test), partition=by_writer)
     np.testing.assert_array_equal(store.train.owners, [2, 1, 2, 0])
+    assert store.owners == ("ann", "bob", "eve")
     assert store.info.shape == (1,)
     assert store.test.owners is None
 

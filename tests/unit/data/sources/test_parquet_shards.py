@@ -109,6 +109,7 @@ def test_owners_are_read_by_the_names_of_each_file(shards):
 
     store = opened(*shards(table(FIRST), table(OTHER)), partition=Partition(kind="natural", column="who"))
     np.testing.assert_array_equal(store.train.owners, [0, 1, 1, 2] * 2)
+    assert store.owners == tuple(FIRST)
 
 
 def test_a_feature_is_read_by_the_names_of_each_file(shards):
