@@ -9,7 +9,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
-from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.app import ArrayRecord, RecordDict
 from torch import nn
 
 from fedtrain.clientapp.context import ClientContext
@@ -18,6 +18,7 @@ from fedtrain.clientapp.site import Site
 from fedtrain.crypto import commit
 from fedtrain.errors import BudgetError, PrivacySpecError
 from fedtrain.flower.messages import protocol
+from fedtrain.flower.messages.records import state_record, to_array
 from fedtrain.flower.messages.training import PrivateTerms, TrainReply, TrainRequest
 from fedtrain.ledger import Ledger, LedgerEntry
 from fedtrain.privacy import PrivacyPlan
@@ -96,8 +97,8 @@ class _Training:
         return self._trained()
 
     def _trained(self) -> Arrays:
-        trained, shared = ArrayRecord(self.work.model.state_dict()), self.work.shared
-        return {name: array.numpy() for name, array in trained.items() if name in shared}
+        state, shared = self.work.model.state_dict(), self.work.shared
+        return {name: tensor.detach().cpu().numpy() for name, tensor in state.items() if name in shared}
 
 
 def train(content: RecordDict, client: ClientContext, site: Site) -> RecordDict:
@@ -117,7 +118,7 @@ def train(content: RecordDict, client: ClientContext, site: Site) -> RecordDict:
         return _train_privately(work, records, mechanism).to_records()
     metrics = {protocol.WEIGHT: float(len(records)), protocol.LOSS: _trained_plainly(work, records)}
     received, own = work.request.arrays, trainable_names(work.model) - work.shared
-    trained = ArrayRecord(work.model.state_dict())
+    trained = state_record(work.model.state_dict())
     arrays = ArrayRecord({name: received[name] if name in own else array for name, array in trained.items()})
     return TrainReply(arrays=arrays, metrics=metrics).to_records()
 
@@ -198,5 +199,5 @@ def _contributed(
     metrics = {protocol.WEIGHT: 1.0}
     if sent.within is not None:
         metrics[protocol.WITHIN_CLIP] = float(sent.within)
-    arrays = {name: Array(sent.arrays[name]) if name in sent.arrays else array for name, array in received.items()}
+    arrays = {name: to_array(sent.arrays[name]) if name in sent.arrays else array for name, array in received.items()}
     return ArrayRecord(arrays), metrics

@@ -7,10 +7,11 @@ was sent plus the noisy mean update, with weight 1: its own weighted average lea
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedtrain.flower.messages import protocol
+from fedtrain.flower.messages.records import to_array
 from fedtrain.flower.summing import Total
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.client_level import Contribution, Release
@@ -38,7 +39,7 @@ def clip_reply(
         {name: received[name].numpy() for name in names}, {name: trained[name].numpy() for name in names}, clip_norm
     )
     return ArrayRecord(
-        {name: Array(arrays[name]) if name in arrays else array for name, array in received.items()}
+        {name: to_array(arrays[name]) if name in arrays else array for name, array in received.items()}
     ), within
 
 
@@ -168,7 +169,7 @@ def _moved(arrays: ArrayRecord, change: Update) -> ArrayRecord:
     for name, array in arrays.items():
         if name in change:
             before = array.numpy()
-            moved[name] = Array(np.asarray(before + change[name], dtype=before.dtype))
+            moved[name] = to_array(np.asarray(before + change[name], dtype=before.dtype))
         else:
             moved[name] = array
     return ArrayRecord(moved)

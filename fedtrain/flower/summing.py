@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fedtrain.config import Experiment
 from fedtrain.errors import AggregationError, TransportError
 from fedtrain.flower.messages import protocol
-from fedtrain.flower.messages.records import view
+from fedtrain.flower.messages.records import to_array, view
 from fedtrain.privacy.clipping import clip_update
 from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.secagg import Parameters, dequantize, quantize
@@ -89,7 +89,7 @@ class Total:
         for name, array in sent.items():
             if name in self.update:
                 before = array.numpy()
-                moved[name] = Array(np.asarray(before + self.update[name] / self.weight, dtype=before.dtype))
+                moved[name] = to_array(np.asarray(before + self.update[name] / self.weight, dtype=before.dtype))
             else:
                 moved[name] = array
         return ArrayRecord(moved)

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from secrets import token_bytes
 
-from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 from torch import nn
 
@@ -14,6 +13,7 @@ from fedtrain.crypto import Identity, SealingKey
 from fedtrain.errors import ClientError, ConfigError
 from fedtrain.flower.grids.base import by_client
 from fedtrain.flower.grids.sealed import SealedGrid
+from fedtrain.flower.messages.records import state_record
 from fedtrain.flower.sessions import ServerSession, end_session, open_session
 from fedtrain.flower.summing import Summing
 from fedtrain.messaging import SessionOffer
@@ -166,7 +166,7 @@ def checked_summing(experiment: Experiment, model: nn.Module, plan: PrivacyPlan 
             f"the mechanism {mechanism.kind!r} requires that nobody learns who takes part in a round, and in secure "
             "aggregation the members of a cohort know each other; set transport.secagg.enabled = false"
         )
-    arrays = ArrayRecord(model.state_dict())
+    arrays = state_record(model.state_dict())
     _check_arrays(model, experiment)
     summing, secagg, cohort = Summing.of(experiment), experiment.transport.secagg, experiment.federation.cohort
     try:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,9 @@ from safetensors.numpy import load, save
 
 from fedtrain.errors import StorageError
 from fedtrain.report import Evaluation, RoundEntry
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -44,8 +48,8 @@ class RunState:
 
     def encode(self) -> bytes:
         """Return the checkpoint: safetensors, with everything that is not an array as JSON in its metadata."""
-        tensors = {f"model/{name}": np.asarray(value, order="C") for name, value in self.model.items()}
-        tensors |= {f"strategy/{name}": np.asarray(value, order="C") for name, value in self.strategy.items()}
+        tensors = {f"model/{name}": value for name, value in self.model.items()}
+        tensors |= {f"strategy/{name}": value for name, value in self.strategy.items()}
         facts = {
             "format": _FORMAT,
             "round": str(self.round_number),
@@ -55,7 +59,7 @@ class RunState:
             "clip_norm": json.dumps(self.clip_norm),
             "seconds": json.dumps(self.seconds),
         }
-        return save(tensors, {**facts, "sha256": _digest(facts, tensors)})
+        return _save(tensors, {**facts, "sha256": _digest(facts, tensors)})
 
     @classmethod
     def decode(cls, data: bytes) -> "RunState":
@@ -88,9 +92,51 @@ class RunState:
             raise StorageError(f"this is not a checkpoint: {error}") from error
 
 
+def encode_model(model: Arrays) -> bytes:
+    """Return a model as a safetensors file: the tensors of its state dict."""
+    return _save(model)
+
+
+def _save(arrays: Arrays, metadata: dict[str, str] | None = None) -> bytes:
+    # The writer takes an array's memory for its values: a transposed array would be saved as another one.
+    return save({name: np.asarray(value, order="C") for name, value in arrays.items()}, metadata)
+
+
+def check_model_file(data: bytes, model: Arrays) -> None:
+    """Check that a safetensors file holds exactly a model: names, types, shapes and every bit of the values.
+
+    Raises:
+        StorageError: it does not.
+    """
+    try:
+        found = load(data)
+    except SafetensorError as error:
+        raise StorageError(f"it cannot be read back: {error}") from error
+    if arrays_digest(found) != arrays_digest(model):
+        differing = [name for name in {**model, **found} if not _same(model.get(name), found.get(name))]
+        raise StorageError(f"it does not hold the model that was evaluated: {', '.join(differing[:5])} differ")
+
+
+def _same(one: NDArray[np.generic] | None, other: NDArray[np.generic] | None) -> bool:
+    if one is None or other is None or (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    return one.tobytes() == other.tobytes()
+
+
+def arrays_digest(arrays: Arrays) -> str:
+    """Return the SHA-256 of names, types, shapes and values of arrays, whatever their order and layout in memory."""
+    digest = sha256()
+    _add(digest, arrays)
+    return digest.hexdigest()
+
+
 def _digest(facts: dict[str, str], tensors: Arrays) -> str:
     digest = sha256(json.dumps(facts, sort_keys=True).encode())
-    for name, value in sorted(tensors.items()):
-        digest.update(f"{name} {value.dtype} {value.shape}\n".encode())
-        digest.update(value.tobytes())
+    _add(digest, tensors)
     return digest.hexdigest()
+
+
+def _add(digest: "Hash", arrays: Arrays) -> None:
+    for name, value in sorted(arrays.items()):
+        digest.update(f"{name} {value.dtype} {value.shape}\n".encode())
+        digest.update(np.asarray(value, order="C").reshape(-1).view(np.uint8).data)

@@ -10,7 +10,7 @@ from typing import cast
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, Message
+from flwr.app import ArrayRecord, Message
 from flwr.app.exception import AppExitException
 from torch import nn
 
@@ -19,6 +19,7 @@ from fedtrain.errors import AggregationError, BudgetError, RunError, TooFewResul
 from fedtrain.flower.client_dp import release_round, release_total
 from fedtrain.flower.collectors import Collected
 from fedtrain.flower.messages import protocol
+from fedtrain.flower.messages.records import to_array
 from fedtrain.flower.messages.training import CohortRequest, PrivateTerms, train_settings
 from fedtrain.flower.summing import Outcome
 from fedtrain.privacy.mechanisms import mechanism_of
@@ -227,7 +228,7 @@ class Rounds:
 
 def as_record(model: Arrays) -> ArrayRecord:
     """Return a model as it is sent."""
-    return ArrayRecord({name: Array(np.asarray(value)) for name, value in model.items()})
+    return ArrayRecord({name: to_array(value) for name, value in model.items()})
 
 
 def initial_state(preparation: Preparation) -> RunState:

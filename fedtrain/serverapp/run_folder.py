@@ -1,7 +1,7 @@
 """The run folder: everything that a run leaves behind, with TensorBoard's event files for those who ask for them."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,14 +11,13 @@ from secrets import token_hex
 from typing import TYPE_CHECKING
 
 import tomli_w
-from safetensors.numpy import save
 
 from fedtrain.config import Experiment, read_toml, to_flat
 from fedtrain.config.loading import decisive
 from fedtrain.errors import ConfigError, StorageError
 from fedtrain.files import rewrite_lines, write_atomic
 from fedtrain.report import ModelFile, Report
-from fedtrain.serverapp.checkpoint import Arrays, RunState
+from fedtrain.serverapp.checkpoint import Arrays, RunState, check_model_file, encode_model
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -130,9 +129,15 @@ class RunFolder:
         """Write the checkpoint of a round, then drop those that are no longer kept.
 
         Raises:
-            StorageError: it cannot be written; the previous checkpoints are kept.
+            StorageError: it cannot be written, or not be read back; the previous checkpoints are kept.
         """
-        write_atomic(self.path / "checkpoints" / f"round-{state.round_number:06d}.safetensors", state.encode())
+        path = self.path / "checkpoints" / f"round-{state.round_number:06d}.safetensors"
+        write_atomic(path, state.encode())
+        try:
+            _read_back(path, RunState.decode)
+        except StorageError:
+            path.unlink(missing_ok=True)
+            raise
         for old in self._checkpoints()[:-_KEPT_CHECKPOINTS]:
             old.unlink(missing_ok=True)
 
@@ -153,10 +158,17 @@ class RunFolder:
             ) from error
 
     def save_model(self, name: str, arrays: Arrays) -> ModelFile:
-        """Write a model as ``model-NAME.safetensors``: the tensors of its state dict."""
-        data = save(dict(arrays))
-        write_atomic(self.path / f"model-{name}.safetensors", data)
-        return ModelFile(file=f"model-{name}.safetensors", sha256=sha256(data).hexdigest())
+        """Write a model as ``model-NAME.safetensors``: the tensors of its state dict.
+
+        The file is read back. It holds the evaluated model bit for bit, so that what was measured is true of the file.
+
+        Raises:
+            StorageError: it cannot be written, or holds something else.
+        """
+        path = self.path / f"model-{name}.safetensors"
+        write_atomic(path, encode_model(arrays))
+        data = _read_back(path, lambda data: check_model_file(data, arrays))
+        return ModelFile(file=path.name, sha256=sha256(data).hexdigest())
 
     def model_file(self, name: str) -> ModelFile | None:
         """Return a model that was written before."""
@@ -176,6 +188,20 @@ class RunFolder:
 
     def _checkpoints(self) -> list[Path]:
         return sorted((self.path / "checkpoints").glob("round-*.safetensors"))
+
+
+def _read_back(path: Path, check: Callable[[bytes], object]) -> bytes:
+    """Return the bytes of a file that was just written, if they are what they should be.
+
+    Raises:
+        StorageError: they are not, or cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+        check(data)
+    except (OSError, StorageError) as error:
+        raise StorageError(f"{path} was written, and cannot be used: {error}") from error
+    return data
 
 
 def _nested(flat: dict[str, bool | int | float | str]) -> dict[str, object]:

@@ -5,7 +5,6 @@ turns the model into NaN. Behind this grid a bad update is an error of its clien
 """
 
 from collections.abc import Iterable
-from io import BytesIO
 from math import inf, prod
 from typing import cast
 
@@ -13,9 +12,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode, SType
 from flwr.serverapp import Grid
-from numpy.lib import format as npy
 
 from fedtrain.flower.grids.base import GridWrapper
+from fedtrain.flower.messages.records import npy_header
 
 # More than any data set holds; a larger weight would drown every other client.
 _MAX_WEIGHT = 2.0**31
@@ -123,7 +122,9 @@ def _array_problem(received: Array, expected: Array) -> str | None:
     dtype = np.dtype(expected.dtype)
     # numpy evaluates a header and allocates what it says, and a client wrote it: only what numpy itself would write is
     # accepted, in either order of the values, and nothing is parsed.
-    header = next(filter(received.data.startswith, _headers(dtype, expected.shape)), None)
+    shape = tuple(expected.shape)
+    headers = (npy_header(dtype, shape, fortran_order=turned) for turned in (False, True))
+    header = next(filter(received.data.startswith, headers), None)
     if header is None:
         return "does not begin with the npy header of its type and shape"
     if len(received.data) - len(header) != dtype.itemsize * prod(expected.shape):
@@ -132,11 +133,3 @@ def _array_problem(received: Array, expected: Array) -> str | None:
     if dtype.kind in "fc" and not np.isfinite(values).all():
         return f"has {int((~np.isfinite(values)).sum())} values that are not finite"
     return None
-
-
-def _headers(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> Iterable[bytes]:
-    for fortran_order in (False, True):
-        header = BytesIO()
-        facts = {"descr": npy.dtype_to_descr(dtype), "fortran_order": fortran_order, "shape": tuple(shape)}
-        npy.write_array_header_1_0(header, facts)
-        yield header.getvalue()

@@ -5,6 +5,8 @@ from hashlib import sha256
 
 from flwr.app import ArrayRecord, ConfigRecord, Message
 
+from fedtrain.flower.messages.records import c_ordered
+
 ARRAYS = "arrays"
 CONFIG = "config"
 METRICS = "metrics"
@@ -61,9 +63,10 @@ def request_digests(messages: Iterable[Message]) -> list[str]:
 
 
 def arrays_digest(arrays: ArrayRecord) -> str:
-    """Return the SHA-256 of names, dtypes, shapes and bytes of arrays, whatever their order."""
+    """Return the SHA-256 of names, dtypes, shapes and values of arrays, whatever their order and layout in memory."""
     digest = sha256()
     for name, array in sorted(arrays.items()):
-        digest.update(f"{name!r} {array.dtype} {tuple(array.shape)} {len(array.data)}\n".encode())
-        digest.update(array.data)
+        data = c_ordered(array)
+        digest.update(f"{name!r} {array.dtype} {tuple(array.shape)} {len(data)}\n".encode())
+        digest.update(data)
     return digest.hexdigest()

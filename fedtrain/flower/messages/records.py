@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from io import BytesIO
 from math import inf, prod
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -15,8 +15,14 @@ from fedtrain.errors import TransportError
 from fedtrain.messaging import Arrays, Record, Values
 from fedtrain.messaging.content import Kind
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 # The name of an array that is bytes and no numpy file, which no application gives its own, and the format of it.
 _BYTES = "fedtrain.bytes"
+
+# Bytes in which the header of a numpy file says how its values lie.
+_HEADER = 128
 
 # Characters of a value that a refusal quotes.
 _LONGEST = 80
@@ -68,10 +74,50 @@ def _from_record(record: Record) -> RecordLike:
     if isinstance(record, Arrays):
         if _BYTES in record.items:
             return bytes_record(record.items[_BYTES].tobytes())
-        return ArrayRecord({name: Array(np.asarray(value)) for name, value in record.items.items()})
+        return ArrayRecord({name: to_array(value) for name, value in record.items.items()})
     if record.kind == "config":
         return ConfigRecord(cast("dict[str, Any]", dict(record.items)))
     return MetricRecord(cast("dict[str, Any]", dict(record.items)))
+
+
+def to_array(values: NDArray[Any]) -> Array:
+    """Return values as an array of a message, in C order whatever their layout in memory is.
+
+    A transposed weight would be sent in Fortran order, and writers of files downstream take its memory for its values.
+    """
+    return Array(np.asarray(values, order="C"))
+
+
+def state_record(state: Mapping[str, "Tensor"]) -> ArrayRecord:
+    """Return a model's state dict as it is sent: names in their order, values in C order."""
+    return ArrayRecord({name: to_array(tensor.detach().cpu().numpy()) for name, tensor in state.items()})
+
+
+def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...], *, fortran_order: bool = False) -> bytes:
+    """Return the header that numpy writes before the values of an array."""
+    header = BytesIO()
+    facts = {"descr": npy.dtype_to_descr(dtype), "fortran_order": fortran_order, "shape": tuple(shape)}
+    npy.write_array_header_1_0(header, facts)
+    return header.getvalue()
+
+
+def c_ordered(array: Array) -> bytes:
+    """Return the bytes of an array as numpy writes its values in C order: the same for the same values.
+
+    Nothing is parsed, since a client may have written them: bytes that are not those of numpy are returned as they are.
+    """
+    shape = tuple(array.shape)
+    if array.stype != SType.NUMPY or b"'fortran_order': True" not in array.data[:_HEADER]:
+        return array.data
+    try:
+        dtype = np.dtype(array.dtype)
+        header, turned = npy_header(dtype, shape), npy_header(dtype, shape, fortran_order=True)
+    except (TypeError, ValueError):
+        return array.data
+    if not array.data.startswith(turned) or len(array.data) - len(turned) != dtype.itemsize * prod(shape):
+        return array.data
+    values = np.frombuffer(memoryview(array.data)[len(turned) :], dtype).reshape(shape, order="F")
+    return header + values.tobytes()
 
 
 def view(name: str, array: Array) -> NDArray[np.generic]:
