@@ -156,9 +156,16 @@ class ReadableFile:
 
 
 def issue_ticket(directory: Path, ticket: int) -> None:
-    """Create the ticket of a message that is about to be dispatched."""
+    """Create the ticket of a message that is about to be dispatched.
+
+    Raises:
+        StorageError: the file cannot be made.
+    """
     path = directory / f"ticket-{ticket}"
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise StorageError(f"the file {path}, which a message needs, cannot be made: {error.strerror}") from error
 
 
 def take_ticket(directory: Path, ticket: int) -> bool:

@@ -205,7 +205,7 @@ _TASK = struct.Struct("<BQBBQQQ")
 _BARE = struct.Struct("<B")
 _REPLY = struct.Struct("<BQBQQB")
 _FAILURE = struct.Struct("<BQH")
-_KIND_TASK, _KIND_STOP, _KIND_READY, _KIND_REPLY, _KIND_FAILURE = range(5)
+_KIND_TASK, _KIND_STOP, _KIND_READY, _KIND_REPLY, _KIND_FAILURE, _KIND_UNUSABLE = range(6)
 
 
 class FrameError(RunError):
@@ -231,7 +231,14 @@ class Stop:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ready:
-    """Worker to parent: the app is loaded, or its loading failed; messages will be answered."""
+    """Worker to parent: the app is loaded; messages will be answered."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unusable:
+    """Worker to parent: the app cannot be loaded, or cannot be used here, for this reason; the worker ends."""
+
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -254,7 +261,7 @@ class Failure:
     reason: str
 
 
-Frame = Task | Stop | Ready | Reply | Failure
+Frame = Task | Stop | Ready | Unusable | Reply | Failure
 
 
 def pack_frame(frame: Frame) -> bytes:
@@ -268,11 +275,16 @@ def pack_frame(frame: Frame) -> bytes:
             return _BARE.pack(_KIND_STOP)
         case Ready():
             return _BARE.pack(_KIND_READY)
+        case Unusable():
+            return _BARE.pack(_KIND_UNUSABLE) + _reason(frame.reason)
         case Reply():
             return _REPLY.pack(_KIND_REPLY, frame.ticket, frame.directory, frame.offset, frame.length, frame.has_state)
         case Failure():
-            reason = limit_reason(frame.reason).encode("utf-8", "replace")
-            return _FAILURE.pack(_KIND_FAILURE, frame.ticket, frame.code) + reason
+            return _FAILURE.pack(_KIND_FAILURE, frame.ticket, frame.code) + _reason(frame.reason)
+
+
+def _reason(reason: str) -> bytes:
+    return limit_reason(reason).encode("utf-8", "replace")
 
 
 def unpack_frame(data: bytes) -> Frame:
@@ -289,6 +301,8 @@ def unpack_frame(data: bytes) -> Frame:
         if kind in {_KIND_STOP, _KIND_READY}:
             _BARE.unpack(data)
             return Stop() if kind == _KIND_STOP else Ready()
+        if kind == _KIND_UNUSABLE:
+            return Unusable(reason=data[_BARE.size :].decode())
         if kind == _KIND_REPLY:
             _, ticket, directory, offset, length, has_state = _REPLY.unpack(data)
             return Reply(ticket=ticket, directory=directory, offset=offset, length=length, has_state=bool(has_state))

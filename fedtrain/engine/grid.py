@@ -1,12 +1,9 @@
-"""A Flower Grid over worker processes on this machine, whose threads take turns."""
+"""A Flower Grid over worker processes on this machine."""
 
 import atexit
 import importlib
 import os
 import secrets
-import threading
-import time
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,15 +18,16 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedtrain.engine.arena import create_directories, remove_directories
+from fedtrain.engine.driver import Driver
 from fedtrain.engine.forking import Template
 from fedtrain.engine.pool import Pool
 from fedtrain.engine.process import make_template, start_fork_server
-from fedtrain.engine.requests import Request, RequestBuffers
+from fedtrain.engine.requests import Request, RequestBuffers, Tally
 from fedtrain.engine.state import Spool
 from fedtrain.engine.worker import FIRST_NODE_ID, TASK_ID, WorkerSpec, keep_freed_memory
 from fedtrain.errors import UsageError
 
-_PULL_WAIT = 0.05  # seconds that pull_messages waits for progress
+_PULL_WAIT = 0.05  # seconds that pull_messages waits for a reply
 
 
 class LocalGrid(Grid):
@@ -39,12 +37,14 @@ class LocalGrid(Grid):
     nodes}``. Its ``Context.state`` lasts from message to message; what a message changed is kept if it was answered
     without an error. Two messages of one node never run at the same time.
 
-    Every message gets exactly one reply. What goes wrong with a client becomes an error reply: an exception, an app
-    that cannot be loaded, a process that crashes, and also (unlike in Flower, which leaves such replies out) a
-    message that was not answered within its time to live or the timeout of `send_and_receive`. Its worker is then
-    stopped, and the reply says where it was.
+    Every message gets exactly one reply. What goes wrong with a client becomes an error reply: an exception, a process
+    that crashes, and also (unlike in Flower, which leaves such replies out) a message that was not answered within its
+    time to live or the timeout of `send_and_receive`. Its worker is then stopped, and the reply says where it was.
 
-    Workers take the next messages only while a method of the grid runs; each may hold two. Threads take turns.
+    Two things end the run instead, with an error from whatever method is called next: an app that no worker can load,
+    and workers that end again and again before they run a message.
+
+    The grid works on its own, whatever the ServerApp does in the meantime (`Driver`). Threads may share it.
 
     Args:
         client_app: object reference of the ClientApp, "module:attribute", which each worker loads as Flower does; or
@@ -89,7 +89,7 @@ class LocalGrid(Grid):
         self.nodes = nodes
         self.workers = min(nodes, workers or _usable_cores())
         self._closed = False
-        self._turn = FairLock()
+        self._process = os.getpid()
         self._requests: dict[str, Request] = {}
         self._directories = create_directories()
         self._run = replace(Run.create_empty(secrets.randbits(63)), override_config=dict(run_config))
@@ -122,18 +122,18 @@ class LocalGrid(Grid):
             raise
         keep_freed_memory()
         self._outbox = RequestBuffers(self._directories)
-        self._pool = Pool(spec, self.workers, self._spool, self._template)
+        self._driver = Driver(Pool(spec, self.workers, self._spool, self._template))
         # Before multiprocessing's own handler, which would wait for the workers to end by themselves.
         atexit.register(self.close)
 
     def close(self) -> None:
-        """End the workers and remove temporary files. Does nothing the second time."""
-        if self._closed:
+        """End the workers and remove temporary files. Does nothing the second time, or in a copy made by ``fork``."""
+        if self._closed or self._process != os.getpid():
             return
         self._closed = True
         atexit.unregister(self.close)
         try:
-            self._pool.close()
+            self._driver.close()
         finally:
             self._close_template()
             self._spool.close()
@@ -186,8 +186,9 @@ class LocalGrid(Grid):
         Raises:
             UsageError: a message is not one that can be pushed (then none is), or the grid is closed.
             StorageError: there is no room for the messages.
+            RunError: the app cannot be loaded, or no worker can be kept running.
         """
-        with self._turn:
+        with self._driver.turn():
             requests = self._push(messages, timeout=None)
             for request in requests:
                 self._requests[request.metadata.message_id] = request
@@ -200,19 +201,13 @@ class LocalGrid(Grid):
         never pushed, or whose replies were pulled before, are passed over.
 
         Raises:
-            RunError: no worker can be kept running.
+            RunError: the app cannot be loaded, or no worker can be kept running.
             UsageError: the grid is closed.
         """
-        with self._turn:
-            self._check_open()
+        with self._driver.turn() as turn:
             requests = [self._requests[key] for key in dict.fromkeys(message_ids) if key in self._requests]
-            deadline = time.monotonic() + _PULL_WAIT
-            self._pool.step(0)
-            while requests and all(request.reply is None for request in requests):
-                remaining = deadline - time.monotonic()
-                if remaining <= 0:
-                    break
-                self._pool.step(remaining)
+            if requests:
+                turn.wait_until(lambda: any(request.reply is not None for request in requests), timeout=_PULL_WAIT)
             replies = []
             for request in requests:
                 if request.reply is not None:
@@ -233,79 +228,41 @@ class LocalGrid(Grid):
         Raises:
             UsageError: a message is not one that can be pushed (then none is), or the grid is closed.
             StorageError: there is no room for the messages.
-            RunError: no worker can be kept running.
+            RunError: the app cannot be loaded, or no worker can be kept running.
         """
-        with self._turn:
+        with self._driver.turn():
             requests = self._push(messages, timeout)
-        replies = []
-        for request in requests:
-            while request.reply is None:
-                # Not for longer: Flower's older strategies send from a thread for each client.
-                with self._turn:
-                    self._check_open()
-                    if request.reply is None:
-                        self._pool.step(_PULL_WAIT)
-            replies.append(request.reply)
-        return replies
+        if requests:
+            self._driver.wait_for(requests[0].arena.answered)
+        return [request.reply for request in requests if request.reply is not None]
+
+    def check(self) -> None:
+        """Do nothing, unless the run cannot go on.
+
+        Raises:
+            RunError: the app cannot be loaded, or no worker can be kept running.
+            UsageError: the grid is closed.
+        """
+        with self._driver.turn():
+            pass
+
+    @property
+    def tallies(self) -> dict[str, Tally]:
+        """How the messages that were answered so far were, by their type."""
+        return {kind: replace(tally) for kind, tally in self._outbox.tallies.items()}
 
     def _push(self, messages: Iterable[Message], timeout: float | None) -> list[Request]:
-        self._check_open()
         requests = self._outbox.add(messages, timeout)
         nodes = self.get_node_ids()
         for request in requests:
             if request.node_id not in nodes:
                 reason = f"there is no node {request.node_id}: the nodes of this run are {nodes[0]} to {nodes[-1]}"
                 request.finish(request.error_reply(ErrorCode.NODE_UNAVAILABLE, reason))
-        self._pool.submit(request for request in requests if request.reply is None)
+        self._driver.submit(request for request in requests if request.reply is None)
         return requests
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise UsageError("the LocalGrid is closed: use it within its `with` block")
 
 
 def _usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-class FairLock:
-    """Gives threads their turn in the order in which they ask: none that asks again at once starves the others."""
-
-    def __init__(self) -> None:
-        self._mutex = threading.Lock()
-        self._waiting: deque[threading.Lock] = deque()
-        self._taken = False
-
-    def __enter__(self) -> Self:
-        """Wait for the turn."""
-        with self._mutex:
-            if not self._taken:
-                self._taken = True
-                return self
-            gate = threading.Lock()
-            gate.acquire()
-            self._waiting.append(gate)
-        try:
-            gate.acquire()
-        except BaseException:  # Ctrl-C while it waits
-            with self._mutex:
-                waiting = gate in self._waiting
-                if waiting:
-                    self._waiting.remove(gate)
-            if not waiting:  # its turn had come
-                self._pass_on()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Hand the turn to the thread that has waited longest."""
-        self._pass_on()
-
-    def _pass_on(self) -> None:
-        with self._mutex:
-            if self._waiting:
-                self._waiting.popleft().release()
-            else:
-                self._taken = False

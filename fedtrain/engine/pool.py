@@ -9,9 +9,10 @@ requests of one node never run at the same time.
 import contextlib
 import heapq
 import selectors
+import socket
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -19,13 +20,13 @@ from flwr.app import Message
 from flwr.common.constant import ErrorCode
 
 from fedtrain.engine.arena import issue_ticket, take_ticket
-from fedtrain.engine.codec import CodecError, Failure, Ready, Reply, Task, pack_frame, unpack_frame
+from fedtrain.engine.codec import CodecError, Failure, Ready, Reply, Task, Unusable, pack_frame, unpack_frame
 from fedtrain.engine.forking import Template
 from fedtrain.engine.process import SLOTS, Spawner, WorkerProcess, exit_deadline, stack_deadline
 from fedtrain.engine.requests import Request, read_reply
 from fedtrain.engine.state import Spool
 from fedtrain.engine.worker import WorkerSpec
-from fedtrain.errors import RunError, StorageError
+from fedtrain.errors import FedtrainError, RunError, StorageError
 
 MAX_FRUITLESS_ENDS = 3  # workers in a row that may end before any message is started
 
@@ -43,7 +44,10 @@ class _Worker:
 
 
 class Pool:
-    """Worker processes and the requests that they work on. Work proceeds in `step`, on the caller's thread.
+    """Worker processes and the requests that they work on.
+
+    One thread calls `wait` and `proceed`, again and again. Other threads may call `submit`, but never while one of them
+    is in `submit` or `proceed`.
 
     Args:
         spec: what the workers must know.
@@ -54,6 +58,7 @@ class Pool:
 
     def __init__(self, spec: WorkerSpec, size: int, spool: Spool, template: Template | None = None) -> None:
         self._directories = spec.directories
+        self._client_app = spec.client_app if template is None else None
         self._spool = spool
         self._queue: deque[Request] = deque()
         self._held: dict[int, deque[Request]] = {}  # by node: requests that wait for another of the same node
@@ -64,42 +69,54 @@ class Pool:
         self._numbers = count()
         self._workers: list[_Worker] = []
         self._fruitless_ends = 0
-        self._failure: RunError | None = None
+        self.failure: FedtrainError | None = None  # why no request is run any more
         self._selector = selectors.DefaultSelector()
+        self._woken, self._wake = socket.socketpair()
+        self._selector.register(self._woken, selectors.EVENT_READ)
         self._spawner = Spawner(lambda index: WorkerProcess(index, spec, template))
         self._selector.register(self._spawner, selectors.EVENT_READ)
         for _ in range(size):
             self._spawner.order(next(self._indices))
 
     def submit(self, requests: Iterable[Request]) -> None:
-        """Take on requests, in this order."""
+        """Take on requests, in this order, and wake the thread that waits."""
         for request in requests:
             self._queue.append(request)
             heapq.heappush(self._deadlines, (request.deadline, next(self._numbers), request))
         self._dispatch()
+        self.wake()
 
-    def step(self, timeout: float | None) -> None:
-        """Wait for something to happen, for ``timeout`` seconds at most, and deal with it.
+    def wait(self) -> Sequence[selectors.SelectorKey]:
+        """Wait until something happens, a request is submitted or its time is over, or `wake` is called."""
+        return [key for key, _ in self._selector.select(self._wait_time())]
 
-        Raises:
-            RunError: workers end again and again before they run anything, or cannot be started.
-        """
-        if self._failure is not None:
-            raise self._failure
-        self._dispatch()
-        for key, _ in self._selector.select(self._wait_time(timeout)):
-            if key.fileobj is self._spawner:
+    def wake(self) -> None:
+        """End the `wait` of another thread."""
+        with contextlib.suppress(BlockingIOError):  # it has been woken, and has not noticed yet
+            self._wake.send(b"w", socket.MSG_DONTWAIT)
+
+    def proceed(self, events: Sequence[selectors.SelectorKey]) -> None:
+        """Deal with what has happened. Where no request can be run any more, `failure` is set."""
+        for key in events:
+            if key.fileobj is self._woken:
+                self._woken.recv(4096)
+            elif key.fileobj is self._spawner:
                 self._welcome(self._spawner.collect())
             elif key.data in self._workers:
                 self._attend(key.data, ended=key.fd == key.data.process.sentinel)
             self._dispatch()
         self._expire()
-        if self._failure is not None:
-            raise self._failure
+        self._dispatch()
+
+    def fail(self, failure: FedtrainError) -> None:
+        """Run no request any more, for this reason, unless there is one already."""
+        self.failure = self.failure or failure
 
     def close(self) -> None:
         """End all workers. Those that are idle end by themselves; the others are killed."""
         self._selector.close()
+        self._woken.close()
+        self._wake.close()
         idle = [worker.process for worker in self._workers if worker.ready and not worker.requests]
         everyone = [worker.process for worker in self._workers]
         self._workers.clear()
@@ -114,18 +131,16 @@ class Pool:
             for process in everyone:
                 process.kill()
 
-    def _wait_time(self, timeout: float | None) -> float | None:
-        while self._deadlines and self._deadlines[0][2].reply is not None:
-            heapq.heappop(self._deadlines)
-        if not self._deadlines:
-            return timeout
-        remaining = max(0.0, self._deadlines[0][0] - time.monotonic())
-        return remaining if timeout is None else min(timeout, remaining)
+    def _wait_time(self) -> float | None:
+        # Another thread may submit in the meantime, and wakes this one then.
+        deadlines = self._deadlines[:1]
+        return max(0.0, deadlines[0][0] - time.monotonic()) if deadlines else None
 
     def _welcome(self, result: WorkerProcess | Exception) -> None:
         if isinstance(result, Exception):
-            self._failure = RunError(f"a worker process cannot be started: {result}")
-            self._failure.__cause__ = result
+            failure = RunError(f"a worker process cannot be started: {result}")
+            failure.__cause__ = result
+            self.fail(failure)
             return
         worker = _Worker(process=result)
         self._workers.append(worker)
@@ -145,6 +160,9 @@ class Pool:
                 frame = unpack_frame(worker.process.connection.recv_bytes())
                 if isinstance(frame, Ready):
                     worker.ready = True
+                elif isinstance(frame, Unusable):
+                    said = "" if self._client_app is None else f"the ClientApp {self._client_app} cannot be loaded:\n"
+                    self.fail(RunError(f"{said}{frame.reason.rstrip()}"))
                 elif isinstance(frame, Reply | Failure):
                     self._answer(worker, frame)
         except (EOFError, OSError):
@@ -199,6 +217,8 @@ class Pool:
 
     def _dispatch(self) -> None:
         """Give each worker a request, then each a second one, then let idle workers take over second ones."""
+        if self.failure is not None:
+            return
         for depth in range(SLOTS):
             for worker in self._workers:
                 if not worker.ready or len(worker.requests) != depth or (depth > 0 and worker.stale):
@@ -244,7 +264,7 @@ class Pool:
         """Answer all requests whose time is over, and stop the workers that still run one of them."""
         now = time.monotonic()
         expired = set()
-        while self._deadlines and self._deadlines[0][0] <= now:
+        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][2].reply is not None):
             request = heapq.heappop(self._deadlines)[2]
             if request.reply is None:
                 expired.add(request)
@@ -291,10 +311,8 @@ class Pool:
             self._finish(request, reply, dispatched=True)
         self._fruitless_ends = 0 if started else self._fruitless_ends + 1
         if self._fruitless_ends == MAX_FRUITLESS_ENDS:
-            self._failure = RunError(
-                f"{MAX_FRUITLESS_ENDS} worker processes in a row ended before they could run a message. "
-                f"The last one {how}"
-            )
+            reason = f"{MAX_FRUITLESS_ENDS} worker processes in a row ended before they could run a message"
+            self.fail(RunError(f"{reason}. The last one {how}"))
         self._remove(worker)
 
     def _remove(self, worker: _Worker) -> None:
@@ -302,5 +320,5 @@ class Pool:
         self._selector.unregister(worker.process.sentinel)
         self._workers.remove(worker)
         worker.process.kill()
-        if self._failure is None:
+        if self.failure is None:
             self._spawner.order(next(self._indices))

@@ -46,7 +46,10 @@ def start_fork_server(preload: Sequence[str], threads: int) -> None:
     """
     get_context("forkserver").set_forkserver_preload([*preload, "fedtrain.engine.worker"])
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-    variables = {"PYTHONPATH": path, **thread_variables(threads)}
+    # With the fork server starts the process that removes what a worker leaves which is killed: the semaphores of a
+    # DataLoader, say. It does so, and would warn of each.
+    silence = ",".join([*filter(None, [os.environ.get("PYTHONWARNINGS")]), "ignore:resource_tracker"])
+    variables = {"PYTHONPATH": path, "PYTHONWARNINGS": silence, **thread_variables(threads)}
     # Its import path is not inherited in Python 3.11, and numeric libraries read their variables when they are
     # imported. Ctrl-C is blocked there: it would kill the server in the middle of its imports.
     with _spawn_lock, _environment(variables), _blocked_interrupt():

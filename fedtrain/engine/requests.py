@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from threading import Event
 from uuid import uuid4
 
 from flwr.app import Error, Message, Metadata, RecordDict
@@ -40,6 +41,7 @@ class Arena:
     def __init__(self, *, number: int, directory: int, users: int, spares: "SpareFile") -> None:
         self.number = number
         self.directory = directory
+        self.answered = Event()  # all of its messages are
         self._users = users
         self._spares = spares
 
@@ -48,6 +50,7 @@ class Arena:
         self._users -= 1
         if self._users == 0:
             self._spares.keep(self)
+            self.answered.set()
 
 
 class SpareFile:
@@ -72,6 +75,29 @@ class SpareFile:
             self._path = None
 
 
+@dataclass(kw_only=True, slots=True)
+class Tally:
+    """How the messages of one type were answered.
+
+    Attributes:
+        contents: with a content.
+        errors: with an error.
+        last_error: the reason in the latest of these.
+    """
+
+    contents: int = 0
+    errors: int = 0
+    last_error: str = ""
+
+    def count(self, reply: Message) -> None:
+        """Take a reply into account."""
+        if reply.has_error():
+            self.errors += 1
+            self.last_error = reply.error.reason or ""
+        else:
+            self.contents += 1
+
+
 @dataclass(kw_only=True, slots=True, eq=False)
 class Request:
     """A message that was pushed, until its reply is pulled."""
@@ -82,6 +108,7 @@ class Request:
     buffers: tuple[bytes, ...]
     limit: float  # seconds that the client may take
     deadline: float  # in monotonic seconds
+    tally: Tally
     ticket: int = 0  # of the latest dispatch
     slot: int = 0  # likewise
     reply: Message | None = field(default=None)
@@ -94,6 +121,7 @@ class Request:
     def finish(self, reply: Message) -> None:
         """Set the reply, and let go of what the message holds."""
         reply.metadata.__dict__["_message_id"] = str(uuid4())
+        self.tally.count(reply)
         self.reply = reply
         self.buffers = ()
         self.arena.release()
@@ -105,9 +133,14 @@ class Request:
 
 
 class RequestBuffers:
-    """Turns messages into requests."""
+    """Turns messages into requests.
+
+    Attributes:
+        tallies: how those that were answered were, by the type of the message.
+    """
 
     def __init__(self, directories: Sequence[Path]) -> None:
+        self.tallies: dict[str, Tally] = {}
         self._directories = directories
         self._numbers = count()
         self._spares = SpareFile(directories)
@@ -144,6 +177,7 @@ class RequestBuffers:
                     buffers=content.buffers,
                     limit=timeout if timeout is not None and limited else metadata.ttl,
                     deadline=now + (timeout if timeout is not None and limited else remaining),
+                    tally=self.tallies.setdefault(metadata.message_type, Tally()),
                 )
             )
         return requests

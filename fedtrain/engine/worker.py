@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import faulthandler
+import multiprocessing
 import os
 import signal
 import sys
@@ -31,6 +32,7 @@ from fedtrain.engine.codec import (
     Reply,
     Source,
     Task,
+    Unusable,
     decode,
     encode_message,
     pack,
@@ -99,9 +101,17 @@ def main(
     )
     watchdog.start()
     _prepare_process(index, spec)
+    if app is None:
+        # Of the user's code, which may start processes for a DataLoader: as in any program. That of this process is
+        # the one by which it was started itself.
+        multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     TaskIdentity.run_id, TaskIdentity.task_id = spec.run_id, TASK_ID
-    runner = _Runner(index, spec, _load(spec) if app is None else _inherited(app))
+    usable = _load(spec) if app is None else _inherited(app)
     try:
+        if isinstance(usable, str):
+            connection.send_bytes(pack_frame(Unusable(reason=usable)))
+            return
+        runner = _Runner(index, spec, usable)
         connection.send_bytes(pack_frame(Ready()))
         while isinstance(task := unpack_frame(connection.recv_bytes()), Task):
             answer = runner.answer(task)
@@ -166,7 +176,7 @@ def _inherited(app: ClientApp) -> ClientApp | str:
 class _Runner:
     """Runs messages, with what is kept from one to the next."""
 
-    def __init__(self, index: int, spec: WorkerSpec, app: ClientApp | str) -> None:
+    def __init__(self, index: int, spec: WorkerSpec, app: ClientApp) -> None:
         self._index = index
         self._spec = spec
         self._app = app
@@ -177,10 +187,8 @@ class _Runner:
         """Run a task. Returns nothing if the parent has taken it back."""
         if not take_ticket(self._spec.directories[0], task.ticket):
             return None
-        if isinstance(self._app, str):
-            return Failure(ticket=task.ticket, code=ErrorCode.LOAD_CLIENT_APP_EXCEPTION, reason=self._app)
         try:
-            return self._run(task, self._app)
+            return self._run(task)
         except _EngineError as error:
             return Failure(ticket=task.ticket, code=ErrorCode.UNKNOWN, reason=str(error.__cause__))
         except BaseException:  # noqa: BLE001 - whatever an app raises is the answer, also sys.exit()
@@ -191,7 +199,7 @@ class _Runner:
                 with contextlib.suppress(OSError, ValueError, AttributeError):
                     stream.flush()
 
-    def _run(self, task: Task, app: ClientApp) -> Frame:
+    def _run(self, task: Task) -> Frame:
         with _engine_errors():
             packed, buffers = self._arena.read(self._spec.directories[task.directory], task)
             message = decode(packed, buffers)
@@ -199,7 +207,7 @@ class _Runner:
             old_state = self._states.read(node_id)
             context = self._context(node_id, old_state)
         TaskIdentity.node_id = node_id
-        reply = app(message, context)
+        reply = self._app(message, context)
         if not isinstance(reply, Message):
             raise TypeError(f"the ClientApp returned a {type(reply).__name__}, not a Message")
         if (reply.metadata.reply_to_message_id, reply.metadata.src_node_id) != (message_id, node_id):

@@ -1,9 +1,10 @@
 """Run a Flower app on the local engine."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from flwr.app import Context, RecordDict
+from flwr.app import Context, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import ServerApp
@@ -11,9 +12,12 @@ from flwr.serverapp.server_app import LoadServerAppError
 from flwr.supercore.object_ref import load_app
 
 from fedtrain.engine import LocalGrid
-from fedtrain.errors import AppError
+from fedtrain.engine.requests import Tally
+from fedtrain.errors import AppError, RunError
 from fedtrain.flower.app import FlowerApp
 from fedtrain.privacy.mechanisms import registered
+
+_log = logging.getLogger(__name__)
 
 # The key by which an app of ours says how many clients there are; for other apps the caller says it.
 CLIENTS_KEY = "federation.clients"
@@ -78,6 +82,7 @@ def simulate(
 
     Raises:
         AppError: the ServerApp cannot be loaded.
+        RunError: the ClientApp cannot be loaded, or no client trained.
         Exception: whatever the ServerApp raises.
     """
     with open_grid(app.client, app.folder, run_config, nodes=nodes, workers=workers, state_folder=state_folder) as grid:
@@ -97,3 +102,30 @@ def simulate(
                 run_config=dict(run_config),
             ),
         )
+        grid.check()  # a ServerApp may have caught what the grid raised
+        refuse_fruitless(grid.tallies)
+
+
+def refuse_fruitless(tallies: Mapping[str, Tally]) -> None:
+    """Refuse a run to whose end the ServerApp came although no client trained, or none answered at all.
+
+    Flower's strategies go on without results, and what an app saves then is empty. Messages of another kind that were
+    all answered with errors are a warning: many apps evaluate in the ServerApp alone.
+
+    Args:
+        tallies: how messages were answered, by their type, ``train`` or ``train.name``, say.
+
+    Raises:
+        RunError: likewise, with the last error.
+    """
+    answered = any(tally.contents for tally in tallies.values())
+    training = [tally for kind, tally in tallies.items() if kind.partition(".")[0] == MessageType.TRAIN]
+    trained = not training or any(tally.contents for tally in training)
+    for kind, tally in tallies.items():
+        if tally.contents or not tally.errors:
+            continue
+        said = f"all {tally.errors} messages of type {kind} were answered with errors. The last one:\n"
+        reason = tally.last_error.strip()
+        if not answered or (not trained and tally in training):
+            raise RunError(f"no client {'trained' if training else 'answered'}: {said}{reason}")
+        _log.warning("%s%s", said, reason)

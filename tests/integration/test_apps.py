@@ -164,6 +164,34 @@ def test_an_app_that_cannot_be_loaded_is_refused(cli, make_app, server, status, 
     assert message in stderr
 
 
+IMPORTS = "import no_such_module\n" + CLIENT
+RAISES = CLIENT.replace("visits =", "raise KeyError('planted')\n    visits =", 1)
+DIES = CLIENT.replace("visits =", "import os; os._exit(9)\n    visits =", 1)
+
+
+@pytest.mark.parametrize(
+    ("server", "client", "said"),
+    [
+        (SERVER, IMPORTS, ["the ClientApp other.client:app cannot be loaded:", "No module named 'no_such_module'"]),
+        # Flower's older strategies catch what a grid raises, and go on to the last round.
+        (LEGACY_SERVER, "1 / 0", ["the ClientApp other.client:app cannot be loaded:", "ZeroDivisionError"]),
+        (SERVER, RAISES, ["no client trained: all 8 messages of type train", "KeyError: 'planted'"]),
+        (SERVER, DIES, ["no client trained: all 8 messages of type train", "exited with code 9"]),
+    ],
+    ids=["import", "import, older style", "raises", "dies"],
+)
+def test_a_run_whose_clients_do_nothing_fails(cli, make_app, server, client, said):
+    # Like many: it saves what there is, whatever that is.
+    server = server.replace('print("nodes"', 'return\n    print("nodes"')
+    outcome = cli.call("simulate", make_app(server, client))
+    assert outcome.status == 1
+    assert all(text in outcome.stderr.partition("error: ")[2] for text in said), outcome.stderr
+    if "import no_such_module" in client:
+        assert "[ROUND 2/2]" not in outcome.stderr
+        assert "Traceback" in outcome.stderr
+        assert 'client.py", line 1' in outcome.stderr
+
+
 def test_a_folder_without_an_app_is_refused(cli, tmp_path):
     outcome = cli.here("simulate", tmp_path)
     assert outcome.status == 2

@@ -89,6 +89,9 @@ def test_a_long_traceback_keeps_its_end(make_grid, messages):
 @pytest.mark.parametrize(
     ("source", "client_app", "text"),
     [
+        ("def broken(:", "client:app", "SyntaxError"),
+        ("1 / 0", "client:app", "ZeroDivisionError"),
+        ("from os import no_such_name", "client:app", "no_such_name"),
         ("import no_such_module", "client:app", "No module named 'no_such_module'"),
         ("sys.exit('stop')", "client:app", "SystemExit: stop"),
         ("", "client:missing", "Unable to load attribute missing"),
@@ -97,11 +100,15 @@ def test_a_long_traceback_keeps_its_end(make_grid, messages):
         ("", "nonsense", "Missing attribute"),
     ],
 )
-def test_an_app_that_cannot_be_loaded_answers_with_the_reason(make_grid, messages, source, client_app, text):
+def test_an_app_that_cannot_be_loaded_ends_the_run_with_its_traceback(make_grid, messages, source, client_app, text):
     grid = make_grid(source, client_app=client_app)
-    replies = grid.send_and_receive(messages(range(4)))
-    assert {reply.error.code for reply in replies} == {ErrorCode.LOAD_CLIENT_APP_EXCEPTION}
-    assert all(text in reply.error.reason for reply in replies)
+    with pytest.raises(RunError) as failed:
+        grid.send_and_receive(messages(range(4)))
+    assert str(failed.value).startswith(f"the ClientApp {client_app} cannot be loaded:\nTraceback")
+    assert text in str(failed.value)
+    for again in (lambda: grid.push_messages(messages([0])), lambda: grid.pull_messages([]), grid.check):
+        with pytest.raises(RunError, match="cannot be loaded"):
+            again()
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 import os
 import random
 import signal
+import textwrap
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,8 +12,8 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.run import Run
 
-from fedtrain.engine.grid import FairLock
 from fedtrain.errors import UsageError
+from tests.processes import runs, until
 
 ECHO = """
 @app.train()
@@ -274,51 +274,83 @@ def test_threads_can_share_a_grid(make_grid, messages):
     assert [reply.metadata.src_node_id for reply in replies] == [1000 + node for node in range(6)]
 
 
-def test_threads_get_their_turn_in_the_order_in_which_they_ask():
-    turn = FairLock()
-    order = []
+def test_a_thread_that_asks_again_and_again_does_not_starve_the_others(make_grid, messages):
+    grid = make_grid(SLOW_FIRST)
+    done = threading.Event()
 
-    def ask(number):
-        with turn:
-            order.append(number)
+    def ask():
+        while not done.is_set():
+            grid.pull_messages(["unknown"])
 
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(5)]
-    with turn:
-        for expected, thread in enumerate(threads, start=1):
-            thread.start()
-            while len(turn._waiting) < expected:
-                time.sleep(0.001)
-    for thread in threads:
-        thread.join()
-    assert order == list(range(5))
+    with ThreadPoolExecutor(2) as threads:
+        asking = [threads.submit(ask) for _ in range(2)]
+        replies = [grid.send_and_receive(messages(range(4))) for _ in range(5)]
+        done.set()
+    assert [future.result() for future in asking] == [None, None]
+    assert not any(reply.has_error() for answer in replies for reply in answer)
 
 
-def test_ctrl_c_while_waiting_leaves_the_turn_to_others():
-    turn = FairLock()
-    release = threading.Event()
-    taken = threading.Event()
+def test_clients_work_while_the_serverapp_does_something_else(make_grid, messages, tmp_path):
+    app = f"""
+    @app.train()
+    def train(message, context):
+        (pathlib.Path({str(tmp_path)!r}) / f"done-{{context.node_config['partition-id']}}").touch()
+        return Message(RecordDict(), reply_to=message)
+    """
+    grid = make_grid("import pathlib\n" + textwrap.dedent(app), nodes=40)
+    ids = grid.push_messages(messages(range(40)))
+    until(lambda: len(list(tmp_path.glob("done-*"))) == 40)  # without a call of the grid
+    replies = []
+    while len(replies) < 40:
+        replies += grid.pull_messages(ids)
+    assert not any(reply.has_error() for reply in replies)
 
-    def hold():
-        with turn:
-            taken.set()
-            release.wait()
 
-    holder = threading.Thread(target=hold)
-    holder.start()
-    taken.wait()
+def test_a_time_to_live_ends_without_a_call_of_the_grid(make_grid, messages, tmp_path):
+    app = f"""
+    @app.train()
+    def train(message, context):
+        pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(os.getpid()))
+        time.sleep(600)
+    """
+    grid = make_grid("import pathlib\n" + textwrap.dedent(app), workers=1)
+    grid.push_messages(messages([0], ttl=3.0))
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    until(lambda: not runs(int((tmp_path / "pid").read_text())))
+    assert grid.tallies["train"].errors == 1
+
+
+def test_a_copy_of_the_process_leaves_the_grid_to_its_original(make_grid, messages):
+    grid = make_grid(ECHO)
+    grid.send_and_receive(messages([0]))
+    child = os.fork()
+    if child == 0:
+        try:
+            grid.close()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert grid.send_and_receive(messages([1]))[0].has_content()
+
+
+def test_waiting_can_be_interrupted_and_the_grid_goes_on(make_grid, messages, released):
+    grid = make_grid(HELD_FIRST)
     main = threading.main_thread().ident
+    timer = threading.Timer(0.5, signal.pthread_kill, (main, signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        grid.send_and_receive(messages([0]))
+    timer.join()
+    assert grid.send_and_receive(messages([1]))[0].has_content()
+    released.touch()
 
-    def interrupt():
-        while not turn._waiting:
-            time.sleep(0.001)
-        signal.pthread_kill(main, signal.SIGINT)
 
-    interrupter = threading.Thread(target=interrupt)
-    interrupter.start()
-    with pytest.raises(KeyboardInterrupt), turn:
-        pass
-    interrupter.join()
-    release.set()
-    holder.join()
-    with turn:
-        assert not turn._waiting
+def test_a_grid_that_is_closed_while_a_thread_waits_says_so(make_grid, messages, released):
+    grid = make_grid(HELD_FIRST)
+    grid.send_and_receive(messages([1]))
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(grid.send_and_receive, messages([0]))
+        until(lambda: grid._driver._awaited)
+        grid.close()
+        with pytest.raises(UsageError, match="closed"):
+            waiting.result(30)

@@ -1,0 +1,45 @@
+"""What becomes of a run of any app whose clients do nothing."""
+
+import logging
+
+import pytest
+
+from fedtrain.engine.requests import Tally
+from fedtrain.errors import RunError
+from fedtrain.flower.simulation import refuse_fruitless
+
+FAILS = Tally(contents=0, errors=6, last_error="Traceback\nValueError: planted\n")
+WORKS = Tally(contents=1, errors=5, last_error="Traceback\nValueError: planted\n")
+
+
+@pytest.mark.parametrize(
+    ("tallies", "said"),
+    [
+        ({"train": FAILS}, "no client trained: all 6 messages of type train were answered with errors"),
+        ({"train": FAILS, "evaluate": WORKS}, "no client trained: all 6 messages of type train"),
+        ({"query": WORKS, "train.head": FAILS}, "no client trained: all 6 messages of type train.head"),
+        ({"evaluate": FAILS}, "no client answered: all 6 messages of type evaluate"),
+    ],
+)
+def test_a_run_in_which_no_client_trained_has_failed(tallies, said):
+    with pytest.raises(RunError) as failed:
+        refuse_fruitless(tallies)
+    assert said in str(failed.value)
+    assert str(failed.value).endswith("The last one:\nTraceback\nValueError: planted")
+
+
+@pytest.mark.parametrize(
+    ("tallies", "warnings"),
+    [
+        ({}, 0),
+        ({"train": Tally()}, 0),
+        ({"train": WORKS, "evaluate": WORKS}, 0),
+        ({"train.head": FAILS, "train.body": WORKS}, 1),
+        ({"train": WORKS, "evaluate": FAILS}, 1),
+    ],
+)
+def test_messages_of_one_type_that_all_failed_are_a_warning(tallies, warnings, caplog):
+    with caplog.at_level(logging.WARNING, logger="fedtrain"):
+        refuse_fruitless(tallies)
+    assert len(caplog.records) == warnings
+    assert all("all 6 messages of type" in text and "planted" in text for text in caplog.messages)
