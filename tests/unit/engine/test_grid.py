@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.run import Run
 
 from fedtrain.errors import UsageError
-from tests.processes import runs, until
+from tests.processes import until
 
 ECHO = """
 @app.train()
@@ -306,18 +306,11 @@ def test_clients_work_while_the_serverapp_does_something_else(make_grid, message
     assert not any(reply.has_error() for reply in replies)
 
 
-def test_a_time_to_live_ends_without_a_call_of_the_grid(make_grid, messages, tmp_path):
-    app = f"""
-    @app.train()
-    def train(message, context):
-        pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(os.getpid()))
-        time.sleep(600)
-    """
-    grid = make_grid("import pathlib\n" + textwrap.dedent(app), workers=1)
-    grid.push_messages(messages([0], ttl=3.0))
-    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
-    until(lambda: not runs(int((tmp_path / "pid").read_text())))
-    assert grid.tallies["train"].errors == 1
+def test_a_time_to_live_ends_without_a_call_of_the_grid(make_grid, messages, released):
+    grid = make_grid(HELD_FIRST)
+    grid.push_messages(messages([0], ttl=1.0))
+    until(lambda: grid.tallies["train"].errors)
+    assert grid.tallies["train"].last_error.startswith("client did not answer within 1 s")
 
 
 def test_a_copy_of_the_process_leaves_the_grid_to_its_original(make_grid, messages):
