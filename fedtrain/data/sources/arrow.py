@@ -1,7 +1,7 @@
 """Arrow tables in the column layout of the Hugging Face hub, decoded to records."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,11 @@ from fedtrain.data.sources.columns import (
     label_columns,
     label_lists,
     number_column,
+    some,
     with_test_labels,
 )
 from fedtrain.data.sources.images import decode_images
+from fedtrain.data.sources.plain import holds_files, holds_lists
 from fedtrain.data.types import (
     ClassTarget,
     Columns,
@@ -42,12 +44,14 @@ class Records:
     """A table, and how to name it and its rows in errors.
 
     Attributes:
-        table: a ``pyarrow.Table``.
+        table: a ``pyarrow.Table``, each column of a plain type (`fedtrain.data.sources.plain`).
+        class_names: what the numbers of a column mean, of each column where the metadata says it.
         name: the file or split.
         place: names a row.
     """
 
     table: Any
+    class_names: Mapping[str, tuple[str, ...]]
     name: str
     place: Place
 
@@ -67,6 +71,12 @@ class Roles:
         """The columns to read."""
         used = (*self.labels, *((self.image,) if self.image else self.features))
         return (*used, self.owner) if self.owner and self.owner not in used else used
+
+    @property
+    def coded(self) -> frozenset[str]:
+        """The columns whose numbers are read as categories: labels and owners."""
+        labels = () if self.target == "number" else self.labels
+        return frozenset((*labels, self.owner) if self.owner else labels)
 
 
 def roles(schema: Any, data: Data, *, name: str) -> Roles:
@@ -89,14 +99,15 @@ def roles(schema: Any, data: Data, *, name: str) -> Roles:
         "feature_columns": listed or (),
         "partition.column": (owner,) if owner else (),
     }
+    known = set(columns)
     for field, values in named.items():
         for value in values:
-            if value not in columns:
+            if value not in known:
                 raise DataError(f"{name}: {field} = {value!r}: there is no such column{nearest(value, columns)}")
     image = data.image_column
     if image is None and listed is None:
-        image = next((column for column in columns if _holds_files(schema.field(column).type)), None)
-    if image is not None and not _holds_files(schema.field(image).type):
+        image = next(iter(image_columns(schema)), None)
+    if image is not None and not holds_files(schema.field(image).type):
         raise DataError(
             f"{name}: image_column = {image!r} has type {schema.field(image).type}; "
             "an image column is a struct with a binary field 'bytes'"
@@ -107,7 +118,7 @@ def roles(schema: Any, data: Data, *, name: str) -> Roles:
         raise DataError(f"{name}: feature_columns names {both}, the column of the label or the owner")
     features = listed or tuple(column for column in columns if column not in excluded)
     if image is None and not features:
-        raise DataError(f"{name}: there is no feature column besides {', '.join(columns)}")
+        raise DataError(f"{name}: there is no feature column besides {some(columns)}")
     return Roles(target=data.target, labels=labels, image=image, features=() if image else features, owner=owner)
 
 
@@ -154,18 +165,18 @@ def decode_tables(train: Records, test: Records | None, role: Roles, *, class_na
         ),
         train=training,
         test=split(test, shape, owners=None) if test else None,
-        owners=_owner_names(train.table.schema, role.owner, owners) if owners else (),
-        categorical=_categorical(train.table.schema, encoding) if encoding else (),
+        owners=_owner_names(train, role.owner, owners) if owners else (),
+        categorical=_categorical(train, encoding) if encoding else (),
     )
 
 
-def _categorical(schema: Any, encoding: TableEncoding) -> tuple[str, ...]:
-    numbered = (column for column, _ in encoding.columns if hub_names(schema, column) is not None)
+def _categorical(train: Records, encoding: TableEncoding) -> tuple[str, ...]:
+    numbered = (column for column, _ in encoding.columns if column in train.class_names)
     return (*encoding.categorical, *numbered)
 
 
-def _owner_names(schema: Any, column: str | None, owners: Coded) -> tuple[str, ...]:
-    names = hub_names(schema, column) if column else None
+def _owner_names(train: Records, column: str | None, owners: Coded) -> tuple[str, ...]:
+    names = train.class_names.get(column) if column else None
     return tuple(
         names[owner] if names and isinstance(owner, int) and 0 <= owner < len(names) else str(owner)
         for owner in owners.categories()
@@ -183,7 +194,7 @@ def _read_classes(
     def labels(records: Records) -> Coded:
         return coded(records.table[column], column=column, place=records.place)
 
-    names = hub_names(train.table.schema, column)
+    names = train.class_names.get(column)
     categories = tuple(range(len(names))) if names else label_categories(labels(train), place=train.place)
     if class_names is not None and test and not names:
         categories = with_test_labels(categories, labels(test), place=test.place)
@@ -222,20 +233,27 @@ _READERS: dict[TargetKind, Callable[[Records, Records | None, Roles, tuple[str, 
 }
 
 
-def holds_lists(kind: Any) -> bool:
-    """Tell whether a type is that of lists."""
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+def image_columns(schema: Any) -> tuple[str, ...]:
+    """Return the columns that can be the image, in their order."""
+    return tuple(field.name for field in schema if holds_files(field.type))
 
 
-def hub_names(schema: Any, column: str) -> tuple[str, ...] | None:
-    """Return the names that the metadata of the hub gives to the integers of a column, or of a column of lists."""
-    kind = schema.field(column).type
-    numbers = kind.value_type if holds_lists(kind) else kind
+def class_names_of(schema: Any) -> dict[str, tuple[str, ...]]:
+    """Return the names that the metadata of the hub gives to the integers of columns, or of columns of lists."""
     text = (schema.metadata or {}).get(b"huggingface")
-    if text is None or not pa.types.is_integer(numbers):
-        return None
     try:
-        feature = json.loads(text)["info"]["features"][column]
+        described = {} if text is None else json.loads(text)["info"]["features"].items()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    names = {}
+    for column, feature in dict(described).items():
+        if (found := _named_numbers(feature)) is not None and _holds_integers(schema, column):
+            names[column] = found
+    return names
+
+
+def _named_numbers(feature: Any) -> tuple[str, ...] | None:
+    try:
         if isinstance(feature, list):  # a list, as datasets wrote it before version 4
             (feature,) = feature
         feature = feature.get("feature", feature)
@@ -244,19 +262,19 @@ def hub_names(schema: Any, column: str) -> tuple[str, ...] | None:
         return None
 
 
-def _holds_files(kind: Any) -> bool:
-    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+def _holds_integers(schema: Any, column: str) -> bool:
+    place = schema.get_field_index(column)
+    if place < 0:
         return False
-    content = kind.field("bytes").type
-    return bool(pa.types.is_binary(content) or pa.types.is_large_binary(content))
+    kind = schema.field(place).type
+    return bool(pa.types.is_integer(kind.value_type if holds_lists(kind) else kind))
 
 
 def _files(column: Any, place: Place) -> Iterator[bytes]:
     row = 0
     for chunk in column.chunks:
-        content = chunk.field("bytes")
-        for value, missing in zip(content, chunk.is_null(), strict=True):
-            if missing.as_py() or not value.is_valid:
+        for value in chunk:
+            if not value.is_valid:
                 raise DataError(f"{place(row)}: the image is missing: 'bytes' is empty")
             yield value.as_py()
             row += 1

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fedtrain.data.sources.base import Place
+from fedtrain.data.sources.plain import is_numeric, named
 from fedtrain.data.types import Labels
 from fedtrain.errors import DataError
 
@@ -43,7 +44,7 @@ class Coded:
         for code, value in enumerate(self.values):
             if value not in index:
                 row = int(np.flatnonzero(self.codes == code)[0])
-                raise DataError(f"{place(row)}: {what} {value!r} is not one of {_some(categories)}")
+                raise DataError(f"{place(row)}: {what} {value!r} is not one of {_known(categories)}")
         lookup = np.array([index[value] for value in self.values], dtype=np.int64)
         return lookup[self.codes]
 
@@ -71,10 +72,14 @@ def with_test_labels(categories: tuple[Any, ...], labels: Coded, *, place: Place
     return (*categories, *(value for value in label_categories(labels, place=place) if value not in categories))
 
 
-def _some(categories: Sequence[Any]) -> str:
-    shown = ", ".join(repr(category) for category in categories[:_SHOWN])
-    more = len(categories) - _SHOWN
-    return f"the {len(categories)} known: {shown}" + (f" and {more} more" if more > 0 else "")
+def _known(categories: Sequence[Any]) -> str:
+    return f"the {len(categories)} known: {some([repr(category) for category in categories])}"
+
+
+def some(names: Sequence[str]) -> str:
+    """Name the first of many."""
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def require_values(values: Any, *, column: str, place: Place) -> None:
@@ -89,18 +94,8 @@ def require_values(values: Any, *, column: str, place: Place) -> None:
 
 
 def is_categorical(kind: Any) -> bool:
-    """Tell whether a type is read as categories when it is a feature."""
-    return bool(
-        pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_boolean(kind)
-        or pa.types.is_dictionary(kind)
-    )
-
-
-def is_numeric(kind: Any) -> bool:
-    """Tell whether a type is read as a number when it is a feature."""
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+    """Tell whether a plain type is read as categories when it is a feature."""
+    return bool(pa.types.is_large_string(kind) or pa.types.is_boolean(kind) or pa.types.is_dictionary(kind))
 
 
 def coded(values: Any, *, column: str, place: Place) -> Coded:
@@ -114,7 +109,9 @@ def coded(values: Any, *, column: str, place: Place) -> Coded:
     require_values(values, column=column, place=place)
     kind = values.type
     if not pa.types.is_integer(kind) and not is_categorical(kind):
-        raise DataError(f"{place(0)}, column {column!r} has type {kind}; allowed: integers, strings and booleans")
+        raise DataError(
+            f"{place(0)}, column {column!r} has type {named(kind)}; allowed: integers, strings and booleans"
+        )
     if is_categorical(kind):
         values = values.cast(pa.large_string())
     encoded = values.combine_chunks().dictionary_encode()
@@ -178,10 +175,12 @@ class TableEncoding:
         start = 0
         for column, categories in self.columns:
             values = table[column]
+            require_values(values, column=column, place=place)
             if (categories is None) != is_numeric(values.type):
                 kind = "numbers" if categories is None else "categories"
                 raise DataError(
-                    f"{place(0)}, column {column!r} has type {values.type}, but in the training data it holds {kind}"
+                    f"{place(0)}, column {column!r} has type {named(values.type)}, but in the training data it holds "
+                    f"{kind}"
                 )
             if categories is None:
                 features[:, start] = numbers(values, column=column, place=place)
@@ -198,9 +197,10 @@ class TableEncoding:
 def _categories(values: Any, column: str, place: Place) -> tuple[str, ...] | None:
     if is_numeric(values.type):
         return None
+    require_values(values, column=column, place=place)
     if not is_categorical(values.type):
         raise DataError(
-            f"{place(0)}, column {column!r} has type {values.type}; features are numbers, strings or booleans; "
+            f"{place(0)}, column {column!r} has type {named(values.type)}; features are numbers, strings or booleans; "
             "name the columns to use with feature_columns"
         )
     categories = coded(values, column=column, place=place).categories()
@@ -256,9 +256,9 @@ def label_lists(values: Any, *, column: str, place: Place) -> LabelLists:
     Raises:
         DataError: a list or a label in it is missing, or the column has another type.
     """
-    if not pa.types.is_list(values.type) and not pa.types.is_large_list(values.type):
+    if not pa.types.is_large_list(values.type):
         raise DataError(
-            f"{place(0)}, column {column!r} has type {values.type}; labels are a column of lists of strings or "
+            f"{place(0)}, column {column!r} has type {named(values.type)}; labels are a column of lists of strings or "
             "integers, or the boolean columns that data.label_columns names"
         )
     require_values(values, column=column, place=place)
@@ -280,7 +280,8 @@ def label_columns(table: Any, columns: Sequence[str], *, place: Place) -> NDArra
         values = table[column]
         if not pa.types.is_boolean(values.type) and not pa.types.is_integer(values.type):
             raise DataError(
-                f"{place(0)}, column {column!r} has type {values.type}; a label is a column of booleans, or of 0 and 1"
+                f"{place(0)}, column {column!r} has type {named(values.type)}; a label is a column of booleans, or "
+                "of 0 and 1"
             )
         require_values(values, column=column, place=place)
         found = values.cast(pa.int64()).to_numpy()
@@ -299,7 +300,9 @@ def number_column(values: Any, *, column: str, place: Place) -> NDArray[np.float
         DataError: a value is missing, or not finite as a float32, or the column has another type.
     """
     if not is_numeric(values.type):
-        raise DataError(f"{place(0)}, column {column!r} has type {values.type}; a target that is a number is a number")
+        raise DataError(
+            f"{place(0)}, column {column!r} has type {named(values.type)}; a target that is a number is a number"
+        )
     return without_negative_zero(numbers(values, column=column, place=place))
 
 

@@ -6,8 +6,10 @@ Numbers are therefore brought into the order of the first file, and files whose 
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
-from itertools import accumulate
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +18,45 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fedtrain.config import Data
-from fedtrain.data.sources.arrow import Records, Roles, decode_tables, holds_lists, hub_names, roles
+from fedtrain.data.sources.arrow import Records, Roles, class_names_of, decode_tables, image_columns, roles
 from fedtrain.data.sources.base import Decoded, require_records
+from fedtrain.data.sources.columns import some
 from fedtrain.data.sources.kinds import parquet_files
+from fedtrain.data.sources.plain import common_type, holds_lists, plain, plain_type, with_items
 from fedtrain.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Layout:
+    """What a file says of its columns.
+
+    Attributes:
+        schema: the schema.
+        class_names: what the numbers of columns mean, where the metadata says it.
+    """
+
+    schema: Any
+    class_names: Mapping[str, tuple[str, ...]]
+
+    @cached_property
+    def columns(self) -> frozenset[str]:
+        """The names of the columns."""
+        return frozenset(self.schema.names)
+
+    def kind(self, column: str) -> Any:
+        """Return the type of a column."""
+        return self.schema.field(column).type
+
+
+_Layouts = Mapping[Path, _Layout]
 
 
 def decode_parquet(data: Data) -> Decoded:
     """Read training files, and test files where ``test_path`` is set.
 
     Raises:
-        DataError: a file is missing or malformed, the two sets overlap or do not match, or columns or the names of
-            their classes differ between files.
+        DataError: a file is missing or malformed, the two sets overlap or do not match, or columns, what they hold, or
+            the names of their classes differ between files.
     """
     assert data.path is not None  # Data is validated
     train = parquet_files(data.path)
@@ -35,125 +64,170 @@ def decode_parquet(data: Data) -> Decoded:
     shared = {file.resolve() for file in train} & {file.resolve() for file in test}
     if shared:
         raise DataError(f"{min(shared)} is both training and test data; give path and test_path different files")
-    first = _schema(train[0])
-    role = roles(first, data, name=str(train[0]))
-    if data.feature_columns is None and role.image is None:
-        for file in (*train[1:], *test):
-            _require_same_columns(file, role, first_name=train[0])
+    layouts = _layouts((*train, *test))
+    role = roles(layouts[train[0]].schema, data, name=str(train[0]))
+    wanted = role.columns
+    measured = tuple(column for column in wanted if column != role.owner or column in role.labels)
+    for files, columns in ((train, wanted), (test, measured)):
+        for file in files:
+            _require_same_columns(file, train[0], layouts, columns, role, data)
 
-    def read(files: Sequence[Path], *, owner: bool) -> Records:
-        return _read(files, role, owner=owner, first=first, first_name=str(train[0]))
+    def read(files: Sequence[Path], columns: Sequence[str]) -> Records:
+        return _read(files, columns, layouts, role, first=train[0])
 
-    testing = read(test, owner=False) if test else None
-    return decode_tables(read(train, owner=True), testing, role, class_names=data.class_names)
+    testing = read(test, measured) if test else None
+    return decode_tables(read(train, wanted), testing, role, class_names=data.class_names)
+
+
+def _layouts(files: Iterable[Path]) -> _Layouts:
+    """Return the layout of each file. Files of one data set mostly have the same, which is then kept once."""
+    found: dict[Path, _Layout] = {}
+    last: _Layout | None = None
+    for file in files:
+        schema = _schema(file)
+        if last is None or not schema.equals(last.schema, check_metadata=True):
+            last = _Layout(schema=schema, class_names=class_names_of(schema))
+        found[file] = last
+    return found
 
 
 def _schema(file: Path) -> Any:
     try:
-        return pq.read_schema(file)
+        schema = pq.read_schema(file)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{file}: cannot be read as Parquet: {error}") from error
-
-
-def _require_same_columns(file: Path, role: Roles, *, first_name: Path) -> None:
-    """Refuse a column that the first file does not have, where every column is a feature."""
-    more = [column for column in _schema(file).names if column not in role.columns]
-    if more:
+    if twice := [name for name, count in Counter(schema.names).items() if count > 1]:
         raise DataError(
-            f"{file} has a column {more[0]!r}, and {first_name} has none; every column is a feature unless "
-            "feature_columns names those to use"
+            f"{file}: more than one column is named {some([repr(name) for name in twice])}, and a name cannot tell "
+            "which is meant; give each column a name of its own"
         )
+    return schema
 
 
-def _read(files: Sequence[Path], role: Roles, *, owner: bool, first: Any, first_name: str) -> Records:
-    """Read files as one table, its numbers in the order of the names in the first training file."""
-    wanted = [column for column in role.columns if owner or column != role.owner or column in role.labels]
-    own = _schema(files[0])
-    tables = []
+def _require_same_columns(
+    file: Path, first: Path, layouts: _Layouts, wanted: Sequence[str], role: Roles, data: Data
+) -> None:
+    """Refuse a file that lacks a column, or has one more of those that are taken because they are there.
+
+    Raises:
+        DataError: names both files and the columns.
+    """
+    if layouts[file] is layouts[first]:
+        return
+    missing = [column for column in wanted if column not in layouts[file].columns]
+    taken, remedy = _taken_unasked(role, data)
+    known = set(taken(layouts[first]))
+    more = [column for column in taken(layouts[file]) if column not in known]
+    if missing or more:
+        only = [(first, missing), (file, more)]
+        parts = [f"only {each} has {some([repr(name) for name in names])}" for each, names in only if names]
+        raise DataError(f"{file} and {first} have different columns: {'; '.join(parts)}. {remedy}")
+
+
+def _taken_unasked(role: Roles, data: Data) -> tuple[Callable[[_Layout], Sequence[str]], str]:
+    """Return which columns are taken because they are there, and how the experiment says which are wanted."""
+    both = "write the files with the same columns, or set it"
+    if role.image is None and data.feature_columns is None:
+        how = f"Every column is a feature unless feature_columns names those to use; {both}"
+        return lambda layout: tuple(layout.schema.names), how
+    if role.image is not None and data.image_column is None:
+        how = f"The first column of images is the image unless image_column names it; {both}"
+        return lambda layout: image_columns(layout.schema), how
+    return lambda _: (), "Each file needs each column that is used"
+
+
+def _read(files: Sequence[Path], wanted: Sequence[str], layouts: _Layouts, role: Roles, *, first: Path) -> Records:
+    """Read files as one table of plain types, its numbers in the order of the names in the first training file."""
+    parts: dict[str, list[Any]] = {column: [] for column in wanted}
+    ends: list[int] = []
     for file in files:
-        schema = _schema(file)
-        absent = [column for column in wanted if column not in schema.names]
-        if absent:
-            raise DataError(
-                f"{file}: there is no column {absent[0]!r}; its columns are {', '.join(schema.names)}. "
-                f"{first_name} has it"
-            )
-        _require_same_types(schema, wanted, name=str(file), first=own, first_name=str(files[0]))
         try:
-            table = pq.read_table(file, columns=wanted)
+            # What the names of folders say (year=2020) is no column of the file.
+            table = pq.read_table(file, columns=list(wanted), partitioning=None)
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{file}: cannot be read as Parquet: {error}") from error
-        tables.append(_renumbered(table, name=str(file), first=first, first_name=first_name))
-    ends = list(accumulate(part.num_rows for part in tables))
+        ends.append(table.num_rows + (ends[-1] if ends else 0))
+        for column, values in zip(table.column_names, table.columns, strict=True):
+            what = f"{file}, column {column!r}"
+            held = plain(values, plain_type(values.type, coded=column in role.coded), what=what)
+            parts[column].append(_renumbered(held, column, layouts, file=file, first=first))
 
     def place(row: int) -> str:
         number = min(bisect_right(ends, row), len(files) - 1)
         return f"{files[number]}, row {row - (ends[number - 1] if number else 0)}"
 
-    return Records(table=_concatenated(tables, wanted), name=", ".join(str(file) for file in files), place=place)
+    together = {column: _together(column, held, files, layouts, role) for column, held in parts.items()}
+    return Records(
+        table=pa.table(together),
+        class_names=layouts[first].class_names,
+        name=some([str(file) for file in files]),
+        place=place,
+    )
 
 
-def _require_same_types(schema: Any, columns: Sequence[str], *, name: str, first: Any, first_name: str) -> None:
-    """Refuse a file whose columns have other types than in the first file.
+def _together(column: str, parts: Sequence[Any], files: Sequence[Path], layouts: _Layouts, role: Roles) -> Any:
+    """Return a column of several files as one, in a type in which all its values mean what they mean alone.
 
     Raises:
-        DataError: names both files, the column and its types.
+        DataError: there is no such type; it names two files and their types.
     """
-    for column in columns:
-        kind, expected = schema.field(column).type, first.field(column).type
-        if kind != expected:
-            raise DataError(
-                f"{name} and {first_name} have different column types: column {column!r} has type {kind} in the "
-                f"former and {expected} in the latter; write both files with one type"
-            )
+    kind = _common(column, [part.type for part in parts], files, layouts, role)
+    chunks = [
+        chunk
+        for part, file in zip(parts, files, strict=True)
+        for chunk in plain(part, kind, what=f"{file}, column {column!r}").chunks
+    ]
+    return pa.chunked_array(chunks, type=kind)
 
 
-def _renumbered(table: Any, *, name: str, first: Any, first_name: str) -> Any:
-    """Return a table with the numbers of named columns in the order of the first file.
+def _common(column: str, kinds: Sequence[Any], files: Sequence[Path], layouts: _Layouts, role: Roles) -> Any:
+    """Return the type in which a column means the same in every file.
+
+    Raises:
+        DataError: there is none; it names two files and their types.
+    """
+    flags = {"coded": column in role.coded, "booleans": role.target == "labels" and column in role.labels}
+    kind = common_type(dict.fromkeys(kinds), **flags)
+    if kind is None:
+        other = next(place for place in range(1, len(kinds)) if common_type(kinds[: place + 1], **flags) is None)
+        one = next(place for place in range(other) if common_type((kinds[place], kinds[other]), **flags) is None)
+        raise DataError(
+            f"{files[other]} and {files[one]} have different column types: column {column!r} has type "
+            f"{layouts[files[other]].kind(column)} in the former and {layouts[files[one]].kind(column)} in the latter; "
+            "write both files with one type"
+        )
+    return kind
+
+
+def _renumbered(values: Any, column: str, layouts: _Layouts, *, file: Path, first: Path) -> Any:
+    """Return a column with its numbers in the order of the names in the first file.
 
     A number that has no name stays as it is. Named numbers become 64-bit integers.
 
-    Args:
-        table: a ``pyarrow.Table``.
-        name: its file.
-        first: the schema of the first file; it has every column of the table.
-        first_name: the first file.
-
     Raises:
-        DataError: a column has names in one file alone, or not the same set of names in both; it names both files.
+        DataError: the column has names in one file alone, or not the same set of names in both; it names both files.
     """
-    for index, column in enumerate(table.column_names):
-        own, wanted = hub_names(table.schema, column), hub_names(first, column)
-        if own is None and wanted is None:
-            continue
-        if own is None or wanted is None:
-            without, with_names = (name, first_name) if own is None else (first_name, name)
-            raise DataError(
-                f"{without}, column {column!r}: nothing says what its numbers mean; in {with_names} the metadata names "
-                f"them: {', '.join(own or wanted or ())}. Write both files with the names, or with strings in the "
-                "place of numbers"
-            )
-        if own != wanted and (set(own) != set(wanted) or len(set(own)) < len(own) or len(own) != len(wanted)):
-            raise DataError(
-                f"{name}, column {column!r}: its numbers mean {', '.join(own)}, and in {first_name} "
-                f"{', '.join(wanted)}. Write both files with the same names, or with strings in the place of numbers"
-            )
-        order = [wanted.index(each) for each in own]
-        values = table[column]
-        numbers = _in_lists(values, order) if holds_lists(values.type) else _in_order(values, order)
-        table = table.set_column(index, column, numbers)
-    return table
-
-
-def _concatenated(tables: Sequence[Any], columns: Sequence[str]) -> Any:
-    """Return tables of the same types as one, with the metadata of the first."""
-    together = {
-        column: pa.chunked_array(
-            [chunk for table in tables for chunk in table[column].chunks], type=tables[0][column].type
+    own, wanted = layouts[file].class_names.get(column), layouts[first].class_names.get(column)
+    if own is None and wanted is None:
+        return values
+    if own is None or wanted is None:
+        without, with_names = (file, first) if own is None else (first, file)
+        raise DataError(
+            f"{without}, column {column!r}: nothing says what its numbers mean; in {with_names} the metadata names "
+            f"them: {', '.join(own or wanted or ())}. Write both files with the names, or with strings in the "
+            "place of numbers"
         )
-        for column in columns
-    }
-    return pa.table(together, metadata=tables[0].schema.metadata)
+    if own != wanted and (set(own) != set(wanted) or len(set(own)) < len(own) or len(own) != len(wanted)):
+        raise DataError(
+            f"{file}, column {column!r}: its numbers mean {', '.join(own)}, and in {first} "
+            f"{', '.join(wanted)}. Write both files with the same names, or with strings in the place of numbers"
+        )
+    if own == wanted:
+        return values
+    order = [wanted.index(each) for each in own]
+    if holds_lists(values.type):
+        return with_items(values, lambda items: _in_order(items, order))
+    return _in_order(values, order)
 
 
 def _in_order(values: Any, order: Sequence[int]) -> Any:
@@ -162,16 +236,6 @@ def _in_order(values: Any, order: Sequence[int]) -> Any:
     named = pc.and_(pc.greater_equal(numbers, 0), pc.less(numbers, len(order)))
     found = pc.take(pa.array(order, pa.int64()), pc.if_else(named, numbers, pa.scalar(None, pa.int64())))
     return pc.if_else(named, found, numbers)
-
-
-def _in_lists(values: Any, order: Sequence[int]) -> Any:
-    """Return lists of integers, each integer by the order."""
-    lists = values.cast(pa.large_list(pa.int64())).combine_chunks()
-    lengths = pc.fill_null(pc.list_value_length(lists), 0)
-    offsets = pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(lengths)])
-    items = _in_order(pc.list_flatten(lists), order)
-    missing = lists.is_null() if lists.null_count else None
-    return pa.chunked_array([pa.LargeListArray.from_arrays(offsets, items, mask=missing)])
 
 
 def decode_hub(data: Data) -> Decoded:
@@ -186,34 +250,57 @@ def decode_hub(data: Data) -> Decoded:
     name = str(folder) if folder.is_dir() else data.dataset
     import datasets  # noqa: PLC0415 - it takes a second, which files on this machine need not pay
 
+    files: list[Path] = []
     try:
+        if folder.is_dir():
+            found = datasets.load_dataset_builder(name, name=data.subset).config.data_files or {}
+            used = ["train"] if data.test_fraction is not None else ["train", "test"]
+            files = [Path(file) for split in used for file in found.get(split, ()) if Path(file).suffix == ".parquet"]
+        layouts = _checked_folder(files, data)
         splits = datasets.load_dataset(name, name=data.subset)
+    except DataError:
+        raise
     except Exception as error:  # network, hub and builders raise errors of many types
+        cause = error.__cause__ or error  # of an error "while generating the dataset"
         raise DataError(
-            f'{_describe(data)} cannot be loaded: {type(error).__name__}: {error}; source = "hub" downloads the data '
+            f'{_describe(data)} cannot be loaded: {type(cause).__name__}: {cause}; source = "hub" downloads the data '
             'set by name: check the name and the network, or use source = "parquet" with files on this machine'
         ) from error
-    train = _records(data, splits, "train")
-    test = None if data.test_fraction is not None else _records(data, splits, "test")
-    role = roles(train.table.schema, data, name=train.name)
-    if test is not None:
-        absent = [column for column in role.columns if column != role.owner and column not in test.table.column_names]
-        if absent:
-            raise DataError(f"{test.name}: there is no column {absent[0]!r}")
-    if folder.is_dir():
-        found = datasets.load_dataset_builder(name, name=data.subset).config.data_files or {}
-        used = ["train"] if test is None else ["train", "test"]
-        files = [Path(file) for split in used for file in found.get(split, ()) if Path(file).suffix == ".parquet"]
-        _require_same_names(files, role, loaded=train)
-    return decode_tables(train, test, role, class_names=data.class_names)
+    train = _split(data, splits, "train")
+    role = roles(train.schema, data, name=_named(data, "train"))
+    test = None if data.test_fraction is not None else _split(data, splits, "test")
+    measured = tuple(column for column in role.columns if column != role.owner or column in role.labels)
+    if test is not None and (absent := [column for column in measured if column not in test.column_names]):
+        raise DataError(f"{_named(data, 'test')}: there is no column {absent[0]!r}")
+    records = _records(train, role.columns, role, _named(data, "train"))
+    testing = None if test is None else _records(test, measured, role, _named(data, "test"))
+    _require_same_names(layouts, role, loaded=records)
+    return decode_tables(records, testing, role, class_names=data.class_names)
 
 
-def _require_same_names(files: Sequence[Path], role: Roles, *, loaded: Records) -> None:
+def _checked_folder(files: Sequence[Path], data: Data) -> _Layouts:
+    """Return the layouts of files that the datasets library is about to read by the columns and types of the first.
+
+    Raises:
+        DataError: columns, or what they hold, differ between files.
+    """
+    layouts = _layouts(files)
+    if files:
+        role = roles(layouts[files[0]].schema, data, name=str(files[0]))
+        measured = [column for column in role.columns if column != role.owner or column in role.labels]
+        for file in files:
+            _require_same_columns(file, files[0], layouts, measured, role, data)
+        for column in measured:
+            kinds = [plain_type(layouts[file].kind(column), coded=column in role.coded) for file in files]
+            _common(column, kinds, files, layouts, role)
+    return layouts
+
+
+def _require_same_names(layouts: _Layouts, role: Roles, *, loaded: Records) -> None:
     """Refuse files whose names of classes are not those by which the datasets library has read their numbers."""
     for column in role.columns:
-        schemas = {file: _schema(file) for file in files}
-        names = {file: hub_names(schema, column) for file, schema in schemas.items() if column in schema.names}
-        used = hub_names(loaded.table.schema, column)
+        names = {file: each.class_names.get(column) for file, each in layouts.items() if column in each.columns}
+        used = loaded.class_names.get(column)
         named = [file for file, own in names.items() if own is not None]
         for file, own in names.items():
             if own is None and named:
@@ -229,7 +316,8 @@ def _require_same_names(files: Sequence[Path], role: Roles, *, loaded: Records) 
                 )
 
 
-def _records(data: Data, splits: Any, split: str) -> Records:
+def _split(data: Data, splits: Any, split: str) -> Any:
+    """Return the table of a split, with the images that lie in files of their own."""
     if split not in splits:
         raise DataError(
             f"{_describe(data)} has no split {split!r}; its splits are: {', '.join(splits)}"
@@ -237,12 +325,26 @@ def _records(data: Data, splits: Any, split: str) -> Records:
         )
     from datasets.table import embed_table_storage  # noqa: PLC0415
 
-    name = f"{_describe(data)}, split {split!r}"
-    require_records(len(splits[split]), name)
-    # Images that lie in files of their own are brought into the table.
+    require_records(len(splits[split]), _named(data, split))
+    return embed_table_storage(splits[split].data.table)
+
+
+def _records(table: Any, wanted: Sequence[str], role: Roles, name: str) -> Records:
+    held = {}
+    for column in wanted:
+        values = table[column]
+        kind = plain_type(values.type, coded=column in role.coded)
+        held[column] = plain(values, kind, what=f"{name}, column {column!r}")
     return Records(
-        table=embed_table_storage(splits[split].data.table), name=name, place=lambda row: f"{name}, row {row}"
+        table=pa.table(held),
+        class_names=class_names_of(table.schema),
+        name=name,
+        place=lambda row: f"{name}, row {row}",
     )
+
+
+def _named(data: Data, split: str) -> str:
+    return f"{_describe(data)}, split {split!r}"
 
 
 def _describe(data: Data) -> str:

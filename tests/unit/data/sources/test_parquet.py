@@ -1,5 +1,8 @@
+import time
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from fedtrain.config import Data, Partition
@@ -242,7 +245,7 @@ def test_a_table_without_features_is_refused(parquet):
 
 def test_a_test_file_without_a_column_is_refused(parquet):
     train = parquet("train.parquet", {"a": [1, 2], "label": [0, 1]})
-    with pytest.raises(DataError, match=r"test.parquet: there is no column 'label'; its columns are a"):
+    with pytest.raises(DataError, match=r"test.parquet and .*only .*train.parquet has 'label'\. Every column"):
         opened(train, parquet("test.parquet", {"a": [1]}))
 
 
@@ -291,6 +294,32 @@ def test_missing_and_unreadable_files_are_refused(parquet, tmp_path):
     (tmp_path / "whole.parquet").write_bytes(content)
     with pytest.raises(DataError, match=r"whole.parquet: cannot be read as Parquet"):
         opened(whole)
+
+
+@pytest.mark.parametrize("fields", [{}, {"feature_columns": "b"}])
+def test_two_columns_of_one_name_are_refused(tmp_path, fields):
+    columns = [pa.array([1, 2]), pa.array([3, 4]), pa.array([5, 6]), pa.array([0, 1])]
+    pq.write_table(pa.Table.from_arrays(columns, ["a", "b", "a", "label"]), tmp_path / "twice.parquet")
+    with pytest.raises(DataError, match=r"twice.parquet: more than one column is named 'a', .* a name of its own"):
+        opened(str(tmp_path / "twice.parquet"), **fields)
+
+
+def test_the_names_of_folders_are_no_columns(parquet):
+    train = parquet("kind=new/train.parquet", {"kind": [1, 2], "label": [0, 1]})
+    store = opened(train, parquet("kind=old/test.parquet", {"kind": [3], "label": [0]}))
+    assert store.train.features.tolist() == [[1], [2]]
+
+
+def test_a_table_of_many_columns_takes_a_time_in_proportion(parquet):
+    columns = {f"gene {number}": [0.5, 1.5] for number in range(20_000)}
+    path = parquet("genes.parquet", columns | {"label": [0, 1]})
+    pq.read_table(path)
+    started = time.process_time()
+    pq.read_table(path)
+    arrow = time.process_time() - started
+    assert opened(path).info.shape == (20_000,)
+    # It was more than thirty times as long, and the longer, the more columns.
+    assert time.process_time() - started < 12 * arrow
 
 
 def test_empty_sets_are_refused(parquet):

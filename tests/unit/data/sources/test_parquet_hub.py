@@ -7,6 +7,7 @@ import sys
 import textwrap
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 
@@ -131,3 +132,29 @@ def test_without_network_the_error_says_that_this_source_downloads(run):
     error = run(dataset="nobody/nothing", subset="plain")["error"]
     assert "data set 'nobody/nothing', subset 'plain' cannot be loaded" in error
     assert 'source = "hub" downloads the data set by name' in error
+
+
+@pytest.mark.parametrize("wider_is_first", [True, False])
+def test_a_column_that_one_file_of_a_folder_has_alone_is_refused_in_either_order(
+    run, parquet, tmp_path, wider_is_first
+):
+    narrow, wide = {"a": [1, 2], "label": [0, 1]}, {"a": [1, 2], "b": [3, 4], "label": [0, 1]}
+    for number, columns in enumerate((wide, narrow) if wider_is_first else (narrow, wide)):
+        parquet(f"two/train-{number}.parquet", columns)
+    error = run(dataset=str(tmp_path / "two"), test_fraction=0.5)["error"]
+    assert "train-1.parquet and " in error
+    assert f"train-{0 if wider_is_first else 1}.parquet has 'b'. Every column is a feature unless" in error
+
+
+def test_types_of_a_folder_that_mean_something_else_are_refused(run, parquet, tmp_path):
+    parquet("two/train-0.parquet", {"a": ["1", "2"], "label": [0, 1]})
+    parquet("two/train-1.parquet", {"a": [1, 2], "label": [0, 1]})
+    error = run(dataset=str(tmp_path / "two"), test_fraction=0.5)["error"]
+    assert "column 'a' has type int64 in the former and string in the latter" in error
+
+
+def test_views_of_strings_are_strings(run, parquet, tmp_path):
+    parquet("views/train-0.parquet", {"a": [1, 2], "label": pa.array(["x", "y"], pa.string_view())})
+    parquet("views/train-1.parquet", {"a": [1, 2], "label": pa.array(["y", "x"], pa.large_string())})
+    parquet("views/test.parquet", {"a": [1, 2], "label": pa.array(["y", "x"])})
+    assert run(dataset=str(tmp_path / "views"))["labels"] == [0, 1, 1, 0]

@@ -169,25 +169,174 @@ def test_columns_are_found_by_name_in_whatever_order_they_are(shards):
 
 
 @pytest.mark.parametrize("where", ["training", "test"])
-def test_a_column_that_the_first_file_lacks_is_refused_where_all_are_features(shards, where):
-    first = ({"a": [1, 2], "label": [0, 1]}, None)
-    wider = ({"a": [1, 2], "age": [3, 4], "label": [0, 1]}, None)
-    paths = shards(first, wider) if where == "training" else shards(first, first, test=wider)
-    with pytest.raises(DataError, match=r"\.parquet has a column 'age', and .*a\.parquet has none; every column"):
+@pytest.mark.parametrize("wider_is_first", [True, False])
+def test_a_column_that_one_file_has_alone_is_refused_in_either_order(shards, where, wider_is_first):
+    files = [
+        ({"a": [1, 2], "label": [0, 1]}, None),
+        ({"a": [1, 2], "age": [3, 4], "bmi": [5, 6], "label": [0, 1]}, None),
+    ]
+    first, second = reversed(files) if wider_is_first else files
+    paths = shards(first, second) if where == "training" else shards(first, first, test=second)
+    other, wider = "b" if where == "training" else "test", "a" if wider_is_first else "[bt]e?s?t?"
+    words = (
+        rf"{other}\.parquet and .*a\.parquet have different columns: only .*{wider}\.parquet has 'age', 'bmi'\. Every"
+    )
+    with pytest.raises(DataError, match=words):
         opened(*paths)
     assert opened(*paths, feature_columns="a").info.shape == (1,)
 
 
-def test_a_column_that_another_file_lacks_is_refused(shards):
-    first = ({"a": [1, 2], "age": [3, 4], "label": [0, 1]}, None)
-    with pytest.raises(DataError, match=r"b\.parquet: there is no column 'age'.*a\.parquet has it"):
-        opened(*shards(first, ({"a": [1, 2], "label": [0, 1]}, None)))
+@pytest.mark.parametrize("more_is_first", [True, False])
+def test_a_second_column_of_images_in_one_file_is_refused_in_either_order(shards, encode, more_is_first):
+    def pictures(value):
+        return [{"bytes": encode(np.full((2, 2), value)), "path": None}] * 2
+
+    files = [
+        ({"img": pictures(1), "label": [0, 1]}, None),
+        ({"mask": pictures(9), "img": pictures(2), "label": [0, 1]}, None),
+    ]
+    paths = shards(*(reversed(files) if more_is_first else files))
+    with pytest.raises(DataError, match=r"b\.parquet and .*a\.parquet have .* 'mask'.*unless image_column names it"):
+        opened(*paths)
+    store = opened(*paths, image_column="img")
+    assert sorted(set(store.train.features.ravel().tolist())) == [1, 2]
 
 
-def test_other_types_are_refused_by_the_names_of_both_files(shards):
-    first = ({"a": [1, 2], "label": [0, 1]}, None)
-    with pytest.raises(
-        DataError,
-        match=r"b\.parquet and .*a\.parquet have different column types: column 'a' has type double .* int64 in",
+def test_a_column_beside_images_that_one_file_has_alone_is_used_by_nobody(shards, encode):
+    images = [{"bytes": encode(np.zeros((2, 2))), "path": None}] * 2
+    first, second = ({"img": images, "label": [0, 1]}, None), ({"img": images, "id": [1, 2], "label": [0, 1]}, None)
+    assert len(opened(*shards(first, second)).train) == len(opened(*shards(second, first)).train) == 4
+
+
+STRINGS = ["x", "y"]
+SAME = {
+    "string views": (pa.array(STRINGS), pa.array(STRINGS, pa.string_view())),
+    "large strings": (pa.array(STRINGS, pa.large_string()), pa.array(STRINGS)),
+    "a dictionary of strings": (pa.array(STRINGS).dictionary_encode(), pa.array(STRINGS, pa.string_view())),
+    "integers of other widths": (pa.array([0, 1], pa.int8()), pa.array([0, 1], pa.int64())),
+    "unsigned integers": (pa.array([0, 1], pa.uint64()), pa.array([0, 1], pa.int16())),
+    "booleans of a byte": (
+        pa.array([False, True]),
+        pa.ExtensionArray.from_storage(pa.bool8(), pa.array([0, 1], pa.int8())),
+    ),
+}
+NUMBERS = {
+    "floats of other widths": (pa.array([0.0, 1.0], pa.float32()), pa.array([0.0, 1.0], pa.float64())),
+    "halves": (pa.array([0.0, 1.0], pa.float16()), pa.array([0.0, 1.0], pa.float32())),
+    "integers and floats": (pa.array([0, 1], pa.int32()), pa.array([0.0, 1.0])),
+    "decimals": (pa.array([0, 1]).cast(pa.decimal128(25, 2)), pa.array([0.0, 1.0])),
+    "decimals of other digits": (
+        pa.array([0, 1]).cast(pa.decimal128(30, 3)),
+        pa.array([0, 1]).cast(pa.decimal128(22, 1)),
+    ),
+}
+
+
+@pytest.mark.parametrize("same", SAME)
+@pytest.mark.parametrize("backwards", [True, False])
+def test_labels_owners_and_features_whose_types_mean_the_same_are_one(shards, same, backwards):
+    files = [({"a": each, "who": each, "label": each}, None) for each in SAME[same]]
+    store = opened(
+        *shards(*(reversed(files) if backwards else files)), partition=Partition(kind="natural", column="who")
+    )
+    np.testing.assert_array_equal(store.train.targets, [0, 1, 0, 1])
+    np.testing.assert_array_equal(store.train.owners, [0, 1, 0, 1])
+    np.testing.assert_array_equal(store.train.features[:2], store.train.features[2:])
+
+
+@pytest.mark.parametrize("same", NUMBERS)
+@pytest.mark.parametrize("backwards", [True, False])
+def test_numbers_whose_types_mean_the_same_are_one(shards, same, backwards):
+    files = [({"a": each, "label": each}, None) for each in NUMBERS[same]]
+    store = opened(*shards(*(reversed(files) if backwards else files)), target="number")
+    np.testing.assert_array_equal(store.train.features[:, 0], [0, 1, 0, 1])
+    np.testing.assert_array_equal(store.train.targets, [0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.large_list(pa.large_string()),
+        pa.list_(pa.string_view()),
+        pa.list_view(pa.string()),
+        pa.large_list_view(pa.string_view()),
+        pa.list_(pa.string(), 1),
+        pa.list_(pa.dictionary(pa.int32(), pa.string())),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("backwards", [True, False])
+def test_lists_of_labels_in_any_layout_are_one(shards, kind, backwards):
+    lists = [["x"], ["y"]]
+    files = [({"a": [0.0, 1.0], "label": pa.array(lists, each)}, None) for each in (pa.list_(pa.string()), kind)]
+    store = opened(*shards(*(reversed(files) if backwards else files)), target="labels")
+    np.testing.assert_array_equal(store.train.targets, [[1, 0], [0, 1]] * 2)
+
+
+def test_a_label_in_booleans_and_in_0_and_1_is_one(shards):
+    files = [({"a": [0.0, 1.0], "flu": each}, None) for each in (pa.array([False, True]), pa.array([0, 1], pa.int64()))]
+    store = opened(*shards(*files), target="labels", label_columns="flu", feature_columns="a")
+    np.testing.assert_array_equal(store.train.targets, [[0], [1], [0], [1]])
+
+
+@pytest.mark.parametrize("content", [pa.binary_view(), pa.large_binary(), pa.binary()], ids=str)
+@pytest.mark.parametrize("backwards", [True, False])
+def test_bytes_of_images_in_any_layout_are_one(shards, encode, content, backwards):
+    def pictures(value, kind, path):
+        rows = [{"bytes": encode(np.full((2, 2), value)), "path": None}] * 2
+        return {"img": pa.array(rows, pa.struct([("bytes", kind), ("path", path)])), "label": [0, 1]}, None
+
+    files = [pictures(1, content, pa.string_view()), pictures(2, pa.binary(), pa.string())]
+    store = opened(*shards(*(reversed(files) if backwards else files)))
+    assert sorted(set(store.train.features.ravel().tolist())) == [1, 2]
+
+
+def test_a_missing_image_is_found_whatever_is_missing(shards, encode):
+    kind = pa.struct([("bytes", pa.binary_view())])
+    good = {"bytes": encode(np.zeros((2, 2)))}
+    for bad in (None, {"bytes": None}):
+        second = ({"img": pa.array([good, bad], kind), "label": [0, 1]}, None)
+        first = ({"img": pa.array([good, good], kind), "label": [0, 1]}, None)
+        with pytest.raises(DataError, match=r"b\.parquet, row 1: the image is missing"):
+            opened(*shards(first, second))
+
+
+@pytest.mark.parametrize("column", ["a", "label"])
+def test_a_column_without_any_value_is_missing_values(shards, column):
+    whole = {"a": [1, 2], "label": [0, 1]}
+    for first, second, file in (
+        (whole, whole | {column: pa.nulls(2)}, "b"),
+        (whole | {column: pa.nulls(2)}, whole, "a"),
     ):
-        opened(*shards(first, ({"a": [1.5, 2.5], "label": [0, 1]}, None)))
+        with pytest.raises(DataError, match=rf"{file}\.parquet, row 0, column '{column}': the value is missing"):
+            opened(*shards((first, None), (second, None), test=(whole, None)))
+
+
+DIFFERENT = {
+    "numbers and strings": ({"a": [1, 2]}, {"a": ["1", "2"]}, "string .* int64 in"),
+    "booleans and numbers": ({"a": [1, 0]}, {"a": [True, False]}, "bool .* int64 in"),
+    "classes that are no whole numbers": ({"label": [0, 1]}, {"label": [0.0, 1.0]}, "double .* int64 in"),
+}
+
+
+@pytest.mark.parametrize("case", DIFFERENT)
+def test_types_that_mean_something_else_are_refused_by_the_names_of_both_files(shards, case):
+    first, second, types = DIFFERENT[case]
+    whole = {"a": [1, 2], "label": [0, 1]}
+    words = rf"b\.parquet and .*a\.parquet have different column types: column '\w+' has type {types} the latter; write"
+    with pytest.raises(DataError, match=words):
+        opened(*shards((whole | first, None), (whole | second, None)))
+
+
+def test_the_two_files_that_differ_are_named_where_others_lie_between(parquet, tmp_path):
+    for name, values in (("a", [1, 2]), ("b", [1.5, 2.5]), ("c", ["x", "y"])):
+        parquet(f"train/{name}.parquet", {"a": values, "label": [0, 1]})
+    with pytest.raises(DataError, match=r"c\.parquet and .*a\.parquet .*'a' has type string .* int64 in the latter"):
+        opened(tmp_path / "train", parquet("test.parquet", {"a": [1], "label": [0]}))
+
+
+def test_a_number_that_fits_no_common_type_is_refused(shards):
+    first = ({"a": pa.array([1, 2], pa.int64()), "label": [0, 1]}, None)
+    second = ({"a": pa.array([1, 2**63], pa.uint64()), "label": [0, 1]}, None)
+    with pytest.raises(DataError, match=r"b\.parquet, column 'a' has type uint64 and cannot be read as int64: .*9223"):
+        opened(*shards(first, second))
