@@ -17,7 +17,7 @@ What takes seconds to import is imported by the function that needs it.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fedtrain.config import Experiment, from_flat, to_flat
 from fedtrain.errors import ReportError, StorageError
+from fedtrain.progress import shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -175,7 +176,8 @@ def simulate(
     from fedtrain.serverapp.run import run_experiment
     from fedtrain.tasks import NO_OBJECTS
 
-    experiment, objects = _with_objects(_with_output(experiment, out, resume=resume), task, data)
+    with nullcontext() if experiment.output.screen == "none" else shown():
+        experiment, objects = _with_objects(_with_output(experiment, out, resume=resume), task, data)
     directory = experiment.output.directory
     with (
         _quiet_flower(),

@@ -20,6 +20,7 @@ from fedtrain.machines import NodeFolder
 from fedtrain.machines.bundles import Bundle, approve_bundle, approved, kept, withdraw
 from fedtrain.machines.request import make_keys
 from fedtrain.machines.rotation import rotate as rotate_keys
+from fedtrain.progress import shown
 from fedtrain.report.numbers import printable
 
 client = typer.Typer(name="client", help="Take part in a federation, on a node of your own.", no_args_is_help=True)
@@ -65,7 +66,8 @@ def data(
     with reporting_errors():
         node = NodeFolder.open(kit)
         policy, source = read_policy(node.site), read_site_data(node.path)
-        records = open_site(source, folder=node.path)
+        with shown():
+            records = open_site(source, folder=node.path)
         info, train = records.info, records.train
         lines = [
             f"source: {source.source}{'' if source.path is None else f', {source.path}'}",

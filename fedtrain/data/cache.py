@@ -24,6 +24,7 @@ from platformdirs import user_cache_path
 from fedtrain.errors import StorageError
 from fedtrain.files import write_atomic
 from fedtrain.ledger import dataset_digest
+from fedtrain.progress import working
 
 # The digest of fewer records is computed sooner than a file is read.
 _WORTH_KEEPING = 1000
@@ -57,7 +58,8 @@ def cached(folder: Path, build: Callable[[], Entry]) -> Entry:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder.with_name(f"{folder.name}.lock"))
-        lock.acquire()
+        with working("waiting for another process that decodes the same records"):
+            lock.acquire()
     except OSError as error:
         raise StorageError(
             f"{folder.parent}: the cache of decoded data cannot be written: {error}; "
@@ -66,7 +68,9 @@ def cached(folder: Path, build: Callable[[], Entry]) -> Entry:
     try:
         entry = _read(folder)
         if entry is None:
-            _write(folder, build())
+            built = build()
+            with working("writing decoded records into the cache"):
+                _write(folder, built)
             entry = _read(folder)
     finally:
         lock.release()
@@ -91,6 +95,11 @@ def kept_digest(folder: Path, features: NDArray[Any], targets: NDArray[Any], key
     """
     if len(features) < _WORTH_KEEPING:
         return dataset_digest(features, targets, key)
+    with working("computing the digest of the records"):
+        return _kept_digest(folder, features, targets, key)
+
+
+def _kept_digest(folder: Path, features: NDArray[Any], targets: NDArray[Any], key: bytes) -> str:
     form = f"fedtrain.records/1 {features.dtype.str} {features.shape} {targets.dtype.str} {targets.shape}\n"
     content = hmac.new(key, form.encode(), "sha256")
     for array in (features, targets):

@@ -15,6 +15,7 @@ from fedtrain.config import Data
 from fedtrain.data.store import with_classes
 from fedtrain.data.types import DataInfo, DataStore, Split, Target
 from fedtrain.errors import DataError
+from fedtrain.progress import working
 
 _PAIR = "data=(train, test), two map-style data sets whose items are pairs of features and target"
 
@@ -132,16 +133,18 @@ def _arrays(items: object, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
     features = np.empty((count, *first[0].shape), dtype=first[0].dtype)
     targets = [first[1].copy()]  # the data set may reuse its memory
     features[0] = first[0]
-    for index in range(1, count):
-        item = read(index)
-        for what, found, expected in zip(("features", "a target"), item, first, strict=True):
-            if found.shape != expected.shape or _kind(found) != _kind(expected):
-                raise DataError(
-                    f"{name}, item {index} has {what} of shape {found.shape} and dtype {found.dtype}, and item 0 of "
-                    f"shape {expected.shape} and dtype {expected.dtype}; all items have the same"
-                )
-        features[index] = item[0]
-        targets.append(item[1].copy())
+    with working(f"reading the items of {name}", count) as done:
+        for index in range(1, count):
+            item = read(index)
+            for what, found, expected in zip(("features", "a target"), item, first, strict=True):
+                if found.shape != expected.shape or _kind(found) != _kind(expected):
+                    raise DataError(
+                        f"{name}, item {index} has {what} of shape {found.shape} and dtype {found.dtype}, and item 0 "
+                        f"of shape {expected.shape} and dtype {expected.dtype}; all items have the same"
+                    )
+            features[index] = item[0]
+            targets.append(item[1].copy())
+            done(index + 1)
     for index in np.unique(np.linspace(0, count - 1, min(count, _READ_TWICE)).round().astype(int)).tolist():
         again = read(index)
         if not (_same(again[0], features[index]) and _same(again[1], targets[index])):

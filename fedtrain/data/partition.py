@@ -16,6 +16,7 @@ from fedtrain.data.cache import Entry, cached
 from fedtrain.data.store import open_store
 from fedtrain.data.types import DataStore, Labels, Split
 from fedtrain.errors import DataError
+from fedtrain.progress import working
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -86,7 +87,8 @@ def partition(store: DataStore, data: Data, *, clients: int, seed: int) -> Parti
     }
 
     def build() -> Entry:
-        return _build(store, data, clients=clients, seed=seed)
+        with working("splitting the records over the clients"):
+            return _build(store, data, clients=clients, seed=seed)
 
     if store.folder is None:
         entry = build()

@@ -13,6 +13,7 @@ from fedtrain.errors import PrivacySpecError, TaskError
 from fedtrain.ledger import client_folder, find_policy
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import mechanism_of
+from fedtrain.progress import working
 from fedtrain.report import Metric
 from fedtrain.seeding import derive_seed
 from fedtrain.tasks import NO_OBJECTS, CallerObjects, Task, build_task, shared_names
@@ -73,7 +74,8 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
     plan = None
     mechanism = mechanism_of(experiment)
     if mechanism.private:
-        plan = mechanism.plan(experiment)
+        with working("finding the noise that keeps the budget"):
+            plan = mechanism.plan(experiment)
         if deployed and experiment.privacy.noise == "seeded":
             raise PrivacySpecError(
                 'privacy.noise = "seeded" is for simulations: anyone with the seed can subtract the noise; set "secure"'
@@ -86,7 +88,8 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
     torch.manual_seed(derive_seed(experiment.seed, "model"))
     model = task.model()
     shared_names(task, model)
-    slower = check_model(model, mechanism.requires, task=task, info=store.info)
+    with working("trying the model on synthetic records"):
+        slower = check_model(model, mechanism.requires, task=task, info=store.info)
     return Preparation(
         experiment=experiment,
         store=store,

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from fedtrain.files import append_line
 from fedtrain.flower.grids.prompt import PromptGrid
 from fedtrain.machines import ServerFolder
 from fedtrain.privacy.mechanisms import mechanism_of
+from fedtrain.progress import shown
 from fedtrain.report import Evaluation, Report, best_of
 from fedtrain.report.html import render_html
 from fedtrain.serverapp.audit_trail import AuditTrail
@@ -63,7 +65,8 @@ def run_experiment(
         KeyboardInterrupt: likewise, when a person stopped it.
     """
     server = ServerFolder.of_environment()
-    preparation = prepare(experiment, deployed=server is not None, objects=objects)
+    with nullcontext() if experiment.output.screen == "none" else shown():
+        preparation = prepare(experiment, deployed=server is not None, objects=objects)
     remote = isinstance(grid, HttpGrid)
     transport = Transport.of(experiment, remote=server is not None or remote)
     summing = checked_summing(experiment, preparation.model, preparation.plan) if transport.secagg else None

@@ -39,6 +39,7 @@ from fedtrain.data.types import (
     TargetKind,
 )
 from fedtrain.errors import DataError
+from fedtrain.progress import working
 
 _DIGITS = tuple("0123456789")
 _UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -199,6 +200,11 @@ def _test_split(test: _Arrays, info: DataInfo, targets: Callable[[_Arrays], NDAr
 
 
 def _load(file: Path, suffix: str, *, owner: str | None) -> _Arrays:
+    with working(f"reading {file}"):
+        return _load_archive(file, suffix, owner=owner)
+
+
+def _load_archive(file: Path, suffix: str, *, owner: str | None) -> _Arrays:
     try:
         archive = np.load(file, allow_pickle=False)
     except _UNREADABLE as error:

@@ -14,6 +14,7 @@ from fedtrain.data.sources.base import Place
 from fedtrain.data.sources.plain import is_numeric, named
 from fedtrain.data.types import Labels
 from fedtrain.errors import DataError
+from fedtrain.progress import working
 
 _SHOWN = 12
 
@@ -157,7 +158,12 @@ class TableEncoding:
         Raises:
             DataError: a column is neither numbers nor categories.
         """
-        return cls(columns=tuple((column, _categories(table[column], column, place)) for column in columns))
+        found = []
+        with working("finding the categories of columns", len(columns)) as done:
+            for number, column in enumerate(columns, start=1):
+                found.append((column, _categories(table[column], column, place)))
+                done(number)
+        return cls(columns=tuple(found))
 
     @property
     def categorical(self) -> tuple[str, ...]:
@@ -172,8 +178,13 @@ class TableEncoding:
         """
         width = sum(1 if categories is None else len(categories) for _, categories in self.columns)
         features = np.zeros((table.num_rows, width), dtype=np.float32)
+        with working("decoding columns", len(self.columns)) as done:
+            self._fill(features, table, place, done)
+        return features
+
+    def _fill(self, features: NDArray[np.float32], table: Any, place: Place, done: Callable[[int], None]) -> None:
         start = 0
-        for column, categories in self.columns:
+        for number, (column, categories) in enumerate(self.columns, start=1):
             values = table[column]
             require_values(values, column=column, place=place)
             if (categories is None) != is_numeric(values.type):
@@ -191,7 +202,7 @@ class TableEncoding:
                 )
                 features[np.arange(len(codes)), start + codes] = 1
                 start += len(categories)
-        return features
+            done(number)
 
 
 def _categories(values: Any, column: str, place: Place) -> tuple[str, ...] | None:

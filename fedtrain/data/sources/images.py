@@ -13,6 +13,7 @@ from fedtrain.config import Data
 from fedtrain.data.sources.base import Decoded, Place, existing_folder
 from fedtrain.data.types import ClassTarget, DataInfo, Image, Split
 from fedtrain.errors import DataError
+from fedtrain.progress import working
 
 _CHANNELS = {"L": 1, "RGB": 3}
 _MODES = {1: "grey", 3: "RGB"}
@@ -115,19 +116,21 @@ def decode_images(
         DataError: an image cannot be read, or differs in size or mode.
     """
     pixels: NDArray[np.uint8] | None = None
-    for row, content in enumerate(encoded):
-        image = _decode(content, row, place)
-        found = (_CHANNELS[image.mode], image.height, image.width)
-        if shape is None:
-            shape = found
-        if found != shape:
-            raise DataError(
-                f"{place(row)}: the image is {_words(found)}, but the first training image is {_words(shape)}; "
-                "all images must share one size and mode"
-            )
-        if pixels is None:
-            pixels = np.empty((count, *shape), dtype=np.uint8)
-        pixels[row] = np.asarray(image).reshape(shape[1], shape[2], shape[0]).transpose(2, 0, 1)
+    with working("decoding images", count) as done:
+        for row, content in enumerate(encoded):
+            image = _decode(content, row, place)
+            found = (_CHANNELS[image.mode], image.height, image.width)
+            if shape is None:
+                shape = found
+            if found != shape:
+                raise DataError(
+                    f"{place(row)}: the image is {_words(found)}, but the first training image is {_words(shape)}; "
+                    "all images must share one size and mode"
+                )
+            if pixels is None:
+                pixels = np.empty((count, *shape), dtype=np.uint8)
+            pixels[row] = np.asarray(image).reshape(shape[1], shape[2], shape[0]).transpose(2, 0, 1)
+            done(row + 1)
     assert pixels is not None  # the caller has refused an empty set
     return pixels
 

@@ -24,6 +24,7 @@ from fedtrain.data.sources.columns import some
 from fedtrain.data.sources.kinds import parquet_files
 from fedtrain.data.sources.plain import common_type, holds_lists, plain, plain_type, with_items
 from fedtrain.errors import DataError
+from fedtrain.progress import working
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -140,17 +141,20 @@ def _read(files: Sequence[Path], wanted: Sequence[str], layouts: _Layouts, role:
     """Read files as one table of plain types, its numbers in the order of the names in the first training file."""
     parts: dict[str, list[Any]] = {column: [] for column in wanted}
     ends: list[int] = []
-    for file in files:
-        try:
-            # What the names of folders say (year=2020) is no column of the file.
-            table = pq.read_table(file, columns=list(wanted), partitioning=None)
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{file}: cannot be read as Parquet: {error}") from error
-        ends.append(table.num_rows + (ends[-1] if ends else 0))
-        for column, values in zip(table.column_names, table.columns, strict=True):
-            what = f"{file}, column {column!r}"
-            held = plain(values, plain_type(values.type, coded=column in role.coded), what=what)
-            parts[column].append(_renumbered(held, column, layouts, file=file, first=first))
+    coded = role.coded
+    with working("reading Parquet files", len(files)) as done:
+        for number, file in enumerate(files, start=1):
+            try:
+                # What the names of folders say (year=2020) is no column of the file.
+                table = pq.read_table(file, columns=list(wanted), partitioning=None)
+            except (OSError, pa.ArrowException) as error:
+                raise DataError(f"{file}: cannot be read as Parquet: {error}") from error
+            ends.append(table.num_rows + (ends[-1] if ends else 0))
+            for column, values in zip(table.column_names, table.columns, strict=True):
+                what = f"{file}, column {column!r}"
+                held = plain(values, plain_type(values.type, coded=column in coded), what=what)
+                parts[column].append(_renumbered(held, column, layouts, file=file, first=first))
+            done(number)
 
     def place(row: int) -> str:
         number = min(bisect_right(ends, row), len(files) - 1)
@@ -257,7 +261,8 @@ def decode_hub(data: Data) -> Decoded:
             used = ["train"] if data.test_fraction is not None else ["train", "test"]
             files = [Path(file) for split in used for file in found.get(split, ()) if Path(file).suffix == ".parquet"]
         layouts = _checked_folder(files, data)
-        splits = datasets.load_dataset(name, name=data.subset)
+        with working(f"loading {_describe(data)} with the datasets library"):
+            splits = datasets.load_dataset(name, name=data.subset)
     except DataError:
         raise
     except Exception as error:  # network, hub and builders raise errors of many types
