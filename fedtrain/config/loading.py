@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from hashlib import sha256
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 
 from fedtrain.config.experiment import Experiment
 from fedtrain.config.sections import Section
+from fedtrain.config.toml import joined, parse_toml
 from fedtrain.errors import ConfigError
 
 Scalar = bool | int | float | str
@@ -22,6 +24,8 @@ Flat = dict[str, Scalar]
 
 # What changes where or how results are shown, and not what they are. The device does: its noise is another.
 _PRESENTATION = ("output.", "data.cache")
+# Fields that hold several names, as one string with commas; a list is accepted.
+_LISTS = ("data.classes", "data.feature_columns", "data.label_columns")
 # Fields that came later, and what all runs before them had. An experiment that does not use them has the digest of
 # before: a run that an earlier version began can be resumed, and its record names the configuration of its report.
 _LATER: Flat = {"data.target": "class", "data.label_columns": ""}
@@ -34,12 +38,12 @@ def read_toml(path: Path) -> Flat:
         ConfigError: the file is missing, is not TOML, or holds a value that is not a boolean, a number or a string.
     """
     try:
-        with path.open("rb") as file:
-            return flatten(tomllib.load(file))
+        tree = parse_toml(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
+    return flatten(tree)
 
 
 def parse_settings(settings: Iterable[str]) -> Flat:
@@ -57,7 +61,12 @@ def parse_settings(settings: Iterable[str]) -> Flat:
             )
         try:
             value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            if text.lstrip()[:1] in ('"', "'"):
+                raise ConfigError(
+                    f"cannot read the setting {setting!r}: what is in quotes is not TOML: {error}; leave the quotes "
+                    "out, or write single ones, in which a backslash is a backslash"
+                ) from error
             value = text
         flat.update(flatten({key.strip(): value}))
     return flat
@@ -82,11 +91,31 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Flat:
     for key, value in tree.items():
         if isinstance(value, Mapping):
             flat.update(flatten(value, f"{prefix}{key}."))
-        elif isinstance(value, bool | int | float | str):
-            flat[f"{prefix}{key}"] = value
         else:
-            raise ConfigError(f"{prefix}{key} = {value!r} is not allowed: values are booleans, numbers and strings")
+            flat[f"{prefix}{key}"] = _scalar(f"{prefix}{key}", value)
     return flat
+
+
+def _scalar(key: str, value: object) -> Scalar:
+    """Return a value as Flower's run config can hold it: a list of names as one string, a path as a string."""
+    if isinstance(value, list | tuple) and key in _LISTS:
+        try:
+            value = joined(value)
+        except ValueError as error:
+            raise ConfigError(f"{key} = {value!r}: {error}") from error
+    if isinstance(value, PathLike):
+        value = fspath(value)
+    if isinstance(value, bool | int | float | str):
+        return value
+    if not isinstance(value, list | tuple):
+        remedy = "values are booleans, numbers and strings, and a date is a string in quotes"
+    elif any(isinstance(item, Mapping) for item in value):
+        remedy = f"write the section once, as [{key}] and not [[{key}]]"
+    elif key in ("data.path", "data.test_path"):
+        remedy = "it is one string: a folder, or a pattern such as 'data/*.parquet', names several files"
+    else:
+        remedy = f"it is one value, without brackets; those that take a list are {', '.join(_LISTS)}"
+    raise ConfigError(f"{key} = {value!r} is not allowed: {remedy}")
 
 
 def from_flat(flat: Mapping[str, Any]) -> Experiment:

@@ -9,6 +9,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fedtrain.config.toml import FilePath, Names
+
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -63,7 +65,7 @@ class Federation(Section):
     rounds: Count = Field(10, description="rounds of training")
     min_results: Count = Field(1, description="usable results a round needs; the run fails below it")
     deadline: Positive = Field(600.0, description="seconds after which a round goes on without the missing results")
-    sites: str | None = Field(
+    sites: FilePath | None = Field(
         None,
         description="folder of the clients' own files (keys, ledgers, site.toml), kept over runs; "
         "default: clients/ in the run folder",
@@ -99,36 +101,36 @@ class Data(Section):
     source: Literal["digits", "parquet", "npz", "images", "hub", "object"] = Field(
         "digits", description="kind of source; object: records that a program gave to fedtrain.simulate"
     )
-    path: str | None = Field(
+    path: FilePath | None = Field(
         None,
         description="training data: a file, a folder or a glob pattern; unused in a deployment: each site has its own",
     )
-    test_path: str | None = Field(None, description="test data, which no client sees")
+    test_path: FilePath | None = Field(None, description="test data, which no client sees")
     test_fraction: Fraction | None = Field(
         None, description="fraction of the records held out as test data; default: 0.2 for digits"
     )
-    dataset: str | None = Field(None, description="hub: name of the data set, which is downloaded")
+    dataset: FilePath | None = Field(None, description="hub: name of the data set, which is downloaded")
     subset: str | None = Field(None, description="hub: configuration of the data set")
     image_column: str | None = Field(None, description="column of the image; default: the first image column")
     target: Literal["class", "number", "labels"] = Field(
         "class", description="what is predicted of a record: its class, a number, or a set of labels"
     )
     label_column: str = Field("label", description="column of the target")
-    label_columns: str | None = Field(
+    label_columns: Names | None = Field(
         None, description="labels: boolean columns, comma-separated, each one label, instead of a column of lists"
     )
-    classes: str | None = Field(
+    classes: Names | None = Field(
         None,
         description="names of the classes or labels, comma-separated, in the order of their numbers; default: those of "
         "the records; required in a deployment, where a site need not have records of every class",
     )
-    feature_columns: str | None = Field(
+    feature_columns: Names | None = Field(
         None, description="tabular: columns, comma-separated; default: all but the label"
     )
     max_records: Count | None = Field(
         None, description="number of training records to use, drawn with the seed; default: all"
     )
-    cache: str | None = Field(None, description="folder of decoded data; default: the user's cache folder")
+    cache: FilePath | None = Field(None, description="folder of decoded data; default: the user's cache folder")
     partition: Partition = Field(default_factory=Partition)
 
     @model_validator(mode="after")
@@ -264,7 +266,7 @@ class Server(Section):
 class Output(Section):
     """The run folder and the screen."""
 
-    directory: str | None = Field(None, description="the run folder")
+    directory: FilePath | None = Field(None, description="the run folder")
     resume: bool = Field(False, description="continue from the last checkpoint in the run folder")
     tensorboard: bool = Field(False, description="also write TensorBoard event files")
     screen: Literal["auto", "plain", "none"] = Field("auto", description="progress: a live display, lines, or nothing")

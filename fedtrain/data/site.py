@@ -3,7 +3,6 @@
 import importlib
 import importlib.util
 import sys
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fedtrain.config import Data
 from fedtrain.config.loading import explain
+from fedtrain.config.toml import FilePath, Names, parse_toml
 from fedtrain.data.cache import Entry, cached
 from fedtrain.data.sources import Decoded, registered
 from fedtrain.data.store import decode_numbers, digest_of, entry_of, info_of, records_of, with_classes
@@ -44,13 +44,13 @@ class SiteData(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     source: Annotated[str, Field(pattern=r"^(parquet|npz|images|[\w.]+:\w+)$")]
-    path: str | None = None
+    path: FilePath | None = None
     image_column: str | None = None
     target: TargetKind = "class"
     label_column: str = "label"
-    label_columns: str | None = None
-    feature_columns: str | None = None
-    classes: str | None = None
+    label_columns: Names | None = None
+    feature_columns: Names | None = None
+    classes: Names | None = None
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -102,10 +102,10 @@ def read_site_data(folder: Path) -> SiteData:
     """
     path = folder / "site.toml"
     try:
-        return site_data(tomllib.loads(path.read_bytes().decode()).get("data"), path)
+        return site_data(parse_toml(path.read_bytes()).get("data"), path)
     except OSError as error:
         raise SiteError(f"cannot read the site file {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise SiteError(f"the site file {path} is not TOML: {error}") from error
 
 

@@ -5,7 +5,6 @@ root; a wheel has them in ``fedtrain/app``, beside the experiment of the demo. T
 with them is made from the sections of the experiment, so that it is the same from both.
 """
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import tomli_w
 import fedtrain
 from fedtrain.config import Experiment, flatten
 from fedtrain.config.loading import nearest
+from fedtrain.config.toml import parse_toml
 from fedtrain.errors import AppError, ConfigError, StorageError
 
 _DEFAULT_NODES = 10
@@ -114,7 +114,7 @@ def find_app(folder: Path | None) -> FlowerApp:
 def _declares_app(file: Path) -> bool:
     """Return whether a ``pyproject.toml`` is of a Flower app, or cannot be read, which is then to be said."""
     try:
-        project = tomllib.loads(file.read_text(encoding="utf-8"))
+        project = parse_toml(file.read_bytes())
     except FileNotFoundError:
         return False
     except (OSError, ValueError):
@@ -142,13 +142,13 @@ def read_app(folder: Path) -> FlowerApp:
     """
     file = folder / "pyproject.toml"
     try:
-        project = tomllib.loads(file.read_text(encoding="utf-8"))
+        project = parse_toml(file.read_bytes())
     except OSError as error:
         raise AppError(
             f"{folder} holds no Flower app: cannot read {file}: {error.strerror or error}; name the folder of an "
             "app, or run the command there"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise AppError(f"{file} is not TOML: {error}") from error
     flower = _table(_table(project, "tool"), "flwr")
     app = _table(flower, "app")

@@ -4,7 +4,6 @@ A simulated client has a folder of its own in the folder of all sites, or in tha
 its own has one such folder, and no other.
 """
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedtrain.config import Experiment
 from fedtrain.config.privacy import Mode
+from fedtrain.config.toml import parse_toml
 from fedtrain.errors import ConfigError, SiteError
 from fedtrain.ledger.entry import Noise
 
@@ -143,7 +143,7 @@ def find_site_file(folder: Path) -> SiteFile | None:
 
 def _parsed(path: Path, data: bytes) -> SiteFile:
     try:
-        site = _Site.model_validate(tomllib.loads(data.decode()))
+        site = _Site.model_validate(parse_toml(data))
     except ValidationError as error:
         problems = "\n".join(
             f"  {'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors(include_url=False)
@@ -152,7 +152,7 @@ def _parsed(path: Path, data: bytes) -> SiteFile:
             f"the site file {path} cannot be used:\n{problems}\nit has [budget] epsilon and delta, and may have "
             "[policy] minimum_noise, tasks, modes and noise, [transport] sealed, secagg and minimum_cohort, and [data]"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise SiteError(f"the site file {path} is not TOML: {error}") from error
     policy = SitePolicy(**site.budget.model_dump(), **site.policy.model_dump(), **site.transport.model_dump())
     return SiteFile(path=path, policy=policy, data=site.data)

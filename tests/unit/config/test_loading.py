@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from fedtrain.config import Experiment, from_flat, parse_settings, read_toml, to_flat
+from fedtrain.config import Data, Experiment, from_flat, parse_settings, read_toml, to_flat
 from fedtrain.config.loading import config_digest
 from fedtrain.errors import ConfigError
 
@@ -155,3 +155,97 @@ def test_fields_that_came_later_leave_the_digest_of_those_who_do_not_use_them():
     assert digest({}) == "0f6898a2952bb6a0cf795d0b062465adbafdd4cda5abdd83e17cceae499e2b68"
     later = {"data.source": "npz", "data.path": "x", "data.test_fraction": 0.2, "task.name": "regression"}
     assert digest(later | {"data.target": "number"}) != digest(later)
+
+
+def written(tmp_path, content):
+    file = tmp_path / "experiment.toml"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return file
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    assert Experiment.load(written(tmp_path, '\ufeffname = "Größe"')).name == "Größe"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('name = "x"'.encode("utf-16"), "it is in UTF-16 or UTF-32; save it as UTF-8"),
+        ('name = "x"'.encode("utf-16-le"), "it is in UTF-16 or UTF-32"),
+        (
+            'seed = 1\nname = "Größe"'.encode("latin-1"),
+            r"line 2 has a byte that is not UTF-8 \(0xf6\); save it as UTF-8",
+        ),
+        ('[data]\npath = "C:\\data\\x"', r"at line 2, .*a Windows path in single quotes .*or with forward slashes"),
+        ("name = “demo”", "the quotes are typographic"),
+        ("[task]\naugment = True", "write true and false in small letters"),
+        ("seed = None", 'leave an unset field out, or set it to ""'),
+        ("name = demo", "write text in quotes"),
+        ("name = 1 2", r"Expected newline .*\(at line 1, column 10\)$"),
+        ("a = " + "[" * 5000, "it is nested too deeply"),
+    ],
+)
+def test_what_is_not_toml_is_refused_with_what_to_write(tmp_path, content, message):
+    with pytest.raises(ConfigError, match=rf"experiment.toml is not TOML: .*{message}"):
+        Experiment.load(written(tmp_path, content))
+
+
+@pytest.mark.parametrize("field", ["path", "test_path", "cache"])
+def test_a_path_whose_backslashes_were_escapes_is_refused(tmp_path, field):
+    with pytest.raises(ConfigError, match=rf"data.{field}: 'C:\\new\\table' holds a tab, .*in single quotes"):
+        Experiment.load(written(tmp_path, f'[data]\n{field} = "C:\\new\\table"'))
+
+
+def test_a_list_of_names_is_the_string_with_commas(tmp_path):
+    lists = '[data]\nclasses = ["no", "yes"]\nfeature_columns = ["age", "gene 1"]'
+    data = Experiment.load(written(tmp_path, lists)).data
+    assert (data.classes, data.class_names, data.feature_columns) == ("no, yes", ("no", "yes"), "age, gene 1")
+    assert Experiment.from_dict({"data": {"classes": ("no", "yes")}}).data.classes == "no, yes"
+    assert from_flat(parse_settings(['data.classes=["no","yes"]'])).data.classes == "no, yes"
+    assert from_flat(parse_settings(["data.classes=no,yes"])).data.class_names == ("no", "yes")
+    assert Data(classes=[0, True]).class_names == ("0", "true")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ('["a,b"]', r"data.classes = \['a,b'\]: a name cannot be empty, hold a comma"),
+        ('["a", ""]', "a name cannot be empty"),
+        ('[" a"]', "begin or end with a space"),
+        ("[0.5]", "0.5 is no name"),
+        ('[["a"]]', r"\['a'\] is no name"),
+        ("[]", "the list is empty; leave the field out"),
+        ("[a,b]", "commas separate the names, without brackets"),
+    ],
+)
+def test_a_list_that_names_nothing_is_refused(value, message):
+    with pytest.raises(ConfigError, match=message):
+        from_flat(parse_settings([f"data.classes={value}"]))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[data]\npath = ["a", "b"]', r"data.path = \['a', 'b'\] .*a pattern such as"),
+        ('name = ["a"]', "one value, without brackets; those that take a list are data.classes"),
+        ('[[data]]\npath = "a"', r"write the section once, as \[data\] and not \[\[data\]\]"),
+        ("name = 2026-01-01", "a date is a string in quotes"),
+    ],
+)
+def test_a_list_or_date_where_one_value_is_meant_is_refused(tmp_path, content, message):
+    with pytest.raises(ConfigError, match=message):
+        Experiment.load(written(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"), [('data.path="C:\\data"', "leave the quotes out"), ("name='a", "quotes")]
+)
+def test_a_setting_in_quotes_that_is_not_toml_is_refused(setting, message):
+    with pytest.raises(ConfigError, match=rf"cannot read the setting .*what is in quotes is not TOML: .*{message}"):
+        parse_settings([setting])
+
+
+def test_a_path_of_a_program_is_a_path(tmp_path):
+    experiment = Experiment.from_dict({"output.directory": tmp_path, "data": {"cache": tmp_path / "cache"}})
+    assert (experiment.output.directory, experiment.data.cache) == (str(tmp_path), str(tmp_path / "cache"))
+    assert Data(cache=tmp_path).cache == str(tmp_path)

@@ -9,6 +9,7 @@ from fedtrain.config import Data, Partition
 from fedtrain.data import open_store, open_test, partition
 from fedtrain.data.site import SiteData, open_site, read_site_data
 from fedtrain.errors import ConfigError, DataError, SiteError, StorageError
+from fedtrain.ledger import read_policy
 
 CLASSES = "b, c, a"
 OWN = """
@@ -411,3 +412,20 @@ def test_a_simulation_needs_training_records():
     data = Data(source="npz", test_path="test.npz", classes=CLASSES)
     with pytest.raises(DataError, match=r"data.path is not set: a simulation reads the training records"):
         open_store(data, seed=0)
+
+
+def test_a_site_file_is_read_as_editors_and_people_write_it(tmp_path):
+    (tmp_path / "site.toml").write_bytes(
+        b'\xef\xbb\xbf[data]\nsource = "npz"\npath = "x.npz"\nclasses = ["no", "yes"]\n'
+        b"[budget]\nepsilon = 1.0\ndelta = 1e-5\n"
+    )
+    assert read_site_data(tmp_path).class_names == ("no", "yes")
+    assert read_policy(tmp_path / "site.toml").epsilon == 1
+    for content, words in (
+        ('[data]\npath = "C:\\data"', "single quotes"),
+        ("a".encode("utf-16").decode("latin-1"), "UTF-16"),
+    ):
+        (tmp_path / "site.toml").write_bytes(content.encode("latin-1"))
+        for read in (lambda: read_site_data(tmp_path), lambda: read_policy(tmp_path / "site.toml")):
+            with pytest.raises(SiteError, match=f"site.toml is not TOML: .*{words}"):
+                read()
