@@ -10,7 +10,7 @@ import numpy as np
 import typer
 
 from fedtrain.cli.running import reporting_errors, say, until_stopped
-from fedtrain.data import DataInfo, Split, format_histogram
+from fedtrain.data import WIDE, DataInfo, Split, format_histogram
 from fedtrain.data.site import SiteData, open_site, read_site_data
 from fedtrain.deployment.processes import only_one
 from fedtrain.deployment.supernode import check_node, serve
@@ -79,6 +79,12 @@ def data(
             lines.append(
                 "warning: [data] names no classes, and without them nothing is trained: add "
                 f'classes = "{", ".join(info.classes)}", or as many as the experiments have, in their order'
+            )
+        if info.kind == "table" and len(wide := train.wide_columns()[0]):
+            lines.append(
+                f"warning: {len(wide)} of {info.shape[0]} columns have values beyond {WIDE:g} in size, of which the "
+                f"first is number {wide[0] + 1}: a model hardly learns from such, whatever it spends. Scale them with "
+                "the constants that all sites of the experiment use, and never with a mean or bound of your own records"
             )
         if policy.delta * len(train) >= 1:
             lines.append(

@@ -151,6 +151,8 @@ def _summary(run_config: dict[str, Any], started: float) -> dict[str, Any]:
         "rounds": report.rounds,
         "accuracy": final and final.accuracy,
         "metrics": {metric.name: final and final.value(metric.name) for metric in report.evaluation.metrics},
+        "baseline": report.evaluation.baseline,
+        "warnings": list(report.warnings),
         "epsilon": report.privacy.epsilon,
         "delta": report.privacy.delta,
         "report": str(file.with_suffix(".html")),

@@ -10,6 +10,7 @@ from fedtrain.data.partition import (
 )
 from fedtrain.data.store import open_store, open_test
 from fedtrain.data.types import (
+    WIDE,
     ClassTarget,
     Columns,
     DataInfo,
@@ -22,6 +23,7 @@ from fedtrain.data.types import (
 )
 
 __all__ = [
+    "WIDE",
     "ClassTarget",
     "Columns",
     "DataInfo",

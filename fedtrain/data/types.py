@@ -14,6 +14,11 @@ from numpy.typing import NDArray
 
 Labels = NDArray[np.int64]
 
+WIDE = 100.0
+"""An input or a target beyond it, either way, is worth a warning."""
+
+_TOGETHER = 4_000_000  # numbers that are looked at together
+
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
@@ -141,6 +146,23 @@ class Split:
     def __len__(self) -> int:
         """Return the number of records."""
         return len(self.targets)
+
+    def wide_columns(self) -> tuple[Labels, Labels]:
+        """Return the columns of a table with a value beyond 100 in size, and for each the row of its largest.
+
+        A model of whose inputs some are so large hardly learns: a step that suits them is none for the others.
+        """
+        columns = self.features.shape[1]
+        largest, rows = np.zeros(columns), np.zeros(columns, np.int64)
+        together = max(1, _TOGETHER // columns)
+        for start in range(0, len(self), together):
+            sizes = np.abs(self.features[start : start + together])
+            places = sizes.argmax(axis=0)
+            found = sizes[places, np.arange(columns)]
+            rows = np.where(found > largest, start + places, rows)
+            largest = np.maximum(largest, found)
+        wide = np.flatnonzero(largest > WIDE)
+        return wide, rows[wide]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,6 +34,8 @@ class _Protected:
         plural: the units, in words.
         below: what delta has to be below.
         population: says how many units there are.
+        counted: what the population counts, in words.
+        implied: which public constants imply the population; empty where it is a count.
         adaptive: whether the norms of its contributions may be counted to adapt the clipping norm.
     """
 
@@ -41,6 +43,8 @@ class _Protected:
     plural: str
     below: str
     population: str
+    counted: str
+    implied: str
     adaptive: bool
 
 
@@ -50,6 +54,8 @@ PROTECTED: dict[Unit, _Protected] = {
         plural="single records",
         below="1 / records of a client",
         population="batch size {divisor} / sampling rate {sampling_rate:g} means {population:g} records",
+        counted="records of a client",
+        implied="batch size / sampling rate",
         adaptive=False,
     ),
     "client": _Protected(
@@ -57,6 +63,8 @@ PROTECTED: dict[Unit, _Protected] = {
         plural="whole clients",
         below="1 / clients",
         population="there are {population:g} clients",
+        counted="clients",
+        implied="",
         adaptive=True,
     ),
 }

@@ -129,6 +129,12 @@ class Evaluations(Part):
     final: Evaluation | None = Field(description="the last evaluation; null if there was none")
     best: Best | None = Field(description="the first best evaluation by the first of metrics; null if none has it")
     history: tuple[Evaluation, ...] = Field(description="every evaluation, in the order of the rounds")
+    baseline: dict[str, float] | None = Field(
+        None,
+        description="what the best constant answer reaches on the test records, by metric: the most frequent class, "
+        "the mean or for MAE the median, the frequency of each label; left out where it is not known",
+        exclude_if=_is_none,
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -158,6 +164,11 @@ class Evaluations(Part):
             expected.accuracy,
             expected.reached,
         )
+
+
+def better(one: float, other: float, metric: Metric) -> bool:
+    """Say whether a value of a metric is better than another."""
+    return one > other if metric.direction == "higher" else one < other
 
 
 def best_of(history: Sequence[Evaluation], metrics: Sequence[Metric]) -> Best | None:

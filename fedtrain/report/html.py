@@ -19,7 +19,7 @@ from fedtrain.report.numbers import count, duration, error, exact, measured, per
 from fedtrain.report.parts import RoundEntry
 from fedtrain.report.privacy import Mechanism, Privacy
 from fedtrain.report.schema import Report
-from fedtrain.report.wording import summary
+from fedtrain.report.wording import TITLES, called, meaning_of_delta, population, summary, title
 
 _ROWS = 40  # tables up to this length are shown whole
 _FEWER = 20  # rows of a table that is too long
@@ -38,22 +38,6 @@ class Table:
     note: str = ""
 
 
-_TITLES = {
-    "f1": "F1",
-    "auroc": "AUROC",
-    "mse": "MSE",
-    "mae": "MAE",
-    "r2": "R²",
-    "average_precision": "average precision",
-}
-
-
-def title(name: str) -> str:
-    """Return a metric's name as people write it, at the beginning of a line."""
-    known = _TITLES.get(name, name)
-    return known[:1].upper() + known[1:]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Headline:
     """The metric that chooses the best model, as the page shows it first.
@@ -62,11 +46,13 @@ class Headline:
         name: what is measured.
         value: after the last evaluation; empty where it is not known.
         best: in the best round, if that is another and better.
+        baseline: of one answer for all test records; empty where it is not known.
     """
 
     name: str
     value: str
     best: str
+    baseline: str = ""
 
 
 def headline(evaluations: Evaluations) -> Headline:
@@ -80,10 +66,12 @@ def headline(evaluations: Evaluations) -> Headline:
 
     value = None if final is None else final.value(metric.name)
     better = best is not None and best.reached != value
+    baseline = (evaluations.baseline or {}).get(metric.name)
     return Headline(
         name=f"{short(title(metric.name), 40)} on test records",
         value="" if value is None else shown(value),
         best=f"best {shown(best.reached)} in round {count(best.round)}" if best is not None and better else "",
+        baseline="" if baseline is None else shown(baseline),
     )
 
 
@@ -103,7 +91,7 @@ def measurements(evaluation: Evaluation, metrics: Sequence[Metric]) -> Rows:
     for name, value in evaluation.own.items():
         metric = described.get(name)
         if metric is not None and isinstance(value, int | float):
-            rows.append((short(_TITLES.get(name, name), 60), measured(value, metric.direction, metric.format)))
+            rows.append((short(TITLES.get(name, name), 60), measured(value, metric.direction, metric.format)))
         else:
             rows.append((short(name, 60), _own(value)))
     return rows
@@ -153,7 +141,7 @@ def mechanism(shown: Mechanism, privacy: Privacy) -> Rows:
         ("steps in a round", count(shown.steps_per_round)),
         ("rounds of a client, at most", count(shown.rounds)),
         ("divisor of the sum", exact(shown.divisor)),
-        (f"protected {privacy.unit}s, public", exact(shown.population)),
+        population(privacy),
         ("plan, SHA-256", shown.plan_digest),
         ("random source", privacy.random_source),
         ("tuning before this run", privacy.tuning),
@@ -201,6 +189,23 @@ def budgets(privacy: Privacy) -> dict[str, float]:
     if len(own) == 1:
         lines["clients' own budget"] = own.pop()
     return {label: budget for label, budget in lines.items() if budget is not None}
+
+
+def clients(report: Report) -> Table | None:
+    """Return who the clients of a simulation are, where they have names; of very many, those with most records."""
+    owners, histogram = report.data.owners, report.data.histogram
+    if owners is None:
+        return None
+    counts = {"records": [sum(row) for row in histogram]} if histogram is not None else {}
+    order, note = list(range(len(owners))), ""
+    if len(order) > _ROWS:
+        order = sorted(order, key=lambda client: [-column[client] for column in counts.values()])[:_FEWER]
+        note = f"{_FEWER} of {count(len(owners))} clients; report.json has all."
+    rows = [
+        (str(client), short(owners[client], 60), *(count(column[client]) for column in counts.values()))
+        for client in order
+    ]
+    return Table(headings=("client", "owner", *counts), rows=rows, note=note)
 
 
 def spending(privacy: Privacy) -> Table:
@@ -251,7 +256,7 @@ def drops(report: Report) -> Table:
             short(reason, 300),
             count(len(where)),
             _some({number for number, _ in where}),
-            _some({client for _, client in where}),
+            called(sorted({client for _, client in where}), report.data.owners or ()).partition(" ")[2],
         )
         for reason, where in order[:_FEWER]
     ]
@@ -340,6 +345,7 @@ def render_html(report: Report) -> str:
         measurements=measurements(final, report.evaluation.metrics) if final is not None else [],
         per_class=per_class(final, classes) if final is not None else None,
         factor=factor(report.privacy),
+        delta=meaning_of_delta(report.privacy),
         mechanism=mechanism(report.privacy.mechanism, report.privacy) if report.privacy.mechanism else [],
         sampling=sampling(report.privacy),
         adversaries=adversaries(report.privacy),
@@ -348,6 +354,7 @@ def render_html(report: Report) -> str:
         rounds=rounds(report),
         transport=summary(report.round_log),
         drops=drops(report),
+        clients=clients(report),
         secret=any(entry.cohort is None for entry in report.round_log),
         configuration=configuration(report),
     )
@@ -376,7 +383,8 @@ def _figures(report: Report, classes: tuple[str, ...]) -> Mapping[str, str]:
     history, final = report.evaluation.history, report.evaluation.final
     metric = _metric(report)
     if metric is not None and plots.series(history, metric.name):
-        figures["metric"] = plots.metric_svg(history, metric, report.evaluation.best)
+        baseline = (report.evaluation.baseline or {}).get(metric.name)
+        figures["metric"] = plots.metric_svg(history, metric, report.evaluation.best, baseline)
     measurement = _curve(report)
     if measurement:
         figures["curve"] = plots.curve_svg(history, measurement)

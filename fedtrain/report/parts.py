@@ -49,9 +49,16 @@ class DataSummary(Part):
         description="training records, a row for each client and a column for each class; simulation only, read "
         "directly from the data and so not covered by epsilon; null in a deployment, and where the target is no class"
     )
+    owners: tuple[str, ...] | None = Field(
+        None,
+        description="name of each client, as the column of owners has it; simulation only, left out if there is none",
+        exclude_if=lambda owners: owners is None,
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.owners is not None and len(self.owners) != self.clients:
+            raise ValueError(f"owners has {len(self.owners)} names for {self.clients} clients")
         if self.histogram is None:
             return self
         if len(self.histogram) != self.clients:

@@ -150,8 +150,8 @@ def series(history: Sequence[Evaluation], measurement: str) -> list[tuple[int, f
     return [(number, value) for number, value in values if isinstance(value, int | float)]
 
 
-def metric_svg(history: Sequence[Evaluation], metric: Metric, best: Best | None) -> str:
-    """Draw the metric that chooses the best model over the rounds, on the test records."""
+def metric_svg(history: Sequence[Evaluation], metric: Metric, best: Best | None, baseline: float | None = None) -> str:
+    """Draw the metric that chooses the best model over the rounds, on the test records, and its baseline."""
     with style(metric.name):
         figure = Figure(figsize=(_HALF, 3.3))
         axes = plain_axes(figure, "round", "")
@@ -159,6 +159,17 @@ def metric_svg(history: Sequence[Evaluation], metric: Metric, best: Best | None)
         _line(axes, [(number, scale * value) for number, value in points], BLUE)
         if metric.format == "percent":
             axes.yaxis.set_major_formatter(_PERCENT)
+        if baseline is not None:
+            axes.axhline(scale * baseline, color=MUTED, linewidth=1, linestyle="--", zorder=1)
+            axes.annotate(
+                f"baseline {measured(baseline, metric.direction, metric.format)}",
+                (points[-1][0], scale * baseline),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="right",
+                fontsize=9,
+                color=MUTED,
+            )
         if best is not None:
             axes.plot(best.round, scale * best.reached, "o", color=VERMILION, markersize=6, clip_on=False, zorder=4)
             right = best.round > (points[0][0] + points[-1][0]) / 2

@@ -41,6 +41,11 @@ class Report(Part):
     created: AwareDatetime = Field(description="when it was written: ISO 8601, UTC")
     status: Literal["completed", "interrupted", "failed"] = Field(description="how the run ended")
     reason: str | None = Field(description="why it did not complete; null if it did")
+    warnings: tuple[str, ...] = Field(
+        (),
+        description="what a person should know of this run; left out where there is nothing",
+        exclude_if=lambda warnings: not warnings,
+    )
     rounds: Count = Field(description="rounds completed")
     planned_rounds: Count = Field(description="rounds configured")
     seconds: NotNegative = Field(description="duration of the run")

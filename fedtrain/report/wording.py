@@ -11,14 +11,19 @@ the same work twice, in cohorts that differ in one client, and has that client's
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import ceil
 from typing import Literal, Self
 
 from fedtrain.ledger import Asked, Record
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import Seen, mechanism_of_plan
-from fedtrain.report.numbers import upper
+from fedtrain.privacy.plan import PROTECTED
+from fedtrain.report.numbers import count, exact, upper
 from fedtrain.report.parts import RoundEntry
-from fedtrain.report.privacy import Adversary, Sampling
+from fedtrain.report.privacy import Adversary, Privacy, Sampling
+
+_FAR = 0.01  # a delta times the number it is held against that is far below one
+_NAMED = 8  # clients that are named of many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +61,59 @@ def summary(rounds: Sequence[RoundEntry]) -> str:
     if not masking + unmasking:
         return f"{text}no client was lost"
     return f"{text}clients lost before their update was in the sum: {masking}, after: {unmasking}"
+
+
+TITLES = {
+    "f1": "F1",
+    "auroc": "AUROC",
+    "mse": "MSE",
+    "mae": "MAE",
+    "r2": "R²",
+    "average_precision": "average precision",
+}
+
+
+def title(name: str) -> str:
+    """Return a metric's name as people write it, at the beginning of a line."""
+    known = TITLES.get(name, name)
+    return known[:1].upper() + known[1:]
+
+
+def population(privacy: Privacy) -> tuple[str, str]:
+    """Return what delta is held against, and how many there are: a count, or about what public constants imply."""
+    assert privacy.mechanism is not None
+    assert privacy.unit is not None
+    protected, number = PROTECTED[privacy.unit], privacy.mechanism.population
+    if not protected.implied:
+        return protected.counted, exact(number)
+    return f"{protected.counted}, by {protected.implied}", f"about {count(round(number))}, not counted"
+
+
+def meaning_of_delta(privacy: Privacy) -> str:
+    """Return how small delta is; nothing without privacy. What public constants imply is no count, and is called so."""
+    if privacy.delta is None or privacy.mechanism is None or privacy.unit is None:
+        return ""
+    protected, number = PROTECTED[privacy.unit], privacy.mechanism.population
+    below = "far below" if privacy.delta * number <= _FAR else "below"
+    if not protected.implied:
+        return f"It is {below} one in the number of {protected.counted}, which is {exact(number)}."
+    return (
+        f"It is {below} one in about {count(round(number))}: so many {protected.counted} are what {protected.implied} "
+        "implies. These are public constants, and nobody's records were counted. For a client with "
+        f"{count(ceil(1 / privacy.delta))} records or more, delta is not below one in their number, and too large."
+    )
+
+
+def called(clients: Sequence[int], owners: Sequence[str]) -> str:
+    """Return how some clients are called: by number, and by the names of their owners where these are known."""
+    names = [f"{client} ({owners[client]})" if client < len(owners) else str(client) for client in clients[:_NAMED]]
+    more = f" and {count(len(clients) - _NAMED)} more" if len(clients) > _NAMED else ""
+    return f"client {names[0]}" if len(clients) == 1 else f"clients {', '.join(names)}{more}"
+
+
+def last_line(reason: str) -> str:
+    """Return the cause in a reason, which may be a traceback: its last line."""
+    return reason.strip().splitlines()[-1] if reason.strip() else reason
 
 
 def _times(held: int, rounds: int) -> str:

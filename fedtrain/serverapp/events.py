@@ -21,12 +21,14 @@ class RunStarted:
         rounds: rounds of the whole run.
         done: rounds that are complete already, where the run is resumed.
         introduction: what is trained, by whom and under which guarantee, in words.
+        owners: the name of each client, where a simulation's clients have names.
     """
 
     path: Path
     rounds: int
     done: int
     introduction: str
+    owners: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,7 @@ class RoundDone:
         evaluation: the central evaluation after it; ``None`` where the round has none.
         epsilon: the largest epsilon that any client has spent so far; ``None`` without privacy.
         metric: how to read what chooses the best model; ``None`` where the task describes no metric.
+        baseline: what the best constant answer reaches of that metric; ``None`` where it is not known.
     """
 
     round: int
@@ -63,6 +66,7 @@ class RoundDone:
     evaluation: Evaluation | None
     epsilon: float | None
     metric: Metric | None = CLASSIFICATION[0]
+    baseline: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

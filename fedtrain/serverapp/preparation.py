@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedtrain.config import Experiment
-from fedtrain.data import DataStore, label_histogram, open_simulated, open_test
+from fedtrain.data import DataStore, Partitions, Split, client_names, label_histogram, open_simulated, open_test
 from fedtrain.errors import PrivacySpecError, TaskError
 from fedtrain.ledger import client_folder, find_policy
 from fedtrain.privacy import PrivacyPlan
@@ -16,9 +16,10 @@ from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.progress import working
 from fedtrain.report import Metric
 from fedtrain.seeding import derive_seed
-from fedtrain.tasks import NO_OBJECTS, CallerObjects, Task, build_task, shared_names
+from fedtrain.serverapp import run_warnings
+from fedtrain.tasks import NO_OBJECTS, CallerObjects, Records, Task, build_task, shared_names
 from fedtrain.tasks.calls import resolve_device
-from fedtrain.training import check_model
+from fedtrain.training import check_model, refused_alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,10 @@ class Preparation:
         plan: the privacy plan; ``None`` without privacy.
         metrics: how to read what the task measures; the first chooses the best model.
         slower: why the model trains slower than others, in words; empty where it does not.
+        baseline: what the best constant answer reaches on the test records, by metric; ``None`` where it is not known.
+        owners: the name of each client where it has one, in a simulation.
+        warnings: what a person should know before anything is trained, and read in the report.
+        private_warnings: what is read from training records beyond their counts: for the screen alone.
     """
 
     experiment: Experiment
@@ -43,6 +48,10 @@ class Preparation:
     plan: PrivacyPlan | None
     metrics: tuple[Metric, ...]
     slower: str = ""
+    baseline: dict[str, float] | None = None
+    owners: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    private_warnings: tuple[str, ...] = ()
 
     @property
     def shown_records(self) -> int | None:
@@ -51,12 +60,17 @@ class Preparation:
         With secure noise nothing is shown that is read directly from the data.
         """
         records = len(self.store.train)
-        return records if records and (self.plan is None or self.experiment.privacy.noise == "seeded") else None
+        return records if records and _shows(self.experiment, self.plan) else None
 
     @property
     def shown_histogram(self) -> NDArray[np.int64] | None:
         """The histogram where the number of records may be shown."""
         return None if self.shown_records is None else self.histogram
+
+    @property
+    def shown_owners(self) -> tuple[str, ...]:
+        """The names of the clients where the number of records may be shown, and there are names."""
+        return () if self.shown_records is None else self.owners
 
 
 def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerObjects = NO_OBJECTS) -> Preparation:
@@ -83,13 +97,24 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
         for client in () if deployed else range(experiment.federation.clients):
             # A simulated client's site file is here: what is wrong with it is better said before anything is trained.
             find_policy(client_folder(experiment, client))
-    store, histogram = (open_test(experiment.data), None) if deployed else _simulated(experiment, objects)
+    store, partitions = (open_test(experiment.data), None) if deployed else _simulated(experiment, objects)
     task = build_task(experiment.task, store.info, objects.task)
     torch.manual_seed(derive_seed(experiment.seed, "model"))
     model = task.model()
-    shared_names(task, model)
+    shared = shared_names(task, model)
     with working("trying the model on synthetic records"):
         slower = check_model(model, mechanism.requires, task=task, info=store.info)
+    shown = partitions if _shows(experiment, plan) else None
+    with working("looking at the ranges of the records"):
+        found, private = _looked_at(experiment, store, shown, task, model)
+    if plan is not None:
+        trained = sum(value.numel() for name, value in model.state_dict().items() if name in shared)
+        found.append(run_warnings.of_noise(plan, experiment, trained))
+        if shown is not None:
+            found += run_warnings.of_sizes(plan, _sizes(shown), client_names(store, experiment.data))
+    histogram = None
+    if partitions is not None and store.info.target.kind == "class":
+        histogram = label_histogram(store, partitions)
     return Preparation(
         experiment=experiment,
         store=store,
@@ -99,13 +124,70 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
         plan=plan,
         metrics=metrics_of(task),
         slower=slower,
+        baseline=baseline_of(task, store.test),
+        owners=() if partitions is None else client_names(store, experiment.data),
+        warnings=tuple(filter(None, found)),
+        private_warnings=tuple(private),
     )
 
 
-def _simulated(experiment: Experiment, objects: CallerObjects) -> tuple[DataStore, NDArray[np.int64] | None]:
+def _shows(experiment: Experiment, plan: PrivacyPlan | None) -> bool:
+    """Say whether what is read from training records may be shown: with secure noise nothing is."""
+    return plan is None or experiment.privacy.noise == "seeded"
+
+
+def _simulated(experiment: Experiment, objects: CallerObjects) -> tuple[DataStore, Partitions]:
     clients = experiment.federation.clients
-    store, partitions = objects.records or open_simulated(experiment.data, clients=clients, seed=experiment.seed)
-    return store, label_histogram(store, partitions) if store.info.target.kind == "class" else None
+    return objects.records or open_simulated(experiment.data, clients=clients, seed=experiment.seed)
+
+
+def _sizes(partitions: Partitions) -> list[int]:
+    return [int(size) for size in np.diff(partitions.offsets)]
+
+
+def _looked_at(
+    experiment: Experiment, store: DataStore, shown: Partitions | None, task: Task, model: nn.Module
+) -> tuple[list[str], list[str]]:
+    """Return what is to be said of the records: in the report, and on the screen alone.
+
+    Args:
+        experiment: the experiment.
+        store: the records.
+        shown: the split of the training records where they may be looked at; ``None`` where not.
+        task: the task.
+        model: a model of it.
+
+    Raises:
+        TaskError: the model cannot be trained on a batch of one record, and there would be no other.
+    """
+    found = run_warnings.of_ranges(task, store.test, store.info, which="test")
+    single = "" if mechanism_of(experiment).requires.per_record_gradients else _refused_alone(model, task, store.test)
+    sizes = [] if shown is None else _sizes(shown)
+    if single and (experiment.training.batch_size == 1 or (sizes and max(sizes) == 1)):
+        raise TaskError(
+            f"the model cannot be trained on a batch of one record, and there would be no other: {single}. Set "
+            "training.batch_size to 2 or more, give clients more records, or use a model that normalises each record "
+            "alone, for example with GroupNorm"
+        )
+    if shown is None:
+        return found, []
+    private = [] if found else run_warnings.of_ranges(task, store.train, store.info, which="training")
+    found.append(run_warnings.of_single_records(sizes, client_names(store, experiment.data), single))
+    if store.info.target.kind == "class":
+        found += run_warnings.of_classes(label_histogram(store, shown), store.test, store.info.classes)
+    return found, private
+
+
+def _refused_alone(model: nn.Module, task: Task, test: Split) -> str:
+    rows = [0, len(test) - 1]
+    two = Records(features=torch.from_numpy(test.features[rows]), targets=torch.from_numpy(test.targets[rows]))
+    return refused_alone(model, task, two)
+
+
+def baseline_of(task: Task, test: Split) -> dict[str, float] | None:
+    """Return what the best constant answer reaches on the test records, where the task's metrics say it."""
+    measured = getattr(task.metrics(), "baseline", None)
+    return None if measured is None else dict(measured(torch.from_numpy(np.array(test.targets))))
 
 
 def metrics_of(task: Task) -> tuple[Metric, ...]:

@@ -29,6 +29,7 @@ from fedtrain.report import (
     best_of,
 )
 from fedtrain.report.claim import coarse, derive_claim, no_claim
+from fedtrain.serverapp import run_warnings
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.checkpoint import RunState
 from fedtrain.serverapp.preparation import Preparation
@@ -56,7 +57,15 @@ def build_report(
         StorageError: the closing record cannot be written.
     """
     experiment, info = preparation.experiment, preparation.store.info
-    evaluations, shown = state.evaluations, preparation.shown_histogram
+    history, shown, owners = state.evaluations, preparation.shown_histogram, preparation.shown_owners
+    evaluations = Evaluations(
+        metrics=preparation.metrics,
+        final=history[-1] if history else None,
+        best=best_of(history, preparation.metrics),
+        history=history,
+        baseline=preparation.baseline,
+    )
+    log = tuple(_published(entry, withheld=trail is not None and trail.withheld) for entry in state.round_log)
     report = Report(
         schema=SCHEMA,
         fedtrain=__version__,
@@ -65,16 +74,16 @@ def build_report(
         created=datetime.now(UTC),
         status=status,
         reason=reason,
+        warnings=(
+            *preparation.warnings,
+            *run_warnings.of_rounds(log, owners),
+            *run_warnings.of_results(evaluations, info.classes),
+        ),
         rounds=state.round_number,
         planned_rounds=experiment.federation.rounds,
         seconds=state.seconds,
         config=to_flat(experiment),
-        evaluation=Evaluations(
-            metrics=preparation.metrics,
-            final=evaluations[-1] if evaluations else None,
-            best=best_of(evaluations, preparation.metrics),
-            history=evaluations,
-        ),
+        evaluation=evaluations,
         privacy=no_claim(experiment)
         if trail is None
         else derive_claim(experiment, trail.roster, trail.log.records, trail.ledgers, rounds=state.round_number),
@@ -87,8 +96,9 @@ def build_report(
             test_records=len(preparation.store.test),
             clients=experiment.federation.clients,
             histogram=None if shown is None else tuple(map(tuple, shown.tolist())),
+            owners=owners or None,
         ),
-        round_log=tuple(_published(entry, withheld=trail is not None and trail.withheld) for entry in state.round_log),
+        round_log=log,
         model=ModelSummary(
             parameters=sum(parameter.numel() for parameter in preparation.model.parameters()), final=final, best=best
         ),

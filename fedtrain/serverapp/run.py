@@ -20,6 +20,7 @@ from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.progress import shown
 from fedtrain.report import Evaluation, Report, best_of
 from fedtrain.report.html import render_html
+from fedtrain.report.wording import called
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.channel import Channel, Transport, checked_summing
 from fedtrain.serverapp.checkpoint import RunState
@@ -84,8 +85,16 @@ def run_experiment(
     screen = make_screen(experiment.output.screen)
     events = Events(screen, on_event)
     events.emit(
-        RunStarted(path=folder.path, rounds=federation.rounds, done=done, introduction=_introduction(preparation))
+        RunStarted(
+            path=folder.path,
+            rounds=federation.rounds,
+            done=done,
+            introduction=_introduction(preparation),
+            owners=preparation.shown_owners,
+        )
     )
+    for warning in (*preparation.warnings, *preparation.private_warnings):
+        events.emit(Notice(text=f"warning: {warning}"))
     if preparation.slower:
         events.emit(Notice(text=preparation.slower))
     enrollment = enroll(preparation, transport, summing, folder, done=done)
@@ -160,6 +169,7 @@ class RunInProgress:
             self._line(evaluation, self._epsilon(evaluation.round)) for evaluation in self._state.evaluations
         )
         self._save_if_best()
+        metric, baseline = next(iter(self._preparation.metrics), None), self._preparation.baseline or {}
         tensorboard = open_board(
             self._folder.path, enabled=self._experiment.output.tensorboard, after=self._state.round_number
         )
@@ -183,7 +193,8 @@ class RunInProgress:
                         entry=entry,
                         evaluation=evaluation if evaluation.round == entry.round else None,
                         epsilon=epsilon,
-                        metric=next(iter(self._preparation.metrics), None),
+                        metric=metric,
+                        baseline=None if metric is None else baseline.get(metric.name),
                     )
                 )
 
@@ -269,8 +280,15 @@ def _introduction(preparation: Preparation) -> str:
     )
     records = "" if preparation.shown_records is None else f"{preparation.shown_records} training and "
     text += f"{records}{len(preparation.store.test)} test records\n"
+    owners = preparation.shown_owners
     if (histogram := preparation.shown_histogram) is not None:
-        text += f"training records of each client and class:\n{format_histogram(histogram, info.classes)}\n"
+        table = format_histogram(histogram, info.classes, owners)
+        text += f"training records of each client and class:\n{table}\n"
+    elif owners:
+        text += f"{called(range(len(owners)), owners)}\n"
+    metric, baseline = next(iter(preparation.metrics), None), preparation.baseline or {}
+    if metric is not None and metric.name in baseline:
+        text += f"baseline: one answer for all test records reaches {metric.name} {baseline[metric.name]:.4f}\n"
     if (plan := preparation.plan) is None:
         return f"{text}no privacy: no guarantee is given"
     spec, noise = plan.spec, experiment.privacy.noise

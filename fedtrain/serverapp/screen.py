@@ -3,7 +3,7 @@
 import importlib
 import sys
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from decimal import ROUND_CEILING, Decimal
@@ -15,11 +15,12 @@ from rich.table import Table
 
 from fedtrain.privacy.mechanisms import private as private_mode
 from fedtrain.report import Report
-from fedtrain.report.wording import summary
+from fedtrain.report.wording import called, last_line, summary
 from fedtrain.serverapp.events import ClientDone, Event, Notice, RoundDone, RoundStarted, RunEnded, RunStarted
 
 # The closing table, and the display in a notebook, show at most so many rounds; metrics.jsonl has them all.
 _ROWS = 12
+_REASONS = 5  # why clients were dropped, in one round
 _REDRAW = 0.25  # seconds between two drawings in a notebook
 
 
@@ -41,16 +42,17 @@ class SilentScreen(AbstractContextManager["SilentScreen"]):
 
 
 class _Lines:
-    """What is said of a run, as lines of text; one for each round, and for each client that it dropped."""
+    """What is said of a run, as lines of text; one for each round, and for each reason why it dropped clients."""
 
     def __init__(self) -> None:
         self._rounds = 0
+        self._owners: tuple[str, ...] = ()
         self._durations: list[float] = []
 
     def of(self, event: Event) -> list[str]:
         match event:
             case RunStarted():
-                self._rounds = event.rounds
+                self._rounds, self._owners = event.rounds, event.owners
                 return [event.introduction, *_gone_on(event)]
             case Notice():
                 return [event.text]
@@ -58,7 +60,7 @@ class _Lines:
                 self._durations.append(event.entry.seconds)
                 left = sum(self._durations) / len(self._durations) * (self._rounds - event.round)
                 line = f"round {event.round}/{self._rounds}  {_figures(event)}  time left {left:.0f} s"
-                return [line, *_drops(event)]
+                return [line, *_drops(event, self._owners)]
             case RunEnded():
                 return _closing(event)
         return []
@@ -136,6 +138,7 @@ class LiveScreen(SilentScreen):
             console=self._console,
         )
         self._task: TaskID | None = None
+        self._owners: tuple[str, ...] = ()
 
     def __enter__(self) -> Self:
         """Begin to draw."""
@@ -150,6 +153,7 @@ class LiveScreen(SilentScreen):
         """Advance the bar, and print texts above it."""
         match event:
             case RunStarted():
+                self._owners = event.owners
                 self._say(event.introduction, *_gone_on(event))
                 self._task = self._progress.add_task(
                     "", total=event.rounds, completed=event.done, clients="", figures=""
@@ -160,7 +164,7 @@ class LiveScreen(SilentScreen):
                 self._update(clients=f"clients {event.answered}/{event.clients}")
             case RoundDone():
                 self._update(completed=event.round, figures=_figures(event))
-                self._say(*_drops(event))
+                self._say(*_drops(event, self._owners))
             case Notice():
                 self._say(event.text)
             case RunEnded():
@@ -213,24 +217,28 @@ def _closing(event: RunEnded) -> list[str]:
         return []
     return [
         closing_table(event.report),
+        *(f"warning: {warning}" for warning in event.report.warnings),
         f"transport: {summary(event.report.round_log)}",
         f"report: {event.path / 'report.html'}",
     ]
 
 
 def closing_table(report: Report) -> str:
-    """Return a short table of rounds, the central metric that chooses the best model, and epsilon, as text."""
-    name = report.evaluation.metrics[0].name if report.evaluation.metrics else "evaluation"
-    table = Table("round", f"central {name}", "epsilon", box=None, padding=(0, 2, 0, 0))
+    """Return a short table of rounds, as text: the metric that chooses the best model, its baseline, and epsilon."""
+    evaluations = report.evaluation
+    name = evaluations.metrics[0].name if evaluations.metrics else "evaluation"
+    baseline = (evaluations.baseline or {}).get(name)
+    headings = ["round", f"central {name}", *([] if baseline is None else ["baseline"]), "epsilon"]
+    table = Table(*headings, box=None, padding=(0, 2, 0, 0))
     spent = {point.round: point.max for point in report.privacy.curve}
-    history = report.evaluation.history
+    history = evaluations.history
     step = -(-len(history) // _ROWS)
     for entry in history[::-1][:: max(step, 1)][::-1]:
         value = entry.value(name)
         measured = "" if value is None else f"{value:.4f}"
         private = private_mode(report.privacy.mode)
         epsilon = _rounded_up(spent.get(entry.round, 0.0)) if private else "no guarantee"
-        table.add_row(str(entry.round), measured, epsilon)
+        table.add_row(str(entry.round), measured, *([] if baseline is None else [f"{baseline:.4f}"]), epsilon)
     # In a notebook, rich would show an empty display for what is captured.
     console = Console(width=100, file=None, color_system=None, force_jupyter=False)
     with console.capture() as capture:
@@ -244,18 +252,24 @@ def _figures(event: RoundDone) -> str:
     if evaluation is not None and event.metric is not None:
         value = evaluation.value(event.metric.name)
         if value is not None:
-            parts.append(f"{event.metric.name} {value:.4f}")
+            baseline = "" if event.baseline is None else f" (baseline {event.baseline:.4f})"
+            parts.append(f"{event.metric.name} {value:.4f}{baseline}")
     if event.epsilon is not None:
         parts.append(f"epsilon {_rounded_up(event.epsilon)}")
     return "  ".join(parts)
 
 
-def _drops(event: RoundDone) -> list[str]:
-    # The last line of a traceback is the cause.
-    return [
-        f"round {event.round}: dropped client {dropped.client}: {dropped.reason.strip().splitlines()[-1]}"
-        for dropped in event.entry.dropped or ()
-    ]
+def _drops(event: RoundDone, owners: tuple[str, ...]) -> list[str]:
+    """Return a line for each reason why clients were dropped, the most frequent first."""
+    by_reason: dict[str, list[int]] = defaultdict(list)
+    for dropped in event.entry.dropped or ():
+        by_reason[last_line(dropped.reason)].append(dropped.client)
+    order = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[1]))
+    lines = [f"round {event.round}: dropped {called(clients, owners)}: {reason}" for reason, clients in order]
+    if len(lines) > _REASONS:
+        others = sum(len(clients) for _, clients in order[_REASONS:])
+        lines[_REASONS:] = [f"round {event.round}: dropped {others} more clients, for other reasons"]
+    return lines
 
 
 def _rounded_up(epsilon: float) -> str:

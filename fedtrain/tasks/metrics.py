@@ -56,6 +56,15 @@ class ClassificationMetrics:
             *(Metric(name=name, direction="lower", format="number") for name in errors),
         )
 
+    def baseline(self, targets: Tensor) -> dict[str, float]:
+        """Return what the best constant answer reaches on targets, int64 of shape (n,): always the most frequent class.
+
+        Its loss is that of the shares of the classes as probabilities.
+        """
+        counts = torch.bincount(targets)
+        shares = counts.to(torch.float64) / len(targets)
+        return {"accuracy": int(counts.max()) / len(targets), "loss": float(torch.special.entr(shares).sum())}
+
     def update(self, outputs: Tensor, batch: Batch) -> None:
         """Add a batch of logits, floating point of shape (n, classes), and its ``targets``, int64 of shape (n,).
 
@@ -129,6 +138,16 @@ class RegressionMetrics:
         errors = (Metric(name=name, direction="lower", format="number") for name in ("mse", "mae", "loss"))
         return (*errors, Metric(name="r2", direction="higher", format="number"))
 
+    def baseline(self, targets: Tensor) -> dict[str, float]:
+        """Return what the best constant answer reaches on targets of shape (n,): their mean, and for MAE their median.
+
+        ``r2`` is 0 by its definition, and left out where it has no value.
+        """
+        numbers = targets.to(torch.float64)
+        squared = float((numbers - numbers.mean()).square().mean())
+        absolute = float((numbers - numbers.median()).abs().mean())
+        return {"mse": squared, "mae": absolute, "loss": squared} | ({"r2": 0.0} if squared > 0 else {})
+
     def update(self, outputs: Tensor, batch: Batch) -> None:
         """Add a batch of predictions, floating point of shape (n, 1), and its ``targets``, shape (n,)."""
         targets = batch["targets"].to(device="cpu", dtype=torch.float64)
@@ -190,6 +209,17 @@ class MultilabelMetrics:
         """What is a single number, the area under the ROC curve first."""
         areas = (Metric(name=name, direction="higher", format="percent") for name in ("auroc", "average_precision"))
         return (*areas, Metric(name="loss", direction="lower", format="number"))
+
+    def baseline(self, targets: Tensor) -> dict[str, float]:
+        """Return what the best constant answer reaches on targets, 0 or 1 of shape (n, labels): each label's frequency.
+
+        Areas are means over the labels that some records have and others lack, as those of a model are.
+        """
+        shares = targets.to(torch.float64).mean(dim=0)
+        known = shares[(shares > 0) & (shares < 1)]
+        loss = float((torch.special.entr(shares) + torch.special.entr(1 - shares)).mean())
+        areas = {"auroc": 0.5, "average_precision": float(known.mean())} if len(known) else {}
+        return {**areas, "loss": loss}
 
     def update(self, outputs: Tensor, batch: Batch) -> None:
         """Add a batch of logits, floating point of shape (n, labels), and its ``targets``, 0 or 1, of that shape."""

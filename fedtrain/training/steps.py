@@ -1,6 +1,7 @@
 """What a trainer is, what the plain and the private local step share, and the local step without privacy."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from math import ceil, cos, pi
 from typing import Protocol
@@ -66,6 +67,30 @@ def check_model(model: nn.Module, requires: Requirements, *, task: Task, info: D
     if requires.no_batch_statistics:
         refuse_batch_statistics(model)
     return ""
+
+
+def refused_alone(model: nn.Module, task: Task, records: Records) -> str:
+    """Return why a model cannot be trained on a batch of one record, though it can on more; empty where it can.
+
+    Batch normalisation is the usual reason, in a layer or in a function that the model calls.
+
+    Args:
+        model: the model; a copy of it is tried.
+        task: its task.
+        records: two records.
+    """
+
+    def refused(some: Records) -> str:
+        batch = to_device(collate(task, some, None), next(tried.parameters()).device)
+        try:
+            losses(task, forward(task, tried, batch), batch)
+        except Exception as error:  # noqa: BLE001 - a model of the user's own may raise anything
+            return str(error) or type(error).__name__
+        return ""
+
+    tried = deepcopy(model).train()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        return "" if refused(records) else refused(records.take(slice(0, 1)))
 
 
 def make_optimizer(config: Training, model: nn.Module, learning_rate: float) -> Optimizer:

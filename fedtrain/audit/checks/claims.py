@@ -101,7 +101,8 @@ def words(evidence: Evidence) -> Finding:
         if getattr(privacy, name) != expected[name]
     ]
     if evidence.first_record.noise == "secure":
-        counts = {"data.train_records": report.data.train_records, "data.histogram": report.data.histogram}
+        names = ("train_records", "histogram", "owners")
+        counts = {f"data.{name}": getattr(report.data, name) for name in names}
         problems += [
             f"{name} is read directly from the records, and with secure noise it must not be there"
             for name, reported in counts.items()

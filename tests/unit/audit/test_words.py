@@ -82,9 +82,9 @@ def test_sampling_that_does_not_follow_is_refuted(change, world, honest, judge):
 
 def test_with_secure_noise_nothing_is_counted_from_the_records(world, honest, judge):
     plain = copy.deepcopy(honest)
-    plain["data"].update(train_records=400, histogram=[[50, 50]] * 4)
+    plain["data"].update(train_records=400, histogram=[[50, 50]] * 4, owners=["a", "b", "c", "d"])
     _, checks = judge(world.closed(plain), world.roster)
-    for name in ("data.train_records", "data.histogram"):
+    for name in ("data.train_records", "data.histogram", "data.owners"):
         assert f"{name} is read directly from the records" in checks["words"].detail
     seeded = record_world(noise="seeded")
     plain = seeded.report()

@@ -129,3 +129,10 @@ def test_a_folder_that_is_no_nodes_is_refused(tmp_path):
     result = CliRunner().invoke(app, ["client", "data", str(tmp_path)])
     assert result.exit_code == 2
     assert "is not the folder of a node" in result.stderr
+
+
+def test_unscaled_columns_are_said_to_the_site_alone(node):
+    np.savez(node.path / "records.npz", x=np.array([[1, 99], [2, 77516.0], [3, 5]]), y=["cold", "flu", "flu"])
+    result = run(node)
+    assert result.exit_code == 0, result.output
+    assert "warning: 1 of 2 columns have values beyond 100 in size, of which the first is number 2" in result.stdout

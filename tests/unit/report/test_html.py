@@ -282,3 +282,58 @@ def test_adaptive_clipping_and_secret_cohorts_are_shown(plain, parse):
     assert "clipping norm 1, adaptive clipping quantile 0.5 clipping learning rate 0.2 noise on the count 2.5" in words
     assert "1 secret secret secret" in words
     assert "Cohorts are secret" in words
+
+
+def test_warnings_come_first_and_as_text(plain, parse):
+    plain["warnings"] = [HOSTILE, "accuracy 0.7607 after round 30 is no better than the baseline"]
+    page = Page(render_html(parse(plain)))
+    assert "Warning: accuracy 0.7607 after round 30 is no better than the baseline." in page.words
+    assert page.words.index("Warning:") < page.words.index("Privacy, per record")
+    assert "script" not in page.tags
+
+
+def test_the_result_stands_beside_its_baseline(plain, parse):
+    assert "baseline" not in Page(render_html(parse(plain))).words
+    plain["evaluation"]["baseline"] = {"accuracy": 0.5617, "loss": 0.6}
+    text = render_html(parse(plain))
+    assert "baseline 56.17 %, which one answer for all of them reaches" in Page(text).words
+    assert text.count("baseline 56.17 %") == 2  # once in the drawing
+
+
+def test_clients_have_their_owners_names(plain, parse):
+    plain["data"]["owners"] = [f"Hospital {HOSTILE if number == 3 else number}" for number in range(10)]
+    plain["round_log"][0].update(completed=[0, 1, 2, 4, 5, 6, 7, 8, 9], dropped=[{"client": 3, "reason": "why"}])
+    plain["round_log"][1].update(completed=[1, 2, 3, 4, 5, 6, 7, 8, 9], dropped=[{"client": 0, "reason": "late"}])
+    page = Page(render_html(parse(plain)))
+    assert "client owner records" in page.words
+    assert "0 Hospital 0 600" in page.words
+    assert "late 1 2 0 (Hospital 0)" in page.words
+    assert "script" not in page.tags
+    plain["data"]["owners"] = ["one"]
+    with pytest.raises(ValueError, match="owners has 1 names for 10 clients"):
+        parse(plain)
+
+
+def test_ten_thousand_named_clients_fit_a_page(build, parse):
+    plain = build(1, clients=10_000, cohort=5, classes=("no", "yes"), private=False)
+    plain["data"]["owners"] = [f"Hospital {number}" for number in range(10_000)]
+    words = Page(render_html(parse(plain))).words
+    assert words.count("Hospital ") < 60
+    assert "20 of 10,000 clients; report.json has all." in words
+
+
+@pytest.mark.parametrize(
+    ("population", "delta", "words"),
+    [
+        (400.0, 1e-5, "It is far below one in about 400: so many records of a client are what"),
+        (461.53846153846155, 1e-3, "It is below one in about 462: so many records of a client are what"),
+    ],
+)
+def test_delta_is_called_far_below_only_where_it_is(plain, parse, population, delta, words):
+    plain["privacy"].update(delta=delta)
+    plain["privacy"]["mechanism"].update(population=population)
+    page = Page(render_html(parse(plain))).words
+    assert words in page
+    assert "461.538" not in page
+    assert f"For a client with {round(1 / delta):,} records or more, delta is not below one in their number" in page
+    assert f"records of a client, by batch size / sampling rate about {round(population)}, not counted" in page

@@ -1,10 +1,17 @@
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from fedtrain.config.sections import TaskConfig
+from fedtrain.data import ClassTarget, Columns, DataInfo, DataStore, Split, partition
 from fedtrain.errors import DataError, PrivacySpecError, TaskError
 from fedtrain.serverapp.preparation import prepare
-from fedtrain.tasks import Records
+from fedtrain.tasks import CallerObjects, Records
+from fedtrain.tasks.supervised import Tabular
 from tests.fakes import digits_experiment, private_experiment
 
 
@@ -106,3 +113,72 @@ def test_a_loss_in_which_records_meet_is_refused_before_a_client_is_asked(cache,
     prepare(digits_experiment(cache, task__name="coupled_task:Coupled"))
     with pytest.raises(TaskError, match="records meet in losses"):
         prepare(private_experiment(cache, federation__sites="sites", task__name="coupled_task:Coupled"))
+
+
+def store(sizes, *, scale=1.0, test_scale=1.0, features=4):
+    """A table of records of several owners, and its split."""
+    owners = np.repeat(np.arange(len(sizes)), sizes)
+    generator = np.random.default_rng(0)
+    drawn = generator.random((len(owners), features), np.float32)
+    info = DataInfo(features=Columns(shape=(features,)), target=ClassTarget(names=("no", "yes")))
+    train = Split(features=scale * drawn, targets=owners % 2, owners=owners)
+    test = Split(
+        features=test_scale * generator.random((6, features), np.float32), targets=np.array([0, 0, 0, 0, 1, 1])
+    )
+    return DataStore(
+        info=info, train=train, test=test, owners=tuple(f"Hospital {owner}" for owner in range(len(sizes)))
+    )
+
+
+def prepared(cache, records, kind=digits_experiment, **settings):
+    fixed = {
+        "federation__clients": 4,
+        "federation__sites": "sites",
+        "data__source": "object",
+        "data__partition__kind": "natural",
+        "data__partition__column": "who",
+        "data__max_records": "",
+        "task__name": "tabular",
+    }
+    experiment = kind(cache, **(fixed | settings))
+    split = partition(records, experiment.data, clients=4, seed=0)
+    return prepare(experiment, objects=CallerObjects(records=(records, split)))
+
+
+def test_unscaled_columns_are_said_before_anything_is_spent(cache):
+    (warning,) = prepared(cache, store([9] * 4, scale=1e6, test_scale=1e6)).warnings
+    assert warning.startswith("4 of 4 features have values beyond 100 in size in the test records")
+    plain = prepared(cache, store([9] * 4))
+    assert plain.warnings == plain.private_warnings == ()
+    assert plain.baseline == {"accuracy": 4 / 6, "loss": pytest.approx(0.6365, abs=1e-4)}
+
+
+def test_what_training_records_alone_show_is_for_the_screen_and_never_with_secure_noise(cache):
+    wide = store([100] * 4, scale=1e6)
+    seeded = prepared(cache, wide, private_experiment)
+    assert seeded.warnings == ()
+    assert seeded.private_warnings[0].startswith(
+        "4 of 4 features have values beyond 100 in size in the training records"
+    )
+    assert seeded.shown_owners == ("Hospital 0", "Hospital 1", "Hospital 2", "Hospital 3")
+    secure = prepared(cache, store([9, 9, 2000, 9], scale=1e6), private_experiment, privacy__noise="secure")
+    assert secure.warnings == secure.private_warnings == secure.shown_owners == ()
+    assert len(prepared(cache, store([9, 9, 2000, 9]), private_experiment).warnings) == 2
+
+
+class Normalised(Tabular):
+    def __init__(self, info):
+        super().__init__(TaskConfig(name="tabular"), info)
+
+    def model(self):
+        return nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+
+def test_batch_normalisation_and_clients_of_one_record_are_told_before(cache, monkeypatch):
+    monkeypatch.setitem(sys.modules, "normalised", SimpleNamespace(Normalised=Normalised))
+    (warning,) = prepared(cache, store([9, 1, 9, 9]), task__name="normalised:Normalised").warnings
+    assert warning.startswith("client 1 (Hospital 1) will fail in every round, with one training record each")
+    assert prepared(cache, store([9, 1, 9, 9])).warnings == ()
+    for sizes, size in ([9] * 4, 1), ([1] * 4, 20):
+        with pytest.raises(TaskError, match="cannot be trained on a batch of one record, and there would be no other"):
+            prepared(cache, store(sizes), task__name="normalised:Normalised", training__batch_size=size)

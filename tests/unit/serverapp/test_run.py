@@ -278,6 +278,7 @@ def test_the_events_of_a_run_tell_all_of_it_in_order(make, tmp_path):
     done = [event for event in seen if isinstance(event, RoundDone)]
     assert [event.entry for event in done] == list(report.round_log)
     assert [event.evaluation for event in done] == [None, *report.evaluation.history[1:]]
+    assert {event.baseline for event in done} == {report.evaluation.baseline["accuracy"]}
     assert [event.epsilon for event in done] == sorted(event.epsilon for event in done)
     assert done[-1].epsilon >= report.privacy.epsilon > 0
     assert [(e.round, e.answered, e.clients) for e in seen if isinstance(e, ClientDone)][:2] == [(1, 1, 2), (1, 2, 2)]

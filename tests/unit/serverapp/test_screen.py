@@ -3,6 +3,7 @@ import io
 import os
 import pty
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -247,17 +248,18 @@ def test_the_closing_table_shows_accuracy_and_epsilon(private, notary, make_stat
     for number, cohort in cohorts.items():
         notary.round(number, cohort)
     report, lines = table(private, make_state(cohorts, accuracies=(0.1, 0.23456, None)), notary.trail)
-    assert lines[0] == ["round", "central", "accuracy", "epsilon"]
-    assert lines[1] == ["0", "0.1000", "0.000"]
-    assert lines[2][:2] == ["1", "0.2346"]
-    assert float(lines[2][2]) > 0
-    assert lines[3] == ["2", _rounded_up(report.privacy.epsilon)]
-    assert float(lines[3][1]) >= report.privacy.epsilon
+    # Of 359 test digits, 39 are of the most frequent class.
+    assert lines[0] == ["round", "central", "accuracy", "baseline", "epsilon"]
+    assert lines[1] == ["0", "0.1000", "0.1086", "0.000"]
+    assert lines[2][:3] == ["1", "0.2346", "0.1086"]
+    assert float(lines[2][3]) > 0
+    assert lines[3] == ["2", "0.1086", _rounded_up(report.privacy.epsilon)]
+    assert float(lines[3][2]) >= report.privacy.epsilon
 
 
 def test_the_closing_table_promises_nothing_without_privacy(plain, make_state):
     _, lines = table(plain, make_state({1: (0, 1)}, accuracies=(0.1, 0.5)))
-    assert lines[1:] == [["0", "0.1000", "no", "guarantee"], ["1", "0.5000", "no", "guarantee"]]
+    assert lines[1:] == [["0", "0.1000", "0.1086", "no", "guarantee"], ["1", "0.5000", "0.1086", "no", "guarantee"]]
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 11, 12, 23, 24, 100])
@@ -274,4 +276,43 @@ def test_a_long_table_is_thinned_out_and_ends_with_the_last_round(plain, make_st
 
 def test_a_table_of_nothing(plain, make_state):
     _, lines = table(plain, make_state())
+    assert lines == [["round", "central", "accuracy", "baseline", "epsilon"]]
+    _, lines = table(replace(plain, baseline=None), make_state())
     assert lines == [["round", "central", "accuracy", "epsilon"]]
+
+
+def test_a_result_stands_beside_its_baseline(capsys):
+    done = replace(finished(1, 0.76), baseline=0.7607)
+    PlainScreen().show(done)
+    assert "accuracy 0.7600 (baseline 0.7607)" in capsys.readouterr().out
+
+
+def many_dropped(reasons):
+    clients = tuple(range(len(reasons)))
+    dropped = tuple(Dropped(client=client, reason=f"Traceback\n{reason}") for client, reason in enumerate(reasons))
+    log = entry().model_copy(update={"cohort": clients, "completed": (), "dropped": dropped})
+    return RoundDone(round=2, entry=log, evaluation=None, epsilon=None)
+
+
+def test_clients_are_dropped_in_one_line_for_each_reason_by_their_names(capsys):
+    screen = PlainScreen()
+    screen.show(replace(started(), owners=("Mercy", "St. John", "General")))
+    screen.show(many_dropped(["ValueError: one record", "KeyError", "ValueError: one record"]))
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "round 2: dropped clients 0 (Mercy), 2 (General): ValueError: one record",
+        "round 2: dropped client 1 (St. John): KeyError",
+    ]
+
+
+@pytest.mark.parametrize("reasons", [["the same"] * 10_000, list(map(str, range(10_000)))])
+def test_ten_thousand_dropped_clients_take_few_lines(capsys, reasons):
+    PlainScreen().show(many_dropped(reasons))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 7
+    assert len(max(lines, key=len)) < 200
+
+
+def test_warnings_are_said_at_the_end(plain, make_state, capsys):
+    report, _ = table(plain, make_state({1: (0, 1)}, accuracies=(0.1, 0.1)))
+    PlainScreen().show(replace(ended("completed"), report=report))
+    assert "warning: accuracy 0.1000 after round 1 is no better than the baseline of 0.1086" in capsys.readouterr().out

@@ -254,3 +254,35 @@ def test_nothing_measured_of_numbers_and_labels_is_refused(metrics):
     )
     with pytest.raises(TaskError, match="no test record was evaluated"):
         metrics.compute()
+
+
+def computed(metrics, outputs, targets):
+    metrics.update(outputs, {"targets": targets})
+    return metrics.compute()
+
+
+def test_a_baseline_is_what_the_metrics_give_to_one_answer():
+    targets = torch.tensor([0, 2, 2, 1, 2, 2, 0])
+    shares = torch.bincount(targets) / len(targets)
+    found = computed(ClassificationMetrics(3), shares.log().expand(len(targets), -1), targets)
+    assert ClassificationMetrics(3).baseline(targets) == pytest.approx(
+        {name: found[name] for name in ("accuracy", "loss")}
+    )
+
+
+def test_a_baseline_of_numbers_is_their_mean_and_for_mae_their_median():
+    targets = torch.tensor([1.0, 2.0, 4.0, 100.0])
+    mean = computed(RegressionMetrics(), targets.mean().expand(4, 1), targets)
+    median = computed(RegressionMetrics(), torch.full((4, 1), 3.0), targets)
+    expected = {**{name: mean[name] for name in ("mse", "loss", "r2")}, "mae": median["mae"]}
+    assert RegressionMetrics().baseline(targets) == pytest.approx(expected, abs=1e-9)
+    assert RegressionMetrics().baseline(torch.ones(3)) == {"mse": 0, "mae": 0, "loss": 0}
+
+
+def test_a_baseline_of_labels_is_the_frequency_of_each():
+    targets = torch.tensor([[1, 0, 1], [0, 0, 1], [0, 0, 0], [0, 0, 1]], dtype=torch.uint8)
+    shares = targets.double().mean(0).clamp(1e-12, 1)
+    found = computed(MultilabelMetrics(3), torch.logit(shares).expand(4, -1), targets)
+    names = ("auroc", "average_precision", "loss")
+    assert MultilabelMetrics(3).baseline(targets) == pytest.approx({name: found[name] for name in names}, abs=1e-9)
+    assert set(MultilabelMetrics(1).baseline(torch.ones((3, 1)))) == {"loss"}

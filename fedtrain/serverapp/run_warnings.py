@@ -1,0 +1,244 @@
+"""What a person who looks at a run would say: before it, of records and plan; after it, of its results.
+
+Each function returns sentences, and nothing where there is nothing to say. They end no run. What they read is said with
+each: test records are the server's own, and what is read from training records is said where their number may be shown.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from math import sqrt
+from statistics import median
+
+import numpy as np
+import torch
+
+from fedtrain.config import Experiment
+from fedtrain.data import WIDE, DataInfo, Labels, Split
+from fedtrain.privacy import PrivacyPlan
+from fedtrain.privacy.mechanisms import mechanism_of_plan
+from fedtrain.report import Evaluation, Evaluations, RoundEntry, better
+from fedtrain.report.numbers import count, short
+from fedtrain.report.wording import called, last_line
+from fedtrain.tasks import Records, Task
+from fedtrain.tasks.calls import collate
+
+_TRIED = 1000  # records that a task is asked to encode
+_SHOWN = 3
+_OFF = 1.5  # how far a size may be from what the constants imply
+_LOUD = 2.0  # digits were learned at 1, and hardly at 3
+_STILL = 1e-3  # a loss that moved by less, relative to itself, has hardly moved
+_REASON = 300
+
+
+def of_ranges(task: Task, split: Split, info: DataInfo, *, which: str) -> list[str]:
+    """Say which features of a table are beyond 100 in size as the model gets them, and whether targets are.
+
+    Args:
+        task: encodes the features.
+        split: the records.
+        info: their schema.
+        which: what the records are called.
+    """
+    found = []
+    if info.kind == "table" and (wide := _still_wide(task, split)):
+        names = ", ".join(f"feature {index}" for index in wide[:_SHOWN])
+        more = f" and {len(wide) - _SHOWN} more" if len(wide) > _SHOWN else ""
+        found.append(
+            f"{len(wide)} of {info.shape[0]} features have values beyond {WIDE:g} in size in the {which} records: "
+            f"{names}{more}, counted from 0. Nothing scales them, and a model that gets such inputs often learns no "
+            "more than one answer for all records, whatever it spends. Scale each column with public constants before "
+            "training: (value - low) / (high - low), with bounds that everyone knows. A mean or deviation of the "
+            "training records is private, and no epsilon pays for it"
+        )
+    if info.target.kind == "number" and np.abs(split.targets).max() > WIDE:
+        found.append(
+            f"the {which} records have targets beyond {WIDE:g} in size, whose squared errors make steps far too long. "
+            "Divide the targets by a public constant before training, for example by the unit that people use"
+        )
+    return found
+
+
+def _still_wide(task: Task, split: Split) -> list[int]:
+    """Return the features of a table that are beyond the bound, and are still so in what the task makes of them."""
+    wide, rows = split.wide_columns()
+    chosen = np.unique(rows[:_TRIED])
+    if not len(wide):
+        return []
+    records = Records(
+        features=torch.from_numpy(np.array(split.features[chosen])),
+        targets=torch.from_numpy(np.array(split.targets[chosen])),
+    )
+    batch = collate(task, records, None)
+    tensors = [value for name, value in batch.items() if value.is_floating_point() and name != "targets"]
+    return wide.tolist() if any(bool((value.abs() > WIDE).any()) for value in tensors) else []
+
+
+def of_classes(histogram: Labels, test: Split, names: Sequence[str]) -> list[str]:
+    """Say which classes only the test records have, or only the training records of all clients."""
+    trained, tested = histogram.sum(axis=0) > 0, np.bincount(test.targets, minlength=len(names)) > 0
+    found = []
+    for missing, text in (
+        (
+            tested & ~trained,
+            "no client has a training record of {}, which test records are of: all of them will be wrong",
+        ),
+        (trained & ~tested, "no test record is of {}, which clients train on: nothing measures how well it is learned"),
+    ):
+        if missing.any():
+            shown = [short(names[int(index)], 40) for index in np.flatnonzero(missing)]
+            more = f" and {len(shown) - _SHOWN} more classes" if len(shown) > _SHOWN else ""
+            found.append(text.format(", ".join(shown[:_SHOWN]) + more))
+    return found
+
+
+def of_sizes(plan: PrivacyPlan, sizes: Sequence[int], owners: Sequence[str]) -> list[str]:
+    """Say where the clients' real sizes contradict the public constants, which say how many records a client has.
+
+    Args:
+        plan: the plan of a run.
+        sizes: training records of each client.
+        owners: their names, if they have names.
+    """
+    if mechanism_of_plan(plan).counts_clients:
+        return []
+    spec, middle, most = plan.spec, median(sizes), max(sizes)
+    found = []
+    rate = f"privacy.sampling_rate near {spec.divisor / middle:.2g}, or " if spec.divisor < middle else ""
+    if not 1 / _OFF <= middle / spec.population <= _OFF:
+        found.append(
+            f"training.batch_size = {spec.divisor} and privacy.sampling_rate = {spec.sampling_rate:g} say that a "
+            f"client has about {count(round(spec.population))} records, and the clients of this simulation have "
+            f"{count(min(sizes))} to {count(most)}, half of them {count(round(middle))} or more. A step then takes "
+            f"about {middle * spec.sampling_rate:.3g} records and divides by {spec.divisor}. Set {rate}"
+            f"training.batch_size near {max(1, round(middle * spec.sampling_rate))}"
+        )
+    if spec.delta * most >= 1:
+        largest = called([list(sizes).index(most)], owners)
+        found.append(
+            f"privacy.delta = {spec.delta:g} is not below one in the {count(most)} records of {largest}: such a "
+            f"delta allows publishing one of them outright. Set it below {1 / most:.2g}"
+        )
+    if (empty := (1 - spec.sampling_rate) ** middle) > 0.5:  # noqa: PLR2004 - more often than not
+        found.append(
+            f"a step of a client takes no record at all in {100 * empty:.0f} % of cases, and is noise alone: "
+            f"privacy.sampling_rate = {spec.sampling_rate:g} of {count(round(middle))} records. Raise it"
+        )
+    return found
+
+
+def of_noise(plan: PrivacyPlan, experiment: Experiment, parameters: int) -> str:
+    """Say where the noise of the run outweighs all that clipped contributions can sum up to.
+
+    In a step, the mean of contributions of norm C at most has noise of norm ``sigma C sqrt(d) / divisor``. Over T
+    steps, of k clients whose means are averaged, noises add up like ``sqrt(T / k)``, and contributions at most like T.
+
+    Args:
+        plan: the plan.
+        experiment: the experiment.
+        parameters: d, the numbers that are trained.
+    """
+    spec, federation = plan.spec, experiment.federation
+    averaged = 1 if mechanism_of_plan(plan).adds_noise else federation.cohort
+    steps = spec.steps_per_round * federation.rounds
+    ratio = plan.value_noise_multiplier * sqrt(parameters) / (spec.divisor * sqrt(averaged * steps))
+    if ratio <= _LOUD:
+        return ""
+    return (
+        f"the noise outweighs what can be learned: over the {count(steps)} steps of the run it moves the model's "
+        f"{count(parameters)} parameters {ratio:.2g} times as far as all clipped contributions together can. Train a "
+        "smaller model, sum over more records or clients in a step, take more rounds at the same epsilon, or allow a "
+        "larger epsilon"
+    )
+
+
+def of_single_records(sizes: Sequence[int], owners: Sequence[str], problem: str) -> str:
+    """Say which clients have a single record, of a model that cannot be trained on one.
+
+    Args:
+        sizes: training records of each client.
+        owners: their names, if they have names.
+        problem: why the model cannot be trained on one record; empty where it can.
+    """
+    single = [client for client, size in enumerate(sizes) if size == 1]
+    if not single or not problem:
+        return ""
+    return (
+        f"{called(single, owners)} will fail in every round, with one training record each: the model takes "
+        f"statistics over the records of a batch, and one has none ({short(problem, _REASON)}). Give them more "
+        "records, or use a model that normalises each record alone, for example with GroupNorm"
+    )
+
+
+def of_rounds(log: Sequence[RoundEntry], owners: Sequence[str]) -> list[str]:
+    """Say which clients gave no result in any round that asked them, with the first reason of each.
+
+    A round whose cohort is secret says nothing. Of several rounds, a client counts that two have asked.
+    """
+    asked: dict[int, int] = defaultdict(int)
+    useful: set[int] = set()
+    reasons: dict[int, str] = {}
+    for entry in log:
+        useful.update(entry.completed or ())
+        for client in entry.cohort or ():
+            asked[client] += 1
+        for dropped in entry.dropped or ():
+            reasons.setdefault(dropped.client, last_line(dropped.reason))
+    by_reason: dict[str, list[int]] = defaultdict(list)
+    for client in sorted(reasons.keys() - useful):
+        if asked[client] > 1 or len(log) == 1:
+            by_reason[reasons[client]].append(client)
+    order = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[1]))
+    found = [
+        f"{called(clients, owners)} gave no result in any round that asked: {short(reason, _REASON)}"
+        for reason, clients in order[:_SHOWN]
+    ]
+    if others := sum(len(clients) for _, clients in order[_SHOWN:]):
+        found.append(f"{count(others)} more clients gave no result in any round that asked, for other reasons")
+    return found
+
+
+def of_results(evaluations: Evaluations, classes: Sequence[str]) -> list[str]:
+    """Say where the last evaluation shows that nothing was learned, by the test records alone."""
+    final, metric = evaluations.final, next(iter(evaluations.metrics), None)
+    if final is None or final.round == 0:
+        return []
+    found = []
+    value = None if metric is None else final.value(metric.name)
+    reached = (evaluations.baseline or {}).get(metric.name) if metric is not None else None
+    if metric is not None and value is not None and reached is not None and not better(value, reached, metric):
+        found.append(
+            f"{metric.name} {value:.4f} after round {final.round} is no better than the baseline of {reached:.4f}, "
+            f"which one answer for all test records reaches{_same_answer(final, classes)}. Look at the range of the "
+            "inputs and at training.learning_rate, and in a private run at the noise"
+        )
+    return [*found, *filter(None, [_of_loss(evaluations)])]
+
+
+def _same_answer(final: Evaluation, classes: Sequence[str]) -> str:
+    predicted = np.sum(final.confusion, axis=0) if final.confusion else np.zeros(0)
+    if np.count_nonzero(predicted) != 1 or len(predicted) != len(classes):
+        return ""
+    return f": the model calls each of them {short(classes[int(predicted.argmax())], 40)}"
+
+
+def _of_loss(evaluations: Evaluations) -> str:
+    first, last = evaluations.history[0], evaluations.history[-1]
+    if first.round > 0 or first.loss is None:
+        return ""
+    if last.loss is None:
+        return (
+            f"the loss after round {last.round} is not finite: the training has diverged. Lower "
+            "training.learning_rate, or scale the inputs"
+        )
+    change = last.loss - first.loss
+    if abs(change) <= _STILL * abs(first.loss):
+        return (
+            f"the loss has hardly moved, from {first.loss:.4g} before the first round to {last.loss:.4g} after round "
+            f"{last.round}: training.learning_rate may be far too low, or the steps too few"
+        )
+    if change > 0:
+        return (
+            f"the loss is higher after round {last.round} than before the first, {last.loss:.4g} and {first.loss:.4g}: "
+            "training.learning_rate may be too high, or the noise too much"
+        )
+    return ""

@@ -1,0 +1,203 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fedtrain.config import Experiment
+from fedtrain.data import ClassTarget, Columns, DataInfo, NumberTarget, Split, types
+from fedtrain.privacy.mechanisms import mechanism_of
+from fedtrain.report import Dropped, Evaluation, Evaluations, Metric, RoundEntry, best_of
+from fedtrain.report.evaluation import CLASSIFICATION
+from fedtrain.serverapp import run_warnings
+from fedtrain.tasks.supervised import Tabular
+from fedtrain.training import refused_alone
+
+TABLE = DataInfo(features=Columns(shape=(3,)), target=ClassTarget(names=("no", "yes")))
+
+
+class Scaled(Tabular):
+    def collate(self, records, generator):
+        batch = super().collate(records, generator)
+        return batch | {"inputs": batch["inputs"] / 1e6}
+
+
+def task(kind=Tabular):
+    return kind(Experiment.from_dict({"task": {"name": "tabular"}}).task, TABLE)
+
+
+def split(*rows, targets=None):
+    features = np.array(rows, np.float32)
+    return Split(features=features, targets=np.zeros(len(rows), np.int64) if targets is None else targets)
+
+
+def ranges(records, kind=Tabular, info=TABLE):
+    return run_warnings.of_ranges(task(kind), records, info, which="test")
+
+
+@pytest.mark.parametrize("rows", [[(0, 1, 39.0), (1, 77516.0, 0)], [(0, -1484705.0, 0), (0, 1, 99.9)]])
+def test_features_beyond_a_hundred_are_named_with_the_remedy(rows):
+    (found,) = ranges(split(*rows))
+    assert found.startswith("1 of 3 features have values beyond 100 in size in the test records: feature 1, counted")
+    assert "(value - low) / (high - low), with bounds that everyone knows" in found
+    assert "77516" not in found
+    assert ranges(split((0, 100.0, -100.0))) == []
+
+
+def test_a_task_that_scales_its_features_is_not_warned_of():
+    assert ranges(split((0, 77516.0, 0)), Scaled) == []
+
+
+def test_many_features_and_records_are_looked_at_in_parts(monkeypatch):
+    monkeypatch.setattr(types, "_TOGETHER", 7)
+    rows = np.zeros((50, 3))
+    rows[49, 2] = rows[3, 0] = 200
+    (found,) = ranges(split(*rows))
+    assert "feature 0, feature 2, counted from 0" in found
+
+
+def test_targets_beyond_a_hundred_are_said():
+    info = DataInfo(features=Columns(shape=(3,)), target=NumberTarget())
+    (found,) = ranges(split((0, 1, 2), targets=np.array([250_000], np.float32)), info=info)
+    assert "targets beyond 100 in size" in found
+    assert ranges(split((0, 1, 2), targets=np.array([-99], np.float32)), info=info) == []
+
+
+def test_classes_of_one_side_alone_are_named():
+    histogram, names = np.array([[3, 0, 1, 0], [1, 0, 0, 0]]), ("a", "b", "c", "d")
+    lacking, unmeasured = run_warnings.of_classes(histogram, split((0, 0, 0), targets=np.array([1])), names)
+    assert lacking == "no client has a training record of b, which test records are of: all of them will be wrong"
+    assert unmeasured == "no test record is of a, c, which clients train on: nothing measures how well it is learned"
+    assert run_warnings.of_classes(np.array([[1, 1]]), split((0,), (1,), targets=np.array([0, 1])), ("a", "b")) == []
+
+
+def experiment(**privacy):
+    values = {"mode": "record", "epsilon": 5.0, "delta": 1e-5, "sampling_rate": 0.1} | privacy
+    sections = {"federation": {"clients": 10, "cohort": 10, "rounds": 10}, "training.batch_size": 400}
+    return Experiment.from_dict({"privacy": values, **sections})
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return mechanism_of(experiment()).plan(experiment())
+
+
+def test_sizes_that_contradict_the_public_constants_are_said(plan):
+    (found,) = run_warnings.of_sizes(plan, [32_561] * 10, ())
+    assert (
+        "say that a client has about 4,000 records, and the clients of this simulation have 32,561 to 32,561" in found
+    )
+    assert "takes about 3.26e+03 records and divides by 400" in found
+    assert "privacy.sampling_rate near 0.012, or training.batch_size near 3256" in found
+    (found,) = run_warnings.of_sizes(plan, [100] * 10, ())
+    assert "sampling_rate near" not in found
+    assert run_warnings.of_sizes(plan, [4000, 3000, 5000], ()) == []
+
+
+def test_a_delta_that_the_real_sizes_do_not_allow_is_said_by_name(plan):
+    (found,) = run_warnings.of_sizes(plan, [4000, 200_000, 4000], ("Mercy", "General", "St. John"))
+    assert "privacy.delta = 1e-05 is not below one in the 200,000 records of client 1 (General)" in found
+
+
+def test_steps_that_take_no_record_are_said():
+    rare = experiment(sampling_rate=1e-3, delta=1e-7)
+    found = run_warnings.of_sizes(mechanism_of(rare).plan(rare), [100] * 10, ())
+    assert "takes no record at all in 90 % of cases" in found[-1]
+
+
+def test_noise_that_outweighs_all_contributions_is_said(plan):
+    assert run_warnings.of_noise(plan, experiment(), 1000) == ""
+    assert "the noise outweighs what can be learned" in run_warnings.of_noise(plan, experiment(), 10**9)
+    hidden = experiment(mode="client", delta=1e-2, sampling_rate=None)
+    by_client = mechanism_of(hidden).plan(hidden)
+    assert "moves the model's 62,006 parameters" in run_warnings.of_noise(by_client, hidden, 62_006)
+    assert run_warnings.of_sizes(by_client, [1] * 10, ()) == []
+
+
+def test_clients_of_one_record_are_named_where_the_model_needs_more():
+    found = run_warnings.of_single_records([5, 1, 9, 1], (), "Expected more than 1 value per channel")
+    assert found.startswith("clients 1, 3 will fail in every round, with one training record each")
+    assert run_warnings.of_single_records([5, 1], (), "") == run_warnings.of_single_records([5, 2], (), "why") == ""
+
+
+def test_a_model_is_tried_on_one_record_and_left_as_it_is():
+    records = run_warnings.Records(features=torch.zeros(2, 3), targets=torch.tensor([0, 1]))
+    normalised = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    before = {name: value.clone() for name, value in normalised.state_dict().items()}
+    assert "more than 1 value per channel" in refused_alone(normalised, task(), records)
+    assert all(torch.equal(value, before[name]) for name, value in normalised.state_dict().items())
+    assert refused_alone(nn.Linear(3, 2), task(), records) == ""
+    # What fails on any batch is another error's matter.
+    assert refused_alone(nn.Linear(4, 2), task(), records) == ""
+
+
+def entry(number, completed=(), dropped=(), cohort=None):
+    return RoundEntry(
+        round=number,
+        cohort=cohort or (*completed, *dict(dropped)),
+        completed=completed,
+        dropped=tuple(Dropped(client=client, reason=reason) for client, reason in dict(dropped).items()),
+        sealed=False,
+        secagg=None,
+        clip_norm=None,
+        learning_rate=0.1,
+        seconds=0.0,
+    )
+
+
+def test_clients_that_fail_in_every_round_are_said_with_the_first_reason():
+    one, other = "Traceback\n  File\nValueError: one record", "no answer"
+    log = [entry(1, (0,), {1: one, 2: one, 3: other}), entry(2, (0, 3), {1: other, 2: one}), entry(3, (0,), {4: one})]
+    (found,) = run_warnings.of_rounds(log, ("A", "B", "C", "D", "E"))
+    assert found == "clients 1 (B), 2 (C) gave no result in any round that asked: ValueError: one record"
+    assert len(run_warnings.of_rounds([entry(1, (0,), {1: one})], ())) == 1
+
+
+def test_ten_thousand_failing_clients_are_said_shortly():
+    log = [entry(number, dropped={client: f"reason {client}" for client in range(10_000)}) for number in (1, 2)]
+    found = run_warnings.of_rounds(log, ())
+    assert len(found) == 4
+    assert found[-1].startswith("9,997 more clients gave no result")
+
+
+def test_secret_cohorts_are_not_told():
+    secret = entry(1, dropped={1: "why"}).model_copy(update={"cohort": None, "completed": None, "dropped": None})
+    assert run_warnings.of_rounds([secret, secret], ()) == []
+
+
+def results(*values, baseline=None, metrics=CLASSIFICATION):
+    history = tuple(Evaluation.model_validate({"round": index, **value}) for index, value in enumerate(values))
+    best = best_of(history, metrics)
+    return Evaluations(metrics=metrics, final=history[-1], best=best, history=history, baseline=baseline)
+
+
+def test_a_model_no_better_than_one_answer_is_said():
+    last = {"accuracy": 0.7607, "loss": 0.5, "confusion": ((7607, 0), (2393, 0))}
+    (found,) = run_warnings.of_results(
+        results({"accuracy": 0.2, "loss": 0.7}, last, baseline={"accuracy": 0.7607}), ("<=50K", ">50K")
+    )
+    assert found.startswith("accuracy 0.7607 after round 1 is no better than the baseline of 0.7607")
+    assert "the model calls each of them <=50K" in found
+    better = {"accuracy": 0.77, "loss": 0.5}
+    assert run_warnings.of_results(results({"loss": 0.7}, better, baseline={"accuracy": 0.7607}), ("a", "b")) == []
+
+
+def test_an_error_that_one_answer_reaches_is_said():
+    mse = Metric(name="mse", direction="lower", format="number")
+    (found,) = run_warnings.of_results(results({"mse": 9.0}, {"mse": 4.0}, baseline={"mse": 3.5}, metrics=(mse,)), ())
+    assert found.startswith("mse 4.0000 after round 1 is no better than the baseline of 3.5000")
+    assert run_warnings.of_results(results({"mse": 9.0}, {"mse": 3.0}, baseline={"mse": 3.5}, metrics=(mse,)), ()) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "words"),
+    [
+        (2.3026, None, "is not finite: the training has diverged"),
+        (2.3026, 2.3025, "has hardly moved"),
+        (2.3026, 9.0, "is higher after round 1 than before"),
+        (2.3026, 2.0, None),
+        (None, None, None),
+    ],
+)
+def test_losses_that_explode_or_stand_still_are_said(first, last, words):
+    found = run_warnings.of_results(results({"loss": first}, {"loss": last}), ("a", "b"))
+    assert [words in one for one in found] == ([True] if words else [])
