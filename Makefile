@@ -62,6 +62,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/accounting.py
 	$(BIN)/python benchmarks/audit.py
 	$(BIN)/python benchmarks/transport.py --quick
+	$(BIN)/python benchmarks/claims.py
 
 # Whole deployments: a quarter of an hour on an idle machine.
 bench-deployment: $(STAMP)

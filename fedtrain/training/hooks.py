@@ -57,7 +57,7 @@ class Hooked:
     def __call__(self, task: Task, batch: Batch) -> tuple[Tensor, Gradients]:
         """Return losses (n,) and gradients of a batch of n rows, which the parameters then hold as ``grad_sample``.
 
-        ``grad`` of each parameter is autograd's own gradient of the mean loss.
+        ``grad`` of each parameter is autograd's own gradient of the sum of the losses.
 
         Raises:
             TaskError: a layer was called with other rows than those of the batch, or a parameter has not one gradient
@@ -68,7 +68,8 @@ class Hooked:
         self._rows = rows(batch)
         self.outputs = forward(task, self._model, batch)
         found = losses(task, self.outputs, batch)
-        torch.autograd.backward(found.mean())
+        # The sum: what a mean is divided by is rounded, and would leave the number of records in each gradient.
+        torch.autograd.backward(found.sum())
         for name, parameter in self._model.named_parameters():
             gradient = getattr(parameter, "grad_sample", None)
             if parameter.requires_grad and not (isinstance(gradient, Tensor) and len(gradient) == self._rows):
@@ -88,10 +89,11 @@ class Hooked:
         ):
             assert parameter.grad is not None
             single = gradient.double()
-            own, found = parameter.grad.double() * self._rows, single.sum(0)
+            own, found = parameter.grad.double(), single.sum(0)
             scale = rows_of(single).norm(dim=1).sum()
-            # A record that is not finite makes both so, and counts as zero.
-            if found.isfinite().all() and not (found - own).norm() <= tolerance * scale:
+            # A record that is not finite makes both so, and counts as zero. What is too long for autograd's own sum is
+            # not compared.
+            if scale < torch.finfo(parameter.dtype).max and not (found - own).norm() <= tolerance * scale:
                 raise NotRecordsError(f"the gradients of single records of {name} are not, together, that of the batch")
 
     def watch(self, name: str, layer: nn.Module, taken: tuple[Any, ...], made: Any) -> None:
@@ -116,7 +118,7 @@ def hooked(model: nn.Module) -> Iterator[Hooked]:
     with warnings.catch_warnings():
         # The first layer's input needs no gradient; Opacus' hooks are made for that.
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
-        wrapped, watching = GradSampleModule(model, loss_reduction="mean"), Hooked(model)
+        wrapped, watching = GradSampleModule(model, loss_reduction="sum"), Hooked(model)
         watches = [
             layer.register_forward_hook(lambda layer, taken, made, name=name: watching.watch(name, layer, taken, made))
             for name, layer in model.named_modules()
