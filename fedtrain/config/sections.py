@@ -50,6 +50,12 @@ STRATEGY_PARAMETERS: dict[str, frozenset[str]] = {
 # What these compute is not a function of the sum of the updates.
 SINGLE_UPDATES = frozenset({"FedMedian", "FedTrimmedAvg", "Krum", "MultiKrum", "Bulyan", "QFedAvg"})
 
+# What these compute goes by the distances between clients.
+DISTANCES = frozenset({"Krum", "MultiKrum", "Bulyan"})
+
+# These bound what some malicious clients do to the model.
+ROBUST = DISTANCES | {"FedMedian", "FedTrimmedAvg"}
+
 
 class Section(BaseModel):
     """A part of the tree: immutable, strictly typed, without unknown keys."""

@@ -6,7 +6,6 @@ was sent plus the noisy mean update, with weight 1: its own weighted average lea
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 from flwr.app import ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -15,7 +14,7 @@ from fedtrain.flower.messages.records import to_array
 from fedtrain.flower.summing import Total
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.client_level import Contribution, Release
-from fedtrain.privacy.clipping import Update, clip_change
+from fedtrain.privacy.clipping import Update, clip_change, difference, moved
 from fedtrain.privacy.mechanisms import mechanism_of_plan
 from fedtrain.privacy.noise import RandomSource
 
@@ -150,10 +149,7 @@ def _contributions(
 
 def _update(after: ArrayRecord, before: ArrayRecord, trainable: frozenset[str]) -> Update:
     """Return the change of each trainable array, in float64."""
-    return {
-        name: np.subtract(after[name].numpy(), before[name].numpy(), dtype=np.float64)
-        for name in _ordered(trainable, before)
-    }
+    return {name: difference(after[name].numpy(), before[name].numpy()) for name in _ordered(trainable, before)}
 
 
 def _ordered(trainable: frozenset[str], arrays: ArrayRecord) -> list[str]:
@@ -165,11 +161,10 @@ def _ordered(trainable: frozenset[str], arrays: ArrayRecord) -> list[str]:
 
 def _moved(arrays: ArrayRecord, change: Update) -> ArrayRecord:
     """Return the arrays, each that has a change with it added, in their own dtypes and order."""
-    moved = {}
+    released = {}
     for name, array in arrays.items():
         if name in change:
-            before = array.numpy()
-            moved[name] = to_array(np.asarray(before + change[name], dtype=before.dtype))
+            released[name] = to_array(moved(array.numpy(), change[name]))
         else:
-            moved[name] = array
-    return ArrayRecord(moved)
+            released[name] = array
+    return ArrayRecord(released)

@@ -20,7 +20,7 @@ from fedtrain.config import Experiment
 from fedtrain.errors import AggregationError, TransportError
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.records import to_array, view
-from fedtrain.privacy.clipping import clip_update
+from fedtrain.privacy.clipping import clip_update, difference, moved
 from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.secagg import Parameters, dequantize, quantize
 from fedtrain.seeding import derive_seed
@@ -85,14 +85,13 @@ class Total:
 
     def average(self, sent: ArrayRecord) -> ArrayRecord:
         """Return the model that was sent, moved by the average update, in the types that were sent."""
-        moved = {}
+        average = {}
         for name, array in sent.items():
             if name in self.update:
-                before = array.numpy()
-                moved[name] = to_array(np.asarray(before + self.update[name] / self.weight, dtype=before.dtype))
+                average[name] = to_array(moved(array.numpy(), self.update[name] / self.weight))
             else:
-                moved[name] = array
-        return ArrayRecord(moved)
+                average[name] = array
+        return ArrayRecord(average)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,7 +288,7 @@ def _change(name: str, received: ArrayRecord, trained: ArrayRecord) -> NDArray[n
     before, after = view(name, received[name]), view(name, trained[name])
     if before.shape != after.shape:
         raise TransportError(f"the trained array {name} has the shape {after.shape}, not {before.shape}")
-    change: NDArray[np.float64] = np.subtract(after, before, dtype=np.float64).ravel()
+    change = difference(after, before).ravel()
     if not np.isfinite(change).all():
         raise TransportError(f"the trained array {name} is not finite, and would make the sum of all so")
     return change

@@ -56,9 +56,36 @@ def clip_change(
     Raises:
         ValueError: ``clip_norm`` is not finite and above 0.
     """
-    change = {name: np.subtract(trained[name], value, dtype=np.float64) for name, value in received.items()}
+    change = {name: difference(trained[name], value) for name, value in received.items()}
     clipped, within = clip_update(change, clip_norm)
-    return {name: np.asarray(value + clipped[name], dtype=value.dtype) for name, value in received.items()}, within
+    return {name: moved(value, clipped[name]) for name, value in received.items()}, within
+
+
+def bits_equal(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return where two arrays of one shape and dtype are the same, bit for bit: infinities, NaN, signed zeros."""
+    if one.dtype.kind == "c":
+        return bits_equal(one.real, other.real) & bits_equal(one.imag, other.imag)
+    if one.dtype.kind != "f":
+        return np.asarray(one == other)
+    same = (one == other) & (np.signbit(one) == np.signbit(other))
+    if (unequal := np.isnan(one)).any():
+        bits = f"u{one.dtype.itemsize}"
+        return np.where(unequal, one.view(bits) == other.view(bits), same)
+    return np.asarray(same)
+
+
+def difference(after: NDArray[Any], before: NDArray[Any]) -> NDArray[np.float64]:
+    """Return a change in float64: zero where the two are the same, also where they are not finite, as a mask can be."""
+    with np.errstate(invalid="ignore"):
+        change: NDArray[np.float64] = np.subtract(after, before, dtype=np.float64)
+    if np.isfinite(change).all():
+        return change
+    return np.where(bits_equal(after, before), 0.0, change)
+
+
+def moved(before: NDArray[Any], change: NDArray[Any]) -> NDArray[Any]:
+    """Return an array with a change added, in its own dtype; where the change is zero, as it was, bit for bit."""
+    return np.where(change == 0, before, np.asarray(before + change, dtype=before.dtype))
 
 
 def _over(value: NDArray[np.floating[Any]], peak: float) -> NDArray[np.float64]:

@@ -185,6 +185,17 @@ def best_of(history: Sequence[Evaluation], metrics: Sequence[Metric]) -> Best | 
     return Best(round=round_number, **{"accuracy" if metric.name == "accuracy" else "value": value})
 
 
+def not_finite(evaluation: Evaluation, metrics: Sequence[Metric]) -> tuple[str, ...]:
+    """Return the errors of a model that an evaluation has no finite value of: the loss, and one that chooses the best.
+
+    An area under a curve can be undefined on sound outputs. An error is undefined where an output is not finite, or so
+    large that its error is not.
+    """
+    errors = [metric.name for metric in metrics if metric.direction == "lower"]
+    watched = {"loss", *(metric.name for metric in metrics[:1])}
+    return tuple(name for name in errors if name in watched and evaluation.value(name) is None)
+
+
 def _is_measurement(value: JsonValue) -> bool:
     if isinstance(value, dict):
         return all(_is_measurement(item) for item in value.values())

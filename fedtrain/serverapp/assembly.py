@@ -19,6 +19,7 @@ from fedtrain.serverapp.channel import Channel
 from fedtrain.serverapp.checkpoint import Arrays
 from fedtrain.serverapp.preparation import Preparation
 from fedtrain.serverapp.sampling import FixedSampler, PoissonSampler, Sampler
+from fedtrain.tasks import shared_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,8 @@ def _validating(grid: Grid, preparation: Preparation, *, private: bool) -> Valid
         weight_key=protocol.WEIGHT,
         public_weight=1.0 if private else None,
         indicator=protocol.WITHIN_CLIP if mechanism.clips_updates else None,
+        trained=shared_names(preparation.task, preparation.model),
+        fixed=private,
     )
 
 

@@ -107,6 +107,7 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
     shown = partitions if _shows(experiment, plan) else None
     with working("looking at the ranges of the records"):
         found, private = _looked_at(experiment, store, shown, task, model)
+    found.append(run_warnings.of_statistics(experiment, model))
     if plan is not None:
         trained = sum(value.numel() for name, value in model.state_dict().items() if name in shared)
         found.append(run_warnings.of_noise(plan, experiment, trained))

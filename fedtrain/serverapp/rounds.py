@@ -11,7 +11,6 @@ from typing import cast
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, Message
-from flwr.app.exception import AppExitException
 from torch import nn
 
 from fedtrain.data import Split
@@ -26,7 +25,8 @@ from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.privacy.noise import open_source
 from fedtrain.report import Dropped, Evaluation, RoundEntry, SecureAggregation
 from fedtrain.seeding import derive_seed
-from fedtrain.serverapp.assembly import assemble, build_strategy, remembered, remind
+from fedtrain.serverapp.aggregation import Aggregation
+from fedtrain.serverapp.assembly import assemble
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.channel import Channel
 from fedtrain.serverapp.checkpoint import Arrays, RunState
@@ -63,7 +63,8 @@ class Rounds:
         self._clients = dict(channel.clients)
         self._sealed = channel.sealed
         self._trail = trail
-        self._strategy = build_strategy(self._experiment)
+        self._trained = shared_names(preparation.task, preparation.model)
+        self._aggregation = Aggregation(self._experiment, trained=self._trained, private=self._mechanism.private)
         self._parts = assemble(channel, preparation, trail, done=done)
 
     def next(self, state: RunState, *, on_start: Callable[[int, int], None], on_reply: Callable[[], None]) -> RunState:
@@ -103,13 +104,13 @@ class Rounds:
         if (trail := self._trail) is not None:
             noise = trail.plan.noise_multiplier
             terms = PrivateTerms(run=trail.run, noise_multiplier=noise, clip_norm=state.clip_norm)
-        settings, arrays = train_settings(learning_rate=rate, terms=terms), as_record(state.model)
-        remind(self._strategy, state.strategy)
+        settings = train_settings(learning_rate=rate, terms=terms)
         # The strategy adds its settings to those that it is given. It samples all the nodes that were drawn, from
         # Python's global generator, which belongs to the caller's program.
         state_of_the_caller = random.getstate()
         try:
-            messages = self._strategy.configure_train(number, arrays, settings, DrawnGrid(self._parts.grid, drawn))
+            grid = DrawnGrid(self._parts.grid, drawn)
+            arrays, messages = self._aggregation.ask(number, state.model, settings, grid, state.strategy)
         finally:
             random.setstate(state_of_the_caller)
         # It shuffles the nodes, and sums of floating-point numbers depend on the order.
@@ -177,10 +178,8 @@ class Rounds:
         replies, clip_norm = collected.replies, state.clip_norm
         if self._trail is not None and self._mechanism.adds_noise:
             replies, clip_norm = self._released(state, number, collected)
-        model = self._model(state, number, replies)
-        return replace(
-            state, round_number=number, model=model, strategy=remembered(self._strategy), clip_norm=clip_norm
-        )
+        model, memory = self._aggregation.aggregate(number, state.model, replies)
+        return replace(state, round_number=number, model=model, strategy=memory, clip_norm=clip_norm)
 
     def _released(self, state: RunState, number: int, collected: Collected) -> tuple[list[Message], float]:
         """Return the noisy mean in the place of the replies, and the clipping norm of the next round."""
@@ -193,25 +192,8 @@ class Rounds:
             plan=self._trail.plan,
             clip_norm=state.clip_norm,
             source=open_source(self._trail.noise, derive_seed(self._experiment.seed, "noise", number)),
-            trainable=shared_names(self._preparation.task, self._preparation.model),
+            trainable=self._trained,
         )
-
-    def _model(self, state: RunState, number: int, replies: list[Message]) -> Arrays:
-        name = self._experiment.server.strategy
-        try:
-            arrays, _ = self._strategy.aggregate_train(number, replies)
-        except (AppExitException, ValueError, TypeError, ArithmeticError) as error:
-            raise RunError(f"{name} cannot aggregate round {number}: {error}") from error
-        if arrays is None:
-            raise RunError(f"{name} gave no model in round {number}")
-        model: Arrays = {}
-        for key, before in state.model.items():
-            # Averaging turns integers and half floats into other types; clients are sent what they expect.
-            value = arrays[key].numpy()
-            model[key] = np.asarray(value if before.dtype.kind in "fc" else np.rint(value), dtype=before.dtype)
-            if not np.isfinite(model[key]).all():
-                raise RunError(f"{name} made {key} not finite in round {number}; lower the learning rates")
-        return model
 
     def evaluated(self, state: RunState) -> RunState:
         """Evaluate the model of a state centrally and return the state with the result added."""

@@ -1,7 +1,7 @@
 """A whole run: prepare, train round after round, save after each, report whatever happens."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,10 @@ from fedtrain.machines import ServerFolder
 from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.progress import shown
 from fedtrain.report import Evaluation, Report, best_of
+from fedtrain.report.evaluation import not_finite
 from fedtrain.report.html import render_html
 from fedtrain.report.wording import called
+from fedtrain.serverapp import run_warnings
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.channel import Channel, Transport, checked_summing
 from fedtrain.serverapp.checkpoint import RunState
@@ -164,6 +166,7 @@ class RunInProgress:
         rounds = Rounds(channel, self._preparation, self._trail, done=self._state.round_number)
         if not self._state.evaluations:
             self._state = rounds.evaluated(self._state)
+            self._warn_if_not_finite(self._state.evaluations)
         # A kill may have come between a checkpoint and what follows it.
         self._folder.save_metrics(
             self._line(evaluation, self._epsilon(evaluation.round)) for evaluation in self._state.evaluations
@@ -197,6 +200,15 @@ class RunInProgress:
                         baseline=None if metric is None else baseline.get(metric.name),
                     )
                 )
+                if evaluation.round == entry.round:
+                    self._warn_if_not_finite(self._state.evaluations)
+
+    def _warn_if_not_finite(self, evaluations: Sequence[Evaluation]) -> None:
+        """Tell at once of an evaluation whose loss is not finite, where the one before was."""
+        metrics = self._preparation.metrics
+        latest, before = evaluations[-1], evaluations[-2:-1]
+        if not_finite(latest, metrics) and not any(not_finite(evaluation, metrics) for evaluation in before):
+            self._events.emit(Notice(text=f"warning: {run_warnings.of_loss([latest], metrics)}"))
 
     def _next(self, rounds: Rounds) -> RunState:
         """Run the next round, and tell of each client that answers."""

@@ -11,12 +11,15 @@ from statistics import median
 
 import numpy as np
 import torch
+from torch import nn
 
 from fedtrain.config import Experiment
+from fedtrain.config.sections import ROBUST
 from fedtrain.data import WIDE, DataInfo, Labels, Split
 from fedtrain.privacy import PrivacyPlan
-from fedtrain.privacy.mechanisms import mechanism_of_plan
-from fedtrain.report import Evaluation, Evaluations, RoundEntry, better
+from fedtrain.privacy.mechanisms import mechanism_of, mechanism_of_plan
+from fedtrain.report import Evaluation, Evaluations, Metric, RoundEntry, better
+from fedtrain.report.evaluation import not_finite
 from fedtrain.report.numbers import count, short
 from fedtrain.report.wording import called, last_line
 from fedtrain.tasks import Records, Task
@@ -169,6 +172,18 @@ def of_single_records(sizes: Sequence[int], owners: Sequence[str], problem: str)
     )
 
 
+def of_statistics(experiment: Experiment, model: nn.Module) -> str:
+    """Return in a sentence that a robust strategy leaves statistics unprotected; empty where it does not."""
+    buffers = [name for name, value in model.named_buffers() if value.is_floating_point()]
+    if mechanism_of(experiment).private or experiment.server.strategy not in ROBUST or not buffers:
+        return ""
+    return (
+        f"{experiment.server.strategy} bounds what a client does to trained parameters alone; statistics are averaged "
+        f"over all clients, and one client can set them: {', '.join(buffers[:5])}. Take a model without them, such as "
+        "one with GroupNorm in the place of BatchNorm"
+    )
+
+
 def of_rounds(log: Sequence[RoundEntry], owners: Sequence[str]) -> list[str]:
     """Say which clients gave no result in any round that asked them, with the first reason of each.
 
@@ -211,7 +226,20 @@ def of_results(evaluations: Evaluations, classes: Sequence[str]) -> list[str]:
             f"which one answer for all test records reaches{_same_answer(final, classes)}. Look at the range of the "
             "inputs and at training.learning_rate, and in a private run at the noise"
         )
-    return [*found, *filter(None, [_of_loss(evaluations)])]
+    return [*found, *filter(None, [of_loss(evaluations.history, evaluations.metrics), _of_loss(evaluations)])]
+
+
+def of_loss(history: Sequence[Evaluation], metrics: Sequence[Metric]) -> str:
+    """Say which evaluations have no finite loss."""
+    found = [(evaluation.round, names) for evaluation in history if (names := not_finite(evaluation, metrics))]
+    if not found:
+        return ""
+    first, names = found[0]
+    when = f"after round {first}" if len(found) == 1 else f"in {len(found)} evaluations, the first after round {first}"
+    return (
+        f"the {' and the '.join(names)} on the test records is not finite {when}: the training has diverged. Lower "
+        "training.learning_rate or that of the server, or scale the inputs"
+    )
 
 
 def _same_answer(final: Evaluation, classes: Sequence[str]) -> str:
@@ -226,10 +254,7 @@ def _of_loss(evaluations: Evaluations) -> str:
     if first.round > 0 or first.loss is None:
         return ""
     if last.loss is None:
-        return (
-            f"the loss after round {last.round} is not finite: the training has diverged. Lower "
-            "training.learning_rate, or scale the inputs"
-        )
+        return ""
     change = last.loss - first.loss
     if abs(change) <= _STILL * abs(first.loss):
         return (

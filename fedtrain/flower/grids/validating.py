@@ -14,7 +14,8 @@ from flwr.common.constant import ErrorCode, SType
 from flwr.serverapp import Grid
 
 from fedtrain.flower.grids.base import GridWrapper
-from fedtrain.flower.messages.records import npy_header
+from fedtrain.flower.messages.records import c_ordered, npy_header
+from fedtrain.privacy.clipping import bits_equal
 
 # More than any data set holds; a larger weight would drown every other client.
 _MAX_WEIGHT = 2.0**31
@@ -24,7 +25,8 @@ class ValidatingGrid(GridWrapper):
     """Turns replies whose arrays or metrics cannot be aggregated into error replies.
 
     A reply passes if it has one array record with the names, shapes and dtypes of the one that was sent, finite
-    throughout, and one metric record with exactly the expected names, each a finite number, whose weight is allowed.
+    throughout but for constants that were sent otherwise, and one metric record with exactly the expected names, each a
+    finite number, whose weight is allowed.
     Arrays are put into the order in which they were sent. Every reply is made anew, so that nothing passes that was not
     checked: no other record, no other name of a record, and no other sender than the node that was asked.
     """
@@ -37,6 +39,8 @@ class ValidatingGrid(GridWrapper):
         weight_key: str,
         public_weight: float | None,
         indicator: str | None = None,
+        trained: frozenset[str] | None = None,
+        fixed: bool = False,
     ) -> None:
         """Wrap a grid.
 
@@ -46,12 +50,17 @@ class ValidatingGrid(GridWrapper):
             weight_key: the metric that weighs the client in averages.
             public_weight: the only weight that is allowed; ``None`` allows any above 0 up to 2^31.
             indicator: the metric that is 0 or 1, if there is one.
+            trained: the names of what is trained; ``None`` for all. What is not trained may hold numbers that are not
+                finite where they were sent so.
+            fixed: whether what is not trained is to come back as it was sent, bit for bit.
         """
         super().__init__(inner)
         self._metrics = metrics
         self._weight_key = weight_key
         self._public_weight = public_weight
         self._indicator = indicator
+        self._trained = trained
+        self._fixed = fixed
         self._sent: dict[str, tuple[Message, ArrayRecord]] = {}
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -78,7 +87,7 @@ class ValidatingGrid(GridWrapper):
         if len(records) != 1 or len(metrics) != 1:
             problem = f"{len(records)} array records and {len(metrics)} metric records; 1 of each is allowed"
         else:
-            problem = _arrays_problem(next(iter(records.values())), sent) or self._metrics_problem(
+            problem = self._arrays_problem(next(iter(records.values())), sent) or self._metrics_problem(
                 next(iter(metrics.values()))
             )
         if problem:
@@ -87,6 +96,18 @@ class ValidatingGrid(GridWrapper):
         received, name = next(iter(records.values())), next(iter(request.content.array_records))
         arrays = ArrayRecord({key: received[key] for key in sent})
         return Message(RecordDict({name: arrays, "metrics": next(iter(metrics.values()))}), reply_to=request)
+
+    def _arrays_problem(self, received: ArrayRecord, sent: ArrayRecord) -> str | None:
+        if set(received) != set(sent):
+            return f"the arrays {sorted(set(received) ^ set(sent))} are missing or were never sent"
+        for name, expected in sent.items():
+            trained = self._trained is None or name in self._trained
+            problem = _array_problem(received[name], expected, trained=trained)
+            if not problem and self._fixed and not trained and c_ordered(received[name]) != c_ordered(expected):
+                problem = "was changed, and in a private run what is not trained comes back as it was sent"
+            if problem:
+                return f"the array {name} {problem}"
+        return None
 
     def _metrics_problem(self, record: MetricRecord) -> str | None:
         if set(record) != self._metrics:
@@ -104,17 +125,7 @@ class ValidatingGrid(GridWrapper):
         return None
 
 
-def _arrays_problem(received: ArrayRecord, sent: ArrayRecord) -> str | None:
-    if set(received) != set(sent):
-        return f"the arrays {sorted(set(received) ^ set(sent))} are missing or were never sent"
-    problems = (_array_problem(received[name], expected) for name, expected in sent.items())
-    for name, problem in zip(sent, problems, strict=True):
-        if problem:
-            return f"the array {name} {problem}"
-    return None
-
-
-def _array_problem(received: Array, expected: Array) -> str | None:
+def _array_problem(received: Array, expected: Array, *, trained: bool) -> str | None:
     if received.stype != SType.NUMPY:
         return f"is in the format {received.stype!r}, and {SType.NUMPY!r} is allowed"
     if (received.dtype, received.shape) != (expected.dtype, tuple(expected.shape)):
@@ -131,5 +142,12 @@ def _array_problem(received: Array, expected: Array) -> str | None:
         return "does not hold as many bytes as its shape says"
     values = np.frombuffer(memoryview(received.data)[len(header) :], dtype)
     if dtype.kind in "fc" and not np.isfinite(values).all():
-        return f"has {int((~np.isfinite(values)).sum())} values that are not finite"
+        wrong = ~np.isfinite(values)
+        if not trained:
+            ours, theirs = (
+                np.frombuffer(memoryview(c_ordered(array))[len(header) :], dtype) for array in (expected, received)
+            )
+            wrong = ~(np.isfinite(theirs) | bits_equal(theirs, ours))
+        if wrong.any():
+            return f"has {int(wrong.sum())} values that are not finite"
     return None

@@ -255,7 +255,7 @@ def test_evaluation_can_be_rarer_and_the_last_round_is_always_evaluated(cache):
 def test_numbers_that_are_counted_stay_whole(cache):
     preparation = prepare(digits_experiment(cache, federation__cohort=3))
     norm = nn.BatchNorm1d(3)
-    preparation = replace(preparation, model=norm, task=None)
+    preparation = replace(preparation, model=norm)
     state = initial_state(preparation)
     assert state.model["num_batches_tracked"].shape == ()
     # A third each: the average of 7, 7 and 7 comes out a little less than 7.
@@ -279,11 +279,16 @@ def test_a_model_that_is_no_longer_finite_ends_the_run(cache):
 
 
 def test_a_strategy_that_fails_ends_the_run(cache):
-    # QFedAvg multiplies in place, which whole numbers do not allow.
-    preparation = prepare(digits_experiment(cache, **{"server.strategy": "QFedAvg"}))
-    preparation = replace(preparation, model=nn.BatchNorm1d(3), task=None)
-    _, rounds, state = make(preparation, reply, state=initial_state(preparation))
-    with pytest.raises(RunError, match=r"QFedAvg cannot aggregate round 1: .*int64"):
+    # A loss of this size has no power in float64, and the update is divided by zero.
+    preparation = prepare(digits_experiment(cache, **{"server.strategy": "QFedAvg", "server.parameters.q": 400.0}))
+
+    def answer(message):
+        content = reply(message)
+        content["metrics"][protocol.LOSS] = 1e-300
+        return content
+
+    _, rounds, state = make(preparation, answer)
+    with np.errstate(all="raise"), pytest.raises(RunError, match=r"QFedAvg cannot aggregate round 1: "):
         go(rounds, state)
 
 

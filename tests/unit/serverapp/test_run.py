@@ -2,8 +2,9 @@ import json
 import logging
 from dataclasses import FrozenInstanceError
 
+import numpy as np
 import pytest
-from flwr.app import Context, Error, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Error, MetricRecord, RecordDict
 from flwr.supercore.run import RunNotRunningException
 from safetensors.numpy import load_file
 
@@ -12,7 +13,7 @@ from fedtrain.config import to_flat
 from fedtrain.errors import ConfigError, DataError, StorageError, TooFewResultsError
 from fedtrain.files import read_lines
 from fedtrain.report import Report
-from fedtrain.serverapp.events import ClientDone, RoundDone, RoundStarted, RunEnded, RunStarted
+from fedtrain.serverapp.events import ClientDone, Notice, RoundDone, RoundStarted, RunEnded, RunStarted
 from fedtrain.serverapp.run import RunInProgress, run_experiment
 from server.app import app as server
 from tests.fakes import RUN_ID, digits_experiment, federation, private_experiment
@@ -342,3 +343,33 @@ def test_a_run_that_fails_says_so_in_its_last_event(make):
     with pytest.raises(MemoryError):
         run_experiment(federation(experiment, stop_in(2, MemoryError("no room"))), experiment, on_event=seen.append)
     assert (seen[-1].status, seen[-1].reason, seen[-1].round) == ("failed", "MemoryError: no room", 1)
+
+
+def test_a_loss_that_is_not_finite_is_said_at_once(make, tmp_path, capsys):
+    experiment = make()
+    grid = federation(experiment)
+    answer, told = grid._answer, []
+
+    def far_too_large(message):
+        content = message.content
+        if message.metadata.message_type != "train" or content["config"]["server-round"] == 1:
+            return answer(message)
+        shapes = {name: array.shape for name, array in content["arrays"].items()}
+        huge = {name: Array(np.resize(np.float32([1e36, -1e36]), shape)) for name, shape in shapes.items()}
+        metrics = MetricRecord({"num-examples": 1.0, "train_loss": 1.0})
+        return RecordDict({"arrays": ArrayRecord(huge), "metrics": metrics})
+
+    grid._answer = far_too_large
+
+    def listen(event):
+        if isinstance(event, RoundDone | Notice):
+            told.append(event.round if isinstance(event, RoundDone) else event.text)
+
+    run_experiment(grid, experiment, on_event=listen)
+    # Once, and not again for each round that it goes on.
+    first, second, warning, third = told
+    assert (first, second, third) == (1, 2, 3)
+    assert warning.startswith("warning: the loss on the test records is not finite after round 2: the training has")
+    assert warning in capsys.readouterr().out
+    said = "the loss on the test records is not finite in 2 evaluations, the first after round 2: the training has"
+    assert any(text.startswith(said) for text in report_of(tmp_path / "run").warnings)

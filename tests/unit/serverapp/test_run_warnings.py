@@ -191,11 +191,11 @@ def test_an_error_that_one_answer_reaches_is_said():
 @pytest.mark.parametrize(
     ("first", "last", "words"),
     [
-        (2.3026, None, "is not finite: the training has diverged"),
+        (2.3026, None, "is not finite after round 1: the training has diverged"),
         (2.3026, 2.3025, "has hardly moved"),
         (2.3026, 9.0, "is higher after round 1 than before"),
         (2.3026, 2.0, None),
-        (None, None, None),
+        (None, None, "is not finite in 2 evaluations, the first after round 0"),
     ],
 )
 def test_losses_that_explode_or_stand_still_are_said(first, last, words):
