@@ -157,7 +157,7 @@ def simulate(
             are features and target (`fedtrain.data.given`).
         resume: go on from the last checkpoint in the folder. A task or records that are objects must be those of
             before: the folder has the name of the task alone.
-        workers: worker processes; by default one for each usable core.
+        workers: worker processes; by default as many as the machine or container has cores and memory for.
         on_event: called with each event of the run, in this thread. An error that it raises ends the run, as soon as
             the round in progress is saved, and is raised here; the folder can be resumed.
 
@@ -172,6 +172,7 @@ def simulate(
     import torch
 
     from fedtrain.clientapp.app import make_client_app
+    from fedtrain.files import current_folder
     from fedtrain.flower.simulation import open_grid
     from fedtrain.serverapp.run import run_experiment
     from fedtrain.tasks import NO_OBJECTS
@@ -184,7 +185,7 @@ def simulate(
         torch.random.fork_rng(devices=[]),
         open_grid(
             "fedtrain.clientapp.app:app" if objects is NO_OBJECTS else make_client_app(objects),
-            Path.cwd(),
+            current_folder(),
             to_flat(experiment),
             nodes=experiment.federation.clients,
             workers=workers,

@@ -13,7 +13,21 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fedtrain.errors import StorageError
+from fedtrain.errors import StorageError, UsageError
+
+
+def current_folder() -> Path:
+    """Return the current folder.
+
+    Raises:
+        UsageError: it does not exist any more.
+    """
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise UsageError(
+            f"the current folder cannot be found ({error.strerror}): it was deleted, or moved away; change to another"
+        ) from error
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -10,6 +10,9 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from fedtrain import __version__
+from fedtrain.cli.streams import prepare_streams
+from fedtrain.errors import UsageError
+from fedtrain.files import current_folder
 
 # Each command: the module that has a function or a group of its name, and the first line of its help.
 COMMANDS = {
@@ -82,4 +85,10 @@ def main() -> None:
     """Run the command line; the exit status says how it went: 0 done, 1 failed, 2 unusable input, 130 interrupted."""
     # The interpreter looks for cycles before it ends, among all objects of torch: more than a second, and to no end.
     atexit.register(gc.freeze)
+    prepare_streams()
+    try:
+        current_folder()
+    except UsageError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_status)
     sys.exit(app(standalone_mode=True))

@@ -1,6 +1,5 @@
 """``fedtrain audit``: check a report as a third party."""
 
-import json
 import sys
 from dataclasses import asdict
 from hashlib import sha256
@@ -16,6 +15,7 @@ from fedtrain.audit import Verdict, read_report
 from fedtrain.audit import audit as check
 from fedtrain.audit.verdict import render_audit
 from fedtrain.cli.running import reporting_errors
+from fedtrain.cli.streams import answering
 from fedtrain.errors import ReportError
 from fedtrain.files import write_atomic
 from fedtrain.trust import Roster
@@ -38,7 +38,7 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
 ) -> None:
     """Check everything that a report claims about privacy, trusting nothing in it."""
-    with reporting_errors():
+    with reporting_errors(), answering(as_json) as answer:
         file = report / "report.json" if report.is_dir() else report
         data = _read(file)
         try:
@@ -51,7 +51,7 @@ def audit(
             page = render_audit(verdict, read, digest=sha256(data).hexdigest(), files=len(files))
             write_atomic(html, page.encode())
         if as_json:
-            sys.stdout.write(json.dumps(_as_data(verdict)) + "\n")
+            answer(_as_data(verdict))
         else:
             _print(verdict)
     raise typer.Exit(0 if verdict.holds else 1)

@@ -1,7 +1,5 @@
 """``fedtrain budget``: what a client's data sets have spent, what is left, and how many more rounds fit."""
 
-import json
-import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedtrain.cli.running import reporting_errors
+from fedtrain.cli.streams import answering
 from fedtrain.config import from_flat, read_flat
 from fedtrain.ledger.budget import BudgetRow, budget_rows
 from fedtrain.report.numbers import upper
@@ -31,11 +30,11 @@ def budget(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
 ) -> None:
     """Show the spent and the remaining budget of each data set, and how many more rounds fit."""
-    with reporting_errors():
+    with reporting_errors(), answering(as_json) as answer:
         flat = read_flat(config, settings)
         rows = budget_rows(sites, from_flat(flat) if flat else None)
         if as_json:
-            sys.stdout.write(json.dumps({"datasets": [asdict(row) for row in rows]}) + "\n")
+            answer({"datasets": [asdict(row) for row in rows]})
         else:
             Console(width=110).print(_table(rows))
 

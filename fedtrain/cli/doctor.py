@@ -1,6 +1,5 @@
 """``fedtrain doctor``: whether a machine is ready, and if not, what to do."""
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fedtrain.cli.running import reporting_errors
+from fedtrain.cli.streams import answering
 from fedtrain.errors import SiteError
 from fedtrain.health import Check
 from fedtrain.machines import NodeFolder, ServerFolder
@@ -27,15 +27,15 @@ def doctor(
     Nothing is charged, and nothing of the data leaves the machine.
     """
     failed, found = False, []
-    with reporting_errors():
+    with reporting_errors(), answering(as_json) as answer:
         for check in _checks(folder):
             failed |= check.status == "fails"
             found.append(asdict(check))
             if not as_json:
                 sys.stdout.write(_line(check) + "\n")
                 sys.stdout.flush()
-    if as_json:
-        sys.stdout.write(json.dumps({"ok": not failed, "checks": found}) + "\n")
+        if as_json:
+            answer({"ok": not failed, "checks": found})
     raise typer.Exit(int(failed))
 
 

@@ -1,6 +1,5 @@
 """``fedtrain privacy plan``: what an experiment would guarantee and spend, before anyone trains."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fedtrain.cli.running import reporting_errors
+from fedtrain.cli.streams import answering
 from fedtrain.config import from_flat, read_flat
 
 privacy = typer.Typer(name="privacy", help="What an experiment would guarantee and spend.", no_args_is_help=True)
@@ -32,10 +32,13 @@ def plan(
     """Show what an experiment would guarantee, the noise that it takes, and what it spends. Nothing is trained."""
     from fedtrain.report.plan import summarize_plan  # noqa: PLC0415 - the accountants take a second to import
 
-    with reporting_errors():
+    with reporting_errors(), answering(as_json) as answer:
         summary = summarize_plan(from_flat(read_flat(config, settings)))
         if plot is not None:
             from fedtrain.report.plots import plan_png  # noqa: PLC0415 - matplotlib takes a second to import
 
             plan_png(plot, [(point.rounds, point.epsilon) for point in summary.rounds[:-1]], summary.budget)
-        sys.stdout.write((json.dumps(summary.as_data()) if as_json else str(summary)) + "\n")
+        if as_json:
+            answer(summary.as_data())
+        else:
+            sys.stdout.write(f"{summary}\n")

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from fedtrain.cli.running import reporting_errors, say, until_stopped
+from fedtrain.cli.streams import on_termination
 from fedtrain.config import Experiment, from_flat, read_flat, to_flat
 from fedtrain.deployment.processes import only_one
 from fedtrain.deployment.running import bring_back, follow, refuse_taken, stop, submit
@@ -70,7 +71,7 @@ def run(
         place = server.runs / out.resolve().name
         refuse_taken(place, out, resume=resume)
         service = running(server)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        on_termination(signal.default_int_handler)
         with bundled_folder(find_app(app)) as code:
             number = submit(service, code, _placed(experiment, place, resume=resume))
         sys.stdout.write(f"submitted as run {number} of the SuperLink\n")

@@ -1,8 +1,6 @@
 """``fedtrain simulate``: run a Flower app on this machine."""
 
-import json
 import logging
-import signal
 import sys
 import time
 import traceback
@@ -13,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fedtrain.cli.streams import answering, on_termination
 from fedtrain.config import from_flat, parse_settings, read_toml
 from fedtrain.errors import ConfigError, FedtrainError
 from fedtrain.flower.app import FlowerApp, find_app, shipped
@@ -43,10 +42,17 @@ def simulate(
         int | None, typer.Option(min=1, help="Nodes to simulate; by default what the app says.", show_default=False)
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes; by default one for each core.", show_default=False)
+        int | None,
+        typer.Option(
+            min=1,
+            help="Worker processes; by default as many as the machine or container has cores and memory for.",
+            show_default=False,
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show log messages.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show log messages, and why there are so many workers.")
+    ] = False,
 ) -> None:
     """Run an experiment, or any Flower app, on this machine.
 
@@ -55,28 +61,34 @@ def simulate(
     logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, stream=sys.stderr)
     logging.getLogger("flwr").propagate = False  # Flower prints its own messages
     started = time.time()
-    signal.signal(signal.SIGTERM, _interrupt)
+    on_termination(_interrupt)
     run_config: dict[str, Any] = {}
-    try:
-        flower_app = find_app(app)
-        overrides = parse_settings(settings or ())
-        if out is not None:
-            overrides["output.directory"] = str(out)
-        if resume:
-            overrides["output.resume"] = True
-        if as_json and "output.screen" in flower_app.config:
-            overrides["output.screen"] = "none"
-        run_config = _configured(flower_app, config, overrides)
-        _run(flower_app, run_config, nodes=nodes, workers=workers)
-    except FedtrainError as error:
-        _finish(as_json, run_config, started, status=error.exit_status, error=str(error))
-    except KeyboardInterrupt:
-        _finish(as_json, run_config, started, status=_INTERRUPTED, error="interrupted")
-    except Exception as error:  # noqa: BLE001 - an app may raise anything, and its traceback is for its author
-        traceback.print_exc()
-        _finish(as_json, run_config, started, status=1, error=f"{type(error).__name__}: {error}")
-    else:
-        _finish(as_json, run_config, started, status=0, error=None)
+    status, error = 0, None
+    with answering(as_json) as answer:
+        try:
+            flower_app = find_app(app)
+            overrides = parse_settings(settings or ())
+            if out is not None:
+                overrides["output.directory"] = str(out)
+            if resume:
+                overrides["output.resume"] = True
+            if as_json and "output.screen" in flower_app.config:
+                overrides["output.screen"] = "none"
+            run_config = _configured(flower_app, config, overrides)
+            _run(flower_app, run_config, nodes=nodes, workers=workers)
+        except FedtrainError as failure:
+            status, error = failure.exit_status, str(failure)
+        except KeyboardInterrupt:
+            status, error = _INTERRUPTED, "interrupted"
+        except Exception as failure:  # noqa: BLE001 - an app may raise anything, and its traceback is for its author
+            traceback.print_exc()
+            status, error = 1, f"{type(failure).__name__}: {failure}"
+        if as_json:
+            result = {"exit_status": status, "error": error, "seconds": time.time() - started}
+            answer({**result, **_summary(run_config, started)})
+        elif error is not None:
+            sys.stderr.write(f"error: {error}\n")
+    raise typer.Exit(status)
 
 
 def _configured(app: FlowerApp, config: Path | None, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -125,15 +137,6 @@ def _run(app: FlowerApp, run_config: dict[str, Any], *, nodes: int | None, worke
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-def _finish(as_json: bool, run_config: dict[str, Any], started: float, *, status: int, error: str | None) -> None:
-    if as_json:
-        result: dict[str, Any] = {"exit_status": status, "error": error, "seconds": time.time() - started}
-        sys.stdout.write(json.dumps({**result, **_summary(run_config, started)}) + "\n")
-    elif error is not None:
-        sys.stderr.write(f"error: {error}\n")
-    raise typer.Exit(status)
 
 
 def _summary(run_config: dict[str, Any], started: float) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedtrain.engine.machine import temporary_folder
 from fedtrain.errors import StorageError
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
@@ -40,12 +41,12 @@ def create_directories() -> tuple[Path, ...]:
         A directory in shared memory, if it can be written, and one in the directory for temporary files.
 
     Raises:
-        StorageError: the directory for temporary files cannot be written.
+        StorageError: there is no directory for temporary files, or it cannot be written.
     """
     directories = []
     if _SHARED_MEMORY.is_dir() and os.access(_SHARED_MEMORY, os.W_OK | os.X_OK):
         directories.append(_SHARED_MEMORY)
-    directories.append(Path(tempfile.gettempdir()))
+    directories.append(temporary_folder())
     created: list[Path] = []
     try:
         created.extend(Path(tempfile.mkdtemp(prefix="fedtrain-", dir=parent)) for parent in directories)

@@ -2,6 +2,7 @@
 
 import atexit
 import importlib
+import logging
 import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,12 +21,15 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedtrain.engine.arena import create_directories, remove_directories
 from fedtrain.engine.driver import Driver
 from fedtrain.engine.forking import Template
+from fedtrain.engine.machine import choose_workers, make_room_for_files, make_room_for_sockets, usable_cores
 from fedtrain.engine.pool import Pool
 from fedtrain.engine.process import make_template, start_fork_server
 from fedtrain.engine.requests import Request, RequestBuffers, Tally
 from fedtrain.engine.state import Spool
 from fedtrain.engine.worker import FIRST_NODE_ID, TASK_ID, WorkerSpec, keep_freed_memory
 from fedtrain.errors import UsageError
+
+_log = logging.getLogger(__name__)
 
 _PULL_WAIT = 0.05  # seconds that pull_messages waits for a reply
 
@@ -52,7 +56,8 @@ class LocalGrid(Grid):
         app_dir: the folder of the app, where its modules are found.
         run_config: the run config, given to clients as ``Context.run_config``.
         nodes: number of virtual nodes.
-        workers: number of processes; by default the number of usable cores, and never more than there are nodes.
+        workers: number of processes; by default what the machine or container has cores and memory for
+            (`choose_workers`). Never more than there are nodes.
         threads: threads per worker for torch and other numeric libraries; by default 1 however many cores there are,
             since sums of floating-point numbers depend on it, and a run must depend neither on the machine nor on
             the number of workers.
@@ -62,7 +67,8 @@ class LocalGrid(Grid):
             to import and start no threads. Only those of the first grid in a process count.
 
     Raises:
-        UsageError: an argument is out of range, or the ClientApp is an object and this process cannot be copied.
+        UsageError: an argument is out of range, this process may open too few files, or the ClientApp is an object and
+            this process cannot be copied.
         StorageError: there is no room for files, or another run uses ``state_dir``.
     """
 
@@ -87,7 +93,10 @@ class LocalGrid(Grid):
                 "use one thread"
             )
         self.nodes = nodes
-        self.workers = min(nodes, workers or _usable_cores())
+        chosen, why = choose_workers(nodes, cores=usable_cores())
+        self.workers = chosen if workers is None else min(nodes, workers)
+        _log.info("%d worker processes; %s", self.workers, f"asked for: {workers}" if workers is not None else why)
+        make_room_for_files(self.workers)
         self._closed = False
         self._process = os.getpid()
         self._requests: dict[str, Request] = {}
@@ -108,6 +117,7 @@ class LocalGrid(Grid):
         )
         self._template: Template | None = None
         try:
+            make_room_for_sockets()
             if isinstance(client_app, str):
                 start_fork_server(preload, spec.threads)
             else:
@@ -260,9 +270,3 @@ class LocalGrid(Grid):
                 request.finish(request.error_reply(ErrorCode.NODE_UNAVAILABLE, reason))
         self._driver.submit(request for request in requests if request.reply is None)
         return requests
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -1,13 +1,14 @@
 """What a person sees while a run goes on: one follower of the run's events."""
 
 import importlib
+import os
 import sys
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from decimal import ROUND_CEILING, Decimal
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -67,16 +68,24 @@ class _Lines:
 
 
 class PlainScreen(SilentScreen):
-    """Lines of text, for files and pipes."""
+    """Lines of text, for files and pipes. Where nobody reads a pipe any more, the run goes on in silence."""
 
     def __init__(self) -> None:
         self._lines = _Lines()
 
     def show(self, event: Event) -> None:
         """Print what there is to say of an event."""
-        for line in self._lines.of(event):
-            sys.stdout.write(f"{line}\n")
-            sys.stdout.flush()
+        stream: TextIO | None = sys.stdout  # none in a process that was started without one
+        if stream is None:
+            return
+        try:
+            for line in self._lines.of(event):
+                stream.write(f"{showable(line, stream.encoding)}\n")
+                stream.flush()
+        except BrokenPipeError:
+            # What is still in the stream's buffer would be an error once more, when the process ends.
+            with open(os.devnull, "w", encoding="utf-8") as nothing:  # noqa: PTH123
+                os.dup2(nothing.fileno(), stream.fileno())
 
 
 class NotebookScreen(SilentScreen):
@@ -170,20 +179,32 @@ class LiveScreen(SilentScreen):
             case RunEnded():
                 self._say(*_closing(event))
 
-    def _update(self, **fields: Any) -> None:
+    def _update(self, *, figures: str | None = None, **fields: Any) -> None:
         assert self._task is not None
+        if figures is not None:
+            fields["figures"] = showable(figures, self._console.encoding)
         self._progress.update(self._task, **fields)
 
     def _say(self, *lines: str) -> None:
         for line in lines:
-            self._console.print(line, markup=False, highlight=False)
+            self._console.print(showable(line, self._console.encoding), markup=False, highlight=False)
+
+
+def showable(text: str, encoding: str | None) -> str:
+    r"""Return a text with the characters escaped that an encoding does not have.
+
+    >>> showable("caf\N{LATIN SMALL LETTER E WITH ACUTE}", "ascii")
+    'caf\\xe9'
+    """
+    known = encoding or "utf-8"
+    return text.encode(known, "backslashreplace").decode(known)
 
 
 def make_screen(kind: Literal["auto", "plain", "none"]) -> Screen:
     """Return the screen of a kind; ``auto`` draws on a terminal or in a notebook, and prints lines elsewhere."""
     if kind == "none":
         return SilentScreen()
-    if kind == "auto" and sys.stdout.isatty():
+    if kind == "auto" and sys.stdout is not None and sys.stdout.isatty():
         return LiveScreen()
     if kind == "auto" and (display := _notebook_display()) is not None:
         return NotebookScreen(display)

@@ -198,6 +198,20 @@ def test_a_folder_without_an_app_is_refused(cli, tmp_path):
     assert "holds no Flower app" in outcome.stderr
 
 
+LOUD = "import os, subprocess\n{source}".format
+SAYS = "print('{0} print'); os.write(1, b'{0} descriptor'); subprocess.run(['echo', '{0} program'])\n    ".format
+
+
+def test_whatever_an_app_prints_results_for_machines_stand_alone(cli, make_app):
+    server = LOUD(source=SERVER.replace("result =", SAYS("server") + "result =", 1))
+    client = LOUD(source=CLIENT.replace("visits =", SAYS("client") + "visits =", 1))
+    outcome = cli.call("simulate", make_app(server, client), "--json")
+    assert outcome.status == 0, outcome.stderr
+    assert json.loads(outcome.stdout)["exit_status"] == 0
+    for who in ("server", "client"):
+        assert all(f"{who} {what}" in outcome.stderr for what in ("print", "descriptor", "program"))
+
+
 def test_results_for_machines(cli, make_app, tmp_path):
     demo = ["-c", ROOT / "simulations" / "demo.toml", "--set", "federation.rounds=2", "--out", tmp_path / "run"]
     status, stdout, stderr = run(cli, *demo, "--json")

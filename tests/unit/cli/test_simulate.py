@@ -1,6 +1,7 @@
 import json
 import logging
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from typer.testing import CliRunner
@@ -190,3 +191,10 @@ def test_what_an_app_raises_is_a_failure_with_a_traceback(make_app):
     machine = run("--json")
     assert machine.exit_code == 1
     assert json.loads(machine.stdout)["error"] == "LookupError: 3"
+
+
+def test_the_command_can_be_called_in_a_thread(folder):
+    with ThreadPoolExecutor(1) as threads:
+        result = threads.submit(call, "simulate", folder, "--set", "nonsense=1").result()
+    assert result.exit_code == 2
+    assert "unknown key nonsense" in result.stderr

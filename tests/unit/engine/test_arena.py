@@ -71,6 +71,13 @@ def test_directories_are_private_and_go_away(monkeypatch, tmp_path):
     assert not any(directory.exists() for directory in directories)
 
 
+def test_without_shared_memory_there_is_the_disk(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("fedtrain.engine.arena._SHARED_MEMORY", tmp_path / "missing")
+    (directory,) = create_directories()
+    assert directory.parent == tmp_path
+
+
 def test_an_unusable_temporary_directory_is_a_storage_error(monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
     with pytest.raises(StorageError, match="missing"):

@@ -1,16 +1,14 @@
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 
 from tests.processes import runs, until
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[3]
 
 APP = """
 @app.train()
@@ -50,8 +48,9 @@ sys.stdin.readline()  # until they have been looked at
 def start(write_app, tmp_path):
     """Starts a script that opens a grid; returns it, the grid's directories and the workers' process ids."""
     started = []
-    # Not below tmp_path: a socket that multiprocessing makes there has a name of at most 107 bytes.
-    temporary = tempfile.mkdtemp(prefix="ft-")
+    # Too long for the path of a socket: the engine makes its sockets elsewhere.
+    temporary = tmp_path / ("long" * 25)
+    temporary.mkdir()
 
     def run(body, app=APP, preload=()):
         folder = write_app(app)
@@ -59,7 +58,7 @@ def start(write_app, tmp_path):
         pids.mkdir()
         script = tmp_path / "script.py"
         script.write_text(SCRIPT.format(body=body, preload=preload))
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PIDS": str(pids), "TMPDIR": temporary}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PIDS": str(pids), "TMPDIR": str(temporary)}
         command = [sys.executable, str(script), str(folder)]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
         started.append(process)
@@ -76,7 +75,6 @@ def start(write_app, tmp_path):
     for process in started:
         process.kill()
         process.communicate()
-    shutil.rmtree(temporary)
 
 
 def await_the_end(directories, pids):

@@ -92,6 +92,43 @@ def test_plain_lines_leave_out_what_is_not_known_and_name_who_was_dropped(capsys
     ]
 
 
+def text_stream(file, encoding):
+    return io.TextIOWrapper(file, encoding=encoding, write_through=True)
+
+
+@pytest.mark.parametrize("screen", [PlainScreen, LiveScreen])
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("ascii", b"caf\\xe9 \\u2603"), ("latin-1", b"caf\xe9 \\u2603"), ("utf-8", "café ☃".encode())],
+)
+def test_what_the_output_cannot_show_is_escaped(monkeypatch, screen, encoding, shown):
+    file = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", text_stream(file, encoding))
+    with screen() as shows:
+        shows.show(started())
+        shows.show(Notice(text="café ☃"))
+        shows.show(finished(1, 0.5))
+    assert shown in file.getvalue()
+
+
+def test_a_run_goes_on_where_nobody_reads_what_it_prints(monkeypatch):
+    read, write = os.pipe()
+    stream = io.TextIOWrapper(io.FileIO(write, "w"), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", stream)
+    screen = PlainScreen()
+    screen.show(Notice(text="read"))
+    os.close(read)
+    for _ in range(3):
+        screen.show(Notice(text="not read"))
+    stream.close()  # what was left in it is no error either
+
+
+def test_a_process_without_standard_output_has_a_screen_all_the_same(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    with make_screen("auto") as screen:
+        screen.show(Notice(text="to nobody"))
+
+
 @pytest.mark.parametrize("screen", [PlainScreen, LiveScreen])
 @pytest.mark.parametrize(
     ("done", "said"),
