@@ -87,7 +87,7 @@ class Run:
         from safetensors.torch import load
 
         from fedtrain.data.types import DataInfo
-        from fedtrain.tasks import build_task
+        from fedtrain.tasks import build_model, build_task, load_weights
 
         saved = self.report.model.final if which == "final" else self.report.model.best
         if saved is None:
@@ -104,8 +104,8 @@ class Run:
         info = DataInfo.from_json(schema)
         task = build_task(from_flat(self.report.config).task, info, self.task)
         with torch.random.fork_rng(devices=[]):
-            model = task.model()
-        model.load_state_dict(load(weights))
+            model = build_model(task)
+        load_weights(model, load(weights))
         return model.eval()
 
 

@@ -16,7 +16,7 @@ from fedtrain.data.site import SiteData, site_data
 from fedtrain.data.site import open_site as open_records
 from fedtrain.errors import ClientError, SiteError
 from fedtrain.machines import NodeFolder
-from fedtrain.tasks import NO_OBJECTS, CallerObjects, Task, build_task
+from fedtrain.tasks import NO_OBJECTS, CallerObjects, Task, build_model, build_task, move_model
 from fedtrain.tasks.calls import resolve_device
 from fedtrain.training import Records
 
@@ -87,7 +87,7 @@ def _open(experiment: Experiment, node: NodeFolder | None, data: SiteData | None
         info=info,
         partitions=partitions,
         task=task,
-        model=task.model().to(resolve_device(experiment.device)),
+        model=move_model(build_model(task), resolve_device(experiment.device)),
     )
 
 

@@ -25,7 +25,7 @@ from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import Arrays, Mechanism, mechanism_of
 from fedtrain.privacy.noise import RandomSource, open_source
 from fedtrain.seeding import derive_seed
-from fedtrain.tasks import shared_names, trainable_names
+from fedtrain.tasks import load_weights, shared_names, trainable_names, weights_of
 from fedtrain.training import PlainTrainer, Records, RoundSettings, check_model
 
 
@@ -52,7 +52,7 @@ class Work:
         """Get ready to do what a message asks for."""
         # A process trains one client after another: what a layer keeps, or a failure leaves, must not reach the next.
         model = deepcopy(site.model)
-        model.load_state_dict(request.arrays.to_torch_state_dict())
+        load_weights(model, request.arrays.to_torch_state_dict())
         settings = RoundSettings(
             learning_rate=request.learning_rate,
             proximal_mu=request.proximal_mu,
@@ -97,8 +97,8 @@ class _Training:
         return self._trained()
 
     def _trained(self) -> Arrays:
-        state, shared = self.work.model.state_dict(), self.work.shared
-        return {name: tensor.detach().cpu().numpy() for name, tensor in state.items() if name in shared}
+        weights, shared = weights_of(self.work.model), self.work.shared
+        return {name: tensor.detach().cpu().numpy() for name, tensor in weights.items() if name in shared}
 
 
 def train(content: RecordDict, client: ClientContext, site: Site) -> RecordDict:
@@ -118,7 +118,7 @@ def train(content: RecordDict, client: ClientContext, site: Site) -> RecordDict:
         return _train_privately(work, records, mechanism).to_records()
     metrics = {protocol.WEIGHT: float(len(records)), protocol.LOSS: _trained_plainly(work, records)}
     received, own = work.request.arrays, trainable_names(work.model) - work.shared
-    trained = state_record(work.model.state_dict())
+    trained = state_record(weights_of(work.model))
     arrays = ArrayRecord({name: received[name] if name in own else array for name, array in trained.items()})
     return TrainReply(arrays=arrays, metrics=metrics).to_records()
 

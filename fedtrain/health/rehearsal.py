@@ -12,7 +12,7 @@ from fedtrain.health.check import Check, fails, ok, warns
 from fedtrain.ledger import SitePolicy
 from fedtrain.privacy import PrivacyPlan, PrivacySpec, calibrate
 from fedtrain.privacy.noise import open_source
-from fedtrain.tasks import build_task
+from fedtrain.tasks import build_model, build_task, move_model
 from fedtrain.tasks.calls import resolve_device
 from fedtrain.tasks.supervised import fitting
 from fedtrain.training import Records, RoundSettings
@@ -66,7 +66,7 @@ def _step(task_name: str, info: DataInfo, train: Split, device: torch.device) ->
     from fedtrain.training.private import PrivateTrainer  # noqa: PLC0415 - likewise
 
     task = build_task(TaskConfig(name=task_name), info)
-    model = task.model().to(device)
+    model = move_model(build_model(task), device)
     result = preflight(model, task, info)
     records = Records(
         features=torch.from_numpy(train.features[:MOST_RECORDS].copy()),

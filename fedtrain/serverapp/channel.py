@@ -20,6 +20,7 @@ from fedtrain.messaging import SessionOffer
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.secagg import check_noise
+from fedtrain.tasks import weights_of
 from fedtrain.trust import Roster
 
 # A client that has not announced its keys by then is not waited for.
@@ -166,7 +167,7 @@ def checked_summing(experiment: Experiment, model: nn.Module, plan: PrivacyPlan 
             f"the mechanism {mechanism.kind!r} requires that nobody learns who takes part in a round, and in secure "
             "aggregation the members of a cohort know each other; set transport.secagg.enabled = false"
         )
-    arrays = state_record(model.state_dict())
+    arrays = state_record(weights_of(model))
     _check_arrays(model, experiment)
     summing, secagg, cohort = Summing.of(experiment), experiment.transport.secagg, experiment.federation.cohort
     try:
@@ -184,7 +185,7 @@ def checked_summing(experiment: Experiment, model: nn.Module, plan: PrivacyPlan 
 
 
 def _check_arrays(model: nn.Module, experiment: Experiment) -> None:
-    state, learnt = model.state_dict(), {name for name, _ in model.named_parameters()}
+    state, learnt = weights_of(model), {name for name, _ in model.named_parameters()}
     if strange := [name for name, tensor in state.items() if tensor.is_complex()]:
         raise ConfigError(f"secure aggregation sums real numbers, and the model has complex ones: {', '.join(strange)}")
     if not any(tensor.is_floating_point() for tensor in state.values()):

@@ -1,6 +1,7 @@
 """Where a run stands: what a checkpoint holds."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -92,9 +93,9 @@ class RunState:
             raise StorageError(f"this is not a checkpoint: {error}") from error
 
 
-def encode_model(model: Arrays) -> bytes:
-    """Return a model as a safetensors file: the tensors of its state dict."""
-    return _save(model)
+def encode_model(model: Arrays, second_names: Mapping[str, str]) -> bytes:
+    """Return a model as a safetensors file: the tensors of its state dict, with further names as metadata."""
+    return _save(model, dict(second_names) or None)
 
 
 def _save(arrays: Arrays, metadata: dict[str, str] | None = None) -> bytes:

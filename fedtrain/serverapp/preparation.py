@@ -17,7 +17,17 @@ from fedtrain.progress import working
 from fedtrain.report import Metric
 from fedtrain.seeding import derive_seed
 from fedtrain.serverapp import run_warnings
-from fedtrain.tasks import NO_OBJECTS, CallerObjects, Records, Task, build_task, shared_names
+from fedtrain.tasks import (
+    NO_OBJECTS,
+    CallerObjects,
+    Records,
+    Task,
+    build_model,
+    build_task,
+    move_model,
+    shared_names,
+    weights_of,
+)
 from fedtrain.tasks.calls import resolve_device
 from fedtrain.training import check_model, refused_alone
 
@@ -100,7 +110,7 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
     store, partitions = (open_test(experiment.data), None) if deployed else _simulated(experiment, objects)
     task = build_task(experiment.task, store.info, objects.task)
     torch.manual_seed(derive_seed(experiment.seed, "model"))
-    model = task.model()
+    model = build_model(task)
     shared = shared_names(task, model)
     with working("trying the model on synthetic records"):
         slower = check_model(model, mechanism.requires, task=task, info=store.info)
@@ -109,7 +119,7 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
         found, private = _looked_at(experiment, store, shown, task, model)
     found.append(run_warnings.of_statistics(experiment, model))
     if plan is not None:
-        trained = sum(value.numel() for name, value in model.state_dict().items() if name in shared)
+        trained = sum(value.numel() for name, value in weights_of(model).items() if name in shared)
         found.append(run_warnings.of_noise(plan, experiment, trained))
         if shown is not None:
             found += run_warnings.of_sizes(plan, _sizes(shown), client_names(store, experiment.data))
@@ -121,7 +131,7 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
         store=store,
         histogram=histogram,
         task=task,
-        model=model.to(device),
+        model=move_model(model, device),
         plan=plan,
         metrics=metrics_of(task),
         slower=slower,

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import cast
 
 import numpy as np
 import torch
@@ -32,7 +31,7 @@ from fedtrain.serverapp.channel import Channel
 from fedtrain.serverapp.checkpoint import Arrays, RunState
 from fedtrain.serverapp.preparation import Preparation
 from fedtrain.serverapp.sampling import DrawnGrid
-from fedtrain.tasks import Records, Task, shared_names
+from fedtrain.tasks import Records, Task, load_weights, shared_names, weights_of
 from fedtrain.tasks.calls import collate, forward, to_device
 from fedtrain.training import learning_rate
 
@@ -198,7 +197,7 @@ class Rounds:
     def evaluated(self, state: RunState) -> RunState:
         """Evaluate the model of a state centrally and return the state with the result added."""
         tensors = {name: torch.from_numpy(np.array(value)) for name, value in state.model.items()}
-        self._preparation.model.load_state_dict(tensors)
+        load_weights(self._preparation.model, tensors)
         evaluation = evaluate(
             self._preparation.model,
             self._preparation.task,
@@ -215,10 +214,10 @@ def as_record(model: Arrays) -> ArrayRecord:
 
 def initial_state(preparation: Preparation) -> RunState:
     """Return the state before the first round."""
-    tensors = preparation.model.state_dict()
+    tensors = weights_of(preparation.model)
     return RunState(
         round_number=0,
-        model={name: cast("np.ndarray", tensor.cpu().numpy().copy()) for name, tensor in tensors.items()},
+        model={name: tensor.cpu().numpy().copy() for name, tensor in tensors.items()},
         strategy={},
         evaluations=(),
         round_log=(),

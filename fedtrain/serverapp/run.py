@@ -18,7 +18,7 @@ from fedtrain.flower.grids.prompt import PromptGrid
 from fedtrain.machines import ServerFolder
 from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.progress import shown
-from fedtrain.report import Evaluation, Report, best_of
+from fedtrain.report import Evaluation, ModelFile, Report, best_of
 from fedtrain.report.evaluation import not_finite
 from fedtrain.report.html import render_html
 from fedtrain.report.wording import called
@@ -43,6 +43,7 @@ from fedtrain.serverapp.rounds import Rounds, initial_state
 from fedtrain.serverapp.run_folder import RunFolder, open_board
 from fedtrain.serverapp.screen import Screen, make_screen
 from fedtrain.tasks import NO_OBJECTS, CallerObjects
+from fedtrain.tasks.weights import second_names
 
 _log = logging.getLogger(__name__)
 
@@ -246,7 +247,10 @@ class RunInProgress:
     def _save_if_best(self) -> None:
         best = best_of(self._state.evaluations, self._preparation.metrics)
         if best is not None and best.round == self._state.round_number:
-            self._folder.save_model("best", self._state.model)
+            self._save_model("best")
+
+    def _save_model(self, name: str) -> ModelFile:
+        return self._folder.save_model(name, self._state.model, second_names(self._preparation.model))
 
     def _report(self, status: Status, reason: str | None) -> Report:
         report = build_report(
@@ -256,7 +260,7 @@ class RunInProgress:
             run=self._run,
             status=status,
             reason=reason,
-            final=self._folder.save_model("final", self._state.model),
+            final=self._save_model("final"),
             best=self._folder.model_file("best"),
         )
         self._folder.save_report(report, render_html(report))

@@ -1,7 +1,7 @@
 """The run folder: everything that a run leaves behind, with TensorBoard's event files for those who ask for them."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -157,16 +157,22 @@ class RunFolder:
                 f"cannot read the checkpoint {checkpoints[-1]}: {error}; remove it to continue from the one before"
             ) from error
 
-    def save_model(self, name: str, arrays: Arrays) -> ModelFile:
-        """Write a model as ``model-NAME.safetensors``: the tensors of its state dict.
+    def save_model(self, name: str, arrays: Arrays, second_names: Mapping[str, str] | None = None) -> ModelFile:
+        """Write a model as ``model-NAME.safetensors``: the tensors of its state dict, each once.
 
         The file is read back. It holds the evaluated model bit for bit, so that what was measured is true of the file.
+
+        Args:
+            name: of the file.
+            arrays: the weights.
+            second_names: the further names of a weight that has several, and the one that it goes by. They are in the
+                file's metadata, as ``safetensors.torch.save_model`` writes them, and its ``load_model`` loads the file.
 
         Raises:
             StorageError: it cannot be written, or holds something else.
         """
         path = self.path / f"model-{name}.safetensors"
-        write_atomic(path, encode_model(arrays))
+        write_atomic(path, encode_model(arrays, second_names or {}))
         data = _read_back(path, lambda data: check_model_file(data, arrays))
         return ModelFile(file=path.name, sha256=sha256(data).hexdigest())
 

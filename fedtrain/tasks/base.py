@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtrain.errors import TaskError
+from fedtrain.tasks.weights import names_of
 
 Batch = dict[str, Tensor]
 """What a model is trained on at once, by name. The first dimension of every tensor is the record."""
@@ -106,18 +107,20 @@ class Task(Protocol):
     def shared(self, model: nn.Module) -> frozenset[str]:
         """Return the names in the state dict that are sent, clipped, masked and digested; all else stays as received.
 
-        They are some or all of the trainable parameters (`trainable_names`).
+        They are some or all of the trainable parameters (`trainable_names`). A parameter that has several names, as
+        tied weights have, is one: any of its names means it.
         """
         return trainable_names(model)
 
 
 def trainable_names(model: nn.Module) -> frozenset[str]:
-    """Return the names in the state dict of all that is trained.
+    """Return the names in the state dict of all that is trained, each parameter by the first of its names.
 
     In a private mode all else, buffers and frozen parameters, is released as it was received: no noise covers it.
     """
+    names = names_of(model)
     parameters = model.named_parameters(remove_duplicate=False)
-    return frozenset(name for name, value in parameters if value.requires_grad)
+    return frozenset(names[name] for name, value in parameters if value.requires_grad and name in names)
 
 
 def unknown(field: str, value: str, allowed: Collection[str], also: str = "") -> TaskError:

@@ -13,6 +13,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fedtrain.errors import ConfigError, TaskError
 from fedtrain.tasks.base import Batch, Records, Task, trainable_names
+from fedtrain.tasks.weights import names_of
 
 # So many records of a batch have their loss computed again alone.
 _ALONE = 16
@@ -105,14 +106,15 @@ def split(batch: Batch, size: int) -> list[Batch]:
 
 
 def shared_names(task: Task, model: nn.Module) -> frozenset[str]:
-    """Return the names in the state dict that a task shares.
+    """Return the names in the state dict that a task shares, each weight by the first of its names.
 
     Whatever sends, clips, adds noise, masks or digests goes by this set, and by no other.
 
     Raises:
         TaskError: the task names what is not trained, and so is neither clipped nor noised, or names nothing.
     """
-    shared, trainable = frozenset(task.shared(model)), trainable_names(model)
+    names = names_of(model)
+    shared, trainable = frozenset(names.get(name, name) for name in task.shared(model)), trainable_names(model)
     if strange := sorted(shared - trainable):
         raise TaskError(
             f"the task shares {', '.join(strange[:3])}, which is no trainable parameter of its model: what is not "

@@ -1,0 +1,262 @@
+"""One tensor is one weight, whatever names it has; and what is neither one nor two is refused."""
+
+import copy
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_model
+from torch import nn
+
+from fedtrain.errors import TaskError
+from fedtrain.serverapp.run_folder import RunFolder
+from fedtrain.tasks import Task, build_model, load_weights, move_model, shared_names, trainable_names, weights_of
+from fedtrain.tasks.weights import second_names
+
+
+class Of(Task):
+    """A task of nothing but a model, and of what it shares of it."""
+
+    def __init__(self, model, shared=None):
+        self._model, self._shared = model, shared
+
+    def model(self):
+        return self._model
+
+    def collate(self, records, generator): ...
+
+    def losses(self, outputs, batch): ...
+
+    def metrics(self): ...
+
+    def shared(self, model):
+        return super().shared(model) if self._shared is None else self._shared
+
+
+def three():
+    return nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5), nn.Linear(3, 5))
+
+
+def tied():
+    net = three()
+    net[2].weight = net[0].weight
+    return net
+
+
+def on_the_same_memory():
+    net = three()
+    net[2].weight = nn.Parameter(net[0].weight.data)
+    return net
+
+
+def under_three_names():
+    net = three()
+    net[1].weight = nn.Parameter(net[0].weight.data)
+    net[2].weight = net[1].weight
+    return net
+
+
+def one_layer_twice():
+    net = three()
+    net[2] = net[1]
+    return net
+
+
+def one_buffer_twice():
+    net = three()
+    net[0].register_buffer("scale", torch.ones(3))
+    net[2].register_buffer("scale", net[0].scale)
+    return net
+
+
+def buffers_on_the_same_memory():
+    net = one_buffer_twice()
+    net[2].scale = net[0].scale.view(3)
+    return net
+
+
+MODELS = {
+    tied: {"2.weight": "0.weight"},
+    on_the_same_memory: {"2.weight": "0.weight"},
+    under_three_names: {"1.weight": "0.weight", "2.weight": "0.weight"},
+    one_layer_twice: {"2.weight": "1.weight", "2.bias": "1.bias"},
+    one_buffer_twice: {"2.scale": "0.scale"},
+    buffers_on_the_same_memory: {"2.scale": "0.scale"},
+    three: {},
+}
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_a_weight_goes_by_its_first_name_and_is_loaded_into_all(make):
+    built = build_model(Of(make()))
+    assert second_names(built) == MODELS[make]
+    assert set(weights_of(built)) == set(built.state_dict()) - set(MODELS[make])
+    assert sum(value.numel() for value in weights_of(built).values()) == len(
+        {(value.data_ptr(), place) for value in built.state_dict().values() for place in range(value.numel())}
+    )
+    # Each client trains a copy.
+    for model in (copy.deepcopy(built), move_model(copy.deepcopy(built), torch.device("cpu"))):
+        weights = {name: torch.rand_like(value) for name, value in weights_of(model).items()}
+        load_weights(model, weights)
+        state = model.state_dict()
+        for name, first in {**{name: name for name in weights}, **MODELS[make]}.items():
+            assert torch.equal(state[name], weights[first])
+            assert state[name].data_ptr() == state[first].data_ptr()
+
+
+def test_a_model_on_another_device_has_a_buffer_of_two_names_once():
+    model = build_model(Of(one_buffer_twice()))
+    move_model(model, torch.device("meta"))  # torch moves the buffer of each name by itself
+    assert model[0].scale is model[2].scale
+    assert second_names(model) == {"2.scale": "0.scale"}
+
+
+def test_what_is_trained_and_shared_is_named_once():
+    model = build_model(Of(tied()))
+    assert trainable_names(model) == {"0.weight", "1.weight", "1.bias", "2.bias"}
+    assert shared_names(Of(model), model) == trainable_names(model)
+    assert shared_names(Of(model, {"2.weight", "2.bias"}), model) == {"0.weight", "2.bias"}
+    with pytest.raises(TaskError, match=r"shares 3\.weight, which is no trainable parameter"):
+        shared_names(Of(model, {"3.weight"}), model)
+
+
+def test_weights_under_a_second_name_are_refused():
+    model = build_model(Of(tied()))
+    weights = weights_of(model)
+    with pytest.raises(TaskError, match=r"^2\.weight is the same tensor as 0\.weight, and goes by that name$"):
+        load_weights(model, {**weights, "2.weight": weights["0.weight"]})
+    with pytest.raises(TaskError, match=r"^9 is none of the model's weights$"):
+        load_weights(model, {**weights, "9": weights["0.weight"]})
+    del weights["0.weight"]
+    with pytest.raises(TaskError, match=r"^the weights 0\.weight of the model are missing$"):
+        load_weights(model, weights)
+
+
+def a_part(net):
+    net[1].weight = nn.Parameter(net[0].weight.data[1:3])
+
+
+def transposed(net):
+    net[1].weight = nn.Parameter(net[0].weight.data.t())
+
+
+def another_type(net):
+    net[1].register_buffer("bits", net[0].weight.data.view(torch.int32))
+
+
+def a_part_through_numpy(net):
+    net[1].register_buffer("row", torch.from_numpy(net[0].weight.detach().numpy()[1]))
+
+
+def overlapping_buffers(net):
+    whole = torch.arange(20.0).reshape(4, 5)
+    net[0].register_buffer("left", whole[:, :3])
+    net[1].register_buffer("right", whole[:, 2:])
+
+
+PARTLY = {
+    a_part: ("1.weight", "0.weight"),
+    transposed: ("1.weight", "0.weight"),
+    another_type: ("1.bits", "0.weight"),
+    a_part_through_numpy: ("1.row", "0.weight"),
+    overlapping_buffers: ("1.right", "0.left"),
+}
+
+
+@pytest.mark.parametrize("change", PARTLY)
+def test_weights_that_are_one_in_part_are_refused_by_name(change):
+    net = three()
+    change(net)
+    two, one = map(re.escape, PARTLY[change])
+    with pytest.raises(TaskError, match=rf"{two} of the model is on a part of the memory of the \w+ {one}"):
+        build_model(Of(net))
+
+
+def as_a_buffer(net):
+    net[1].register_buffer("held", net[0].weight.detach())
+
+
+def itself_as_a_buffer(net):
+    net[1].register_buffer("held", net[0].weight)
+
+
+def as_a_buffer_that_is_not_saved(net):
+    net[1].register_buffer("held", net[0].weight.detach(), persistent=False)
+
+
+def frozen(net):
+    net[1].held = nn.Parameter(net[0].weight.detach(), requires_grad=False)
+
+
+@pytest.mark.parametrize("change", [as_a_buffer, itself_as_a_buffer, as_a_buffer_that_is_not_saved, frozen])
+def test_a_weight_is_not_trained_under_one_name_and_constant_under_another(change):
+    net = three()
+    change(net)
+    with pytest.raises(TaskError, match=r"1\.held of the model is on the memory of the parameter 0\.weight: "):
+        build_model(Of(net))
+
+
+def test_a_weight_that_overlaps_itself_is_refused():
+    net = three()
+    net[0].register_buffer("scale", torch.ones(1).expand(3))
+    with pytest.raises(TaskError, match=r"the weight 0\.scale of the model has the same memory in several places"):
+        build_model(Of(net))
+
+
+def columns_of_one_matrix(net):
+    whole = torch.arange(20.0).reshape(4, 5)
+    net[0].register_buffer("left", whole[:, :3])
+    net[1].register_buffer("right", whole[:, 3:])
+
+
+def rows_of_one_vector(net):
+    whole = torch.arange(8.0)
+    net[0].weight, net[1].weight = nn.Parameter(whole[:4].view(2, 2)), nn.Parameter(whole[4:].view(2, 2))
+
+
+def expanded_along_nothing(net):
+    net[0].register_buffer("position", torch.arange(4).expand(1, -1))
+
+
+def views_that_nobody_is_sent(net):
+    net[0].register_buffer("table", torch.arange(8.0))
+    net[1].register_buffer("start", net[0].table[:4], persistent=False)
+    net[1].register_buffer("wide", torch.ones(1).expand(4), persistent=False)
+
+
+def channels_last(net):
+    net.append(nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last))
+
+
+def empty(net):
+    net[0].register_buffer("none", torch.empty(0))
+    net[1].register_buffer("nothing", torch.empty(0))
+
+
+def unknown_shapes(net):
+    net.append(nn.LazyLinear(3))
+
+
+APART = [
+    *(columns_of_one_matrix, rows_of_one_vector, expanded_along_nothing, views_that_nobody_is_sent),
+    *(channels_last, empty, unknown_shapes),
+]
+
+
+@pytest.mark.parametrize("change", APART)
+def test_weights_that_have_nothing_in_common_stay_apart(change):
+    net = three()
+    change(net)
+    names = set(net.state_dict())
+    assert second_names(build_model(Of(net))) == {}
+    assert set(net.state_dict()) == names
+
+
+def test_a_saved_model_is_loaded_into_all_names(tmp_path):
+    model = build_model(Of(on_the_same_memory()))
+    arrays = {name: value.numpy() for name, value in weights_of(model).items()}
+    folder = RunFolder(path=tmp_path)
+    folder.save_model("final", arrays, second_names(model))
+    again = tied()
+    assert load_model(again, tmp_path / "model-final.safetensors") == (set(), [])
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in again.state_dict().items())
