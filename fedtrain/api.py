@@ -169,6 +169,12 @@ def simulate(
         RunError: the run failed; its folder holds what was reached.
         KeyboardInterrupt: likewise, when a person stopped it.
     """
+    from fedtrain.serverapp.run_folder import RunFolder
+
+    experiment = _with_output(experiment, out, resume=resume)
+    if not experiment.output.resume:
+        RunFolder.of(experiment)  # before what takes seconds
+
     import torch
 
     from fedtrain.clientapp.app import make_client_app
@@ -178,7 +184,7 @@ def simulate(
     from fedtrain.tasks import NO_OBJECTS
 
     with nullcontext() if experiment.output.screen == "none" else shown():
-        experiment, objects = _with_objects(_with_output(experiment, out, resume=resume), task, data)
+        experiment, objects = _with_objects(experiment, task, data)
     directory = experiment.output.directory
     with (
         _quiet_flower(),

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from fedtrain.cli.running import reporting_errors
+from fedtrain.cli.simulate import checked, demo
 from fedtrain.cli.streams import answering
-from fedtrain.config import from_flat, read_flat
+from fedtrain.config import read_flat
 
 privacy = typer.Typer(name="privacy", help="What an experiment would guarantee and spend.", no_args_is_help=True)
 
@@ -21,7 +22,10 @@ def _group() -> None:
 @privacy.command()
 def plan(
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="TOML file of the experiment. Its data need not be here.")
+        Path | None,
+        typer.Option(
+            "--config", "-c", help="TOML file of the experiment; the demo if unset. Its data need not be here."
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value, over the file's. Repeatable.")
@@ -33,12 +37,14 @@ def plan(
     from fedtrain.report.plan import summarize_plan  # noqa: PLC0415 - the accountants take a second to import
 
     with reporting_errors(), answering(as_json) as answer:
-        summary = summarize_plan(from_flat(read_flat(config, settings)))
+        file = demo() if config is None else config
+        summary = summarize_plan(checked(read_flat(file, settings), config))
         if plot is not None:
             from fedtrain.report.plots import plan_png  # noqa: PLC0415 - matplotlib takes a second to import
 
             plan_png(plot, [(point.rounds, point.epsilon) for point in summary.rounds[:-1]], summary.budget)
         if as_json:
-            answer(summary.as_data())
+            answer({"config": str(file), **summary.as_data()})
         else:
-            sys.stdout.write(f"{summary}\n")
+            planned = f"Without --config, this is the demo, {file}.\n\n" if config is None else ""
+            sys.stdout.write(f"{planned}{summary}\n")

@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -12,10 +13,11 @@ from typing import Annotated, Any
 import typer
 
 from fedtrain.cli.streams import answering, on_termination
-from fedtrain.config import from_flat, parse_settings, read_toml
+from fedtrain.config import Experiment, from_flat, parse_settings, read_toml
 from fedtrain.errors import ConfigError, FedtrainError
 from fedtrain.flower.app import FlowerApp, find_app, shipped
 from fedtrain.report import Report
+from fedtrain.serverapp.run_folder import RunFolder
 
 _INTERRUPTED = 130
 
@@ -93,30 +95,38 @@ def simulate(
 
 def _configured(app: FlowerApp, config: Path | None, overrides: dict[str, Any]) -> dict[str, Any]:
     """Return the run config. That of our own app is an experiment, and is checked before a worker starts."""
-    demo = None
-    if ours := app.folder == shipped():
-        if config is None:
-            config = demo = shipped() / "simulations" / "demo.toml"
+    ours = app.folder == shipped()
+    if ours:
         # A task of the user's own is beside the experiment. Last, so that it is in the way of no package.
         sys.path.append(str(Path.cwd()))
-    run_config = app.run_config((read_toml(config) if config is not None else {}) | overrides)
+    file = demo() if ours and config is None else config
+    run_config = app.run_config((read_toml(file) if file is not None else {}) | overrides)
     if ours:
-        _check_experiment(run_config, demo)
+        RunFolder.of(checked(run_config, config))
     if run_config.get("output.directory") == "" and "name" in run_config and not run_config.get("output.resume"):
         # Clients keep their ledgers in the run folder, so it has a name before they start.
         run_config["output.directory"] = f"runs/{run_config['name']}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     return run_config
 
 
-def _check_experiment(run_config: dict[str, Any], demo: Path | None) -> None:
-    """Refuse what is no experiment; where the demo stands in for a file, say so."""
+def demo() -> Path:
+    """Return the experiment that stands in for one that is not named."""
+    return shipped() / "simulations" / "demo.toml"
+
+
+def checked(flat: Mapping[str, Any], config: Path | None) -> Experiment:
+    """Return the experiment of a flat mapping, which began with a file, or with the demo.
+
+    Raises:
+        ConfigError: it is none; where the demo stands in for a file, the message says so.
+    """
     try:
-        from_flat(run_config)
+        return from_flat(flat)
     except ConfigError as error:
-        if demo is None:
+        if config is not None:
             raise
         raise ConfigError(
-            f"{error}\nwithout --config, --set changes the demo: see {demo} for the values it has; set those too, or "
+            f"{error}\nwithout --config, --set changes the demo: see {demo()} for the values it has; set those too, or "
             "name a file of your own with --config"
         ) from error
 

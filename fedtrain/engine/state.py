@@ -10,6 +10,7 @@ A file is
 import os
 import struct
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -82,6 +83,8 @@ class StateFiles:
 class Spool(StateFiles):
     """The files of one directory, as the parent uses them. Only one process at a time may own a directory.
 
+    A directory that holds nothing in the end is gone, with those above it that were made for it.
+
     Raises:
         StorageError: the directory cannot be used, or another process owns it.
     """
@@ -89,6 +92,7 @@ class Spool(StateFiles):
     def __init__(self, directory: Path, *, durable: bool) -> None:
         super().__init__(directory, durable=durable)
         self._lock = FileLock(directory / "lock")
+        self._made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
@@ -121,7 +125,13 @@ class Spool(StateFiles):
 
     def close(self) -> None:
         """Let another process use the directory."""
+        lock = self._directory / "lock"
+        if list(self._directory.iterdir()) == [lock]:
+            lock.unlink()  # while it is held: who waits for it finds that it has no name, and makes another
         self._lock.release()
+        with suppress(OSError):  # the first that is not empty
+            for folder in self._made:
+                folder.rmdir()
 
 
 def encode_state(state: RecordDict) -> bytes:

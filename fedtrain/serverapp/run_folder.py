@@ -75,13 +75,12 @@ class RunFolder:
         return self.path / "report.html"
 
     @classmethod
-    def open(cls, experiment: Experiment) -> "RunFolder":
-        """Make the folder of a new run, or open that of a run to be resumed.
+    def of(cls, experiment: Experiment) -> "RunFolder":
+        """Return the folder of a new run, or of one to be resumed. Nothing is written.
 
         Raises:
             ConfigError: the folder holds a run and ``resume`` is not set, or a run of another configuration, or
                 checkpoints without a configuration; or ``resume`` is set without a folder.
-            StorageError: the folder cannot be made.
         """
         if experiment.output.resume and experiment.output.directory is None:
             raise ConfigError(
@@ -97,12 +96,25 @@ class RunFolder:
                     "folder with output.directory (--out)"
                 )
             folder._check_same(experiment, config)
-            return folder
-        if folder._checkpoints():
+        elif folder._checkpoints():
             raise ConfigError(
                 f"{folder.path} holds checkpoints and no config.toml, which says what run they are of: put it back, or "
                 "name another folder with output.directory (--out)"
             )
+        return folder
+
+    @classmethod
+    def open(cls, experiment: Experiment) -> "RunFolder":
+        """Make the folder of a new run, or open that of a run to be resumed.
+
+        Raises:
+            ConfigError: as `of`.
+            StorageError: the folder cannot be made.
+        """
+        folder = cls.of(experiment)
+        config = folder.path / "config.toml"
+        if config.exists():
+            return folder
         try:
             (folder.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -101,6 +101,7 @@ def test_values_that_cannot_be_used_are_named_by_row(cli, tmp_path, kind, messag
     outcome = cli.here("simulate", *table(data, "data.test_fraction=0.2"), "--out", tmp_path / "run")
     assert outcome.status == 2, outcome.stderr
     assert all(message in outcome.stderr for message in messages)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture

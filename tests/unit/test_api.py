@@ -36,7 +36,7 @@ from fedtrain import (
     plan,
     simulate,
 )
-from fedtrain.config import read_toml
+from fedtrain.config import read_toml, to_flat
 from fedtrain.data import open_store
 from fedtrain.errors import ConfigError, DataError, ReportError, SiteError, StorageError, TaskError, UsageError
 from fedtrain.tasks import ClassificationMetrics, Task
@@ -408,17 +408,17 @@ def test_an_experiment_is_read_with_overrides_and_errors_as_on_the_command_line(
         Experiment.load(tmp_path / "none.toml")
 
 
-def test_a_plan_is_what_the_command_line_shows(cache):
+def test_a_plan_is_what_the_command_line_shows(cache, tmp_path):
     from typer.testing import CliRunner
 
     from fedtrain.cli.app import app
 
     experiment = private_experiment(cache)
     summary = plan(experiment)
-    settings = [f"--set={key}={value}" for key, value in (("privacy.mode", "record"), ("privacy.epsilon", 2.0))]
-    flat = ["privacy.sampling_rate=0.2", "privacy.delta=1e-3", "training.local_steps=2", "training.batch_size=20"]
-    flat += ["federation.clients=4", "federation.cohort=2", "federation.rounds=3"]
-    shown = CliRunner().invoke(app, ["privacy", "plan", *settings, *(f"--set={entry}" for entry in flat)])
+    file = tmp_path / "experiment.toml"
+    flat = to_flat(experiment).items()
+    file.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in flat if not key.startswith("data.")))
+    shown = CliRunner().invoke(app, ["privacy", "plan", "-c", str(file)])
     assert shown.output == f"{summary}\n"
     assert summary.epsilon <= summary.budget == 2.0
     assert summary.delta == 1e-3

@@ -2,13 +2,15 @@ import json
 import re
 import subprocess
 import sys
+from tempfile import NamedTemporaryFile
 
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from fedtrain.cli.app import app
-from fedtrain.config import from_flat
+from fedtrain.config import from_flat, read_toml
+from fedtrain.flower.app import shipped
 from fedtrain.privacy import PrivacyPlan, epsilon_of
 from fedtrain.privacy.mechanisms import mechanism_of
 
@@ -30,8 +32,10 @@ def plan_of(flat):
 
 
 def call(flat, *arguments):
-    settings = [word for key, value in flat.items() for word in ("--set", f"{key}={json.dumps(value)}")]
-    return CliRunner().invoke(app, ["privacy", "plan", *settings, *map(str, arguments)])
+    with NamedTemporaryFile("w", suffix=".toml") as file:
+        file.write("".join(f"{key} = {json.dumps(value)}\n" for key, value in flat.items()))
+        file.flush()
+        return CliRunner().invoke(app, ["privacy", "plan", "-c", file.name, *map(str, arguments)])
 
 
 def rows(text):
@@ -115,7 +119,9 @@ def test_an_epsilon_that_protects_nobody_is_called_so():
 def test_the_plan_is_of_the_file_with_the_settings_over_it_and_needs_no_data(tmp_path):
     file = tmp_path / "experiment.toml"
     file.write_text('[privacy]\nmode = "client"\nepsilon = 3.0\n[data]\nsource = "npz"\npath = "x"\ntest_path = "y"\n')
-    answer = json.loads(call({"privacy.epsilon": 2.5}, "--config", file, "--json").stdout)
+    arguments = ["privacy", "plan", "--config", str(file), "--set", "privacy.epsilon=2.5", "--json"]
+    answer = json.loads(CliRunner().invoke(app, arguments).stdout)
+    assert answer["config"] == str(file)
     assert (answer["budget"], answer["plan"]["spec"]["unit"]) == (2.5, "client")
     assert answer["epsilon"] <= 2.5
 
@@ -164,3 +170,15 @@ def test_a_run_without_privacy_imports_no_accountant():
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_without_a_file_the_demo_is_planned_as_simulate_runs_it():
+    result = CliRunner().invoke(app, ["privacy", "plan", "--set", "privacy.epsilon=3"])
+    assert result.exit_code == 0, result.stderr
+    file = shipped() / "simulations" / "demo.toml"
+    assert result.stdout.startswith(f"Without --config, this is the demo, {file}.\n\nAnyone who sees")
+    made = plan_of(read_toml(file) | {"privacy.epsilon": 3.0})
+    assert f"Noise multiplier {made.noise_multiplier:g}." in result.stdout
+    wrong = CliRunner().invoke(app, ["privacy", "plan", "--set", "federation.cohort=11"])
+    assert wrong.exit_code == 2
+    assert f"without --config, --set changes the demo: see {file}" in wrong.stderr

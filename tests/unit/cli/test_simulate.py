@@ -1,6 +1,8 @@
 import json
 import logging
 import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -198,3 +200,18 @@ def test_the_command_can_be_called_in_a_thread(folder):
         result = threads.submit(call, "simulate", folder, "--set", "nonsense=1").result()
     assert result.exit_code == 2
     assert "unknown key nonsense" in result.stderr
+
+
+def test_a_run_that_is_there_is_told_before_anything_is_imported_or_written(tmp_path):
+    (tmp_path / "config.toml").write_text('name = "demo"\n')
+    code = (
+        "import sys, subprocess\n"
+        "from fedtrain.cli.app import app\n"
+        f"try: app(['simulate', '--out', {str(tmp_path)!r}])\n"
+        "except SystemExit as end: assert end.code == 2, end.code\n"
+        "print(sorted({'torch', 'flwr', 'opacus', 'dp_accounting'} & sys.modules.keys()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "[]\n", done.stderr
+    assert done.stderr.startswith(f"error: {tmp_path} holds a run already: continue it with output.resume (--resume)")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]

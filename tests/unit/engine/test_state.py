@@ -98,3 +98,22 @@ def test_a_state_is_encoded_and_decoded():
     assert encode_state(RecordDict()) == b""
     with pytest.raises(StorageError, match="cannot be decoded"):
         decode_state(b"\xff\xff")
+
+
+def test_a_spool_that_was_not_used_leaves_nothing_and_one_that_was_keeps_its_files(tmp_path):
+    folder = tmp_path / "runs" / "x" / "clients"
+    first = Spool(folder, durable=True)
+    with pytest.raises(StorageError, match="another run uses the client states"):
+        Spool(folder, durable=True)
+    first.close()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "runs").mkdir()
+    Spool(folder, durable=True).close()
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    used = Spool(folder, durable=True)
+    used.stage(1, 1, b"state")
+    used.commit(1, 1)
+    used.close()
+    assert sorted(path.name for path in folder.iterdir()) == ["1.state", "lock"]
+    Spool(folder, durable=True).close()
+    assert (folder / "1.state").exists()
