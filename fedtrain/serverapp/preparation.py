@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedtrain.config import Experiment
+from fedtrain.config.strategies import check_strategy
 from fedtrain.data import DataStore, Partitions, Split, client_names, label_histogram, open_simulated, open_test
 from fedtrain.errors import PrivacySpecError, TaskError
 from fedtrain.ledger import client_folder, find_policy
@@ -94,6 +95,7 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
     Raises:
         UsageError: what cannot be used, before anything is trained.
     """
+    check_strategy(experiment)
     device = resolve_device(experiment.device)
     plan = None
     mechanism = mechanism_of(experiment)

@@ -12,6 +12,7 @@ import torch
 from flwr.app import ArrayRecord, Message
 from torch import nn
 
+from fedtrain.config.strategies import results_needed, shortage
 from fedtrain.data import Split
 from fedtrain.errors import AggregationError, BudgetError, RunError, TooFewResultsError
 from fedtrain.flower.client_dp import release_round, release_total
@@ -157,7 +158,7 @@ class Rounds:
         )
 
     def _require(self, entry: RoundEntry, outcome: Outcome | None) -> None:
-        minimum = self._experiment.federation.min_results
+        minimum = results_needed(self._experiment)
         # A Poisson cohort may be empty by chance; its round is noise, and counts.
         completed, dropped = entry.completed or (), entry.dropped or ()
         if self._mechanism.requires.hidden_cohorts or len(completed) >= minimum:
@@ -169,7 +170,7 @@ class Rounds:
         kind = BudgetError if len(completed) + len(refused) >= minimum else TooFewResultsError
         raise kind(
             f"round {entry.round} has {len(completed)} usable results of {len(completed) + len(dropped)} clients, and "
-            f"federation.min_results = {minimum}:\n{reasons}"
+            f"{shortage(self._experiment)}:\n{reasons}"
         )
 
     def _aggregated(self, state: RunState, number: int, collected: Collected) -> RunState:

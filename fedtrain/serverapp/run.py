@@ -11,6 +11,7 @@ from flwr.supercore.run import RunNotRunningException
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from fedtrain.config import Experiment
+from fedtrain.config.strategies import condition_of, results_needed
 from fedtrain.data import format_histogram
 from fedtrain.errors import AggregationError, BudgetError, FedtrainError, StorageError
 from fedtrain.files import append_line
@@ -305,6 +306,8 @@ def _introduction(preparation: Preparation) -> str:
     metric, baseline = next(iter(preparation.metrics), None), preparation.baseline or {}
     if metric is not None and metric.name in baseline:
         text += f"baseline: one answer for all test records reaches {metric.name} {baseline[metric.name]:.4f}\n"
+    if effect := condition_of(experiment).effect:
+        text += f"{experiment.server.strategy} {effect}; a round needs {results_needed(experiment)} results\n"
     if (plan := preparation.plan) is None:
         return f"{text}no privacy: no guarantee is given"
     spec, noise = plan.spec, experiment.privacy.noise

@@ -292,8 +292,26 @@ def test_a_strategy_that_fails_ends_the_run(cache):
         go(rounds, state)
 
 
-def test_a_strategy_that_gives_no_model_ends_the_run(cache):
-    preparation = prepare(digits_experiment(cache, **{"server.strategy": "Bulyan"}))
-    _, rounds, state = make(preparation)
-    with pytest.raises(RunError, match="Bulyan gave no model in round 1"):
-        go(rounds, state)
+def test_a_round_with_fewer_results_than_its_strategy_needs_is_not_applied(cache):
+    values = {"server.strategy": "Bulyan", "federation.cohort": 4, "federation.rounds": 2}
+    preparation = prepare(digits_experiment(cache, **values))
+    lost = []
+
+    def answer(message):
+        number = message.content[protocol.CONFIG][protocol.ROUND]
+        failing = number == 2 and len(lost) < 2
+        if failing:
+            lost.append(message.metadata.dst_node_id)
+        return Error(1, "gone") if failing else reply(message)
+
+    _, rounds, state = make(preparation, answer)
+    first = go(rounds, state)
+    with pytest.raises(TooFewResultsError) as caught:
+        go(rounds, first)
+    said = (
+        "round 2 has 2 usable results of 4 clients, and Bulyan needs 3, since 4 num_malicious_nodes + 3 = 3; the round"
+    )
+    assert str(caught.value).startswith(f"{said} is not applied, and a resumed run asks it again:\nclient ")
+    # From where it stands, it goes on.
+    _, resumed, _ = make(preparation, answer)
+    assert go(resumed, first).round_number == 2
