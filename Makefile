@@ -4,9 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TEST_WORKERS ?= 2
+FLWR ?= 1.42.0
+FLWR_VENV := build/flwr-$(FLWR)
+FLWR_TESTS ?= tests/contract/test_flower.py tests/unit/engine/test_grid.py \
+	$(patsubst %,tests/unit/flower/test_%.py,admission app members protected superexec supernode)
 # For each target of the fuzzer. What it learns stays in runs/fuzz.
 FUZZ_SECONDS ?= 60
-.PHONY: demo deploy-demo deploy-faults test test-apart test-federations docs lint wheel bench bench-deployment fuzz clean
+.PHONY: demo deploy-demo deploy-faults test test-apart test-federations test-flwr docs lint wheel bench bench-deployment fuzz clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("fedtrain needs Python 3.11 or later, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -32,6 +36,7 @@ deploy-faults: $(STAMP)
 test: $(STAMP)
 ifdef CI
 	$(MAKE) --jobs=2 --output-sync=line test-apart test-federations
+	$(MAKE) test-flwr
 else
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal -m 'not slow'
 endif
@@ -42,6 +47,19 @@ test-apart: $(STAMP)
 
 test-federations: $(STAMP)
 	$(BIN)/python -m pytest -m 'deployment or faults' --basetemp=$$(mktemp -d)
+
+# What depends on Flower most, on the version that constraints.txt does not name: beside the packages of .venv, in a second.
+# FLWR_TESTS=tests runs all of it.
+test-flwr: $(FLWR_VENV)/.installed
+	$(FLWR_VENV)/bin/python -m pytest -n $(TEST_WORKERS) -m 'not slow' --basetemp=$$(mktemp -d) $(FLWR_TESTS)
+
+$(FLWR_VENV)/.installed: $(STAMP)
+	$(BIN)/python -m venv --clear --without-pip $(FLWR_VENV)
+	$(BIN)/python -m pip --python $(FLWR_VENV)/bin/python install --quiet --disable-pip-version-check --no-deps flwr==$(FLWR)
+	packages=$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])'); \
+	own=$$($(FLWR_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])'); \
+	echo "import site; site.addsitedir('$$packages')" > "$$own/packages.pth"
+	touch $@
 
 # Without the network. A broken link, or a page that is missing from the navigation, is an error.
 docs: $(STAMP)

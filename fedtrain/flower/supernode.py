@@ -25,7 +25,8 @@ from flwr.supercore.run import Run
 from fedtrain.errors import AppError, FedtrainError
 from fedtrain.machines.bundles import approved, is_approved
 
-# What fetches, checks, stores and hands on a bundle: SHA-256 of the source of each, in Flower 1.41.0.
+# What fetches, checks, stores and hands on a bundle: SHA-256 of the source of each, which is the same in Flower
+# 1.41.0 and 1.42.0.
 _PINNED = {
     "flwr.supernode.start_client_internal": {
         "start_client_internal": "9e89a6eb68fbec6821e817cd2c09f7894fc7b0f5725c2365b19a7122307f11f3",
@@ -62,7 +63,7 @@ def refuse_other_source(pinned: dict[str, dict[str, str]] | None = None) -> None
     if different:
         raise AppError(
             f"this SuperNode is not started: its bundles are checked inside of Flower, and these parts of it are "
-            f"not those of Flower 1.41.0: {', '.join(different)}. Install the version that fedtrain names"
+            f"not those of Flower 1.41.0 and 1.42.0: {', '.join(different)}. Install one of these versions"
         )
 
 
