@@ -7,9 +7,11 @@ import json
 import os
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedtrain.config import Data, Partition
 from fedtrain.data.cache import Entry, cached
@@ -22,9 +24,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from flwr_datasets.partitioner import Partitioner
 
-FORMAT = 1
+FORMAT = 2
 """Version of the splits; raising it makes every cached split be computed again."""
 
+_DRAWS = 11
 _SHOWN = 10
 _MAX_ROWS = 20
 _MAX_COLUMNS = 12
@@ -61,13 +64,14 @@ class Partitions:
 
 
 def partition(store: DataStore, data: Data, *, clients: int, seed: int) -> Partitions:
-    """Split the training records of a store as ``data.partition`` says, with Flower Datasets' partitioners.
+    """Split the training records of a store as ``data.partition`` says.
 
     The result is a function of the labels and owners in the store, the parameters of the partitioner, the number of
     clients and the seed, and is cached beside the store.
 
     - ``iid``: a seeded shuffle, cut into parts whose sizes differ by one at most.
-    - ``dirichlet``: the records of each class go to the clients in proportions drawn from Dirichlet(alpha).
+    - ``dirichlet``: the records of each class go to the clients in proportions drawn from Dirichlet(alpha), rounded to
+      whole records by largest remainder.
     - ``pathological``: each client holds ``classes_per_client`` classes.
     - ``natural``: a client is an owner, in the sorted order of the owners; the seed has no effect.
 
@@ -150,13 +154,17 @@ def _build(store: DataStore, data: Data, *, clients: int, seed: int) -> Entry:
 def assign(records: Split, options: Partition, *, clients: int, seed: int) -> list[Labels]:
     """Return the rows of each client, sorted. A client may be left without any, and a class without a client.
 
-    ``dirichlet`` gives what Flower Datasets gives for the same labels, alpha and seed with ``min_partition_size=1``:
-    it draws up to eleven times until no client is empty. ``pathological`` is the assignment of Li et al., "Federated
-    Learning on Non-IID Data Silos", which is Flower Datasets' ``first-deterministic``.
+    ``dirichlet`` draws the proportions that Flower Datasets draws for the same labels, alpha and seed with
+    ``min_partition_size=1``, up to eleven times until no client is empty. It rounds them by largest remainder: Flower
+    Datasets cuts off the fractions of their running sums, which gives the last client a record of about every class.
+    The other kinds are those of Flower Datasets; ``pathological`` is the assignment of Li et al., "Federated Learning
+    on Non-IID Data Silos", which is its ``first-deterministic``.
 
     Raises:
         DataError: the partitioner cannot split these records as asked.
     """
+    if options.kind == "dirichlet":
+        return _dirichlet(records.targets, options.alpha, clients=clients, seed=seed)
     from datasets import Dataset  # noqa: PLC0415 - it takes a second, which a cached split need not pay
 
     rows = np.arange(len(records))
@@ -170,51 +178,76 @@ def assign(records: Split, options: Partition, *, clients: int, seed: int) -> li
     try:
         return _run(_partitioner(options, clients, seed), dataset, clients)
     except ValueError as error:
-        if options.kind == "dirichlet":
-            # It has drawn again and again for a split without empty clients; show the caller the first draw.
-            return _run(_partitioner(options, clients, seed, min_records=0), dataset, clients)
         raise DataError(f"partition.kind = {options.kind!r} with {clients} clients: {error}") from error
 
 
-def _partitioner(options: Partition, clients: int, seed: int, *, min_records: int = 1) -> "Partitioner":
+def _dirichlet(labels: NDArray[Any], alpha: float, *, clients: int, seed: int) -> list[Labels]:
+    """Draw until no client is empty, eleven times at most; return the first draw if one was in each."""
+    generator = np.random.default_rng(seed)
+    of_classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    draws = (_draw(of_classes, np.full(clients, alpha), generator) for _ in range(_DRAWS))
+    first = next(draws)
+    return next((parts for parts in chain([first], draws) if min(map(len, parts)) > 0), first)
+
+
+def _draw(of_classes: list[Labels], alphas: NDArray[np.float64], generator: np.random.Generator) -> list[Labels]:
+    parts: list[list[Labels]] = [[] for _ in alphas]
+    for rows in of_classes:
+        counts = largest_remainder(generator.dirichlet(alphas), len(rows))
+        for part, taken in zip(parts, np.split(rows, np.cumsum(counts)[:-1]), strict=True):
+            part.append(taken)
+    return [np.sort(np.concatenate(part)) for part in parts]
+
+
+def largest_remainder(proportions: NDArray[np.float64], total: int) -> Labels:
+    """Return whole numbers of a sum that are nearest to its proportions (Hamilton's method).
+
+    Each is its share without the fraction; what is left goes, one each, to the largest fractions, and of equal ones to
+    the first.
+
+    Args:
+        proportions: shape (n,), at least 0, of sum 1.
+        total: the sum, at least 0.
+
+    Returns:
+        Numbers, shape (n,), int64, of the sum ``total``, each less than 1 away from its share.
+
+    Example:
+        >>> largest_remainder(np.array([0.5, 0.3, 0.2]), 7).tolist()
+        [4, 2, 1]
+    """
+    shares = proportions * total
+    counts = np.floor(shares).astype(np.int64)
+    counts[np.argsort(counts - shares, kind="stable")[: total - counts.sum()]] += 1
+    return counts
+
+
+def _partitioner(options: Partition, clients: int, seed: int) -> "Partitioner":
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # flwr_datasets reads it when it is imported, so this comes first
     from flwr_datasets.partitioner import (  # noqa: PLC0415
-        DirichletPartitioner,
         IidPartitioner,
         NaturalIdPartitioner,
         PathologicalPartitioner,
     )
 
-    match options.kind:
-        case "iid":
-            return IidPartitioner(num_partitions=clients)
-        case "dirichlet":
-            return DirichletPartitioner(
-                num_partitions=clients,
-                partition_by="label",
-                alpha=options.alpha,
-                min_partition_size=min_records,
-                self_balancing=False,
-                shuffle=False,
-                seed=seed,
-            )
-        case "pathological":
-            return PathologicalPartitioner(
-                num_partitions=clients,
-                partition_by="label",
-                num_classes_per_partition=options.classes_per_client,
-                class_assignment_mode="first-deterministic",
-                shuffle=False,
-                seed=seed,
-            )
-        case "natural":
-            return NaturalIdPartitioner(partition_by="owner")
+    if options.kind == "iid":
+        return IidPartitioner(num_partitions=clients)
+    if options.kind == "natural":
+        return NaturalIdPartitioner(partition_by="owner")
+    return PathologicalPartitioner(
+        num_partitions=clients,
+        partition_by="label",
+        num_classes_per_partition=options.classes_per_client,
+        class_assignment_mode="first-deterministic",
+        shuffle=False,
+        seed=seed,
+    )
 
 
 def _run(partitioner: "Partitioner", dataset: "Dataset", clients: int) -> list[Labels]:
     partitioner.dataset = dataset
     with (
-        warnings.catch_warnings(action="ignore", category=UserWarning),  # of what is an error here, or drawn again
+        warnings.catch_warnings(action="ignore", category=UserWarning),  # of what is an error here
         contextlib.redirect_stderr(io.StringIO()),  # a progress bar that cannot be turned off
     ):
         return [

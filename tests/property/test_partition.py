@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from fedtrain.config import Data, Partition
 from fedtrain.data import ClassTarget, Columns, DataInfo, DataStore, Split, partition
+from fedtrain.data.partition import largest_remainder
 from fedtrain.errors import DataError
 
 CLASSES = 6
@@ -62,6 +63,15 @@ def test_iid(values, count, seed):
 def test_dirichlet(values, count, seed, alpha):
     parts = check(store(values), Partition(kind="dirichlet", alpha=alpha), count, seed)
     assert parts is not None or count > 1
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20).filter(any), st.integers(0, 10_000))
+def test_largest_remainder(weights, total):
+    proportions = np.array(weights) / np.sum(weights)
+    counts = largest_remainder(proportions, total)
+    assert counts.sum() == total
+    assert counts.min() >= 0
+    assert np.abs(counts - proportions * total).max() < 1 + 1e-9
 
 
 @settings(deadline=None, max_examples=40)
