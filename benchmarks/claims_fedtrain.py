@@ -1,10 +1,11 @@
 """What fedtrain says of the same situations."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from math import inf, log
 from textwrap import shorten
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -20,9 +21,9 @@ from fedtrain.privacy import AdaptiveClipping, PrivacyPlan, PrivacySpec, Sampled
 from fedtrain.privacy.client_level import Contribution, Release, release
 from fedtrain.privacy.noise import RandomSource, SecureSource, SeededSource
 from fedtrain.tasks import ClassificationMetrics, Metrics, Records, Task
-from fedtrain.training import RoundSettings
+from fedtrain.training import RoundSettings, private
 from fedtrain.training.preflight import preflight
-from fedtrain.training.private import PrivateTrainer
+from fedtrain.training.private import PrivateTrainer, with_noise
 
 FEDTRAIN = "fedtrain"
 CLIENTS, CLIP = 10, 1.0
@@ -158,7 +159,7 @@ def trained(
     targets: Tensor,
     *,
     plan: PrivacyPlan,
-    source: Callable[[nn.Module], RandomSource] = lambda _: SeededSource(0),
+    source: RandomSource | None = None,
     **config: Any,
 ) -> Tensor:
     """Return by how much the weights change, after a preflight."""
@@ -171,7 +172,7 @@ def trained(
     found = preflight(model, task, info)
     before = torch.cat([each.detach().flatten().clone() for each in model.parameters()])
     config = Training(learning_rate=1.0, **config)
-    trainer = PrivateTrainer(config=config, plan=plan, source=source(model), preflight=found)
+    trainer = PrivateTrainer(config=config, plan=plan, source=source or SeededSource(0), preflight=found)
     settings = RoundSettings(learning_rate=1.0, proximal_mu=0.0, seed=0)
     told = trainer.train(model, task, Records(features=features, targets=targets), settings)
     assert told is None
@@ -223,20 +224,14 @@ def half(case: Learning) -> float:
     features, targets = case.records()
     sums: list[Tensor] = []
 
-    class Watching(Counting):
-        def __init__(self, model: nn.Module) -> None:
-            super().__init__()
-            self._model = model
-
-        def gaussian(self, shape: Any, **named: Any) -> Tensor:
-            if not self.noises:
-                each = [parameter.summed_grad.flatten().double() for parameter in self._model.parameters()]
-                sums.append(torch.cat(each))
-            return super().gaussian(shape, **named)
+    def watching(found: Sequence[Tensor], *, std: float, source: RandomSource) -> list[Tensor]:
+        sums.append(torch.cat([total.double().flatten() for total in found]))
+        return with_noise(found, std=std, source=source)
 
     worlds = [torch.arange(case.count), *case.without()]
-    for kept in worlds:
-        trained(case, features[kept], targets[kept], plan=plan_of(case.count, clip=case.clip), source=Watching)
+    with mock.patch.object(private, "with_noise", watching):
+        for kept in worlds:
+            trained(case, features[kept], targets[kept], plan=plan_of(case.count, clip=case.clip))
     assert len(sums) == len(worlds)
     return max(float((sums[0] - without).norm()) for without in sums[1:]) / case.clip
 
@@ -280,11 +275,10 @@ def accumulated() -> Row:
         features,
         targets,
         plan=plan_of(12, clip=CLIP),
-        source=lambda _: source,
+        source=source,
         physical_batch_size=5,
     )
-    layers = len(list(Perceptron().parameters()))
-    assert source.noises == layers, "noise is not drawn once a step"
+    assert source.noises == 1, "noise is not drawn once a step"
     note = f"3 parts of a batch, noise once; a record moves the sum by {moved:.3f} clipping norms"
     return row("accumulated batches", true=gaussian(moved), note=note)
 
@@ -295,7 +289,7 @@ def poisson_batches(noise: float = 0.6, steps: int = 1000) -> Row:
     source = Counting()
     records = (torch.ones(2 * steps, WIDTH), torch.zeros(2 * steps, dtype=torch.long))
     plan = plan_of(2, clip=CLIP, rate=1 / steps, steps=STEPS)
-    trained(Learning(situation="", model=Perceptron), *records, plan=plan, source=lambda _: source)
+    trained(Learning(situation="", model=Perceptron), *records, plan=plan, source=source)
     sizes = [size for size, of in source.drawn if of == 2 * steps]
     assert len(sizes) == STEPS
     assert len(set(sizes)) > 1, "the batches have one size"

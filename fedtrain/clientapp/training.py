@@ -87,7 +87,7 @@ class _Training:
 
     def by_record(self, plan: PrivacyPlan, source: RandomSource) -> Arrays:
         """Train by noisy steps on the records."""
-        from fedtrain.training.preflight import preflight  # noqa: PLC0415 - Opacus takes seconds to import
+        from fedtrain.training.preflight import preflight  # noqa: PLC0415 - only where it is needed
         from fedtrain.training.private import PrivateTrainer  # noqa: PLC0415 - likewise
 
         work = self.work

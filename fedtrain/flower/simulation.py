@@ -60,7 +60,7 @@ def open_grid(
 def _preloaded(mode: object) -> tuple[str, ...]:
     """Return what workers of an experiment of a mode need, and take long to import."""
     needs = [mechanism.requires for mechanism in registered() if mechanism.mode == mode]
-    return ("torch", "opacus") if any(each.per_record_gradients for each in needs) else ("torch",)
+    return ("torch", "fedtrain.training.private") if any(each.per_record_gradients for each in needs) else ("torch",)
 
 
 def simulate(

@@ -31,7 +31,7 @@ _IMPORTED = (
     "fedtrain.clientapp.app",
     "fedtrain.clientapp.training",
     "fedtrain.tasks",
-    "opacus",
+    "fedtrain.training.private",
     "torch.optim",
 )
 

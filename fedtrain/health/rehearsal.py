@@ -62,7 +62,7 @@ def rehearse(task_name: str, info: DataInfo, train: Split) -> Check:
 
 
 def _step(task_name: str, info: DataInfo, train: Split, device: torch.device) -> float:
-    from fedtrain.training.preflight import preflight  # noqa: PLC0415 - Opacus takes seconds to import
+    from fedtrain.training.preflight import preflight  # noqa: PLC0415 - only where it is needed
     from fedtrain.training.private import PrivateTrainer  # noqa: PLC0415 - likewise
 
     task = build_task(TaskConfig(name=task_name), info)

@@ -129,7 +129,7 @@ class Case:
         """Return the name of a parameter whose gradients of rows are not those of the records alone, or nothing."""
         expected = [gradient[list(rows)] for gradient in self.gradients]
         norms = torch.stack([rows_of(gradient).norm(dim=1) for gradient in expected]).norm(dim=0)
-        for name, found, right in zip(self._names(), gradients, expected, strict=True):
+        for name, found, right in zip(self.names(), gradients, expected, strict=True):
             off = rows_of(found - right).norm(dim=1)
             # Written so that a NaN differs.
             if not bool((off <= self.tolerance * norms).all()):
@@ -138,12 +138,13 @@ class Case:
 
     def untouched(self) -> str:
         """Return the name of a parameter of which no record has a gradient, or nothing."""
-        for name, gradient in zip(self._names(), self.gradients, strict=True):
+        for name, gradient in zip(self.names(), self.gradients, strict=True):
             if not gradient.any():
                 return name
         return ""
 
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """Return the names of the trainable parameters, in the order of the gradients."""
         return [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
 
 

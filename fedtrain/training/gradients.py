@@ -4,7 +4,6 @@ The definition: the gradient of a record is that of the loss of the record alone
 its model do with a batch, with these gradients a record is in no gradient but its own. They are the oracle that faster
 ways are compared with, and what is trained with where a faster way is not proven.
 
-Between the backward pass and clipping each trainable parameter holds them as ``grad_sample``, shape (rows, *parameter).
 A row is one view of one record, and the views of a record are next to each other.
 
 Example::
@@ -38,30 +37,19 @@ def rows_of(gradient: Tensor) -> Tensor:
     return gradient.reshape(len(gradient), gradient.shape[1:].numel())
 
 
-def average_views(parameters: list[nn.Parameter], views: int) -> None:
-    """Put the mean over the views of each record in the place of their gradients (De et al. 2022, section 3.2).
+class NotRecordsError(TaskError):
+    """A layer was called with other rows than records, or has other gradients than one for each record.
 
-    It comes before clipping, so that a record has one gradient to clip, and the sensitivity is that of one view.
+    Attributes:
+        what: which layer or parameter it is.
     """
-    if views == 1:
-        return
-    for parameter in parameters:
-        gradient: Tensor = parameter.grad_sample  # type: ignore[attr-defined]
-        by_record = gradient.reshape(len(gradient) // views, views, *parameter.shape)
-        parameter.grad_sample = by_record.mean(1)  # type: ignore[attr-defined]
 
-
-def silence_non_finite(parameters: list[nn.Parameter]) -> None:
-    """Set the whole gradient of each record to zero that has a value in it which is not finite.
-
-    The norm of such a record is not a number, so clipping would pass it on and one record could turn all weights into
-    NaN. A view that is not finite has made the mean over its record's views so.
-    """
-    gradients: list[Tensor] = [parameter.grad_sample for parameter in parameters]  # type: ignore[attr-defined]
-    finite = torch.stack([rows_of(gradient).isfinite().all(1) for gradient in gradients]).all(0)
-    if not finite.all():
-        for gradient in gradients:
-            gradient[~finite] = 0.0
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"the model cannot be trained privately: {what}. The synthetic records of the preflight did not show it: "
+            "look for branches that depend on values, and for layers that take some of the records only"
+        )
+        self.what = what
 
 
 Gradients = list[Tensor]

@@ -1,4 +1,4 @@
-"""The fast way to gradients of single records: Opacus' hooks, watched.
+"""Opacus' way to gradients of single records: hooks, watched.
 
 The hooks assume that the first dimension of what every layer takes is the record. Where that is so, and only there,
 they give the gradients of `fedtrain.training.gradients`; `fedtrain.training.preflight` tries whether it is.
@@ -10,35 +10,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from opacus import GradSampleModule
-from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 
 from fedtrain.errors import TaskError
 from fedtrain.tasks import Batch, Task
 from fedtrain.tasks.calls import forward, losses, rows
-from fedtrain.training.gradients import Gradients, rows_of, trainable
-
-
-class NotRecordsError(TaskError):
-    """A layer was called with other rows than records, or has other gradients than one for each record.
-
-    Attributes:
-        what: which layer or parameter it is.
-    """
-
-    def __init__(self, what: str) -> None:
-        super().__init__(
-            f"the model cannot be trained privately: {what}. The synthetic records of the preflight did not show it: "
-            "look for branches that depend on values, and for layers that take some of the records only"
-        )
-        self.what = what
-
-
-def unsupported(model: nn.Module) -> str | None:
-    """Return why Opacus has no hooks for a layer of the model, or ``None`` if it has for all."""
-    problems = ModuleValidator.validate(model, strict=False)
-    return "; ".join(str(problem) for problem in problems) or None
+from fedtrain.training.contributions import PerRecord
+from fedtrain.training.gradients import NotRecordsError, trainable
 
 
 class Hooked:
@@ -46,6 +24,7 @@ class Hooked:
 
     Attributes:
         outputs: of the last call of the model.
+        own: autograd's own gradients of the sum of the losses, where they were asked for.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -53,11 +32,15 @@ class Hooked:
         self._parameters = trainable(model)
         self._rows = 0
         self.outputs: Tensor | None = None
+        self.own: list[Tensor | None] = []
 
-    def __call__(self, task: Task, batch: Batch) -> tuple[Tensor, Gradients]:
-        """Return losses (n,) and gradients of a batch of n rows, which the parameters then hold as ``grad_sample``.
+    def __call__(self, task: Task, batch: Batch, *, own: bool = False) -> tuple[Tensor, PerRecord]:
+        """Return the losses (n,) and the gradients of a batch of n rows.
 
-        ``grad`` of each parameter is autograd's own gradient of the sum of the losses.
+        Args:
+            task: what to train.
+            batch: the rows.
+            own: also keep autograd's own gradients, which these hooks compute anyway.
 
         Raises:
             TaskError: a layer was called with other rows than those of the batch, or a parameter has not one gradient
@@ -74,27 +57,10 @@ class Hooked:
             gradient = getattr(parameter, "grad_sample", None)
             if parameter.requires_grad and not (isinstance(gradient, Tensor) and len(gradient) == self._rows):
                 raise NotRecordsError(f"its parameter {name} has not one gradient for each record")
-        return found.detach(), [parameter.grad_sample for parameter in self._parameters]  # type: ignore[attr-defined]
-
-    def refuse_other_sum(self, gradients: Gradients, tolerance: float) -> None:
-        """Refuse gradients whose sum is not autograd's own, which the last backward pass left.
-
-        Raises:
-            TaskError: names the parameter.
-        """
-        for (name, parameter), gradient in zip(
-            ((name, each) for name, each in self._model.named_parameters() if each.requires_grad),
-            gradients,
-            strict=True,
-        ):
-            assert parameter.grad is not None
-            single = gradient.double()
-            own, found = parameter.grad.double(), single.sum(0)
-            scale = rows_of(single).norm(dim=1).sum()
-            # A record that is not finite makes both so, and counts as zero. What is too long for autograd's own sum is
-            # not compared.
-            if scale < torch.finfo(parameter.dtype).max and not (found - own).norm() <= tolerance * scale:
-                raise NotRecordsError(f"the gradients of single records of {name} are not, together, that of the batch")
+        gradients = [parameter.grad_sample for parameter in self._parameters]  # type: ignore[attr-defined]
+        if own:
+            self.own = [None if each.grad is None else each.grad for each in self._parameters]
+        return found.detach(), PerRecord.of(self._parameters, gradients)
 
     def watch(self, name: str, layer: nn.Module, taken: tuple[Any, ...], made: Any) -> None:
         """Compare what a layer takes and returns with the rows of the batch."""
@@ -115,6 +81,11 @@ def hooked(model: nn.Module) -> Iterator[Hooked]:
     Raises:
         Exception: Opacus does not support a layer.
     """
+    from opacus import GradSampleModule  # noqa: PLC0415 - Opacus takes seconds to import
+    from opacus.validators import ModuleValidator  # noqa: PLC0415 - as above
+
+    if problems := ModuleValidator.validate(model, strict=False):
+        raise TaskError("; ".join(str(problem) for problem in problems))
     with warnings.catch_warnings():
         # The first layer's input needs no gradient; Opacus' hooks are made for that.
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
@@ -127,7 +98,7 @@ def hooked(model: nn.Module) -> Iterator[Hooked]:
         try:
             yield watching
         finally:
-            watching.outputs = None
+            watching.outputs, watching.own = None, []
             for watch in watches:
                 watch.remove()
             wrapped.to_standard_module()

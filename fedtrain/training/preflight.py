@@ -8,16 +8,17 @@ with a record replaced and with one removed, the preflight compares
   ``losses``: where they differ, records meet, and the model is refused;
 - what parameters, buffers and attributes were before and after: a forward pass that writes what is read again, or
   released, is refused;
-- the gradients of Opacus' hooks with those of each record alone: where they differ, or cannot be had, the model is
-  trained by ``torch.func.vmap`` over single records, or by a loop over them, which are right by construction.
+- the gradients, the norms and the weighted sums of the fastest way, which is book-keeping, with those of each record
+  alone: where they differ, or cannot be had, Opacus' hooks are tried likewise, and then the model is trained by
+  ``torch.func.vmap`` over single records, or by a loop over them, which are right by construction.
 
 Weights are moved a little first, so that a layer that starts with zeros hides nothing, and everything is computed in
 double precision where the model can be. What torch draws at random is held still.
 """
 
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -27,13 +28,15 @@ from torch import nn
 from fedtrain.data.types import DataInfo
 from fedtrain.errors import TaskError
 from fedtrain.tasks import Task, refuse_batch_statistics
+from fedtrain.training.bookkeeping import Book, bookkeeping
 from fedtrain.training.case import Case, in_half, open_case
-from fedtrain.training.gradients import by_loop, by_vmap, trainable
-from fedtrain.training.hooks import NotRecordsError, hooked, unsupported
+from fedtrain.training.contributions import PerRecord, norms_of
+from fedtrain.training.gradients import NotRecordsError, by_loop, by_vmap, trainable
+from fedtrain.training.hooks import Hooked, hooked
 from fedtrain.training.meeting import refuse_meeting, refuse_mixing
 from fedtrain.training.state import Marks, Still, Weights, refuse_read
 
-Way = Literal["hooks", "vmap", "loop"]
+Way = Literal["book-keeping", "hooks", "vmap", "loop"]
 
 _REMEMBERED: Final = 8
 _SHOWN: Final = 200
@@ -44,8 +47,8 @@ class PreflightResult:
     """How the gradients of single records of a model can be had, as a preflight found.
 
     Attributes:
-        way: Opacus' hooks, ``torch.func.vmap`` over records, or a loop over records.
-        reason: why it is not the hooks; empty where it is.
+        way: book-keeping, Opacus' hooks, ``torch.func.vmap`` over records, or a loop over records.
+        reason: why it is not book-keeping; empty where it is.
         draws: whether the model draws at random while it trains, as dropout does.
         precision: what a model in half precision is compared in; ``None`` for the precision that it has.
     """
@@ -57,13 +60,21 @@ class PreflightResult:
 
     @property
     def notice(self) -> str:
-        """What a person should know of it, in words; empty where it is the hooks."""
-        if self.way == "hooks":
+        """What a person should know of it, in words; empty where it is book-keeping."""
+        if self.way == "book-keeping":
             return ""
-        how = "by vmap over records" if self.way == "vmap" else "one record after another"
         why = " ".join(self.reason.split())[:_SHOWN]
-        return f"the gradients of single records are computed {how}, which is slower than Opacus' hooks: {why}"
+        return (
+            f"the gradients of single records are computed {_HOW[self.way]}, which is slower than book-keeping: {why}"
+        )
 
+
+_HOW: Final = {"hooks": "by Opacus' hooks", "vmap": "by vmap over records", "loop": "one record after another"}
+
+Watching = Callable[[nn.Module], AbstractContextManager[Book | Hooked]]
+
+WATCHING: Final[dict[Way, Watching]] = {"book-keeping": bookkeeping, "hooks": hooked}
+"""The ways that watch the layers of a model while it computes a batch, the fastest first."""
 
 _results: deque[tuple[Task, Marks, DataInfo, object, PreflightResult]] = deque(maxlen=_REMEMBERED)
 
@@ -124,11 +135,14 @@ def _preflight(model: nn.Module, task: Task, info: DataInfo) -> PreflightResult:
         refuse_mixing(case)
         weights.refuse_written()
         _refuse_reading(case)
-        reason = _why_not_hooks(case)
-    reason = reason or _why_hooks_fail(case)
-    precision = case.precision if in_half(model) else None
-    if not reason:
-        return PreflightResult(way="hooks", draws=still.drew, precision=precision)
+    precision, reason = case.precision if in_half(model) else None, ""
+    for way, watching in WATCHING.items():
+        with Still():
+            why = _why_not(case, watching)
+        why = why or _why_fails(case, watching)
+        if not why:
+            return PreflightResult(way=way, reason=reason, draws=still.drew, precision=precision)
+        reason = reason or why
     return PreflightResult(way="vmap" if _maps(case) else "loop", reason=reason, draws=still.drew, precision=precision)
 
 
@@ -146,17 +160,15 @@ def _refuse_rewriting(model: nn.Module) -> None:
             )
 
 
-def _why_not_hooks(case: Case) -> str:
-    """Return why the hooks' gradients are not those of records alone, or nothing."""
-    if why := unsupported(case.model):
-        return why
+def _why_not(case: Case, watching: Watching) -> str:
+    """Return why a way's gradients are not those of records alone, or nothing."""
     try:
-        with hooked(case.model) as run:
+        with watching(case.model) as run:
             for rows in case.batches():
-                _, gradients = run(case.task, case.batch(rows))
-                if name := case.differs(gradients, rows):
-                    return f"the gradient of {name} by hooks is not that of each record alone"
-    except Exception as error:  # noqa: BLE001 -- of layers that Opacus does not know; another way is right without it
+                _, found = run(case.task, case.batch(rows))
+                if why := _differs(case, found, rows):
+                    return why
+    except Exception as error:  # noqa: BLE001 -- of layers that a way does not know; another way is right without it
         return _described(error)
     if untouched := case.untouched():
         # Nothing would have been compared.
@@ -164,10 +176,27 @@ def _why_not_hooks(case: Case) -> str:
     return ""
 
 
-def _why_hooks_fail(case: Case) -> str:
-    """Return why the hooks fail where the model draws at random, which a layer that Opacus runs again may not."""
+def _differs(case: Case, found: PerRecord, rows: Sequence[int]) -> str:
+    """Return what of the gradients of a batch is not that of each record alone, or nothing."""
+    if name := case.differs(found.rows(slice(None)), rows):
+        return f"the gradient of {name} is not that of each record alone"
+    # What is clipped and released is made of norms and of a weighted sum, which are computed without the gradients.
+    gradients = [gradient[list(rows)].double() for gradient in case.gradients]
+    lengths = torch.stack([norms_of(gradient) for gradient in gradients]).norm(dim=0)
+    if not bool(((found.squares().sqrt() - lengths).abs() <= case.tolerance * lengths).all()):
+        return "the norm of a record's gradient is not that of the record alone"
+    factors = torch.linspace(0.5, 1, len(rows), dtype=torch.float64)
+    for name, total, gradient in zip(case.names(), found.totals(factors), gradients, strict=True):
+        expected = torch.einsum("i,i...", factors.to(gradient), gradient)
+        if not bool((total - expected).norm() <= case.tolerance * lengths.sum()):
+            return f"the sum of the gradients of {name} is not that of the records alone"
+    return ""
+
+
+def _why_fails(case: Case, watching: Watching) -> str:
+    """Return why a way fails where the model draws at random, which a layer that is run again may not."""
     try:
-        with hooked(case.model) as run:
+        with watching(case.model) as run:
             run(case.task, case.batch(next(case.batches())))
     except Exception as error:  # noqa: BLE001 -- as above
         return _described(error)

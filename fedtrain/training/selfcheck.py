@@ -23,7 +23,8 @@ from fedtrain.privacy import PrivacyPlan
 from fedtrain.tasks import Batch, Task
 from fedtrain.tasks.calls import rows
 from fedtrain.training.case import prepared
-from fedtrain.training.gradients import Gradients, by_loop, rows_of
+from fedtrain.training.contributions import PerRecord, norms_of
+from fedtrain.training.gradients import NotRecordsError, by_loop, rows_of
 from fedtrain.training.preflight import PreflightResult
 
 # A record's clipped gradient may be longer than the bound by this much, relatively: rounding is some 1e-6.
@@ -32,6 +33,9 @@ CLIP_TOLERANCE = 1e-4
 # Measured over declared deviation of the noise; of 1,000 values its own deviation is 0.022.
 NOISE_RATIO = (0.8, 1.25)
 ENOUGH_VALUES = 1000
+
+# Values of gradients that are compared at once.
+_SLICE = 1 << 22
 
 
 class SelfCheck:
@@ -52,34 +56,43 @@ class SelfCheck:
         self.done = False
         self.compared = False
 
-    def after_clipping(self) -> None:
+    def after_clipping(self, records: PerRecord, sums: Sequence[Tensor]) -> None:
         """Compare the sum so far with that of the records' gradients, each scaled down to the clipping norm.
 
-        Called once for each chunk of a batch, while ``grad_sample`` holds the chunk and ``summed_grad`` the sum.
+        Called once for each chunk of a batch.
+
+        Args:
+            records: the gradients of the chunk's records.
+            sums: for each parameter what was summed.
 
         Raises:
             ClientError: a record could have contributed more than the clipping norm.
         """
         if self.done:
             return
-        parameters = self._parameters.values()
-        gradients = [_single(value.grad_sample) for value in parameters]  # type: ignore[attr-defined]
-        self._records += len(gradients[0])
-        norms = torch.stack([rows_of(gradient).norm(dim=1) for gradient in gradients]).norm(dim=0)
-        factors = (self._clip_norm / (norms + 1e-6)).clamp(max=1.0)
-        chunk = [torch.einsum("i,i...", factors, gradient) for gradient in gradients]
-        self._expected = [a + b for a, b in zip(self._expected, chunk, strict=True)] if self._expected else chunk
-        sums: list[Tensor] = [value.summed_grad for value in parameters]  # type: ignore[attr-defined]
+        self._records += len(records)
+        if not self._expected:
+            self._expected = [torch.zeros_like(total) for total in sums]
+        step = max(1, _SLICE // sum(value.numel() for value in self._parameters.values()))
+        for start in range(0, len(records), step):
+            gradients = records.rows(slice(start, start + step))
+            norms = torch.stack([norms_of(gradient) for gradient in gradients]).norm(dim=0)
+            factors = (self._clip_norm / (norms + 1e-6)).clamp(max=1.0)
+            # A gradient that is not finite counts as zero.
+            finite = norms <= torch.finfo(torch.float32).max
+            for expected, gradient in zip(self._expected, gradients, strict=True):
+                expected.add_(torch.einsum("i,i...", factors[finite].to(gradient), gradient[finite]))
         off = torch.stack([(a - b).norm() for a, b in zip(sums, self._expected, strict=True)]).norm()
         rounding = 4 * torch.finfo(sums[0].dtype).eps * self._records
         # Written so that a NaN fails.
         if not off <= self._clip_norm * (CLIP_TOLERANCE + rounding):
             raise _broken(f"the gradients of single records were not clipped to {self._clip_norm:g}")
 
-    def after_noise(self, noisy: Sequence[Tensor]) -> None:
+    def after_noise(self, sums: Sequence[Tensor], noisy: Sequence[Tensor]) -> None:
         """Compare the sums with noise with those without, before they are divided.
 
         Args:
+            sums: for each parameter what was summed.
             noisy: for each parameter its sum with noise.
 
         Raises:
@@ -88,8 +101,8 @@ class SelfCheck:
         if self.done:
             return
         squares, count = 0.0, 0
-        for (name, value), total in zip(self._parameters.items(), noisy, strict=True):
-            added = total - value.summed_grad  # type: ignore[attr-defined]
+        for name, before, total in zip(self._parameters, sums, noisy, strict=True):
+            added = total - before
             # Single values may be rounded away; that half of them are is no chance.
             if not int((added != 0).sum()) >= added.numel() / 2:
                 raise _broken(f"no noise was added to the gradient of {name}, or it is lost in rounding")
@@ -112,11 +125,6 @@ class SelfCheck:
         self._expected.clear()
         if self.done:
             self._received.clear()
-
-
-def _single(gradient: Tensor) -> Tensor:
-    """Return a gradient in single precision at least."""
-    return gradient.float() if gradient.dtype.itemsize < torch.float32.itemsize else gradient
 
 
 def _broken(what: str) -> ClientError:
@@ -147,13 +155,13 @@ class SpotCheck:
         self._model, self._task, self._clip_norm, self._precision = model, task, clip_norm, preflight.precision
         self._twin = deepcopy(model).to(preflight.precision) if preflight.precision else deepcopy(model)
 
-    def compare(self, chunk: Batch | Sequence[Batch], found: Tensor, gradients: Gradients) -> None:
+    def compare(self, chunk: Batch | Sequence[Batch], found: Tensor, records: PerRecord) -> None:
         """Compare up to 16 records of a chunk.
 
         Args:
             chunk: a batch, or a batch of one row for each record.
             found: their losses, shape (n,).
-            gradients: of n records.
+            records: their gradients.
 
         Raises:
             TaskError: a loss or a gradient is not that of its record alone. It says nothing of the batch.
@@ -173,13 +181,30 @@ class SpotCheck:
         allowed = tolerance(found.dtype)
         if not torch.allclose(found[chosen].to(losses), losses, rtol=allowed, atol=allowed, equal_nan=True):
             raise _differs("loss")
-        together = torch.cat([rows_of(gradient[chosen]).double() for gradient in gradients], dim=1)
+        together = torch.cat([rows_of(gradient).double() for gradient in records.rows(chosen)], dim=1)
         right = torch.cat([rows_of(gradient).double() for gradient in alone], dim=1)
         norms, off = right.norm(dim=1), (together - right).norm(dim=1)
         # A gradient that is not finite counts as zero, if it is so in both.
         finite = right.isfinite().all(1) | together.isfinite().all(1)
         if not bool((off <= allowed * (norms + self._clip_norm))[finite].all()):
             raise _differs("gradient")
+
+
+def refuse_other_sum(model: nn.Module, records: PerRecord, own: Sequence[Tensor | None], tolerance: float) -> None:
+    """Refuse gradients of single records whose sum is not autograd's own gradient of the sum of their losses.
+
+    Raises:
+        TaskError: names the parameter.
+    """
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    every = torch.ones(len(records), dtype=torch.float64)
+    for name, part, found, right in zip(names, records.parts, records.totals(every), own, strict=True):
+        scale = part.squares().sqrt().sum() if part else torch.zeros(())
+        off = found.double() if right is None else found.double() - right.double()
+        # A record that is not finite makes both so, and counts as zero. What is too long for autograd's own sum is not
+        # compared.
+        if scale < torch.finfo(found.dtype).max and not off.norm() <= tolerance * scale:
+            raise NotRecordsError(f"the gradients of single records of {name} are not, together, that of the batch")
 
 
 def _differs(what: str) -> TaskError:

@@ -61,7 +61,7 @@ def check_model(model: nn.Module, requires: Requirements, *, task: Task, info: D
         TaskError: it says which layer is not allowed, or where records meet.
     """
     if requires.per_record_gradients:
-        from fedtrain.training.preflight import preflight  # noqa: PLC0415 - Opacus takes seconds to import
+        from fedtrain.training.preflight import preflight  # noqa: PLC0415 - only where it is needed
 
         return preflight(model, task, info).notice
     if requires.no_batch_statistics:

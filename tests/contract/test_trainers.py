@@ -68,12 +68,12 @@ def test_all_trainers_leave_the_same_weights(name, mu, momentum):
     # Every batch holds all records, in whatever order.
     config = Training(momentum=momentum, batch_size=COUNT, local_steps=3)
     plan = plan_without_bound(COUNT, steps=3)
-    assert preflight(first, task, info).way == "hooks"
+    assert preflight(first, task, info).way == "book-keeping"
     trainers = [
         PlainTrainer(config=config),
         *(
             PrivateTrainer(config=config, plan=plan, source=SeededSource(0), preflight=PreflightResult(way=way))
-            for way in ("hooks", "vmap", "loop")
+            for way in ("book-keeping", "hooks", "vmap", "loop")
         ),
     ]
     weights = []

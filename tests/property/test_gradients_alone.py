@@ -11,11 +11,10 @@ from fedtrain.data import ClassTarget, Columns, DataInfo
 from fedtrain.errors import TaskError
 from fedtrain.tasks import ClassificationMetrics, Records, Task
 from fedtrain.tasks.calls import forward, losses
-from fedtrain.training.gradients import by_loop, by_vmap, collate_alone
-from fedtrain.training.hooks import NotRecordsError, hooked
-from fedtrain.training.preflight import preflight
+from fedtrain.training.gradients import NotRecordsError, by_loop, by_vmap, collate_alone
+from fedtrain.training.preflight import WATCHING, preflight
 
-PLACES, WIDTH = 2, 4
+PLACES, WIDTH, BOUND = 2, 4, 0.1
 INFO = DataInfo(features=Columns(shape=(PLACES * WIDTH,)), target=ClassTarget(names=("a", "b", "c")))
 
 
@@ -135,18 +134,22 @@ def test_a_model_is_refused_or_gives_each_record_the_gradient_of_its_loss_alone(
         assert proof.draws
         model.eval()
         if proof.way == "hooks":
-            return  # the hooks are off in evaluation
+            return  # Opacus' hooks are off in evaluation
     ones = collate_alone(task, data, None)
     found, right = by_loop(task, model, ones)
     batch = task.collate(data, None)
     torch.testing.assert_close(losses(task, forward(task, model, batch), batch).detach(), found)
-    if proof.way == "hooks":
-        with hooked(model) as run:
+    if proof.way in WATCHING:
+        with WATCHING[proof.way](model) as run:
             try:
-                _, gradients = run(task, batch)
+                _, found = run(task, batch)
             except NotRecordsError:
                 return  # a branch that synthetic records did not take
-            gradients = [gradient.clone() for gradient in gradients]
+        gradients = found.rows(slice(None))
+        rows = torch.cat([gradient.flatten(1) for gradient in right], dim=1)
+        torch.testing.assert_close(found.squares(), rows.square().sum(1))
+        clipped = (rows * (BOUND / (rows.norm(dim=1, keepdim=True) + 1e-6)).clamp(max=1)).sum(0)
+        torch.testing.assert_close(torch.cat([total.flatten() for total in found.clipped(BOUND)]), clipped)
     else:
         _, gradients = (by_vmap if proof.way == "vmap" else by_loop)(task, model, ones)
     torch.testing.assert_close(gradients, right)

@@ -76,26 +76,28 @@ def test_a_model_that_cannot_be_trained_privately_is_refused(cache, tmp_path, mo
         prepare(private_experiment(cache, federation__sites="sites", task__name="batch_task:Normalised"))
 
 
-def test_a_model_that_the_hooks_do_not_know_trains_and_says_so(cache, tmp_path, monkeypatch):
-    (tmp_path / "recurrent_task.py").write_text(
+def test_a_model_that_trains_by_a_slower_way_says_so(cache, tmp_path, monkeypatch):
+    (tmp_path / "shared_task.py").write_text(
         "from torch import nn\n"
+        "from torch.nn import functional\n"
         "from fedtrain.config import TaskConfig\n"
         "from fedtrain.tasks.supervised import Vision\n"
-        "class Rows(nn.Module):\n"
+        "class Shared(nn.Module):\n"
         "    def __init__(self):\n"
         "        super().__init__()\n"
-        "        self.lstm, self.last = nn.LSTM(8, 8, batch_first=True), nn.Linear(8, 10)\n"
+        "        self.one, self.last = nn.Linear(64, 64), nn.Linear(64, 10)\n"
         "    def forward(self, images):\n"
-        "        return self.last(self.lstm(images.squeeze(1))[0][:, -1])\n"
-        "class Recurrent(Vision):\n"
+        "        hidden = self.one(images.flatten(1))\n"
+        "        return self.last(functional.linear(hidden.tanh(), self.one.weight))\n"
+        "class Weights(Vision):\n"
         "    def __init__(self, info):\n"
         "        super().__init__(TaskConfig(), info)\n"
         "    def model(self):\n"
-        "        return Rows()\n"
+        "        return Shared()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    prepared = prepare(private_experiment(cache, federation__sites="sites", task__name="recurrent_task:Recurrent"))
-    assert "one record after another, which is slower than Opacus' hooks: We do not support nn.LSTM" in prepared.slower
+    prepared = prepare(private_experiment(cache, federation__sites="sites", task__name="shared_task:Weights"))
+    assert "by vmap over records, which is slower than book-keeping: the gradient of one.weight" in prepared.slower
     assert not prepare(private_experiment(cache, federation__sites="sites")).slower
 
 

@@ -28,10 +28,10 @@ class Classification(Task):
         return ClassificationMetrics(3)
 
 
-HOOKS = PreflightResult(way="hooks")
+BOOKS = PreflightResult(way="book-keeping")
 
 
-def train_private(net, task, data, config, settings, mechanism, source, preflight=HOOKS):
+def train_private(net, task, data, config, settings, mechanism, source, preflight=BOOKS):
     PrivateTrainer(config=config, plan=mechanism, source=source, preflight=preflight).train(net, task, data, settings)
 
 
@@ -72,7 +72,7 @@ def flat(net):
     return torch.cat([parameter.detach().flatten() for parameter in net.parameters()])
 
 
-def change(data, mechanism, settings=SETTINGS, *, task=None, config=PLAIN, source=None, net=None, preflight=HOOKS):
+def change(data, mechanism, settings=SETTINGS, *, task=None, config=PLAIN, source=None, net=None, preflight=BOOKS):
     """Return by how much a round changes the weights."""
     net = net or model()
     before = flat(net)

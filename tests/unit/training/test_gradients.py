@@ -1,17 +1,15 @@
-"""The gradients of single records, against a loop of plain autograd and against Opacus alone."""
-
-import warnings
+"""The gradients of single records by the ways that watch layers, against a loop of plain autograd."""
 
 import pytest
 import torch
-from opacus import GradSampleModule
 from torch import nn
 
-from fedtrain.config import Training
-from fedtrain.privacy.noise import SeededSource
+from fedtrain.tasks.calls import collate
 from fedtrain.tasks.models import ARCHITECTURES
 from fedtrain.training import Records
-from tests.unit.training.mechanism import SETTINGS, Classification, plan, train_private
+from fedtrain.training.gradients import collate_views
+from fedtrain.training.preflight import WATCHING
+from tests.unit.training.mechanism import Classification
 
 SHAPE, CLASSES, COUNT = (1, 8, 8), 3, 6
 
@@ -29,29 +27,11 @@ def records():
     )
 
 
-class Watching:
-    """Keeps the gradients of single records as they are when the first noise of a step is drawn."""
-
-    name = "seeded"
-
-    def __init__(self, net):
-        self.net, self.source, self.gradients = net, SeededSource(0), []
-
-    def gaussian(self, shape, *, std, device, dtype=torch.float32):
-        if not self.gradients:
-            self.gradients = [parameter.grad_sample.clone() for parameter in self.net.parameters()]
-        return self.source.gaussian(shape, std=std, device=device, dtype=dtype)
-
-    def bernoulli(self, count, probability):
-        return self.source.bernoulli(count, probability)
-
-
-def by_training(name, views=1):
-    net = built(name)
-    source = Watching(net)
-    config = Training(augmentations=views)
-    train_private(net, Classification(), records(), config, SETTINGS, plan(noise=1.0), source)
-    return source.gradients
+def by(way, name, views=1):
+    net, task = built(name), Classification()
+    with WATCHING[way](net) as run:
+        _, found = run(task, collate_views(task, records(), None, views))
+        return found.averaged(views).rows(slice(None))
 
 
 def by_loop(name):
@@ -64,23 +44,23 @@ def by_loop(name):
     return [torch.stack(gradients) for gradients in zip(*rows, strict=True)]
 
 
-def by_opacus(name):
-    net, data = GradSampleModule(built(name)), records()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Full backward hook is firing")
-        nn.functional.cross_entropy(net(data.features), data.targets).backward()
-    return [parameter.grad_sample for parameter in net.parameters()]
-
-
 @pytest.mark.parametrize("views", [1, 2])
-@pytest.mark.parametrize("name", ["linear", "mlp", "cnn-small"])
-def test_they_are_those_of_a_loop_and_of_opacus(name, views):
-    trained = by_training(name, views)
-    torch.testing.assert_close(trained, by_loop(name), rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(trained, by_opacus(name), rtol=1e-4, atol=1e-6)
+@pytest.mark.parametrize("name", ["linear", "mlp", "cnn-small", "resnet-gn"])
+@pytest.mark.parametrize("way", WATCHING)
+def test_they_are_those_of_a_loop(way, name, views):
+    torch.testing.assert_close(by(way, name, views), by_loop(name), rtol=1e-3, atol=1e-5)
 
 
 def test_gradients_of_another_record_would_be_seen():
-    trained = by_training("mlp")
+    found = by("book-keeping", "mlp")
     swapped = [gradient.flip(0) for gradient in by_loop("mlp")]
-    assert not any(torch.allclose(a, b, rtol=1e-2) for a, b in zip(trained, swapped, strict=True))
+    assert not any(torch.allclose(a, b, rtol=1e-2) for a, b in zip(found, swapped, strict=True))
+
+
+@pytest.mark.parametrize("way", WATCHING)
+def test_autograds_own_gradient_is_there_if_it_is_asked_for(way):
+    net, task = built("cnn-small"), Classification()
+    with WATCHING[way](net) as run:
+        _, found = run(task, collate(task, records(), None), own=True)
+        sums = found.totals(torch.ones(COUNT))
+        torch.testing.assert_close(list(run.own), sums, rtol=1e-3, atol=1e-5)

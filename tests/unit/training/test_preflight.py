@@ -13,9 +13,10 @@ from fedtrain.errors import TaskError
 from fedtrain.privacy.noise import SeededSource
 from fedtrain.tasks import Records, build_task
 from fedtrain.tasks.models import ARCHITECTURES
-from fedtrain.training import RoundSettings
-from fedtrain.training.gradients import by_loop, collate_alone, trainable
+from fedtrain.training import RoundSettings, private
+from fedtrain.training.gradients import by_loop, collate_alone
 from fedtrain.training.preflight import preflight
+from fedtrain.training.private import with_noise
 from tests.unit.training.mechanism import Classification, flat, plan, train_private
 from tests.unit.training.zoo import (
     INFO,
@@ -98,12 +99,12 @@ def test_what_trains_is_within_the_bound_and_right(name):
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_the_hooks_are_used_where_they_are_right(name):
-    make, by_hooks = TRAINED[name]
+def test_book_keeping_is_used_where_it_is_right(name):
+    make, right = TRAINED[name]
     task = Built(make)
     result = preflight(task.model(), task, INFO)
-    assert (result.way == "hooks") == by_hooks
-    assert bool(result.reason) == (not by_hooks)
+    assert (result.way == "book-keeping") == right
+    assert bool(result.reason) == bool(result.notice) == (not right)
     assert result.draws == (name in DRAWN)
 
 
@@ -155,22 +156,22 @@ def test_an_encoding_that_mixes_records_is_refused(task, named):
 
 
 def test_an_augmentation_of_single_records_is_not():
-    assert preflight(plain(), Augmented(), INFO).way == "hooks"
+    assert preflight(plain(), Augmented(), INFO).way == "book-keeping"
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_model_that_a_configuration_names_is_trained_by_hooks(name):
+def test_every_model_that_a_configuration_names_is_trained_by_book_keeping(name):
     info = DataInfo(features=Image(shape=(1, 18, 18)), target=ClassTarget(names=("a", "b")))
     task = build_task(TaskConfig(name="vision", model=name), info)
-    assert preflight(task.model(), task, info).way == "hooks"
+    assert preflight(task.model(), task, info).way == "book-keeping"
 
 
 @pytest.mark.parametrize("name", ["tabular", "regression", "multilabel"])
-def test_every_task_on_tables_is_trained_by_hooks(name):
+def test_every_task_on_tables_is_trained_by_book_keeping(name):
     target = {"tabular": ClassTarget(names=("a", "b")), "regression": NumberTarget()}
     info = DataInfo(features=Columns(shape=(5,)), target=target.get(name, LabelsTarget(names=("a", "b"))))
     task = build_task(TaskConfig(name=name), info)
-    assert preflight(task.model(), task, info).way == "hooks"
+    assert preflight(task.model(), task, info).way == "book-keeping"
 
 
 def test_the_model_and_the_generators_are_as_before():
@@ -279,17 +280,16 @@ def test_a_model_that_draws_is_compared_with_what_it_draws_held_still():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_record_of_a_model_in_half_precision_is_clipped_in_single_precision(dtype):
+def test_a_record_of_a_model_in_half_precision_is_clipped_in_single_precision(dtype, monkeypatch):
     class Half(Classification):
         def collate(self, records, generator):
             return {"inputs": 30 * records.features.to(dtype), "targets": records.targets}
 
-    class Watching(SeededSource):
-        def gaussian(self, shape, *, std, device, dtype=torch.float32):
-            if not sums:
-                sums.extend(parameter.summed_grad.double().flatten() for parameter in trainable(net))
-            return super().gaussian(shape, std=std, device=device, dtype=dtype)
+    def watching(found, *, std, source):
+        sums.extend(total.double().flatten() for total in found)
+        return with_noise(found, std=std, source=source)
 
+    monkeypatch.setattr(private, "with_noise", watching)
     task, mechanism = Half(), plan(clip=1.0, batch=1, noise=1.0)
     for row in range(6):
         net, sums = plain().to(dtype), []
@@ -297,7 +297,7 @@ def test_a_record_of_a_model_in_half_precision_is_clipped_in_single_precision(dt
         one = Records(features=data.features[row : row + 1], targets=data.targets[row : row + 1])
         result = preflight(net, task, INFO)
         assert result.precision is torch.float64
-        train_private(net, task, one, Training(), SETTINGS, mechanism, Watching(5), result)
+        train_private(net, task, one, Training(), SETTINGS, mechanism, SeededSource(5), result)
         assert float(torch.cat(sums).norm()) <= 1 + 1e-6
         assert all(parameter.dtype is dtype and parameter.isfinite().all() for parameter in net.parameters())
 

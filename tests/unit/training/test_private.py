@@ -12,6 +12,7 @@ from fedtrain.config import Training
 from fedtrain.errors import TaskError
 from fedtrain.privacy.noise import SecureSource, SeededSource
 from fedtrain.training import Records
+from fedtrain.training.preflight import PreflightResult
 from fedtrain.training.steps import shuffled_batches
 from tests.unit.training.mechanism import (
     PLAIN,
@@ -113,8 +114,8 @@ def test_the_noise_does_not_depend_on_views_or_chunks(views):
     noisy = change(data, mechanism, config=config)
     noise = (noisy + clipped_sum(data, 0.1) / 20) / (0.1 / 20)
     generator = SeededSource(5)
-    drawn = [generator.gaussian(p.shape, std=1.0, device=torch.device("cpu")) for p in model().parameters()]
-    torch.testing.assert_close(noise, -torch.cat([value.flatten() for value in drawn]), rtol=1e-3, atol=1e-3)
+    drawn = generator.gaussian((len(noise),), std=1.0, device=torch.device("cpu"))
+    torch.testing.assert_close(noise, -drawn, rtol=1e-3, atol=1e-3)
 
 
 def test_batches_are_poisson_samples_whose_size_says_nothing_exact():
@@ -232,20 +233,30 @@ class Centred(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("net", "named"),
+    ("way", "net", "named"),
     [
-        (Patches(), "dense"),
-        (Unused(called=False), "other.weight"),
-        (Unused(called=True), "other.weight"),
-        (nn.Sequential(Centred(), nn.Linear(4, 3)), "0.mean"),
+        ("book-keeping", Patches(), "dense"),
+        ("hooks", Patches(), "dense"),
+        ("hooks", Unused(called=False), "other.weight"),
+        ("hooks", Unused(called=True), "other.weight"),
+        ("book-keeping", nn.Sequential(Centred(), nn.Linear(4, 3)), "0.mean"),
     ],
 )
-def test_a_model_without_one_gradient_for_each_record_is_refused(net, named):
+def test_a_model_without_one_gradient_for_each_record_is_refused(way, net, named):
     data = Records(features=torch.randn(5, 4), targets=torch.zeros(5, dtype=torch.long))
     before = flat(net)
     with pytest.raises(TaskError, match=named):
-        train_private(net, Classification(), data, PLAIN, SETTINGS, plan(), SeededSource(5))
+        train_private(net, Classification(), data, PLAIN, SETTINGS, plan(), SeededSource(5), PreflightResult(way=way))
     assert torch.equal(flat(net), before)
+
+
+@pytest.mark.parametrize("called", [True, False])
+def test_weights_without_a_gradient_have_noise_alone(called):
+    torch.manual_seed(0)
+    net, data = Unused(called=called), Records(features=torch.randn(5, 4), targets=torch.zeros(5, dtype=torch.long))
+    before = flat(net.other)
+    train_private(net, Classification(), data, PLAIN, SETTINGS, plan(noise=1.0), SeededSource(5))
+    assert 0 < float((flat(net.other) - before).abs().max()) < 0.1
 
 
 class Shifted(nn.Module):

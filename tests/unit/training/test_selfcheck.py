@@ -4,13 +4,12 @@ import re
 
 import pytest
 import torch
-from opacus.optimizers import DPOptimizer
 from torch import nn
 
 from fedtrain.config import Training
 from fedtrain.errors import ClientError
 from fedtrain.privacy.noise import SecureSource, SeededSource
-from fedtrain.training import Records, RoundSettings
+from fedtrain.training import Records, RoundSettings, contributions, private
 from tests.unit.training.mechanism import SETTINGS, Classification, change, model, plan, records, train_private
 
 
@@ -39,16 +38,8 @@ class Altered:
 
 
 def factors_replaced(monkeypatch, factors):
-    """Let Opacus scale the records' gradients by other factors, a function of their norms."""
-
-    def clip_and_accumulate(self):
-        samples = self.grad_samples
-        norms = torch.stack([sample.flatten(1).norm(dim=1) for sample in samples]).norm(dim=0)
-        for parameter, sample in zip(self.params, samples, strict=True):
-            total = torch.einsum("i,i...", factors(norms, self.max_grad_norm), sample)
-            parameter.summed_grad = total if parameter.summed_grad is None else parameter.summed_grad + total
-
-    monkeypatch.setattr(DPOptimizer, "clip_and_accumulate", clip_and_accumulate)
+    """Scale the records' gradients by other factors, a function of their norms."""
+    monkeypatch.setattr(contributions, "clip_factors", factors)
 
 
 def one_let_through(norms, bound):
@@ -83,15 +74,14 @@ def test_right_clipping_by_other_code_passes(monkeypatch):
 
 
 def test_missing_clipping_is_caught_in_a_later_chunk(monkeypatch):
-    honest = DPOptimizer.clip_and_accumulate
+    honest = contributions.clip_factors
     calls = []
 
-    def second_unclipped(self):
-        calls.append(self)
-        self.max_grad_norm = 1e9 if len(calls) == 2 else 0.1
-        honest(self)
+    def second_unclipped(norms, bound):
+        calls.append(bound)
+        return honest(norms, 1e9 if len(calls) == 2 else bound)
 
-    monkeypatch.setattr(DPOptimizer, "clip_and_accumulate", second_unclipped)
+    factors_replaced(monkeypatch, second_unclipped)
     with pytest.raises(ClientError, match="not clipped"):
         change(records(), plan(noise=1.0), config=Training(physical_batch_size=10))
     assert len(calls) == 2
@@ -114,7 +104,8 @@ def test_missing_noise_is_caught_also_in_an_empty_batch(masks):
 
 
 def test_noise_missing_in_one_parameter_is_caught():
-    without = Altered(lambda noise: noise * (noise.shape != (3, 8)))
+    # After a weight (8, 4) and a bias (8,).
+    without = Altered(lambda noise: noise * ((torch.arange(67) < 40) | (torch.arange(67) >= 64)))
     with pytest.raises(ClientError, match=r"no noise was added to the gradient of 2\.weight"):
         change(records(), plan(noise=1.0), source=without)
 
@@ -130,13 +121,8 @@ def test_noise_of_another_scale_is_caught(factor):
         change(records(), plan(noise=1.0), source=Altered(lambda noise: factor * noise), net=Wide())
 
 
-def test_opacus_that_adds_no_noise_is_caught(monkeypatch):
-    from fedtrain.training.private import SourcedOptimizer
-
-    def none(self):
-        self.noisy = [parameter.summed_grad.clone() for parameter in self.params]
-
-    monkeypatch.setattr(SourcedOptimizer, "add_noise", none)
+def test_noise_that_is_not_added_is_caught(monkeypatch):
+    monkeypatch.setattr(private, "with_noise", lambda sums, std, source: [total.clone() for total in sums])
     with pytest.raises(ClientError, match="no noise was added"):
         change(records(), plan(noise=1.0))
 
@@ -155,14 +141,8 @@ def test_honest_rounds_pass():
 
 def test_it_rests_after_the_first_step_with_records(monkeypatch):
     source = Altered(lambda noise: noise, masks=[True, True])
-    honest = DPOptimizer.clip_and_accumulate
-
-    def second_unclipped(self):
-        self.max_grad_norm = 1e9 if not source.masks else 0.1
-        honest(self)
-        self.max_grad_norm = 0.1
-
-    monkeypatch.setattr(DPOptimizer, "clip_and_accumulate", second_unclipped)
+    honest = contributions.clip_factors
+    factors_replaced(monkeypatch, lambda norms, bound: honest(norms, bound if source.masks else 1e9))
     change(records(), plan(noise=1.0, steps=2), source=source)
     assert source.masks == []
 

@@ -191,7 +191,7 @@ def caching():
 
 
 TRAINED = {
-    # name: (model, whether the hooks are right)
+    # name: (model, whether book-keeping is right)
     "plain": (plain, True),
     "packed sequences of unsorted lengths": (
         lambda: Model(packed, words=nn.Embedding(3, 4), layer=DPLSTM(4, 5, batch_first=True), last=nn.Linear(5, 3)),
@@ -221,23 +221,23 @@ TRAINED = {
         ),
         False,
     ),
-    "circular padding": (convolution("circular"), False),
-    "reflected padding": (convolution("reflect"), False),
-    "replicated padding": (convolution("replicate"), False),
+    "circular padding": (convolution("circular"), True),
+    "reflected padding": (convolution("reflect"), True),
+    "replicated padding": (convolution("replicate"), True),
     "padding of zeros": (convolution("zeros"), True),
     "a bag with offsets": (lambda: Model(bag_with_offsets, words=nn.EmbeddingBag(3, 4), last=nn.Linear(4, 3)), False),
-    "a second input": (two(lambda s, x: s.last(s.first(x, torch.tanh(x))), Twice), False),
-    "a keyword input": (two(lambda s, x: s.last(s.first(x, other=torch.tanh(x))), Twice), False),
-    "layers by keyword": (two(lambda s, x: s.last(input=s.first(input=x)), lambda: nn.Linear(WIDTH, 8)), False),
+    "a second input": (two(lambda s, x: s.last(s.first(x, torch.tanh(x))), Twice), True),
+    "a keyword input": (two(lambda s, x: s.last(s.first(x, other=torch.tanh(x))), Twice), True),
+    "layers by keyword": (two(lambda s, x: s.last(input=s.first(input=x)), lambda: nn.Linear(WIDTH, 8)), True),
     "embedding": (embedding(), True),
-    "padding_idx": (embedding(padding_idx=0), False),
+    "padding_idx": (embedding(padding_idx=0), True),
     "scale_grad_by_freq": (embedding(scale_grad_by_freq=True), False),
     "sparse": (embedding(sparse=True), True),
     "GRUCell": (two(lambda s, x: s.last(s.first(x)), lambda: nn.GRUCell(WIDTH, 8)), False),
     "RNN": (recurrent(nn.RNN), False),
     "LSTM": (recurrent(nn.LSTM), False),
     "GRU": (recurrent(nn.GRU), False),
-    "Bilinear": (two(lambda s, x: s.last(s.first(x, x)), lambda: nn.Bilinear(WIDTH, WIDTH, 8)), False),
+    "Bilinear": (two(lambda s, x: s.last(s.first(x, x)), lambda: nn.Bilinear(WIDTH, WIDTH, 8)), True),
     "weight_norm without bias": (
         two(
             lambda s, x: s.last(s.first(x)),
@@ -247,9 +247,9 @@ TRAINED = {
     ),
     "LayerNorm without bias": (
         two(lambda s, x: s.last(s.first(x)), lambda: nn.LayerNorm(WIDTH, bias=False), WIDTH),
-        False,
+        True,
     ),
-    "two outputs": (two(lambda s, x: s.last(sum(s.first(x))), TwoOutputs), False),
+    "two outputs": (two(lambda s, x: s.last(sum(s.first(x))), TwoOutputs), True),
     "dropout in a layer of one's own": (two(lambda s, x: s.last(s.first(x)), DropsOut), False),
     "dropout": (lambda: nn.Sequential(nn.Linear(WIDTH, 8), nn.Dropout(0.5), nn.Linear(8, 3)), True),
     "much dropout": (lambda: nn.Sequential(nn.Linear(WIDTH, 8), nn.Dropout(0.8), nn.Linear(8, 3)), True),
@@ -257,10 +257,10 @@ TRAINED = {
         two(lambda s, x: s.last(checkpoint(s.first, x, use_reentrant=False)), lambda: nn.Linear(WIDTH, 8)),
         True,
     ),
-    "a masked layer": (two(lambda s, x: s.last(s.first(x)), Masked), False),
+    "a masked layer": (two(lambda s, x: s.last(s.first(x)), Masked), True),
     "add_bias_kv": (attention(add_bias_kv=True), False),
     "attention with dropout": (attention(dropout=0.1), False),
-    "in place": (lambda: nn.Sequential(nn.Linear(WIDTH, 8), nn.ReLU(inplace=True), nn.Linear(8, 3)), False),
+    "in place": (lambda: nn.Sequential(nn.Linear(WIDTH, 8), nn.ReLU(inplace=True), nn.Linear(8, 3)), True),
     "unused weights": (two(lambda s, x: s.last(x), lambda: nn.Linear(WIDTH, 8), WIDTH), False),
     "a first layer twice": (
         two(lambda s, x: s.last(s.first(torch.tanh(s.first(x)))), lambda: nn.Linear(WIDTH, WIDTH), WIDTH),
