@@ -16,6 +16,7 @@ What takes seconds to import is imported by the function that needs it.
 # ruff: noqa: PLC0415
 
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fedtrain.config import Experiment, from_flat, to_flat
 from fedtrain.errors import ReportError, StorageError
+from fedtrain.files import current_folder
 from fedtrain.progress import shown
 
 if TYPE_CHECKING:
@@ -178,7 +180,7 @@ def simulate(
     import torch
 
     from fedtrain.clientapp.app import make_client_app
-    from fedtrain.files import current_folder
+    from fedtrain.flower.app import shipped
     from fedtrain.flower.simulation import open_grid
     from fedtrain.serverapp.run import run_experiment
     from fedtrain.tasks import NO_OBJECTS
@@ -188,10 +190,11 @@ def simulate(
     directory = experiment.output.directory
     with (
         _quiet_flower(),
+        _current_folder_last(),
         torch.random.fork_rng(devices=[]),
         open_grid(
             "fedtrain.clientapp.app:app" if objects is NO_OBJECTS else make_client_app(objects),
-            current_folder(),
+            shipped(),
             to_flat(experiment),
             nodes=experiment.federation.clients,
             workers=workers,
@@ -236,17 +239,25 @@ def audit_report(
         roster: the public keys that you trust, from elsewhere; without them nothing is proven about who signed.
         ledgers: ledger files that clients gave you.
 
+    A report that contradicts itself is refuted.
+
     Raises:
         ReportError: the report or a ledger file cannot be read.
         KeyFileError: the roster cannot be used.
     """
-    from fedtrain.audit import audit, read_report
+    from fedtrain.audit import audit, read_report, refuted
+    from fedtrain.errors import ContradictionError
     from fedtrain.trust import Roster
 
     path = report.path if isinstance(report, Run) else Path(report)
     data = _read(path / "report.json" if path.is_dir() else path)
     trusted = roster if roster is None or isinstance(roster, Roster) else Roster.read(Path(roster))
-    return audit(read_report(data), roster=trusted, ledgers={str(file): _read(Path(file)) for file in ledgers})
+    files = {str(file): _read(Path(file)) for file in ledgers}
+    try:
+        read = read_report(data)
+    except ContradictionError as error:
+        return refuted(error, pinned=trusted is not None)
+    return audit(read, roster=trusted, ledgers=files)
 
 
 def budget(path: Run | str | Path, *, experiment: Experiment | None = None) -> "tuple[BudgetRow, ...]":
@@ -309,6 +320,23 @@ def _quiet_flower() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+@contextmanager
+def _current_folder_last() -> Iterator[None]:
+    """Look for a task of the user's own in the current folder too, where no other place has it: as the command does.
+
+    Workers look where this process does.
+    """
+    folder = str(current_folder())
+    added = folder not in sys.path
+    if added:
+        sys.path.append(folder)
+    try:
+        yield
+    finally:
+        if added:
+            sys.path.remove(folder)
 
 
 def _read(path: Path) -> bytes:

@@ -11,6 +11,7 @@
     |   +-- KeyFileError        a key file or roster that is missing, unreadable or readable by others
     |   +-- SiteError           a client's site file
     |   +-- ReportError         a report that cannot be read
+    |   |   +-- ContradictionError  whose fields contradict each other: an audit refutes it
     +-- RunError              the run failed; what it saved is kept (exit status 1)
         +-- TooFewResultsError  fewer usable results in a round than the configured minimum
         +-- BudgetError         a step that a privacy budget does not allow (exit status 3)
@@ -70,6 +71,10 @@ class SiteError(UsageError):
 
 class ReportError(UsageError):
     """A report cannot be read."""
+
+
+class ContradictionError(ReportError):
+    """A report whose fields contradict each other."""
 
 
 class RunError(FedtrainError):

@@ -1,6 +1,6 @@
 """The audit of a report by a third party: from its bytes and pinned keys alone, without trust in any of it."""
 
-from fedtrain.audit.run import CHECKS, audit, read_report
+from fedtrain.audit.run import CHECKS, audit, read_report, refuted
 from fedtrain.audit.verdict import Check, Verdict
 
-__all__ = ["CHECKS", "Check", "Verdict", "audit", "read_report"]
+__all__ = ["CHECKS", "Check", "Verdict", "audit", "read_report", "refuted"]

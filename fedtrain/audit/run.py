@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from fedtrain.audit.checks import accounting, claims, configuration, matching, rounds, signatures, transport
 from fedtrain.audit.evidence import Evidence, read_copy
 from fedtrain.audit.verdict import Check, Finding, UnprovenError, Verdict, fails, not_proven
-from fedtrain.errors import FedtrainError, ReportError
+from fedtrain.errors import ContradictionError, FedtrainError, ReportError
 from fedtrain.privacy.mechanisms import mechanism_of_plan, private
 from fedtrain.report.numbers import short
 from fedtrain.report.schema import Report, body_digest
@@ -118,18 +118,23 @@ def read_report(data: bytes) -> Report:
     """Read a report that nobody vouches for.
 
     Raises:
-        ReportError: it is no report of this version, contradicts itself, or has what other programs may read in another
-            way: a key twice, a number that is not finite, a whole number beyond 2**53 - 1, too much nesting.
+        ContradictionError: its fields contradict each other.
+        ReportError: it is no report of this version, or has what other programs may read in another way: a key twice, a
+            number that is not finite, a whole number beyond 2**53 - 1, too much nesting.
     """
     try:
         json.loads(data, object_pairs_hook=_once, parse_int=_whole, parse_float=_finite, parse_constant=_no_number)
         report = Report.model_validate_json(data)
         body_digest(report)  # what has none cannot have been signed
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        found = error.errors(include_url=False)
+        first = found[0]
         where = ".".join(map(str, first["loc"])) or "the report"
         what = first["msg"].removeprefix("Value error, ")
-        raise ReportError(f"the report cannot be read: {short(where, _QUOTED)}: {short(what, _QUOTED)}") from error
+        told = f"{short(where, _QUOTED)}: {short(what, _QUOTED)}"
+        if all(each["type"] == "value_error" for each in found):  # what the report's own checks raise
+            raise ContradictionError(f"the report contradicts itself: {told}") from error
+        raise ReportError(f"the report cannot be read: {told}") from error
     except json.JSONDecodeError as error:
         raise ReportError(
             f"the report cannot be read: it is no JSON, or not all of it: {short(str(error), _QUOTED)}; get the whole "
@@ -174,6 +179,16 @@ def audit(report: Report, *, roster: Roster | None = None, ledgers: Mapping[str,
         checks.append(Check.of(name, finding))
     unproven = (Check(name=name, status="not proven", detail=detail) for name, detail in LIMITS)
     return Verdict(checks=(*checks, *unproven), pinned=roster is not None)
+
+
+def refuted(error: ContradictionError, *, pinned: bool) -> Verdict:
+    """Return the verdict on a report that contradicts itself, of which nothing else is worth a check.
+
+    Args:
+        error: how it does.
+        pinned: whether the auditor gave keys.
+    """
+    return Verdict(checks=(Check.of("consistency", fails(str(error))),), pinned=pinned)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -94,12 +94,12 @@ def decide(problems: Sequence[str], detail: str) -> Finding:
     return fails("; ".join(short(problem, _PROBLEM) for problem in problems[:_SHOWN]) + more)
 
 
-def render_audit(verdict: Verdict, report: Report, *, digest: str, files: int) -> str:
+def render_audit(verdict: Verdict, report: Report | None, *, digest: str, files: int) -> str:
     """Return the verdict as one page that stands alone: no scripts, no requests, readable offline and on paper.
 
     Args:
         verdict: what the audit found.
-        report: the report that it is about.
+        report: the report that it is about; ``None`` for one that contradicts itself.
         digest: SHA-256 of the report's bytes, in hexadecimal, so that the page says which file it is about.
         files: how many ledger files the auditor gave.
     """

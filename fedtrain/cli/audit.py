@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedtrain.audit import Verdict, read_report
+from fedtrain.audit import Verdict, read_report, refuted
 from fedtrain.audit import audit as check
 from fedtrain.audit.verdict import render_audit
 from fedtrain.cli.running import reporting_errors
 from fedtrain.cli.streams import answering
-from fedtrain.errors import ReportError
+from fedtrain.errors import ContradictionError, ReportError
 from fedtrain.files import write_atomic
 from fedtrain.trust import Roster
 
@@ -41,12 +41,16 @@ def audit(
     with reporting_errors(), answering(as_json) as answer:
         file = report / "report.json" if report.is_dir() else report
         data = _read(file)
+        pinned = None if roster is None else Roster.read(roster)
+        files = {str(path): _read(path) for path in ledgers or ()}
+        read = None
         try:
             read = read_report(data)
+            verdict = check(read, roster=pinned, ledgers=files)
+        except ContradictionError as error:
+            verdict = refuted(error, pinned=pinned is not None)
         except ReportError as error:
             raise ReportError(f"{file}: {error}") from error
-        files = {str(path): _read(path) for path in ledgers or ()}
-        verdict = check(read, roster=None if roster is None else Roster.read(roster), ledgers=files)
         if html is not None:
             page = render_audit(verdict, read, digest=sha256(data).hexdigest(), files=len(files))
             write_atomic(html, page.encode())

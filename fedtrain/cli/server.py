@@ -56,11 +56,14 @@ def run(
         Path | None, typer.Option("--out", help="Folder to bring the run back to; by default runs/NAME-TIME.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that --out names.")] = False,
-    app: Annotated[Path | None, typer.Option("--app", help="Folder of another Flower app than fedtrain's own.")] = None,
+    app: Annotated[
+        Path | None,
+        typer.Option("--app", help="Folder of a Flower app; by default that of the current folder, or fedtrain's own."),
+    ] = None,
 ) -> None:
     """Submit a run, follow it, and bring its folder back with the model and the report."""
     with reporting_errors():
-        from fedtrain.flower.app import bundled_folder, find_app  # noqa: PLC0415 - Flower takes a second to import
+        from fedtrain.flower.app import bundled_folder, described, find_app  # noqa: PLC0415 - Flower takes a second to import
 
         server = ServerFolder.open(folder)
         flat = read_flat(config, settings)
@@ -72,7 +75,9 @@ def run(
         refuse_taken(place, out, resume=resume)
         service = running(server)
         on_termination(signal.default_int_handler)
-        with bundled_folder(find_app(app)) as code:
+        chosen = find_app(app)
+        sys.stdout.write(f"app: {described(chosen)}\n")
+        with bundled_folder(chosen) as code:
             number = submit(service, code, _placed(experiment, place, resume=resume))
         sys.stdout.write(f"submitted as run {number} of the SuperLink\n")
         started = datetime.now(UTC)
@@ -142,13 +147,18 @@ def _report(place: Path, started: datetime) -> tuple[str, str] | None:
 
 @server.command()
 def bundle(
-    app: Annotated[Path | None, typer.Option("--app", help="Folder of another Flower app than fedtrain's own.")] = None,
+    app: Annotated[
+        Path | None,
+        typer.Option("--app", help="Folder of a Flower app; by default that of the current folder, or fedtrain's own."),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path("app.fab"),
 ) -> None:
     """Write the bundle that a run of the app would send to the nodes, for their sites to approve."""
     with reporting_errors():
-        from fedtrain.flower.app import build_bundle, find_app  # noqa: PLC0415 - Flower takes a second to import
+        from fedtrain.flower.app import build_bundle, described, find_app  # noqa: PLC0415 - Flower takes a second to import
 
-        data = build_bundle(find_app(app))
+        chosen = find_app(app)
+        data = build_bundle(chosen)
         write_atomic(out, data)
-        sys.stdout.write(f"{out}, {len(data)} bytes\nSHA-256 {sha256(data).hexdigest()}\n")
+        digest = sha256(data).hexdigest()
+        sys.stdout.write(f"app: {described(chosen)}\n{out}, {len(data)} bytes\nSHA-256 {digest}\n")

@@ -111,6 +111,11 @@ def find_app(folder: Path | None) -> FlowerApp:
     return own_app() if place.resolve() == shipped() else read_app(place)
 
 
+def described(app: FlowerApp) -> str:
+    """Return which app it is, in words."""
+    return "fedtrain's own" if _ours(app) else f"the Flower app in {app.folder}"
+
+
 def _declares_app(file: Path) -> bool:
     """Return whether a ``pyproject.toml`` is of a Flower app, or cannot be read, which is then to be said."""
     try:

@@ -317,6 +317,30 @@ def test_what_is_no_task_is_refused_before_anything_is_trained(cache, store, tmp
     assert not (tmp_path / "run" / "config.toml").exists()
 
 
+def test_workers_find_a_task_where_this_process_does_and_in_the_current_folder_last(cache, tmp_path, monkeypatch):
+    for place in ("script", "here"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "task_of_two_folders.py").write_text(
+            "from pathlib import Path\n"
+            "from fedtrain.config import TaskConfig\n"
+            "from fedtrain.tasks.supervised import Vision\n"
+            "class Own(Vision):\n"
+            "    def __init__(self, info):\n"
+            "        super().__init__(TaskConfig(), info)\n"
+            "    def losses(self, outputs, batch):\n"
+            "        Path(__file__).with_name('used').touch()\n"
+            "        return super().losses(outputs, batch)\n"
+        )
+    monkeypatch.syspath_prepend(tmp_path / "script")
+    monkeypatch.chdir(tmp_path / "here")
+    before = list(sys.path)
+    named = {"task__name": "task_of_two_folders:Own", "federation__rounds": 1, "output__screen": "none"}
+    simulate(digits_experiment(cache, **named), out=tmp_path / "run", workers=1)
+    assert (tmp_path / "script" / "used").exists()
+    assert not (tmp_path / "here" / "used").exists()
+    assert sys.path == before
+
+
 def test_a_run_of_objects_cannot_be_repeated_by_name(private, tmp_path):
     experiment = Experiment.load(private.path / "config.toml")
     assert experiment.task.name == "object:Digits"

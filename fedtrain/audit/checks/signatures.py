@@ -28,7 +28,13 @@ def keys(evidence: Evidence) -> Finding:
             problems.append(f"client {client} is missing from the report's roster")
         elif claimed.clients[client] != pinned.clients[client]:
             problems.append(f"client {client}'s key is another than the pinned one")
-    return decide(problems, f"the server's and {len(pinned.clients)} clients' keys are the pinned ones")
+    found = decide(problems, f"the server's and {len(pinned.clients)} clients' keys are the pinned ones")
+    keys_of = [{public.key_id for public in (roster.server, *roster.clients.values())} for roster in (claimed, pinned)]
+    if keys_of[0].isdisjoint(keys_of[1]):
+        return fails(
+            f"{found.detail}; no key is a pinned one: the pinned roster is that of another run, or the report is"
+        )
+    return found
 
 
 def record(evidence: Evidence) -> Finding:

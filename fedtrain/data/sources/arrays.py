@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtrain.config import Data
-from fedtrain.data.sources.base import Decoded, existing_file, require_records
+from fedtrain.data.sources.base import Decoded, existing, require_records
 from fedtrain.data.sources.columns import (
     Coded,
     label_categories,
@@ -74,8 +74,8 @@ def decode_npz(data: Data) -> Decoded:
         DataError: an array is missing or malformed, or the test arrays do not match the training arrays.
     """
     assert data.path is not None  # Data is validated
-    train = _load(existing_file(data.path), "_train", owner=data.partition.column)
-    test = _load(existing_file(data.test_path), "_test", owner=None) if data.test_path else None
+    train = _load(existing(data.path), "_train", owner=data.partition.column)
+    test = _load(existing(data.test_path), "_test", owner=None) if data.test_path else None
     if test is not None and test.file.resolve() == train.file.resolve() and test.suffix == train.suffix:
         raise DataError(f"{test.file} is both training and test data; give path and test_path different files")
     return _decoded(train, test, owner=data.partition.column, target=data.target, names=data.class_names)

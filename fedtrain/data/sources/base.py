@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from fedtrain.config import Data
 from fedtrain.data.types import DataInfo, Split
@@ -95,27 +95,15 @@ def require_records(count: int, what: str) -> None:
         raise DataError(f"{what} holds no records")
 
 
-def existing_file(name: str) -> Path:
-    """Return the path of a file.
+def existing(name: str, what: Literal["file", "folder"] = "file") -> Path:
+    """Return the path of a file, or of a folder.
 
     Raises:
         DataError: there is none.
     """
     path = Path(name).expanduser()
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file")
-    return path
-
-
-def existing_folder(name: str) -> Path:
-    """Return the path of a folder.
-
-    Raises:
-        DataError: there is none.
-    """
-    path = Path(name).expanduser()
-    if not path.is_dir():
-        raise DataError(f"{path}: there is no such folder")
+    if not (path.is_file() if what == "file" else path.is_dir()):
+        raise DataError(f"{path}: there is no such {what}")
     return path
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 
 from fedtrain.config import Data
-from fedtrain.data.sources.base import Decoded, Place, existing_folder
+from fedtrain.data.sources.base import Decoded, Place, existing
 from fedtrain.data.types import ClassTarget, DataInfo, Image, Split
 from fedtrain.errors import DataError
 from fedtrain.progress import working
@@ -53,13 +53,13 @@ def decode_folders(data: Data) -> Decoded:
             f"partition.column = {data.partition.column!r}: a folder of images does not name owners; "
             "choose another kind of partition and leave the column unset"
         )
-    train = _list(existing_folder(data.path))
+    train = _list(existing(data.path, "folder"))
     classes = tuple(sorted({file.parent.name for file in train.files}))
     training = _split(train, classes, shape=None)
     shape = training.features.shape[1:]
     testing = None
     if data.test_path is not None:
-        test = _list(existing_folder(data.test_path))
+        test = _list(existing(data.test_path, "folder"))
         if test.root.resolve() == train.root.resolve():
             raise DataError(f"{test.root} is both training and test data; give path and test_path different folders")
         unknown = sorted({file.parent.name for file in test.files} - set(classes))

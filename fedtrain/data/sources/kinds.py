@@ -6,7 +6,7 @@ import glob
 from pathlib import Path
 
 from fedtrain.config import Data
-from fedtrain.data.sources.base import Decoded, Source, existing_file, existing_folder, files_below
+from fedtrain.data.sources.base import Decoded, Source, existing, files_below
 from fedtrain.errors import DataError
 
 
@@ -68,7 +68,7 @@ class Npz(_Named):
 
     def files(self, data: Data) -> tuple[Path, ...]:
         """Return the archives."""
-        return tuple(existing_file(path) for path in self._paths(data))
+        return tuple(existing(path) for path in self._paths(data))
 
     def decode(self, data: Data) -> Decoded:
         """See `fedtrain.data.sources.arrays.decode_npz`."""
@@ -81,7 +81,7 @@ class Npz(_Named):
         from fedtrain.data.sources.arrays import refuse_training_records
 
         assert data.path is not None  # set by the caller
-        refuse_training_records(existing_file(data.path))
+        refuse_training_records(existing(data.path))
 
 
 class Images(_Named):
@@ -91,7 +91,7 @@ class Images(_Named):
 
     def files(self, data: Data) -> tuple[Path, ...]:
         """Return every file in the folders."""
-        return tuple(file for path in self._paths(data) for file in files_below(existing_folder(path)))
+        return tuple(file for path in self._paths(data) for file in files_below(existing(path, "folder")))
 
     def decode(self, data: Data) -> Decoded:
         """See `fedtrain.data.sources.images.decode_folders`."""

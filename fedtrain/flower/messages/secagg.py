@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import Any, Generic, Self, TypeVar, cast
 
 import numpy as np
 from flwr.app import ConfigRecord, RecordDict
@@ -15,6 +15,7 @@ from fedtrain.secagg import MaskedVector, MaskRequest, UnmaskedShares, UnmaskReq
 _RECORD = protocol.SECAGG
 _SESSION = "secagg.session"
 _MASKED = "masked"
+_Request = TypeVar("_Request", MaskRequest, UnmaskRequest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +48,8 @@ class SessionName:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskQuery:
-    """What a message holds that asks for a masked update, besides the model and the settings.
+class _Query(Generic[_Request]):
+    """What a message holds that asks for something.
 
     Attributes:
         session: the session.
@@ -56,11 +57,16 @@ class MaskQuery:
     """
 
     session: SessionName
-    request: MaskRequest
+    request: _Request
 
     def to_records(self) -> RecordDict:
-        """Return it as content to add to that of a message."""
+        """Return it as content, of a message or to add to that of one."""
         return RecordDict({_RECORD: _record(self.request.to_fields()), _SESSION: self.session.to_record()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskQuery(_Query[MaskRequest]):
+    """What a message holds that asks for a masked update, besides the model and the settings."""
 
     @classmethod
     def from_records(cls, content: RecordDict) -> Self:
@@ -69,8 +75,7 @@ class MaskQuery:
         Raises:
             TransportError: something is missing or malformed.
         """
-        request = MaskRequest.from_fields(_fields(content))
-        return cls(session=SessionName.from_records(content), request=request)
+        return cls(request=MaskRequest.from_fields(_fields(content)), session=SessionName.from_records(content))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,20 +108,8 @@ class MaskReply:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnmaskQuery:
-    """What asks for shares, which take the masks off a sum.
-
-    Attributes:
-        session: the session.
-        request: the request.
-    """
-
-    session: SessionName
-    request: UnmaskRequest
-
-    def to_records(self) -> RecordDict:
-        """Return it as the content of a message."""
-        return RecordDict({_RECORD: _record(self.request.to_fields()), _SESSION: self.session.to_record()})
+class UnmaskQuery(_Query[UnmaskRequest]):
+    """What asks for shares, which take the masks off a sum."""
 
     @classmethod
     def from_records(cls, content: RecordDict) -> Self:
@@ -125,8 +118,7 @@ class UnmaskQuery:
         Raises:
             TransportError: something is missing or malformed.
         """
-        request = UnmaskRequest.from_fields(_fields(content))
-        return cls(session=SessionName.from_records(content), request=request)
+        return cls(request=UnmaskRequest.from_fields(_fields(content)), session=SessionName.from_records(content))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -328,6 +328,13 @@ def test_a_power_that_another_machine_rounds_in_another_way_is_no_other_claim(ju
     assert path in checks["claim"].detail
 
 
+def test_a_roster_of_another_run_is_called_so(honest, judge):
+    _, checks = judge(honest, client_world("capped").roster)
+    assert checks["pinned keys"].detail.endswith(
+        "; no key is a pinned one: the pinned roster is that of another run, or the report is"
+    )
+
+
 def test_clients_that_are_only_pinned_or_only_in_the_report_are_named(world, honest, judge):
     fewer = Roster(server=world.roster.server, clients={client: world.roster.clients[client] for client in (0, 1, 2)})
     _, checks = judge(honest, fewer)

@@ -1,7 +1,9 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from fedtrain.cli.app import COMMANDS, load
 
@@ -55,3 +57,13 @@ def test_arguments_are_checked_before_anything_heavy_is_imported(command):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_list_says_of_each_command_what_its_own_help_says(name):
     assert load(name).help.splitlines()[0] == COMMANDS[name][1]
+
+
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # of Flower
+def test_a_bundle_says_which_app_it_is_of(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(load("server"), ["bundle"]).stdout.startswith("app: fedtrain's own\napp.fab, ")
+    app = Path(__file__).parents[3] / "docs" / "examples" / "protected_app"
+    monkeypatch.chdir(app)
+    made = CliRunner().invoke(load("server"), ["bundle", "--out", str(tmp_path / "other.fab")])
+    assert made.stdout.startswith(f"app: the Flower app in {app}\n"), made.output

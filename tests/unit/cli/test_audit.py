@@ -6,6 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from fedtrain import audit_report
 from fedtrain.audit import CHECKS
 from fedtrain.audit.run import LIMITS
 from fedtrain.cli.app import app
@@ -72,13 +73,34 @@ def test_what_cannot_be_read_is_named_with_its_file(files):
     assert cut.exit_code == 2
     assert cut.stderr.startswith(f"error: {file}: the report cannot be read: it is no JSON, or not all of it: ")
     assert cut.stderr.endswith("; get the whole file again\n")
-    plain = json.loads(whole)
-    plain["privacy"]["epsilon"] /= 2
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda plain: plain["privacy"].update(epsilon=plain["privacy"]["epsilon"] / 2), "privacy: epsilon = "),
+        (lambda plain: plain.update(rounds=1), 'the report: status = "completed" needs all planned rounds'),
+        (lambda plain: plain["data"].update(owners=["one"]), "data: owners has 1 names for"),
+    ],
+)
+def test_a_report_that_contradicts_itself_is_refuted_with_status_one(files, change, words):
+    file = files / "report.json"
+    plain = json.loads(file.read_text())
+    change(plain)
     file.write_text(json.dumps(plain))
-    contradiction = call(file)
-    assert contradiction.exit_code == 2
-    assert contradiction.stderr.startswith(f"error: {file}: the report cannot be read: privacy: epsilon = ")
-    assert "Value error" not in contradiction.stderr
+    result = call(file, "--roster", files / "roster.json", "--html", files / "a.html")
+    assert result.exit_code == 1, result.output
+    assert f"fails  consistency  the report contradicts itself: {words}" in result.stdout
+    assert "Value error" not in result.stdout
+    assert result.stdout.splitlines()[-1] == "The report is refuted: 1 of 1 checks fail."
+    assert "Do not rely on this report" in (files / "a.html").read_text()
+    machine = json.loads(call(file, "--json").stdout)
+    assert (machine["exit_status"], machine["checks"][0]["name"]) == (1, "consistency")
+    verdict = audit_report(file)
+    assert not verdict.holds
+    plain["privacy"]["mode"] = 3  # a type that no report has is no contradiction
+    file.write_text(json.dumps(plain))
+    assert call(file).exit_code == 2
 
 
 def test_a_forged_report_is_refuted_with_status_one(files, world):

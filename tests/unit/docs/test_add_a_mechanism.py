@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +128,13 @@ def test_a_simulation_with_it_passes_the_audit(ran):
     assert ran.returncode == 0, ran.stderr
     assert "client privacy: epsilon <= 8 at delta 0.001 for each client" in ran.stdout
     assert "The report holds as far as it can be proven" in ran.stdout
+
+
+def test_the_command_audits_it_in_a_process_that_has_imported_it(ran, folder):
+    (line,) = re.findall(r"^python (-c .* audit .*)$", PAGE.read_text(), flags=re.MULTILINE)
+    done = python(folder, *shlex.split(line))
+    assert done.returncode == 0, done.stderr
+    assert "The report holds as far as it can be proven" in done.stdout
 
 
 def test_an_audit_refuses_a_mode_that_is_not_registered_by_name(ran, folder):
