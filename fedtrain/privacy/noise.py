@@ -7,9 +7,15 @@ What the Gaussians defend against. Floating-point noise does not reach every num
 depends on what it was added to (Mironov 2012, "On significance of the least significant bits for differential
 privacy"). For Gaussians of one Box-Muller pair an attacker can search for the uniforms that explain a result, and rule
 out values for which there are none (Jin et al. 2022; Holohan and Braghin 2021, "Secure random sampling in differential
-privacy"). By the latter's section 5.1, each value here is the sum of 2n = 4 Gaussians divided by sqrt(4); Opacus'
-secure mode takes n = 2 too. The search for the 53-bit uniforms behind one value then costs about
-2^(53 (2n - 1)) = 2^159 steps.
+privacy"). The latter's section 5.1 sums 2n Gaussians for each value; Opacus' secure mode takes 2n = 4. The search for
+the 53-bit uniforms behind one value then costs about 2^(53 (2n - 1)) = 2^159 steps.
+
+Here 67 Gaussians of as many pairs become 64 values, by orthonormal rows, so that the values are independent standard
+Gaussians again. The rows are orthogonal to the constant, the cosine and the sine over 67 points of a circle, and no
+three points of a circle are on a line. So each value, and each linear combination of values of a block, has a part in
+at least four of the Gaussians. An attacker who knows all 64 values has 64 equations for 67 Gaussians, and searches
+three: as before, about 2^(53 * 3) = 2^159 steps, for a block and for any part of it. A value takes 67/64 Gaussians in
+the place of four.
 
 What they do not give. This makes a known attack infeasible; it is no proof. The sum of gradients and its noise are
 still floats, rounded after every operation, and the guarantee is that of the real-valued Gaussian, which floats
@@ -19,6 +25,8 @@ probability of 1e-17. Timing is not hidden. A reader of this process's memory re
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from math import isfinite, pi, prod
 from typing import Literal, Protocol
 from weakref import WeakSet
@@ -34,10 +42,13 @@ from fedtrain.seeding import seeded_generator
 _WORD = 8
 _LOWER_53 = (1 << 53) - 1
 _UNIT = 2.0**-53
-_SUMMED = 4
 
-# Pairs of values made at once: a few megabytes of temporaries, whatever the size of the result.
-_CHUNK = 1 << 13
+# How many Gaussians become how many values.
+_GAUSSIANS, _VALUES = 67, 64
+# Pairs of blocks made at once: two megabytes of temporaries, whatever the size of the result.
+_BLOCKS = 1 << 8
+# Values from which on several threads make them.
+_MANY = 1 << 17
 
 
 class RandomSource(Protocol):
@@ -101,22 +112,34 @@ class SeededSource:
 
 
 class SecureSource:
-    """Draws from a keystream of its own, on the CPU."""
+    """Draws from keystreams of its own, on the CPU: one, and for large draws one more for each further thread."""
 
     name = "secure"
 
     def __init__(self) -> None:
         self._stream = Keystream()
+        self._others: list[Keystream] = []
 
     def gaussian(
         self, shape: Sequence[int], *, std: float, device: torch.device, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """Return Gaussians of the shape, made in float64 on the CPU, then rounded once to ``dtype``."""
+        """Return Gaussians of the shape, made in float64 on the CPU, then rounded once to ``dtype``.
+
+        As many threads as torch uses make them, each from a keystream of its own.
+        """
         _check_std(std)
         values = torch.empty(prod(shape), dtype=dtype)
-        for chunk in torch.split(values, 2 * _CHUNK):
-            pairs = (len(chunk) + 1) // 2
-            chunk.copy_(self._pairs(pairs).mul_(std)[: len(chunk)])
+        chunks = torch.split(values, 2 * _BLOCKS * _VALUES)
+        threads = min(torch.get_num_threads(), len(chunks)) if len(values) >= _MANY else 1
+        while len(self._others) < threads - 1:
+            self._others.append(Keystream())
+        streams = [self._stream, *self._others][:threads]
+        if threads == 1:
+            _fill(chunks, self._stream, std)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                parts = [chunks[number::threads] for number in range(threads)]
+                list(pool.map(_fill, parts, streams, [std] * threads))
         return values.reshape(tuple(shape)).to(device)
 
     def bernoulli(self, count: int, probability: float) -> Tensor:
@@ -127,18 +150,46 @@ class SecureSource:
         _check_probability(probability)
         return self._stream.words(count) < int(probability * 2**53)
 
-    def _pairs(self, count: int) -> Tensor:
-        """Return 2 * count standard Gaussians: Box and Muller 1958, each summed over four independent pairs.
 
-        The four parts of a value come from different pairs: the two values of one pair sum to a single Gaussian, which
-        would halve the defence.
-        """
-        words = self._stream.words(2 * _SUMMED * count).to(torch.float64).reshape(2, _SUMMED, count)
-        # In (0, 1], so that the logarithm is finite.
-        radius = words[0].add_(1.0).mul_(_UNIT).log_().mul_(-2.0).sqrt_()
-        angle = words[1].mul_(2 * pi * _UNIT)
-        values = torch.cat([(radius * angle.cos()).sum(0), (radius * angle.sin()).sum(0)])
-        return values.div_(_SUMMED**0.5)
+def _fill(chunks: Sequence[Tensor], stream: "Keystream", std: float) -> None:
+    for chunk in chunks:
+        blocks = -(-len(chunk) // (2 * _VALUES))
+        chunk.copy_(_blocks(stream, blocks).flatten()[: len(chunk)].mul_(std))
+
+
+def _blocks(stream: "Keystream", count: int) -> Tensor:
+    """Return standard Gaussians, float64 of shape (64, 2 * count): a column is a block.
+
+    By Box and Muller 1958. The two values of a pair are in different blocks: together they are a single Gaussian.
+    """
+    words = stream.words(2 * _GAUSSIANS * count).to(torch.float64).reshape(2, _GAUSSIANS, count)
+    # In (0, 1], so that the logarithm is finite.
+    radius = words[0].add_(1.0).mul_(_UNIT).log_().mul_(-2.0).sqrt_()
+    angle = words[1].mul_(2 * pi * _UNIT)
+    gaussians = words.new_empty(_GAUSSIANS, 2, count)
+    torch.mul(radius, angle.cos(), out=gaussians[:, 0])
+    torch.mul(radius, angle.sin_(), out=gaussians[:, 1])
+    taken, given = _mixing()
+    gaussians = gaussians.flatten(1)
+    return torch.addmm(gaussians[_GAUSSIANS - _VALUES :], given, taken @ gaussians)
+
+
+@cache
+def _mixing() -> tuple[Tensor, Tensor]:
+    """Return matrices T and G: to ``x[3:] + G @ (T @ x)`` belong orthonormal rows, whose kernel is 1, cosine and sine.
+
+    The last rows of the block reflector that takes the kernel to the first three axes (Schreiber and Parlett 1988,
+    "Block reflectors: theory and computation").
+    """
+    turns = torch.arange(_GAUSSIANS, dtype=torch.float64) * (2 * pi / _GAUSSIANS)
+    kernel = torch.stack([torch.full_like(turns, 0.5**0.5), turns.cos(), turns.sin()], dim=1)
+    kernel *= (2 / _GAUSSIANS) ** 0.5
+    extra = _GAUSSIANS - _VALUES
+    left, _, right = torch.linalg.svd(kernel[:extra])
+    reflected = kernel.clone()
+    reflected[:extra] += left @ right
+    scale = 2 * torch.linalg.inv(reflected.T @ reflected)
+    return reflected.T.contiguous(), -kernel[extra:] @ scale
 
 
 class Keystream:

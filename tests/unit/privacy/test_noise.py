@@ -3,17 +3,25 @@ import gc
 import os
 import pickle
 import tracemalloc
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from fedtrain.privacy.noise import _STREAMS, Keystream, SecureSource, SeededSource, _forget_all
+from fedtrain.privacy.noise import _STREAMS, Keystream, SecureSource, SeededSource, _forget_all, _mixing
 from fedtrain.seeding import seeded_generator
 
 CPU = torch.device("cpu")
 KEY = bytes(range(32))
+
+
+@pytest.fixture
+def keep_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -102,22 +110,84 @@ def test_streams_do_not_outlive_their_source():
     assert len(_STREAMS) < before
 
 
-def test_gaussians_are_box_mullers_summed_over_four_pairs(known_key):
-    drawn = SecureSource().gaussian((5,), std=3.0, device=CPU, dtype=torch.float64).numpy()
-    first, second = numbers(24).astype(float).reshape(2, 4, 3)
+def rows():
+    """The rows that make 64 values of 67 Gaussians."""
+    taken, given = (each.numpy() for each in _mixing())
+    return np.eye(67)[3:] + given @ taken
+
+
+def test_gaussians_are_box_mullers_mixed_by_the_rows(known_key):
+    drawn = SecureSource().gaussian((5, 40), std=3.0, device=CPU, dtype=torch.float64).numpy()
+    first, second = numbers(2 * 67 * 2).astype(float).reshape(2, 67, 2)
     radius, angle = np.sqrt(-2 * np.log((first + 1) / 2**53)), 2 * np.pi * second / 2**53
-    expected = np.concatenate([(radius * np.cos(angle)).sum(0), (radius * np.sin(angle)).sum(0)]) / 2 * 3
-    np.testing.assert_allclose(drawn, expected[:5], rtol=1e-12)
+    # Two blocks of cosines, then two of sines.
+    expected = 3 * rows() @ np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+    np.testing.assert_allclose(drawn.flatten(), expected.flatten()[:200], rtol=1e-12, atol=1e-12)
+
+
+def test_the_rows_are_orthonormal_so_that_values_are_independent():
+    np.testing.assert_allclose(rows() @ rows().T, np.eye(64), atol=1e-14)
+
+
+def test_no_combination_of_a_block_depends_on_fewer_than_four_gaussians():
+    # A combination without a part in all but three Gaussians is orthogonal to the kernel and has three values: there is
+    # none, if any three columns of the kernel are independent.
+    turns = 2 * np.pi * np.arange(67) / 67
+    kernel = np.stack([np.ones(67), np.cos(turns), np.sin(turns)])
+    np.testing.assert_allclose(rows() @ kernel.T, 0, atol=1e-13)
+    triples = np.array(list(combinations(range(67), 3)))
+    volumes = np.abs(np.linalg.det(kernel[:, triples].transpose(1, 0, 2)))
+    assert volumes.min() > 1e-4
+    # Of four summed Gaussians two are enough to see that this can fail.
+    assert np.abs(rows()).min() > 0
+
+
+def test_the_variance_is_right_to_a_thousandth(known_key):
+    source, count = SecureSource(), 1 << 24
+    moments = torch.zeros(4, dtype=torch.float64)
+    for _ in range(32):
+        drawn = source.gaussian((count // 32,), std=2.0, device=CPU, dtype=torch.float64) / 2
+        square = drawn.square()
+        moments += torch.stack([value.mean() for value in (drawn, square, drawn * square, square * square)]) / 32
+    # By five of their own deviations, of which that of the variance is 0.035 %.
+    allowed = 5 * torch.tensor([1.0, 2.0, 15.0, 96.0], dtype=torch.float64).div(count).sqrt()
+    expected = torch.tensor([0.0, 1.0, 0.0, 3.0], dtype=torch.float64)
+    assert bool(((moments - expected).abs() < allowed).all())
+    # A deviation that is off by a thousandth would be seen.
+    for planted in (1.001, 0.999):
+        assert abs(float(planted**2 * moments[1]) - 1) > float(allowed[1])
+
+
+def test_threads_draw_from_streams_of_their_own_and_nothing_twice(keep_threads):
+    torch.set_num_threads(3)
+    source = SecureSource()
+    drawn = [source.gaussian((300_000,), std=1.0, device=CPU, dtype=torch.float64) for _ in range(2)]
+    assert len(torch.cat(drawn).unique()) == 600_000
+    assert abs(float(torch.cat(drawn).var()) - 1) < 6 * (2 / 600_000) ** 0.5
+    chunks = torch.stack(drawn[0][: 9 * 2**15].split(2**15))
+    correlation = torch.corrcoef(chunks) - torch.eye(9, dtype=torch.float64)
+    assert float(correlation.abs().max()) < 6 / 2**7.5
+    keys = {words(stream) for stream in (source._stream, *source._others)}
+    assert len(keys) == 3
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_repeats_no_stream_of_a_thread(keep_threads):
+    torch.set_num_threads(2)
+    source = SecureSource()
+    source.gaussian((1 << 17,), std=1.0, device=CPU)
+    other = source._others[0]
+    assert in_a_child(lambda: words(other)) != words(other)
 
 
 @pytest.mark.parametrize("byte", [0x00, 0xFF])
 def test_gaussians_are_finite_at_the_ends_of_the_uniforms(monkeypatch, byte):
     source = SecureSource()
-    ends = torch.full((8,), int.from_bytes(bytes([byte]) * 8, "little") & ((1 << 53) - 1))
-    monkeypatch.setattr(source._stream, "words", lambda count: ends.repeat(count // 8))
+    ends = torch.full((134,), int.from_bytes(bytes([byte]) * 8, "little") & ((1 << 53) - 1))
+    monkeypatch.setattr(source._stream, "words", lambda count: ends.repeat(count // 134))
     drawn = source.gaussian((2,), std=1.0, device=CPU)
     assert bool(drawn.isfinite().all())
-    assert float(drawn.abs().max()) <= 17.2
+    assert float(drawn.abs().max()) <= 8.6 * 67**0.5
 
 
 def test_chunks_of_a_large_result_do_not_repeat():
