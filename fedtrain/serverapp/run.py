@@ -38,6 +38,7 @@ from fedtrain.serverapp.events import (
     RunEnded,
     RunStarted,
 )
+from fedtrain.serverapp.identity import RunIdentity
 from fedtrain.serverapp.preparation import Preparation, prepare
 from fedtrain.serverapp.reporting import Status, build_report, largest_epsilon
 from fedtrain.serverapp.rounds import Rounds, initial_state
@@ -84,6 +85,7 @@ def run_experiment(
     else:
         enroll = partial(enroll_members, grid, read_members(server, clients=federation.clients))
     folder = RunFolder.open(experiment)
+    unchecked = folder.check_identity(RunIdentity.of(preparation, folder.data_key))
     start = folder.load_checkpoint() or initial_state(preparation)
     done = start.round_number
     screen = make_screen(experiment.output.screen)
@@ -99,6 +101,8 @@ def run_experiment(
     )
     for warning in (*preparation.warnings, *preparation.private_warnings):
         events.emit(Notice(text=f"warning: {warning}"))
+    if unchecked:
+        events.emit(Notice(text=f"warning: {unchecked}"))
     if preparation.slower:
         events.emit(Notice(text=preparation.slower))
     enrollment = enroll(preparation, transport, summing, folder, done=done)

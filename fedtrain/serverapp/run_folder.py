@@ -18,6 +18,7 @@ from fedtrain.errors import ConfigError, StorageError
 from fedtrain.files import rewrite_lines, write_atomic
 from fedtrain.report import ModelFile, Report
 from fedtrain.serverapp.checkpoint import Arrays, RunState, check_model_file, encode_model
+from fedtrain.serverapp.identity import RunIdentity
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -63,6 +64,11 @@ class RunFolder:
     def key(self) -> Path:
         """The server's identity key."""
         return self.path / "keys" / "server.pem"
+
+    @property
+    def data_key(self) -> Path:
+        """The key of the digests of the run's records."""
+        return self.path / "keys" / "records.key"
 
     @property
     def roster(self) -> Path:
@@ -136,6 +142,38 @@ class RunFolder:
             raise ConfigError(
                 f"the run in {config.parent} cannot be resumed with another configuration: {'; '.join(changed)}"
             )
+
+    def check_identity(self, now: RunIdentity) -> str:
+        """Check that a resumed run is about what it was about before, and note what a new one is about.
+
+        Returns:
+            What a person should know, empty where there is nothing: a run of an earlier version has no such note, and
+            what it is about now is taken for what it was about before.
+
+        Raises:
+            ConfigError: the records, the model or the task are others; it names which.
+            StorageError: the note cannot be read or written.
+        """
+        path = self.path / "identity.json"
+        try:
+            before = RunIdentity.decode(path.read_bytes())
+        except FileNotFoundError:
+            write_atomic(path, now.encode())
+            if not self._checkpoints():
+                return ""
+            return (
+                f"{self.path} is a run of an earlier version, which noted no digests of its records, model and task: "
+                "whether they are those of before is not checked this time"
+            )
+        except (OSError, StorageError) as error:
+            raise StorageError(f"cannot read {path}, which says what the run is about: {error}") from error
+        if differences := before.differences(now):
+            raise ConfigError(
+                f"the run in {self.path} cannot be resumed, since it would go on with something else: "
+                f"{'; '.join(differences)} changed since it began. Put back what it was, or begin another run in "
+                "another folder (--out)"
+            )
+        return ""
 
     def save_checkpoint(self, state: RunState) -> None:
         """Write the checkpoint of a round, then drop those that are no longer kept.
