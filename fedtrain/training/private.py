@@ -34,7 +34,7 @@ from fedtrain.training.hooks import Hooked, leave_plain
 from fedtrain.training.preflight import WATCHING, PreflightResult
 from fedtrain.training.selfcheck import SelfCheck, SpotCheck, refuse_other_sum, tolerance
 from fedtrain.training.state import Still, Weights
-from fedtrain.training.steps import RoundSettings, add_proximal_gradient, make_optimizer
+from fedtrain.training.steps import LocalOptimizer, RoundSettings, add_proximal_gradient
 
 Chunk = Batch | list[Batch]
 """A batch of several rows, or a batch of one row for each record."""
@@ -80,7 +80,7 @@ class PrivateTrainer:
         )
         std = self.plan.noise_multiplier * spec.clip_norm
         with self._ready(model) as watching:
-            optimizer = make_optimizer(self.config, model, settings.learning_rate)
+            optimizer = LocalOptimizer(self.config, model, settings.learning_rate)
             anchors = [parameter.detach().clone() for parameter in parameters] if settings.proximal_mu else []
             augmentation = seeded_generator(settings.seed, "augmentation")
             check = SelfCheck(model, self.plan)

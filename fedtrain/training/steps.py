@@ -8,10 +8,12 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
 
 from fedtrain.config import Training
 from fedtrain.data.types import DataInfo
+from fedtrain.errors import TaskError
 from fedtrain.privacy.mechanisms import Requirements
 from fedtrain.seeding import seeded_generator
 from fedtrain.tasks import Records, Task, refuse_batch_statistics
@@ -93,13 +95,81 @@ def refused_alone(model: nn.Module, task: Task, records: Records) -> str:
         return "" if refused(records) else refused(records.take(slice(0, 1)))
 
 
-def make_optimizer(config: Training, model: nn.Module, learning_rate: float) -> Optimizer:
-    """Build the client's optimizer over the trainable parameters of the model."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if config.optimizer == "sgd":
-        return SGD(parameters, lr=learning_rate, momentum=config.momentum, weight_decay=config.weight_decay)
-    kind = Adam if config.optimizer == "adam" else AdamW
-    return kind(parameters, lr=learning_rate, weight_decay=config.weight_decay)
+class LocalOptimizer:
+    """The client's optimizer: torch's own functions for SGD, Adam and AdamW, and so the weights of ``torch.optim``.
+
+    Its classes import torch's compiler when the first is made, which takes a second of each process.
+
+    Attributes:
+        parameters: those that are trained, in the model's order. Each step takes ``grad`` of them.
+    """
+
+    def __init__(self, config: Training, model: nn.Module, learning_rate: float) -> None:
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._config, self._learning_rate = config, learning_rate
+        self._averages: dict[nn.Parameter, Tensor | None] = dict.fromkeys(self.parameters)
+        self._squares = {} if config.optimizer == "sgd" else {each: torch.zeros_like(each) for each in self.parameters}
+        self._steps = {each: torch.zeros(()) for each in self._squares}
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Change the parameters that have a gradient.
+
+        Raises:
+            TaskError: a gradient is sparse, which Adam and AdamW do not take.
+        """
+        found = [(parameter, parameter.grad) for parameter in self.parameters if parameter.grad is not None]
+        chosen, gradients = [parameter for parameter, _ in found], [gradient for _, gradient in found]
+        sparse = any(gradient.is_sparse for gradient in gradients)
+        if self._config.optimizer == "sgd":
+            averages = [self._averages[each] for each in chosen]
+            sgd(
+                [*chosen],
+                gradients,
+                averages,
+                has_sparse_grad=sparse,
+                weight_decay=self._config.weight_decay,
+                momentum=self._config.momentum,
+                lr=self._learning_rate,
+                dampening=0,
+                nesterov=False,
+                maximize=False,
+            )
+            self._averages.update(zip(chosen, averages, strict=True))
+            return
+        if sparse:
+            raise TaskError(
+                f"{self._config.optimizer} takes no sparse gradients: build the model's embeddings with sparse=False, "
+                'or set training.optimizer = "sgd"'
+            )
+        for each in chosen:
+            if self._averages[each] is None:
+                self._averages[each] = torch.zeros_like(each)
+        adam(
+            [*chosen],
+            gradients,
+            [average for each in chosen if (average := self._averages[each]) is not None],
+            [self._squares[each] for each in chosen],
+            [],
+            [self._steps[each] for each in chosen],
+            decoupled_weight_decay=self._config.optimizer == "adamw",
+            amsgrad=False,
+            beta1=_BETAS[0],
+            beta2=_BETAS[1],
+            lr=self._learning_rate,
+            weight_decay=self._config.weight_decay,
+            eps=_EPSILON,
+            maximize=False,
+        )
+
+
+# torch's own.
+_BETAS, _EPSILON = (0.9, 0.999), 1e-8
 
 
 def shuffled_batches(records: int, config: Training, generator: torch.Generator) -> Iterator[Tensor]:
@@ -138,8 +208,8 @@ class PlainTrainer:
         """Train the model in place on the records and return the mean loss over the batches."""
         device = next(model.parameters()).device
         model.train()
-        optimizer = make_optimizer(self.config, model, settings.learning_rate)
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        optimizer = LocalOptimizer(self.config, model, settings.learning_rate)
+        parameters = optimizer.parameters
         anchors = [parameter.detach().clone() for parameter in parameters] if settings.proximal_mu else []
         order = seeded_generator(settings.seed, "batches")
         augmentation = seeded_generator(settings.seed, "augmentation")

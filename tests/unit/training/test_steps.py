@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from itertools import chain
 
 import pytest
@@ -5,8 +7,9 @@ import torch
 from torch import nn
 
 from fedtrain.config import Training
+from fedtrain.errors import TaskError
 from fedtrain.training import PlainTrainer, Records, RoundSettings
-from fedtrain.training.steps import make_optimizer, shuffled_batches
+from fedtrain.training.steps import LocalOptimizer, shuffled_batches
 from tests.unit.training.mechanism import Classification
 
 
@@ -95,7 +98,57 @@ def test_optimizers_lower_the_loss_and_leave_frozen_weights(name):
     train_plain(net, Classification(), data, config, SETTINGS)
     assert mean_loss(net, data) < before
     assert torch.equal(net[0].weight, frozen)
-    assert make_optimizer(config, net, 0.1).param_groups[0]["lr"] == 0.1
+
+
+CLASSES = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_optimizers_are_torchs_to_the_bit(name, decay, dtype):
+    config = Training(optimizer=name, weight_decay=decay, momentum=0.9 if name == "sgd" and decay else 0.0)
+    nets = [nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)).to(dtype) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    nets[0][0].bias.requires_grad_(False)
+    nets[1][0].bias.requires_grad_(False)
+    ours = LocalOptimizer(config, nets[0], 0.05)
+    momentum = {"momentum": config.momentum} if name == "sgd" else {}
+    theirs = CLASSES[name](
+        [each for each in nets[1].parameters() if each.requires_grad], lr=0.05, weight_decay=decay, **momentum
+    )
+    for step in range(5):
+        ours.zero_grad()
+        theirs.zero_grad()
+        for net in nets:
+            # One parameter has no gradient in some of the steps.
+            outputs = net[1](net[0](torch.ones(2, 5, dtype=dtype)) if step % 2 else torch.ones(2, 4, dtype=dtype))
+            outputs.square().sum().backward()
+        ours.step()
+        theirs.step()
+        for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_a_sparse_gradient_is_refused_where_torch_refuses_it():
+    net = nn.Embedding(4, 3, sparse=True)
+    net(torch.tensor([1, 1, 2])).sum().backward()
+    with pytest.raises(TaskError, match=r"adamw takes no sparse gradients: .* sparse=False"):
+        LocalOptimizer(Training(optimizer="adamw"), net, 0.1).step()
+    before = net.weight.detach().clone()
+    LocalOptimizer(Training(), net, 0.1).step()
+    torch.testing.assert_close(net.weight - before, torch.tensor([[0.0], [-0.2], [-0.1], [0.0]]).expand(4, 3))
+
+
+def test_a_step_imports_no_compiler():
+    code = (
+        "import sys, torch; from torch import nn; from fedtrain.config import Training; "
+        "from fedtrain.training.steps import LocalOptimizer; import fedtrain.training.private; "
+        "net = nn.Linear(2, 2); optimizers = [LocalOptimizer(Training(optimizer=each), net, 0.1) for each in "
+        "('sgd', 'adam')]; net(torch.ones(1, 2)).sum().backward(); [each.step() for each in optimizers]; "
+        "sys.exit(sum(name in sys.modules for name in ('torch._dynamo', 'opacus')))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_same_seed_gives_the_same_weights():
