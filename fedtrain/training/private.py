@@ -27,14 +27,14 @@ from fedtrain.privacy.noise import RandomSource
 from fedtrain.seeding import seeded_generator
 from fedtrain.tasks import Batch, Records, Task
 from fedtrain.tasks.calls import refuse_coupled_losses, rows, split, to_device
-from fedtrain.training.bookkeeping import Book
+from fedtrain.training.bookkeeping import Book, bookkeeping
 from fedtrain.training.contributions import PerRecord
 from fedtrain.training.gradients import by_loop, by_vmap, collate_alone, collate_views, trainable
-from fedtrain.training.hooks import Hooked, leave_plain
+from fedtrain.training.hooks import Hooked, hooked, leave_plain
 from fedtrain.training.preflight import WATCHING, PreflightResult
 from fedtrain.training.selfcheck import SelfCheck, SpotCheck, refuse_other_sum, tolerance
 from fedtrain.training.state import Still, Weights
-from fedtrain.training.steps import LocalOptimizer, RoundSettings, add_proximal_gradient
+from fedtrain.training.steps import LocalOptimizer, RoundSettings, add_proximal_gradient, fast_layout
 
 Chunk = Batch | list[Batch]
 """A batch of several rows, or a batch of one row for each record."""
@@ -109,9 +109,12 @@ class PrivateTrainer:
     def _ready(self, model: nn.Module) -> Iterator[Book | Hooked | None]:
         """Watch the layers of the model if the way does so, and leave it as a plain module, also after a failure."""
         try:
-            if self.preflight.way in WATCHING:
-                with WATCHING[self.preflight.way](model) as watching:
-                    yield watching
+            if self.preflight.way == "book-keeping":
+                with fast_layout(model), bookkeeping(model) as book:
+                    yield book
+            elif self.preflight.way == "hooks":
+                with hooked(model) as hooks:
+                    yield hooks
             else:
                 yield None
         finally:

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from contextlib import suppress
 from itertools import chain
 
 import pytest
@@ -8,9 +9,10 @@ from torch import nn
 
 from fedtrain.config import Training
 from fedtrain.errors import TaskError
+from fedtrain.privacy.noise import SeededSource
 from fedtrain.training import PlainTrainer, Records, RoundSettings
-from fedtrain.training.steps import LocalOptimizer, shuffled_batches
-from tests.unit.training.mechanism import Classification
+from fedtrain.training.steps import LocalOptimizer, fast_layout, shuffled_batches
+from tests.unit.training.mechanism import Classification, plan, train_private
 
 
 def train_plain(net, task, data, config, settings):
@@ -138,6 +140,55 @@ def test_a_sparse_gradient_is_refused_where_torch_refuses_it():
     before = net.weight.detach().clone()
     LocalOptimizer(Training(), net, 0.1).step()
     torch.testing.assert_close(net.weight - before, torch.tensor([[0.0], [-0.2], [-0.1], [0.0]]).expand(4, 3))
+
+
+IMAGES = {
+    "torch's own": (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 3)), True),
+    "group norm": (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Flatten()), False),
+    "no convolution": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), False),
+    "of somebody's own": (lambda: Viewing(nn.Conv2d(3, 8, 3)), False),
+}
+
+
+class Viewing(nn.Module):
+    """Takes for granted that what a convolution returns is contiguous."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, images):
+        return self.layer(images).view(len(images), -1)
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_channels_come_last_while_convolutions_train_and_never_after(name):
+    make, last = IMAGES[name]
+    model = make()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    layouts = []
+    with suppress(KeyError), fast_layout(model):
+        layouts += [each.weight.is_contiguous() for each in model.modules() if isinstance(each, nn.Conv2d)]
+        model(torch.randn(2, 3, 8, 8))
+        raise KeyError("planted")
+    assert not any(layouts) if last else all(layouts)
+    for parameter, value in zip(model.parameters(), before, strict=True):
+        assert parameter.is_contiguous()
+        assert torch.equal(parameter, value)
+
+
+def test_both_trainers_leave_contiguous_weights():
+    task, mechanism = Classification(), plan(noise=1.0)
+    data = Records(features=torch.randn(6, 3, 8, 8), targets=torch.zeros(6, dtype=torch.long))
+    for train in (
+        lambda net: train_plain(net, task, data, Training(), SETTINGS),
+        lambda net: train_private(net, task, data, Training(), SETTINGS, mechanism, SeededSource(0)),
+    ):
+        net = IMAGES["torch's own"][0]()
+        before = net[0].weight.detach().clone()
+        train(net)
+        assert net[0].weight.is_contiguous()
+        assert not torch.equal(net[0].weight, before)
 
 
 def test_a_step_imports_no_compiler():
