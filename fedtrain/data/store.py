@@ -15,7 +15,7 @@ from fedtrain.data.sources import Decoded, registered, source_of
 from fedtrain.data.types import ClassTarget, DataInfo, DataStore, Split
 from fedtrain.errors import ConfigError, DataError
 
-FORMAT = 4
+FORMAT = 5
 """Version of the decoded arrays; raising it makes every cached store be decoded again."""
 
 _HOLD_OUT, _LIMIT = 1, 2  # independent streams of random numbers from one seed

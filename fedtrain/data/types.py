@@ -39,11 +39,15 @@ class Columns:
 
     Attributes:
         shape: (features,).
+        names: the columns of the source that they are made of, in their order: a column of categories is several
+            features. Empty where the source has no names. Sites may name the same features otherwise, so two are equal
+            whatever their names.
     """
 
     kind: ClassVar[Literal["table"]] = "table"
     dtype: ClassVar[type[np.generic]] = np.float32
     shape: tuple[int, ...]
+    names: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +81,6 @@ Features = Image | Columns
 Target = ClassTarget | NumberTarget | LabelsTarget
 TargetKind = Literal["class", "number", "labels"]
 
-_FEATURES: dict[str, type[Features]] = {kind.kind: kind for kind in (Image, Columns)}
-
 
 @dataclass(frozen=True, kw_only=True)
 class DataInfo:
@@ -103,18 +105,27 @@ class DataInfo:
         return self.features.shape
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the features are made of, where the source names them."""
+        return self.features.names if isinstance(self.features, Columns) else ()
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, or of the labels; empty where the target is a number."""
         return self.target.names
 
     def as_json(self) -> dict[str, Any]:
         """Return the schema as JSON can hold it."""
-        return {"kind": self.kind, "shape": self.shape, "target": self.target.kind, "names": self.classes}
+        facts = {"kind": self.kind, "shape": self.shape, "target": self.target.kind, "names": self.classes}
+        return facts | ({"columns": self.columns} if self.columns else {})
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "DataInfo":
         """Read what `as_json` returned."""
-        features = _FEATURES[value["kind"]](shape=tuple(value["shape"]))
+        shape = tuple(value["shape"])
+        features: Features = Image(shape=shape)
+        if value["kind"] == Columns.kind:
+            features = Columns(shape=shape, names=tuple(value.get("columns", ())))
         return cls(features=features, target=target_of(value["target"], tuple(value["names"])))
 
 

@@ -19,7 +19,7 @@ from fedtrain.report.numbers import count, duration, error, exact, measured, per
 from fedtrain.report.parts import RoundEntry
 from fedtrain.report.privacy import Mechanism, Privacy
 from fedtrain.report.schema import Report
-from fedtrain.report.wording import TITLES, called, meaning_of_delta, population, summary, title
+from fedtrain.report.wording import TITLES, called, listed, meaning_of_delta, population, summary, title
 
 _ROWS = 40  # tables up to this length are shown whole
 _FEWER = 20  # rows of a table that is too long
@@ -325,6 +325,7 @@ _ENVIRONMENT.filters.update(
     thousands=count,
     duration=duration,
     error_bound=error,
+    listed=listed,
 )
 
 

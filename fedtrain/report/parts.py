@@ -54,6 +54,12 @@ class DataSummary(Part):
         description="name of each client, as the column of owners has it; simulation only, left out if there is none",
         exclude_if=lambda owners: owners is None,
     )
+    features: tuple[str, ...] = Field(
+        (),
+        description="columns that the features are made of, in their order: one of categories is several features; "
+        "left out where the source has no columns",
+        exclude_if=lambda features: not features,
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

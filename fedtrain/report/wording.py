@@ -18,12 +18,13 @@ from fedtrain.ledger import Asked, Record
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import Seen, mechanism_of_plan
 from fedtrain.privacy.plan import PROTECTED
-from fedtrain.report.numbers import count, exact, upper
+from fedtrain.report.numbers import count, exact, short, upper
 from fedtrain.report.parts import RoundEntry
 from fedtrain.report.privacy import Adversary, Privacy, Sampling
 
 _FAR = 0.01  # a delta times the number it is held against that is far below one
 _NAMED = 8  # clients that are named of many
+_LISTED = 20  # columns, likewise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +103,12 @@ def meaning_of_delta(privacy: Privacy) -> str:
         "implies. These are public constants, and nobody's records were counted. For a client with "
         f"{count(ceil(1 / privacy.delta))} records or more, delta is not below one in their number, and too large."
     )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first of names that anyone may have chosen, and how many more there are."""
+    more = len(names) - _LISTED
+    return ", ".join(short(name, 60) for name in names[:_LISTED]) + (f" and {count(more)} more" if more > 0 else "")
 
 
 def called(clients: Sequence[int], owners: Sequence[str]) -> str:

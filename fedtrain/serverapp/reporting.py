@@ -97,6 +97,7 @@ def build_report(
             clients=experiment.federation.clients,
             histogram=None if shown is None else tuple(map(tuple, shown.tolist())),
             owners=owners or None,
+            features=info.columns,
         ),
         round_log=log,
         model=ModelSummary(

@@ -22,7 +22,7 @@ from fedtrain.progress import shown
 from fedtrain.report import Evaluation, ModelFile, Report, best_of
 from fedtrain.report.evaluation import not_finite
 from fedtrain.report.html import render_html
-from fedtrain.report.wording import called
+from fedtrain.report.wording import called, listed
 from fedtrain.serverapp import run_warnings
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.channel import Channel, Transport, checked_summing
@@ -301,6 +301,8 @@ def _introduction(preparation: Preparation) -> str:
     )
     records = "" if preparation.shown_records is None else f"{preparation.shown_records} training and "
     text += f"{records}{len(preparation.store.test)} test records\n"
+    if info.columns:
+        text += f"features: {listed(info.columns)}\n"
     owners = preparation.shown_owners
     if (histogram := preparation.shown_histogram) is not None:
         table = format_histogram(histogram, info.classes, owners)

@@ -1,7 +1,8 @@
 """Arrow tables in the column layout of the Hugging Face hub, decoded to records."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,8 @@ from fedtrain.data.types import (
     TargetKind,
 )
 from fedtrain.errors import DataError
+
+_INDEX = re.compile(r"__index_level_\d+__")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +82,14 @@ class Roles:
         return frozenset((*labels, self.owner) if self.owner else labels)
 
 
-def roles(schema: Any, data: Data, *, name: str) -> Roles:
+def roles(schema: Any, data: Data, *, name: str, left_out: Collection[str] = ()) -> Roles:
     """Find the roles of the columns of the training data.
+
+    Args:
+        schema: the schema.
+        data: what the configuration names.
+        name: the file or split.
+        left_out: columns that are features only if the configuration names them.
 
     Raises:
         DataError: a column that the configuration names is unknown, or has a type that its role does not allow.
@@ -103,7 +112,7 @@ def roles(schema: Any, data: Data, *, name: str) -> Roles:
     for field, values in named.items():
         for value in values:
             if value not in known:
-                raise DataError(f"{name}: {field} = {value!r}: there is no such column{nearest(value, columns)}")
+                raise DataError(f"{name}: {field} = {value!r}: {_no_column(value, columns, name)}")
     image = data.image_column
     if image is None and listed is None:
         image = next(iter(image_columns(schema)), None)
@@ -116,10 +125,18 @@ def roles(schema: Any, data: Data, *, name: str) -> Roles:
     if listed is not None and excluded & set(listed):
         both = ", ".join(sorted(str(column) for column in excluded & set(listed)))
         raise DataError(f"{name}: feature_columns names {both}, the column of the label or the owner")
-    features = listed or tuple(column for column in columns if column not in excluded)
+    features = listed or tuple(column for column in columns if column not in excluded and column not in left_out)
     if image is None and not features:
-        raise DataError(f"{name}: there is no feature column besides {some(columns)}")
+        index = [repr(column) for column in columns if column in left_out]
+        hint = f"; pandas' index ({some(index)}) is one only if feature_columns names it" if index else ""
+        raise DataError(f"{name}: there is no feature column besides {some(columns)}{hint}")
     return Roles(target=data.target, labels=labels, image=image, features=() if image else features, owner=owner)
+
+
+def _no_column(value: str, columns: Sequence[str], name: str) -> str:
+    if f"/{value}=" in name:
+        return "the name of the folder says it, and only the columns of the files are read; write it into the files"
+    return f"there is no such column{nearest(value, columns)}"
 
 
 def decode_tables(train: Records, test: Records | None, role: Roles, *, class_names: tuple[str, ...] | None) -> Decoded:
@@ -160,7 +177,7 @@ def decode_tables(train: Records, test: Records | None, role: Roles, *, class_na
     shape = training.features.shape[1:]
     return Decoded(
         info=DataInfo(
-            features=(Image if role.image else Columns)(shape=shape),
+            features=Image(shape=shape) if role.image else Columns(shape=shape, names=role.features),
             target=target,
         ),
         train=training,
@@ -236,6 +253,22 @@ _READERS: dict[TargetKind, Callable[[Records, Records | None, Roles, tuple[str, 
 def image_columns(schema: Any) -> tuple[str, ...]:
     """Return the columns that can be the image, in their order."""
     return tuple(field.name for field in schema if holds_files(field.type))
+
+
+def index_columns(schema: Any) -> frozenset[str]:
+    """Return the columns that hold the index of a pandas data frame, which numbers or names rows and describes none.
+
+    The metadata of pandas lists them. An index without a name is a column of a name that pandas keeps for it, and is
+    known by that where another program has dropped the metadata.
+    """
+    text = (schema.metadata or {}).get(b"pandas")
+    try:
+        listed = [] if text is None else list(json.loads(text)["index_columns"])
+    except (ValueError, KeyError, TypeError):
+        listed = []
+    # A range is in the metadata alone, as an object of its bounds.
+    named = {column for column in listed if isinstance(column, str)}
+    return frozenset(column for column in schema.names if column in named or _INDEX.fullmatch(column))
 
 
 def class_names_of(schema: Any) -> dict[str, tuple[str, ...]]:

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
+from PIL import ImageOps
+from PIL.ExifTags import Base
 
 from fedtrain.config import Data
 from fedtrain.data.sources.base import Decoded, Place, existing
@@ -18,6 +20,7 @@ from fedtrain.progress import working
 _CHANNELS = {"L": 1, "RGB": 3}
 _MODES = {1: "grey", 3: "RGB"}
 _SUFFIXES = {".png", ".jpg", ".jpeg"}
+_LEFT_BY_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,9 @@ def decode_folders(data: Data) -> Decoded:
 
     The classes are the names of the subfolders of the training folder, sorted; and where the experiment names the
     classes, after them those that the test folder alone has. Records are in the order of their class and file name.
-    Hidden files are passed over, and so are files beside the subfolders.
+    Hidden files and folders are passed over, those that Windows, macOS and network storage leave beside others
+    (``Thumbs.db``, ``__MACOSX``), and files beside the subfolders. Images are decoded as by the datasets library:
+    turned as their EXIF orientation says, and a transparent colour of a PNG is a colour.
 
     Raises:
         DataError: a folder or image is missing or malformed, or the test folder has a class of its own that the
@@ -75,12 +80,12 @@ def decode_folders(data: Data) -> Decoded:
 
 
 def _list(root: Path) -> _Folder:
-    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not _is_passed_over(entry))
     if not folders:
         raise DataError(f"{root} holds no records: it has no subfolder for a class")
     files = []
     for folder in folders:
-        images = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+        images = sorted(entry for entry in folder.iterdir() if not _is_passed_over(entry))
         if not images:
             raise DataError(f"{folder} holds no records: there is no image in it")
         for image in images:
@@ -88,6 +93,10 @@ def _list(root: Path) -> _Folder:
                 raise DataError(f"{image}: a folder of a class may hold only {', '.join(sorted(_SUFFIXES))} files")
         files += images
     return _Folder(root=root, files=tuple(files))
+
+
+def _is_passed_over(entry: Path) -> bool:
+    return entry.name.startswith(".") or entry.name.lower() in _LEFT_BY_SYSTEMS
 
 
 def _split(folder: _Folder, classes: tuple[str, ...], *, shape: tuple[int, ...] | None) -> Split:
@@ -141,6 +150,8 @@ def _decode(content: bytes, row: int, place: Place) -> Picture.Image:
         mode = image.mode
         if mode in _CHANNELS:
             image.load()
+            if image.getexif().get(Base.Orientation) is not None:
+                image = ImageOps.exif_transpose(image)
     except Exception as error:  # damaged files make Pillow raise errors of many types
         raise DataError(f"{place(row)}: the image cannot be read as PNG or JPEG: {error}") from error
     if mode not in _CHANNELS:

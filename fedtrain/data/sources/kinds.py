@@ -146,6 +146,9 @@ class Given(Source):
 def parquet_files(pattern: str) -> tuple[Path, ...]:
     """Return the files that a path names: itself, the ``.parquet`` files of a folder, or the matches of a glob.
 
+    Hidden files of a folder, such as those that other systems put beside each file (``._part.parquet``), are passed
+    over.
+
     Raises:
         DataError: there are none.
     """
@@ -153,9 +156,11 @@ def parquet_files(pattern: str) -> tuple[Path, ...]:
     if path.is_file():
         return (path,)
     if path.is_dir():
-        files = sorted(path.glob("*.parquet"))
+        files = sorted(file for file in path.glob("*.parquet") if not file.name.startswith("."))
         if not files:
-            raise DataError(f"{path}: the folder holds no .parquet file")
+            below = any(path.glob("*/**/*.parquet"))
+            hint = f'; its subfolders do: name them as "{path}/**/*.parquet"' if below else ""
+            raise DataError(f"{path}: the folder holds no .parquet file{hint}")
         return tuple(files)
     matches = glob.glob(str(path), recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
     files = sorted(Path(match) for match in matches if Path(match).is_file())

@@ -18,7 +18,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fedtrain.config import Data
-from fedtrain.data.sources.arrow import Records, Roles, class_names_of, decode_tables, image_columns, roles
+from fedtrain.data.sources.arrow import (
+    Records,
+    Roles,
+    class_names_of,
+    decode_tables,
+    image_columns,
+    index_columns,
+    roles,
+)
 from fedtrain.data.sources.base import Decoded, require_records
 from fedtrain.data.sources.columns import some
 from fedtrain.data.sources.kinds import parquet_files
@@ -34,10 +42,12 @@ class _Layout:
     Attributes:
         schema: the schema.
         class_names: what the numbers of columns mean, where the metadata says it.
+        index: the columns of a pandas index.
     """
 
     schema: Any
     class_names: Mapping[str, tuple[str, ...]]
+    index: frozenset[str]
 
     @cached_property
     def columns(self) -> frozenset[str]:
@@ -66,12 +76,13 @@ def decode_parquet(data: Data) -> Decoded:
     if shared:
         raise DataError(f"{min(shared)} is both training and test data; give path and test_path different files")
     layouts = _layouts((*train, *test))
-    role = roles(layouts[train[0]].schema, data, name=str(train[0]))
+    index = _index(layouts)
+    role = roles(layouts[train[0]].schema, data, name=str(train[0]), left_out=index)
     wanted = role.columns
     measured = tuple(column for column in wanted if column != role.owner or column in role.labels)
     for files, columns in ((train, wanted), (test, measured)):
         for file in files:
-            _require_same_columns(file, train[0], layouts, columns, role, data)
+            _require_same_columns(file, train[0], layouts, columns, _taken_unasked(role, data, index))
 
     def read(files: Sequence[Path], columns: Sequence[str]) -> Records:
         return _read(files, columns, layouts, role, first=train[0])
@@ -87,9 +98,14 @@ def _layouts(files: Iterable[Path]) -> _Layouts:
     for file in files:
         schema = _schema(file)
         if last is None or not schema.equals(last.schema, check_metadata=True):
-            last = _Layout(schema=schema, class_names=class_names_of(schema))
+            last = _Layout(schema=schema, class_names=class_names_of(schema), index=index_columns(schema))
         found[file] = last
     return found
+
+
+def _index(layouts: _Layouts) -> frozenset[str]:
+    """Return the columns that are a pandas index in any file: those of files written from parts of one frame differ."""
+    return frozenset[str]().union(*(layout.index for layout in layouts.values()))
 
 
 def _schema(file: Path) -> Any:
@@ -106,7 +122,7 @@ def _schema(file: Path) -> Any:
 
 
 def _require_same_columns(
-    file: Path, first: Path, layouts: _Layouts, wanted: Sequence[str], role: Roles, data: Data
+    file: Path, first: Path, layouts: _Layouts, wanted: Sequence[str], unasked: "_Unasked"
 ) -> None:
     """Refuse a file that lacks a column, or has one more of those that are taken because they are there.
 
@@ -116,7 +132,7 @@ def _require_same_columns(
     if layouts[file] is layouts[first]:
         return
     missing = [column for column in wanted if column not in layouts[file].columns]
-    taken, remedy = _taken_unasked(role, data)
+    taken, remedy = unasked
     known = set(taken(layouts[first]))
     more = [column for column in taken(layouts[file]) if column not in known]
     if missing or more:
@@ -125,12 +141,15 @@ def _require_same_columns(
         raise DataError(f"{file} and {first} have different columns: {'; '.join(parts)}. {remedy}")
 
 
-def _taken_unasked(role: Roles, data: Data) -> tuple[Callable[[_Layout], Sequence[str]], str]:
+_Unasked = tuple[Callable[[_Layout], Sequence[str]], str]
+
+
+def _taken_unasked(role: Roles, data: Data, index: frozenset[str]) -> _Unasked:
     """Return which columns are taken because they are there, and how the experiment says which are wanted."""
     both = "write the files with the same columns, or set it"
     if role.image is None and data.feature_columns is None:
         how = f"Every column is a feature unless feature_columns names those to use; {both}"
-        return lambda layout: tuple(layout.schema.names), how
+        return lambda layout: tuple(name for name in layout.schema.names if name not in index), how
     if role.image is not None and data.image_column is None:
         how = f"The first column of images is the image unless image_column names it; {both}"
         return lambda layout: image_columns(layout.schema), how
@@ -272,7 +291,8 @@ def decode_hub(data: Data) -> Decoded:
             'set by name: check the name and the network, or use source = "parquet" with files on this machine'
         ) from error
     train = _split(data, splits, "train")
-    role = roles(train.schema, data, name=_named(data, "train"))
+    index = _index(layouts) | index_columns(train.schema)
+    role = roles(train.schema, data, name=_named(data, "train"), left_out=index)
     test = None if data.test_fraction is not None else _split(data, splits, "test")
     measured = tuple(column for column in role.columns if column != role.owner or column in role.labels)
     if test is not None and (absent := [column for column in measured if column not in test.column_names]):
@@ -291,10 +311,11 @@ def _checked_folder(files: Sequence[Path], data: Data) -> _Layouts:
     """
     layouts = _layouts(files)
     if files:
-        role = roles(layouts[files[0]].schema, data, name=str(files[0]))
+        index = _index(layouts)
+        role = roles(layouts[files[0]].schema, data, name=str(files[0]), left_out=index)
         measured = [column for column in role.columns if column != role.owner or column in role.labels]
         for file in files:
-            _require_same_columns(file, files[0], layouts, measured, role, data)
+            _require_same_columns(file, files[0], layouts, measured, _taken_unasked(role, data, index))
         for column in measured:
             kinds = [plain_type(layouts[file].kind(column), coded=column in role.coded) for file in files]
             _common(column, kinds, files, layouts, role)

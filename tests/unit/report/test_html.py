@@ -314,6 +314,16 @@ def test_clients_have_their_owners_names(plain, parse):
         parse(plain)
 
 
+def test_the_columns_of_the_features_are_named(plain, parse):
+    assert "The features are made of these columns" not in Page(render_html(parse(plain))).words
+    plain["data"]["features"] = ["age", HOSTILE, *map(str, range(20_000))]
+    page = Page(render_html(parse(plain)))
+    assert "The features are made of these columns: age, " in page.words
+    assert "17 and 19,982 more." in page.words
+    assert "script" not in page.tags
+    assert parse(plain).model_dump()["data"]["features"][0] == "age"
+
+
 def test_ten_thousand_named_clients_fit_a_page(build, parse):
     plain = build(1, clients=10_000, cohort=5, classes=("no", "yes"), private=False)
     plain["data"]["owners"] = [f"Hospital {number}" for number in range(10_000)]

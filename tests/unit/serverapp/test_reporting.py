@@ -1,5 +1,6 @@
 import platform
 from collections import Counter
+from dataclasses import replace
 from statistics import median
 
 import pytest
@@ -7,11 +8,13 @@ from dp_accounting import NeighboringRelation, dp_event
 from dp_accounting.pld import PLDAccountant
 
 from fedtrain.config import to_flat
+from fedtrain.data import Columns
 from fedtrain.privacy import epsilon_of
 from fedtrain.report import ModelFile, Report, SecureAggregation
 from fedtrain.report.numbers import upper
 from fedtrain.report.schema import body_digest
 from fedtrain.serverapp.reporting import build_report, largest_epsilon
+from fedtrain.serverapp.run import _introduction as introduction
 from tests.notary import Notary
 
 # Client 0 trained in all rounds, 2 in one, 3 never.
@@ -212,6 +215,16 @@ def test_seeded_noise_is_said_to_bound_nobody(private, notary, tmp_path, make_st
     assert all(adversary.bounded for adversary in secured.adversaries)
     assert "simulation" in seeded.statement
     assert "simulation" not in secured.statement
+
+
+def test_the_columns_of_a_table_are_on_the_screen_and_in_the_report(plain, make_state):
+    assert "features" not in build(plain, make_state(COHORTS)).model_dump()["data"]
+    assert "features:" not in introduction(plain)
+    table = Columns(shape=(3,), names=("age", "ward\x1b[2J"))
+    store = replace(plain.store, info=replace(plain.store.info, features=table))
+    tabular = replace(plain, store=store)
+    assert build(tabular, make_state(COHORTS)).data.features == ("age", "ward\x1b[2J")
+    assert "\nfeatures: age, ward\N{REPLACEMENT CHARACTER}[2J\n" in introduction(tabular)
 
 
 @pytest.mark.parametrize("kind", ["plain", "private"])
