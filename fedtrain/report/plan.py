@@ -11,7 +11,7 @@ from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.accounting import COARSE, FINE, Bound, claim, epsilon_of, second_opinion
 from fedtrain.privacy.events import SampledGaussian
 from fedtrain.privacy.mechanisms import mechanism_of, mechanism_of_plan
-from fedtrain.report.numbers import exact, upper
+from fedtrain.report.numbers import count, exact, upper
 
 _BAR = 40  # letters
 _ROWS = 10  # numbers of rounds up to all rounds
@@ -162,6 +162,11 @@ def _noise(made: PrivacyPlan) -> list[str]:
     lines.append(
         f"The sum of contributions, each of norm at most {exact(spec.clip_norm)}, has noise of deviation "
         f"{values * spec.clip_norm:.4g} and is divided by {spec.divisor}."
+    )
+    outweighed = ceil((spec.divisor / values) ** 2)
+    lines.append(
+        f"In one step the noise is longer than the longest mean of contributions for a model of {count(outweighed)} "
+        "parameters or more."
     )
     return lines
 

@@ -118,9 +118,10 @@ def called(clients: Sequence[int], owners: Sequence[str]) -> str:
     return f"client {names[0]}" if len(clients) == 1 else f"clients {', '.join(names)}{more}"
 
 
-def last_line(reason: str) -> str:
-    """Return the cause in a reason, which may be a traceback: its last line."""
-    return reason.strip().splitlines()[-1] if reason.strip() else reason
+def cause(reason: str) -> str:
+    """Return the cause in a reason in one line: the last of a traceback, whose end has it, and else the first."""
+    lines = reason.strip().splitlines() or [reason]
+    return lines[-1 if lines[0].startswith("Traceback") else 0]
 
 
 def _times(held: int, rounds: int) -> str:

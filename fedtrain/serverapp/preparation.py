@@ -140,7 +140,7 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
         baseline=baseline_of(task, store.test),
         owners=() if partitions is None else client_names(store, experiment.data),
         warnings=tuple(filter(None, found)),
-        private_warnings=tuple(private),
+        private_warnings=tuple(filter(None, private)),
     )
 
 
@@ -185,6 +185,7 @@ def _looked_at(
     if shown is None:
         return found, []
     private = [] if found else run_warnings.of_ranges(task, store.train, store.info, which="training")
+    private.append(run_warnings.of_overlap(store.train, store.test))
     found.append(run_warnings.of_single_records(sizes, client_names(store, experiment.data), single))
     if store.info.target.kind == "class":
         found += run_warnings.of_classes(label_histogram(store, shown), store.test, store.info.classes)

@@ -36,8 +36,9 @@ from fedtrain.tasks import Records, Task, load_weights, shared_names, weights_of
 from fedtrain.tasks.calls import collate, forward, to_device
 from fedtrain.training import learning_rate
 
-# An error's whole traceback is in the log; the report holds its end, where the cause is.
+# An error's whole traceback is in the log; the report holds its first line and its end, one of which has the cause.
 _REASON_LENGTH = 2000
+_FIRST_LENGTH = 300
 _BATCH = 500  # test records that are evaluated at once
 
 
@@ -269,7 +270,11 @@ def readable(reason: str) -> str:
         letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}"
         for letter in reason.expandtabs()
     )
-    return clean.strip()[-_REASON_LENGTH:] or "no reason given"
+    clean = clean.strip()
+    if len(clean) <= _REASON_LENGTH:
+        return clean or "no reason given"
+    first = clean.partition("\n")[0][:_FIRST_LENGTH]
+    return f"{first}\n…\n{clean[len(first) + 3 - _REASON_LENGTH :]}"
 
 
 def evaluate(model: nn.Module, task: Task, test: Split, *, round_number: int) -> Evaluation:

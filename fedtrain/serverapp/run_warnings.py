@@ -11,6 +11,7 @@ from statistics import median
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from fedtrain.config import Experiment
@@ -21,10 +22,12 @@ from fedtrain.privacy.mechanisms import mechanism_of, mechanism_of_plan
 from fedtrain.report import Evaluation, Evaluations, Metric, RoundEntry, better
 from fedtrain.report.evaluation import not_finite
 from fedtrain.report.numbers import count, short
-from fedtrain.report.wording import called, last_line
+from fedtrain.report.wording import called, cause
 from fedtrain.tasks import Records, Task
 from fedtrain.tasks.calls import collate
 
+_NUMBERS = 1_000_000  # that are looked at together
+_DIFFERENT, _SAME, _FEW = 0.9, 0.1, 5  # parts of the records that differ, and that are in both sets; and how many
 _TRIED = 1000  # records that a task is asked to encode
 _SHOWN = 3
 _OFF = 1.5  # how far a size may be from what the constants imply
@@ -92,6 +95,43 @@ def of_classes(histogram: Labels, test: Split, names: Sequence[str]) -> list[str
             more = f" and {len(shown) - _SHOWN} more classes" if len(shown) > _SHOWN else ""
             found.append(text.format(", ".join(shown[:_SHOWN]) + more))
     return found
+
+
+def of_overlap(train: Split, test: Split) -> str:
+    """Say where many test records are training records too, features and target, so that they test nothing.
+
+    Of records that are often equal by their nature, as rows of few categories are, nothing is said.
+    """
+    some = slice(None, None, max(1, len(test) // _TRIED))
+    looked = _hashes(Split(features=test.features[some], targets=test.targets[some]))
+    trained = np.sort(_hashes(train))
+    known = trained[np.searchsorted(trained, looked).clip(max=len(trained) - 1)] == looked
+    if len(np.unique(looked)) < _DIFFERENT * len(looked) or known.mean() < _SAME or known.sum() < _FEW:
+        return ""
+    return (
+        f"{100 * known.mean():.0f} % of the test records are training records too, so that they do not show how the "
+        "model does on others. Hold records out with data.test_fraction, or name other files in data.test_path"
+    )
+
+
+def _hashes(split: Split) -> NDArray[np.uint64]:
+    """Return a number for each record, shape (n,): equal for equal ones, and as good as never for others.
+
+    The words of 32 bits in features and target, each times a random number of its own, are added modulo 2**64.
+    """
+    hashes = np.zeros(len(split), np.uint64)
+    generator = np.random.default_rng(0)
+    for array in (split.features, split.targets):
+        size = array[:1].nbytes
+        weights = generator.integers(1, 2**64, -(-size // 4), np.uint64)
+        together = max(1, _NUMBERS // len(weights))
+        padded = np.zeros((min(together, len(split)), 4 * len(weights)), np.uint8)
+        for start in range(0, len(split), together):
+            rows = np.ascontiguousarray(array[start : start + together])
+            padded[: len(rows), :size] = rows.view(np.uint8).reshape(len(rows), size)
+            words = padded[: len(rows)].view(np.uint32).astype(np.uint64)
+            hashes[start : start + together] += words @ weights
+    return hashes
 
 
 def of_sizes(plan: PrivacyPlan, sizes: Sequence[int], owners: Sequence[str]) -> list[str]:
@@ -197,7 +237,7 @@ def of_rounds(log: Sequence[RoundEntry], owners: Sequence[str]) -> list[str]:
         for client in entry.cohort or ():
             asked[client] += 1
         for dropped in entry.dropped or ():
-            reasons.setdefault(dropped.client, last_line(dropped.reason))
+            reasons.setdefault(dropped.client, cause(dropped.reason))
     by_reason: dict[str, list[int]] = defaultdict(list)
     for client in sorted(reasons.keys() - useful):
         if asked[client] > 1 or len(log) == 1:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from fedtrain.privacy.mechanisms import private as private_mode
 from fedtrain.report import Report
-from fedtrain.report.wording import called, last_line, summary
+from fedtrain.report.wording import called, cause, summary
 from fedtrain.serverapp.events import ClientDone, Event, Notice, RoundDone, RoundStarted, RunEnded, RunStarted
 
 # The closing table, and the display in a notebook, show at most so many rounds; metrics.jsonl has them all.
@@ -284,7 +284,7 @@ def _drops(event: RoundDone, owners: tuple[str, ...]) -> list[str]:
     """Return a line for each reason why clients were dropped, the most frequent first."""
     by_reason: dict[str, list[int]] = defaultdict(list)
     for dropped in event.entry.dropped or ():
-        by_reason[last_line(dropped.reason)].append(dropped.client)
+        by_reason[cause(dropped.reason)].append(dropped.client)
     order = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[1]))
     lines = [f"round {event.round}: dropped {called(clients, owners)}: {reason}" for reason, clients in order]
     if len(lines) > _REASONS:

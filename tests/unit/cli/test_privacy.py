@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import subprocess
 import sys
@@ -49,6 +50,8 @@ def test_the_promise_the_noise_and_what_is_spent_are_told_before_anyone_trains()
     made = plan_of(RECORD)
     assert "can hardly tell whether any one record was among those of the client" in result.stdout
     assert f"Noise multiplier {made.noise_multiplier:g}." in result.stdout
+    outweighed = math.ceil((made.spec.divisor / made.noise_multiplier) ** 2)
+    assert f"longest mean of contributions for a model of {outweighed:,} parameters or more." in result.stdout
     assert "Claim: all rounds spend epsilon 4.00, by dp-accounting PLD" in result.stdout
     assert re.search(r"Second opinion: all rounds spend epsilon 4\.0[01], by Opacus PRV", result.stdout)
     assert max(map(len, result.stdout.splitlines())) <= 120

@@ -2,7 +2,7 @@ import pytest
 
 from fedtrain.ledger import Asked, Closed, Completed, FirstRecord, SecureSum
 from fedtrain.report import Dropped, RoundEntry, SecureAggregation
-from fedtrain.report.wording import Transport, summary
+from fedtrain.report.wording import Transport, called, cause, summary
 
 A = "a" * 64
 FIRST_RECORD = FirstRecord(
@@ -108,3 +108,25 @@ def aggregation(masking, unmasking):
 )
 def test_one_line_says_what_the_transport_was(rounds, line):
     assert summary(rounds) == line
+
+
+@pytest.mark.parametrize(
+    ("reason", "line"),
+    [
+        ("Traceback (most recent call last):\n  File x\nValueError: bad\n", "ValueError: bad"),
+        (
+            "client did not answer within 3 s: it was here:\n  File x\n  File y",
+            "client did not answer within 3 s: it was here:",
+        ),
+        ("no answer", "no answer"),
+        ("", ""),
+    ],
+)
+def test_the_cause_of_a_reason_is_one_line(reason, line):
+    assert cause(reason) == line
+
+
+def test_clients_are_called_by_number_and_name():
+    assert called([3], ()) == "client 3"
+    assert called([3], ("a", "b", "c", "Mercy")) == "client 3 (Mercy)"
+    assert called(range(11), ("a",)) == "clients 0 (a), 1, 2, 3, 4, 5, 6, 7 and 3 more"

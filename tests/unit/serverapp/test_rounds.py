@@ -171,8 +171,8 @@ def test_a_client_that_fails_is_dropped_with_its_reason(plain):
     message.encode()
 
 
-def test_a_long_reason_keeps_its_end(plain):
-    text = "x" * 100_000 + "the cause"
+def test_a_long_reason_keeps_its_first_line_and_its_end(plain):
+    text = "the head\n" + "x" * 100_000 + "the cause"
 
     def answer(message):
         return Error(1, text) if message.metadata.dst_node_id == failing else reply(message)
@@ -184,6 +184,7 @@ def test_a_long_reason_keeps_its_end(plain):
     assert [drop.client for drop in entry.dropped] == [CLIENTS[failing]]
     assert entry.completed == entry.cohort[1:]
     assert len(entry.dropped[0].reason) == 2000
+    assert entry.dropped[0].reason.startswith("the head\n…\nx")
     assert entry.dropped[0].reason.endswith("the cause")
 
 

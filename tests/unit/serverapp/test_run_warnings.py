@@ -62,6 +62,25 @@ def test_targets_beyond_a_hundred_are_said():
     assert ranges(split((0, 1, 2), targets=np.array([-99], np.float32)), info=info) == []
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_test_records_that_are_training_records_are_said(dtype, monkeypatch):
+    monkeypatch.setattr(run_warnings, "_NUMBERS", 50)
+    rows = np.random.default_rng(0).integers(0, 255, (3000, 7)).astype(dtype)
+    train = Split(features=rows[:1000], targets=np.arange(1000))
+    half = Split(features=rows[500:1500], targets=np.arange(500, 1500))
+    assert run_warnings.of_overlap(train, half).startswith("50 % of the test records are training records too")
+    assert run_warnings.of_overlap(train, Split(features=rows[1000:], targets=np.arange(1000, 3000))) == ""
+    other = Split(features=rows[:1000], targets=np.arange(1, 1001))
+    assert run_warnings.of_overlap(train, other) == ""
+
+
+def test_records_that_are_often_equal_by_their_nature_are_not_said():
+    rows = np.random.default_rng(0).integers(0, 2, (2000, 3)).astype(np.float32)
+    targets = np.zeros(1000, np.int64)
+    train, test = (Split(features=part, targets=targets) for part in (rows[:1000], rows[1000:]))
+    assert run_warnings.of_overlap(train, test) == ""
+
+
 def test_classes_of_one_side_alone_are_named():
     histogram, names = np.array([[3, 0, 1, 0], [1, 0, 0, 0]]), ("a", "b", "c", "d")
     lacking, unmeasured = run_warnings.of_classes(histogram, split((0, 0, 0), targets=np.array([1])), names)
