@@ -126,8 +126,9 @@ class Spool(StateFiles):
     def close(self) -> None:
         """Let another process use the directory."""
         lock = self._directory / "lock"
-        if list(self._directory.iterdir()) == [lock]:
-            lock.unlink()  # while it is held: who waits for it finds that it has no name, and makes another
+        with suppress(FileNotFoundError):  # a worker whose parent is gone removes what is temporary
+            if list(self._directory.iterdir()) == [lock]:
+                lock.unlink()  # while it is held: who waits for it finds that it has no name, and makes another
         self._lock.release()
         with suppress(OSError):  # the first that is not empty
             for folder in self._made:

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
@@ -117,3 +119,10 @@ def test_a_spool_that_was_not_used_leaves_nothing_and_one_that_was_keeps_its_fil
     assert sorted(path.name for path in folder.iterdir()) == ["1.state", "lock"]
     Spool(folder, durable=True).close()
     assert (folder / "1.state").exists()
+
+
+def test_a_spool_whose_folder_is_gone_is_closed_all_the_same(tmp_path):
+    spool = Spool(tmp_path / "states", durable=False)
+    shutil.rmtree(tmp_path / "states")
+    spool.close()
+    assert list(tmp_path.iterdir()) == []
