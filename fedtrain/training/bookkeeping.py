@@ -29,6 +29,7 @@ from fedtrain.tasks.calls import forward, losses, rows
 from fedtrain.training.contributions import Contribution, PerRecord, added
 from fedtrain.training.gradients import NotRecordsError, trainable
 from fedtrain.training.layers import Found, by_replay, formula_of, tensors_of
+from fedtrain.training.sequences import replacement
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,6 +55,7 @@ class Book:
     Attributes:
         outputs: of the last call of the model.
         own: autograd's own gradients of the sum of the losses, where they were asked for.
+        with_weights: whether they are asked for.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -61,6 +63,8 @@ class Book:
         self._parameters = trainable(model)
         self._rows = 0
         self._calls: list[_Call] | None = None
+        self._names = {layer: name for name, layer in model.named_modules()}
+        self.with_weights = False
         self.outputs: Tensor | None = None
         self.own: Sequence[Tensor | None] = []
 
@@ -76,7 +80,7 @@ class Book:
             TaskError: a layer was called with other rows than those of the batch, or what it took was written after it.
                 It says nothing of the batch, whose size is private.
         """
-        self._rows, self._calls = rows(batch), []
+        self._rows, self._calls, self.with_weights = rows(batch), [], own
         try:
             self.outputs = forward(task, self._model, batch)
             found = losses(task, self.outputs, batch)
@@ -98,14 +102,9 @@ class Book:
         sums = [added(each) if each else None for each in parts.values()]
         return found.detach(), PerRecord(self._parameters, sums, self._rows)
 
-    def note(self, name: str, layer: nn.Module, taken: tuple[Any, ...], keywords: dict[str, Any], made: Any) -> None:
+    def note(self, layer: nn.Module, taken: tuple[Any, ...], keywords: dict[str, Any], made: Any) -> None:
         """Note a call of a layer, unless it is computed again."""
-        if self._calls is None:
-            return
-        called = f"{name or 'itself'} ({type(layer).__name__})"
-        inputs, outputs = tensors_of((taken, keywords)), tensors_of(made)
-        if any(value.ndim == 0 or len(value) != self._rows for value in (*inputs, *outputs)):
-            raise NotRecordsError(f"its layer {called} is called with rows that are not the records")
+        inputs = tensors_of((taken, keywords))
         formula = formula_of(layer)
         contribute: Callable[[Sequence[Tensor | None]], Found]
         if formula and len(inputs) == 1:
@@ -113,11 +112,33 @@ class Book:
             contribute = lambda arrivals: formula(layer, value, _only(arrivals))  # noqa: E731
         else:
             contribute = partial(by_replay, layer, _detached(taken), _detached(keywords))
+        self._note(layer, inputs, tensors_of(made), contribute)
+
+    def note_part(
+        self, layer: nn.Module, taken: Tensor, made: Tensor, contribute: Callable[[Tensor], Found], *, records: int = 0
+    ) -> None:
+        """Note a part of a layer, as `fedtrain.training.sequences` runs it."""
+        self._note(layer, [taken], [made], lambda arrivals: contribute(_only(arrivals)), records=records)
+
+    def _note(
+        self,
+        layer: nn.Module,
+        taken: Sequence[Tensor],
+        made: Sequence[Tensor],
+        contribute: Callable[[Sequence[Tensor | None]], Found],
+        *,
+        records: int = 0,
+    ) -> None:
+        if self._calls is None:
+            return
+        called = f"{self._names[layer] or 'itself'} ({type(layer).__name__})"
+        if any(value.ndim <= records or value.shape[records] != self._rows for value in (*taken, *made)):
+            raise NotRecordsError(f"its layer {called} is called with rows that are not the records")
         self._calls.append(
             _Call(
                 layer=called,
-                taken=[(value, value._version) for value in inputs],  # noqa: SLF001 -- as above
-                edges=[get_gradient_edge(value) if value.requires_grad else None for value in outputs],
+                taken=[(value, value._version) for value in taken],  # noqa: SLF001 -- torch has no other count
+                edges=[get_gradient_edge(value) if value.requires_grad else None for value in made],
                 contribute=contribute,
             )
         )
@@ -140,18 +161,20 @@ def _detached(value: Any) -> Any:
 @contextmanager
 def bookkeeping(model: nn.Module) -> Iterator[Book]:
     """Watch the layers of the model that are trained, and leave it as a plain module again, also after a failure."""
-    book = Book(model)
-    hooks = [
-        layer.register_forward_hook(
-            lambda layer, taken, keywords, made, name=name: book.note(name, layer, taken, keywords, made),
-            with_kwargs=True,
-        )
-        for name, layer in model.named_modules()
-        if any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
-    ]
+    book, hooks, replaced = Book(model), [], []
+    for layer in model.modules():
+        if not any(parameter.requires_grad for parameter in layer.parameters()):
+            continue
+        if (forward := replacement(layer, book)) is not None:
+            layer.forward = forward
+            replaced.append(layer)
+        elif any(parameter.requires_grad for parameter in layer.parameters(recurse=False)):
+            hooks.append(layer.register_forward_hook(book.note, with_kwargs=True))
     try:
         yield book
     finally:
         book.outputs, book.own = None, []
         for hook in hooks:
             hook.remove()
+        for layer in replaced:
+            del vars(layer)["forward"]

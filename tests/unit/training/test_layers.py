@@ -87,6 +87,93 @@ LAYERS = {
 }
 
 
+class Attends(nn.Module):
+    """Attends to its inputs, or to others made of them."""
+
+    def __init__(self, layer, *, first=True, others=False, **options):
+        super().__init__()
+        self.layer, self.first, self.others, self.options = layer, first, others, options
+        self.weigh = options.get("need_weights", True)
+
+    def forward(self, inputs):
+        query = inputs if self.first else inputs.transpose(0, 1)
+        key, value = (
+            (query[..., : self.layer.kdim].tanh(), query[..., : self.layer.vdim].sin()) if self.others else [query] * 2
+        )
+        options = dict(self.options)
+        if options.pop("pad", False):
+            # The first key is never padding, so that each query has one.
+            options["key_padding_mask"] = (inputs[:, :, 0] < -0.3) & (torch.arange(inputs.shape[1]) > 0)
+        result, weights = self.layer(query, key, value, **options)
+        result = result if self.first else result.transpose(0, 1)
+        return torch.cat([result.flatten(1), weights.flatten(1)], dim=1) if self.weigh else result
+
+
+class Recurs(nn.Module):
+    """Runs a recurrent layer, and uses its last states too."""
+
+    def __init__(self, layer, *, start=False):
+        super().__init__()
+        self.layer, self.start = layer, start
+
+    def forward(self, inputs):
+        sequence = inputs if self.layer.batch_first else inputs.transpose(0, 1)
+        count = self.layer.num_layers * (2 if self.layer.bidirectional else 1)
+        state = inputs[:, :count, : self.layer.hidden_size].transpose(0, 1)
+        output, (hidden, cell) = self.layer(sequence, (state, state.tanh()) if self.start else None)
+        output = output if self.layer.batch_first else output.transpose(0, 1)
+        return torch.cat([output.flatten(1), hidden.transpose(0, 1).flatten(1), cell.transpose(0, 1).flatten(1)], dim=1)
+
+
+def attention(width=6, heads=2, **options):
+    return nn.MultiheadAttention(width, heads, **({"batch_first": True} | options))
+
+
+def lstm(*sizes, **options):
+    return nn.LSTM(*sizes, **({"batch_first": True} | options))
+
+
+CAUSAL = torch.ones(4, 4, dtype=torch.bool).triu(1)
+LAYERS |= {
+    "attention": (lambda: Attends(attention()), normal(4, 6)),
+    "attention without biases": (lambda: Attends(attention(bias=False), need_weights=False), normal(4, 6)),
+    "attention, sequence first": (lambda: Attends(attention(batch_first=False), first=False), normal(4, 6)),
+    "attention to others": (lambda: Attends(attention(), others=True), normal(4, 6)),
+    "attention to others of other widths": (
+        lambda: Attends(attention(kdim=3, vdim=5), others=True, average_attn_weights=False),
+        normal(4, 6),
+    ),
+    "attention with a mask": (lambda: Attends(attention(), attn_mask=CAUSAL, need_weights=False), normal(4, 6)),
+    "attention with a hint": (
+        lambda: Attends(attention(), attn_mask=CAUSAL, is_causal=True, need_weights=False),
+        normal(4, 6),
+    ),
+    "attention with padding": (
+        lambda: Attends(attention(), attn_mask=CAUSAL, pad=True, average_attn_weights=False),
+        normal(4, 6),
+    ),
+    "an encoder of a transformer": (
+        lambda: nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0, batch_first=True),
+        normal(4, 6),
+    ),
+    "a decoder of a transformer": (
+        lambda: Pair(nn.TransformerDecoderLayer(6, 2, 8, dropout=0.0, batch_first=True)),
+        normal(4, 6),
+    ),
+    "LSTM": (lambda: Recurs(lstm(3, 4)), normal(6, 3)),
+    "LSTM from a start": (lambda: Recurs(lstm(3, 3), start=True), normal(6, 3)),
+    "LSTM of several layers in both directions": (
+        lambda: Recurs(lstm(3, 2, num_layers=2, bidirectional=True), start=True),
+        normal(5, 3),
+    ),
+    "LSTM without biases, sequence first": (
+        lambda: Recurs(lstm(3, 4, bias=False, batch_first=False)),
+        normal(6, 3),
+    ),
+    "a wide LSTM of a short sequence": (lambda: Recurs(lstm(40, 32)), normal(2, 40)),
+}
+
+
 class Pair(nn.Module):
     def __init__(self, layer):
         super().__init__()

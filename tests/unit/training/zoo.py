@@ -235,7 +235,7 @@ TRAINED = {
     "sparse": (embedding(sparse=True), True),
     "GRUCell": (two(lambda s, x: s.last(s.first(x)), lambda: nn.GRUCell(WIDTH, 8)), False),
     "RNN": (recurrent(nn.RNN), False),
-    "LSTM": (recurrent(nn.LSTM), False),
+    "LSTM": (recurrent(nn.LSTM), True),
     "GRU": (recurrent(nn.GRU), False),
     "Bilinear": (two(lambda s, x: s.last(s.first(x, x)), lambda: nn.Bilinear(WIDTH, WIDTH, 8)), True),
     "weight_norm without bias": (
@@ -259,7 +259,7 @@ TRAINED = {
     ),
     "a masked layer": (two(lambda s, x: s.last(s.first(x)), Masked), True),
     "add_bias_kv": (attention(add_bias_kv=True), False),
-    "attention with dropout": (attention(dropout=0.1), False),
+    "attention with dropout": (attention(dropout=0.1), True),
     "in place": (lambda: nn.Sequential(nn.Linear(WIDTH, 8), nn.ReLU(inplace=True), nn.Linear(8, 3)), True),
     "unused weights": (two(lambda s, x: s.last(x), lambda: nn.Linear(WIDTH, 8), WIDTH), False),
     "a first layer twice": (
