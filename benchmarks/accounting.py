@@ -5,16 +5,18 @@
 different    200 rounds with 200 noise multipliers (rate 0.05, 20 steps each), epsilon after all of them
 accountants  one composition (rate 0.01, noise 1.0, 10,000 steps) by each accountant
 
-Times are of the CPU, each the median over the repeats, with nothing cached before. A ratio is to the first line.
+The epsilons of a case must agree: within 1 % with the first line, and RDP, a ceiling, not below it. Times are of the
+CPU, each the median over the repeats, with nothing cached before. A ratio is to the first line.
 """
 
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from dp_accounting import NeighboringRelation, dp_event
 from dp_accounting.pld import PLDAccountant
+from proof import require, require_epsilon, require_near
 
 from fedtrain.privacy import COARSE, SampledGaussian
 from fedtrain.privacy.accounting import pld
@@ -44,7 +46,20 @@ def main() -> None:
         for _ in range(arguments.repeat):
             for name, way in ways.items():
                 samples[name].append(measure(way))
+        check(case, {name: [epsilon for _, epsilon in measured] for name, measured in samples.items()})
         show(case, samples)
+
+
+def check(case: str, epsilons: Mapping[str, Sequence[float]]) -> None:
+    """Require that all ways of a case have found the same epsilon, whichever run it was; RDP gives no less."""
+    first = next(iter(epsilons.values()))[0]
+    for name, found in epsilons.items():
+        for epsilon in found:
+            require_epsilon(epsilon, most=1e3)
+            if name == "RDP":
+                require(epsilon >= first, f"{case}: RDP gives {epsilon}, less than {first}")
+            else:
+                require_near(f"{case}: epsilon by {name}", epsilon, first, relative=0.01)
 
 
 def measure(way: Callable[[], float]) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 One machine plays all hosts on loopback: a gateway, a SuperLink, and three nodes. ``make bench-deployment`` runs it, in
 a quarter of an hour. Flower's nodes look for messages every three seconds, its own server too, and each message starts
-a process: all of that is in every number.
+a process: all of that is in every number. A run in which a node did not do its work in each round ends with an error.
 """
 
 import json
@@ -10,6 +10,9 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
+
+from proof import require, require_epsilon, require_loss, require_results
 
 from deploy.hosts import Hosts
 from deploy.story import HOSTS, ROOT, SERVER, commands, do, prepare
@@ -70,7 +73,19 @@ def ours(hosts: Hosts, name: str, settings: dict[str, str]) -> list[float]:
         f"--set federation.rounds={ROUNDS} {words} --out runs/{out}",
     )
     report = json.loads((hosts.home(SERVER) / "runs" / out / "report.json").read_text(encoding="utf-8"))
+    check(report, private="record" in name, trains=not name.startswith("no-op"))
     return [entry["seconds"] for entry in report["round_log"]]
+
+
+def check(report: dict[str, Any], *, private: bool, trains: bool) -> None:
+    """Require that each node did its work in each round, and that the model is better for it."""
+    require(report["status"] == "completed", f"the run ended as {report['status']}: {report['reason']}")
+    results = [len(entry["completed"]) for entry in report["round_log"]]
+    require_results(results, rounds=ROUNDS, cohort=len(SITES))
+    history = report["evaluation"]["history"]
+    require_loss(history[0]["loss"], history[-1]["loss"], falls=trains and not private)
+    if private:
+        require_epsilon(report["privacy"]["epsilon"], most=report["config"]["privacy.epsilon"])
 
 
 def flower(hosts: Hosts, steps: int) -> list[float]:
@@ -81,7 +96,10 @@ def flower(hosts: Hosts, steps: int) -> list[float]:
     data = hosts.folder
     config = f'rounds={ROUNDS} steps={steps} times="{times}" data="{data}"'
     do(hosts, SERVER, f"cd {home} && FLWR_HOME={home} flwr run {app} fedtrain --stream --run-config '{config}'")
-    return json.loads(times.read_text(encoding="utf-8"))
+    found = json.loads(times.read_text(encoding="utf-8"))
+    require_results(found["results"], rounds=ROUNDS, cohort=len(SITES))
+    require(found["moved"] == (steps > 0), f"the model has moved: {found['moved']}, after {steps} steps a round")
+    return list(found["seconds"])
 
 
 def main() -> None:

@@ -9,11 +9,15 @@ W2  the same under Opacus: noise multiplier 1.0, clip norm 1.0, sampling rate 0.
 Every engine runs the same ServerApp and ClientApp in a process of its own, on two CPUs, one after the other. A round in
 steady state is the median over the rounds after the second. Ratios compare medians over the repeats. CIFAR-10 is read
 from FEDTRAIN_DATA or ../shared/data; without it, random images of the same shape are used, and the output says so.
+
+An engine ends with an error where a client of a round has not answered, or has not trained; where the loss on the test
+records has not fallen (W1 on CIFAR-10); and where the clients' ledgers lack a charge for a training (W2).
 """
 
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -23,6 +27,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from proof import require_charges, require_results
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = Path(__file__).resolve().parent
@@ -40,11 +45,13 @@ COMMANDS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workloads", nargs="*", choices=[*ENGINES, []], default=list(ENGINES))
+    parser.add_argument("workloads", nargs="*", metavar="workload", help=f"of {', '.join(ENGINES)}; by default all")
     parser.add_argument("--repeat", type=int, default=1, help="runs of each engine, taken in turn")
     arguments = parser.parse_args()
+    if unknown := set(arguments.workloads) - set(ENGINES):
+        parser.error(f"there is no workload {', '.join(sorted(unknown))}")
     with tempfile.TemporaryDirectory() as folder:
-        for workload in arguments.workloads:
+        for workload in arguments.workloads or ENGINES:
             spec = make_spec(workload, Path(folder))
             engines = ENGINES[workload]
             samples: dict[str, list[tuple[float, float]]] = {engine: [] for engine in engines}
@@ -55,7 +62,15 @@ def main() -> None:
 
 
 def make_spec(workload: str, folder: Path) -> dict[str, object]:
-    spec: dict[str, object] = {"nodes": 100, "cohort": 10, "rounds": 30, "config": None, "preload": ["numpy"]}
+    spec: dict[str, object] = {
+        "nodes": 100,
+        "cohort": 10,
+        "rounds": 30,
+        "config": None,
+        "preload": ["numpy"],
+        "private": False,
+        "falls": False,
+    }
     if workload == "W0":
         return spec
     data = Path(os.environ.get("FEDTRAIN_DATA", ROOT.parent / "shared" / "data")) / "cifar10"
@@ -75,17 +90,20 @@ def make_spec(workload: str, folder: Path) -> dict[str, object]:
     else:
         print("CIFAR-10 is not here: random images of the same shape instead")
         config |= {"data.source": "npz", "data.path": str(random_images(folder)), "data.test_fraction": 0.1}
-    preload = ["torch"]
-    if workload == "W2":
+    preload, private = ["torch"], workload == "W2"
+    if private:
         config |= {
             "privacy.mode": "record",
             "privacy.sampling_rate": 0.2,
             "privacy.noise_multiplier": 1.0,
             "privacy.epsilon": 100.0,
             "privacy.delta": 1e-3,
+            "federation.sites": str(folder / "sites"),
         }
         preload.append("opacus")
-    return spec | {"rounds": 10, "config": config, "preload": preload}
+    # The loss of random images does not fall, and ten rounds under noise promise nothing.
+    falls = data.is_dir() and not private
+    return spec | {"rounds": 10, "config": config, "preload": preload, "private": private, "falls": falls}
 
 
 def random_images(folder: Path) -> Path:
@@ -100,6 +118,7 @@ def measure(engine: str, spec: dict[str, object], folder: Path) -> tuple[float, 
     """Return the seconds of a round in steady state, and of the whole process."""
     times = folder / "times.json"
     times.unlink(missing_ok=True)
+    shutil.rmtree(folder / "sites", ignore_errors=True)  # each run has a budget of its own
     environment = {
         **os.environ,
         "FEDTRAIN_BENCH": json.dumps({**spec, "times": str(times)}),
@@ -120,8 +139,12 @@ def measure(engine: str, spec: dict[str, object], folder: Path) -> tuple[float, 
     whole = time.time() - started
     if process.returncode != 0 or not times.exists():
         sys.exit(f"{engine} failed:\n{process.stdout[-2000:]}\n{process.stderr[-4000:]}")
-    marks = json.loads(times.read_text(encoding="utf-8"))
-    rounds = [after - before for before, after in pairwise(marks)]
+    found = json.loads(times.read_text(encoding="utf-8"))
+    count, cohort = int(str(spec["rounds"])), int(str(spec["cohort"]))
+    require_results(found["results"], rounds=count, cohort=cohort)
+    if spec["private"]:
+        require_charges(folder / "sites", trainings=count * cohort)
+    rounds = [after - before for before, after in pairwise(found["marks"])]
     return statistics.median(rounds[2:]), whole
 
 

@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 from flwr.common import ndarrays_to_parameters
 from numpy.typing import NDArray
+from proof import require
 from transport_measure import Line, Meter, fastest, show
 
 from fedtrain.crypto import SealingKey, apply_mask
@@ -98,11 +99,23 @@ def masks(size: Size) -> None:
                 FLOWER: partial(peer.add_masks, theirs, seeds),
                 STREAM: partial(keystreams, zeros, buffer, seeds),
             }
+            check_masks(vector, theirs, seeds)
             spent = fastest(ways, size.repeat)
             what = f"{length // MILLION}M parameters, {neighbours} neighbours"
             for name, ratio in ((FLOWER, 1 / 8), (STREAM, 2.0)):
                 lines.append(Line(what=what, ours=spent["ours"], peer=name, theirs=spent[name], ratio=ratio))
     show("masks: CPU ms", lines)
+
+
+def check_masks(vector: NDArray[np.uint32], theirs: list[NDArray[np.int64]], seeds: list[bytes]) -> None:
+    """Require that both add a mask of every seed, and that ours comes off again."""
+    masked = vector.copy()
+    apply_mask(masked, *seeds, sign=1)
+    require(np.count_nonzero(masked != vector) > 0.99 * len(vector), "the masks were not added")
+    apply_mask(masked, *seeds, sign=-1)
+    require(np.array_equal(masked, vector), "the masks do not come off again")
+    one, all_of_them = peer.add_masks(theirs, seeds[:1])[0], peer.add_masks(theirs, seeds)[0]
+    require(np.count_nonzero(all_of_them != one) > 0.99 * len(one), f"{FLOWER} did not add the masks")
 
 
 def keystreams(zeros: bytes, buffer: bytearray, seeds: list[bytes]) -> None:
@@ -151,6 +164,7 @@ def sealing(size: Size) -> None:
         parts = {"header": cohort.HEADER, "identity": identity, "recipient": key.public, "own": b""}
         sealed, ciphertext = seal(body=body, **parts), alone.encrypt(bytes(12), data, None)
         expected = {"header": cohort.HEADER, "key": key, "sender": identity.public}
+        check_opened(open_sealed(sealed, body.ciphertext, **expected), data)
         spent = fastest(
             {
                 "seal": lambda data=data, parts=parts: seal(body=Body.encrypt(data), **parts),
@@ -177,6 +191,12 @@ def sealing(size: Size) -> None:
             what = f"{named}: to {count} recipients"
             lines.append(Line(what=what, ours=once["ours"], peer="a pass for each", theirs=once["passes"]))
     show("sealing: CPU ms", lines)
+
+
+def check_opened(opened: tuple[bytes, bytes], data: bytes) -> None:
+    """Require that what was encoded and sealed is what was opened and decoded."""
+    require(opened[1] == data, "what was opened is not what was sealed")
+    require(encode(decode(opened[1])) == data, "what was decoded is not what was encoded")
 
 
 def to_many(data: bytes, count: int, parts: Mapping[str, Any]) -> None:

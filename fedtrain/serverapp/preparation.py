@@ -1,6 +1,8 @@
 """Everything that is made once, before the first round."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from fedtrain.progress import working
 from fedtrain.report import Metric
 from fedtrain.seeding import derive_seed
 from fedtrain.serverapp import run_warnings
+from fedtrain.serverapp.evaluation import try_task
 from fedtrain.tasks import (
     NO_OBJECTS,
     CallerObjects,
@@ -30,6 +33,7 @@ from fedtrain.tasks import (
     weights_of,
 )
 from fedtrain.tasks.calls import resolve_device
+from fedtrain.tasks.user_code import telling
 from fedtrain.training import check_model, refused_alone
 
 
@@ -113,7 +117,10 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
     task = build_task(experiment.task, store.info, objects.task)
     torch.manual_seed(derive_seed(experiment.seed, "model"))
     model = build_model(task)
-    shared = shared_names(task, model)
+    with telling("shared of the task"):
+        shared = shared_names(task, model)
+    metrics = metrics_of(task)
+    try_task(task, move_model(model, device), metrics, store.test)
     with working("trying the model on synthetic records"):
         slower = check_model(model, mechanism.requires, task=task, info=store.info)
     shown = partitions if _shows(experiment, plan) else None
@@ -133,9 +140,9 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
         store=store,
         histogram=histogram,
         task=task,
-        model=move_model(model, device),
+        model=model,
         plan=plan,
-        metrics=metrics_of(task),
+        metrics=metrics,
         slower=slower,
         baseline=baseline_of(task, store.test),
         owners=() if partitions is None else client_names(store, experiment.data),
@@ -210,12 +217,22 @@ def metrics_of(task: Task) -> tuple[Metric, ...]:
     Raises:
         TaskError: the task's metrics do not say so.
     """
-    metrics = task.metrics()
+    with telling("metrics of the task"):
+        metrics = task.metrics()
     if not hasattr(metrics, "described"):
         raise TaskError(
             f"the metrics of the task, of type {type(metrics).__name__}, have no `described`: a tuple of "
             "fedtrain.tasks.Metric, the first of which chooses the best model; an empty one chooses none"
         )
-    return tuple(
-        Metric(name=metric.name, direction=metric.direction, format=metric.format) for metric in metrics.described
-    )
+    found: object = metrics.described
+    try:
+        return tuple(
+            Metric(name=metric.name, direction=metric.direction, format=metric.format)
+            for metric in cast("Iterable[Metric]", found)
+        )
+    except (AttributeError, TypeError, ValueError) as error:
+        raise TaskError(
+            f"`described` of the task's metrics is {found!r:.80}, and is to be a tuple (no method) of "
+            'fedtrain.tasks.Metric, each with a name, a direction ("higher" or "lower") and a format ("percent" or '
+            '"number")'
+        ) from error

@@ -1,6 +1,6 @@
 """The rounds: draw a cohort, ask it, collect its replies, aggregate them, record, evaluate."""
 
-import json
+import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,11 +10,9 @@ from functools import partial
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, Message
-from torch import nn
 
 from fedtrain.config.strategies import results_needed, shortage
-from fedtrain.data import Split
-from fedtrain.errors import AggregationError, BudgetError, RunError, TooFewResultsError
+from fedtrain.errors import AggregationError, BudgetError, RunError, TaskError, TooFewResultsError
 from fedtrain.flower.client_dp import release_round, release_total
 from fedtrain.flower.collectors import Collected
 from fedtrain.flower.messages import protocol
@@ -30,16 +28,17 @@ from fedtrain.serverapp.assembly import assemble
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.channel import Channel
 from fedtrain.serverapp.checkpoint import Arrays, RunState
+from fedtrain.serverapp.evaluation import evaluate
 from fedtrain.serverapp.preparation import Preparation
 from fedtrain.serverapp.sampling import DrawnGrid
-from fedtrain.tasks import Records, Task, load_weights, shared_names, weights_of
-from fedtrain.tasks.calls import collate, forward, to_device
+from fedtrain.tasks import load_weights, shared_names, weights_of
 from fedtrain.training import learning_rate
+
+_log = logging.getLogger(__name__)
 
 # An error's whole traceback is in the log; the report holds its first line and its end, one of which has the cause.
 _REASON_LENGTH = 2000
 _FIRST_LENGTH = 300
-_BATCH = 500  # test records that are evaluated at once
 
 
 class Rounds:
@@ -197,15 +196,28 @@ class Rounds:
         )
 
     def evaluated(self, state: RunState) -> RunState:
-        """Evaluate the model of a state centrally and return the state with the result added."""
+        """Evaluate the model of a state centrally and return the state with the result added.
+
+        After training, an evaluation that fails measures nothing and is a warning: what the round has spent would be
+        lost with it.
+
+        Raises:
+            TaskError: the code of the task fails, before anything is trained.
+        """
         tensors = {name: torch.from_numpy(np.array(value)) for name, value in state.model.items()}
         load_weights(self._preparation.model, tensors)
-        evaluation = evaluate(
-            self._preparation.model,
-            self._preparation.task,
-            self._preparation.store.test,
-            round_number=state.round_number,
-        )
+        try:
+            evaluation = evaluate(
+                self._preparation.model,
+                self._preparation.task,
+                self._preparation.store.test,
+                round_number=state.round_number,
+            )
+        except (TaskError, RunError) as error:
+            if state.round_number == 0:
+                raise
+            _log.warning("round %d is not evaluated, and its model is kept: %s", state.round_number, error)
+            evaluation = Evaluation(round=state.round_number)
         return replace(state, evaluations=(*state.evaluations, evaluation))
 
 
@@ -275,26 +287,3 @@ def readable(reason: str) -> str:
         return clean or "no reason given"
     first = clean.partition("\n")[0][:_FIRST_LENGTH]
     return f"{first}\n…\n{clean[len(first) + 3 - _REASON_LENGTH :]}"
-
-
-def evaluate(model: nn.Module, task: Task, test: Split, *, round_number: int) -> Evaluation:
-    """Measure the model on all test records.
-
-    Raises:
-        RunError: what the task measures is not what a report can hold.
-    """
-    device = next(model.parameters()).device
-    metrics = task.metrics()
-    model.eval()
-    with torch.no_grad():
-        for start in range(0, len(test), _BATCH):
-            records = Records(
-                features=torch.from_numpy(test.features[start : start + _BATCH].copy()),
-                targets=torch.from_numpy(test.targets[start : start + _BATCH].copy()),
-            )
-            batch = to_device(collate(task, records, None), device)
-            metrics.update(forward(task, model, batch), batch)
-    try:
-        return Evaluation.model_validate_json(json.dumps({"round": round_number, **metrics.compute()}))
-    except (TypeError, ValueError) as error:
-        raise RunError(f"the task's measurements after round {round_number} cannot be reported: {error}") from error

@@ -8,13 +8,16 @@ reader of the report, who has a guess of them all, see whether it is right, and 
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 from typing import Final, cast
 
 from fedtrain.config.sections import TaskConfig
 from fedtrain.data import DataInfo, DataStore, Partitions
-from fedtrain.errors import FedtrainError, TaskError
+from fedtrain.errors import TaskError
 from fedtrain.tasks.base import Task, unknown
 from fedtrain.tasks.supervised import Multilabel, Regression, Tabular, Vision
+from fedtrain.tasks.user_code import described, telling
 
 OBJECT: Final = "object"
 """Stands in ``data.source``, and before the colon in ``task.name``, where an object is in the place of a name."""
@@ -120,18 +123,18 @@ def _load(name: str) -> Callable[[DataInfo], object]:
         raise TaskError(f'task.name = "{name}" is not of the form "module:attribute", for example "own_task:build".')
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{module_name}.".startswith(f"{error.name}."):
             raise TaskError(
                 f'task.name = "{name}": there is no module "{error.name}" on Python\'s path; check the spelling, or '
                 "put the file into the current folder, or beside the pyproject.toml of your own app."
             ) from None
-        raise TaskError(f'task.name = "{name}": importing "{module_name}" raised {_described(error)}.') from error
+        raise TaskError(f'task.name = "{name}": importing "{module_name}" raised {described(error)}.') from error
     if not hasattr(module, attribute):
         defined = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module_name]
         raise TaskError(
             f'task.name = "{name}": the module "{module_name}" has no "{attribute}"; '
-            f"it defines: {', '.join(defined) or 'nothing that can be called'}."
+            f"it defines: {', '.join(defined) or 'nothing that can be called'}.{_shadowed(module, module_name)}"
         )
     factory: object = getattr(module, attribute)
     if not callable(factory):
@@ -142,14 +145,18 @@ def _load(name: str) -> Callable[[DataInfo], object]:
     return factory
 
 
+def _shadowed(module: ModuleType, name: str) -> str:
+    """Say where a file of the user's lies that Python passes over for another module of its name."""
+    own, found = Path.cwd() / f"{name.replace('.', '/')}.py", getattr(module, "__file__", None)
+    if not own.is_file() or (found is not None and Path(found).resolve() == own.resolve()):
+        return ""
+    return f" Python has a module of that name itself, and {own} is passed over: give the file another name."
+
+
 def _own_task(name: str, factory: Callable[[DataInfo], object], info: DataInfo) -> Task:
     """Call the user's factory and check what it returns."""
-    try:
+    with telling(f'task.name = "{name}", called with the DataInfo,'):
         task = factory(info)
-    except FedtrainError:
-        raise
-    except Exception as error:
-        raise TaskError(f'task.name = "{name}" raised {_described(error)} when called with the DataInfo.') from error
     return checked_task(task, f'task.name = "{name}"')
 
 
@@ -173,7 +180,3 @@ def checked_task(task: object, name: str) -> Task:
         f"{name} returned an object of type {kind} without the method {', '.join(missing)}; a task has the methods "
         f"{', '.join(_METHODS)} (fedtrain.tasks.Task, which gives forward and shared to a class that inherits from it)."
     )
-
-
-def _described(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

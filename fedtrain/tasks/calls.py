@@ -129,6 +129,21 @@ def shared_names(task: Task, model: nn.Module) -> frozenset[str]:
     return shared
 
 
+def refuse_complex(model: nn.Module) -> None:
+    """Return if all that is trained are real numbers, as privacy requires: noise is drawn for real numbers.
+
+    Raises:
+        TaskError: names a parameter that is complex.
+    """
+    for name, value in model.named_parameters():
+        if value.requires_grad and value.is_complex():
+            raise TaskError(
+                f"the model cannot be trained privately: its parameter {name} is complex ({value.dtype}), and noise is "
+                "for real numbers; keep the real and the imaginary part as a parameter each, and put them together in "
+                "forward (torch.complex)"
+            )
+
+
 def refuse_batch_statistics(model: nn.Module) -> None:
     """Return if no layer of the model takes statistics over records, as training with record privacy requires.
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fedtrain.errors import TaskError
+from fedtrain.tasks.user_code import made_model
 
 if TYPE_CHECKING:
     from fedtrain.tasks.base import Task
@@ -34,10 +35,10 @@ def build_model(task: "Task") -> nn.Module:
     another device, keeps them together.
 
     Raises:
-        TaskError: two weights have a part of their memory in common, or one that is trained and one that is not; it
-            names both.
+        TaskError: the model cannot be made, or not be sent; or two weights have a part of their memory in common, or
+            one that is trained and one that is not; it names both.
     """
-    model = task.model()
+    model = made_model(task)
     held = _held(model)
     joined = {id(held[name].tensor): held[first].tensor for name, first in _same(held).items()}
     for name, each in held.items():

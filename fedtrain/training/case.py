@@ -13,6 +13,7 @@ from fedtrain.data.types import Columns, DataInfo, Image
 from fedtrain.errors import TaskError
 from fedtrain.tasks import Batch, Records, Task
 from fedtrain.tasks.calls import collate, to_device
+from fedtrain.tasks.user_code import copied
 from fedtrain.training.gradients import Gradients, by_loop, collate_alone, rows_of
 from fedtrain.training.state import Kept, Weights, kept
 
@@ -201,13 +202,7 @@ class _WrittenError(Exception):
 
 
 def _copy(model: nn.Module, precision: torch.dtype | None, *, moved: bool) -> nn.Module:
-    try:
-        copy = deepcopy(model).train()
-    except RuntimeError as error:
-        raise TaskError(
-            f"the model cannot be trained: a copy of it cannot be made ({error}); in the place of nn.utils.weight_norm "
-            "use nn.utils.parametrizations.weight_norm"
-        ) from error
+    copy = copied(model).train()
     if precision is not None:
         copy = copy.to(precision)
     with torch.no_grad():

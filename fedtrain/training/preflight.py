@@ -28,6 +28,7 @@ from torch import nn
 from fedtrain.data.types import DataInfo
 from fedtrain.errors import TaskError
 from fedtrain.tasks import Task, refuse_batch_statistics
+from fedtrain.tasks.calls import refuse_complex
 from fedtrain.training.bookkeeping import Book, bookkeeping
 from fedtrain.training.case import Case, in_half, open_case
 from fedtrain.training.contributions import PerRecord, norms_of
@@ -123,6 +124,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
 
 def _preflight(model: nn.Module, task: Task, info: DataInfo) -> PreflightResult:
     refuse_batch_statistics(model)
+    refuse_complex(model)
     _refuse_rewriting(model)
     if not trainable(model):
         raise TaskError("the model cannot be trained privately: it has no trainable parameter")

@@ -18,7 +18,7 @@ from fedtrain.errors import TaskError
 from fedtrain.privacy.mechanisms import Requirements
 from fedtrain.seeding import seeded_generator
 from fedtrain.tasks import Records, Task, refuse_batch_statistics
-from fedtrain.tasks.calls import collate, forward, losses, to_device
+from fedtrain.tasks.calls import collate, forward, losses, refuse_complex, to_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +69,7 @@ def check_model(model: nn.Module, requires: Requirements, *, task: Task, info: D
         return preflight(model, task, info).notice
     if requires.no_batch_statistics:
         refuse_batch_statistics(model)
+        refuse_complex(model)
     return ""
 
 

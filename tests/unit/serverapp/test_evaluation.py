@@ -117,10 +117,8 @@ def test_a_task_may_measure_other_things():
 @pytest.mark.parametrize(
     "measurements",
     [
-        {"loss": float("nan")},
-        {"mine": float("inf")},
         {"accuracy": 1.5},
-        {"mine": torch.zeros(1)},
+        {"mine": torch.ones(1) > 0},
         {"mine": "text"},
         {"round": -1},
     ],

@@ -154,12 +154,37 @@ def test_a_factory_that_returns_nothing(module):
 
 
 @pytest.mark.parametrize(
-    ("line", "shown"), [("raise KeyError('size')", "KeyError: 'size'"), ("raise ValueError", "raised ValueError when")]
+    ("line", "shown"),
+    [
+        ("raise KeyError('size')", "KeyError: 'size'"),
+        ("raise ValueError", "DataInfo, raised ValueError .planted.py, line 1"),
+    ],
 )
 def test_a_factory_that_raises(module, line, shown):
     module(f"def build(info): {line}")
     with pytest.raises(TaskError, match=shown):
         build_task(TaskConfig(name="planted:build"), IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        ("def build(info)\n    return None", r"SyntaxError: expected ':' \(planted.py, line 1\)"),
+        ("import torch\ntorch.nothing", r"no attribute 'nothing' \(planted.py, line 2\)"),
+        ("import sys\nsys.exit(1)", r"SystemExit: 1 \(planted.py, line 2\)"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_told_with_its_line(module, body, shown):
+    module(body)
+    with pytest.raises(TaskError, match=f'importing "planted" raised .*{shown}'):
+        build_task(TaskConfig(name="planted:build"), IMAGES)
+
+
+def test_a_file_with_the_name_of_a_module_of_pythons_is_told_to_be_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "statistics.py").write_text("def build(info): ...")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TaskError, match=r"Python has a module of that name itself, and .*statistics.py is passed over"):
+        build_task(TaskConfig(name="statistics:build"), IMAGES)
 
 
 def test_the_factorys_own_refusal_is_kept(module):

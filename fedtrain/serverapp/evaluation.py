@@ -1,0 +1,107 @@
+"""Measure a model on the test records; and try a task on a few of them, before anything is trained."""
+
+import json
+import logging
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from fedtrain.data import Split
+from fedtrain.errors import RunError, TaskError
+from fedtrain.report import Evaluation, Metric
+from fedtrain.tasks import Records, Task
+from fedtrain.tasks.calls import collate, forward, to_device
+from fedtrain.tasks.trial import measurements, require_same_model, try_training
+from fedtrain.tasks.user_code import copied, telling
+
+_log = logging.getLogger(__name__)
+
+_BATCH = 500  # test records that are evaluated at once
+_TRIED = 8  # test records on which a task is tried
+
+
+def evaluate(model: nn.Module, task: Task, test: Split, *, round_number: int) -> Evaluation:
+    """Measure the model on all test records.
+
+    A measurement that is not finite is null, and a warning names it and the round.
+
+    Raises:
+        TaskError: the code of the task fails.
+        RunError: what the task measures is not what a report can hold.
+    """
+    evaluation, broken = _measured(model, task, test, round_number)
+    if broken:
+        names = ", ".join(broken)
+        _log.warning("round %d: the task measured %s as not finite; the report has null for it", round_number, names)
+    return evaluation
+
+
+def _measured(model: nn.Module, task: Task, test: Split, round_number: int) -> tuple[Evaluation, tuple[str, ...]]:
+    device = next(model.parameters()).device
+    with telling("metrics of the task"):
+        metrics = task.metrics()
+    model.eval()
+    with torch.no_grad():
+        for start in range(0, len(test), _BATCH):
+            records = _records(test, np.arange(start, min(start + _BATCH, len(test))))
+            with telling("collate of the task"):
+                batch = to_device(collate(task, records, None), device)
+            with telling("forward of the task"):
+                outputs = forward(task, model, batch)
+            with telling("update of the task's metrics"):
+                metrics.update(outputs, batch)
+    with telling("compute of the task's metrics"):
+        found: object = metrics.compute()
+    measured, broken = measurements(found)
+    try:
+        return Evaluation.model_validate_json(json.dumps({"round": round_number, **measured})), broken
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        why = f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}".removeprefix(": ").removeprefix("Value error, ")
+        raise _unreportable(round_number, why) from error
+    except (TypeError, ValueError) as error:
+        raise _unreportable(round_number, str(error)) from error
+
+
+def _unreportable(round_number: int, why: str) -> RunError:
+    return RunError(f"the task's measurements after round {round_number} cannot be reported: {why}")
+
+
+def _records(test: Split, rows: np.ndarray) -> Records:
+    return Records(features=torch.from_numpy(test.features[rows]), targets=torch.from_numpy(test.targets[rows]))
+
+
+def try_task(task: Task, model: nn.Module, metrics: tuple[Metric, ...], test: Split) -> None:
+    """Train and measure a copy of the model on a few test records, so that what fails does so before a round.
+
+    The records are public to the run. Torch's generator, the model and its weights stay as they are.
+
+    Args:
+        task: the task.
+        model: its model.
+        metrics: what the task says of its measurements.
+        test: the test records.
+
+    Raises:
+        TaskError: the code of the task fails, or what it returns cannot be used or reported.
+    """
+    require_same_model(task, model)
+    rows = np.arange(max(2, min(_TRIED, len(test)))) % len(test)
+    few = Split(features=test.features[rows], targets=test.targets[rows])
+    copy = copied(model)
+    device = next(copy.parameters()).device
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
+        try_training(task, copy, _records(few, np.arange(len(few))))
+        try:
+            evaluation, _ = _measured(copy, task, few, 0)
+        except RunError as error:
+            raise TaskError(f"{error}, on {len(few)} test records that were tried") from error
+        measured = evaluation.model_dump()
+        for metric in metrics[:1]:
+            if metric.name not in measured:
+                raise TaskError(
+                    f"the metrics of the task describe {metric.name!r}, which is to choose the best model, and compute "
+                    f"returns no measurement of that name; it returns: {', '.join(evaluation.own) or 'none'}"
+                )

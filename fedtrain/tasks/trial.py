@@ -1,0 +1,112 @@
+"""Try a task of the user's own once, on a few records, before anything is trained or spent."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedtrain.errors import TaskError
+from fedtrain.tasks.base import Records, Task
+from fedtrain.tasks.calls import collate, forward, losses, to_device
+from fedtrain.tasks.supervised import Supervised
+from fedtrain.tasks.user_code import kind_of, made_model, telling
+
+
+def require_same_model(task: Task, model: nn.Module) -> None:
+    """Refuse a task whose next model has other weights than this one, which the clients could not take.
+
+    Raises:
+        TaskError: names the first weight that differs.
+    """
+    with torch.random.fork_rng(devices=[]):
+        again = made_model(task)
+    ours, theirs = _form(model), _form(again)
+    for name in dict.fromkeys((*ours, *theirs)):
+        if ours.get(name) != theirs.get(name):
+            raise TaskError(
+                f"model() of the task gives another model each time: the weight {name} is {_shown(ours.get(name))} in "
+                f"one and {_shown(theirs.get(name))} in the next; each client builds a model of its own, and they are "
+                "to be alike but for the values"
+            )
+
+
+def _form(model: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    return {name: (tuple(value.shape), value.dtype) for name, value in model.state_dict().items()}
+
+
+def _shown(form: tuple[tuple[int, ...], torch.dtype] | None) -> str:
+    return "not there" if form is None else f"{form[1]} of shape {form[0]}"
+
+
+def try_training(task: Task, model: nn.Module, records: Records) -> None:
+    """Do what a client does with a batch, up to the gradients. The model is spoiled by it: give a copy.
+
+    Args:
+        task: the task.
+        model: a copy of its model.
+        records: two or more.
+
+    Raises:
+        TaskError: the code of the task fails, returns something else than it is to, or no gradient reaches the model.
+    """
+    device = next(model.parameters()).device
+    model.train()
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
+        with telling("collate of the task"):
+            batch = to_device(collate(task, records, torch.Generator().manual_seed(0)), device)
+        with telling("forward of the task"):
+            outputs = forward(task, model, batch)
+        if isinstance(task, Supervised) and outputs.shape[1:] != (task.outputs,):
+            raise TaskError(
+                f"the model returns {_numbers(outputs)} for a record, and the task takes {task.outputs}; set the size "
+                "of its last layer"
+            )
+        with telling("losses of the task"):
+            found = losses(task, outputs, batch)
+        if not bool(found.isfinite().any()):
+            raise TaskError(
+                f"losses of the task is not finite for any of the {len(found)} test records that were tried; check the "
+                "loss, and the range of the features"
+            )
+        if not found.requires_grad:
+            raise TaskError(
+                "losses of the task has no gradient: it is computed from outputs that were cut off from the model, by "
+                "detach(), item(), numpy() or torch.no_grad()"
+            )
+        with telling("the backward pass from losses of the task"):
+            torch.autograd.backward(found.mean())
+
+
+def _numbers(outputs: Tensor) -> str:
+    return "one number" if outputs.ndim == 1 else f"{' x '.join(map(str, outputs.shape[1:]))} numbers"
+
+
+def measurements(found: object) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return what a task measured as JSON can hold it, and the names of what is not finite, which is ``None`` there.
+
+    Tensors and arrays become numbers and lists.
+
+    Raises:
+        TaskError: it is no mapping.
+    """
+    if not isinstance(found, Mapping):
+        raise TaskError(
+            f"compute of the task's metrics is to return a dict of numbers by name, and returned {kind_of(found)}"
+        )
+    broken: list[str] = []
+    return {str(name): _plain(value, str(name), broken) for name, value in found.items()}, tuple(dict.fromkeys(broken))
+
+
+def _plain(value: object, name: str, broken: list[str]) -> object:
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, name, broken) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, name, broken) for item in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        broken.append(name)
+        return None
+    return value
