@@ -73,7 +73,7 @@ def _records(test: Split, rows: np.ndarray) -> Records:
     return Records(features=torch.from_numpy(test.features[rows]), targets=torch.from_numpy(test.targets[rows]))
 
 
-def try_task(task: Task, model: nn.Module, metrics: tuple[Metric, ...], test: Split) -> None:
+def try_task(task: Task, model: nn.Module, metrics: tuple[Metric, ...], test: Split, *, device: torch.device) -> None:
     """Train and measure a copy of the model on a few test records, so that what fails does so before a round.
 
     The records are public to the run. Torch's generator, the model and its weights stay as they are.
@@ -83,6 +83,7 @@ def try_task(task: Task, model: nn.Module, metrics: tuple[Metric, ...], test: Sp
         model: its model.
         metrics: what the task says of its measurements.
         test: the test records.
+        device: where it is tried, as it is evaluated later.
 
     Raises:
         TaskError: the code of the task fails, or what it returns cannot be used or reported.
@@ -90,8 +91,7 @@ def try_task(task: Task, model: nn.Module, metrics: tuple[Metric, ...], test: Sp
     require_same_model(task, model)
     rows = np.arange(max(2, min(_TRIED, len(test)))) % len(test)
     few = Split(features=test.features[rows], targets=test.targets[rows])
-    copy = copied(model)
-    device = next(copy.parameters()).device
+    copy = copied(model).to(device)
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
         try_training(task, copy, _records(few, np.arange(len(few))))
         try:

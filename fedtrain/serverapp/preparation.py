@@ -120,7 +120,7 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
     with telling("shared of the task"):
         shared = shared_names(task, model)
     metrics = metrics_of(task)
-    try_task(task, move_model(model, device), metrics, store.test)
+    try_task(task, model, metrics, store.test, device=device)
     with working("trying the model on synthetic records"):
         slower = check_model(model, mechanism.requires, task=task, info=store.info)
     shown = partitions if _shows(experiment, plan) else None
@@ -140,7 +140,7 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
         store=store,
         histogram=histogram,
         task=task,
-        model=model,
+        model=move_model(model, device),
         plan=plan,
         metrics=metrics,
         slower=slower,

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from fedtrain.errors import TaskError
 from fedtrain.tasks.user_code import made_model
@@ -193,7 +192,7 @@ class _Block:
 
     @classmethod
     def of(cls, name: str, tensor: Tensor) -> "_Block":
-        if is_lazy(tensor) or tensor.layout is not torch.strided or not tensor.numel():
+        if tensor.layout is not torch.strided or not tensor.numel():
             start, form = 0, []
         else:
             sizes = zip(tensor.shape, tensor.stride(), strict=True)

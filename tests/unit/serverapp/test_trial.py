@@ -234,7 +234,7 @@ def test_a_trial_leaves_weights_generator_and_mode_as_they_were(plain):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.random.get_rng_state()
     task = returning(model=lambda self: nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10)))
-    try_task(task(plain.store.info), model, (), plain.store.test)
+    try_task(task(plain.store.info), model, (), plain.store.test, device=torch.device("cpu"))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
