@@ -39,9 +39,19 @@ class Entry:
 
 
 def cache_folder(configured: str | None) -> Path:
-    """Return the folder of the cache: as configured, else ``$FEDTRAIN_CACHE``, else the user's cache folder."""
+    """Return the folder of the cache: as configured, else ``$FEDTRAIN_CACHE``, else the user's cache folder.
+
+    Raises:
+        StorageError: it is in the home of a user who is not there.
+    """
     chosen = configured or os.environ.get("FEDTRAIN_CACHE")
-    return Path(chosen).expanduser().absolute() if chosen else user_cache_path("fedtrain")
+    try:
+        return Path(chosen).expanduser().absolute() if chosen else user_cache_path("fedtrain")
+    except RuntimeError as error:
+        raise StorageError(
+            f"{chosen}: there is no user of that name on this machine; name the folder of the cache with data.cache or "
+            "FEDTRAIN_CACHE"
+        ) from error
 
 
 def cached(folder: Path, build: Callable[[], Entry]) -> Entry:

@@ -230,6 +230,8 @@ def _load_archive(file: Path, suffix: str, *, owner: str | None) -> _Arrays:
 def _features(arrays: _Arrays) -> NDArray[np.uint8] | NDArray[np.float32]:
     x, name = arrays.x, f"{arrays.file}: x{arrays.suffix}"
     require_records(x.shape[0] if x.ndim else 0, name)
+    if 0 in x.shape:
+        raise DataError(f"{name} has shape {x.shape}: its records hold no value")
     # In C order, as what is cached: PyTorch computes otherwise on what is laid out otherwise, and rounds differently.
     if x.dtype == np.uint8 and x.ndim in {3, 4}:
         return np.ascontiguousarray(_pixels(x, name))

@@ -6,7 +6,7 @@ import glob
 from pathlib import Path
 
 from fedtrain.config import Data
-from fedtrain.data.sources.base import Decoded, Source, existing, files_below
+from fedtrain.data.sources.base import Decoded, Source, existing, files_below, path_of
 from fedtrain.errors import DataError
 
 
@@ -108,7 +108,7 @@ class Hub(Source):
     def files(self, data: Data) -> tuple[Path, ...]:
         """Return the files of a local folder; what is downloaded has none, and is identified by its name."""
         assert data.dataset is not None  # Data is validated
-        folder = Path(data.dataset).expanduser()
+        folder = path_of(data.dataset)
         return files_below(folder) if folder.is_dir() else ()
 
     def decode(self, data: Data) -> Decoded:
@@ -152,7 +152,7 @@ def parquet_files(pattern: str) -> tuple[Path, ...]:
     Raises:
         DataError: there are none.
     """
-    path = Path(pattern).expanduser()
+    path = path_of(pattern)
     if path.is_file():
         return (path,)
     if path.is_dir():

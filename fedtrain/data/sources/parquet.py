@@ -27,7 +27,7 @@ from fedtrain.data.sources.arrow import (
     index_columns,
     roles,
 )
-from fedtrain.data.sources.base import Decoded, require_records
+from fedtrain.data.sources.base import Decoded, path_of, require_records
 from fedtrain.data.sources.columns import some
 from fedtrain.data.sources.kinds import parquet_files
 from fedtrain.data.sources.plain import common_type, holds_lists, plain, plain_type, with_items
@@ -269,7 +269,7 @@ def decode_hub(data: Data) -> Decoded:
             files whose names of classes differ.
     """
     assert data.dataset is not None  # Data is validated
-    folder = Path(data.dataset).expanduser()
+    folder = path_of(data.dataset)
     name = str(folder) if folder.is_dir() else data.dataset
     import datasets  # noqa: PLC0415 - it takes a second, which files on this machine need not pay
 

@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 from fedtrain.config import Data, Partition
 from fedtrain.data import open_store
 from fedtrain.data.sources.arrays import digits
-from fedtrain.errors import DataError
+from fedtrain.errors import DataError, StorageError
 
 
 @pytest.fixture
@@ -185,3 +185,25 @@ def test_the_digits_are_these_very_bytes():
     images, labels = digits()
     assert (images.dtype, images.shape, labels.dtype, labels.shape) == (np.uint8, (1797, 8, 8), np.uint8, (1797,))
     assert sha256(images.tobytes() + labels.tobytes()).hexdigest() == DIGEST
+
+
+@pytest.mark.parametrize("shape", [(4, 0), (4, 0, 8), (4, 8, 0), (4, 8, 8, 0)])
+def test_records_without_a_value_are_refused(tmp_path, shape):
+    np.savez(tmp_path / "empty.npz", x=np.zeros(shape, np.uint8), y=[0, 1, 0, 1])
+    with pytest.raises(DataError, match=r"empty.npz: x has shape .*: its records hold no value"):
+        open_store(Data(source="npz", path=str(tmp_path / "empty.npz"), test_fraction=0.5), seed=0)
+
+
+@pytest.mark.parametrize("source", ["npz", "parquet", "images", "hub"])
+@pytest.mark.parametrize(
+    ("path", "words"), [("~nobody-of-that-name/x", "there is no user of that name"), ("x" * 256, "more than 255 bytes")]
+)
+def test_paths_that_cannot_be_are_refused(source, path, words):
+    where = {"dataset": path} if source == "hub" else {"path": path}
+    with pytest.raises(DataError, match=words):
+        open_store(Data(source=source, test_fraction=0.5, **where), seed=0)
+
+
+def test_a_cache_at_a_home_that_is_not_there_is_refused():
+    with pytest.raises(StorageError, match=r"there is no user of that name .*FEDTRAIN_CACHE"):
+        open_store(Data(cache="~nobody-of-that-name/x"), seed=0)
