@@ -163,7 +163,10 @@ def test_a_round_goes_on_without_clients_that_fail(cli, app, tmp_path, body, cli
     for entry in outcome.report["round_log"]:
         assert {drop["client"] for drop in entry["dropped"]} == set(clients)
         assert all(reason in drop["reason"] for drop in entry["dropped"])
-    assert "round 1: dropped client 3: " in outcome.stdout
+    assert "round 1: dropped client" in outcome.stdout
+    (warning,) = (found for found in outcome.report["warnings"] if "gave no result in any round that asked" in found)
+    assert reason in warning
+    assert f"warning: {warning}" in outcome.stdout
 
 
 def test_a_round_below_the_minimum_ends_the_run_with_the_reasons(cli, app, tmp_path):

@@ -62,6 +62,8 @@ def test_a_task_trains_in_every_mode(task, mode, transport, table, cli, tmp_path
     assert done.status == 0, done.stdout + done.stderr
     summary = json.loads(done.stdout)
     report = Report.model_validate_json((out / "report.json").read_bytes())
+    assert (summary["baseline"], summary["warnings"]) == (report.evaluation.baseline, list(report.warnings))
+    assert summary["baseline"]
     first, last = report.evaluation.history[0], report.evaluation.final
     assert report.evaluation.metrics[0].name == metric
     assert summary["metrics"][metric] == last.value(metric)
