@@ -54,8 +54,12 @@ def unfolded(shape: Sequence[int]) -> Fold:
 class Contribution(Protocol):
     """The gradients of n records with respect to one parameter."""
 
-    def squares(self) -> Tensor:
-        """Return the squared norms of the gradients, float64 of shape (n,)."""
+    def squares(self, *, exact: bool = False) -> Tensor:
+        """Return the squared norms of the gradients, float64 of shape (n,).
+
+        Args:
+            exact: whether squares are to be finite that are not in single precision.
+        """
 
     def rows(self, chosen: slice | list[int]) -> Tensor:
         """Return the gradients of some of the records, shape (m, *parameter)."""
@@ -84,9 +88,9 @@ class Rows:
     fold: Fold
     turned: bool = False
 
-    def squares(self) -> Tensor:
+    def squares(self, *, exact: bool = False) -> Tensor:
         """Return the squared norms."""
-        return norms_of(self.values).square()
+        return norms_of(self.values, exact=exact).square()
 
     def rows(self, chosen: slice | list[int]) -> Tensor:
         """Return some of the gradients."""
@@ -123,8 +127,9 @@ class Products:
     made: Tensor
     fold: Fold
 
-    def squares(self) -> Tensor:
+    def squares(self, *, exact: bool = False) -> Tensor:
         """Return the squared norms."""
+        del exact  # always
         taken, made = self.taken.double(), self.made.double()
         if taken.shape[2] == 1:
             return (taken.square().sum(-1) * made.square().sum(-1)).flatten(1).sum(1)
@@ -170,12 +175,12 @@ class Lookups:
     made: Tensor
     size: int
 
-    def squares(self) -> Tensor:
+    def squares(self, *, exact: bool = False) -> Tensor:
         """Return the squared norms."""
         # What one record has of one word is a sum over positions.
         pairs, where = torch.unique(_numbered(self.words, self.size), return_inverse=True)
         sums = self.made.new_zeros(len(pairs), self.made.shape[2]).index_add_(0, where, self.made.flatten(0, 1))
-        squares = norms_of(sums).square()
+        squares = norms_of(sums, exact=exact).square()
         return squares.new_zeros(len(self.words)).index_add_(0, pairs // self.size, squares)
 
     def rows(self, chosen: slice | list[int]) -> Tensor:
@@ -285,7 +290,13 @@ class PerRecord:
 
     def squares(self) -> Tensor:
         """Return the squared norms of the gradients with respect to all parameters, float64 of shape (n,)."""
-        return torch.stack([each.squares() for each in self.parts if each] or [self._zeros(self._count)]).sum(0)
+        parts = [each for each in self.parts if each]
+        if not parts:
+            return self._parameters[0].new_zeros(self._count, dtype=torch.float64)
+        squares = torch.stack([each.squares() for each in parts]).sum(0)
+        if not squares.isfinite().all():
+            squares = torch.stack([each.squares(exact=True) for each in parts]).sum(0)
+        return squares
 
     def rows(self, chosen: slice | list[int]) -> list[Tensor]:
         """Return the gradients of some of the records, for each parameter a tensor of shape (m, *parameter)."""
@@ -325,20 +336,21 @@ class PerRecord:
         parts = [part and part.silenced(finite) for part in self.parts]
         return PerRecord(self._parameters, parts, self._count).totals(factors.where(finite, 0.0))
 
-    def _zeros(self, count: int) -> Tensor:
-        return self._parameters[0].new_zeros(count, dtype=torch.float64)
-
 
 def clip_factors(norms: Tensor, bound: float) -> Tensor:
     """Return what scales gradients of the norms down to a bound, and leaves the shorter ones as they are."""
     return (bound / (norms + 1e-6)).clamp(max=1.0)
 
 
-def norms_of(gradients: Tensor) -> Tensor:
-    """Return the norm of each record's gradient, float64 of shape (n,)."""
+def norms_of(gradients: Tensor, *, exact: bool = True) -> Tensor:
+    """Return the norm of each record's gradient, float64 of shape (n,).
+
+    Args:
+        gradients: shape (n, ...).
+        exact: whether squares are to be finite that are not in single precision.
+    """
     norms: Tensor = torch.linalg.vector_norm(_lines(gradients), dim=1).double()
-    if not norms.isfinite().all():
-        # The square of a large number is not finite in single precision.
+    if exact and not norms.isfinite().all():
         norms = torch.linalg.vector_norm(_lines(gradients).double(), dim=1)
     return norms
 

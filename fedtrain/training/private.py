@@ -83,10 +83,10 @@ class PrivateTrainer:
             optimizer = LocalOptimizer(self.config, model, settings.learning_rate)
             anchors = [parameter.detach().clone() for parameter in parameters] if settings.proximal_mu else []
             augmentation = seeded_generator(settings.seed, "augmentation")
-            check = SelfCheck(model, self.plan)
+            check, weights = SelfCheck(model, self.plan), Weights(model)
             for _ in range(spec.steps_per_round):
                 drawn = self.source.bernoulli(len(records), spec.sampling_rate).nonzero().squeeze(1)
-                weights = Weights(model, values=not check.done)
+                weights.mark(values=not check.done)
                 sums: list[Tensor] = []
                 for chunk in self._chunks(task, records.take(drawn), augmentation, parameters[0].device):
                     checking = None if check.done and check.compared else spot

@@ -199,7 +199,7 @@ def refuse_other_sum(model: nn.Module, records: PerRecord, own: Sequence[Tensor 
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     every = torch.ones(len(records), dtype=torch.float64)
     for name, part, found, right in zip(names, records.parts, records.totals(every), own, strict=True):
-        scale = part.squares().sqrt().sum() if part else torch.zeros(())
+        scale = part.squares(exact=True).sqrt().sum() if part else torch.zeros(())
         off = found.double() if right is None else found.double() - right.double()
         # A record that is not finite makes both so, and counts as zero. What is too long for autograd's own sum is not
         # compared.
