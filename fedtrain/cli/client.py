@@ -83,8 +83,9 @@ def data(
         if info.kind == "table" and len(wide := train.wide_columns()[0]):
             lines.append(
                 f"warning: {len(wide)} of {info.shape[0]} columns have values beyond {WIDE:g} in size, of which the "
-                f"first is number {wide[0] + 1}: a model hardly learns from such, whatever it spends. Scale them with "
-                "the constants that all sites of the experiment use, and never with a mean or bound of your own records"
+                f"first is {info.feature(int(wide[0]))}: a model hardly learns from such, whatever it spends. Scale "
+                "them with the constants that all sites of the experiment use, and never with a mean or bound of your "
+                "own records"
             )
         if policy.delta * len(train) >= 1:
             lines.append(

@@ -109,6 +109,10 @@ class DataInfo:
         """The columns that the features are made of, where the source names them."""
         return self.features.names if isinstance(self.features, Columns) else ()
 
+    def feature(self, index: int) -> str:
+        """Return what a feature of a table is called: its column where each has one of its own, else its place."""
+        return self.columns[index] if len(self.columns) == self.shape[0] else f"number {index + 1}"
+
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, or of the labels; empty where the target is a number."""

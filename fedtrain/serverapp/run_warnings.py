@@ -47,14 +47,13 @@ def of_ranges(task: Task, split: Split, info: DataInfo, *, which: str) -> list[s
     """
     found = []
     if info.kind == "table" and (wide := _still_wide(task, split)):
-        names = ", ".join(f"feature {index}" for index in wide[:_SHOWN])
         more = f" and {len(wide) - _SHOWN} more" if len(wide) > _SHOWN else ""
         found.append(
             f"{len(wide)} of {info.shape[0]} features have values beyond {WIDE:g} in size in the {which} records: "
-            f"{names}{more}, counted from 0. Nothing scales them, and a model that gets such inputs often learns no "
-            "more than one answer for all records, whatever it spends. Scale each column with public constants before "
-            "training: (value - low) / (high - low), with bounds that everyone knows. A mean or deviation of the "
-            "training records is private, and no epsilon pays for it"
+            f"{', '.join(short(info.feature(index), 40) for index in wide[:_SHOWN])}{more}. Nothing scales them, and a "
+            "model that gets such inputs often learns no more than one answer for all records, whatever it spends. "
+            "Scale each column with public constants before training: (value - low) / (high - low), with bounds that "
+            "everyone knows. A mean or deviation of the training records is private, and no epsilon pays for it"
         )
     if info.target.kind == "number" and np.abs(split.targets).max() > WIDE:
         found.append(

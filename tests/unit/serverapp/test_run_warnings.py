@@ -37,7 +37,7 @@ def ranges(records, kind=Tabular, info=TABLE):
 @pytest.mark.parametrize("rows", [[(0, 1, 39.0), (1, 77516.0, 0)], [(0, -1484705.0, 0), (0, 1, 99.9)]])
 def test_features_beyond_a_hundred_are_named_with_the_remedy(rows):
     (found,) = ranges(split(*rows))
-    assert found.startswith("1 of 3 features have values beyond 100 in size in the test records: feature 1, counted")
+    assert found.startswith("1 of 3 features have values beyond 100 in size in the test records: number 2. Nothing")
     assert "(value - low) / (high - low), with bounds that everyone knows" in found
     assert "77516" not in found
     assert ranges(split((0, 100.0, -100.0))) == []
@@ -52,7 +52,10 @@ def test_many_features_and_records_are_looked_at_in_parts(monkeypatch):
     rows = np.zeros((50, 3))
     rows[49, 2] = rows[3, 0] = 200
     (found,) = ranges(split(*rows))
-    assert "feature 0, feature 2, counted from 0" in found
+    assert "records: number 1, number 3. Nothing" in found
+    named = DataInfo(features=Columns(shape=(3,), names=("age", "sex", "fnl\x1bwgt")), target=TABLE.target)
+    (found,) = ranges(split(*rows), info=named)
+    assert "records: age, fnl\N{REPLACEMENT CHARACTER}wgt. Nothing" in found
 
 
 def test_targets_beyond_a_hundred_are_said():
