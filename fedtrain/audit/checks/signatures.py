@@ -31,9 +31,7 @@ def keys(evidence: Evidence) -> Finding:
     found = decide(problems, f"the server's and {len(pinned.clients)} clients' keys are the pinned ones")
     keys_of = [{public.key_id for public in (roster.server, *roster.clients.values())} for roster in (claimed, pinned)]
     if keys_of[0].isdisjoint(keys_of[1]):
-        return fails(
-            f"{found.detail}; no key is a pinned one: the pinned roster is that of another run, or the report is"
-        )
+        return fails(f"no key is a pinned one: the roster is that of another run, or the report is; {found.detail}")
     return found
 
 
