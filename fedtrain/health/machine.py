@@ -1,18 +1,18 @@
 """Whether what is installed is what fedtrain asks for, and whether a folder can be written and how much fits."""
 
 import platform
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 from fedtrain.health.check import Check, fails, ok, warns
 
 SHOWN = ("fedtrain", "flwr", "torch", "opacus", "cryptography")
 
-_PIN = re.compile(r"([\w.-]+)==([\w.+!]+)")
 # A round needs a bundle (10 MB at most) and a few copies of the model; the SuperLink's database keeps every message.
 LEAST = 500 * 1024**2
 COMFORTABLE = 5 * 1024**3
@@ -20,7 +20,7 @@ _GIB = 1024**3
 
 
 def installed() -> Check:
-    """Compare the installed packages with those that fedtrain pins."""
+    """Compare the installed packages with the versions that fedtrain allows."""
     found = {name: _version(name) for name in SHOWN}
     return compare(platform.python_version(), found, requires("fedtrain") or ())
 
@@ -33,16 +33,16 @@ def compare(python: str, found: Mapping[str, str | None], requirements: Sequence
         found: version of each package; ``None`` where it is not installed.
         requirements: what fedtrain asks for, as in its metadata.
     """
-    pins = {pin[1]: pin[2] for requirement in requirements if (pin := _PIN.fullmatch(requirement))}
+    allowed = {each.name: each.specifier for each in map(Requirement, requirements) if each.marker is None}
     if missing := [name for name, its in found.items() if its is None]:
         return fails("versions", f"{', '.join(missing)} is not installed; install fedtrain with its constraints.txt")
-    if other := [name for name in pins.keys() & found.keys() if found[name] != pins[name]]:
-        name = other[0]
-        return fails(
-            "versions",
-            f"{name} {found[name]} is installed, and fedtrain works with {pins[name]} alone; "
-            f"run: pip install {name}=={pins[name]}",
-        )
+    for name, its in found.items():
+        if name in allowed and its is not None and not allowed[name].contains(its, prereleases=True):
+            return fails(
+                "versions",
+                f"{name} {its} is installed, and fedtrain works with {allowed[name]} alone; "
+                f"run: pip install '{name}{allowed[name]}'",
+            )
     return ok("versions", ", ".join(["Python " + python, *(f"{name} {its}" for name, its in found.items())]))
 
 

@@ -1,27 +1,42 @@
 import os
+from importlib.metadata import version
 
 import pytest
 
 from fedtrain.health.machine import COMFORTABLE, LEAST, _version, compare, free_space, installed, space, writable
 
 FOUND = {"fedtrain": "0.1.0", "flwr": "1.41.0", "torch": "2.13.0"}
-ASKED = ["flwr==1.41.0", "torch<2.14,>=2.9", 'flwr[simulation]==1.41.0; extra == "ray"']
+ASKED = ["flwr<1.43,>=1.41", "torch<2.14,>=2.9", 'flwr[simulation]<1.42; extra == "ray"']
 
 
 def test_what_is_installed_here_is_right():
     check = installed()
     assert check.status == "ok"
-    assert "flwr 1.41.0" in check.detail
+    assert f"flwr {version('flwr')}" in check.detail
 
 
 def test_all_as_asked():
     assert compare("3.11.7", FOUND, ASKED).detail == "Python 3.11.7, fedtrain 0.1.0, flwr 1.41.0, torch 2.13.0"
 
 
-def test_another_version_of_what_is_pinned():
-    check = compare("3.11.7", {**FOUND, "flwr": "1.42.0"}, ASKED)
+@pytest.mark.parametrize("allowed", ["1.42.0", "1.42.3", "1.41"])
+def test_each_version_of_a_range_is_as_asked(allowed):
+    assert compare("3.11.7", {**FOUND, "flwr": allowed, "torch": "2.13.0+cpu"}, ASKED).status == "ok"
+
+
+@pytest.mark.parametrize("other", ["1.40.9", "1.43.0", "2.0", "1.43.0.dev20261129"])
+def test_a_version_out_of_the_range(other):
+    check = compare("3.11.7", {**FOUND, "flwr": other}, ASKED)
     assert check.status == "fails"
-    assert "pip install flwr==1.41.0" in check.detail
+    assert check.detail == (
+        f"flwr {other} is installed, and fedtrain works with <1.43,>=1.41 alone; run: pip install 'flwr<1.43,>=1.41'"
+    )
+
+
+def test_a_version_is_compared_with_a_single_one_too():
+    check = compare("3.11.7", FOUND, ["flwr==1.42.0"])
+    assert check.status == "fails"
+    assert "pip install 'flwr==1.42.0'" in check.detail
 
 
 def test_something_is_missing():
