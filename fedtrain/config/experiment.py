@@ -21,6 +21,7 @@ from fedtrain.config.sections import (
     TaskConfig,
     Training,
 )
+from fedtrain.config.toml import Line
 
 _SMALLEST_SUM = 2
 
@@ -28,7 +29,7 @@ _SMALLEST_SUM = 2
 class Experiment(Section):
     """A federated experiment."""
 
-    name: str = Field("experiment", description="the name in reports")
+    name: Line = Field("experiment", description="the name in reports")
     seed: Annotated[int, Field(ge=0, lt=2**53)] = Field(0, description="seed of everything random in a simulation")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where tensors live")
     federation: Federation = Field(default_factory=Federation)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BeforeValidator
 
 _UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
+_LONGEST_NAME: Final = 255
 _PLACE: Final = re.compile(r"at line (\d+), column")
 _ESCAPE: Final = (
     "; in double quotes a backslash begins an escape: write a Windows path in single quotes ('C:\\data'), or with "
@@ -101,12 +102,21 @@ def _visible(value: str) -> str:
     return value
 
 
+def _possible(value: str) -> str:
+    if long := [part for part in _visible(value).split("/") if len(os.fsencode(part)) > _LONGEST_NAME]:
+        raise ValueError(f"no file has a name of more than {_LONGEST_NAME} bytes, as {long[0][:20]!r}... has")
+    return value
+
+
+Line = Annotated[str, AfterValidator(_visible)]
+"""A text in one visible line."""
+
 Names = Annotated[str, BeforeValidator(joined)]
 """Several names in one string, commas between them; a list of names is accepted."""
 
 FilePath = Annotated[
     str,
     BeforeValidator(lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value),
-    AfterValidator(_visible),
+    AfterValidator(_possible),
 ]
-"""A path or a pattern of paths, in one visible line."""
+"""A path or a pattern of paths, in one visible line, each part as long as the name of a file can be."""

@@ -11,9 +11,6 @@ from fedtrain.config import Data
 from fedtrain.data.types import DataInfo, Split
 from fedtrain.errors import DataError
 
-_LONGEST_NAME = 255
-_SHOWN = 40
-
 Place = Callable[[int], str]
 """Says where a record is, from its row: the file and the row in it."""
 
@@ -102,15 +99,12 @@ def path_of(name: str) -> Path:
     """Return a path as a person writes it, ``~`` for the home folder.
 
     Raises:
-        DataError: nothing can be there: ``~name`` is of no user, or a part is longer than a file's name can be.
+        DataError: ``~name`` is of no user.
     """
     try:
-        path = Path(name).expanduser()
+        return Path(name).expanduser()
     except RuntimeError as error:
         raise DataError(f"{name}: there is no user of that name on this machine; write the folder out") from error
-    if long := [part for part in path.parts if len(os.fsencode(part)) > _LONGEST_NAME]:
-        raise DataError(f"{long[0][:_SHOWN]}...: no file has a name of more than {_LONGEST_NAME} bytes")
-    return path
 
 
 def existing(name: str, what: Literal["file", "folder"] = "file") -> Path:

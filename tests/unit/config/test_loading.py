@@ -196,6 +196,18 @@ def test_a_path_whose_backslashes_were_escapes_is_refused(tmp_path, field):
         Experiment.load(written(tmp_path, f'[data]\n{field} = "C:\\new\\table"'))
 
 
+@pytest.mark.parametrize("field", ["data.path", "data.cache", "output.directory", "federation.sites"])
+def test_a_path_with_a_name_that_no_file_can_have_is_refused(field):
+    from_flat({field: "é" * 127 + "/" + "x" * 255, "data.test_fraction": 0.5})
+    with pytest.raises(ConfigError, match=rf"{field}: no file has a name of more than 255 bytes, as 'éé.*\.\.\. has"):
+        from_flat({field: "runs/" + "é" * 128, "data.test_fraction": 0.5})
+
+
+def test_a_name_that_a_terminal_would_obey_is_refused():
+    with pytest.raises(ConfigError, match=r"name: '\\x1b\[31m' holds a tab, a line break or the like"):
+        from_flat({"name": "\x1b[31m"})
+
+
 def test_a_list_of_names_is_the_string_with_commas(tmp_path):
     lists = '[data]\nclasses = ["no", "yes"]\nfeature_columns = ["age", "gene 1"]'
     data = Experiment.load(written(tmp_path, lists)).data
