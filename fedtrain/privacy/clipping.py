@@ -70,7 +70,7 @@ def bits_equal(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
     same = (one == other) & (np.signbit(one) == np.signbit(other))
     if (unequal := np.isnan(one)).any():
         bits = f"u{one.dtype.itemsize}"
-        return np.where(unequal, one.view(bits) == other.view(bits), same)
+        return np.asarray(np.where(unequal, one.view(bits) == other.view(bits), same))
     return np.asarray(same)
 
 

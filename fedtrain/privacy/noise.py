@@ -14,8 +14,9 @@ Here 67 Gaussians of as many pairs become 64 values, by orthonormal rows, so tha
 Gaussians again. The rows are orthogonal to the constant, the cosine and the sine over 67 points of a circle, and no
 three points of a circle are on a line. So each value, and each linear combination of values of a block, has a part in
 at least four of the Gaussians. An attacker who knows all 64 values has 64 equations for 67 Gaussians, and searches
-three: as before, about 2^(53 * 3) = 2^159 steps, for a block and for any part of it. A value takes 67/64 Gaussians in
-the place of four.
+three: as before, about 2^(53 * 3) = 2^159 steps, for a block and for any part of it. As before, too, whoever can keep
+2^106 sums of two Gaussians finds four of a sum in about as many steps. A value takes 67/64 Gaussians in the place of
+four.
 
 What they do not give. This makes a known attack infeasible; it is no proof. The sum of gradients and its noise are
 still floats, rounded after every operation, and the guarantee is that of the real-valued Gaussian, which floats
