@@ -1,7 +1,8 @@
 """Everything that is made once, before the first round."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import cast
 
 import numpy as np
@@ -206,9 +207,25 @@ def _refused_alone(model: nn.Module, task: Task, test: Split) -> str:
 
 
 def baseline_of(task: Task, test: Split) -> dict[str, float] | None:
-    """Return what the best constant answer reaches on the test records, where the task's metrics say it."""
+    """Return what the best constant answer reaches on the test records, where the task's metrics say it.
+
+    Raises:
+        TaskError: they say something else than a finite number for each of some names.
+    """
     measured = getattr(task.metrics(), "baseline", None)
-    return None if measured is None else dict(measured(torch.from_numpy(np.array(test.targets))))
+    if not callable(measured):
+        return None
+    with telling("baseline of the task's metrics"):
+        found: object = measured(torch.from_numpy(np.array(test.targets)))
+    if not isinstance(found, Mapping):
+        raise TaskError(f"baseline of the task's metrics is to return a number for each metric by name: {_MAPPING}")
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(value, int | float) or not isfinite(value):
+            raise TaskError(f"baseline of the task's metrics has {value!r} for {name!r}, no finite number: {_MAPPING}")
+    return {name: float(value) for name, value in found.items()}
+
+
+_MAPPING = 'for example {"accuracy": 0.9}; leave out what is not known, and write float(...) around a tensor'
 
 
 def metrics_of(task: Task) -> tuple[Metric, ...]:

@@ -9,7 +9,7 @@ from torch import nn
 from fedtrain.config.sections import TaskConfig
 from fedtrain.data import ClassTarget, Columns, DataInfo, DataStore, Split, partition
 from fedtrain.errors import DataError, PrivacySpecError, TaskError
-from fedtrain.serverapp.preparation import prepare
+from fedtrain.serverapp.preparation import baseline_of, prepare
 from fedtrain.tasks import CallerObjects, Records
 from fedtrain.tasks.supervised import Tabular
 from tests.fakes import digits_experiment, private_experiment
@@ -184,3 +184,23 @@ def test_batch_normalisation_and_clients_of_one_record_are_told_before(cache, mo
     for sizes, size in ([9] * 4, 1), ([1] * 4, 20):
         with pytest.raises(TaskError, match="cannot be trained on a batch of one record, and there would be no other"):
             prepared(cache, store(sizes), task__name="normalised:Normalised", training__batch_size=size)
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({"accuracy": torch.tensor(0.5)}, r"has tensor\(0\.5.*\) for 'accuracy', no finite number"),
+        ({"accuracy": float("nan")}, "has nan for 'accuracy', no finite number"),
+        (0.5, "is to return a number for each metric by name"),
+    ],
+)
+def test_a_baseline_of_a_users_metrics_is_checked_before_anything_is_trained(plain, found, words):
+    def task(baseline):
+        return SimpleNamespace(metrics=lambda: SimpleNamespace(baseline=baseline))
+
+    with pytest.raises(TaskError, match=words):
+        baseline_of(task(lambda targets: found), plain.store.test)
+    with pytest.raises(TaskError, match=r"baseline of the task's metrics raised ZeroDivisionError"):
+        baseline_of(task(lambda targets: 1 / 0), plain.store.test)
+    assert baseline_of(task(lambda targets: {"accuracy": 1}), plain.store.test) == {"accuracy": 1.0}
+    assert baseline_of(task(0.5), plain.store.test) is None
