@@ -85,17 +85,24 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
     append_bytes(path, _encode(path, record))
 
 
-def append_bytes(path: Path, lines: bytes) -> None:
+def append_bytes(path: Path, lines: bytes, *, at: int | None = None) -> None:
     """Append whole lines, durably. Creates the file; removes a line that a crash tore.
 
+    Args:
+        path: the file.
+        lines: the lines, each with its end.
+        at: where they go, in bytes from the start: what follows is cut off. By default after the last whole line.
+
     Raises:
-        StorageError: the file cannot be written; then it holds its previous lines.
+        StorageError: the file cannot be written, or ends before ``at``; then it holds its previous lines.
     """
     try:
         created = not path.exists()
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            end = _end_of_lines(descriptor)
+            end = _end_of_lines(descriptor) if at is None else at
+            if end > (size := os.fstat(descriptor).st_size):
+                raise StorageError(f"{path} has {size} bytes, and {end} were written to it: it was cut off")
             os.ftruncate(descriptor, end)
             os.lseek(descriptor, end, os.SEEK_SET)
             try:

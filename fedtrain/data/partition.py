@@ -31,6 +31,7 @@ _DRAWS = 11
 _SHOWN = 10
 _MAX_ROWS = 20
 _MAX_COLUMNS = 12
+_MAX_CLASSES = 40
 _MAX_NAME = 14
 _LONGEST_NAME = 60
 
@@ -288,7 +289,7 @@ def format_histogram(histogram: Labels, classes: tuple[str, ...], names: tuple[s
 
     Up to 20 clients and 12 classes are shown in full, with each client's total, and its name where it has one. More are
     summed up: a row for each class with the minimum, median and maximum over the clients and the number of clients that
-    hold the class, and a row for the totals.
+    hold the class, and a row for the totals. More than 40 classes have one row for all.
     """
     totals = histogram.sum(axis=1)
     if len(histogram) <= _MAX_ROWS and len(classes) <= _MAX_COLUMNS:
@@ -301,7 +302,10 @@ def format_histogram(histogram: Labels, classes: tuple[str, ...], names: tuple[s
         named = zip(lines, ("", *names), strict=True) if names else ((line, "") for line in lines)
         return "\n".join(f"{line}  {name}".rstrip() for line, name in named)
     rows = [["class", "min", "median", "max", "clients"]]
-    rows += [[_short(name), *_summary(histogram[:, label])] for label, name in enumerate(classes)]
+    if len(classes) <= _MAX_CLASSES:
+        rows += [[_short(name), *_summary(histogram[:, label])] for label, name in enumerate(classes)]
+    else:
+        rows.append([f"each of {len(classes)}", *_summary(histogram)[:3], ""])
     rows.append(["total", *_summary(totals)])
     return _table(rows)
 

@@ -185,6 +185,38 @@ def best_of(history: Sequence[Evaluation], metrics: Sequence[Metric]) -> Best | 
     return Best(round=round_number, **{"accuracy" if metric.name == "accuracy" else "value": value})
 
 
+LARGE = 100
+"""Classes, labels or numbers of one measurement beyond which what is measured of each is kept of few evaluations."""
+
+
+def slim(evaluation: Evaluation) -> Evaluation:
+    """Return what is kept of every evaluation of a history: what does not grow with the classes.
+
+    The confusion matrix is left out. Where there are more than 100 classes, so is what is measured of each, and of a
+    task's own measurements those of more than 100 numbers.
+    """
+    left: dict[str, None] = {name: None for name, value in evaluation.own.items() if _numbers(value) > LARGE}
+    if evaluation.confusion is not None:
+        left["confusion"] = None
+    if evaluation.per_class is not None and len(evaluation.per_class.f1) > LARGE:
+        left["per_class"] = None
+    return evaluation.model_copy(update=left) if left else evaluation
+
+
+def kept(history: Sequence[Evaluation], metrics: Sequence[Metric]) -> tuple[Evaluation, ...]:
+    """Return a history in which the last and the best evaluation are whole, and the others as `slim` leaves them."""
+    whole = {evaluation.round for evaluation in history[-1:]}
+    if (best := best_of(history, metrics)) is not None:
+        whole.add(best.round)
+    return tuple(evaluation if evaluation.round in whole else slim(evaluation) for evaluation in history)
+
+
+def _numbers(value: JsonValue) -> int:
+    if isinstance(value, dict):
+        return sum(map(_numbers, value.values()))
+    return sum(map(_numbers, value)) if isinstance(value, list) else 1
+
+
 def not_finite(evaluation: Evaluation, metrics: Sequence[Metric]) -> tuple[str, ...]:
     """Return the errors of a model that an evaluation has no finite value of: the loss, and one that chooses the best.
 

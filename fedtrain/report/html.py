@@ -1,315 +1,34 @@
-"""The report as one page that stands alone: no scripts, no requests, readable offline and on paper.
+"""The report as one page that stands alone: no scripts, no requests, readable offline and on paper."""
 
-What it shows is made here as rows of text. Where there are too many rows, they are put together.
-"""
-
-import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import median
+from collections.abc import Mapping
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from pydantic import JsonValue
+from numpy.typing import NDArray
 
 from fedtrain.report import plots
-from fedtrain.report.evaluation import Evaluation, Evaluations, Metric
-from fedtrain.report.numbers import count, duration, error, exact, measured, percent, short, upper
-from fedtrain.report.parts import RoundEntry
-from fedtrain.report.privacy import Mechanism, Privacy
+from fedtrain.report.evaluation import Evaluation, Metric
+from fedtrain.report.numbers import count, duration, error, exact, percent, short, upper
 from fedtrain.report.schema import Report
-from fedtrain.report.wording import TITLES, called, listed, meaning_of_delta, population, summary, title
-
-_ROWS = 40  # tables up to this length are shown whole
-_FEWER = 20  # rows of a table that is too long
-_PLAIN_EPSILON = 20  # beyond it the factor e^epsilon means nothing to a reader
-_WHOLE_FROM = 100
-
-Rows = Sequence[tuple[str, ...]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """Rows under headings, and what was left out of them."""
-
-    headings: tuple[str, ...]
-    rows: Rows
-    note: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Headline:
-    """The metric that chooses the best model, as the page shows it first.
-
-    Attributes:
-        name: what is measured.
-        value: after the last evaluation; empty where it is not known.
-        best: in the best round, if that is another and better.
-        baseline: of one answer for all test records; empty where it is not known.
-    """
-
-    name: str
-    value: str
-    best: str
-    baseline: str = ""
-
-
-def headline(evaluations: Evaluations) -> Headline:
-    """Return the headline; without any metric it says nothing."""
-    metric, final, best = next(iter(evaluations.metrics), None), evaluations.final, evaluations.best
-    if metric is None:
-        return Headline(name="Evaluation", value="", best="")
-
-    def shown(value: float) -> str:
-        return measured(value, metric.direction, metric.format)
-
-    value = None if final is None else final.value(metric.name)
-    better = best is not None and best.reached != value
-    baseline = (evaluations.baseline or {}).get(metric.name)
-    return Headline(
-        name=f"{short(title(metric.name), 40)} on test records",
-        value="" if value is None else shown(value),
-        best=f"best {shown(best.reached)} in round {count(best.round)}" if best is not None and better else "",
-        baseline="" if baseline is None else shown(baseline),
-    )
-
-
-def measurements(evaluation: Evaluation, metrics: Sequence[Metric]) -> Rows:
-    """Return every measurement of an evaluation that is not of single classes, by name."""
-    known = (
-        ("accuracy", evaluation.accuracy, percent),
-        ("precision, mean over the classes", evaluation.precision, percent),
-        ("recall, mean over the classes", evaluation.recall, percent),
-        ("F1, mean over the classes", evaluation.f1, percent),
-        ("loss", evaluation.loss, error),
-        ("expected calibration error", evaluation.calibration_error, error),
-        ("test records", evaluation.records, lambda number: count(int(number))),
-    )
-    rows = [(name, shown(value)) for name, value, shown in known if value is not None]
-    described = {metric.name: metric for metric in metrics}
-    for name, value in evaluation.own.items():
-        metric = described.get(name)
-        if metric is not None and isinstance(value, int | float):
-            rows.append((short(TITLES.get(name, name), 60), measured(value, metric.direction, metric.format)))
-        else:
-            rows.append((short(name, 60), _own(value)))
-    return rows
-
-
-def per_class(evaluation: Evaluation, classes: tuple[str, ...]) -> Table | None:
-    """Return precision, recall and F1 of each class; of very many classes, those with the lowest F1."""
-    measured = evaluation.per_class
-    if measured is None:
-        return None
-    order = list(range(len(measured.f1)))
-    note = ""
-    if len(order) > _ROWS:
-        order = sorted(order, key=lambda index: measured.f1[index])[:_FEWER]
-        note = f"The {_FEWER} classes with the lowest F1, of {count(len(measured.f1))}; report.json has all."
-    confusion = evaluation.confusion
-    rows = [
-        (
-            short(classes[index] if index < len(classes) else str(index), 60),
-            percent(measured.precision[index]),
-            percent(measured.recall[index]),
-            percent(measured.f1[index]),
-            count(sum(confusion[index])) if confusion is not None and index < len(confusion) else "",
-        )
-        for index in order
-    ]
-    return Table(headings=("class", "precision", "recall", "F1", "records"), rows=rows, note=note)
-
-
-def factor(privacy: Privacy) -> str:
-    """Return e^epsilon, rounded up, or an empty string where it is too large to mean anything to a reader."""
-    if privacy.epsilon is None or privacy.epsilon > _PLAIN_EPSILON:
-        return ""
-    value = math.exp(privacy.epsilon)
-    return upper(value) if value < _WHOLE_FROM else count(math.ceil(value))
-
-
-def mechanism(shown: Mechanism, privacy: Privacy) -> Rows:
-    """Return the mechanism and its accounting, with numbers exactly as they were used."""
-    rows = [
-        ("mechanism", shown.name),
-        ("protected unit", f"one {privacy.unit}"),
-        ("neighbouring data sets", privacy.neighbouring or ""),
-        ("sampling rate", exact(shown.sampling_rate)),
-        ("noise multiplier", exact(shown.noise_multiplier)),
-        ("clipping norm", exact(shown.clip_norm) + (", adaptive" if shown.adaptive_clipping else "")),
-        ("steps in a round", count(shown.steps_per_round)),
-        ("rounds of a client, at most", count(shown.rounds)),
-        ("divisor of the sum", exact(shown.divisor)),
-        population(privacy),
-        ("plan, SHA-256", shown.plan_digest),
-        ("random source", privacy.random_source),
-        ("tuning before this run", privacy.tuning),
-    ]
-    adaptive = shown.adaptive_clipping
-    if adaptive is not None:
-        rows[6:6] = [
-            ("clipping quantile", exact(adaptive.quantile)),
-            ("clipping learning rate", exact(adaptive.learning_rate)),
-            ("noise on the count", exact(adaptive.count_noise)),
-            ("noise multiplier of the sum", exact(adaptive.value_noise_multiplier)),
-        ]
-    return rows
-
-
-def sampling(privacy: Privacy) -> str:
-    """Return in one sentence how units are chosen, and whether epsilon makes use of it."""
-    chosen = privacy.sampling
-    if chosen is None:
-        return ""
-    use = "Epsilon relies on this draw." if chosen.amplification else "Epsilon does not rely on a draw."
-    return f"{chosen.reason} {use}"
-
-
-def adversaries(privacy: Privacy) -> Table:
-    """Return who may want to learn about what is protected, and what bounds it."""
-    rows = [(row.who, row.sees, "yes" if row.bounded else "no", row.by) for row in privacy.adversaries]
-    return Table(headings=("who", "what they see", "bounded", "by what"), rows=rows)
-
-
-def accountants(privacy: Privacy) -> Table:
-    """Return what computed the largest epsilon, and what each found."""
-    rows = [
-        (entry.role, f"{entry.name} ({entry.version})", upper(entry.epsilon), entry.note or "")
-        for entry in privacy.accountants
-    ]
-    return Table(headings=("role", "accountant", "epsilon", "note"), rows=rows)
-
-
-def budgets(privacy: Privacy) -> dict[str, float]:
-    """Return the budgets that hold for all clients, by what they are called."""
-    own = {client.budget for client in privacy.clients}
-    earlier = any(client.epsilon != client.run_epsilon for client in privacy.clients)
-    lines = {"budget of this run" if earlier else "budget": privacy.budget}
-    if len(own) == 1:
-        lines["clients' own budget"] = own.pop()
-    return {label: budget for label, budget in lines.items() if budget is not None}
-
-
-def clients(report: Report) -> Table | None:
-    """Return who the clients of a simulation are, where they have names; of very many, those with most records."""
-    owners, histogram = report.data.owners, report.data.histogram
-    if owners is None:
-        return None
-    counts = {"records": [sum(row) for row in histogram]} if histogram is not None else {}
-    order, note = list(range(len(owners))), ""
-    if len(order) > _ROWS:
-        order = sorted(order, key=lambda client: [-column[client] for column in counts.values()])[:_FEWER]
-        note = f"{_FEWER} of {count(len(owners))} clients; report.json has all."
-    rows = [
-        (str(client), short(owners[client], 60), *(count(column[client]) for column in counts.values()))
-        for client in order
-    ]
-    return Table(headings=("client", "owner", *counts), rows=rows, note=note)
-
-
-def spending(privacy: Privacy) -> Table:
-    """Return what each client spent; of very many clients, those that spent most."""
-    clients = privacy.clients
-    note = ""
-    if len(clients) > _ROWS:
-        middle = median(client.epsilon for client in clients)
-        clients = tuple(sorted(clients, key=lambda client: -client.epsilon)[:_FEWER])
-        note = (
-            f"The {_FEWER} clients that spent most, of {count(len(privacy.clients))}; "
-            f"the median client spent {upper(middle)}. report.json has all."
-        )
-    columns = {
-        "client": [str(client.client) for client in clients],
-        "epsilon": [upper(client.epsilon) for client in clients],
-        "in this run": [upper(client.run_epsilon) for client in clients],
-        "own budget": [exact(client.budget) if client.budget is not None else "not known" for client in clients],
-        "rounds": [count(len(client.rounds)) for client in clients],
-        "unanswered": [count(len(client.unanswered)) for client in clients],
-        "steps": [count(client.steps) for client in clients],
-        "ledger entries": [count(client.entries) for client in clients],
-    }
-    if all(client.budget is None for client in clients):
-        del columns["own budget"]
-    return Table(headings=tuple(columns), rows=list(zip(*columns.values(), strict=True)), note=note)
-
-
-def rounds(report: Report) -> Table:
-    """Return the rounds, or as many blocks of rounds as fit a page."""
-    log = report.round_log
-    size = 1 if len(log) <= _ROWS else math.ceil(len(log) / _FEWER)
-    blocks = [log[start : start + size] for start in range(0, len(log), size)]
-    note = f"Each row sums up to {size} rounds; report.json has each round." if size > 1 else ""
-    headings = ("rounds" if size > 1 else "round", "asked", "completed", "dropped", "learning rate", "duration")
-    return Table(headings=headings, rows=[_block(block) for block in blocks], note=note)
-
-
-def drops(report: Report) -> Table:
-    """Return why results were not used, the most frequent reason first."""
-    by_reason: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for entry in report.round_log:
-        for dropped in entry.dropped or ():
-            by_reason[dropped.reason].append((entry.round, dropped.client))
-    order = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[1]))
-    rows = [
-        (
-            short(reason, 300),
-            count(len(where)),
-            _some({number for number, _ in where}),
-            called(sorted({client for _, client in where}), report.data.owners or ()).partition(" ")[2],
-        )
-        for reason, where in order[:_FEWER]
-    ]
-    note = (
-        f"The {_FEWER} most frequent of {count(len(order))} reasons; report.json has all."
-        if len(order) > _FEWER
-        else ""
-    )
-    return Table(headings=("reason", "results", "rounds", "clients"), rows=rows, note=note)
-
-
-def configuration(report: Report) -> list[tuple[str, Rows]]:
-    """Return the configuration by section."""
-    sections: dict[str, list[tuple[str, ...]]] = defaultdict(list)
-    for key, value in report.config.items():
-        section, _, name = key.rpartition(".")
-        text = str(value).lower() if isinstance(value, bool) else str(value)
-        sections[section or "experiment"].append((name, text))
-    return list(sections.items())
-
-
-def _block(block: tuple[RoundEntry, ...]) -> tuple[str, ...]:
-    first, last = block[0], block[-1]
-    rates = sorted({entry.learning_rate for entry in block})
-    return (
-        str(first.round) if len(block) == 1 else f"{first.round} to {last.round}",
-        _total(entry.cohort for entry in block),
-        _total(entry.completed for entry in block),
-        _total(entry.dropped for entry in block),
-        f"{rates[0]:.4g}" if len(rates) == 1 else f"{rates[0]:.4g} to {rates[-1]:.4g}",
-        duration(sum(entry.seconds for entry in block)),
-    )
-
-
-def _total(lists: Iterable[tuple[object, ...] | None]) -> str:
-    known = [entries for entries in lists if entries is not None]
-    return count(sum(map(len, known))) if known else "secret"
-
-
-def _some(numbers: set[int]) -> str:
-    shown = [str(number) for number in sorted(numbers)[:8]]
-    left = len(numbers) - len(shown)
-    return ", ".join(shown) + (f" and {count(left)} more" if left else "")
-
-
-def _own(value: JsonValue) -> str:
-    if value is None:
-        return "undefined"
-    if isinstance(value, int | float):
-        return exact(value)
-    text = str(value)
-    return text if len(text) <= 80 else "in report.json"  # noqa: PLR2004 - a line
-
+from fedtrain.report.tables import (
+    accountants,
+    adversaries,
+    budgets,
+    clients,
+    configuration,
+    confused,
+    drops,
+    factor,
+    headline,
+    measurements,
+    mechanism,
+    per_class,
+    rounds,
+    sampling,
+    spending,
+)
+from fedtrain.report.wording import listed, meaning_of_delta, summary, title
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("fedtrain.report"),
@@ -329,11 +48,17 @@ _ENVIRONMENT.filters.update(
 )
 
 
-def render_html(report: Report) -> str:
+def render_html(report: Report, matrices: Mapping[str, NDArray[Any]] | None = None) -> str:
     """Return the report as a page. The same report gives the same page, to the byte.
 
-    Nothing is computed anew here: every number is one of the report, rounded so that it is never kinder than it is.
+    Nothing is computed anew here: every number is one of the report, rounded so that it is never kinder than it is. The
+    page does not grow with classes, clients or rounds: where they are many, it shows the most frequent and quantiles.
+
+    Args:
+        report: the report.
+        matrices: what is too large for it, by name, as in the file that it names: ``confusion/final``, ``histogram``.
     """
+    report = _with_matrices(report, matrices or {})
     final = report.evaluation.final
     classes = _names(report, final)
     return _ENVIRONMENT.get_template("report.html.j2").render(
@@ -345,6 +70,7 @@ def render_html(report: Report) -> str:
         metric_name=short(title(metric.name), 40) if (metric := _metric(report)) is not None else "",
         measurements=measurements(final, report.evaluation.metrics) if final is not None else [],
         per_class=per_class(final, classes) if final is not None else None,
+        confused=confused(final, classes) if final is not None else None,
         factor=factor(report.privacy),
         delta=meaning_of_delta(report.privacy),
         mechanism=mechanism(report.privacy.mechanism, report.privacy) if report.privacy.mechanism else [],
@@ -359,6 +85,18 @@ def render_html(report: Report) -> str:
         secret=any(entry.cohort is None for entry in report.round_log),
         configuration=configuration(report),
     )
+
+
+def _with_matrices(report: Report, matrices: Mapping[str, NDArray[Any]]) -> Report:
+    """Return the report with what was left out of it for its size."""
+    evaluation, data = report.evaluation, report.data
+    if "confusion/final" in matrices and evaluation.final is not None:
+        rows = tuple(map(tuple, matrices["confusion/final"].tolist()))
+        final = evaluation.final.model_copy(update={"confusion": rows})
+        evaluation = evaluation.model_copy(update={"final": final})
+    if "histogram" in matrices:
+        data = data.model_copy(update={"histogram": tuple(map(tuple, matrices["histogram"].tolist()))})
+    return report.model_copy(update={"evaluation": evaluation, "data": data})
 
 
 def _metric(report: Report) -> Metric | None:

@@ -154,7 +154,7 @@ class RoundEntry(Part):
 
 
 class ModelFile(Part):
-    """A file of weights in the run folder."""
+    """A safetensors file in the run folder."""
 
     file: str = Field(description="its name, relative to the run folder")
     sha256: Sha256 = Field(description="SHA-256 of its bytes, in hexadecimal")

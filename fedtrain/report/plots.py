@@ -4,15 +4,9 @@ Where there are too many classes or clients to draw one by one, they are drawn a
 matplotlib's object API is used: a `Figure` knows no window and no global list of figures.
 """
 
-import io
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from xml.etree import ElementTree as ET
 
-import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
@@ -20,125 +14,22 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import NDArray
 
 from fedtrain.files import write_atomic
-from fedtrain.report.evaluation import Best, Evaluation, Metric
+from fedtrain.report.drawing import BLUE, COLOURS, INK, MUTED, VERMILION, plain_axes, style, to_png, to_svg
+from fedtrain.report.evaluation import LARGE, Best, Evaluation, Metric
 from fedtrain.report.numbers import count, exact, measured, percent, short, upper
 from fedtrain.report.privacy import PrivacyPoint
-
-INK = "#1c2430"
-MUTED = "#5d6775"
-RULE = "#dfe3e8"
-BLUE = "#0072b2"
-VERMILION = "#d55e00"
-# Paul Tol's "muted" scheme: distinct in every common form of colour blindness.
-COLOURS = (
-    "#332288",
-    "#88ccee",
-    "#44aa99",
-    "#117733",
-    "#999933",
-    "#ddcc77",
-    "#cc6677",
-    "#882255",
-    "#aa4499",
-    "#bbbbbb",
-)
-
-_SVG = "{http://www.w3.org/2000/svg}"
-_XLINK = "{http://www.w3.org/1999/xlink}"
-_IDS = re.compile(r"(?<=url\(#)[^)]+|(?<=^#).+")
-
-_STYLE = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": MUTED,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.labelcolor": MUTED,
-    "axes.labelsize": 10,
-    "axes.linewidth": 0.8,
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "figure.facecolor": "white",
-    "figure.constrained_layout.use": True,
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "grid.color": RULE,
-    "grid.linewidth": 0.8,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "lines.solid_capstyle": "round",
-    "svg.fonttype": "none",
-    "text.color": INK,
-    "text.parse_math": False,
-    "xtick.color": MUTED,
-    "xtick.major.size": 3,
-    "ytick.color": MUTED,
-    "ytick.major.size": 0,
-}
-
-
-@contextmanager
-def style(salt: str) -> Iterator[None]:
-    """Draw in the report's style, whatever the user's matplotlib settings are. The same salt gives the same ids."""
-    with matplotlib.style.context(["default", _STYLE | {"svg.hashsalt": salt}]), warnings.catch_warnings():
-        # The page's font has the glyphs that the font used for measuring lacks.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        yield
-
-
-def plain_axes(figure: Figure, x: str, y: str) -> Axes:
-    """Return the only axes of a figure, labelled, with whole numbers along x."""
-    axes = figure.add_subplot()
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    return axes
-
-
-def to_svg(figure: Figure, name: str, label: str) -> str:
-    """Return the figure as an SVG element to put into a page.
-
-    Args:
-        figure: the figure, drawn and saved within `style`.
-        name: a prefix that makes its ids unique in the page.
-        label: what it shows, in words, for those who cannot see it.
-    """
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    svg = ET.fromstring(buffer.getvalue())  # noqa: S314 - matplotlib wrote it a line above
-    for parent in list(svg.iter()):
-        for child in list(parent):
-            if child.tag in {f"{_SVG}metadata", f"{_SVG}style"}:
-                parent.remove(child)
-    referenced = {name for element in svg.iter() for value in element.attrib.values() for name in _IDS.findall(value)}
-    for element in svg.iter():
-        element.tag = element.tag.removeprefix(_SVG)
-        element.attrib = {
-            key.removeprefix(_XLINK): _IDS.sub(rf"{name}-\g<0>", value)
-            for key, value in element.attrib.items()
-            if key != "id" or value in referenced
-        }
-        if "id" in element.attrib:
-            element.attrib["id"] = f"{name}-{element.attrib['id']}"
-    width, height = (f"{72 * inches:g}" for inches in figure.get_size_inches())
-    svg.attrib = {"role": "img", "aria-label": label, "viewBox": f"0 0 {width} {height}", "width": width}
-    return ET.tostring(svg, encoding="unicode")
-
-
-def to_png(figure: Figure) -> bytes:
-    """Return the figure as a PNG file, at twice the usual resolution."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
-    return buffer.getvalue()
-
+from fedtrain.report.tables import NAMED_CLASSES
 
 _WHOLE, _HALF = 13.3, 6.5  # inches; 72 to the inch, as the page is laid out
 _MARKED_POINTS = 40
 _NUMBERED_CLASSES = 12
-_NAMED_CLASSES = 25
 _BAR_CLIENTS = 40
+_IMAGE_CLIENTS = 400  # beyond it a column of an image is narrower than a pixel
+_BLOCKS = 200  # rows of a picture of a matrix, at most
+_POINTS = 400  # of a line through all clients
 _DARK = 0.3  # a share whose shade needs white letters
 _PERCENT = FuncFormatter(lambda value, _: f"{value:.4g} %")
 _BLUES = LinearSegmentedColormap.from_list("fedtrain", ["#ffffff", "#b9d8ea", "#4a98c9", BLUE, "#003a5d"])
@@ -204,7 +95,7 @@ def confusion_svg(confusion: Sequence[Sequence[int]], classes: Sequence[str]) ->
         axes.grid(visible=False)
         axes.spines["bottom"].set_visible(False)
         norm = PowerNorm(0.5, vmin=0, vmax=1)
-        if len(counts) <= _NAMED_CLASSES:
+        if len(counts) <= NAMED_CLASSES:
             axes.pcolormesh(share, cmap=_BLUES, norm=norm, edgecolor="white", linewidth=1)
             axes.invert_yaxis()
             names = [short(name, 14) for name in classes]
@@ -213,7 +104,14 @@ def confusion_svg(confusion: Sequence[Sequence[int]], classes: Sequence[str]) ->
             axes.set_yticks(ticks, names)
             axes.tick_params(length=0)
         else:
-            axes.imshow(share, cmap=_BLUES, norm=norm, aspect="auto")
+            size = -(-len(counts) // _BLOCKS)
+            shown = _blocks(counts, size)
+            share = shown / np.maximum(shown.sum(axis=1, keepdims=True), 1)
+            extent = (-0.5, len(counts) - 0.5, len(counts) - 0.5, -0.5)
+            axes.imshow(share, cmap=_BLUES, norm=norm, aspect="auto", extent=extent, interpolation="nearest")
+            if size > 1:
+                axes.set_xlabel(f"predicted class, in blocks of {size}")
+                axes.set_ylabel(f"true class, in blocks of {size}")
         if len(counts) <= _NUMBERED_CLASSES:
             for (row, column), number in np.ndenumerate(counts):
                 axes.text(
@@ -228,11 +126,18 @@ def confusion_svg(confusion: Sequence[Sequence[int]], classes: Sequence[str]) ->
         return to_svg(figure, "confusion", "Confusion matrix: true classes by predicted classes")
 
 
+def _blocks(counts: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """Return the sums of a square matrix over square blocks, the last of which may be smaller."""
+    starts = np.arange(0, len(counts), size)
+    rows: NDArray[np.float64] = np.add.reduceat(counts, starts, axis=0)
+    return np.asarray(np.add.reduceat(rows, starts, axis=1))
+
+
 def f1_svg(f1: Sequence[float], classes: Sequence[str]) -> str:
     """Draw the F1 of each class: named bars, or all classes in order of F1 where they are many."""
     with style("f1"):
         figure = Figure(figsize=(_HALF, 5.6))
-        if len(f1) > _NAMED_CLASSES:
+        if len(f1) > NAMED_CLASSES:
             axes = plain_axes(figure, f"{count(len(f1))} classes in order of F1", "")
             order, values = np.arange(1, len(f1) + 1), 100 * np.sort(f1)
             axes.fill_between(order, values, color=BLUE, alpha=0.12, step="mid", linewidth=0)
@@ -271,16 +176,37 @@ def histogram_svg(histogram: Sequence[Sequence[int]], classes: Sequence[str]) ->
             names = [short(name, 18) for name in classes]
             keys = [Patch(color=colour) for colour, _ in zip(COLOURS, names, strict=False)]
             figure.legend(keys[::-1], names[::-1], loc="outside right upper", handlelength=1, handleheight=1)
+        elif len(counts) > _IMAGE_CLIENTS or len(classes) > LARGE:
+            _sizes(figure, counts)
         else:
             axes = plain_axes(figure, "client", "class")
             axes.grid(visible=False)
             image = axes.imshow(counts.T, cmap=_BLUES, aspect="auto", interpolation="nearest")
             axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-            if len(classes) <= _NAMED_CLASSES:
+            if len(classes) <= NAMED_CLASSES:
                 axes.set_yticks(np.arange(len(classes)), [short(name, 18) for name in classes])
             bar = figure.colorbar(image, ax=axes, pad=0.01, label="training records")
             bar.outline.set_visible(False)
         return to_svg(figure, "histogram", "Training records of each client by class")
+
+
+def _sizes(figure: Figure, counts: NDArray[np.int64]) -> None:
+    """Draw how many records clients have, and of how many classes, each in order of size."""
+    places = np.unique(np.linspace(0, len(counts) - 1, _POINTS).round().astype(int))
+    drawn = {"training records": counts.sum(axis=1), "classes with records": np.count_nonzero(counts, axis=1)}
+    for index, (label, values) in enumerate(drawn.items(), start=1):
+        axes = figure.add_subplot(1, 2, index)
+        axes.set_xlabel(f"{count(len(counts))} clients in order of their {label}")
+        axes.set_title(
+            f"{label} of a client: {count(int(values.min()))} to {count(int(values.max()))}, "
+            f"median {exact(float(np.median(values)))}",
+            loc="left",
+            fontsize=10,
+        )
+        ordered = np.sort(values)[places]
+        axes.fill_between(places + 1, ordered, color=BLUE, alpha=0.12, linewidth=0)
+        axes.plot(places + 1, ordered, color=BLUE)
+        axes.set_ylim(bottom=0)
 
 
 def epsilon_svg(curve: Sequence[PrivacyPoint], budgets: Mapping[str, float]) -> str:

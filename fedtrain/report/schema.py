@@ -17,6 +17,7 @@ from fedtrain.report.evaluation import Evaluations
 from fedtrain.report.parts import (
     Count,
     DataSummary,
+    ModelFile,
     ModelSummary,
     NotNegative,
     Part,
@@ -55,6 +56,12 @@ class Report(Part):
     data: DataSummary = Field(description="the records")
     round_log: tuple[RoundEntry, ...] = Field(description="every round")
     model: ModelSummary = Field(description="the trained model")
+    matrices: ModelFile | None = Field(
+        None,
+        description="file of confusion matrices and of the histogram, where they are too large for a report; left out "
+        "where they are not",
+        exclude_if=lambda matrices: matrices is None,
+    )
     software: dict[str, str] = Field(description="versions of what it ran on, by name")
     software_digests: dict[str, Sha256] = Field(description="SHA-256 of the code that ran, by name")
     proof: SignedTrail | None = Field(description="what an audit checks all this against; null in mode none")

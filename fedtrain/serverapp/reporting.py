@@ -10,6 +10,9 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 import fedtrain
 from fedtrain import __version__
 from fedtrain.config import to_flat
@@ -20,6 +23,7 @@ from fedtrain.privacy.mechanisms import mechanism_of_plan
 from fedtrain.report import (
     SCHEMA,
     DataSummary,
+    Evaluation,
     Evaluations,
     ModelFile,
     ModelSummary,
@@ -29,12 +33,16 @@ from fedtrain.report import (
     best_of,
 )
 from fedtrain.report.claim import coarse, derive_claim, no_claim
+from fedtrain.report.evaluation import LARGE
 from fedtrain.serverapp import run_warnings
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.checkpoint import RunState
 from fedtrain.serverapp.preparation import Preparation
 
 Status = Literal["completed", "interrupted", "failed"]
+
+# Numbers of a histogram beyond which it is in a file of its own.
+_CELLS = 100_000
 
 # Stands in a report's proof until the report is signed; its digest leaves the proof out.
 _UNSIGNED = SignedTrail(roster={}, record=(), ledgers=())
@@ -50,8 +58,11 @@ def build_report(
     reason: str | None,
     final: ModelFile | None,
     best: ModelFile | None,
+    matrices: ModelFile | None = None,
 ) -> Report:
     """Return the report of a run that stands at ``state``, signed where the run has a trail.
+
+    What `matrices_of` returns is left out of it, and is in a file of its own.
 
     Raises:
         StorageError: the closing record cannot be written.
@@ -83,7 +94,7 @@ def build_report(
         planned_rounds=experiment.federation.rounds,
         seconds=state.seconds,
         config=to_flat(experiment),
-        evaluation=evaluations,
+        evaluation=_without_matrices(evaluations),
         privacy=no_claim(experiment)
         if trail is None
         else derive_claim(experiment, trail.roster, trail.log.records, trail.ledgers, rounds=state.round_number),
@@ -95,7 +106,7 @@ def build_report(
             train_records=preparation.shown_records,
             test_records=len(preparation.store.test),
             clients=experiment.federation.clients,
-            histogram=None if shown is None else tuple(map(tuple, shown.tolist())),
+            histogram=None if shown is None or shown.size > _CELLS else tuple(map(tuple, shown.tolist())),
             owners=owners or None,
             features=info.columns,
         ),
@@ -103,11 +114,43 @@ def build_report(
         model=ModelSummary(
             parameters=sum(parameter.numel() for parameter in preparation.model.parameters()), final=final, best=best
         ),
+        matrices=matrices,
         software=software_versions(),
         software_digests=software_digests(),
         proof=None if trail is None else _UNSIGNED,
     )
     return report if trail is None else report.model_copy(update={"proof": trail.closed(report)})
+
+
+def matrices_of(preparation: Preparation, state: RunState) -> dict[str, NDArray[np.generic]]:
+    """Return what is too large for a report, by name, each int64 of shape (rows, columns).
+
+    ``confusion/final`` and ``confusion/best``: confusion matrices of more than 100 classes, of the last and the best
+    evaluation. ``histogram``: training records of each client and class, where these are more than 100,000 numbers.
+    """
+    found: dict[str, NDArray[np.generic]] = {}
+    best = best_of(state.evaluations, preparation.metrics)
+    for evaluation in state.evaluations:
+        if evaluation.confusion is None or len(evaluation.confusion) <= LARGE:
+            continue
+        matrix = np.asarray(evaluation.confusion, dtype=np.int64)
+        if evaluation is state.evaluations[-1]:
+            found["confusion/final"] = matrix
+        if best is not None and best.round == evaluation.round:
+            found["confusion/best"] = matrix
+    shown = preparation.shown_histogram
+    if shown is not None and shown.size > _CELLS:
+        found["histogram"] = shown
+    return found
+
+
+def _without_matrices(evaluations: Evaluations) -> Evaluations:
+    def without(evaluation: Evaluation) -> Evaluation:
+        large = evaluation.confusion is not None and len(evaluation.confusion) > LARGE
+        return evaluation.model_copy(update={"confusion": None}) if large else evaluation
+
+    history = tuple(map(without, evaluations.history))
+    return evaluations.model_copy(update={"history": history, "final": history[-1] if history else None})
 
 
 def _published(entry: RoundEntry, *, withheld: bool) -> RoundEntry:

@@ -22,6 +22,7 @@ from fedtrain.flower.summing import Outcome
 from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.privacy.noise import open_source
 from fedtrain.report import Dropped, Evaluation, RoundEntry, SecureAggregation
+from fedtrain.report.evaluation import kept
 from fedtrain.seeding import derive_seed
 from fedtrain.serverapp.aggregation import Aggregation
 from fedtrain.serverapp.assembly import assemble
@@ -218,7 +219,8 @@ class Rounds:
                 raise
             _log.warning("round %d is not evaluated, and its model is kept: %s", state.round_number, error)
             evaluation = Evaluation(round=state.round_number)
-        return replace(state, evaluations=(*state.evaluations, evaluation))
+        history = kept((*state.evaluations, evaluation), self._preparation.metrics)
+        return replace(state, evaluations=history)
 
 
 def as_record(model: Arrays) -> ArrayRecord:

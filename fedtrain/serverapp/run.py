@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from fedtrain.machines import ServerFolder
 from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.progress import shown
 from fedtrain.report import Evaluation, ModelFile, Report, best_of
-from fedtrain.report.evaluation import not_finite
+from fedtrain.report.evaluation import kept, not_finite, slim
 from fedtrain.report.html import render_html
 from fedtrain.report.wording import called, listed
 from fedtrain.serverapp import run_warnings
@@ -40,7 +41,7 @@ from fedtrain.serverapp.events import (
 )
 from fedtrain.serverapp.identity import RunIdentity
 from fedtrain.serverapp.preparation import Preparation, prepare
-from fedtrain.serverapp.reporting import Status, build_report, largest_epsilon
+from fedtrain.serverapp.reporting import Status, build_report, largest_epsilon, matrices_of
 from fedtrain.serverapp.rounds import Rounds, initial_state
 from fedtrain.serverapp.run_folder import RunFolder, open_board
 from fedtrain.serverapp.screen import Screen, make_screen
@@ -87,6 +88,8 @@ def run_experiment(
     folder = RunFolder.open(experiment)
     unchecked = folder.check_identity(RunIdentity.of(preparation, folder.data_key))
     start = folder.load_checkpoint() or initial_state(preparation)
+    # A checkpoint of an earlier version has all matrices.
+    start = replace(start, evaluations=kept(start.evaluations, preparation.metrics))
     done = start.round_number
     screen = make_screen(experiment.output.screen)
     events = Events(screen, on_event)
@@ -235,7 +238,7 @@ class RunInProgress:
     def _save(self, state: RunState) -> None:
         before, self._state = self._state, state
         try:
-            self._folder.save_checkpoint(state)
+            self._state = self._folder.save_checkpoint(state)
         except StorageError:
             # A round without a checkpoint is going to be repeated: nothing of it may be published.
             self._state = before
@@ -243,7 +246,7 @@ class RunInProgress:
 
     @staticmethod
     def _line(evaluation: Evaluation, epsilon: float | None) -> dict[str, object]:
-        line = evaluation.model_dump(mode="json", exclude_none=True)
+        line = slim(evaluation).model_dump(mode="json", exclude_none=True)
         return line if epsilon is None else {**line, "epsilon": epsilon}
 
     def _epsilon(self, up_to: int) -> float | None:
@@ -258,6 +261,7 @@ class RunInProgress:
         return self._folder.save_model(name, self._state.model, second_names(self._preparation.model))
 
     def _report(self, status: Status, reason: str | None) -> Report:
+        matrices = matrices_of(self._preparation, self._state)
         report = build_report(
             self._preparation,
             self._state,
@@ -267,8 +271,9 @@ class RunInProgress:
             reason=reason,
             final=self._save_model("final"),
             best=self._folder.model_file("best"),
+            matrices=self._folder.save_matrices(matrices),
         )
-        self._folder.save_report(report, render_html(report))
+        self._folder.save_report(report, render_html(report, matrices))
         return report
 
     def _end(self, status: Status, reason: str) -> None:

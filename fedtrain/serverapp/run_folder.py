@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -15,9 +15,10 @@ import tomli_w
 from fedtrain.config import Experiment, read_toml, to_flat
 from fedtrain.config.loading import decisive
 from fedtrain.errors import ConfigError, StorageError
-from fedtrain.files import rewrite_lines, write_atomic
+from fedtrain.files import append_bytes, rewrite_lines, write_atomic
 from fedtrain.report import ModelFile, Report
-from fedtrain.serverapp.checkpoint import Arrays, RunState, check_model_file, encode_model
+from fedtrain.serverapp.checkpoint import Arrays, RunState, check_checkpoint, check_model_file, encode_model
+from fedtrain.serverapp.history import HistoryError, lines_after
 from fedtrain.serverapp.identity import RunIdentity
 
 if TYPE_CHECKING:
@@ -64,6 +65,11 @@ class RunFolder:
     def key(self) -> Path:
         """The server's identity key."""
         return self.path / "keys" / "server.pem"
+
+    @property
+    def history(self) -> Path:
+        """The history that checkpoints go by: a line for each round and each evaluation."""
+        return self.path / "checkpoints" / "history.jsonl"
 
     @property
     def data_key(self) -> Path:
@@ -175,21 +181,28 @@ class RunFolder:
             )
         return ""
 
-    def save_checkpoint(self, state: RunState) -> None:
-        """Write the checkpoint of a round, then drop those that are no longer kept.
+    def save_checkpoint(self, state: RunState) -> RunState:
+        """Write the history and the checkpoint of a round, then drop the checkpoints that are no longer kept.
+
+        Returns:
+            The state, which knows how much of its history is in the file.
 
         Raises:
             StorageError: it cannot be written, or not be read back; the previous checkpoints are kept.
         """
         path = self.path / "checkpoints" / f"round-{state.round_number:06d}.safetensors"
+        lines, mark = lines_after(state.mark, state.evaluations, state.round_log)
+        append_bytes(self.history, lines, at=state.mark.length)
+        state = replace(state, mark=mark)
         write_atomic(path, state.encode())
         try:
-            _read_back(path, RunState.decode)
+            _read_back(path, check_checkpoint)
         except StorageError:
             path.unlink(missing_ok=True)
             raise
         for old in self._checkpoints()[:-_KEPT_CHECKPOINTS]:
             old.unlink(missing_ok=True)
+        return state
 
     def load_checkpoint(self) -> RunState | None:
         """Return the newest checkpoint, ``None`` if there is none.
@@ -201,7 +214,13 @@ class RunFolder:
         if not checkpoints:
             return None
         try:
-            return RunState.decode(checkpoints[-1].read_bytes())
+            history = self.history.read_bytes() if self.history.exists() else b""
+            return RunState.decode(checkpoints[-1].read_bytes(), history)
+        except HistoryError as error:
+            raise StorageError(
+                f"cannot read {self.history}, which the checkpoint {checkpoints[-1]} goes by: {error}; put it back "
+                "from a copy, or begin another run"
+            ) from error
         except (OSError, StorageError) as error:
             raise StorageError(
                 f"cannot read the checkpoint {checkpoints[-1]}: {error}; remove it to continue from the one before"
@@ -232,6 +251,20 @@ class RunFolder:
         if not path.exists():
             return None
         return ModelFile(file=path.name, sha256=sha256(path.read_bytes()).hexdigest())
+
+    def save_matrices(self, arrays: Arrays) -> ModelFile | None:
+        """Write what is too large for the report as ``matrices.safetensors``; ``None`` if there is nothing.
+
+        Raises:
+            StorageError: it cannot be written, or holds something else.
+        """
+        path = self.path / "matrices.safetensors"
+        if not arrays:
+            path.unlink(missing_ok=True)
+            return None
+        write_atomic(path, encode_model(arrays, {}))
+        data = _read_back(path, lambda data: check_model_file(data, arrays))
+        return ModelFile(file=path.name, sha256=sha256(data).hexdigest())
 
     def save_metrics(self, records: Iterable[dict[str, object]]) -> None:
         """Replace ``metrics.jsonl``: a resumed run starts from the lines of its checkpoint."""

@@ -209,7 +209,8 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint_and_the_run_goes_on_late
     assert process.returncode == 1, stderr
     assert "No space left on device" in stderr
     assert "kept" in stderr
-    saved = RunState.decode(max((out / "checkpoints").glob("round-*")).read_bytes())
+    history = (out / "checkpoints" / "history.jsonl").read_bytes()
+    saved = RunState.decode(max((out / "checkpoints").glob("round-*")).read_bytes(), history)
     assert 2 <= saved.round_number < 25
     assert not list(out.rglob("*.tmp"))
     filler.unlink()

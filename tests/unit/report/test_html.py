@@ -2,9 +2,13 @@ import html.parser
 import re
 import time
 
+import numpy as np
 import pytest
 
+from fedtrain.report import Evaluation
+from fedtrain.report.evaluation import PerClass
 from fedtrain.report.html import render_html
+from fedtrain.report.tables import confused
 
 HOSTILE = '<script>alert("x")</script><img src="http://evil.example/x.png" onerror=alert(1)>'
 VOID = {"meta", "link", "br"}
@@ -222,6 +226,50 @@ def test_a_thousand_clients_and_five_hundred_rounds_are_summed_up(build, parse):
     assert "20 classes with the lowest F1, of 60" in words
     asked = re.findall(r"<tr><td>\d+ to \d+</td><td>([\d,]+)</td>", page)
     assert sum(int(number.replace(",", "")) for number in asked) == 500 * 40
+
+
+def test_a_thousand_classes_and_ten_thousand_clients_have_a_page(build, parse):
+    names = tuple(f"kind {number}" for number in range(1000))
+    plain = build(rounds=3, clients=10, classes=tuple(f"kind {number}" for number in range(10)), private=False)
+    report = parse(plain)
+    matrix = np.eye(1000, dtype=np.int64) * 5
+    matrix[7, 8], matrix[8, 7], matrix[900, 1] = 15, 3, 4
+    each = PerClass.model_validate(dict.fromkeys(("precision", "recall", "f1"), (0.5,) * 1000))
+    final = report.evaluation.final.model_copy(update={"confusion": None, "per_class": each})
+    data = report.data.model_copy(update={"classes": names, "clients": 10_000, "histogram": None})
+    evaluation = report.evaluation.model_copy(update={"final": final})
+    report = report.model_copy(update={"evaluation": evaluation, "data": data})
+    histogram = np.zeros((10_000, 1000), np.int64)
+    histogram[np.arange(10_000), np.arange(10_000) % 1000] = 3
+    start = time.process_time()
+    page = render_html(report, {"confusion/final": matrix, "histogram": histogram})
+    assert time.process_time() - start < 20
+    assert len(page.encode()) < 1_000_000
+    # The pairs that a picture of a million cells cannot show.
+    rows = re.findall(r"<tr><td>(kind \d+)</td><td>(kind \d+)</td><td>(\d+)</td><td>([\d.]+) %</td></tr>", page)
+    assert rows == [
+        ("kind 7", "kind 8", "15", "75.00"),
+        ("kind 900", "kind 1", "4", "44.44"),
+        ("kind 8", "kind 7", "3", "37.50"),
+    ]
+    words = Page(page).words
+    assert "10,000 clients in order of their training records" in words
+    assert "20 classes with the lowest F1, of 1,000" in words
+
+
+def test_pairs_of_few_classes_are_in_the_picture(page):
+    assert "Classes taken for others" not in page
+
+
+def test_of_very_many_pairs_the_most_frequent_are_shown(plain, parse):
+    report = parse(plain)
+    matrix = np.ones((30, 30), np.int64) + np.diag(np.full(30, 9))
+    names = tuple(f"n{number}" for number in range(30))
+    table = confused(Evaluation(round=1, confusion=tuple(map(tuple, matrix.tolist()))), names)
+    assert [row[:3] for row in table.rows[:2]] == [("n0", "n1", "1"), ("n0", "n2", "1")]
+    assert len(table.rows) == 20
+    assert table.note == "The 20 most frequent of 870 pairs; report.json has the whole matrix."
+    assert confused(report.evaluation.final, report.data.classes) is None
 
 
 def test_reasons_are_counted_and_the_most_frequent_come_first(build, parse):

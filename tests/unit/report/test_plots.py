@@ -76,7 +76,7 @@ def test_few_clients_are_drawn_as_bars_and_many_as_an_image():
     few = plots.histogram_svg([[3, 4], [5, 0]], ["cat", "dog"])
     assert "<image" not in few
     assert {"cat", "dog"} <= set(texts(few))
-    for clients, classes in ((41, 2), (2, 11), (1000, 100)):
+    for clients, classes in ((41, 2), (2, 11), (400, 100)):
         many = plots.histogram_svg(np.ones((clients, classes), int).tolist(), [str(name) for name in range(classes)])
         assert "<image" in many
         assert 'href="data:image/png;base64,' in many
@@ -186,3 +186,27 @@ def test_glyphs_that_only_the_page_has_cause_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert "漢字" in plots.f1_svg([0.5], ["漢字"])
+
+
+@pytest.mark.parametrize(("clients", "classes"), [(401, 3), (10_000, 10), (20, 101), (3000, 1000)])
+def test_very_many_clients_or_classes_are_drawn_in_order_of_size(clients, classes):
+    counts = np.zeros((clients, classes), np.int64)
+    counts[np.arange(clients), np.arange(clients) % classes] = 1 + np.arange(clients)
+    counts[0] = 2
+    svg = plots.histogram_svg(counts.tolist(), [str(name) for name in range(classes)])
+    shown, largest = texts(svg), max(clients, 2 * classes)
+    assert any(text.startswith(f"training records of a client: 2 to {largest:,}, median") for text in shown)
+    assert any(text.startswith(f"classes with records of a client: 1 to {classes:,}, median 1") for text in shown)
+    assert len(svg) < 100_000
+
+
+def test_a_block_of_a_large_matrix_shows_what_a_pixel_would_lose():
+    matrix = np.eye(1000, dtype=int) * 10
+    matrix[900:950, 20:40] += 50
+    svg = plots.confusion_svg(matrix.tolist(), [str(name) for name in range(1000)])
+    assert {"predicted class, in blocks of 5", "true class, in blocks of 5"} <= set(texts(svg))
+    assert len(svg) < 100_000
+    blocks = plots._blocks(matrix.astype(float), 5)
+    assert blocks.shape == (200, 200)
+    assert blocks.sum() == matrix.sum()
+    assert blocks[180, 4] == matrix[900:905, 20:25].sum()

@@ -8,7 +8,10 @@ from safetensors.numpy import load, save
 
 from fedtrain.errors import StorageError
 from fedtrain.report import Dropped, Evaluation
+from fedtrain.report.evaluation import CLASSIFICATION, PerClass, kept
+from fedtrain.serverapp import checkpoint
 from fedtrain.serverapp.checkpoint import RunState
+from fedtrain.serverapp.history import Mark, lines_after
 
 MODEL = {
     "z.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -18,6 +21,16 @@ MODEL = {
     "flags": np.array([True, False]),
     "none": np.zeros((0, 4), np.float32),
 }
+
+
+def written(state):
+    """Return the checkpoint of a state and the file of its history, as a run folder writes them."""
+    lines, mark = lines_after(state.mark, state.evaluations, state.round_log)
+    return replace(state, mark=mark).encode(), lines
+
+
+def again(state):
+    return RunState.decode(*written(state))
 
 
 def assert_same(first, second):
@@ -31,7 +44,8 @@ def assert_same(first, second):
                 right[key].tobytes(),
             )
     assert list(first.model) == list(second.model)
-    assert replace(first, model={}, strategy={}) == replace(second, model={}, strategy={})
+    bare = {"model": {}, "strategy": {}, "mark": Mark()}
+    assert replace(first, **bare) == replace(second, **bare)
 
 
 def facts_of(data):
@@ -56,16 +70,16 @@ def state(make_state):
 
 
 def test_a_state_is_the_same_after_it_was_written(state):
-    assert_same(RunState.decode(state.encode()), state)
+    assert_same(again(state), state)
 
 
 def test_the_state_before_the_first_round(make_state):
-    assert_same(RunState.decode(make_state().encode()), make_state())
+    assert_same(again(make_state()), make_state())
 
 
 def test_arrays_that_are_not_contiguous(make_state):
     turned = make_state(model={"w": MODEL["z.weight"].T, "every": np.arange(10.0)[::3]})
-    assert_same(RunState.decode(turned.encode()), turned)
+    assert_same(again(turned), turned)
 
 
 def test_the_model_in_a_checkpoint_can_be_read_by_anyone(state):
@@ -94,8 +108,8 @@ def test_a_changed_number_is_noticed(state):
         ("seconds", "0.5"),
         ("clip_norm", "9.0"),
         ("order", "[]"),
-        ("evaluations", "[]"),
-        ("round_log", "not json"),
+        ("whole", "[ ]"),
+        ("history", "not json"),
         ("clip_norm", "[]"),
     ],
 )
@@ -104,6 +118,61 @@ def test_a_changed_fact_is_noticed(state, key, value):
     assert RunState.decode(save(load(data), facts_of(data))).round_number == 2
     with pytest.raises(StorageError, match="content has changed"):
         RunState.decode(save(load(data), facts_of(data) | {key: value}))
+
+
+def test_the_history_is_that_of_the_checkpoint(state):
+    data, history = written(state)
+    # What follows is of a round whose checkpoint was not written.
+    assert_same(RunState.decode(data, history + b'{"round": {}}\n{"tor'), state)
+    with pytest.raises(StorageError, match=r"the history has \d+ bytes, and the checkpoint is of one with"):
+        RunState.decode(data, history[:-1])
+    first, rest = history.split(b"\n", 1)
+    for changed in (rest + first + b"\n", history.replace(b"0.7", b"0.8"), b"x" * len(history)):
+        with pytest.raises(StorageError, match=r"the history (has changed|cannot be read)"):
+            RunState.decode(data, changed)
+
+
+def test_a_checkpoint_of_the_version_before_is_read(state):
+    data, _ = written(state)
+    facts = facts_of(data)
+    evaluations = [evaluation.model_dump(mode="json") for evaluation in state.evaluations]
+    for removed in ("whole", "history", "sha256"):
+        del facts[removed]
+    facts |= {"format": "fedtrain.checkpoint/2", "evaluations": json.dumps(evaluations)}
+    facts["round_log"] = json.dumps([entry.model_dump(mode="json") for entry in state.round_log])
+    old = checkpoint._save(load(data), {**facts, "sha256": checkpoint._digest(facts, load(data))})
+    assert_same(RunState.decode(old), state)
+    # The next one is of this version, with all of the history in its file.
+    assert_same(again(RunState.decode(old)), state)
+
+
+def test_the_whole_evaluations_are_whole_again(state):
+    matrix, each = ((3, 1), (0, 4)), {"precision": (1.0, 0.8), "recall": (0.75, 1.0), "f1": (0.85, 0.88)}
+    last = state.evaluations[-1].model_copy(update={"confusion": matrix})
+    many = dict.fromkeys(each, (0.5,) * 101)
+    best = state.evaluations[1].model_copy(update={"per_class": PerClass.model_validate(many)})
+    whole = replace(state, evaluations=(state.evaluations[0], best, last))
+    assert_same(again(whole), whole)
+    _, lines = written(whole)
+    assert b"confusion" not in lines.replace(b'"confusion":null', b"")
+    assert b"0.5,0.5" not in lines
+
+
+def test_a_checkpoint_does_not_grow_with_the_rounds(make_state):
+    """A run of 1,000 classes had a header of 8 MB a round, and could not be saved from its 51st on."""
+    generator = np.random.default_rng(0)
+    matrix = tuple(map(tuple, generator.integers(0, 9, (300, 300)).tolist()))
+    each = PerClass.model_validate(dict.fromkeys(("precision", "recall", "f1"), (1 / 3,) * 300))
+    sizes, lines = [], []
+    for rounds in (2, 40):
+        made = make_state(dict.fromkeys(range(1, rounds + 1), (0, 1)))
+        evaluations = [Evaluation(round=n, accuracy=n / 100, confusion=matrix, per_class=each) for n in range(rounds)]
+        data, history = written(replace(made, evaluations=kept(evaluations, CLASSIFICATION)))
+        sizes.append(len(data))
+        lines.append(len(history) / rounds)
+    assert abs(sizes[1] - sizes[0]) < 100
+    assert lines[1] == pytest.approx(lines[0], rel=0.1)
+    assert lines[1] < 1000
 
 
 @pytest.mark.parametrize(
@@ -126,6 +195,8 @@ def test_other_files_are_no_checkpoints(data):
 
 
 def test_another_version_is_named(state):
-    data = state.encode().replace(b"fedtrain.checkpoint/2", b"fedtrain.checkpoint/1")
-    with pytest.raises(StorageError, match=r"the format is 'fedtrain.checkpoint/1', this version reads '.*/2'"):
+    data = state.encode().replace(b"fedtrain.checkpoint/3", b"fedtrain.checkpoint/1")
+    with pytest.raises(
+        StorageError, match=r"the format is 'fedtrain.checkpoint/1', this version reads '.*3' and '.*2'"
+    ):
         RunState.decode(data)

@@ -3,6 +3,7 @@ from collections import Counter
 from dataclasses import replace
 from statistics import median
 
+import numpy as np
 import pytest
 from dp_accounting import NeighboringRelation, dp_event
 from dp_accounting.pld import PLDAccountant
@@ -10,10 +11,11 @@ from dp_accounting.pld import PLDAccountant
 from fedtrain.config import to_flat
 from fedtrain.data import Columns
 from fedtrain.privacy import epsilon_of
-from fedtrain.report import ModelFile, Report, SecureAggregation
+from fedtrain.report import Evaluation, Metric, ModelFile, Report, SecureAggregation
+from fedtrain.report.evaluation import PerClass, kept
 from fedtrain.report.numbers import upper
 from fedtrain.report.schema import body_digest
-from fedtrain.serverapp.reporting import build_report, largest_epsilon
+from fedtrain.serverapp.reporting import build_report, largest_epsilon, matrices_of
 from fedtrain.serverapp.run import _introduction as introduction
 from tests.notary import Notary
 
@@ -23,8 +25,9 @@ SUM = SecureAggregation(threshold=2, neighbours=1, bits=16, lost_masking=0, lost
 FILE = ModelFile(file="model-final.safetensors", sha256="ab" * 32)
 
 
-def build(preparation, state, trail=None, *, status="completed", reason=None, final=FILE, best=None):
-    return build_report(preparation, state, trail, run="this", status=status, reason=reason, final=final, best=best)
+def build(preparation, state, trail=None, *, status="completed", reason=None, final=FILE, best=None, matrices=None):
+    files = {"final": final, "best": best, "matrices": matrices}
+    return build_report(preparation, state, trail, run="this", status=status, reason=reason, **files)
 
 
 @pytest.fixture
@@ -258,3 +261,49 @@ def test_the_facts_of_the_run(plain, make_state):
     assert report.software["python"] == platform.python_version()
     assert set(report.software_digests) >= {"fedtrain", "torch", "opacus"}
     assert report.created.utcoffset().total_seconds() == 0
+
+
+def test_matrices_of_many_classes_are_in_a_file_of_their_own(plain, make_state):
+    def evaluation(number, classes):
+        matrix = np.full((classes, classes), number, np.int64)
+        each = PerClass.model_validate(dict.fromkeys(("precision", "recall", "f1"), (0.5,) * classes))
+        confusion = tuple(map(tuple, matrix.tolist()))
+        measured = {"accuracy": (0.1, 0.9, 0.5)[number], "confusion": confusion, "per_class": each}
+        return Evaluation(round=number, loss=1.0, **measured)
+
+    for classes, large in ((100, False), (101, True)):
+        history = kept([evaluation(number, classes) for number in range(3)], plain.metrics)
+        state = replace(make_state({1: (0,), 2: (1,)}), evaluations=history)
+        found = matrices_of(plain, state)
+        stopped = {"status": "interrupted", "reason": "stopped"}
+        report = build(plain, state, **stopped, matrices=FILE if large else None)
+        assert Report.model_validate_json(report.model_dump_json()) == report
+        whole = [entry.confusion is not None for entry in report.evaluation.history]
+        if large:
+            assert {name: matrix[0, 0] for name, matrix in found.items()} == {"confusion/final": 2, "confusion/best": 1}
+            assert whole == [False] * 3
+            assert [entry.per_class is not None for entry in report.evaluation.history] == [False, True, True]
+            assert report.matrices == FILE
+        else:
+            assert found == {}
+            assert whole == [False, True, True]
+            assert all(entry.per_class for entry in report.evaluation.history)
+            assert "matrices" not in report.model_dump()
+
+
+def test_a_large_histogram_is_in_a_file_of_its_own(plain, make_state):
+    counts = np.full((20_000, 10), 2, np.int64)
+    many = replace(plain, histogram=counts)
+    report = build(many, make_state(), status="interrupted", reason="stopped")
+    assert report.data.histogram is None
+    np.testing.assert_array_equal(matrices_of(many, make_state())["histogram"], counts)
+    assert len(report.model_dump_json()) < 20_000
+
+
+def test_what_is_measured_of_each_of_many_is_kept_of_few_evaluations():
+    own = {"levels": [1.0] * 101, "few": [1.0] * 100, "nested": {"a": [1] * 60, "b": [2] * 60}, "one": 3}
+    evaluations = [Evaluation.model_validate({"round": number, **own}) for number in range(3)]
+    metrics = (Metric(name="one", direction="lower", format="number"),)
+    first, middle, last = kept(evaluations, metrics)
+    assert first.own == last.own == own
+    assert middle.own == {"levels": None, "few": [1.0] * 100, "nested": None, "one": 3}

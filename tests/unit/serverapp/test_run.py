@@ -1,6 +1,7 @@
 import json
 import logging
 from dataclasses import FrozenInstanceError
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from fedtrain.config import to_flat
 from fedtrain.errors import ConfigError, DataError, StorageError, TooFewResultsError
 from fedtrain.files import read_lines
 from fedtrain.report import Report
+from fedtrain.report.evaluation import slim
 from fedtrain.serverapp.events import ClientDone, Notice, RoundDone, RoundStarted, RunEnded, RunStarted
 from fedtrain.serverapp.run import RunInProgress, run_experiment
 from server.app import app as server
@@ -74,6 +76,8 @@ def test_a_run_leaves_everything(make, tmp_path, capsys):
     assert sorted(path.name for path in folder.iterdir()) == [
         "checkpoints",
         "config.toml",
+        "identity.json",
+        "keys",
         "metrics.jsonl",
         "model-best.safetensors",
         "model-final.safetensors",
@@ -278,7 +282,9 @@ def test_the_events_of_a_run_tell_all_of_it_in_order(make, tmp_path):
     assert "3 rounds, 2 of 4 clients a round" in start.introduction
     done = [event for event in seen if isinstance(event, RoundDone)]
     assert [event.entry for event in done] == list(report.round_log)
-    assert [event.evaluation for event in done] == [None, *report.evaluation.history[1:]]
+    told = [event.evaluation for event in done]
+    assert told[-1] == report.evaluation.final
+    assert [each and slim(each) for each in told] == [None, *map(slim, report.evaluation.history[1:])]
     assert {event.baseline for event in done} == {report.evaluation.baseline["accuracy"]}
     assert [event.epsilon for event in done] == sorted(event.epsilon for event in done)
     assert done[-1].epsilon >= report.privacy.epsilon > 0
@@ -373,3 +379,48 @@ def test_a_loss_that_is_not_finite_is_said_at_once(make, tmp_path, capsys):
     assert warning in capsys.readouterr().out
     said = "the loss on the test records is not finite in 2 evaluations, the first after round 2: the training has"
     assert any(text.startswith(said) for text in report_of(tmp_path / "run").warnings)
+
+
+def trained_alike(experiment, before=lambda message: None):
+    """Return a grid whose clients answer with the model that they got, moved by what depends on the round."""
+
+    grid = federation(experiment)
+    clients = grid._answer
+
+    def answer(message):
+        content = message.content
+        if message.metadata.message_type != "train":
+            return clients(message)
+        before(message)
+        number = content["config"]["server-round"]
+        moved = {name: Array(array.numpy() * np.float32(1 + 0.1 * number)) for name, array in content["arrays"].items()}
+        metrics = MetricRecord({"num-examples": 1.0, "train_loss": 1.0})
+        return RecordDict({"arrays": ArrayRecord(moved), "metrics": metrics})
+
+    grid._answer = answer
+    return grid
+
+
+def test_a_run_of_many_classes_is_bounded_and_resumes_to_the_same(make, tmp_path):
+    settings = {"task__name": "tests.many_classes:ManyClasses", "federation__rounds": 6}
+    whole = make("whole", **settings)
+    run_experiment(trained_alike(whole), whole)
+    folder, first = tmp_path / "killed", make("killed", **settings)
+    with pytest.raises(Stopped):
+        run_experiment(trained_alike(first, stop_in(4, Stopped())), first)
+    sizes = {path.name: path.stat().st_size for path in (folder / "checkpoints").glob("round-*")}
+    again = make("killed", **settings, output__resume=True)
+    run_experiment(trained_alike(again), again)
+    for name in ("model-final.safetensors", "matrices.safetensors", "metrics.jsonl"):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert report_of(folder).evaluation == report_of(tmp_path / "whole").evaluation
+    # Two matrices of 720,000 bytes at most, in each of them, and no more with each round.
+    last = max((folder / "checkpoints").glob("round-*")).stat().st_size
+    assert abs(last - sizes["round-000003.safetensors"]) < 10_000 or last < sizes["round-000003.safetensors"]
+    report = report_of(folder)
+    found = load_file(folder / "matrices.safetensors")
+    assert found["confusion/final"].shape == (300, 300)
+    assert found["confusion/final"].sum() == report.data.test_records
+    assert sha256((folder / "matrices.safetensors").read_bytes()).hexdigest() == report.matrices.sha256
+    assert all(entry.confusion is None for entry in report.evaluation.history)
+    assert "called" in (folder / "report.html").read_text()

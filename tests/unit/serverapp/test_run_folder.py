@@ -3,6 +3,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def experiment(cache, tmp_path):
 
 
 def checkpoints(folder):
-    return sorted(path.name for path in (folder.path / "checkpoints").iterdir())
+    return sorted(path.name for path in (folder.path / "checkpoints").glob("round-*"))
 
 
 def test_a_new_run_leaves_its_configuration(experiment):
@@ -251,3 +252,38 @@ def test_checkpoints_of_an_unknown_run_are_not_continued(tmp_path, make_state):
     (folder.path / "config.toml").unlink()
     with pytest.raises(ConfigError, match=r"checkpoints and no config.toml"):
         RunFolder.open(experiment)
+
+
+def test_the_history_grows_by_lines_and_is_cut_where_a_checkpoint_ends(experiment, make_state):
+    folder = RunFolder.open(experiment())
+    first = folder.save_checkpoint(make_state({1: (0, 1)}, accuracies=(0.1, 0.2)))
+    lines = folder.history.read_bytes()
+    assert len(lines) == first.mark.length
+    second = folder.save_checkpoint(
+        replace(make_state({1: (0, 1), 2: (0, 2)}, accuracies=(0.1, 0.2, 0.3)), mark=first.mark)
+    )
+    assert folder.history.read_bytes().startswith(lines)
+    assert (second.mark.evaluations, second.mark.rounds) == (3, 2)
+    assert folder.load_checkpoint().evaluations == second.evaluations
+    # A kill between the history and its checkpoint, then another course of the same round.
+    (folder.path / "checkpoints" / "round-000002.safetensors").unlink()
+    again = folder.load_checkpoint()
+    assert (again.round_log, again.mark) == (first.round_log, first.mark)
+    other = replace(again, round_number=2, round_log=make_state({1: (0, 1), 2: (1, 3)}).round_log)
+    folder.save_checkpoint(other)
+    assert folder.load_checkpoint().round_log[-1].cohort == (1, 3)
+    assert folder.history.read_bytes().count(b"\n") == 4
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"0.2", b"0.9"), (b"}", b""), (b"\n", b" ")])
+def test_a_history_that_is_not_that_of_the_checkpoint_is_named(experiment, make_state, old, new):
+    folder = RunFolder.open(experiment())
+    state = folder.save_checkpoint(make_state({1: (0, 1)}, accuracies=(0.1, 0.2)))
+    folder.history.write_bytes(folder.history.read_bytes().replace(old, new))
+    with pytest.raises(StorageError, match=r"cannot read \S+history.jsonl, which the checkpoint .* goes by"):
+        folder.load_checkpoint()
+    folder.history.unlink()
+    with pytest.raises(StorageError, match="has 0 bytes, and the checkpoint is of one with"):
+        folder.load_checkpoint()
+    with pytest.raises(StorageError, match="it was cut off"):
+        folder.save_checkpoint(state)
