@@ -160,12 +160,21 @@ class ModelFile(Part):
     sha256: Sha256 = Field(description="SHA-256 of its bytes, in hexadecimal")
 
 
+Way = Literal["book-keeping", "hooks", "vmap", "loop"]
+
+
 class ModelSummary(Part):
     """The trained model."""
 
     parameters: Count = Field(description="trained numbers in the model")
     final: ModelFile | None = Field(description="weights after the last round; null if none were saved")
     best: ModelFile | None = Field(description="weights of evaluation.best; null if none were saved")
+    gradients: Way | None = Field(
+        None,
+        description="how clients compute the gradients of single records: all ways give the same, and book-keeping is "
+        "the fastest; left out where they compute none",
+        exclude_if=lambda gradients: gradients is None,
+    )
 
 
 # Envelopes are kept as they were signed, so that an audit can verify their bytes.

@@ -19,6 +19,7 @@ from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.progress import working
 from fedtrain.report import Metric
+from fedtrain.report.parts import Way
 from fedtrain.seeding import derive_seed
 from fedtrain.serverapp import run_warnings
 from fedtrain.serverapp.evaluation import try_task
@@ -50,6 +51,7 @@ class Preparation:
         plan: the privacy plan; ``None`` without privacy.
         metrics: how to read what the task measures; the first chooses the best model.
         slower: why the model trains slower than others, in words; empty where it does not.
+        gradients: how clients compute the gradients of single records; ``None`` where they compute none.
         baseline: what the best constant answer reaches on the test records, by metric; ``None`` where it is not known.
         owners: the name of each client where it has one, in a simulation.
         warnings: what a person should know before anything is trained, and read in the report.
@@ -64,6 +66,7 @@ class Preparation:
     plan: PrivacyPlan | None
     metrics: tuple[Metric, ...]
     slower: str = ""
+    gradients: Way | None = None
     baseline: dict[str, float] | None = None
     owners: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -123,7 +126,7 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
     metrics = metrics_of(task)
     try_task(task, model, metrics, store.test, device=device)
     with working("trying the model on synthetic records"):
-        slower = check_model(model, mechanism.requires, task=task, info=store.info)
+        checked = check_model(model, mechanism.requires, task=task, info=store.info)
     shown = partitions if _shows(experiment, plan) else None
     with working("looking at the ranges of the records"):
         found, private = _looked_at(experiment, store, shown, task, model)
@@ -144,7 +147,8 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
         model=move_model(model, device),
         plan=plan,
         metrics=metrics,
-        slower=slower,
+        slower=checked.notice if checked else "",
+        gradients=checked.way if checked else None,
         baseline=baseline_of(task, store.test),
         owners=() if partitions is None else client_names(store, experiment.data),
         warnings=tuple(filter(None, found)),

@@ -112,7 +112,10 @@ def build_report(
         ),
         round_log=log,
         model=ModelSummary(
-            parameters=sum(parameter.numel() for parameter in preparation.model.parameters()), final=final, best=best
+            parameters=sum(parameter.numel() for parameter in preparation.model.parameters()),
+            final=final,
+            best=best,
+            gradients=preparation.gradients,
         ),
         matrices=matrices,
         software=software_versions(),

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from math import ceil, cos, pi
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from fedtrain.privacy.mechanisms import Requirements
 from fedtrain.seeding import seeded_generator
 from fedtrain.tasks import Records, Task, refuse_batch_statistics
 from fedtrain.tasks.calls import collate, forward, losses, refuse_complex, to_device
+
+if TYPE_CHECKING:
+    from fedtrain.training.preflight import PreflightResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +57,11 @@ class Trainer(Protocol):
         """
 
 
-def check_model(model: nn.Module, requires: Requirements, *, task: Task, info: DataInfo) -> str:
+def check_model(model: nn.Module, requires: Requirements, *, task: Task, info: DataInfo) -> "PreflightResult | None":
     """Refuse a model that cannot be trained as a mechanism requires, on synthetic records of the schema alone.
 
     Returns:
-        Why it trains slower than others, in words; empty where it does not.
+        How the gradients of its single records are computed; ``None`` where the mechanism needs none.
 
     Raises:
         TaskError: it says which layer is not allowed, or where records meet.
@@ -66,11 +69,11 @@ def check_model(model: nn.Module, requires: Requirements, *, task: Task, info: D
     if requires.per_record_gradients:
         from fedtrain.training.preflight import preflight  # noqa: PLC0415 - only where it is needed
 
-        return preflight(model, task, info).notice
+        return preflight(model, task, info)
     if requires.no_batch_statistics:
         refuse_batch_statistics(model)
         refuse_complex(model)
-    return ""
+    return None
 
 
 def refused_alone(model: nn.Module, task: Task, records: Records) -> str:

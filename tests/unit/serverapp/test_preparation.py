@@ -98,7 +98,9 @@ def test_a_model_that_trains_by_a_slower_way_says_so(cache, tmp_path, monkeypatc
     monkeypatch.syspath_prepend(tmp_path)
     prepared = prepare(private_experiment(cache, federation__sites="sites", task__name="shared_task:Weights"))
     assert "by vmap over records, which is slower than book-keeping: the gradient of one.weight" in prepared.slower
-    assert not prepare(private_experiment(cache, federation__sites="sites")).slower
+    assert prepared.gradients == "vmap"
+    usual = prepare(private_experiment(cache, federation__sites="sites"))
+    assert (usual.slower, usual.gradients) == ("", "book-keeping")
 
 
 def test_a_loss_in_which_records_meet_is_refused_before_a_client_is_asked(cache, tmp_path, monkeypatch):

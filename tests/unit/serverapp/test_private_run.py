@@ -67,6 +67,7 @@ def test_an_honest_run_passes_an_audit(make, finished, mode):
     report = finished()
     assert report.status == "completed"
     assert 0 < report.privacy.epsilon <= experiment.privacy.epsilon
+    assert report.model.gradients == (None if "kind" in MODES[mode] else "book-keeping")
     assert all(not client.unanswered for client in report.privacy.clients)
 
 
