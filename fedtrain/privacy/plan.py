@@ -75,6 +75,11 @@ def plural_of(unit: Unit) -> str:
     return PROTECTED[unit].plural
 
 
+def counted_of(unit: Unit) -> tuple[str, str]:
+    """Return what the population of a unit counts, and which public constants imply it; none where it is a count."""
+    return PROTECTED[unit].counted, PROTECTED[unit].implied
+
+
 # Whose contributions are replaced by zero, while everyone knows that it takes part: no draw can hide it.
 _KNOWN_PARTICIPATION = frozenset({"zero out one client"})
 

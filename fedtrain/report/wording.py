@@ -17,7 +17,7 @@ from typing import Literal, Self
 from fedtrain.ledger import Asked, Record
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import Seen, mechanism_of_plan
-from fedtrain.privacy.plan import PROTECTED
+from fedtrain.privacy.plan import counted_of
 from fedtrain.report.numbers import count, exact, short, upper
 from fedtrain.report.parts import RoundEntry
 from fedtrain.report.privacy import Adversary, Privacy, Sampling
@@ -84,23 +84,23 @@ def population(privacy: Privacy) -> tuple[str, str]:
     """Return what delta is held against, and how many there are: a count, or about what public constants imply."""
     assert privacy.mechanism is not None
     assert privacy.unit is not None
-    protected, number = PROTECTED[privacy.unit], privacy.mechanism.population
-    if not protected.implied:
-        return protected.counted, exact(number)
-    return f"{protected.counted}, by {protected.implied}", f"about {count(round(number))}, not counted"
+    (counted, implied), number = counted_of(privacy.unit), privacy.mechanism.population
+    if not implied:
+        return counted, exact(number)
+    return f"{counted}, by {implied}", f"about {count(round(number))}, not counted"
 
 
 def meaning_of_delta(privacy: Privacy) -> str:
     """Return how small delta is; nothing without privacy. What public constants imply is no count, and is called so."""
     if privacy.delta is None or privacy.mechanism is None or privacy.unit is None:
         return ""
-    protected, number = PROTECTED[privacy.unit], privacy.mechanism.population
+    (counted, implied), number = counted_of(privacy.unit), privacy.mechanism.population
     below = "far below" if privacy.delta * number <= _FAR else "below"
-    if not protected.implied:
-        return f"It is {below} one in the number of {protected.counted}, which is {exact(number)}."
+    if not implied:
+        return f"It is {below} one in the number of {counted}, which is {exact(number)}."
     return (
-        f"It is {below} one in about {count(round(number))}: so many {protected.counted} are what {protected.implied} "
-        "implies. These are public constants, and nobody's records were counted. For a client with "
+        f"It is {below} one in about {count(round(number))}: so many {counted} are what {implied} implies. These are "
+        "public constants, and nobody's records were counted. For a client with "
         f"{count(ceil(1 / privacy.delta))} records or more, delta is not below one in their number, and too large."
     )
 

@@ -110,8 +110,8 @@ def _padded(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, taken: Tensor) -> Tensor:
     amounts: list[int] = layer._reversed_padding_repeated_twice  # noqa: SLF001 -- torch has no other for "same"
     if not any(amounts):
         return taken
-    mode = layer.padding_mode
-    return functional.pad(taken, amounts, mode="constant" if mode == "zeros" else mode)
+    padding = layer.padding_mode
+    return functional.pad(taken, amounts, mode="constant" if padding == "zeros" else padding)
 
 
 def _windows(

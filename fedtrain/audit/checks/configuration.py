@@ -9,7 +9,7 @@ from fedtrain.config import Experiment, from_flat
 from fedtrain.errors import ConfigError, PrivacySpecError
 from fedtrain.privacy import PrivacySpec, claim
 from fedtrain.privacy.mechanisms import mechanism_of, mechanism_of_plan
-from fedtrain.privacy.plan import PROTECTED
+from fedtrain.privacy.plan import counted_of
 
 
 def configuration(evidence: Evidence) -> Finding:
@@ -91,9 +91,9 @@ def delta(evidence: Evidence) -> Finding:
     clients = _configured(evidence)
     if mechanism_of_plan(evidence.plan).counts_clients and spec.population != clients:
         problems.append(f"the plan protects {spec.population:g} clients, and the configuration has {clients}")
-    protected = PROTECTED[spec.unit]
-    implied = f" that {protected.implied} implies" if protected.implied else ""
-    held = f"delta {reported:g} is the plan's, and below 1 / {spec.population:.6g}, the {protected.counted}{implied}"
+    counted, constants = counted_of(spec.unit)
+    implied = f" that {constants} implies" if constants else ""
+    held = f"delta {reported:g} is the plan's, and below 1 / {spec.population:.6g}, the {counted}{implied}"
     return decide(problems, held)
 
 
