@@ -24,6 +24,7 @@ from math import exp, inf, isnan, log, log10
 from pathlib import Path
 
 import claims_fedtrain
+import claims_fedtrain_clients
 import claims_flower
 import claims_opacus
 from claims_bounds import DELTA, Row, laplace_scales
@@ -42,7 +43,8 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     logging.disable(logging.INFO)
     started = time.perf_counter()
-    rows = [*claims_opacus.rows(), *claims_flower.rows(), *nvflare(), *claims_fedtrain.rows()]
+    rows = [*claims_opacus.rows(), *claims_flower.rows(), *nvflare()]
+    rows += [*claims_fedtrain.rows(), *claims_fedtrain_clients.rows()]
     versions = [f"{name} {version(name)}" for name in ("fedtrain", "opacus", "flwr", "dp-accounting", "torch")]
     print(f"{', '.join(versions)}, {NVFLARE.replace('==', ' ')}; delta {DELTA:g}\n")
     print("| situation | program | it says | true at least | so it | measured |")
