@@ -308,7 +308,14 @@ def _layers(
             grid = SealedGrid(grid, clients=clients, session=session)
         if protection.secagg is not None:
             return grid, SecureSum(grid, clients=clients, session=session, summing=protection.summing)
-    checked = ValidatingGrid(grid, metrics=frozenset({protocol.WEIGHT}), weight_key=protocol.WEIGHT, public_weight=1.0)
+    # An app does not say what is trained: any number that was not finite may come back as it was sent.
+    checked = ValidatingGrid(
+        grid,
+        metrics=frozenset({protocol.WEIGHT}),
+        weight_key=protocol.WEIGHT,
+        public_weight=1.0,
+        trained=frozenset(),
+    )
     return grid, EachReply(checked, deadline=protection.deadline)
 
 

@@ -258,6 +258,29 @@ def test_an_update_that_is_not_finite_counts_as_zero(make_world):
         assert np.isfinite(result.arrays["weight"].numpy()).all()
 
 
+def test_a_mask_with_infinities_stays_and_the_rest_is_trained(make_world):
+    mask = np.array([0, -np.inf, -0.0, np.inf], np.float32)
+
+    def moved(client, content):
+        arrays = content["arrays"]
+        arrays["weight"] = Array(arrays["weight"].numpy() + np.float32(0.01))
+        return RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 1})})
+
+    for number, protection in enumerate((SEALED, SUMMED, PRIVATE, CENTRAL)):
+        world = make_world(protection, train=moved)
+        world.folder = world.folder / str(number)
+        arrays, strategy = ArrayRecord({**model(), "mask": Array(mask)}), Curious()
+        with world.protect(strategy=strategy) as grid:
+            result = strategy.start(grid=grid, initial_arrays=arrays, num_rounds=1)
+        after = result.arrays["mask"].numpy()
+        np.testing.assert_array_equal(np.isinf(after), np.isinf(mask))
+        # An infinity less itself is no number, and would have made the update zero, or unusable.
+        assert (result.arrays["weight"].numpy() != model()["weight"].numpy()).all()
+        if protection.client_privacy is None:
+            assert after.tobytes() == mask.tobytes()
+            np.testing.assert_allclose(result.arrays["weight"].numpy() - model()["weight"].numpy(), 0.01, atol=1e-3)
+
+
 def test_seeded_noise_repeats_and_promises_nothing(make_world):
     seeded = replace(CENTRAL, client_privacy=replace(PRIVACY, noise="seeded", seed=4))
     models = []
