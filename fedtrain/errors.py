@@ -16,6 +16,7 @@
         +-- TooFewResultsError  fewer usable results in a round than the configured minimum
         +-- BudgetError         a step that a privacy budget does not allow (exit status 3)
         +-- StorageError        a checkpoint, a report or a cache that cannot be written or read
+        |   +-- HistoryError        a history that is not the one of a checkpoint (fedtrain.serverapp.history)
         +-- LedgerError         a ledger or record that is damaged, or is not the one it should be
         +-- ForgeryError        a signature, a digest or a chain that does not hold
         +-- TransportError      a sealed message, a key or a message of secure aggregation that cannot be used

@@ -32,7 +32,7 @@ def checkpoints(folder):
 
 
 def test_a_new_run_leaves_its_configuration(experiment):
-    config = experiment(name='a "name"\nof two lines', training__learning_rate=0.1 + 0.2, data__test_fraction=0.25)
+    config = experiment(name='a "name" of quotes', training__learning_rate=0.1 + 0.2, data__test_fraction=0.25)
     folder = RunFolder.open(config)
     assert folder.path.is_dir()
     assert from_flat(read_toml(folder.path / "config.toml")) == config
