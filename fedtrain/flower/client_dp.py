@@ -25,8 +25,7 @@ def clip_reply(
     """Return what a client sends, and whether its update was within the clipping norm.
 
     Trainable arrays are as received plus the clipped update, in the dtypes received; all others are as received, since
-    neither clipping nor noise covers them. Rounding to the dtype can lengthen the update by a part in millions: the
-    server clips again.
+    neither clipping nor noise covers them. Rounding to the dtype does not lengthen the update.
 
     An update that is not finite becomes zero, and is not within the norm.
 

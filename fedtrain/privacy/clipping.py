@@ -49,16 +49,24 @@ def clip_change(
 ) -> tuple[dict[str, NDArray[Any]], bool]:
     """Return the received arrays plus the clipped change, and whether the change was within the bound before.
 
-    The change is computed in float64, and the results have the dtypes received. Rounding to the dtype can lengthen the
-    change by a part in millions: a server that sees it clips again. A change that is not finite becomes zero, and is
-    not within the bound.
+    The change is computed in float64, and the results have the dtypes received. In half precision the numbers of a
+    dtype are far apart, and rounding to the nearest could double a short change. So a result is rounded towards what
+    was received: it differs from that by at most the clipped change in each number, and by at most ``clip_norm`` in
+    all. A change that is not finite becomes zero, and is not within the bound.
 
     Raises:
         ValueError: ``clip_norm`` is not finite and above 0.
     """
     change = {name: difference(trained[name], value) for name, value in received.items()}
     clipped, within = clip_update(change, clip_norm)
-    return {name: moved(value, clipped[name]) for name, value in received.items()}, within
+    return {name: _short(value, clipped[name]) for name, value in received.items()}, within
+
+
+def _short(before: NDArray[Any], change: NDArray[Any]) -> NDArray[Any]:
+    """Return an array with a change added, in its own dtype, that is no further away than the change."""
+    after = moved(before, change)
+    far = np.abs(difference(after, before)) > np.abs(change)
+    return np.where(far, np.nextafter(after, before), after) if far.any() else after
 
 
 def bits_equal(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:

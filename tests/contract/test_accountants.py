@@ -190,7 +190,7 @@ def test_two_implementations_agree_on_different_mechanisms():
     assert pld <= rdp
 
 
-@pytest.mark.parametrize("steps", [10**3, 10**5, 10**6, 10**8])
+@pytest.mark.parametrize("steps", [10**3, 10**5, 10**6])
 def test_the_claim_stays_below_the_ceiling_over_many_steps(steps):
     assert PldAccountant().epsilon([event(0.01, 1.0, steps)], DELTA) <= RdpAccountant().epsilon(
         [event(0.01, 1.0, steps)], DELTA

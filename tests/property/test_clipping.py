@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from fedtrain.privacy.clipping import clip_update
+from fedtrain.privacy.clipping import clip_change, clip_update
 
 
 def updates(dtype, width, **limits):
@@ -71,3 +71,24 @@ def test_no_value_grows_or_changes_its_sign(update, clip_norm):
     for name, value in update.items():
         assert (np.abs(clipped[name]) <= np.abs(value)).all()
         assert (clipped[name] * np.sign(value) >= 0).all()
+
+
+@st.composite
+def changed(draw):
+    """Return two models of one dtype, a small step apart: of few units in the last place in half precision."""
+    dtype, width = draw(st.sampled_from([(np.float16, 16), (np.float32, 32), (np.float64, 64)]))
+    before = draw(arrays.arrays(dtype, 20, elements=st.floats(-8, 8, width=width)))
+    step = draw(arrays.arrays(np.float64, 20, elements=st.floats(-1, 1)))
+    size = draw(st.sampled_from([1e-4, 1e-2, 1.0]))
+    return before, np.asarray(before + size * step, dtype=dtype), size
+
+
+@example((np.ones(20, np.float16), np.full(20, 1 + 2.0**-9, np.float16), 0.01), 0.26)
+@given(changed(), st.floats(0.01, 3))
+def test_what_is_sent_is_no_further_away_than_the_bound_in_any_precision(models, share):
+    before, after, size = models
+    clip_norm = share * size
+    sent, _ = clip_change({"w": before}, {"w": after}, clip_norm)
+    assert sent["w"].dtype == before.dtype
+    moved = sum((Fraction(float(one)) - Fraction(float(two))) ** 2 for one, two in zip(sent["w"], before, strict=True))
+    assert moved <= Fraction(clip_norm) ** 2

@@ -74,8 +74,9 @@ def events(evidence: Evidence) -> Finding:
 
 
 def largest(evidence: Evidence) -> Finding:
-    """The epsilon of each client, composed again with the accountant of the claim, is the one in the report."""
+    """The epsilon of each client, composed again with the accountants of the claim, is the one in the report."""
     delta, problems = evidence.delta, []
+    methods: dict[str, None] = {}
     spent, run = evidence.spent, evidence.first_record.run
     for client in evidence.report.privacy.clients:
         if client.client not in spent:
@@ -85,29 +86,37 @@ def largest(evidence: Evidence) -> Finding:
             ("epsilon", client.epsilon, mine.events()),
             ("epsilon of this run", client.run_epsilon, mine.events(run)),
         ):
-            found = claim(charged, delta).epsilon
-            if not near(reported, found):
-                word = "understated" if reported < found else "overstated"
+            found = claim(charged, delta)
+            methods.setdefault(found.accountant)
+            if not near(reported, found.epsilon):
+                word = "understated" if reported < found.epsilon else "overstated"
+                why = "" if found.note is None else f" by {found.accountant}, since {found.note}"
                 problems.append(
-                    f"client {client.client}: {name} is {word}: {reported:.6g}, and its entries give {found:.6g}"
+                    f"client {client.client}: {name} is {word}: {reported:.6g}, and its entries give "
+                    f"{found.epsilon:.6g}{why}"
                 )
-    return decide(problems, f"{claim((), delta).accountant} gives the epsilon of each of {len(spent)} clients again")
+    who = " or ".join(methods) or claim((), delta).accountant
+    return decide(problems, f"{who} gives the epsilon of each of {len(spent)} clients again")
 
 
 def opinion(evidence: Evidence) -> Finding:
-    """An independent implementation of another accountant agrees: closely, or only as its interval allows."""
+    """An independent implementation of another accountant agrees: closely, or only as its interval allows.
+
+    Where the claim is the ceiling, it may be far above the second opinion. It is never below it by more than that.
+    """
     delta, problems, gave_up, rough = evidence.delta, [], [], []
     for client in evidence.report.privacy.clients:
         if client.client not in evidence.spent:
             continue
-        bound = _independent(evidence.spent[client.client].events(), delta)
+        charged = evidence.spent[client.client].events()
+        bound = _independent(charged, delta)
         where = f"client {client.client}"
         if bound.note is not None:
             gave_up.append(f"{where}: {bound.note}")
             continue
         far = abs(client.epsilon - bound.epsilon) - _OPINION_RELATIVE * bound.epsilon
         difference = f"{where}: epsilon is {client.epsilon:.6g}, {bound.accountant} gives {bound.epsilon:.6g}"
-        if far > _ROUGH:
+        if far > _ROUGH and (client.epsilon < bound.epsilon or claim(charged, delta).note is None):
             problems.append(difference)
         elif far > _CLOSE:
             rough.append(f"the two agree only roughly: {difference}")

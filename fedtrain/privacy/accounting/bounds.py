@@ -1,12 +1,12 @@
 """How much privacy a sequence of events spends.
 
-Three accountants bound it: privacy loss distributions are the claim, privacy loss random
-variables of another library the second opinion, Renyi divergences the ceiling, and what the others fall back to. A GDP
-(central limit) approximation is not among them: it can be below the true epsilon.
+Three accountants bound it: privacy loss distributions and Renyi divergences, the smaller of which is the claim; privacy
+loss random variables of another library, which are the second opinion; and Renyi divergences, the ceiling, which the
+others fall back to. A GDP (central limit) approximation is not among them: it can be below the true epsilon.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from fedtrain.errors import PrivacySpecError
@@ -46,8 +46,9 @@ def epsilon_of(events: Iterable[Event], delta: float, *, discretization: float =
 def claim(events: Iterable[Event], delta: float, *, discretization: float = FINE) -> Bound:
     """Return an upper bound on the epsilon that all events together spend at ``delta``.
 
-    Zero if there are no steps. The result does not depend on the order or grouping of the events. Where the privacy
-    loss distribution cannot be composed, the bound is the ceiling, and its note says why.
+    Zero if there are no steps. The result does not depend on the order or grouping of the events. It is the smaller of
+    two bounds: that of privacy loss distributions, and the ceiling, which is the smaller one where rounding or a coarse
+    grid loosen the first, or where there is none. A note says why it is the ceiling.
 
     Raises:
         PrivacySpecError: an event outside of the mechanism's domain, or a composition that cannot be bounded.
@@ -56,7 +57,18 @@ def claim(events: Iterable[Event], delta: float, *, discretization: float = FINE
     from fedtrain.privacy.accounting.pld import PldAccountant  # noqa: PLC0415 - it takes a second to import
     from fedtrain.privacy.accounting.rdp import RdpAccountant  # noqa: PLC0415 - it takes a second to import
 
-    return first_bound((PldAccountant(discretization=discretization), RdpAccountant()), events, delta)
+    pld, rdp = PldAccountant(discretization=discretization), RdpAccountant()
+    found = checked(events, delta)
+    bound = _first_bound((pld, rdp), found, delta)
+    if bound.accountant != pld.name or pld.tight(found, delta, bound.epsilon):
+        return bound
+    try:
+        other = _first_bound((rdp,), found, delta)
+    except PrivacySpecError:
+        return bound
+    if other.epsilon >= bound.epsilon:
+        return bound
+    return replace(other, note=f"{pld.name} gave a larger bound")
 
 
 def second_opinion(events: Iterable[Event], delta: float) -> Bound:

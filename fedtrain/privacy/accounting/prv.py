@@ -1,7 +1,8 @@
 """Privacy loss random variables (PRV) by Opacus: the second opinion.
 
 The accountant of Gopi et al. 2021, in the implementation of another library than the claim's. It estimates epsilon with
-an error of known size; what is returned is the upper end.
+an error of known size; what is returned is the upper end. As for the claim, what rounding can change of delta is taken
+from delta first.
 """
 
 import warnings
@@ -10,10 +11,18 @@ from dataclasses import dataclass
 from math import log, sqrt
 
 import numpy as np
-from opacus.accountants import PRVAccountant as Prv
-from opacus.accountants.analysis.prv import PoissonSubsampledGaussianPRV, compute_safe_domain_size
+from opacus.accountants.analysis.prv import (
+    DiscretePRV,
+    Domain,
+    PoissonSubsampledGaussianPRV,
+    TruncatedPrivacyRandomVariable,
+    compose_heterogeneous,
+    compute_safe_domain_size,
+    discretize,
+)
 
 from fedtrain.errors import PrivacySpecError
+from fedtrain.privacy.accounting import rounding
 from fedtrain.privacy.accounting.base import Accountant, bounded, folded, gaussians
 from fedtrain.privacy.events import Event, SampledGaussian
 
@@ -41,20 +50,52 @@ class PrvAccountant(Accountant):
         composed = folded(gaussians(events, delta))
         if not composed:
             return 0.0
-        accountant = Prv()
-        accountant.history = [(event.noise_multiplier, event.sampling_rate, event.steps) for event in composed]
         # Opacus divides by zero where the sampling rate is 1, to the right result, and wants more orders of Renyi
         # divergence than it has, which only makes its domain larger.
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            error = _epsilon_error(composed, delta)
-            upper = float(accountant.get_epsilon(delta, eps_error=error, delta_error=delta * _DELTA_ERROR))
+            error, domain, variables = _domain(composed, delta)
+            ones = (TruncatedPrivacyRandomVariable(each, domain.t_min, domain.t_max) for each in variables)
+            repeated = [
+                compose_heterogeneous([discretize(one, domain)], [event.steps])
+                for one, event in zip(ones, composed, strict=True)
+            ]
+            whole = repeated[0] if len(repeated) == 1 else compose_heterogeneous([*repeated], [1] * len(repeated))
+            left = delta - _rounding(composed, repeated)
+            if not rounding.small(delta, left):
+                raise PrivacySpecError(
+                    f"the rounding of its steps can be {delta - left:.1e}, which is not small against delta {delta:g}"
+                )
+            upper = float(whole.compute_epsilon(left, delta * _DELTA_ERROR, error)[-1])
         # What holds for a negative epsilon holds for 0.
         return bounded(max(upper, 0.0), delta)
 
 
-def _epsilon_error(events: tuple[SampledGaussian, ...], delta: float) -> float:
-    """Return the smallest error whose points (Gopi et al. 2021, theorem 5.5) are worth waiting for."""
+def _rounding(events: tuple[SampledGaussian, ...], repeated: list[DiscretePRV]) -> float:
+    """Return by how much delta can differ.
+
+    Opacus transforms for a single step too, and what is composed of several mechanisms twice. The probabilities of one
+    step are differences of a distribution function.
+    """
+    error = 0.0
+    for event, each in zip(events, repeated, strict=True):
+        points, norm = len(each), float(np.linalg.norm(each.pmf))
+        for steps in {max(event.steps, 2), 2} if len(repeated) > 1 else {max(event.steps, 2)}:
+            error += rounding.self_composition(steps=steps, points=points, one=1.0, composed=norm)
+        # The norm of a convolution is at most that of each of its parts.
+        error += rounding.composition(points=rounding.transformed(2 * points), one=norm, other=norm)
+        error += event.steps * rounding.CONSTRUCTION + rounding.summation(points)
+    return error
+
+
+def _domain(
+    events: tuple[SampledGaussian, ...], delta: float
+) -> tuple[float, Domain, list[PoissonSubsampledGaussianPRV]]:
+    """Return the smallest error whose points (Gopi et al. 2021, theorem 5.5) are worth waiting for, and the points.
+
+    Raises:
+        PrivacySpecError: there is none.
+    """
     if len(events) > _MECHANISMS:
         raise PrivacySpecError(f"these are {len(events)} different mechanisms, more than {_MECHANISMS}")
     steps = [event.steps for event in events]
@@ -64,5 +105,5 @@ def _epsilon_error(events: tuple[SampledGaussian, ...], delta: float) -> float:
         mesh = error / sqrt(sum(steps) * log(12 / (delta * _DELTA_ERROR)) / 2)
         points = 2 * half / mesh * len(events)
         if points <= _POINTS:
-            return error
+            return error, Domain.create_aligned(-half, half, mesh), variables
     raise PrivacySpecError(f"it needs {points:.3g} points of the privacy loss, more than {_POINTS:g}")

@@ -14,6 +14,8 @@ from dp_accounting.rdp import RdpAccountant as Rdp
 from fedtrain.privacy.accounting.base import Accountant, bounded, folded, gaussians
 from fedtrain.privacy.events import Event
 
+_PRECISION = 2.0**-40
+
 
 def _leaves_an_order_out(record: logging.LogRecord) -> bool:
     return "Excluding this order" in str(record.msg)
@@ -43,4 +45,14 @@ class RdpAccountant(Accountant):
         for event in composed:
             gaussian = dp_event.GaussianDpEvent(event.noise_multiplier)
             accountant.compose(dp_event.PoissonSampledDpEvent(event.sampling_rate, gaussian), event.steps)
-        return bounded(accountant.get_epsilon(delta), delta)
+        epsilon, order = accountant.get_epsilon_and_optimal_order(delta)
+        return bounded(epsilon + _rounded(epsilon, float(order), sum(event.steps for event in composed)), delta)
+
+
+def _rounded(epsilon: float, order: float, steps: int) -> float:
+    """Return by how much rounding can lower a bound.
+
+    dp-accounting adds up the logarithm of a moment until terms are below e^-30 of it, and divides it by the order less
+    1.
+    """
+    return _PRECISION * (epsilon + steps / max(order - 1, _PRECISION)) if epsilon else 0.0

@@ -4,8 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from fedtrain.privacy import SampledGaussian, epsilon_of
 
 ROOT = Path(__file__).parents[3]
@@ -34,4 +32,5 @@ def test_the_program_on_the_page_computes_the_epsilons_that_the_library_claims(t
     ).stdout
     rows = [[float(word) for word in line.split()] for line in printed.splitlines()]
     assert [row[1] for row in rows] == [client["epsilon"] for client in clients]
-    assert [row[2] for row in rows] == pytest.approx([row[1] for row in rows])
+    # The claim has the rounding of the transforms in it.
+    assert all(0 <= row[1] - row[2] <= 1e-6 * row[1] for row in rows)

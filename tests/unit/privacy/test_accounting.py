@@ -62,8 +62,13 @@ def test_each_bound_says_where_it_is_from():
         (event(0.5, 1e-3, 10), 1e-5, "the privacy loss of one step reaches 5.1e"),
         (event(1.0, 0.01, 1), 1e-5, "the privacy loss of one step reaches 6e"),
         (event(0.01, 1.0, 10**10), 1e-5, "that of all varies by"),
-        (event(0.1, 1.0, 10), 1e-13, "delta 1e-13 is lost in rounding"),
-        (event(0.1, 1.0, 10), 1e-300, "delta 1e-300 is lost in rounding"),
+        (
+            event(0.1, 1.0, 10),
+            1e-13,
+            "the rounding of 10 steps on a grid of 0.0001 can be 2.7e-12, which is not small against delta 1e-13",
+        ),
+        (event(0.1, 1.0, 10), 1e-300, "which is not small against delta 1e-300"),
+        (event(0.01, 1.0, 10_000), 1e-9, "the rounding of 10000 steps"),
     ],
 )
 def test_what_the_distribution_cannot_hold_falls_back_to_the_ceiling_and_says_so(hopeless, delta, why):
@@ -111,7 +116,7 @@ def test_bad_input_is_not_a_reason_to_fall_back():
 
 def test_no_approximation_by_the_central_limit_can_be_chosen():
     modules = {file.stem for file in (ROOT / "fedtrain/privacy/accounting").glob("*.py")}
-    assert modules == {"__init__", "base", "bounds", "pld", "prv", "rdp"}
+    assert modules == {"__init__", "base", "bounds", "pld", "prv", "rdp", "rounding"}
     with pytest.raises(ConfigError, match="unknown key"):
         from_flat({"privacy.mode": "record", "privacy.sampling_rate": 0.1, "privacy.accountant": "gdp"})
     # mu of the approximation (Bu et al. 2020) for a case where it is below the truth.
