@@ -366,7 +366,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="model", help=f"of {', '.join(MODELS)}; by default all")
     parser.add_argument("--batch", type=int, nargs="+", default=BATCHES, help="records of a batch")
-    parser.add_argument("--seconds", type=float, default=6.0, help="for the samples of each model and batch")
+    parser.add_argument("--seconds", type=float, default=2.0, help="for the samples of each model and batch")
     arguments = parser.parse_args()
     if unknown := set(arguments.models) - set(MODELS):
         parser.error(f"there is no model {', '.join(sorted(unknown))}")

@@ -1,6 +1,7 @@
 """Each way that a model has to make an epsilon false: it is refused by name, or trained right."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from fedtrain.privacy.noise import SeededSource
 from fedtrain.tasks import Records, build_task
 from fedtrain.tasks.models import ARCHITECTURES
 from fedtrain.training import RoundSettings, private
+from fedtrain.training.contributions import Products
 from fedtrain.training.gradients import by_loop, collate_alone
 from fedtrain.training.preflight import preflight
 from fedtrain.training.private import with_noise
@@ -313,3 +315,34 @@ def test_tied_weights_are_one_parameter_with_one_noise_and_stay_one():
     state = net.state_dict()
     assert torch.equal(state["0.weight"], state["2.weight"])
     assert net[0].weight is net[2].weight
+
+
+def wrong_rows(part, chosen):
+    return honest["rows"](part, chosen) * 1.001
+
+
+def short_norms(part, *, exact=False):
+    return honest["squares"](part, exact=exact) * 0.99
+
+
+def wrong_total(part, factors):
+    return honest["total"](part, factors.flip(0))
+
+
+honest = {name: getattr(Products, name) for name in ("rows", "squares", "total")}
+
+
+@pytest.mark.parametrize(
+    ("name", "planted", "why"),
+    [
+        ("rows", wrong_rows, r"the gradient of first\.weight is not that of each record alone"),
+        ("squares", short_norms, "the norm of a record's gradient is not that of the record alone"),
+        ("total", wrong_total, r"the sum of the gradients of first\.weight is not that of the records alone"),
+    ],
+)
+def test_an_error_in_what_is_clipped_or_released_is_found(monkeypatch, name, planted, why):
+    monkeypatch.setattr(Products, name, planted)
+    found = preflight(plain(), Built(plain), INFO)
+    assert found.way == "hooks"
+    assert re.search(why, found.reason)
+    assert "by Opacus' hooks, which is slower than book-keeping" in found.notice
