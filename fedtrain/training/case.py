@@ -168,6 +168,28 @@ def open_case(model: nn.Module, task: Task, info: DataInfo) -> Case:
     Raises:
         TaskError: the model cannot be called on one record, or writes parameters or buffers.
     """
+    case, failures = try_case(model, task, info)
+    if case is not None:
+        return case
+    # That of the model as it is, on the first values.
+    if failures and isinstance(failures[min(3, len(failures) - 1)], TaskError):
+        raise failures[min(3, len(failures) - 1)]
+    why = "its loss or gradients are not finite"
+    if failures:
+        failure = failures[min(3, len(failures) - 1)]
+        why = f"it raised {type(failure).__name__}: {failure}"
+    raise TaskError(
+        "the model cannot be trained privately: the gradient of a record is that of its loss alone, and called on one "
+        f"synthetic record (random numbers in the schema of the data set) {why}"
+    )
+
+
+def try_case(model: nn.Module, task: Task, info: DataInfo) -> tuple[Case | None, list[Exception]]:
+    """Return what `open_case` returns, or ``None`` and what was raised.
+
+    Raises:
+        TaskError: the model writes parameters or buffers.
+    """
     failures: list[Exception] = []
     for values in VALUES if info.kind == "table" else VALUES[:1]:
         for moved in (True, False):
@@ -181,18 +203,8 @@ def open_case(model: nn.Module, task: Task, info: DataInfo) -> Case:
                     failures.append(error)
                     continue
                 if case.losses.isfinite().all() and all(gradient.isfinite().all() for gradient in case.gradients):
-                    return case
-    # That of the model as it is, on the first values.
-    if failures and isinstance(failures[min(3, len(failures) - 1)], TaskError):
-        raise failures[min(3, len(failures) - 1)]
-    why = "its loss or gradients are not finite"
-    if failures:
-        failure = failures[min(3, len(failures) - 1)]
-        why = f"it raised {type(failure).__name__}: {failure}"
-    raise TaskError(
-        "the model cannot be trained privately: the gradient of a record is that of its loss alone, and called on one "
-        f"synthetic record (random numbers in the schema of the data set) {why}"
-    )
+                    return case, failures
+    return None, failures
 
 
 class _WrittenError(Exception):

@@ -16,7 +16,7 @@ Shapes: n records, T positions, G groups of channels.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from operator import add
 from typing import Protocol
 
@@ -177,11 +177,20 @@ class Lookups:
 
     def squares(self, *, exact: bool = False) -> Tensor:
         """Return the squared norms."""
-        # What one record has of one word is a sum over positions.
-        pairs, where = torch.unique(_numbered(self.words, self.size), return_inverse=True)
-        sums = self.made.new_zeros(len(pairs), self.made.shape[2]).index_add_(0, where, self.made.flatten(0, 1))
+        pairs, sums = self._sums
         squares = norms_of(sums, exact=exact).square()
         return squares.new_zeros(len(self.words)).index_add_(0, pairs // self.size, squares)
+
+    @cached_property
+    def _sums(self) -> tuple[Tensor, Tensor]:
+        """Numbers of pairs of a record and a word, and what the record has of the word: a sum over its positions.
+
+        Norms and totals are made of the same sums: in other sums, terms that cancel leave another rounding, which can
+        be longer than the bound.
+        """
+        pairs, where = torch.unique(_numbered(self.words, self.size), return_inverse=True)
+        sums = self.made.new_zeros(len(pairs), self.made.shape[2]).index_add_(0, where, self.made.flatten(0, 1))
+        return pairs, sums
 
     def rows(self, chosen: slice | list[int]) -> Tensor:
         """Return some of the gradients."""
@@ -191,8 +200,9 @@ class Lookups:
 
     def total(self, factors: Tensor) -> Tensor:
         """Return the weighted sum."""
-        made = self.made * factors.to(self.made).reshape(-1, 1, 1)
-        return made.new_zeros(self.size, made.shape[2]).index_add_(0, self.words.flatten(), made.flatten(0, 1))
+        pairs, sums = self._sums
+        scaled = sums * factors.to(sums)[pairs // self.size].unsqueeze(1)
+        return sums.new_zeros(self.size, sums.shape[1]).index_add_(0, pairs % self.size, scaled)
 
     def silenced(self, kept: Tensor) -> "Lookups":
         """Return it with some records set to zero."""

@@ -13,34 +13,39 @@ with a record replaced and with one removed, the preflight compares
   ``torch.func.vmap`` over single records, or by a loop over them, which are right by construction.
 
 Weights are moved a little first, so that a layer that starts with zeros hides nothing, and everything is computed in
-double precision where the model can be. What torch draws at random is held still.
+double precision where the model can be. What torch draws at random is held still: in the middle of its range, and for
+a model that draws also near its ends, since a model may mix records for some draws only.
 """
 
+import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
 from fedtrain.data.types import DataInfo
 from fedtrain.errors import TaskError
 from fedtrain.tasks import Task, refuse_batch_statistics
-from fedtrain.tasks.calls import refuse_complex
+from fedtrain.tasks.calls import forward, losses, refuse_complex
 from fedtrain.training.bookkeeping import Book, bookkeeping
-from fedtrain.training.case import Case, in_half, open_case
+from fedtrain.training.case import Case, in_half, open_case, try_case
 from fedtrain.training.contributions import PerRecord, norms_of
 from fedtrain.training.gradients import NotRecordsError, by_loop, by_vmap, trainable
 from fedtrain.training.hooks import Hooked, hooked
 from fedtrain.training.meeting import refuse_meeting, refuse_mixing
-from fedtrain.training.state import Marks, Still, Weights, refuse_read
+from fedtrain.training.state import Level, Marks, Still, Weights, refuse_read
 
 Way = Literal["book-keeping", "hooks", "vmap", "loop"]
 
 _REMEMBERED: Final = 8
 _SHOWN: Final = 200
+_CALLS: Final = 3
+_OTHERS: Final[tuple[Level, ...]] = ("zeros", "low", "high")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,17 +135,19 @@ def _preflight(model: nn.Module, task: Task, info: DataInfo) -> PreflightResult:
         raise TaskError("the model cannot be trained privately: it has no trainable parameter")
     with Still() as still:
         case = open_case(model, task, info)
-        _refuse_reading(case)
-        weights = Weights(case.model)
-        for rows in (*case.batches(), case.many()):
-            refuse_meeting(case, rows)
-        refuse_mixing(case)
-        weights.refuse_written()
-        _refuse_reading(case)
+        _refuse_foreign_draws(case)
+        _refuse(case)
+    others = _at_other_draws(model, task, info, still.others)
     precision, reason = case.precision if in_half(model) else None, ""
     for way, watching in WATCHING.items():
         with Still():
             why = _why_not(case, watching)
+            if not why and (untouched := case.untouched()):
+                # Nothing would have been compared.
+                why = f"no synthetic record has a gradient of {untouched}"
+        for level, other in () if why else others.items():
+            with Still(level):
+                why = why or _why_not(other, watching)
         why = why or _why_fails(case, watching)
         if not why:
             return PreflightResult(way=way, reason=reason, draws=still.drew, precision=precision)
@@ -148,11 +155,69 @@ def _preflight(model: nn.Module, task: Task, info: DataInfo) -> PreflightResult:
     return PreflightResult(way="vmap" if _maps(case) else "loop", reason=reason, draws=still.drew, precision=precision)
 
 
+def _refuse(case: Case) -> None:
+    _refuse_reading(case)
+    weights = Weights(case.model)
+    for rows in (*case.batches(), case.many()):
+        refuse_meeting(case, rows)
+    refuse_mixing(case)
+    weights.refuse_written()
+    _refuse_reading(case)
+
+
+def _at_other_draws(model: nn.Module, task: Task, info: DataInfo, levels: set[Level]) -> dict[Level, Case]:
+    """Return what records are alone with other draws, such as those with which a model mixes records now and then.
+
+    A model whose losses are not finite with such draws, or that cannot be called, has no case there: all of a record
+    may have been dropped.
+    """
+    cases: dict[Level, Case] = {}
+    for level in _OTHERS:
+        if level not in levels:
+            continue
+        with Still(level) as still:
+            case, _ = try_case(model, task, info)
+            if case is not None:
+                _refuse(case)
+                cases[level] = case
+        levels = levels | still.others
+    return cases
+
+
+def _refuse_foreign_draws(case: Case) -> None:
+    """Refuse draws by the generators of Python and NumPy, which cannot be held still: some may mix records."""
+    for _ in range(_CALLS):  # another thread may draw now and then
+        before = _generators()
+        batch = case.batch([0], torch.Generator().manual_seed(0))
+        losses(case.task, forward(case.task, case.model, batch), batch)
+        after = _generators()
+        if after == before:
+            return
+    drawn = " and ".join(name for name, state in after.items() if state != before[name])
+    raise TaskError(
+        f"the model cannot be trained privately: the task or its model draws by {drawn}, which cannot be held still to "
+        "see whether records meet; draw by torch, for example with torch.rand, and in collate from the generator that "
+        "it is given"
+    )
+
+
+def _generators() -> dict[str, object]:
+    kind, words, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 -- is it used?
+    return {"Python's random": random.getstate(), "numpy.random": (kind, words.tobytes(), *rest)}
+
+
 def _refuse_reading(case: Case) -> None:
     refuse_read(case.before, case.model, case.task, lambda: by_loop(case.task, case.model, case.ones[:1])[0])
 
 
 def _refuse_rewriting(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        # As torch.Tensor.register_hook sets it.
+        if parameter._backward_hooks:  # noqa: SLF001 -- torch has no other
+            raise TaskError(
+                f"the model cannot be trained privately: its parameter {name} has a hook on its gradient, which is "
+                "that of a whole batch; remove the hook, and scale or clip in the loss or with privacy.clip_norm"
+            )
     for name, layer in model.named_modules():
         if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)) and layer.max_norm is not None:
             raise TaskError(
@@ -172,9 +237,6 @@ def _why_not(case: Case, watching: Watching) -> str:
                     return why
     except Exception as error:  # noqa: BLE001 -- of layers that a way does not know; another way is right without it
         return _described(error)
-    if untouched := case.untouched():
-        # Nothing would have been compared.
-        return f"no synthetic record has a gradient of {untouched}"
     return ""
 
 

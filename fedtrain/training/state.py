@@ -9,7 +9,7 @@ losses can be compared.
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -234,13 +234,19 @@ class _replaced:  # noqa: N801 -- a context manager
         self._put(self._back)
 
 
-_HALF = 0.5
-_NUMBERS = frozenset(
-    {"rand", "rand_like", "randn", "randn_like", "normal", "normal_", "uniform", "uniform_", "exponential_"}
-    | {"cauchy_", "log_normal_", "geometric_", "poisson", "binomial", "normal_functional", "exponential"}
+Level = Literal["middle", "zeros", "low", "high"]
+"""Which constants stand for draws. A branch that depends on a draw is taken at one of them."""
+
+_UNIFORM: Final[dict[Level, float]] = {"middle": 0.5, "zeros": 0.5, "low": 0.02, "high": 0.98}
+_NORMAL: Final[dict[Level, float]] = {"middle": 0.5, "zeros": 0.5, "low": -2.0, "high": 2.0}
+_NORMALS = frozenset({"randn", "randn_like", "normal", "normal_", "normal_functional"})
+_NUMBERS = _NORMALS.union(
+    ("rand", "rand_like", "uniform", "uniform_", "exponential", "exponential_", "cauchy_", "log_normal_"),
+    ("geometric_", "poisson", "binomial", "_standard_gamma", "_sample_dirichlet"),
 )
-_INDICES = frozenset({"randint", "randint_like", "random", "random_", "multinomial"})
+_BETWEEN = frozenset({"randint", "randint_like", "random", "random_"})
 _COINS = frozenset({"bernoulli", "bernoulli_"})
+_OTHERS = frozenset({"randperm", "multinomial"})
 
 
 class Still(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own
@@ -249,17 +255,24 @@ class Still(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own
     A coin that may show 1 does, so that dropout keeps everything. A permutation moves every record by one, so that
     records that are mixed at random still meet. Draws from a generator that the caller names stay as they are.
 
+    Args:
+        level: whether numbers are in the middle of their range, near its low end or near its high end; or whether coins
+            that may show 0 do.
+
     Attributes:
         drew: whether anything was drawn.
+        others: the levels at which something else would have been drawn.
     """
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # nothing is compiled here, and to import the compiler takes seconds
 
-    def __init__(self) -> None:
+    def __init__(self, level: Level = "middle") -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._level: Level = level
         self.drew = False
+        self.others: set[Level] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -273,13 +286,23 @@ class Still(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own
         result = func(*args, **(kwargs or {}))
         if kwargs and kwargs.get("generator") is not None:
             return result  # as an augmentation draws, or a caller
-        if not isinstance(result, Tensor) or name not in _NUMBERS | _INDICES | _COINS | {"randperm"}:
+        if not isinstance(result, Tensor) or name not in _NUMBERS | _BETWEEN | _COINS | _OTHERS:
             return result
         self.drew = True
-        if name == "randperm":
-            return result.copy_(torch.arange(len(result), device=result.device).roll(1))
-        if name in _COINS:
-            # The chance is the second argument; that of bernoulli may be in the first, one for each value.
-            chance = args[1] if len(args) > 1 else args[0] if name == "bernoulli" else _HALF
-            return result.copy_(torch.as_tensor(chance, device=result.device) > 0)
-        return result.fill_(_HALF if name in _NUMBERS and result.is_floating_point() else 0)
+        self.others |= {"zeros"} if name in _COINS else {"low", "high"} if name != "randperm" else set()
+        return result.copy_(_constant(name, args, result, self._level))
+
+
+def _constant(name: str, args: tuple[Any, ...], drawn: Tensor, level: Level) -> Tensor:
+    """Return what stands for a draw, of a shape that expands to that of the draw."""
+    if name == "randperm":
+        return torch.arange(len(drawn)).roll(1)
+    if name in _COINS:
+        # The chance is the second argument; that of bernoulli may be in the first, one for each value.
+        chance = torch.as_tensor(args[1] if len(args) > 1 else args[0] if name == "bernoulli" else 0.5)
+        return chance >= 1 if level == "zeros" else chance > 0
+    if name in _NUMBERS:
+        return torch.tensor((_NORMAL if name in _NORMALS else _UNIFORM)[level])
+    # From a number that may be left out to one that is not reached.
+    ends = [args[0].shape[-1]] if name == "multinomial" else [each for each in args if isinstance(each, int)] or [2]
+    return torch.tensor(ends[-1] - 1 if level == "high" else sum(ends[:-1]))

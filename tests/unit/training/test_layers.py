@@ -6,7 +6,7 @@ from torch import nn
 
 from fedtrain.tasks import Records
 from fedtrain.training.bookkeeping import bookkeeping
-from fedtrain.training.contributions import Products, unfolded
+from fedtrain.training.contributions import Lookups, PerRecord, Products, unfolded
 from fedtrain.training.gradients import NotRecordsError, by_loop, collate_alone
 from tests.unit.training.mechanism import Classification
 
@@ -294,6 +294,20 @@ def test_a_bound_of_rounding_is_added_where_positions_cancel():
     half = Products(taken=taken.float(), made=made.float(), fold=part.fold)
     exact = Products(taken=taken.float().double(), made=made.float().double(), fold=part.fold)
     assert float(half.squares()) == float(exact.squares())
+
+
+@pytest.mark.parametrize("positions", [16, 128])
+@pytest.mark.parametrize("views", [1, 2])
+def test_terms_of_one_word_that_cancel_leave_no_rounding_beyond_the_bound(positions, views):
+    draw = torch.Generator().manual_seed(0)
+    half = 1e7 * torch.randn(views, positions // 2, 4, generator=draw)
+    order = torch.randperm(positions, generator=draw)
+    made = torch.cat([half, -half * (1 + 3e-7)], dim=1)[:, order]
+    part = Lookups(words=torch.zeros(views, positions, dtype=torch.int64), made=made, size=3)
+    found = PerRecord([torch.zeros(3, 4)], [part], views).averaged(views)
+    assert float(found.squares().sqrt()) > 2
+    (total,) = found.clipped(1.0)
+    assert float(total.double().norm()) <= 1 + 1e-6
 
 
 def test_long_and_short_factors_do_not_hide_a_product():

@@ -36,7 +36,10 @@ SETTINGS = RoundSettings(learning_rate=1.0, proximal_mu=0.0, seed=5)
 TASKS = {name: Built(make) for name, (make, _) in TRAINED.items()} | {
     name: Built(plain, loss) for name, loss in TRAINED_LOSSES.items()
 }
-DRAWN = {"dropout", "much dropout", "dropout in a layer of one's own", "attention with dropout"}
+DRAWN = {
+    *("dropout", "much dropout", "dropout in a layer of one's own", "attention with dropout"),
+    *("sorted for some draws", "Beta of each record"),
+}
 
 
 class Double(Classification):

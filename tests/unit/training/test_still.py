@@ -24,6 +24,36 @@ DRAWS = {
 }
 
 
+AT_THE_ENDS = {
+    "rand": (lambda: torch.rand(2), [0.02, 0.02], [0.98, 0.98]),
+    "randn": (lambda: torch.randn(1), [-2], [2]),
+    "randint": (lambda: torch.randint(5, (1,)), [0], [4]),
+    "randint between": (lambda: torch.randint(low=2, high=5, size=(1,)), [2], [4]),
+    "random_": (lambda: torch.zeros(1).random_(2, 5), [2], [4]),
+    "multinomial": (lambda: torch.multinomial(torch.ones(3), 1), [0], [2]),
+    "bernoulli": (lambda: torch.bernoulli(torch.tensor([0.0, 0.2, 1.0])), [0, 1, 1], [0, 1, 1]),
+    "Beta": (lambda: torch.distributions.Beta(0.4, 0.4).sample((2,)), [0.02, 0.02], [0.98, 0.98]),
+    "Gamma": (lambda: torch.distributions.Gamma(0.4, 1.0).sample((1,)), [0.02], [0.98]),
+    "dropout": (lambda: functional.dropout(torch.ones(2), 0.5), [2, 2], [2, 2]),
+}
+
+
+@pytest.mark.parametrize("name", AT_THE_ENDS)
+def test_a_draw_at_an_end_of_its_range_is_allowed_by_the_range(name):
+    draw, *ends = AT_THE_ENDS[name]
+    for level, expected in zip(("low", "high"), ends, strict=True):
+        with Still(level):
+            assert draw().tolist() == pytest.approx(expected)
+
+
+def test_a_coin_shows_zero_where_coins_do_and_it_may():
+    with Still("zeros") as still:
+        assert torch.bernoulli(torch.tensor([0.0, 0.2, 1.0])).tolist() == [0, 0, 1]
+        assert still.others == {"zeros"}
+        assert torch.rand(1).tolist() == [0.5]
+        assert still.others == {"zeros", "low", "high"}
+
+
 @pytest.mark.parametrize("name", DRAWS)
 def test_each_draw_is_a_constant(name):
     draw, expected = DRAWS[name]

@@ -3,8 +3,10 @@
 Each takes records of six numbers, and puts them into three classes.
 """
 
+import random
 import warnings
 
+import numpy as np
 import torch
 from opacus.layers import DPLSTM
 from torch import nn
@@ -190,6 +192,33 @@ def caching():
     return model
 
 
+def sorted_now_and_then(s, x):
+    return sorted_and_back(s, x) if torch.rand(()) < 0.3 else s.last(torch.tanh(s.first(x)))
+
+
+def beta_of_each_record(s, x):
+    shares = torch.distributions.Beta(0.4, 0.4).sample((len(x), 1)).to(x)
+    return s.last(shares * torch.tanh(s.first(x)))
+
+
+def straight_through(s, x):
+    made = s.first(x)
+    code = s.codes(torch.cdist(made, s.codes.weight).argmin(1))
+    return s.last(made + (code - made).detach()) + (code - made.detach()).square().sum(1, keepdim=True) * torch.arange(
+        3
+    )
+
+
+def experts_of_each_token(s, x):
+    token = x.reshape(-1, 1)
+    chances, chosen = s.first(token).softmax(1).topk(2, 1)
+    made = torch.zeros(len(token), 4, dtype=x.dtype)
+    for number, expert in enumerate(s.experts):
+        row, place = (chosen == number).nonzero(as_tuple=True)
+        made = made.index_add(0, row, expert(token[row]) * chances[row, place, None])
+    return s.last(made.reshape(len(x), WIDTH, 4).mean(1))
+
+
 TRAINED = {
     # name: (model, whether book-keeping is right)
     "plain": (plain, True),
@@ -267,6 +296,21 @@ TRAINED = {
         True,
     ),
     "a head of zeros": (lambda: zeroed(nn.Sequential(nn.Linear(WIDTH, 8), nn.ReLU(), nn.Linear(8, 3))), True),
+    "sorted for some draws": (two(sorted_now_and_then, lambda: nn.Linear(WIDTH, 8)), False),
+    "Beta of each record": (two(beta_of_each_record, lambda: nn.Linear(WIDTH, 8)), True),
+    "straight through": (
+        lambda: Model(straight_through, first=nn.Linear(WIDTH, 4), codes=nn.Embedding(2, 4), last=nn.Linear(4, 3)),
+        True,
+    ),
+    "experts of each token": (
+        lambda: Model(
+            experts_of_each_token,
+            first=nn.Linear(1, 3),
+            experts=nn.ModuleList(nn.Linear(1, 4) for _ in range(3)),
+            last=nn.Linear(4, 3),
+        ),
+        False,
+    ),
     "words by number": (
         lambda: Model(lambda s, x: s.last(s.words(x.long()).mean(1)), words=nn.Embedding(9, 4), last=nn.Linear(4, 3)),
         True,
@@ -286,6 +330,19 @@ def attending(s, x):
 
 def mixing(s, x):
     return s.last(0.7 * x + 0.3 * x[torch.randperm(len(x))])
+
+
+def mixed_if(drawn):
+    return two(
+        lambda s, x: s.last(torch.tanh(s.first(0.6 * x + 0.4 * x.flip(0) if drawn() else x))),
+        lambda: nn.Linear(WIDTH, 8),
+    )
+
+
+def hook_on_a_gradient():
+    model = plain()
+    model.last.weight.register_hook(lambda gradient: gradient.clamp(-1, 1))
+    return model
 
 
 def keeping(start, function):
@@ -344,6 +401,8 @@ def old_weight_norm(layer):
         return nn.utils.weight_norm(layer)
 
 
+BEFORE_FIRST = r"records meet before its layer first \(Linear\)"
+
 REFUSED = {
     # name: (model, what the refusal names)
     "x - x.mean(0)": (
@@ -357,6 +416,19 @@ REFUSED = {
     "records mixed at random": (
         lambda: Model(mixing, last=nn.Linear(WIDTH, 3)),
         r"records meet before its layer last \(Linear\)",
+    ),
+    "records mixed if a number is low": (mixed_if(lambda: torch.rand(()) < 0.1), BEFORE_FIRST),
+    "records mixed if a number is high": (mixed_if(lambda: torch.rand(1).item() > 0.9), BEFORE_FIRST),
+    "records mixed if a Gaussian is negative": (mixed_if(lambda: torch.randn(()) < 0), BEFORE_FIRST),
+    "records mixed if a coin shows 0": (mixed_if(lambda: not torch.bernoulli(torch.tensor(0.9))), BEFORE_FIRST),
+    "records mixed if a number is the last": (mixed_if(lambda: torch.randint(2, 9, (1,)) == 8), BEFORE_FIRST),
+    "records mixed by Python's draws": (
+        mixed_if(lambda: random.random() < 0.01),
+        r"draws by Python's random, .*torch\.rand",
+    ),
+    "records mixed by NumPy's draws": (
+        mixed_if(lambda: np.random.rand() < 0.01),  # noqa: NPY002 -- as people do
+        r"draws by numpy\.random, .*torch\.rand",
     ),
     "functional batch norm": (
         two(
@@ -385,6 +457,7 @@ REFUSED = {
         ),
         r"its parameter words\.weight changes in the forward pass",
     ),
+    "a hook on a gradient": (hook_on_a_gradient, r"its parameter last\.weight has a hook on its gradient"),
     "a frozen parameter": (frozen_mean, "its parameter mean changes in the forward pass"),
     "a running mean": (keeping(lambda: torch.zeros(8), running_mean), "writes the attribute kept and reads it again"),
     "a queue": (keeping(list, queue), r"writes the attribute kept\.\d+ and reads it again"),
