@@ -1,6 +1,7 @@
 """Each way that a model has to make an epsilon false: it is refused by name, or trained right."""
 
 import copy
+import random
 import re
 
 import pytest
@@ -151,9 +152,21 @@ class Augmented(Classification):
         return {"inputs": features, "targets": records.targets}
 
 
+class FlippedByPython(Classification):
+    """Augments by draws that the seed of the augmentation does not repeat."""
+
+    def collate(self, records, generator):
+        flipped = generator is not None and random.random() < 0.5
+        return {"inputs": records.features.flip(1) if flipped else records.features, "targets": records.targets}
+
+
 @pytest.mark.parametrize(
     ("task", "named"),
-    [(Standardised(), "records meet in collate"), (MixedUp(), "collate, where they are augmented")],
+    [
+        (Standardised(), "records meet in collate"),
+        (MixedUp(), "collate, where they are augmented"),
+        (FlippedByPython(), "draws by Python's random, .* the generator that it is given"),
+    ],
 )
 def test_an_encoding_that_mixes_records_is_refused(task, named):
     with pytest.raises(TaskError, match=named):
