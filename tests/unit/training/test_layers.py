@@ -310,6 +310,24 @@ def test_terms_of_one_word_that_cancel_leave_no_rounding_beyond_the_bound(positi
     assert float(total.double().norm()) <= 1 + 1e-6
 
 
+def test_a_record_whose_positions_cancel_is_clipped_in_single_precision_too():
+    class Change(Pair):
+        def forward(self, inputs):
+            outputs = self.layer(inputs)
+            return outputs[:, 0] - (1 - 1e-4) * outputs[:, 1]
+
+    class Sum(Squares):
+        def losses(self, outputs, batch):
+            return outputs.sum(1)
+
+    torch.manual_seed(0)
+    net, features = Change(nn.Linear(64, 64, bias=False)), 1e3 * torch.randn(1, 1, 64).repeat(1, 2, 1)
+    with bookkeeping(net) as book:
+        _, found = book(Sum(), {"inputs": features, "targets": torch.zeros(1)})
+    assert isinstance(found.parts[0], Products)
+    assert float(found.clipped(1.0)[0].norm()) <= 1 + 1e-3
+
+
 def test_long_and_short_factors_do_not_hide_a_product():
     # In single precision the square of the output gradient is zero.
     part = Products(taken=torch.full((1, 1, 1, 4), 1e18), made=torch.full((1, 1, 1, 4), 1e-24), fold=unfolded((4, 4)))
