@@ -13,6 +13,7 @@ from fedtrain.tasks import Batch
 from fedtrain.tasks.calls import forward, losses, rows
 from fedtrain.training.case import Case
 from fedtrain.training.gradients import joined
+from fedtrain.training.state import Still
 
 _AUGMENTED = 5
 
@@ -44,21 +45,36 @@ def refuse_meeting(case: Case, chosen: Sequence[int]) -> None:
     )
 
 
-def refuse_mixing(case: Case) -> None:
-    """Refuse an augmentation that mixes records.
+def refuse_mixing(case: Case, still: Still) -> None:
+    """Refuse an augmentation that mixes records, with its draws held still and as they are.
+
+    Args:
+        case: what is tried.
+        still: what holds draws still.
 
     Raises:
         TaskError: with a record replaced, and the same state of the generator, the loss of another one changes.
     """
-    here = list(range(_AUGMENTED))
-    there = [*here[:2], len(case.ones) - 1, *here[3:]]
-    found = [_losses(case, case.batch(chosen, torch.Generator().manual_seed(0))) for chosen in (here, there)]
-    others = [row for row in here if row != here[2]]
-    if not torch.allclose(found[0][others], found[1][others], rtol=100 * case.tolerance, atol=10 * case.tolerance):
-        raise TaskError(
-            "the model cannot be trained privately: records meet in collate, where they are augmented: with one record "
-            "replaced, the loss of another one changes. Augment each record by itself, with as many draws for each"
-        )
+
+    def losses_of(chosen: list[int], *, held: bool) -> Tensor:
+        still.named = held
+        batch = case.batch(chosen, torch.Generator().manual_seed(0))
+        still.named = False
+        return _losses(case, batch)
+
+    every = list(range(_AUGMENTED))
+    for held in (True, False):
+        found = losses_of(every, held=held)
+        for place in every:
+            replaced = losses_of([*every[:place], len(case.ones) - 1, *every[place + 1 :]], held=held)
+            others = [row for row in every if row != place]
+            if torch.allclose(found[others], replaced[others], rtol=100 * case.tolerance, atol=10 * case.tolerance):
+                continue
+            raise TaskError(
+                "the model cannot be trained privately: records meet in collate, where they are augmented: with one "
+                "record replaced, the loss of another one changes. Augment each record by itself, with as many draws "
+                "for each"
+            )
 
 
 def _losses(case: Case, batch: Batch) -> Tensor:

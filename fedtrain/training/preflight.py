@@ -136,7 +136,7 @@ def _preflight(model: nn.Module, task: Task, info: DataInfo) -> PreflightResult:
     with Still() as still:
         case = open_case(model, task, info)
         _refuse_foreign_draws(case)
-        _refuse(case)
+        _refuse(case, still)
     others = _at_other_draws(model, task, info, still.others)
     precision, reason = case.precision if in_half(model) else None, ""
     for way, watching in WATCHING.items():
@@ -155,12 +155,12 @@ def _preflight(model: nn.Module, task: Task, info: DataInfo) -> PreflightResult:
     return PreflightResult(way="vmap" if _maps(case) else "loop", reason=reason, draws=still.drew, precision=precision)
 
 
-def _refuse(case: Case) -> None:
+def _refuse(case: Case, still: Still) -> None:
     _refuse_reading(case)
     weights = Weights(case.model)
     for rows in (*case.batches(), case.many()):
         refuse_meeting(case, rows)
-    refuse_mixing(case)
+    refuse_mixing(case, still)
     weights.refuse_written()
     _refuse_reading(case)
 
@@ -178,7 +178,7 @@ def _at_other_draws(model: nn.Module, task: Task, info: DataInfo, levels: set[Le
         with Still(level) as still:
             case, _ = try_case(model, task, info)
             if case is not None:
-                _refuse(case)
+                _refuse(case, still)
                 cases[level] = case
         levels = levels | still.others
     return cases

@@ -253,14 +253,15 @@ class Still(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own
     """While it is entered, every draw of torch is the same constant, in a batch and alone.
 
     A coin that may show 1 does, so that dropout keeps everything. A permutation moves every record by one, so that
-    records that are mixed at random still meet. Draws from a generator that the caller names stay as they are.
+    records that are mixed at random still meet.
 
     Args:
         level: whether numbers are in the middle of their range, near its low end or near its high end; or whether coins
             that may show 0 do.
 
     Attributes:
-        drew: whether anything was drawn.
+        drew: whether anything was drawn without a generator that the caller names.
+        named: whether draws from a generator that the caller names are held still too.
         others: the levels at which something else would have been drawn.
     """
 
@@ -272,6 +273,7 @@ class Still(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own
         super().__init__()  # type: ignore[no-untyped-call]
         self._level: Level = level
         self.drew = False
+        self.named = False
         self.others: set[Level] = set()
 
     def __torch_dispatch__(
@@ -284,11 +286,12 @@ class Still(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own
             self.drew = True
             return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
         result = func(*args, **(kwargs or {}))
-        if kwargs and kwargs.get("generator") is not None:
-            return result  # as an augmentation draws, or a caller
+        by_name = (kwargs or {}).get("generator") is not None
+        if by_name and not self.named:
+            return result
         if not isinstance(result, Tensor) or name not in _NUMBERS | _BETWEEN | _COINS | _OTHERS:
             return result
-        self.drew = True
+        self.drew |= not by_name
         self.others |= {"zeros"} if name in _COINS else {"low", "high"} if name != "randperm" else set()
         return result.copy_(_constant(name, args, result, self._level))
 

@@ -152,6 +152,30 @@ class Augmented(Classification):
         return {"inputs": features, "targets": records.targets}
 
 
+class MixedUpNowAndThen(Classification):
+    """Mixes records for some draws of the generator that it is given."""
+
+    def __init__(self, chosen):
+        self.chosen = chosen
+
+    def collate(self, records, generator):
+        features = records.features
+        if generator is not None and self.chosen(float(torch.rand((), generator=generator))):
+            features = 0.8 * features + 0.2 * features.flip(0)
+        return {"inputs": features, "targets": records.targets}
+
+
+class DrawnForSome(Classification):
+    """Draws for some records only, so that what others draw depends on them."""
+
+    def collate(self, records, generator):
+        features = records.features
+        if generator is not None:
+            draws = [torch.rand((), generator=generator) if each[0] > 0 else torch.zeros(()) for each in features]
+            features = features + torch.stack(draws)[:, None]
+        return {"inputs": features, "targets": records.targets}
+
+
 class FlippedByPython(Classification):
     """Augments by draws that the seed of the augmentation does not repeat."""
 
@@ -165,6 +189,9 @@ class FlippedByPython(Classification):
     [
         (Standardised(), "records meet in collate"),
         (MixedUp(), "collate, where they are augmented"),
+        (MixedUpNowAndThen(lambda drawn: drawn < 0.1), "collate, where they are augmented"),
+        (MixedUpNowAndThen(lambda drawn: drawn > 0.9), "collate, where they are augmented"),
+        (DrawnForSome(), "collate, where they are augmented"),
         (FlippedByPython(), "draws by Python's random, .* the generator that it is given"),
     ],
 )

@@ -63,13 +63,17 @@ def test_each_draw_is_a_constant(name):
         assert still.drew
 
 
-def test_what_is_not_drawn_and_what_a_named_generator_draws_stays():
+def test_what_is_not_drawn_stays_and_what_a_named_generator_draws_if_it_is_to():
     generator = torch.Generator().manual_seed(0)
     expected = torch.randn(3, generator=torch.Generator().manual_seed(0))
     with Still() as still:
         assert torch.equal(torch.randn(3, generator=generator), expected)
         assert torch.ones(2).sum() == 2
         assert not still.drew
+        still.named = True
+        assert torch.randn(1, generator=generator).tolist() == [0.5]
+        assert not still.drew
+        assert still.others
 
 
 def test_a_recurrent_layer_with_dropout_gives_a_record_in_a_batch_what_it_gives_alone():
