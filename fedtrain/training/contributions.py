@@ -27,6 +27,8 @@ from torch import Tensor
 _MOVED = 16
 # Values of one block of temporaries: what a cache holds.
 _BLOCK = 1 << 18
+# How much longer than a gradient its terms may be, together: single precision then errs by a few times 1e-5 of it.
+_CANCELLED = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,14 +132,31 @@ class Products:
     def squares(self, *, exact: bool = False) -> Tensor:
         """Return the squared norms."""
         del exact  # always
+        return self._measured[0]
+
+    @cached_property
+    def _measured(self) -> tuple[Tensor, Tensor]:
+        """Squared norms, and what they would be if no terms cancelled."""
         taken, made = self.taken.double(), self.made.double()
         if taken.shape[2] == 1:
-            return (taken.square().sum(-1) * made.square().sum(-1)).flatten(1).sum(1)
+            squares = (taken.square().sum(-1) * made.square().sum(-1)).flatten(1).sum(1)
+            return squares, squares
         grams = (taken @ taken.mT) * (made @ made.mT)
         lengths = grams.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt().sum(-1).square()
         terms = 4 * (taken.shape[2] + taken.shape[3] + made.shape[3])
         rounding = terms * torch.finfo(torch.float64).eps * lengths
-        return (grams.sum((-2, -1)).clamp(min=0) + rounding).flatten(1).sum(1)
+        return (grams.sum((-2, -1)).clamp(min=0) + rounding).flatten(1).sum(1), lengths.flatten(1).sum(1)
+
+    def settled(self) -> Contribution:
+        """Return it, or the gradients themselves where terms of a record nearly cancel.
+
+        A total in single precision rounds in proportion to the terms, not to the gradient that they leave: what is left
+        of a record could be longer than the bound. Gradients that are written down have the norm that is clipped.
+        """
+        squares, lengths = self._measured
+        if not bool((lengths > _CANCELLED**2 * squares).any()):
+            return self
+        return Rows(values=(self.made.mT @ self.taken).contiguous(), fold=self.fold)
 
     def rows(self, chosen: slice | list[int]) -> Tensor:
         """Return some of the gradients."""
@@ -322,6 +341,11 @@ class PerRecord:
             part.total(factors) if part else single(torch.zeros_like(parameter))
             for parameter, part in zip(self._parameters, self.parts, strict=True)
         ]
+
+    def settled(self) -> "PerRecord":
+        """Return the gradients so that their norms and their sums are of the same rounded numbers."""
+        parts = [part.settled() if isinstance(part, Products) else part for part in self.parts]
+        return PerRecord(self._parameters, parts, self._count)
 
     def averaged(self, views: int) -> "PerRecord":
         """Return the means over the views of each record, which are next to each other (De et al. 2022, section 3.2).

@@ -92,7 +92,7 @@ class PrivateTrainer:
                     checking = None if check.done and check.compared else spot
                     found = self._compute(model, task, chunk, watching, weights, checking)
                     check.compared |= _count(chunk) > 1
-                    found = found.averaged(self.config.augmentations)
+                    found = found.averaged(self.config.augmentations).settled()
                     clipped = found.clipped(spec.clip_norm)
                     sums = [a + b for a, b in zip(sums, clipped, strict=True)] if sums else clipped
                     check.after_clipping(found, sums)

@@ -29,6 +29,7 @@ from tests.unit.training.zoo import (
     TRAINED_LOSSES,
     WIDTH,
     Built,
+    Model,
     plain,
 )
 
@@ -102,6 +103,24 @@ def test_what_trains_is_within_the_bound_and_right(name):
         for row in (0, 7, COUNT - 1):
             moved = whole - clipped_sum(task, without(data, row))
             assert float(moved.norm()) / CLIP <= 1 + (1e-4 if single else 1e-6)
+
+
+def changes():
+    """Return a model that compares positions of nearly the same weight: what each adds is a million times the sum."""
+
+    def change(s, x):
+        outputs = s.first((1e3 * x).unsqueeze(1).expand(-1, 2, -1))
+        return s.last(torch.tanh(outputs[:, 0] - (1 - 1e-3) * outputs[:, 1]))
+
+    return Model(change, first=nn.Linear(WIDTH, 64, bias=False), last=nn.Linear(64, 3))
+
+
+def test_a_record_whose_terms_cancel_is_within_the_bound_in_single_precision():
+    task, data = Built(changes), records()
+    assert preflight(task.model(), task, INFO).way == "book-keeping"
+    whole = clipped_sum(task, data)
+    for row in (0, 7, COUNT - 1):
+        assert float((whole - clipped_sum(task, without(data, row))).norm()) / CLIP <= 1 + 1e-4
 
 
 @pytest.mark.parametrize("name", TRAINED)
