@@ -373,7 +373,9 @@ class PerRecord:
 
 def clip_factors(norms: Tensor, bound: float) -> Tensor:
     """Return what scales gradients of the norms down to a bound, and leaves the shorter ones as they are."""
-    return (bound / (norms + 1e-6)).clamp(max=1.0)
+    factors = (bound / (norms + 1e-6)).clamp(max=1.0)
+    # In single precision a smaller factor has few digits. The record counts as zero.
+    return factors.where(factors >= torch.finfo(torch.float32).tiny, 0.0)
 
 
 def norms_of(gradients: Tensor, *, exact: bool = True) -> Tensor:

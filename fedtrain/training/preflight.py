@@ -31,7 +31,7 @@ from torch import nn
 from fedtrain.data.types import DataInfo
 from fedtrain.errors import TaskError
 from fedtrain.tasks import Task, refuse_batch_statistics
-from fedtrain.tasks.calls import forward, losses, refuse_complex
+from fedtrain.tasks.calls import forward, losses, refuse_complex, refuse_coupled_losses
 from fedtrain.training.bookkeeping import Book, bookkeeping
 from fedtrain.training.case import Case, in_half, open_case, try_case
 from fedtrain.training.contributions import PerRecord, norms_of
@@ -232,7 +232,11 @@ def _why_not(case: Case, watching: Watching) -> str:
     try:
         with watching(case.model) as run:
             for rows in case.batches():
-                _, found = run(case.task, case.batch(rows))
+                batch = case.batch(rows)
+                losses_found, found = run(case.task, batch)
+                assert run.outputs is not None
+                # As in the first step of a round: losses may go by what is not in the outputs.
+                refuse_coupled_losses(case.task, run.outputs, batch, losses_found)
                 if why := _differs(case, found, rows):
                     return why
     except Exception as error:  # noqa: BLE001 -- of layers that a way does not know; another way is right without it

@@ -78,8 +78,8 @@ class SelfCheck:
             gradients = records.rows(slice(start, start + step))
             norms = torch.stack([norms_of(gradient) for gradient in gradients]).norm(dim=0)
             factors = (self._clip_norm / (norms + 1e-6)).clamp(max=1.0)
-            # A gradient that is not finite counts as zero.
-            finite = norms <= torch.finfo(torch.float32).max
+            # A gradient that is not finite, or too long for a factor of single precision, counts as zero.
+            finite = (norms <= torch.finfo(torch.float32).max) & (factors >= torch.finfo(torch.float32).tiny)
             for expected, gradient in zip(self._expected, gradients, strict=True):
                 expected.add_(torch.einsum("i,i...", factors[finite].to(gradient), gradient[finite]))
         off = torch.stack([(a - b).norm() for a, b in zip(sums, self._expected, strict=True)]).norm()

@@ -328,6 +328,13 @@ def test_a_record_whose_positions_cancel_is_clipped_in_single_precision_too():
     assert float(found.settled().clipped(1.0)[0].norm()) <= 1 + 1e-6
 
 
+@pytest.mark.parametrize("clip", [1e-6, 1e-3, 1.0])
+@pytest.mark.parametrize("size", [1e30, 1e35, 3e37])
+def test_a_gradient_that_is_hardly_a_number_is_within_the_bound(size, clip):
+    found = PerRecord.of([torch.zeros(4)], [torch.full((1, 4), size)])
+    assert float(found.clipped(clip)[0].double().norm()) <= clip * (1 + 1e-6)
+
+
 def test_long_and_short_factors_do_not_hide_a_product():
     # In single precision the square of the output gradient is zero.
     part = Products(taken=torch.full((1, 1, 1, 4), 1e18), made=torch.full((1, 1, 1, 4), 1e-24), fold=unfolded((4, 4)))

@@ -123,6 +123,29 @@ def test_a_record_whose_terms_cancel_is_within_the_bound_in_single_precision():
         assert float((whole - clipped_sum(task, without(data, row))).norm()) / CLIP <= 1 + 1e-4
 
 
+class Regularised(Classification):
+    """Adds to the loss of a record what its forward pass kept on the task."""
+
+    def model(self):
+        torch.manual_seed(0)
+        return plain()
+
+    def forward(self, model, batch):
+        outputs = model(batch["inputs"])
+        self.kept = outputs.square().sum(1)
+        return outputs
+
+    def losses(self, outputs, batch):
+        return super().losses(outputs, batch) + 0.1 * self.kept
+
+
+def test_a_loss_of_more_than_outputs_and_batch_trains_by_a_way_that_computes_records_alone():
+    task, data = Regularised(), records()
+    assert preflight(task.model(), task, INFO).way in {"vmap", "loop"}
+    whole, right = clipped_sum(task, data), right_sum(task, data)
+    assert (whole - right).norm() / right.norm() < 1e-3
+
+
 @pytest.mark.parametrize("name", TRAINED)
 def test_book_keeping_is_used_where_it_is_right(name):
     make, right = TRAINED[name]
