@@ -106,17 +106,17 @@ def c_ordered(array: Array) -> bytes:
 
     Nothing is parsed, since a client may have written them: bytes that are not those of numpy are returned as they are.
     """
-    shape = tuple(array.shape)
-    if array.stype != SType.NUMPY or b"'fortran_order': True" not in array.data[:_HEADER]:
+    shape, kind = tuple(array.shape), np.sctypeDict.get(array.dtype)
+    if array.stype != SType.NUMPY or b"'fortran_order': True" not in array.data[:_HEADER] or kind is None:
         return array.data
+    dtype = np.dtype(kind)
     try:
-        dtype = np.dtype(array.dtype)
         header, turned = npy_header(dtype, shape), npy_header(dtype, shape, fortran_order=True)
-    except (TypeError, ValueError):
+        if not array.data.startswith(turned) or len(array.data) - len(turned) != dtype.itemsize * prod(shape):
+            return array.data
+        values = np.frombuffer(memoryview(array.data)[len(turned) :], dtype).reshape(shape, order="F")
+    except (ValueError, OverflowError):  # of objects, texts without characters, and shapes that no array has
         return array.data
-    if not array.data.startswith(turned) or len(array.data) - len(turned) != dtype.itemsize * prod(shape):
-        return array.data
-    values = np.frombuffer(memoryview(array.data)[len(turned) :], dtype).reshape(shape, order="F")
     return header + values.tobytes()
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from fedtrain.errors import StorageError
 from fedtrain.flower.messages import protocol
-from fedtrain.flower.messages.records import c_ordered, from_content, state_record, to_content
+from fedtrain.flower.messages.records import c_ordered, from_content, npy_header, state_record, to_content
 from fedtrain.flower.summing import Total
 from fedtrain.serverapp import checkpoint
 from fedtrain.serverapp.channel import Channel
@@ -100,6 +100,27 @@ def test_bytes_that_only_look_like_a_turned_array_are_taken_as_they_are():
         replace(turned, shape=(3,)),
     ):
         assert c_ordered(other) == other.data
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "rest"),
+    [
+        ("object", (1,), b"\0" * 8),
+        ("void", (2,), b""),
+        ("str", (2,), b""),
+        ("float32", (-1, -1), b"\0" * 4),
+        ("float32", (0, 1 << 80), b""),
+    ],
+)
+def test_bytes_of_which_no_array_can_be_made_are_taken_as_they_are(dtype, shape, rest):
+    data = npy_header(np.dtype(dtype), shape, fortran_order=True) + rest
+    assert c_ordered(Array(dtype=dtype, shape=shape, stype="numpy.ndarray", data=data)) == data
+
+
+@pytest.mark.parametrize("dtype", ["(1,f4", "f4,(", "{'names':[", ""])
+def test_a_type_that_a_client_names_is_not_parsed(dtype):
+    turned = Array(LAYOUTS["transposed"])
+    assert c_ordered(replace(turned, dtype=dtype)) == turned.data
 
 
 def test_a_state_dict_is_sent_in_c_order():
