@@ -218,12 +218,12 @@ class LocalGrid(Grid):
             requests = [self._requests[key] for key in dict.fromkeys(message_ids) if key in self._requests]
             if requests:
                 turn.wait_until(lambda: any(request.reply is not None for request in requests), timeout=_PULL_WAIT)
-            replies = []
-            for request in requests:
-                if request.reply is not None:
-                    replies.append(request.reply)
-                    del self._requests[request.metadata.message_id]
-            return replies
+            # While this thread waited, another one may have pulled it.
+            return [
+                request.reply
+                for request in requests
+                if request.reply is not None and self._requests.pop(request.metadata.message_id, None) is not None
+            ]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send messages and wait for all replies.

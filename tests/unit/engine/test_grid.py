@@ -347,3 +347,23 @@ def test_a_grid_that_is_closed_while_a_thread_waits_says_so(make_grid, messages,
         grid.close()
         with pytest.raises(UsageError, match="closed"):
             waiting.result(30)
+
+
+def test_two_threads_that_pull_one_reply_get_it_once(make_grid, messages, released):
+    grid = make_grid(HELD_FIRST, nodes=1)
+    ids = grid.push_messages(messages([0]))
+    answered = grid._requests[ids[0]].arena.answered
+    pulling = threading.Barrier(3)
+
+    def pull():
+        pulling.wait()
+        replies = grid.pull_messages(ids)
+        while not answered.is_set():
+            replies += grid.pull_messages(ids)
+        return replies + grid.pull_messages(ids)
+
+    with ThreadPoolExecutor(2) as pool:
+        found = [pool.submit(pull) for _ in range(2)]
+        pulling.wait()
+        released.touch()
+        assert sum(len(each.result()) for each in found) == 1
