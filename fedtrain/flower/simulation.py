@@ -119,13 +119,13 @@ def refuse_fruitless(tallies: Mapping[str, Tally]) -> None:
         RunError: likewise, with the last error.
     """
     answered = any(tally.contents for tally in tallies.values())
-    training = [tally for kind, tally in tallies.items() if kind.partition(".")[0] == MessageType.TRAIN]
-    trained = not training or any(tally.contents for tally in training)
+    training = {kind for kind in tallies if kind.partition(".")[0] == MessageType.TRAIN}
+    trained = not training or any(tallies[kind].contents for kind in training)
     for kind, tally in tallies.items():
         if tally.contents or not tally.errors:
             continue
         said = f"all {tally.errors} messages of type {kind} were answered with errors. The last one:\n"
         reason = tally.last_error.strip()
-        if not answered or (not trained and tally in training):
+        if not answered or (not trained and kind in training):
             raise RunError(f"no client {'trained' if training else 'answered'}: {said}{reason}")
         _log.warning("%s%s", said, reason)

@@ -17,6 +17,7 @@ WORKS = Tally(contents=1, errors=5, last_error="Traceback\nValueError: planted\n
     [
         ({"train": FAILS}, "no client trained: all 6 messages of type train were answered with errors"),
         ({"train": FAILS, "evaluate": WORKS}, "no client trained: all 6 messages of type train"),
+        ({"query": WORKS, "evaluate": FAILS, "train": FAILS}, "no client trained: all 6 messages of type train"),
         ({"query": WORKS, "train.head": FAILS}, "no client trained: all 6 messages of type train.head"),
         ({"evaluate": FAILS}, "no client answered: all 6 messages of type evaluate"),
     ],
