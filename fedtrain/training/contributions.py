@@ -298,8 +298,8 @@ class PerRecord:
 
     Example::
 
-        found = PerRecord.of(gradients)
-        sums = found.clipped(1.0).totals()
+        found = PerRecord.of(parameters, gradients)
+        sums = found.settled().clipped(1.0)
 
     Attributes:
         parts: for each parameter, in the model's order, its contribution; ``None`` where all are zero.

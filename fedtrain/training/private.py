@@ -79,6 +79,8 @@ class PrivateTrainer:
             None if self.preflight.way == "loop" else SpotCheck(model, task, self.preflight, clip_norm=spec.clip_norm)
         )
         std = self.plan.noise_multiplier * spec.clip_norm
+        # Records never meet where each is computed by itself.
+        alone = self.config.physical_batch_size == self.config.augmentations == 1
         with self._ready(model) as watching:
             optimizer = LocalOptimizer(self.config, model, settings.learning_rate)
             anchors = [parameter.detach().clone() for parameter in parameters] if settings.proximal_mu else []
@@ -91,7 +93,7 @@ class PrivateTrainer:
                 for chunk in self._chunks(task, records.take(drawn), augmentation, parameters[0].device):
                     checking = None if check.done and check.compared else spot
                     found = self._compute(model, task, chunk, watching, weights, checking)
-                    check.compared |= _count(chunk) > 1
+                    check.compared |= _count(chunk) > 1 or alone
                     found = found.averaged(self.config.augmentations).settled()
                     clipped = found.clipped(spec.clip_norm)
                     sums = [a + b for a, b in zip(sums, clipped, strict=True)] if sums else clipped

@@ -43,7 +43,8 @@ class SelfCheck:
 
     Attributes:
         done: whether it rests.
-        compared: whether losses of several records were compared with those of each alone.
+        compared: whether losses of several records were compared with those of each alone, or are never computed at
+            once.
     """
 
     def __init__(self, model: nn.Module, plan: PrivacyPlan) -> None:

@@ -83,6 +83,15 @@ def test_no_more_records_than_the_physical_batch_are_computed_at_once():
     assert [rows for rows in task.rows if rows > 1] == [16, 16, 8]
 
 
+def test_records_that_are_computed_one_by_one_are_computed_again_in_the_first_step_alone():
+    counts = []
+    for steps in (2, 3):
+        task = Rows()
+        change(records(), plan(noise=1.0, steps=steps), task=task, config=config(physical_batch_size=1))
+        counts.append(len(task.rows))
+    assert counts[1] - counts[0] == len(records())
+
+
 def test_views_that_are_the_same_are_one_view():
     one = change(records(), plan(noise=1.0, rate=0.5, steps=3))
     for physical in (None, 3):
