@@ -157,14 +157,20 @@ def redact_errors(message: Message, context: Context, call_next: ClientAppCallab
 
 
 def _is_harmless(error: BaseException) -> bool:
-    """Say whether the library raised it, and about nothing of the data. A task can raise the same classes."""
+    """Say whether the library raised it, and about nothing of the data.
+
+    A task can raise the same classes; and the library raises a `TaskError` that quotes what the code of a task raised.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     raised_in = Path(frames[-1].filename) if frames else Path()
-    return type(error) in _HARMLESS and _LIBRARY in raised_in.parents
+    quotes = isinstance(error, TaskError) and error.__cause__ is not None
+    return type(error) in _HARMLESS and _LIBRARY in raised_in.parents and not quotes
 
 
 def _redacted(error: BaseException) -> ClientError:
     # The name of a class that somebody wrote can quote a record, too.
+    if isinstance(error, TaskError) and error.__cause__ is not None:
+        error = error.__cause__
     kind = type(error).__name__ if type(error).__module__ == "builtins" else "an exception"
     return ClientError(f"training failed with {kind}; errors.log in the client's own folder says more")
 

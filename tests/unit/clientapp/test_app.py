@@ -8,12 +8,14 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from fedtrain.clientapp.app import introduce, redact_errors
 from fedtrain.clientapp.context import ClientContext
 from fedtrain.clientapp.training import train
+from fedtrain.config.sections import TaskConfig
 from fedtrain.crypto import Identity
 from fedtrain.errors import ClientError, DataError, FedtrainError, KeyFileError, TaskError, TransportError
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.introduction import ConsistencyProof
 from fedtrain.ledger import read_chain, read_statement
 from fedtrain.serverapp.preparation import prepare
+from fedtrain.tasks import build_model, build_task
 from tests.fakes import InProcessGrid, digits_experiment
 
 
@@ -142,6 +144,33 @@ def test_what_an_exception_says_of_the_records_stays_at_the_client(private, node
     log = ClientContext(experiment=private, client=0).folder / "errors.log"
     assert "4711" in log.read_text()
     assert log.stat().st_mode & 0o777 == 0o600
+
+
+class Quoting:
+    """Fails as a task of a client's own would that reads a file of the client's."""
+
+    def __init__(self, info=None):
+        if info is not None:
+            raise ValueError(SECRET)
+
+    def model(self):
+        raise ValueError(SECRET)
+
+
+def test_what_the_library_quotes_of_the_code_of_a_task_stays_too(private, node, message, tmp_path, monkeypatch):
+    (tmp_path / "quoting_task.py").write_text(f"raise ValueError({SECRET!r})")
+    monkeypatch.syspath_prepend(tmp_path)
+    named, info = TaskConfig(name="quoting_task:build"), node(private, 0).site.info
+    for build in (
+        lambda: build_model(Quoting()),
+        lambda: build_task(TaskConfig(name="object:Quoting"), info, Quoting),
+        lambda: build_task(named, info),
+    ):
+        with pytest.raises(TaskError, match="4711"):
+            build()
+        text = told(private, node, message, lambda *_, build=build: build())
+        assert "4711" not in text
+        assert "training failed with ValueError" in text
 
 
 def test_a_task_that_leaves_by_exit_is_silent_too(private, node, message):
