@@ -217,12 +217,19 @@ def _numbers(value: JsonValue) -> int:
     return sum(map(_numbers, value)) if isinstance(value, list) else 1
 
 
+def is_empty(evaluation: Evaluation) -> bool:
+    """Say whether an evaluation measured nothing, as one does that failed."""
+    return all(value is None for name, value in evaluation if name != "round")
+
+
 def not_finite(evaluation: Evaluation, metrics: Sequence[Metric]) -> tuple[str, ...]:
     """Return the errors of a model that an evaluation has no finite value of: the loss, and one that chooses the best.
 
     An area under a curve can be undefined on sound outputs. An error is undefined where an output is not finite, or so
-    large that its error is not.
+    large that its error is not. Where nothing at all was measured, nothing is known of the outputs.
     """
+    if is_empty(evaluation):
+        return ()
     errors = [metric.name for metric in metrics if metric.direction == "lower"]
     watched = {"loss", *(metric.name for metric in metrics[:1])}
     return tuple(name for name in errors if name in watched and evaluation.value(name) is None)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import isfinite
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -127,7 +127,12 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
     try_task(task, model, metrics, store.test, device=device)
     with working("trying the model on synthetic records"):
         checked = check_model(model, mechanism.requires, task=task, info=store.info)
-    shown = partitions if _shows(experiment, plan) else None
+    owners, histogram, shown = tuple[str, ...](), None, None
+    if partitions is not None:
+        owners = client_names(store, experiment.data)
+        histogram = label_histogram(store, partitions) if store.info.target.kind == "class" else None
+        sizes = np.diff(partitions.offsets).tolist()
+        shown = _Shown(sizes=sizes, owners=owners, histogram=histogram) if _shows(experiment, plan) else None
     with working("looking at the ranges of the records"):
         found, private = _looked_at(experiment, store, shown, task, model)
     found.append(run_warnings.of_statistics(experiment, model))
@@ -135,10 +140,7 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
         trained = sum(value.numel() for name, value in weights_of(model).items() if name in shared)
         found.append(run_warnings.of_noise(plan, experiment, trained))
         if shown is not None:
-            found += run_warnings.of_sizes(plan, _sizes(shown), client_names(store, experiment.data))
-    histogram = None
-    if partitions is not None and store.info.target.kind == "class":
-        histogram = label_histogram(store, partitions)
+            found += run_warnings.of_sizes(plan, shown.sizes, shown.owners)
     return Preparation(
         experiment=experiment,
         store=store,
@@ -150,7 +152,7 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
         slower=checked.notice if checked else "",
         gradients=checked.way if checked else None,
         baseline=baseline_of(task, store.test),
-        owners=() if partitions is None else client_names(store, experiment.data),
+        owners=owners,
         warnings=tuple(filter(None, found)),
         private_warnings=tuple(filter(None, private)),
     )
@@ -166,19 +168,23 @@ def _simulated(experiment: Experiment, objects: CallerObjects) -> tuple[DataStor
     return objects.records or open_simulated(experiment.data, clients=clients, seed=experiment.seed)
 
 
-def _sizes(partitions: Partitions) -> list[int]:
-    return [int(size) for size in np.diff(partitions.offsets)]
+class _Shown(NamedTuple):
+    """What may be shown of the training records of a simulation: how many each client has, and their names."""
+
+    sizes: list[int]
+    owners: tuple[str, ...]
+    histogram: NDArray[np.int64] | None
 
 
 def _looked_at(
-    experiment: Experiment, store: DataStore, shown: Partitions | None, task: Task, model: nn.Module
+    experiment: Experiment, store: DataStore, shown: _Shown | None, task: Task, model: nn.Module
 ) -> tuple[list[str], list[str]]:
     """Return what is to be said of the records: in the report, and on the screen alone.
 
     Args:
         experiment: the experiment.
         store: the records.
-        shown: the split of the training records where they may be looked at; ``None`` where not.
+        shown: the clients' numbers of records where training records may be looked at; ``None`` where not.
         task: the task.
         model: a model of it.
 
@@ -187,8 +193,7 @@ def _looked_at(
     """
     found = run_warnings.of_ranges(task, store.test, store.info, which="test")
     single = "" if mechanism_of(experiment).requires.per_record_gradients else _refused_alone(model, task, store.test)
-    sizes = [] if shown is None else _sizes(shown)
-    if single and (experiment.training.batch_size == 1 or (sizes and max(sizes) == 1)):
+    if single and (experiment.training.batch_size == 1 or (shown is not None and max(shown.sizes) == 1)):
         raise TaskError(
             f"the model cannot be trained on a batch of one record, and there would be no other: {single}. Set "
             "training.batch_size to 2 or more, give clients more records, or use a model that normalises each record "
@@ -198,16 +203,17 @@ def _looked_at(
         return found, []
     private = [] if found else run_warnings.of_ranges(task, store.train, store.info, which="training")
     private.append(run_warnings.of_overlap(store.train, store.test))
-    found.append(run_warnings.of_single_records(sizes, client_names(store, experiment.data), single))
-    if store.info.target.kind == "class":
-        found += run_warnings.of_classes(label_histogram(store, shown), store.test, store.info.classes)
+    found.append(run_warnings.of_single_records(shown.sizes, shown.owners, single))
+    if shown.histogram is not None:
+        found += run_warnings.of_classes(shown.histogram, store.test, store.info.classes)
     return found, private
 
 
 def _refused_alone(model: nn.Module, task: Task, test: Split) -> str:
     rows = [0, len(test) - 1]
     two = Records(features=torch.from_numpy(test.features[rows]), targets=torch.from_numpy(test.targets[rows]))
-    return refused_alone(model, task, two)
+    with telling("collate of the task"):
+        return refused_alone(model, task, two)
 
 
 def baseline_of(task: Task, test: Split) -> dict[str, float] | None:

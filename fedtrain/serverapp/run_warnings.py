@@ -20,11 +20,12 @@ from fedtrain.data import WIDE, DataInfo, Labels, Split
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import mechanism_of, mechanism_of_plan
 from fedtrain.report import Evaluation, Evaluations, Metric, RoundEntry, better
-from fedtrain.report.evaluation import not_finite
+from fedtrain.report.evaluation import is_empty, not_finite
 from fedtrain.report.numbers import count, short
 from fedtrain.report.wording import called, cause
 from fedtrain.tasks import Records, Task
 from fedtrain.tasks.calls import collate
+from fedtrain.tasks.user_code import telling
 
 _NUMBERS = 1_000_000  # that are looked at together
 _DIFFERENT, _SAME, _FEW = 0.9, 0.1, 5  # parts of the records that differ, and that are in both sets; and how many
@@ -73,7 +74,8 @@ def _still_wide(task: Task, split: Split) -> list[int]:
         features=torch.from_numpy(np.array(split.features[chosen])),
         targets=torch.from_numpy(np.array(split.targets[chosen])),
     )
-    batch = collate(task, records, None)
+    with telling("collate of the task"):
+        batch = collate(task, records, None)
     tensors = [value for name, value in batch.items() if value.is_floating_point() and name != "targets"]
     return wide.tolist() if any(bool((value.abs() > WIDE).any()) for value in tensors) else []
 
@@ -265,7 +267,26 @@ def of_results(evaluations: Evaluations, classes: Sequence[str]) -> list[str]:
             f"which one answer for all test records reaches{_same_answer(final, classes)}. Look at the range of the "
             "inputs and at training.learning_rate, and in a private run at the noise"
         )
-    return [*found, *filter(None, [of_loss(evaluations.history, evaluations.metrics), _of_loss(evaluations)])]
+    history = evaluations.history
+    said = (_of_missing(history), of_loss(history, evaluations.metrics), _of_loss(evaluations))
+    return [*found, *filter(None, said)]
+
+
+def _of_missing(history: Sequence[Evaluation]) -> str:
+    """Say which evaluations measured nothing."""
+    found = [evaluation.round for evaluation in history if is_empty(evaluation)]
+    if not found:
+        return ""
+    return (
+        f"nothing was measured {_when(found)}: the task's metrics failed, and the log says how, or none of what they "
+        "measured is finite"
+    )
+
+
+def _when(rounds: Sequence[int]) -> str:
+    if len(rounds) == 1:
+        return f"after round {rounds[0]}"
+    return f"in {len(rounds)} evaluations, the first after round {rounds[0]}"
 
 
 def of_loss(history: Sequence[Evaluation], metrics: Sequence[Metric]) -> str:
@@ -273,8 +294,7 @@ def of_loss(history: Sequence[Evaluation], metrics: Sequence[Metric]) -> str:
     found = [(evaluation.round, names) for evaluation in history if (names := not_finite(evaluation, metrics))]
     if not found:
         return ""
-    first, names = found[0]
-    when = f"after round {first}" if len(found) == 1 else f"in {len(found)} evaluations, the first after round {first}"
+    names, when = found[0][1], _when([number for number, _ in found])
     return (
         f"the {' and the '.join(names)} on the test records is not finite {when}: the training has diverged. Lower "
         "training.learning_rate or that of the server, or scale the inputs"

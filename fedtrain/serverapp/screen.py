@@ -78,9 +78,10 @@ class PlainScreen(SilentScreen):
         stream: TextIO | None = sys.stdout  # none in a process that was started without one
         if stream is None:
             return
+        encoding = getattr(stream, "encoding", None)  # a program may have put its own object there, to copy to a file
         try:
             for line in self._lines.of(event):
-                stream.write(f"{showable(line, stream.encoding)}\n")
+                stream.write(f"{showable(line, encoding)}\n")
                 stream.flush()
         except BrokenPipeError:
             # What is still in the stream's buffer would be an error once more, when the process ends.

@@ -43,6 +43,8 @@ def _shown(form: tuple[tuple[int, ...], torch.dtype] | None) -> str:
 def try_training(task: Task, model: nn.Module, records: Records) -> None:
     """Do what a client does with a batch, up to the gradients. The model is spoiled by it: give a copy.
 
+    Torch's generator may be drawn from.
+
     Args:
         task: the task.
         model: a copy of its model.
@@ -53,30 +55,29 @@ def try_training(task: Task, model: nn.Module, records: Records) -> None:
     """
     device = next(model.parameters()).device
     model.train()
-    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
-        with telling("collate of the task"):
-            batch = to_device(collate(task, records, torch.Generator().manual_seed(0)), device)
-        with telling("forward of the task"):
-            outputs = forward(task, model, batch)
-        if isinstance(task, Supervised) and outputs.shape[1:] != (task.outputs,):
-            raise TaskError(
-                f"the model returns {_numbers(outputs)} for a record, and the task takes {task.outputs}; set the size "
-                "of its last layer"
-            )
-        with telling("losses of the task"):
-            found = losses(task, outputs, batch)
-        if not bool(found.isfinite().any()):
-            raise TaskError(
-                f"losses of the task is not finite for any of the {len(found)} test records that were tried; check the "
-                "loss, and the range of the features"
-            )
-        if not found.requires_grad:
-            raise TaskError(
-                "losses of the task has no gradient: it is computed from outputs that were cut off from the model, by "
-                "detach(), item(), numpy() or torch.no_grad()"
-            )
-        with telling("the backward pass from losses of the task"):
-            torch.autograd.backward(found.mean())
+    with telling("collate of the task"):
+        batch = to_device(collate(task, records, torch.Generator().manual_seed(0)), device)
+    with telling("forward of the task"):
+        outputs = forward(task, model, batch)
+    if isinstance(task, Supervised) and outputs.shape[1:] != (task.outputs,):
+        raise TaskError(
+            f"the model returns {_numbers(outputs)} for a record, and the task takes {task.outputs}; set the size "
+            "of its last layer"
+        )
+    with telling("losses of the task"):
+        found = losses(task, outputs, batch)
+    if not bool(found.isfinite().any()):
+        raise TaskError(
+            f"losses of the task is not finite for any of the {len(found)} test records that were tried; check the "
+            "loss, and the range of the features"
+        )
+    if not found.requires_grad:
+        raise TaskError(
+            "losses of the task has no gradient: it is computed from outputs that were cut off from the model, by "
+            "detach(), item(), numpy() or torch.no_grad()"
+        )
+    with telling("the backward pass from losses of the task"):
+        torch.autograd.backward(found.mean())
 
 
 def _numbers(outputs: Tensor) -> str:

@@ -221,5 +221,14 @@ def test_an_error_that_one_answer_reaches_is_said():
     ],
 )
 def test_losses_that_explode_or_stand_still_are_said(first, last, words):
-    found = run_warnings.of_results(results({"loss": first}, {"loss": last}), ("a", "b"))
+    values = [{"loss": loss, "records": 10} for loss in (first, last)]
+    found = run_warnings.of_results(results(*values), ("a", "b"))
     assert [words in one for one in found] == ([True] if words else [])
+
+
+def test_evaluations_that_failed_are_no_divergence():
+    (one,) = run_warnings.of_results(results({"loss": 2.3}, {}), ("a", "b"))
+    assert one.startswith("nothing was measured after round 1: the task's metrics failed")
+    two, diverged = run_warnings.of_results(results({"loss": 2.3}, {}, {}, {"records": 10}), ("a", "b"))
+    assert two.startswith("nothing was measured in 2 evaluations, the first after round 1")
+    assert diverged.startswith("the loss on the test records is not finite after round 3")

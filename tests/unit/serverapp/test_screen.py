@@ -123,6 +123,26 @@ def test_a_run_goes_on_where_nobody_reads_what_it_prints(monkeypatch):
     stream.close()  # what was left in it is no error either
 
 
+class Tee:
+    """Stands in for standard output and keeps what is printed, with no more than printing needs."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+def test_plain_lines_go_to_whatever_a_program_prints_to(monkeypatch):
+    tee = Tee()
+    monkeypatch.setattr(sys, "stdout", tee)
+    PlainScreen().show(Notice(text="caf\N{LATIN SMALL LETTER E WITH ACUTE}"))
+    assert tee.text == "caf\N{LATIN SMALL LETTER E WITH ACUTE}\n"
+
+
 def test_a_process_without_standard_output_has_a_screen_all_the_same(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     with make_screen("auto") as screen:
