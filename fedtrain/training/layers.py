@@ -40,8 +40,12 @@ Formula = Callable[[Any, Tensor, Tensor], Found]
 
 def formula_of(layer: nn.Module) -> Formula | None:
     """Return the formula for a layer, if there is one for the code that it runs."""
-    forward = type(layer).forward
-    return next((formula for kind, formula in _FORMULAS.items() if forward is kind.forward), None)
+    return next((formula for kind, formula in _FORMULAS.items() if runs(layer, kind)), None)
+
+
+def runs(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Return whether a layer runs the code of a kind, and no forward that somebody set on the layer itself."""
+    return type(layer).forward is kind.forward and "forward" not in vars(layer)
 
 
 def of_linear(weight: Tensor, bias: Tensor | None, taken: Tensor, made: Tensor) -> Found:

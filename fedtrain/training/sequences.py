@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedtrain.training.contributions import Products, Rows, single, unfolded
-from fedtrain.training.layers import Found, of_linear
+from fedtrain.training.layers import Found, of_linear, runs
 
 
 class Notes(Protocol):
@@ -37,11 +37,11 @@ Forward = Callable[..., Any]
 
 def replacement(layer: nn.Module, notes: Notes) -> Forward | None:
     """Return what stands in the place of a layer's ``forward`` while it is watched, if anything does."""
-    if type(layer).forward is nn.MultiheadAttention.forward:
+    if runs(layer, nn.MultiheadAttention):
         attention: nn.MultiheadAttention = layer  # type: ignore[assignment]
         if attention.bias_k is None and not attention.add_zero_attn:
             return lambda *taken, **named: _attention(attention, notes, *taken, **named)
-    if type(layer).forward is nn.LSTM.forward:
+    if runs(layer, nn.LSTM):
         recurrent: nn.LSTM = layer  # type: ignore[assignment]
         if not recurrent.proj_size:
             return lambda *taken, **named: _recurrent(recurrent, notes, *taken, **named)

@@ -1,5 +1,7 @@
 """What each kind of layer contributes, in odd shapes, against plain autograd of each record alone."""
 
+from types import MethodType
+
 import pytest
 import torch
 from torch import nn
@@ -30,6 +32,12 @@ def normal(*shape):
 
 def words(*shape):
     return lambda: torch.randint(0, 5, (COUNT, *shape))
+
+
+def doubled(layer):
+    """Let a layer take twice what it is given, by a forward of this one layer."""
+    layer.forward = MethodType(lambda self, inputs: type(self).forward(self, 2 * inputs), layer)
+    return layer
 
 
 LAYERS = {
@@ -83,6 +91,7 @@ LAYERS = {
     "a norm twice": (lambda: Twice(nn.LayerNorm(6)), normal(6)),
     "an embedding twice": (lambda: TwoTables(nn.Embedding(5, 4)), words(6)),
     "an embedding and a layer of one weight": (lambda: Tied(nn.Embedding(5, 4)), words(6)),
+    "a forward of its own": (lambda: doubled(nn.Linear(4, 6)), normal(4)),
     "in place": (lambda: nn.Sequential(nn.Linear(4, 6), nn.ReLU(inplace=True), nn.Linear(6, 2)), normal(4)),
 }
 
@@ -383,3 +392,12 @@ def test_what_is_written_after_a_layer_took_it_is_noticed():
     net, data = Writes().double(), built("linear")[1]
     with bookkeeping(net) as book, pytest.raises((NotRecordsError, RuntimeError)):
         book(Squares(), {"inputs": data.features, "targets": data.targets})
+
+
+def test_a_forward_that_somebody_set_is_left():
+    layer = doubled(nn.LSTM(2, 3))
+    own, inputs = layer.forward, torch.randn(4, 1, 2)
+    expected = layer(inputs)[0]
+    with bookkeeping(layer):
+        torch.testing.assert_close(layer(inputs)[0], expected)
+    assert layer.forward is own
