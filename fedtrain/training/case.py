@@ -172,16 +172,16 @@ def open_case(model: nn.Module, task: Task, info: DataInfo) -> Case:
     if case is not None:
         return case
     # That of the model as it is, on the first values.
-    if failures and isinstance(failures[min(3, len(failures) - 1)], TaskError):
-        raise failures[min(3, len(failures) - 1)]
+    failure = failures[min(3, len(failures) - 1)] if failures else None
+    if isinstance(failure, TaskError):
+        raise failure
     why = "its loss or gradients are not finite"
-    if failures:
-        failure = failures[min(3, len(failures) - 1)]
+    if failure is not None:
         why = f"it raised {type(failure).__name__}: {failure}"
     raise TaskError(
         "the model cannot be trained privately: the gradient of a record is that of its loss alone, and called on one "
         f"synthetic record (random numbers in the schema of the data set) {why}"
-    )
+    ) from failure  # a client passes on nothing that quotes the code of a task
 
 
 def try_case(model: nn.Module, task: Task, info: DataInfo) -> tuple[Case | None, list[Exception]]:

@@ -4,6 +4,7 @@ import traceback
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
+from torch import nn
 
 from fedtrain.clientapp.app import introduce, redact_errors
 from fedtrain.clientapp.context import ClientContext
@@ -16,6 +17,7 @@ from fedtrain.flower.messages.introduction import ConsistencyProof
 from fedtrain.ledger import read_chain, read_statement
 from fedtrain.serverapp.preparation import prepare
 from fedtrain.tasks import build_model, build_task
+from fedtrain.training.case import open_case
 from tests.fakes import InProcessGrid, digits_experiment
 
 
@@ -171,6 +173,20 @@ def test_what_the_library_quotes_of_the_code_of_a_task_stays_too(private, node, 
         text = told(private, node, message, lambda *_, build=build: build())
         assert "4711" not in text
         assert "training failed with ValueError" in text
+
+
+class Remembering(nn.Linear):
+    """Fails on synthetic records with what it may have kept of others."""
+
+    def forward(self, _inputs):
+        raise ValueError(SECRET)
+
+
+def test_what_the_preflight_quotes_of_a_model_stays_too(private, node, message):
+    site = node(private, 0).site
+    text = told(private, node, message, lambda *_: open_case(Remembering(64, 10), site.task, site.info))
+    assert "4711" not in text
+    assert "training failed with ValueError" in text
 
 
 def test_a_task_that_leaves_by_exit_is_silent_too(private, node, message):
