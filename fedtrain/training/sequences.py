@@ -141,13 +141,18 @@ def _part(notes: Notes, layer: nn.MultiheadAttention, taken: Tensor, number: int
     return made
 
 
-def _recurrent(layer: nn.LSTM, notes: Notes, sequence: Any, hx: tuple[Tensor, Tensor] | None = None) -> Any:
+def _recurrent(
+    layer: nn.LSTM,
+    notes: Notes,
+    input: Any,  # noqa: A002 -- as torch has it
+    hx: tuple[Tensor, Tensor] | None = None,
+) -> Any:
     """Run an LSTM as `torch.nn.LSTM` does, to its documentation."""
-    if not isinstance(sequence, Tensor) or sequence.ndim != _SEQUENCES:
-        return nn.LSTM.forward(layer, sequence, hx)
+    if not isinstance(input, Tensor) or input.ndim != _SEQUENCES:
+        return nn.LSTM.forward(layer, input, hx)
     directions = ("", "_reverse") if layer.bidirectional else ("",)
     # The time first, whose slices are contiguous then.
-    current = sequence.transpose(0, 1) if layer.batch_first else sequence
+    current = input.transpose(0, 1) if layer.batch_first else input
     count = current.shape[1]
     if hx is None:
         zeros = current.new_zeros(layer.num_layers * len(directions), count, layer.hidden_size)

@@ -401,3 +401,11 @@ def test_a_forward_that_somebody_set_is_left():
     with bookkeeping(layer):
         torch.testing.assert_close(layer(inputs)[0], expected)
     assert layer.forward is own
+
+
+def test_inputs_are_taken_by_the_names_that_torch_gives_them():
+    recurrent, attending, inputs = lstm(6, 3), attention(), torch.randn(4, 5, 6)
+    expected = [recurrent(inputs)[0], attending(inputs, inputs, inputs)[0]]
+    with bookkeeping(recurrent), bookkeeping(attending):
+        found = [recurrent(input=inputs, hx=None)[0], attending(query=inputs, key=inputs, value=inputs)[0]]
+    torch.testing.assert_close(found, expected)
