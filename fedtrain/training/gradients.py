@@ -113,9 +113,13 @@ def by_vmap(task: Task, model: nn.Module, ones: Sequence[Batch]) -> tuple[Tensor
     names = [name for name, parameter in pipeline.named_parameters() if parameter.requires_grad]
     weights = {name: parameter.detach() for name, parameter in pipeline.named_parameters() if parameter.requires_grad}
 
+    places = _places(pipeline)
+
     def loss_of(weights: dict[str, Tensor], record: Batch) -> Tensor:
         one = {name: value.unsqueeze(0) for name, value in record.items()}
-        loss: Tensor = functional_call(pipeline, weights, (one,))
+        # torch ties weights by all their names, and does not put back what a layer of two names had.
+        placed = {place: weights[name] for place, name in places.items()}
+        loss: Tensor = functional_call(pipeline, placed, (one,), tie_weights=False)
         return loss
 
     with warnings.catch_warnings():
@@ -124,6 +128,17 @@ def by_vmap(task: Task, model: nn.Module, ones: Sequence[Batch]) -> tuple[Tensor
         mapped = vmap(grad_and_value(loss_of), in_dims=(None, 0), randomness="different")
         gradients, found = mapped(weights, batch)
     return found.detach(), [gradients[name].detach() for name in names]
+
+
+def _places(model: nn.Module) -> dict[str, str]:
+    """Return where trainable parameters are, each place of a module once, and the name of the parameter there."""
+    names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {
+        f"{owner}.{attribute}" if owner else attribute: names[parameter]
+        for owner, module in model.named_modules()
+        for attribute, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
+        if parameter in names
+    }
 
 
 class _Pipeline(nn.Module):

@@ -17,7 +17,7 @@ from fedtrain.tasks import Records, build_task
 from fedtrain.tasks.models import ARCHITECTURES
 from fedtrain.training import RoundSettings, private
 from fedtrain.training.contributions import Products
-from fedtrain.training.gradients import by_loop, collate_alone
+from fedtrain.training.gradients import by_loop, by_vmap, collate_alone
 from fedtrain.training.preflight import preflight
 from fedtrain.training.private import with_noise
 from tests.unit.training.mechanism import Classification, flat, plan, train_private
@@ -30,6 +30,7 @@ from tests.unit.training.zoo import (
     WIDTH,
     Built,
     Model,
+    of_two_names,
     plain,
 )
 
@@ -144,6 +145,14 @@ def test_a_loss_of_more_than_outputs_and_batch_trains_by_a_way_that_computes_rec
     assert preflight(task.model(), task, INFO).way in {"vmap", "loop"}
     whole, right = clipped_sum(task, data), right_sum(task, data)
     assert (whole - right).norm() / right.norm() < 1e-3
+
+
+def test_a_layer_of_two_names_keeps_its_weights():
+    task = Built(of_two_names)
+    model = task.model()
+    before = list(model.parameters())
+    by_vmap(task, model, collate_alone(task, records(), None))
+    assert all(one is other for one, other in zip(before, model.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -219,9 +219,23 @@ def experts_of_each_token(s, x):
     return s.last(made.reshape(len(x), WIDTH, 4).mean(1))
 
 
+def of_two_names():
+    """One layer under two names, another whose weight is used outside of it, and two layers with one weight."""
+    made = Model(
+        lambda s, x: functional.linear(s.same(torch.tanh(s.first(x))), s.last.weight) + s.tied(x) + s.last(x),
+        first=nn.Linear(WIDTH, WIDTH),
+        last=nn.Linear(WIDTH, 3),
+        tied=nn.Linear(WIDTH, 3),
+    )
+    made.same = made.first
+    made.tied.weight = made.last.weight
+    return made
+
+
 TRAINED = {
     # name: (model, whether book-keeping is right)
     "plain": (plain, True),
+    "a layer of two names, and a weight of two layers": (of_two_names, False),
     "packed sequences of unsorted lengths": (
         lambda: Model(packed, words=nn.Embedding(3, 4), layer=DPLSTM(4, 5, batch_first=True), last=nn.Linear(5, 3)),
         False,
