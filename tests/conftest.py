@@ -5,6 +5,8 @@ import signal
 
 from hypothesis import HealthCheck, settings
 
+from fedtrain import progress
+
 # Where CI is set Hypothesis draws the same examples each time, without a limit of time for each. Elsewhere it searches
 # on, and how long an example takes says nothing on a machine that does other work as well.
 if not os.environ.get("CI"):
@@ -13,3 +15,6 @@ if not os.environ.get("CI"):
 
 # A shell lets what runs in the background ignore Ctrl-C, and so would all programs that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# On a busy machine anything takes long, and what is said of it would be among what commands print.
+progress.FIRST = 3600.0

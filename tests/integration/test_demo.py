@@ -66,9 +66,11 @@ def test_the_html_report_is_self_contained(demo):
 
 
 def test_the_screen_shows_rounds_and_a_table(demo):
-    assert re.search(r"round 30/30  clients 10/10  accuracy 0\.\d{4}  epsilon \d\.\d{3}  time left 0 s", demo.stdout)
+    last = r"round 30/30  clients 10/10  accuracy 0\.\d{4} \(baseline 0\.\d{4}\)  epsilon \d\.\d{3}  time left 0 s"
+    assert re.search(last, demo.stdout)
     assert demo.stdout.rstrip().endswith(f"report: {demo.out / 'report.html'}")
-    assert demo.stderr == ""
+    # What takes longer than two seconds says so, on a busy machine.
+    assert re.fullmatch(r"(.* \(\d+ s\)\n)*", demo.stderr)
 
 
 def test_nothing_private_is_in_the_records_of_a_private_run(demo):
