@@ -1,4 +1,6 @@
-"""A checkpoint gives back the state that was saved, or says that it cannot."""
+"""A checkpoint and its history give back the state that was saved, or say that they cannot."""
+
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 from fedtrain.errors import StorageError
 from fedtrain.report import Dropped, Evaluation, RoundEntry, SecureAggregation
 from fedtrain.serverapp.checkpoint import RunState
+from fedtrain.serverapp.history import lines_after
 
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "uint8", "bool")
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
@@ -67,10 +70,16 @@ def facts(state):
     )
 
 
+def written(state):
+    """Return the bytes of a checkpoint and of its history."""
+    lines, mark = lines_after(state.mark, state.evaluations, state.round_log)
+    return replace(state, mark=mark).encode(), lines
+
+
 @settings(deadline=None)
 @given(states())
 def test_what_is_read_is_what_was_written(state):
-    assert facts(RunState.decode(state.encode())) == facts(state)
+    assert facts(RunState.decode(*written(state))) == facts(state)
 
 
 STATE = RunState(
@@ -94,7 +103,7 @@ STATE = RunState(
     clip_norm=0.25,
     seconds=3.0,
 )
-WRITTEN = STATE.encode()
+WRITTEN, HISTORY = written(STATE)
 
 
 @settings(max_examples=400, deadline=None)
@@ -104,7 +113,7 @@ def test_changed_bytes_are_noticed(changes):
     for position, mask in changes:
         damaged[position] ^= mask
     try:
-        state = RunState.decode(bytes(damaged))
+        state = RunState.decode(bytes(damaged), HISTORY)
     except StorageError:
         return
     # White space may change, and a change may undo another.
@@ -117,7 +126,7 @@ def test_a_torn_file_is_noticed(length, tail):
     if WRITTEN[:length] + tail == WRITTEN:
         return
     try:
-        state = RunState.decode(WRITTEN[:length] + tail)
+        state = RunState.decode(WRITTEN[:length] + tail, HISTORY)
     except StorageError:
         return
     assert facts(state) == facts(STATE)
