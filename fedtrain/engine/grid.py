@@ -5,6 +5,7 @@ import importlib
 import logging
 import os
 import secrets
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from fedtrain.errors import UsageError
 _log = logging.getLogger(__name__)
 
 _PULL_WAIT = 0.05  # seconds that pull_messages waits for a reply
+_LATE_WAIT = 60.0  # and for those of clients that were late, whose workers are asked where they are and stopped
 
 
 class LocalGrid(Grid):
@@ -208,7 +210,8 @@ class LocalGrid(Grid):
         """Return the replies to these messages that have come, in this order, each once.
 
         Waits up to 50 ms if there is none yet, so that a caller can ask again at once. Ids of messages that were
-        never pushed, or whose replies were pulled before, are passed over.
+        never pushed, or whose replies were pulled before, are passed over. A message whose time to live is over has a
+        reply of the grid's own in a moment: for that it waits.
 
         Raises:
             RunError: the app cannot be loaded, or no worker can be kept running.
@@ -216,7 +219,11 @@ class LocalGrid(Grid):
         """
         with self._driver.turn() as turn:
             requests = [self._requests[key] for key in dict.fromkeys(message_ids) if key in self._requests]
-            if requests:
+            now = time.monotonic()
+            late = [request for request in requests if request.deadline <= now]
+            if late:
+                turn.wait_until(lambda: all(request.reply is not None for request in late), timeout=_LATE_WAIT)
+            elif requests:
                 turn.wait_until(lambda: any(request.reply is not None for request in requests), timeout=_PULL_WAIT)
             # While this thread waited, another one may have pulled it.
             return [

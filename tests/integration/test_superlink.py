@@ -65,8 +65,9 @@ def final(run):
 
 
 def checkpoint(run, number):
-    """Return all that is kept of a round: its model, and the state of the strategy."""
-    return load_file(run.out / "checkpoints" / f"round-{number:06d}.safetensors")
+    """Return what came of a round: its model, and the state of the strategy."""
+    arrays = load_file(run.out / "checkpoints" / f"round-{number:06d}.safetensors")
+    return {name: array for name, array in arrays.items() if not name.startswith("confusion/")}
 
 
 def payloads(data):

@@ -70,7 +70,8 @@ def exchange(
     """Send messages, and yield each reply as it comes, with the place of its message among those that were sent.
 
     A message that the grid could not send has ``None`` in the place of a reply, at once. What comes twice is yielded
-    once; what has not come within ``timeout`` seconds is not.
+    once; what has not come within ``timeout`` seconds is not. The grid is asked once more when they are over, so that it
+    is not this function's clock that decides about a reply that is there, nor about the grid's own word on a late client.
     """
     messages = list(messages)
     # Flower's own grid returns None for a message that it could not send; others may return fewer ids.
@@ -81,13 +82,14 @@ def exchange(
     deadline = None if timeout is None else time.monotonic() + timeout
     while waiting:
         started = time.monotonic()
-        if deadline is not None and started >= deadline:
-            return
+        over = deadline is not None and started >= deadline
         new = list(grid.pull_messages(list(waiting)))
         for reply in new:
             place = waiting.pop(reply.metadata.reply_to_message_id, None)
             if place is not None:
                 yield place, reply
+        if over:
+            return
         if not new:
             # A grid that waits for progress itself has used this time up.
             time.sleep(max(0.0, _POLL / 2 - (time.monotonic() - started)))

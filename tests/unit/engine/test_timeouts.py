@@ -2,6 +2,8 @@ import time
 
 from flwr.common.constant import ErrorCode
 
+from fedtrain.flower.grids.base import collect
+
 HANGS = """
 def spin_for_ever():
     while True:
@@ -60,6 +62,23 @@ def test_the_time_to_live_of_a_message_counts_without_a_timeout(make_grid, messa
     by_id = {reply.metadata.reply_to_message_id: reply for reply in replies}
     assert by_id[ids[0]].error.reason.startswith("client did not answer within 3 s")
     assert by_id[ids[1]].has_content()
+
+
+def test_whoever_waits_as_long_as_a_message_lives_gets_the_word_on_a_late_client(make_grid, messages, monkeypatch):
+    grid = make_grid(HANGS.format(body="time.sleep(600)"))
+    grid.send_and_receive(messages([0]))
+    pool, wait = grid._driver._pool, grid._driver._pool.wait
+
+    def slowly():
+        events = wait()
+        time.sleep(0.5)
+        return events
+
+    # As on a busy machine.
+    monkeypatch.setattr(pool, "wait", slowly)
+    done, late = collect(grid, messages([0, 1], ttl=3.0), timeout=3.0)
+    assert done.has_content()
+    assert late.error.reason.startswith("client did not answer within 3 s. It was stopped here:")
 
 
 def test_a_message_that_has_expired_already_is_never_run(make_grid, messages):

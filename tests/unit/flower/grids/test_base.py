@@ -48,6 +48,10 @@ def test_what_is_missing_at_the_deadline_is_left_out():
     assert senders(replies) == [11, 13, 14, 15]
 
 
+def test_what_is_there_when_the_time_is_over_counts():
+    assert senders(collect(InProcessGrid(echo, NODES), questions(), timeout=0.0)) == NODES
+
+
 def test_a_client_that_takes_several_pulls_is_waited_for():
     calls = []
     grid = InProcessGrid(lambda message: calls.append(1) or (echo(message) if len(calls) >= 3 else None), [11])
