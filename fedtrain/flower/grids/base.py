@@ -70,8 +70,8 @@ def exchange(
     """Send messages, and yield each reply as it comes, with the place of its message among those that were sent.
 
     A message that the grid could not send has ``None`` in the place of a reply, at once. What comes twice is yielded
-    once; what has not come within ``timeout`` seconds is not. The grid is asked once more when they are over, so that it
-    is not this function's clock that decides about a reply that is there, nor about the grid's own word on a late client.
+    once; what has not come within ``timeout`` seconds is not. The grid is asked once more when they are over: this
+    function's clock decides neither about a reply that is there, nor about the grid's own word on a late client.
     """
     messages = list(messages)
     # Flower's own grid returns None for a message that it could not send; others may return fewer ids.
