@@ -32,13 +32,15 @@ from math import isfinite, pi, prod
 from typing import Literal, Protocol
 from weakref import WeakSet
 
+import numpy as np
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import CTR
+from numpy.typing import NDArray
 from torch import Tensor
 
-from fedtrain.seeding import seeded_generator
+from fedtrain.seeding import derive_seed, seeded_generator
 
 _WORD = 8
 _LOWER_53 = (1 << 53) - 1
@@ -48,8 +50,16 @@ _UNIT = 2.0**-53
 _GAUSSIANS, _VALUES = 67, 64
 # Pairs of blocks made at once: two megabytes of temporaries, whatever the size of the result.
 _BLOCKS = 1 << 8
-# Values from which on several threads make them.
+_CHUNK = 2 * _BLOCKS * _VALUES
+# Values from which on several threads make them, each a chunk at least.
 _MANY = 1 << 17
+
+
+class WordStream(Protocol):
+    """Gives random words, each anew."""
+
+    def words(self, count: int) -> NDArray[np.uint64]:
+        """Return independent words of 64 uniform bits, uint64 of shape (count,)."""
 
 
 class RandomSource(Protocol):
@@ -77,6 +87,12 @@ class RandomSource(Protocol):
             ValueError: ``probability`` is outside of [0, 1].
         """
 
+    def streams(self, count: int) -> Sequence[WordStream]:
+        """Return independent streams of words, one for each thread that should make ``count`` values of them.
+
+        A stream is for one thread at a time. Streams are the same at each call, and go on.
+        """
+
 
 def open_source(kind: Literal["seeded", "secure"], seed: int) -> RandomSource:
     """Return the source that a configuration names. The secure one makes no use of the seed."""
@@ -86,8 +102,8 @@ def open_source(kind: Literal["seeded", "secure"], seed: int) -> RandomSource:
 class SeededSource:
     """Draws from torch's generators, by a seed: randomness that repeats.
 
-    The noise and the samples have a stream each, so that how many are drawn of one does not change the other; the noise
-    has one for each device. Anyone who knows the seed can subtract the noise.
+    The noise, the samples and the words have a stream each, so that how many are drawn of one does not change another;
+    the noise has one for each device. Anyone who knows the seed can subtract the noise.
     """
 
     name = "seeded"
@@ -96,6 +112,7 @@ class SeededSource:
         self._seed = seed
         self._noise: dict[torch.device, torch.Generator] = {}
         self._sampling = seeded_generator(seed, "sampling")
+        self._words = _SeededWords(seed)
 
     def gaussian(
         self, shape: Sequence[int], *, std: float, device: torch.device, dtype: torch.dtype = torch.float32
@@ -110,6 +127,21 @@ class SeededSource:
         """Return a mask by comparing uniforms of 53 bits."""
         _check_probability(probability)
         return torch.rand(count, generator=self._sampling, dtype=torch.float64) < probability
+
+    def streams(self, count: int) -> Sequence[WordStream]:
+        """Return one stream whatever the count, so that values do not depend on the number of threads."""
+        del count
+        return [self._words]
+
+
+class _SeededWords:
+    """The words of numpy's Philox generator by a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self._generator = np.random.Philox(derive_seed(seed, "words"))
+
+    def words(self, count: int) -> NDArray[np.uint64]:
+        return self._generator.random_raw(count)
 
 
 class SecureSource:
@@ -130,17 +162,14 @@ class SecureSource:
         """
         _check_std(std)
         values = torch.empty(prod(shape), dtype=dtype)
-        chunks = torch.split(values, 2 * _BLOCKS * _VALUES)
-        threads = min(torch.get_num_threads(), len(chunks)) if len(values) >= _MANY else 1
-        while len(self._others) < threads - 1:
-            self._others.append(Keystream())
-        streams = [self._stream, *self._others][:threads]
-        if threads == 1:
+        chunks = torch.split(values, _CHUNK)
+        streams = self._streams(len(values))
+        if len(streams) == 1:
             _fill(chunks, self._stream, std)
         else:
-            with ThreadPoolExecutor(threads) as pool:
-                parts = [chunks[number::threads] for number in range(threads)]
-                list(pool.map(_fill, parts, streams, [std] * threads))
+            with ThreadPoolExecutor(len(streams)) as pool:
+                parts = [chunks[number :: len(streams)] for number in range(len(streams))]
+                list(pool.map(_fill, parts, streams, [std] * len(streams)))
         return values.reshape(tuple(shape)).to(device)
 
     def bernoulli(self, count: int, probability: float) -> Tensor:
@@ -149,7 +178,17 @@ class SecureSource:
         The probability is exact to 2^-53, and never above the one declared: more sampling would be less privacy.
         """
         _check_probability(probability)
-        return self._stream.words(count) < int(probability * 2**53)
+        return self._stream.integers(count) < int(probability * 2**53)
+
+    def streams(self, count: int) -> Sequence[WordStream]:
+        """Return a keystream, or for many values one for each thread that torch uses."""
+        return self._streams(count)
+
+    def _streams(self, count: int) -> "list[Keystream]":
+        threads = min(torch.get_num_threads(), -(-count // _CHUNK)) if count >= _MANY else 1
+        while len(self._others) < threads - 1:
+            self._others.append(Keystream())
+        return [self._stream, *self._others][:threads]
 
 
 def _fill(chunks: Sequence[Tensor], stream: "Keystream", std: float) -> None:
@@ -163,7 +202,7 @@ def _blocks(stream: "Keystream", count: int) -> Tensor:
 
     By Box and Muller 1958. The two values of a pair are in different blocks: together they are a single Gaussian.
     """
-    words = stream.words(2 * _GAUSSIANS * count).to(torch.float64).reshape(2, _GAUSSIANS, count)
+    words = stream.integers(2 * _GAUSSIANS * count).to(torch.float64).reshape(2, _GAUSSIANS, count)
     # In (0, 1], so that the logarithm is finite.
     radius = words[0].add_(1.0).mul_(_UNIT).log_().mul_(-2.0).sqrt_()
     angle = words[1].mul_(2 * pi * _UNIT)
@@ -206,15 +245,17 @@ class Keystream:
         self._cipher: CipherContext | None = None
         _STREAMS.add(self)
 
-    def words(self, count: int) -> Tensor:
-        """Return independent uniform integers in [0, 2^53), int64 of shape (count,)."""
+    def words(self, count: int) -> NDArray[np.uint64]:
+        """Return independent words of 64 uniform bits, uint64 of shape (count,)."""
         if self._cipher is None:
             self._cipher = Cipher(AES256(os.urandom(32)), CTR(bytes(16))).encryptor()
-        if count == 0:
-            return torch.zeros(0, dtype=torch.int64)
         stream = bytearray(count * _WORD)
         self._cipher.update_into(bytes(len(stream)), stream)
-        return torch.frombuffer(stream, dtype=torch.int64).bitwise_and_(_LOWER_53)
+        return np.frombuffer(stream, dtype=np.uint64)
+
+    def integers(self, count: int) -> Tensor:
+        """Return independent uniform integers in [0, 2^53), int64 of shape (count,): the lower bits of a word each."""
+        return torch.from_numpy(self.words(count).view(np.int64)).bitwise_and_(_LOWER_53)
 
     def forget(self) -> None:
         """Drop the key: the next word comes from a new one."""

@@ -121,8 +121,39 @@ def test_rates_that_mean_nothing_are_refused(source, probability):
         source.bernoulli(2, probability)
 
 
+def test_words_have_64_uniform_bits(source):
+    (stream,) = source.streams(COUNT)
+    words = stream.words(COUNT)
+    assert (words.dtype, words.shape) == (np.uint64, (COUNT,))
+    bits = np.unpackbits(words.view(np.uint8)).reshape(COUNT, 64)
+    ones = bits.sum(axis=0, dtype=np.int64)
+    assert min(stats.binomtest(int(one), COUNT).pvalue for one in ones) > LIKELY
+    # A bit that is set in 53 of 100 words would be seen.
+    assert stats.binomtest(int(1.06 * COUNT / 2), COUNT).pvalue < IMPOSSIBLE
+    # Bits agree with others as often as not: over all 2016 pairs, by seven deviations.
+    signs = bits.astype(np.float64) * 2 - 1
+    assert np.abs(signs.T @ signs - COUNT * np.eye(64)).max() < 7 * math.sqrt(COUNT)
+
+
+def test_words_are_new_at_each_call_and_in_each_stream(source):
+    count = 1 << 20
+    drawn = [stream.words(1000) for _ in range(2) for stream in (*source.streams(0), *source.streams(count))]
+    assert len(np.unique(np.concatenate(drawn))) == 1000 * len(drawn)
+
+
+def test_there_are_no_more_streams_than_threads(source):
+    assert len(source.streams(1)) == 1
+    assert 1 <= len(source.streams(1 << 20)) <= torch.get_num_threads()
+
+
+def test_no_words_are_no_words(source):
+    (stream,) = source.streams(0)
+    assert (stream.words(0).dtype, stream.words(0).shape) == (np.uint64, (0,))
+
+
 def test_torchs_own_generator_is_left_alone(source):
     before = torch.get_rng_state()
     draw(source)
     source.bernoulli(10, 0.5)
+    source.streams(10)[0].words(10)
     assert torch.equal(torch.get_rng_state(), before)

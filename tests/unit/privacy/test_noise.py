@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from fedtrain.privacy.noise import _STREAMS, Keystream, SecureSource, SeededSource, _forget_all, _mixing
 from fedtrain.seeding import seeded_generator
+from tests.forks import in_a_child
 
 CPU = torch.device("cpu")
 KEY = bytes(range(32))
@@ -29,36 +30,26 @@ def known_key(monkeypatch):
     monkeypatch.setattr(os, "urandom", lambda count: KEY[:count])
 
 
-def numbers(count):
+def numbers(count, bits=53):
     """The words of the known key, computed another way."""
     stream = Cipher(algorithms.AES(KEY), modes.CTR(bytes(16))).encryptor().update(bytes(8 * count))
-    return np.frombuffer(stream, dtype="<u8") & ((1 << 53) - 1)
-
-
-def in_a_child(draw):
-    """Return what a forked child draws."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.write(writer, draw())
-        finally:
-            os._exit(0)  # never back into the test runner
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        drawn = pipe.read()
-    os.waitpid(child, 0)
-    return drawn
+    return np.frombuffer(stream, dtype="<u8") & np.uint64((1 << bits) - 1)
 
 
 def words(stream):
-    return stream.words(4).numpy().tobytes()
+    return stream.words(4).tobytes()
 
 
 def test_words_are_the_keystream_of_aes_256_without_gaps(known_key):
     stream = Keystream()
-    drawn = torch.cat([stream.words(count) for count in (1, 0, 2, 5)])
-    assert drawn.tolist() == numbers(8).tolist()
+    drawn = np.concatenate([stream.words(count) for count in (1, 0, 2, 5)])
+    assert (drawn.dtype, drawn.tolist()) == (np.uint64, numbers(8, bits=64).tolist())
+
+
+def test_integers_are_the_lower_53_bits_of_words(known_key):
+    stream = Keystream()
+    drawn = torch.cat([stream.integers(count) for count in (1, 0, 2, 5)])
+    assert (drawn.dtype, drawn.tolist()) == (torch.int64, numbers(8).tolist())
 
 
 def test_a_forgotten_key_is_replaced_by_one_of_the_system(known_key, monkeypatch):
@@ -184,7 +175,7 @@ def test_a_fork_repeats_no_stream_of_a_thread(keep_threads):
 def test_gaussians_are_finite_at_the_ends_of_the_uniforms(monkeypatch, byte):
     source = SecureSource()
     ends = torch.full((134,), int.from_bytes(bytes([byte]) * 8, "little") & ((1 << 53) - 1))
-    monkeypatch.setattr(source._stream, "words", lambda count: ends.repeat(count // 134))
+    monkeypatch.setattr(source._stream, "integers", lambda count: ends.repeat(count // 134))
     drawn = source.gaussian((2,), std=1.0, device=CPU)
     assert bool(drawn.isfinite().all())
     assert float(drawn.abs().max()) <= 8.6 * 67**0.5
