@@ -232,32 +232,35 @@ def audit_report(
 ) -> "Verdict":
     """Check everything that a report claims about privacy, trusting nothing in it.
 
-    ``verdict.holds`` says whether no check fails, ``verdict.checks`` what each found, ``verdict.summary`` all in words.
+    ``verdict.outcome`` is ``holds``, ``refuted`` or, where the noise is seeded and protects nobody, ``simulation``;
+    ``verdict.checks`` are what each check found, ``verdict.summary`` is all in words.
 
     Args:
         report: a run, its folder, or ``report.json``. What is read is the file.
         roster: the public keys that you trust, from elsewhere; without them nothing is proven about who signed.
         ledgers: ledger files that clients gave you.
 
-    A report that contradicts itself is refuted.
+    A report that is not as fedtrain writes it is refuted.
 
     Raises:
         ReportError: the report or a ledger file cannot be read.
         KeyFileError: the roster cannot be used.
     """
-    from fedtrain.audit import audit, read_report, refuted
+    from fedtrain.audit import audit, lies_in_run_folder, read_report, refuted
     from fedtrain.errors import ContradictionError
     from fedtrain.trust import Roster
 
     path = report.path if isinstance(report, Run) else Path(report)
-    data = _read(path / "report.json" if path.is_dir() else path)
+    file = path / "report.json" if path.is_dir() else path
+    data = _read(file)
     trusted = roster if roster is None or isinstance(roster, Roster) else Roster.read(Path(roster))
-    files = {str(file): _read(Path(file)) for file in ledgers}
+    elsewhere = not (isinstance(roster, str | Path) and lies_in_run_folder(Path(roster), file))
+    files = {str(given): _read(Path(given)) for given in ledgers}
     try:
         read = read_report(data)
     except ContradictionError as error:
-        return refuted(error, pinned=trusted is not None)
-    return audit(read, roster=trusted, ledgers=files)
+        return refuted(error, data, roster=trusted, pinned=elsewhere)
+    return audit(read, roster=trusted, from_elsewhere=elsewhere, ledgers=files)
 
 
 def budget(path: Run | str | Path, *, experiment: Experiment | None = None) -> "tuple[BudgetRow, ...]":

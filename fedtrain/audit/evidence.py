@@ -95,11 +95,13 @@ class Evidence:
         report: the report, of a private mode.
         pinned: the keys that the auditor trusts; None if none were given.
         copies: ledgers that the auditor got from clients.
+        from_elsewhere: whether the keys are from elsewhere than the run.
     """
 
     report: Report
     pinned: Roster | None
     copies: tuple[LedgerCopy, ...]
+    from_elsewhere: bool = True
 
     @property
     def proof(self) -> SignedTrail:
@@ -140,7 +142,7 @@ class Evidence:
     def read(self) -> tuple[Record, ...] | str:
         """The server's record, or why it does not verify."""
         try:
-            return read_records(_envelopes(self.proof.record), self.roster.server)
+            return read_records(read_envelopes(self.proof.record), self.roster.server)
         except ForgeryError as error:
             return str(error)
 
@@ -262,7 +264,7 @@ def _known(ledger: LedgerTrail, roster: Roster) -> KnownLedger:
     entries: tuple[LedgerEntry, ...] = ()
     statement, problem, statement_problem = None, None, None
     try:
-        envelopes = _envelopes(ledger.entries)
+        envelopes = read_envelopes(ledger.entries)
         entries = read_chain(envelopes, public)
     except ForgeryError as error:
         problem = str(error)
@@ -281,11 +283,16 @@ def _known(ledger: LedgerTrail, roster: Roster) -> KnownLedger:
     )
 
 
-def _envelopes(values: Sequence[dict[str, JsonValue]]) -> tuple[SignedEnvelope, ...]:
-    envelopes = []
+def read_envelopes(values: Sequence[dict[str, JsonValue]]) -> tuple[SignedEnvelope, ...]:
+    """Read envelopes.
+
+    Raises:
+        ForgeryError: one is none; it is said which.
+    """
+    found = []
     for number, value in enumerate(values):
         try:
-            envelopes.append(SignedEnvelope.from_json(value))
+            found.append(SignedEnvelope.from_json(value))
         except ForgeryError as error:
             raise ForgeryError(f"number {number} is {error}") from error
-    return tuple(envelopes)
+    return tuple(found)

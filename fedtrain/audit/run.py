@@ -1,20 +1,17 @@
 """The audit: every check, in order, and what no audit can prove."""
 
-import json
 from collections.abc import Callable, Mapping
-from math import isfinite
+from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, NoReturn
-
-from pydantic import ValidationError
+from typing import Final
 
 from fedtrain.audit.checks import accounting, claims, configuration, matching, rounds, signatures, transport
 from fedtrain.audit.evidence import Evidence, read_copy
-from fedtrain.audit.verdict import Check, Finding, UnprovenError, Verdict, fails, not_proven
-from fedtrain.errors import ContradictionError, FedtrainError, ReportError
+from fedtrain.audit.verdict import Check, Finding, Group, UnprovenError, Verdict, fails, not_proven
+from fedtrain.errors import FedtrainError
 from fedtrain.privacy.mechanisms import mechanism_of_plan, private
-from fedtrain.report.numbers import short
-from fedtrain.report.schema import Report, body_digest
+from fedtrain.report.schema import Report
 from fedtrain.report.wording import Transport
 from fedtrain.trust import Roster
 
@@ -75,77 +72,88 @@ def _noise(evidence: Evidence) -> Finding:
     return not_proven(mechanism_of_plan(evidence.plan).unproven(Transport.of(evidence.records)))
 
 
-CHECKS: Final[tuple[tuple[str, Callable[[Evidence], Finding]], ...]] = (
-    ("pinned keys", signatures.keys),
-    ("server's record", signatures.record),
-    ("clients' ledgers", signatures.ledgers),
-    ("clients' statements", signatures.statements),
-    ("clients' own files", signatures.copies),
-    ("first record", rounds.first_record),
-    ("configuration", configuration.configuration),
-    ("rounds", rounds.rounds),
-    ("closing", rounds.closing),
-    ("updates have entries", matching.updates),
-    ("entries were asked for", matching.entries),
-    ("entries follow the plan", accounting.events),
-    ("mechanism", claims.mechanism),
-    ("claim", claims.claim),
-    ("words", claims.words),
-    ("clients", claims.clients),
-    ("charges", claims.events),
-    ("round log", rounds.log),
-    ("transport", transport.transport),
-    ("epsilon", accounting.largest),
-    ("epsilon, second opinion", accounting.opinion),
-    ("epsilon, ceiling", accounting.bound),
-    ("accountants", accounting.accountants),
-    ("epsilon over the rounds", accounting.curve),
-    ("delta", configuration.delta),
-    ("budget", configuration.budget),
-    ("noise", _noise),
+_SIGNATURES = Group(title="Signatures", about="Who signed, and whether all of what they signed is here.")
+_RUN = Group(
+    title="The run",
+    about="Rounds were asked and completed in order, as they were planned, and the report is the one that was signed.",
 )
+_CHARGES = Group(
+    title="Charges", about="Each update that was used is charged to its client, by what the client itself signed."
+)
+_CLAIM = Group(
+    title="The claim", about="What the report promises, in numbers and words, is what follows from what was signed."
+)
+_ARITHMETIC = Group(
+    title="Arithmetic", about="Epsilon and delta, computed again from the charges by more than one library."
+)
+_LIMITS = Group(title="What no audit can prove", about="It is listed every time, so that nobody takes it for proven.")
+GROUPS: Final = (_SIGNATURES, _RUN, _CHARGES, _CLAIM, _ARITHMETIC, _LIMITS)
+"""What the checks are about."""
+
+_GROUPED: Final[tuple[tuple[Group, tuple[tuple[str, Callable[[Evidence], Finding]], ...]], ...]] = (
+    (
+        _SIGNATURES,
+        (
+            ("pinned keys", signatures.keys),
+            ("server's record", signatures.record),
+            ("clients' ledgers", signatures.ledgers),
+            ("clients' statements", signatures.statements),
+            ("clients' own files", signatures.copies),
+        ),
+    ),
+    (
+        _RUN,
+        (
+            ("first record", rounds.first_record),
+            ("configuration", configuration.configuration),
+            ("rounds", rounds.rounds),
+            ("closing", rounds.closing),
+            ("round log", rounds.log),
+            ("transport", transport.transport),
+        ),
+    ),
+    (
+        _CHARGES,
+        (
+            ("updates have entries", matching.updates),
+            ("entries were asked for", matching.entries),
+            ("entries follow the plan", accounting.events),
+            ("clients", claims.clients),
+            ("charges", claims.events),
+        ),
+    ),
+    (_CLAIM, (("mechanism", claims.mechanism), ("claim", claims.claim), ("words", claims.words))),
+    (
+        _ARITHMETIC,
+        (
+            ("epsilon", accounting.largest),
+            ("epsilon, second opinion", accounting.opinion),
+            ("epsilon, ceiling", accounting.bound),
+            ("accountants", accounting.accountants),
+            ("epsilon over the rounds", accounting.curve),
+            ("delta", configuration.delta),
+            ("budget", configuration.budget),
+        ),
+    ),
+    (_LIMITS, (("noise", _noise),)),
+)
+
+CHECKS: Final = tuple(check for _, checks in _GROUPED for check in checks)
 """Each check by its name. What they are about is in docs/how-to/audit-a-report.md."""
 
 # What arithmetic and parsing raise for numbers and structures that no honest run has.
 _UNCHECKABLE = (ValueError, TypeError, ArithmeticError, LookupError, RecursionError, MemoryError, FedtrainError)
 
-_EXACT = 2**53 - 1  # beyond it a JSON number is not exact in every reader
-_QUOTED = 200  # characters of what is quoted in a message
 _NO_COPIES: Mapping[str, bytes] = MappingProxyType({})
 
 
-def read_report(data: bytes) -> Report:
-    """Read a report that nobody vouches for.
-
-    Raises:
-        ContradictionError: its fields contradict each other.
-        ReportError: it is no report of this version, or has what other programs may read in another way: a key twice, a
-            number that is not finite, a whole number beyond 2**53 - 1, too much nesting.
-    """
-    try:
-        json.loads(data, object_pairs_hook=_once, parse_int=_whole, parse_float=_finite, parse_constant=_no_number)
-        report = Report.model_validate_json(data)
-        body_digest(report)  # what has none cannot have been signed
-    except ValidationError as error:
-        found = error.errors(include_url=False)
-        first = found[0]
-        where = ".".join(map(str, first["loc"])) or "the report"
-        what = first["msg"].removeprefix("Value error, ")
-        told = f"{short(where, _QUOTED)}: {short(what, _QUOTED)}"
-        if all(each["type"] == "value_error" for each in found):  # what the report's own checks raise
-            raise ContradictionError(f"the report contradicts itself: {told}") from error
-        raise ReportError(f"the report cannot be read: {told}") from error
-    except json.JSONDecodeError as error:
-        raise ReportError(
-            f"the report cannot be read: it is no JSON, or not all of it: {short(str(error), _QUOTED)}; get the whole "
-            "file again"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise ReportError(f"the report cannot be read: {short(str(error), _QUOTED)}") from error
-    return report
-
-
-def audit(report: Report, *, roster: Roster | None = None, ledgers: Mapping[str, bytes] = _NO_COPIES) -> Verdict:
+def audit(
+    report: Report,
+    *,
+    roster: Roster | None = None,
+    from_elsewhere: bool = True,
+    ledgers: Mapping[str, bytes] = _NO_COPIES,
+) -> Verdict:
     """Check everything that a report claims about privacy, trusting nothing in it.
 
     What holds afterwards, with pinned keys: unless the server and a client together signed a false story, every update
@@ -154,13 +162,15 @@ def audit(report: Report, *, roster: Roster | None = None, ledgers: Mapping[str,
 
     Args:
         report: the report, as `read_report` gives it.
-        roster: the keys that the auditor trusts, from elsewhere than the report; None leaves them unproven.
+        roster: the keys that the auditor trusts; None leaves them unproven.
+        from_elsewhere: whether the auditor has the roster from elsewhere than the run: see `lies_in_run_folder`.
         ledgers: ledger files that clients handed to the auditor, by the name to call them.
     """
+    pinned = roster is not None and from_elsewhere
     if not private(report.privacy.mode):
         claim = fails("the report claims no privacy: there is nothing to audit")
-        return Verdict(checks=(Check.of("claim", claim),), pinned=roster is not None)
-    evidence = Evidence(report=report, pinned=roster, copies=())
+        return Verdict(checks=(Check.of(_CLAIM.title, "claim", claim),), groups=GROUPS, pinned=pinned, simulation=False)
+    evidence = Evidence(report=report, pinned=roster, from_elsewhere=from_elsewhere, copies=())
     checks = []
     try:
         trusted = evidence.roster
@@ -168,51 +178,28 @@ def audit(report: Report, *, roster: Roster | None = None, ledgers: Mapping[str,
         trusted = None
     if trusted is not None:
         files = tuple(read_copy(name, data, trusted) for name, data in ledgers.items())
-        evidence = Evidence(report=report, pinned=roster, copies=files)
-    for name, check in CHECKS:
-        try:
-            finding = check(evidence)
-        except UnprovenError as error:
-            finding = not_proven(str(error))
-        except _UNCHECKABLE as error:
-            finding = fails(f"cannot be checked: {type(error).__name__}: {error}")
-        checks.append(Check.of(name, finding))
-    unproven = (Check(name=name, status="not proven", detail=detail) for name, detail in LIMITS)
-    return Verdict(checks=(*checks, *unproven), pinned=roster is not None)
+        evidence = replace(evidence, copies=files)
+    for group, of_group in _GROUPED:
+        checks += [Check.of(group.title, name, _found(check, evidence)) for name, check in of_group]
+    unproven = (Check(group=_LIMITS.title, name=name, status="not proven", detail=detail) for name, detail in LIMITS)
+    return Verdict(
+        checks=(*checks, *unproven),
+        groups=GROUPS,
+        pinned=pinned,
+        simulation=report.privacy.noise == "seeded",
+    )
 
 
-def refuted(error: ContradictionError, *, pinned: bool) -> Verdict:
-    """Return the verdict on a report that contradicts itself, of which nothing else is worth a check.
-
-    Args:
-        error: how it does.
-        pinned: whether the auditor gave keys.
-    """
-    return Verdict(checks=(Check.of("consistency", fails(str(error))),), pinned=pinned)
+def lies_in_run_folder(roster: Path, report: Path) -> bool:
+    """Say whether a roster is the one of the run folder that an audited report is in: of the same author then."""
+    folder = report.resolve().parent
+    return roster.resolve().parent == folder and (folder / "record.jsonl").exists()
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"it has the key {short(name, _QUOTED // 2)!r} twice in one object")
-        found[name] = value
-    return found
-
-
-def _whole(text: str) -> int:
-    # Its length first: Python refuses to read thousands of digits.
-    if len(text) > len(str(-_EXACT)) or abs(number := int(text)) > _EXACT:
-        raise ValueError(f"the whole number {short(text, _QUOTED // 2)} is beyond 2**53 - 1")
-    return number
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not isfinite(number):
-        raise ValueError(f"the number {short(text, _QUOTED // 2)} is too large")
-    return number
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+def _found(check: Callable[[Evidence], Finding], evidence: Evidence) -> Finding:
+    try:
+        return check(evidence)
+    except UnprovenError as error:
+        return not_proven(str(error))
+    except _UNCHECKABLE as error:
+        return fails(f"cannot be checked: {type(error).__name__}: {error}")

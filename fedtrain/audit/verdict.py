@@ -1,13 +1,17 @@
 """What an audit found, and the page that shows it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from fedtrain.report.numbers import exact, short, upper
 from fedtrain.report.schema import Report
 
 Status = Literal["holds", "fails", "not proven"]
+Outcome = Literal["holds", "refuted", "simulation"]
+
+EXIT_STATUS: Final[Mapping[Outcome, int]] = {"holds": 0, "refuted": 1, "simulation": 4}
+"""What ``fedtrain audit`` ends with. 2 is a file that is no report, and 3 a budget that is spent."""
 
 _SHOWN = 3
 _PROBLEM = 300  # characters of one problem: what it quotes may be of any length
@@ -31,14 +35,28 @@ class Finding:
 class Check:
     """One check by its name, and what it found, in a form that can do no harm on a terminal or a page."""
 
+    group: str
     name: str
     status: Status
     detail: str
 
     @classmethod
-    def of(cls, name: str, finding: Finding) -> Self:
+    def of(cls, group: str, name: str, finding: Finding) -> Self:
         """Return a check with what it found, which may quote anything that is in a report."""
-        return cls(name=name, status=finding.status, detail=short(finding.detail, _DETAIL))
+        return cls(group=group, name=name, status=finding.status, detail=short(finding.detail, _DETAIL))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Checks that are about one thing.
+
+    Attributes:
+        title: what they are about.
+        about: what it means that they hold, in a sentence.
+    """
+
+    title: str
+    about: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,29 +65,76 @@ class Verdict:
 
     Attributes:
         checks: in the order in which they were made.
-        pinned: whether signatures were verified against keys that the auditor gave.
+        groups: what they are about, in the order in which a person reads them.
+        pinned: whether signatures were verified against keys that the auditor has from elsewhere than the run.
+        simulation: whether the report says itself that its noise is seeded.
     """
 
     checks: tuple[Check, ...]
+    groups: tuple[Group, ...]
     pinned: bool
+    simulation: bool
+
+    @property
+    def outcome(self) -> Outcome:
+        """``refuted`` if a check fails; ``simulation`` if none does and the noise is seeded; else ``holds``.
+
+        What is not proven is for the reader to judge.
+        """
+        if self.of("fails"):
+            return "refuted"
+        return "simulation" if self.simulation else "holds"
 
     @property
     def holds(self) -> bool:
-        """Whether no check fails. What is not proven is for the reader to judge."""
-        return not self.of("fails")
+        """Whether no check fails, and the noise is not that of a simulation, which protects nobody."""
+        return self.outcome == "holds"
 
     def of(self, status: Status) -> tuple[Check, ...]:
         """Return the checks with one status."""
         return tuple(check for check in self.checks if check.status == status)
+
+    def grouped(self) -> tuple[tuple[Group, tuple[Check, ...]], ...]:
+        """Return the checks of each group that has any."""
+        found = ((group, tuple(check for check in self.checks if check.group == group.title)) for group in self.groups)
+        return tuple((group, checks) for group, checks in found if checks)
 
     @property
     def summary(self) -> str:
         """The verdict in a sentence or two."""
         held, failed, open_ = (len(self.of(status)) for status in ("holds", "fails", "not proven"))
         whose = "" if self.pinned else "The keys are not pinned: nothing is proven about who signed. "
-        if failed:
+        if self.outcome == "refuted":
             return f"{whose}The report is refuted: {failed} of {len(self.checks)} checks fail."
+        if self.outcome == "simulation":
+            return (
+                f"{whose}Simulation: protects nobody, since its noise is seeded. Its numbers are consistent: {held} "
+                f"checks hold, {open_} cannot be proven."
+            )
         return f"{whose}The report holds as far as it can be proven: {held} checks hold, {open_} cannot be proven."
+
+    @property
+    def reliance(self) -> str:
+        """What a reader may rely on, and what not, in a paragraph."""
+        if self.outcome == "refuted":
+            return "On nothing in this report. Ask whoever gave it to you how the checks that fail came about."
+        if self.outcome == "simulation":
+            return (
+                "On the arithmetic: with noise that nobody can predict, these charges compose to this epsilon. Not on "
+                "any protection: whoever knows the seed, which is in the report, can take the noise off again. Clients "
+                "of a simulation are no parties of their own, and their keys were made by the program that ran it."
+            )
+        who = (
+            "On this: the holders of the pinned keys signed every charge, and epsilon is at least what the charges "
+            "compose to"
+            if self.pinned
+            else "On this, if the keys in the report are those of the parties, which nothing here shows: their holders "
+            "signed every charge, and epsilon is at least what the charges compose to"
+        )
+        return (
+            f"{who}, unless the server and a client agreed on a false story. Not on what is listed as not proven: that "
+            "each program did what it signed, above all drew its noise, and the measurements, such as accuracy."
+        )
 
 
 class UnprovenError(Exception):
@@ -94,13 +159,14 @@ def decide(problems: Sequence[str], detail: str) -> Finding:
     return fails("; ".join(short(problem, _PROBLEM) for problem in problems[:_SHOWN]) + more)
 
 
-def render_audit(verdict: Verdict, report: Report | None, *, digest: str, files: int) -> str:
+def render_audit(verdict: Verdict, report: Report | None, *, digest: str, roster: str | None, files: int) -> str:
     """Return the verdict as one page that stands alone: no scripts, no requests, readable offline and on paper.
 
     Args:
         verdict: what the audit found.
-        report: the report that it is about; ``None`` for one that contradicts itself.
+        report: the report that it is about; ``None`` for one that is not as fedtrain writes it.
         digest: SHA-256 of the report's bytes, in hexadecimal, so that the page says which file it is about.
+        roster: the digest of the roster that the auditor gave; ``None`` if none was.
         files: how many ledger files the auditor gave.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - only the page needs templates
@@ -113,4 +179,6 @@ def render_audit(verdict: Verdict, report: Report | None, *, digest: str, files:
         lstrip_blocks=True,
     )
     environment.filters.update(upper_bound=upper, exact=exact, short=short)
-    return environment.get_template("audit.html.j2").render(verdict=verdict, report=report, digest=digest, files=files)
+    return environment.get_template("audit.html.j2").render(
+        verdict=verdict, report=report, digest=digest, roster=roster, files=files
+    )

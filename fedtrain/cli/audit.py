@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedtrain.audit import Verdict, read_report, refuted
+from fedtrain.audit import EXIT_STATUS, Verdict, lies_in_run_folder, read_report, refuted
 from fedtrain.audit import audit as check
 from fedtrain.audit.verdict import render_audit
 from fedtrain.cli.running import reporting_errors
@@ -42,23 +42,30 @@ def audit(
         file = report / "report.json" if report.is_dir() else report
         data = _read(file)
         pinned = None if roster is None else Roster.read(roster)
+        elsewhere = roster is not None and not lies_in_run_folder(roster, file)
         files = {str(path): _read(path) for path in ledgers or ()}
         read = None
         try:
             read = read_report(data)
-            verdict = check(read, roster=pinned, ledgers=files)
+            verdict = check(read, roster=pinned, from_elsewhere=elsewhere, ledgers=files)
         except ContradictionError as error:
-            verdict = refuted(error, pinned=pinned is not None)
+            verdict = refuted(error, data, roster=pinned, pinned=elsewhere)
         except ReportError as error:
             raise ReportError(f"{file}: {error}") from error
         if html is not None:
-            page = render_audit(verdict, read, digest=sha256(data).hexdigest(), files=len(files))
+            page = render_audit(
+                verdict,
+                read,
+                digest=sha256(data).hexdigest(),
+                roster=None if pinned is None else pinned.digest,
+                files=len(files),
+            )
             write_atomic(html, page.encode())
         if as_json:
             answer(_as_data(verdict))
         else:
             _print(verdict)
-    raise typer.Exit(0 if verdict.holds else 1)
+    raise typer.Exit(EXIT_STATUS[verdict.outcome])
 
 
 def _read(path: Path) -> bytes:
@@ -70,8 +77,10 @@ def _read(path: Path) -> bytes:
 
 def _as_data(verdict: Verdict) -> dict[str, object]:
     return {
-        "exit_status": 0 if verdict.holds else 1,
+        "exit_status": EXIT_STATUS[verdict.outcome],
+        "outcome": verdict.outcome,
         "verdict": verdict.summary,
+        "reliance": verdict.reliance,
         "checks": [asdict(found) for found in verdict.checks],
     }
 
@@ -86,5 +95,7 @@ def _print(verdict: Verdict) -> None:
         table.add_row(Text(found.status, style=_STYLES[found.status]), Text(found.name), Text(found.detail))
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
+    console.print()
+    console.print(Text(f"What you may rely on: {verdict.reliance}"))
     console.print()
     console.print(Text(verdict.summary, style="bold"))

@@ -2,7 +2,7 @@
 
 from fedtrain.config.experiment import Experiment, aggregation_problem
 from fedtrain.config.loading import flatten, from_flat, parse_settings, read_flat, read_toml, to_flat
-from fedtrain.config.privacy import Privacy, SecureAggregation, Transport
+from fedtrain.config.privacy import UNKNOWN_MODE, Privacy, SecureAggregation, Transport
 from fedtrain.config.sections import (
     Data,
     Federation,
@@ -15,6 +15,7 @@ from fedtrain.config.sections import (
 )
 
 __all__ = [
+    "UNKNOWN_MODE",
     "Data",
     "Experiment",
     "Federation",

@@ -4,7 +4,7 @@ The names that ``privacy.mode`` may have, in experiments, reports, records and s
 another mode declares its own when it is registered (`fedtrain.privacy.mechanisms.register`).
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -12,6 +12,10 @@ from pydantic_core import PydanticCustomError
 from fedtrain.config.sections import Count, Fraction, Positive, Section
 
 MODES = ["none", "record", "client"]
+
+
+UNKNOWN_MODE: Final = "mode"
+"""The type of the error for a mode that no mechanism has."""
 
 
 def declare(mode: str) -> None:
@@ -24,7 +28,7 @@ def _known(mode: str) -> str:
     if mode not in MODES:
         *others, last = (repr(name) for name in MODES)
         raise PydanticCustomError(
-            "mode",
+            UNKNOWN_MODE,
             "No mechanism of the mode {mode} is registered here; allowed are {expected}",
             {"mode": repr(mode), "expected": f"{', '.join(others)} or {last}"},
         )

@@ -42,4 +42,4 @@ def test_a_budget_is_kept_over_two_runs_until_it_ends(cli, tmp_path):
     after = json.loads(cli.here("budget", sites, "--json").stdout)["datasets"]
     assert {row["fits"] for row in after} == {0}
     audit = cli.here("audit", second.out / "report.json", "--roster", second.out / "roster.json")
-    assert audit.status == 0, audit.stdout
+    assert audit.status == 4, audit.stdout  # a simulation, of which no check fails

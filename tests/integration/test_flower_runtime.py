@@ -66,7 +66,7 @@ def test_flwr_run_gives_the_model_of_the_local_engine(cli, tmp_path, transport):
     assert charges(report) == charges(local.report)
     assert report["privacy"]["epsilon"] == local.report["privacy"]["epsilon"]
     audit = cli.here("audit", out / "report.json", "--roster", out / "roster.json")
-    assert audit.status == 0, audit.stdout
+    assert audit.status == 4, audit.stdout  # a simulation, of which no check fails
 
 
 def charges(report):

@@ -84,4 +84,4 @@ def test_two_runs_and_a_kill_cost_what_the_configuration_says(cli, tmp_path, mod
             assert client["unanswered"] == []
     for outcome in (first, second):
         audit = cli.here("audit", outcome.out / "report.json", "--roster", outcome.out / "roster.json", "--json")
-        assert audit.status == 0, audit.stdout
+        assert audit.status == 4, audit.stdout  # a simulation, of which no check fails

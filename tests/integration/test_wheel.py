@@ -132,7 +132,8 @@ def test_the_report_is_audited_where_it_was_made(installed, first):
     done = installed.run(
         "fedtrain", "audit", "runs/first/report.json", "--roster", "runs/first/roster.json", "--json", cwd=first
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    # Of a simulation: its noise is seeded.
+    assert done.returncode == 4, done.stdout + done.stderr
     status = {check["name"]: check["status"] for check in json.loads(done.stdout)["checks"]}
     assert (status["epsilon"], status["epsilon, second opinion"], status["accountants"]) == ("holds", "holds", "holds")
 
@@ -198,9 +199,10 @@ def test_an_auditor_without_torch_checks_all_but_the_second_opinion(auditor, fir
     heavy = ("torch", "opacus", "flwr", "matplotlib", "datasets", "pyarrow")
     assert auditor.probe(*heavy, cwd=tmp_path)["found"] == dict.fromkeys(heavy, False)
     run = first / "runs" / "first"
-    arguments = ("audit", run / "report.json", "--roster", run / "roster.json")
+    (tmp_path / "report.json").write_bytes((run / "report.json").read_bytes())
+    arguments = ("audit", "report.json", "--roster", run / "roster.json")
     done = auditor.run("fedtrain", *arguments, "--html", "audit.html", "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 4, done.stdout + done.stderr
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
     for name in ("epsilon, second opinion", "accountants"):
         assert checks[name]["status"] == "not proven"
@@ -217,5 +219,5 @@ def test_an_auditor_without_torch_refutes_a_forged_report(auditor, first, tmp_pa
     done = auditor.run(
         "fedtrain", "audit", "report.json", "--roster", first / "runs" / "first" / "roster.json", cwd=tmp_path
     )
-    assert done.returncode in {1, 2}, done.stdout
-    assert "refuted" in done.stdout or "cannot be read" in done.stderr
+    assert done.returncode == 1, done.stdout
+    assert "refuted" in done.stdout

@@ -40,6 +40,7 @@ from fedtrain.config import read_toml, to_flat
 from fedtrain.data import open_store
 from fedtrain.errors import ConfigError, DataError, ReportError, SiteError, StorageError, TaskError, UsageError
 from fedtrain.tasks import ClassificationMetrics, Task
+from fedtrain.trust import Roster
 from tests.fakes import digits_experiment, private_experiment
 
 
@@ -99,11 +100,14 @@ def test_a_private_run_of_objects_is_one_like_any_other(private, store):
 
 def test_the_audit_of_a_run_of_objects_holds(private):
     verdict = audit_report(private, roster=private.path / "roster.json")
-    assert verdict.holds, verdict.of("fails")
-    assert verdict.pinned
+    assert verdict.outcome == "simulation", verdict.of("fails")
+    assert not verdict.holds
+    # Keys of the run's own folder are its author's.
+    assert not verdict.pinned
+    assert audit_report(private, roster=Roster.read(private.path / "roster.json")).pinned
     assert {check.status for check in verdict.checks} <= {"holds", "not proven"}
     unpinned = audit_report(private.path / "report.json", ledgers=(private.path / "clients").glob("*/ledgers/*.jsonl"))
-    assert unpinned.holds
+    assert unpinned.outcome == "simulation"
     assert not unpinned.pinned
 
 

@@ -42,7 +42,8 @@ def near(value):
 def test_a_report_of_an_earlier_version_holds(file):
     report, roster = read(file)
     verdict = audit(report, roster=roster)
-    assert verdict.holds, [check.detail for check in verdict.of("fails")]
+    outcome = "simulation" if report.privacy.noise == "seeded" else "holds"
+    assert verdict.outcome == outcome, [check.detail for check in verdict.of("fails")]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

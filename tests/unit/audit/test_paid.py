@@ -169,14 +169,15 @@ def test_with_secure_noise_a_round_whose_model_was_lost_may_be_done_again(edit, 
 def test_with_seeded_noise_the_same_model_comes_again(judge):
     world = client_world(noise="seeded")
     for edit in (again(2), again(2, between=[interrupted(2)])):
-        assert judge(resumed(world, world.report(), edit), world.roster)[0].holds
+        assert judge(resumed(world, world.report(), edit), world.roster)[0].outcome == "simulation"
     forged = resumed(world, world.report(), again(2, aggregate=digest("another")))
     assert "round 2 was done twice and gave two models" in judge(forged, world.roster)[1]["rounds"].detail
 
 
 def test_where_each_round_is_reserved_a_repetition_is_paid_for_by_entries(judge):
     world = client_world("capped", noise="seeded")
-    assert judge(resumed(world, world.report(), again(2, between=[interrupted(2)])), world.roster)[0].holds
+    verdict, _ = judge(resumed(world, world.report(), again(2, between=[interrupted(2)])), world.roster)
+    assert verdict.outcome == "simulation"
 
 
 def test_a_run_that_stopped_may_have_lost_its_last_round(judge):

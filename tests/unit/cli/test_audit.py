@@ -12,6 +12,7 @@ from fedtrain.audit.run import LIMITS
 from fedtrain.cli.app import app
 from fedtrain.cli.running import reporting_errors
 from fedtrain.errors import KeyFileError
+from fedtrain.report import Report
 from tests.unit.audit.world import client_world, line
 
 
@@ -34,7 +35,7 @@ def call(*arguments):
     return CliRunner().invoke(app, ["audit", *map(str, arguments)])
 
 
-def test_an_honest_report_holds(files):
+def test_an_honest_report_holds(files, world):
     result = call(
         files / "report.json",
         "--roster",
@@ -51,10 +52,15 @@ def test_an_honest_report_holds(files):
     assert any(line.startswith("not proven") and "collusion" in line for line in lines)
     held, open_ = (sum(line.startswith(status) for line in lines) for status in ("holds ", "not proven "))
     assert held + open_ == len(CHECKS) + len(LIMITS)
+    assert any(
+        line.startswith("What you may rely on: On this: the holders of the pinned keys signed") for line in lines
+    )
     assert lines[-1] == f"The report holds as far as it can be proven: {held} checks hold, {open_} cannot be proven."
     page = (files / "a.html").read_text()
-    assert "What is not proven" in page
+    assert "What no audit can prove" in page
     assert "What fails" not in page
+    assert world.roster.digest in page
+    assert "UTC, a run that completed, by fedtrain " in page
     assert "Do not rely" not in page
 
 
@@ -90,17 +96,96 @@ def test_a_report_that_contradicts_itself_is_refuted_with_status_one(files, chan
     file.write_text(json.dumps(plain))
     result = call(file, "--roster", files / "roster.json", "--html", files / "a.html")
     assert result.exit_code == 1, result.output
-    assert f"fails  consistency  the report contradicts itself: {words}" in result.stdout
+    rows = {tuple(re.split("  +", row)[:2]): row for row in result.stdout.splitlines()}
+    assert f"the report contradicts itself: {words}" in rows["fails", "consistency"]
+    assert ("holds", "server's record") in rows
+    assert "the report was changed after it was signed" in rows["fails", "closing"]
     assert "Value error" not in result.stdout
-    assert result.stdout.splitlines()[-1] == "The report is refuted: 1 of 1 checks fail."
+    assert result.stdout.splitlines()[-1] == "The report is refuted: 2 of 3 checks fail."
     assert "Do not rely on this report" in (files / "a.html").read_text()
     machine = json.loads(call(file, "--json").stdout)
-    assert (machine["exit_status"], machine["checks"][0]["name"]) == (1, "consistency")
+    assert (machine["exit_status"], machine["outcome"]) == (1, "refuted")
+    assert [check["name"] for check in machine["checks"]] == ["server's record", "closing", "consistency"]
     verdict = audit_report(file)
     assert not verdict.holds
-    plain["privacy"]["mode"] = 3  # a type that no report has is no contradiction
+
+
+EDITS = {
+    "another type": lambda plain: plain["privacy"].update(mode=3),
+    "a field is missing": lambda plain: plain.pop("model"),
+    "a field too many": lambda plain: plain.update(more=1),
+    "a number of any size": lambda plain: plain["config"].update(seed=2**60),
+    "no proof": lambda plain: plain.update(proof=None),
+    "a proof of another form": lambda plain: plain.update(proof=[1]),
+    "a record of another form": lambda plain: plain["proof"].update(record=3),
+    "a roster of another form": lambda plain: plain["proof"].update(roster="keys"),
+}
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_an_edited_report_fails_by_name_with_a_page(files, edit, pinned):
+    file = files / "report.json"
+    plain = json.loads(file.read_text())
+    edit(plain)
     file.write_text(json.dumps(plain))
-    assert call(file).exit_code == 2
+    roster = ["--roster", files / "roster.json"] if pinned else []
+    result = call(file, *roster, "--html", files / "a.html")
+    assert result.exit_code == 1, result.output
+    row = r"^fails +consistency +the report (is not as fedtrain writes it|contradicts itself)"
+    assert re.search(row, result.stdout, re.MULTILINE)
+    assert "Do not rely on this report" in (files / "a.html").read_text()
+
+
+def test_a_report_with_a_key_twice_fails_by_name(files):
+    file = files / "report.json"
+    # As a run writes it, and not with fields that it leaves out.
+    written = Report.model_validate_json(file.read_text()).model_dump_json()
+    file.write_text(written.replace('{"schema"', '{"schema": "x", "schema"', 1))
+    result = call(file, "--roster", files / "roster.json")
+    assert result.exit_code == 1, result.output
+    assert "it has the key 'schema' twice in one object" in result.stdout
+    # What comes last counts for most readers, and that was signed.
+    assert re.search(r"^holds +closing", result.stdout, re.MULTILINE)
+
+
+def test_a_report_of_another_version_is_refused_with_status_two(files):
+    file = files / "report.json"
+    file.write_text(file.read_text().replace("fedtrain.report/3", "fedtrain.report/9", 1))
+    result = call(file)
+    assert result.exit_code == 2
+    assert "schema" in result.stderr
+
+
+def test_a_simulation_never_holds(tmp_path):
+    world = client_world("capped", noise="seeded")
+    (tmp_path / "report.json").write_text(json.dumps(world.report()))
+    world.roster.write(tmp_path / "roster.json")
+    arguments = (tmp_path / "report.json", "--roster", tmp_path / "roster.json", "--html", tmp_path / "a.html")
+    result = call(*arguments)
+    assert result.exit_code == 4, result.output
+    assert result.stdout.splitlines()[-1].startswith("Simulation: protects nobody")
+    page = (tmp_path / "a.html").read_text()
+    assert '<span class="status interrupted">simulation: protects nobody</span>audit of' in page
+    assert '<span class="status completed">holds</span>audit of' not in page
+    machine = json.loads(call(*arguments, "--json").stdout)
+    assert (machine["exit_status"], machine["outcome"]) == (4, "simulation")
+    assert machine["verdict"].startswith("Simulation: protects nobody")
+    assert machine["reliance"].startswith("On the arithmetic")
+
+
+def test_the_keys_of_the_run_folder_pin_nothing(files):
+    (files / "record.jsonl").touch()
+    result = call(files, "--roster", files / "roster.json", "--html", files / "a.html")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1].startswith("The keys are not pinned: nothing is proven about who signed.")
+    assert "the report names the keys of its run folder's own roster" in result.stdout
+    assert "those of the run folder" in (files / "a.html").read_text()
+    elsewhere = files / "elsewhere"
+    elsewhere.mkdir()
+    (files / "roster.json").rename(elsewhere / "roster.json")
+    pinned = call(files, "--roster", elsewhere / "roster.json")
+    assert pinned.stdout.splitlines()[-1].startswith("The report holds as far as")
 
 
 def test_a_forged_report_is_refuted_with_status_one(files, world):
@@ -182,6 +267,12 @@ _PLAIN = re.compile(r"[^\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*"
 def test_a_hostile_text_reaches_no_terminal_and_forges_no_row(files, world):
     plain = json.loads((files / "report.json").read_text())
     (files / "report.json").write_text(json.dumps({**plain, _HOSTILE: 1}))
+    edited = call(files / "report.json", "--html", files / "a.html")
+    assert edited.exit_code == 1
+    assert _PLAIN.fullmatch(edited.stdout)
+    assert sum(line.startswith("holds ") for line in edited.stdout.splitlines()) == 1  # the server's record
+    assert _PLAIN.fullmatch((files / "a.html").read_text())
+    (files / "report.json").write_text(json.dumps({_HOSTILE: 1}))
     result = call(files / "report.json")
     assert result.exit_code == 2
     assert _PLAIN.fullmatch(result.stderr)
