@@ -80,6 +80,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/accounting.py
 	$(BIN)/python benchmarks/audit.py
 	$(BIN)/python benchmarks/private_step.py
+	$(BIN)/python benchmarks/integer_noise.py
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/transport.py --quick
 	$(BIN)/python benchmarks/claims.py

@@ -1,4 +1,4 @@
-"""Integer noise: Skellam and discrete Gaussian values, drawn exactly to about 2^-106, for distributed privacy.
+"""Integer noise: Skellam and discrete Gaussian values, exact to a distance of 2^-105, for distributed privacy.
 
 Clients that add noise under secure aggregation add integers to integers, so that the sum is exactly the sum of the
 updates plus the sum of the noise:
@@ -10,7 +10,7 @@ updates plus the sum of the noise:
   has a probability proportional to exp(-k^2 / (2 sigma^2)). Sums of it are not of the same family (Kairouz, Liu,
   Steinke 2021, "The distributed discrete Gaussian mechanism for federated learning with secure aggregation").
 
-What integers give that floats do not: every value that the distribution has is drawn, with its probability, and adding
+What integers give that floats do not: every value up to `IntegerNoise.most` is drawn, with its probability, and adding
 rounds nothing. So there are no gaps from which the noise-free value could be read (Mironov 2012, "On significance of
 the least significant bits for differential privacy"), and no argument about how hard they are to find. What is left is
 one number, `IntegerNoise.distance`, which the accounting adds to delta.
@@ -44,12 +44,12 @@ if TYPE_CHECKING:
 _SMALLEST: dict[Kind, float] = {"skellam": 2.0**-10, "discrete-gaussian": 4.0}
 _LARGEST = 2.0**34
 # Values made at once: their temporaries stay in a core's cache.
-_CHUNK = 1 << 13
+_CHUNK = 1 << 14
 # Buckets for a grid step of the standard deviation, and the fewest.
 _BUCKETS, _FEWEST_BITS = 32, 12
 _HALF = 32
 _LOWER_32 = np.uint64((1 << _HALF) - 1)
-# Tables that are kept: 16 bytes for a magnitude and 8 for a bucket, 32 MB for a deviation of 2^16.
+# Tables that are kept: 16 bytes for a magnitude and 8 for a bucket, 30 MB for a deviation of 2^16.
 _KEPT = 8
 
 
@@ -88,10 +88,10 @@ class IntegerNoise:
 
     @property
     def distance(self) -> float:
-        """At most so far, in total variation, is one drawn value from the distribution: between 2^-121 and 2^-105.
+        """A bound on the total variation distance of one drawn value from the distribution: below 2^-105.
 
-        Of n values together it is at most n times as much. If the true noise gives (epsilon, delta), the drawn noise
-        gives (epsilon, delta + (1 + e^epsilon) n distance).
+        That of n values together is at most n times as much. Where the true noise gives (epsilon, delta), the drawn
+        noise gives (epsilon, delta + (1 + e^epsilon) n distance). ``integer_tables`` has the proof.
         """
         return (self.most + 1) * 2.0 ** (1 - BITS)
 

@@ -9,29 +9,31 @@ most k with probability T[k] / 2^127, exactly.
 
 How far that is from the true distribution. Capping the true magnitude at ``most`` moves P(|X| > most), at most 2^-128
 (`reach`). Between two distributions on 0 to ``most`` the total variation distance is at most the sum of the differences
-of their cumulative probabilities, of which there are ``most``. Each is below (1 + 2^-8) 2^-127 for the rounding down
-and the errors computed below, plus 2^-127 where the cap of 2^127 - 1 was reached. `distance` states (most + 1) 2^-126,
-which is more than all of that together: 2^-106 at the largest deviation that is allowed.
+of their cumulative probabilities, of which there are ``most``. Each is below (1 + 2^-8) 2^-127: a unit for rounding
+down or for the cap, and the errors computed below. Together that is less than (most + 1) 2^-126, which
+`IntegerNoise.distance` states, and which is below 2^-105 at the largest deviation that is allowed.
 
-The weights w[k], proportional to P(X = k), are computed up to a magnitude N beyond which there is less than 2^-168, and
-every cumulative probability has the error of its weights' sums.
+The weights w[k], proportional to P(X = k), are computed up to a magnitude N below 2^21, beyond which there is less than
+2^-168. Every cumulative probability has the errors of sums of weights.
 
 Discrete Gaussian (Canonne, Kamath, Steinke 2020, "The discrete Gaussian for differential privacy", definition 1).
 w[k + 1] = w[k] r^(2k + 1) with r = exp(-1 / (2 sigma^2)), in units of 2^-224, rounded down. The series gives r to 2^8
-units, so each power of r, made by k products, has an error of at most 2^10 (k + 1) units, each weight one of 2^10
-(k + 1)^2, and their sum one of 2^10 (N + 1)^3. With N below 2^21, and a true sum of at least 2^224 units, a cumulative
-probability is wrong by less than 2^-148.
+units. So the powers of r, made by k products, have errors of at most 2^10 (k + 1) units, the weights of 2^10 (k + 1)^2,
+and their sum one of 2^10 (N + 1)^3. The true sum is at least 2^224 units. So a cumulative probability is wrong by less
+than 2^-148.
 
-Skellam (Skellam 1946; P(X = k) = exp(-mu) I_k(mu)). By Miller's backward recurrence: w[k - 1] = w[k + 1] + 2k w[k] / mu
-from w[N + 1] = 0 and w[N] = 2^192, normalised by the sum. The recurrence has two solutions, I_k and (-1)^k K_k (DLMF
-10.29.1). So the sequence is a multiple of I_k plus one of (-1)^k K_k that cancels I_(N+1), and as K_k grows with k, the
-latter is nowhere larger than I_(N+1): in probabilities 2^-168 each, or 2^-145 for all together. Every term of the
-recurrence is positive: rounding down at one step changes all later weights by at most the part that it was of its own
-weight, 2^-192, and all steps by 2^-170.
+Skellam (Skellam 1946, "The frequency distribution of the difference between two Poisson variates belonging to different
+populations": P(X = k) = exp(-mu) I_k(mu)). By Miller's backward recurrence: w[k - 1] = w[k + 1] + 2k w[k] / mu from
+w[N + 1] = 0 and w[N] = 2^192, normalised by the sum. The recurrence has two solutions, I_k and (-1)^k K_k (DLMF
+10.29.1). So the sequence is a multiple of I_k plus one of (-1)^k K_k that cancels I_(N+1). As K_k grows with k, the
+latter is nowhere larger than I_(N+1): in probabilities 2^-168 each, and 2^-146 for all together. Rounding down at one
+step is a start of the recurrence of its own, and as all terms are positive, it changes no later weight by a larger part
+than it was of its own weight. The smallest weight is w[N - 1], above 2^179, so that all steps change less than a part
+of 2^-158.
 """
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 from math import ceil, log, sqrt
 from typing import Literal
 
@@ -68,11 +70,11 @@ def thresholds(kind: Kind, variance: float) -> tuple[NDArray[np.int64], NDArray[
     """
     count = reach(kind, variance)
     weights = (_gaussian if kind == "discrete-gaussian" else _skellam)(variance, reach(kind, variance, _SUMMED))
-    sums = list(accumulate(weights[1:], initial=0))
-    total = weights[0] + 2 * sums[-1]
+    total = 2 * sum(weights) - weights[0]
+    below = accumulate((2 * weight for weight in islice(weights, 1, count)), initial=weights[0])
     end = (1 << BITS) - 1
-    encoded = (min(((weights[0] + 2 * below) << BITS) // total, end).to_bytes(16, "little") for below in sums[:count])
-    words = np.frombuffer(b"".join(encoded), dtype="<u8").reshape(-1, 2).astype(np.uint64)
+    encoded = b"".join(min((each << BITS) // total, end).to_bytes(16, "little") for each in below)
+    words = np.frombuffer(encoded, dtype="<u8").reshape(-1, 2).astype(np.uint64)
     return words[:, 1].astype(np.int64), words[:, 0].copy()
 
 

@@ -128,6 +128,19 @@ def test_every_benchmark_that_shows_numbers_has_a_proof(file):
         assert "from proof import" in text or "sys.exit(" in text
 
 
+def test_noise_of_another_variance_shows_no_number(script):
+    measure, poisson = (getattr(script("integer_noise"), name) for name in ("measure", "poisson"))
+    assert measure("Poisson", poisson(50), 1 << 16, 50) > 0
+    for wrong in (
+        lambda count: poisson(50)(count) * 1.05,
+        lambda count: poisson(50)(count) + 3,
+        lambda count: np.sign(poisson(50)(count)) * 50,
+        lambda count: poisson(50)(count - 1),
+    ):
+        with refuses("moment|has drawn"):
+            measure("Poisson", wrong, 1 << 16, 50)
+
+
 def test_plain_flower_counts_what_is_no_error(script, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "plain_flower"))
     strategy = script("plain.app").Timed()
