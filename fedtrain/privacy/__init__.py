@@ -10,7 +10,7 @@ from fedtrain.privacy.accounting import (
     epsilon_of,
     second_opinion,
 )
-from fedtrain.privacy.events import Event, SampledGaussian, merge
+from fedtrain.privacy.events import Event, SampledGaussian, SampledSkellam, merge
 from fedtrain.privacy.plan import AdaptiveClipping, PrivacyPlan, PrivacySpec, calibrate
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "PrivacyPlan",
     "PrivacySpec",
     "SampledGaussian",
+    "SampledSkellam",
     "calibrate",
     "ceiling",
     "claim",

@@ -3,7 +3,7 @@
 Sampler, clipping, noise and accounting all derive from one plan, and only ``calibrate`` makes plans.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from math import ceil, isclose, isfinite
@@ -14,7 +14,7 @@ from pydantic import JsonValue, TypeAdapter
 from fedtrain.crypto.canonical import canonical
 from fedtrain.errors import PrivacySpecError
 from fedtrain.privacy.accounting import COARSE, FINE, epsilon_of
-from fedtrain.privacy.events import KIND, MOST_STEPS, SampledGaussian
+from fedtrain.privacy.events import KIND, MOST_STEPS, Event, SampledGaussian
 
 # Beyond this much noise a step moves the weights by noise alone; below it the guarantee is vacuous.
 NOISE_BOUNDS = (0.3, 1000.0)
@@ -218,10 +218,21 @@ class _PlanData:
 _PLAN = TypeAdapter(_PlanData)
 
 
-def calibrate(spec: PrivacySpec, *, noise_multiplier: float | None = None, kind: str = KIND) -> PrivacyPlan:
+def calibrate(
+    spec: PrivacySpec,
+    *,
+    noise_multiplier: float | None = None,
+    kind: str = KIND,
+    event_of: Callable[[float, int], Event] | None = None,
+) -> PrivacyPlan:
     """Return the plan with the least noise that keeps the spec.
 
-    With ``noise_multiplier`` that noise is used instead, if it keeps the spec. ``kind`` is that of the plan.
+    Args:
+        spec: the guarantee.
+        noise_multiplier: noise to use instead, if it keeps the spec.
+        kind: that of the plan.
+        event_of: returns what so many steps with a noise multiplier are; steps of the Poisson-sampled Gaussian if it is
+            ``None``. More noise must not spend more.
 
     Formal guarantee: training under the plan, with noise that nobody can predict, is (epsilon, delta)-differentially
     private for every unit of the spec, by the accounting of ``fedtrain.privacy.accounting``.
@@ -231,9 +242,17 @@ def calibrate(spec: PrivacySpec, *, noise_multiplier: float | None = None, kind:
     """
     _check(spec)
 
+    def gaussian(noise: float, steps: int) -> SampledGaussian:
+        return SampledGaussian(sampling_rate=spec.sampling_rate, noise_multiplier=noise, steps=steps)
+
     def spent(noise: float, discretization: float) -> float:
-        event = SampledGaussian(sampling_rate=spec.sampling_rate, noise_multiplier=noise, steps=spec.steps)
-        return epsilon_of([event], spec.delta, discretization=discretization)
+        return epsilon_of([(event_of or gaussian)(noise, spec.steps)], spec.delta, discretization=discretization)
+
+    def keeps(noise: float) -> bool:
+        try:
+            return spent(noise, COARSE) <= spec.epsilon
+        except PrivacySpecError:  # so little integer noise has no bound, and that of the largest is known to have one
+            return False
 
     work = (
         f"{spec.rounds} rounds of {spec.steps_per_round} steps = {spec.steps} steps at sampling rate "
@@ -257,10 +276,10 @@ def calibrate(spec: PrivacySpec, *, noise_multiplier: float | None = None, kind:
     # The upper end always keeps the budget, so what is returned does too. The coarse bound is never the smaller one.
     while high / low > 1 + 1e-3:
         middle = (low * high) ** 0.5
-        if spent(middle, COARSE) > spec.epsilon:
-            low = middle
-        else:
+        if keeps(middle):
             high = middle
+        else:
+            low = middle
     # Few digits survive printing and copying exactly; rounding up only adds noise.
     noise_multiplier = ceil(high * 1e4) / 1e4
     _check_noise(spec, noise_multiplier)

@@ -8,11 +8,11 @@ from math import fsum, isfinite
 from typing import ClassVar
 
 from fedtrain.errors import PrivacySpecError
-from fedtrain.privacy.events import Event, SampledGaussian, merge
+from fedtrain.privacy.events import Event, SampledGaussian, SampledSkellam, merge
 
 GAUSSIANS = frozenset({SampledGaussian.kind})
 
-COMPOSED = GAUSSIANS
+COMPOSED = GAUSSIANS | {SampledSkellam.kind}
 """The kinds of events that some accountant composes."""
 
 
@@ -60,6 +60,20 @@ def checked(events: Iterable[Event], delta: float) -> tuple[Event, ...]:
     for event in found:
         event.check()
     return tuple(event for event in merge(found) if event.steps)
+
+
+def composable(events: Iterable[Event], delta: float) -> tuple[SampledGaussian | SampledSkellam, ...]:
+    """Return the events that spend anything, for an accountant that composes Gaussian and Skellam noise.
+
+    Raises:
+        PrivacySpecError: as for `checked`, or an event of another kind.
+    """
+    found = checked(events, delta)
+    known = tuple(event for event in found if isinstance(event, SampledGaussian | SampledSkellam))
+    if len(known) < len(found):
+        others = sorted({event.kind for event in found} - COMPOSED)
+        raise PrivacySpecError(f"it does not compose events of kind {', '.join(others)}")
+    return known
 
 
 def gaussians(events: Iterable[Event], delta: float) -> tuple[SampledGaussian, ...]:

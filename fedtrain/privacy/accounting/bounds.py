@@ -2,16 +2,23 @@
 
 Three accountants bound it: privacy loss distributions and Renyi divergences, the smaller of which is the claim; privacy
 loss random variables of another library, which are the second opinion; and Renyi divergences, the ceiling, which the
-others fall back to. A GDP (central limit) approximation is not among them: it can be below the true epsilon.
+others fall back to. Where there is integer noise among the events, others of the same methods stand for the first and
+the last (`fedtrain.privacy.accounting.mixed`). A GDP (central limit) approximation is not among them: it can be below
+the true epsilon.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from fedtrain.errors import PrivacySpecError
-from fedtrain.privacy.accounting.base import Accountant, checked
+from fedtrain.privacy.accounting.base import GAUSSIANS, Accountant, checked
 from fedtrain.privacy.events import Event
+
+if TYPE_CHECKING:
+    from fedtrain.privacy.accounting.mixed import GaussianPldAccountant
+    from fedtrain.privacy.accounting.pld import PldAccountant
 
 ACCOUNTANT = "dp-accounting PLD, pessimistic"
 
@@ -53,12 +60,8 @@ def claim(events: Iterable[Event], delta: float, *, discretization: float = FINE
     Raises:
         PrivacySpecError: an event outside of the mechanism's domain, or a composition that cannot be bounded.
     """
-    # Imported where they are used: they take a second, and Opacus three, which a run without privacy need not wait for.
-    from fedtrain.privacy.accounting.pld import PldAccountant  # noqa: PLC0415 - it takes a second to import
-    from fedtrain.privacy.accounting.rdp import RdpAccountant  # noqa: PLC0415 - it takes a second to import
-
-    pld, rdp = PldAccountant(discretization=discretization), RdpAccountant()
     found = checked(events, delta)
+    pld, rdp = _tight(found, discretization), _loose(found)
     bound = _first_bound((pld, rdp), found, delta)
     if bound.accountant != pld.name or pld.tight(found, delta, bound.epsilon):
         return bound
@@ -77,10 +80,10 @@ def second_opinion(events: Iterable[Event], delta: float) -> Bound:
     Raises:
         PrivacySpecError: as for ``claim``.
     """
-    from fedtrain.privacy.accounting.prv import PrvAccountant  # noqa: PLC0415 - it takes a second to import
-    from fedtrain.privacy.accounting.rdp import RdpAccountant  # noqa: PLC0415 - it takes a second to import
+    from fedtrain.privacy.accounting.prv import PrvAccountant  # noqa: PLC0415 - it takes three seconds to import
 
-    return first_bound((PrvAccountant(), RdpAccountant()), events, delta)
+    found = checked(events, delta)
+    return _first_bound((PrvAccountant(), _loose(found)), found, delta)
 
 
 def ceiling(events: Iterable[Event], delta: float) -> Bound:
@@ -89,9 +92,38 @@ def ceiling(events: Iterable[Event], delta: float) -> Bound:
     Raises:
         PrivacySpecError: as for ``claim``.
     """
-    from fedtrain.privacy.accounting.rdp import RdpAccountant  # noqa: PLC0415 - it takes a second to import
+    found = checked(events, delta)
+    return _first_bound((_loose(found),), found, delta)
 
-    return first_bound((RdpAccountant(),), events, delta)
+
+# Accountants are imported where they are used: that takes a second, and Opacus three, which a run without privacy need
+# not wait for.
+
+
+def _tight(events: tuple[Event, ...], discretization: float) -> "PldAccountant | GaussianPldAccountant":
+    """Return the accountant of the claim."""
+    if _integers(events):
+        from fedtrain.privacy.accounting.mixed import GaussianPldAccountant  # noqa: PLC0415 - as above
+
+        return GaussianPldAccountant(discretization=discretization)
+    from fedtrain.privacy.accounting.pld import PldAccountant  # noqa: PLC0415 - as above
+
+    return PldAccountant(discretization=discretization)
+
+
+def _loose(events: tuple[Event, ...]) -> Accountant:
+    """Return the accountant of the ceiling."""
+    if _integers(events):
+        from fedtrain.privacy.accounting.mixed import IntegerRdpAccountant  # noqa: PLC0415 - as above
+
+        return IntegerRdpAccountant()
+    from fedtrain.privacy.accounting.rdp import RdpAccountant  # noqa: PLC0415 - as above
+
+    return RdpAccountant()
+
+
+def _integers(events: tuple[Event, ...]) -> bool:
+    return not {event.kind for event in events} <= GAUSSIANS
 
 
 def first_bound(accountants: Sequence[Accountant], events: Iterable[Event], delta: float) -> Bound:

@@ -2,7 +2,7 @@
 
 The accountant of Gopi et al. 2021, in the implementation of another library than the claim's. It estimates epsilon with
 an error of known size; what is returned is the upper end. As for the claim, what rounding can change of delta is taken
-from delta first.
+from delta first. Of Skellam noise it composes the loss in one dimension (`fedtrain.privacy.accounting.skellam_loss`).
 """
 
 import warnings
@@ -23,8 +23,11 @@ from opacus.accountants.analysis.prv import (
 
 from fedtrain.errors import PrivacySpecError
 from fedtrain.privacy.accounting import rounding
-from fedtrain.privacy.accounting.base import Accountant, bounded, folded, gaussians
-from fedtrain.privacy.events import Event, SampledGaussian
+from fedtrain.privacy.accounting.base import COMPOSED, Accountant, bounded, composable, folded
+from fedtrain.privacy.accounting.skellam_loss import POINTS, SkellamLoss
+from fedtrain.privacy.events import Event, SampledGaussian, SampledSkellam
+
+_Step = SampledGaussian | SampledSkellam
 
 # Errors of epsilon to try, the smallest first: a larger one needs fewer points. Delta errs by a thousandth.
 _EPSILON_ERRORS = (0.01, 0.1)
@@ -40,6 +43,7 @@ class PrvAccountant(Accountant):
 
     name = "Opacus PRV, upper end"
     library = "opacus"
+    kinds = COMPOSED
 
     def epsilon(self, events: Iterable[Event], delta: float) -> float:
         """Return an upper bound on the epsilon that all events together spend at ``delta``.
@@ -47,7 +51,11 @@ class PrvAccountant(Accountant):
         Raises:
             PrivacySpecError: an event outside of the mechanism's domain, or a composition that cannot be bounded.
         """
-        composed = folded(gaussians(events, delta))
+        found = composable(events, delta)
+        composed: tuple[_Step, ...] = (
+            *folded(tuple(event for event in found if isinstance(event, SampledGaussian))),
+            *(event for event in found if isinstance(event, SampledSkellam)),
+        )
         if not composed:
             return 0.0
         # Opacus divides by zero where the sampling rate is 1, to the right result, and wants more orders of Renyi
@@ -55,7 +63,11 @@ class PrvAccountant(Accountant):
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             error, domain, variables = _domain(composed, delta)
-            ones = (TruncatedPrivacyRandomVariable(each, domain.t_min, domain.t_max) for each in variables)
+            ends = domain.t_min, domain.t_max
+            ones = (
+                each.within(*ends) if isinstance(each, SkellamLoss) else TruncatedPrivacyRandomVariable(each, *ends)
+                for each in variables
+            )
             repeated = [
                 compose_heterogeneous([discretize(one, domain)], [event.steps])
                 for one, event in zip(ones, composed, strict=True)
@@ -71,11 +83,11 @@ class PrvAccountant(Accountant):
         return bounded(max(upper, 0.0), delta)
 
 
-def _rounding(events: tuple[SampledGaussian, ...], repeated: list[DiscretePRV]) -> float:
+def _rounding(events: tuple[_Step, ...], repeated: list[DiscretePRV]) -> float:
     """Return by how much delta can differ.
 
     Opacus transforms for a single step too, and what is composed of several mechanisms twice. The probabilities of one
-    step are differences of a distribution function.
+    step are differences of a distribution function, which is a sum where the noise is integer.
     """
     error = 0.0
     for event, each in zip(events, repeated, strict=True):
@@ -85,12 +97,14 @@ def _rounding(events: tuple[SampledGaussian, ...], repeated: list[DiscretePRV]) 
         # The norm of a convolution is at most that of each of its parts.
         error += rounding.composition(points=rounding.transformed(2 * points), one=norm, other=norm)
         error += event.steps * rounding.CONSTRUCTION + rounding.summation(points)
+        if isinstance(event, SampledSkellam):
+            error += event.steps * rounding.summation(POINTS)
     return error
 
 
 def _domain(
-    events: tuple[SampledGaussian, ...], delta: float
-) -> tuple[float, Domain, list[PoissonSubsampledGaussianPRV]]:
+    events: tuple[_Step, ...], delta: float
+) -> tuple[float, Domain, list[PoissonSubsampledGaussianPRV | SkellamLoss]]:
     """Return the smallest error whose points (Gopi et al. 2021, theorem 5.5) are worth waiting for, and the points.
 
     Raises:
@@ -99,7 +113,12 @@ def _domain(
     if len(events) > _MECHANISMS:
         raise PrivacySpecError(f"these are {len(events)} different mechanisms, more than {_MECHANISMS}")
     steps = [event.steps for event in events]
-    variables = [PoissonSubsampledGaussianPRV(event.sampling_rate, event.noise_multiplier) for event in events]
+    variables = [
+        SkellamLoss.of(event)
+        if isinstance(event, SampledSkellam)
+        else PoissonSubsampledGaussianPRV(event.sampling_rate, event.noise_multiplier)
+        for event in events
+    ]
     for error in _EPSILON_ERRORS:
         half = compute_safe_domain_size(variables, steps, error, delta * _DELTA_ERROR)
         mesh = error / sqrt(sum(steps) * log(12 / (delta * _DELTA_ERROR)) / 2)

@@ -116,7 +116,18 @@ def test_bad_input_is_not_a_reason_to_fall_back():
 
 def test_no_approximation_by_the_central_limit_can_be_chosen():
     modules = {file.stem for file in (ROOT / "fedtrain/privacy/accounting").glob("*.py")}
-    assert modules == {"__init__", "base", "bounds", "pld", "prv", "rdp", "rounding"}
+    assert modules == {
+        "__init__",
+        "base",
+        "bounds",
+        "integers",
+        "mixed",
+        "pld",
+        "prv",
+        "rdp",
+        "rounding",
+        "skellam_loss",
+    }
     with pytest.raises(ConfigError, match="unknown key"):
         from_flat({"privacy.mode": "record", "privacy.sampling_rate": 0.1, "privacy.accountant": "gdp"})
     # mu of the approximation (Bu et al. 2020) for a case where it is below the truth.
