@@ -23,9 +23,9 @@ _NOISES = (0.01, 1e4)
 _WHOLE = 2**53 - 1  # beyond it a JSON number is not exact in every reader
 MOST_STEPS = 10**6
 
-NOISE_DISTANCE = 2.0**-88
+NOISE_DISTANCE = 2.0**-96
 """By how much, in total variation, the integer noise on one value may differ from what its event says, all shares
-together: 2^-100 for each of up to 4096 shares. Accountants pay for it with delta."""
+together: 2^-105 for each of up to 512 shares. Accountants pay for it with delta."""
 
 
 class Event(Protocol):

@@ -23,26 +23,31 @@ that g(u) / (u - 1) >= g(y) / (y - 1). That holds, as u >= y >= 1 (u w >= 1), g(
 other records do, and draws of the rounding, is a mixture over what they are: it is not larger (joint convexity).
 
 **Closeness.** But for a small distance, Skellam noise of variance m is what anyone can make of Gaussian noise of
-variance m - a - 4, where a = sqrt(m / 3), without knowing what it was added to: y becomes the whole number x with odds
-exp(-(x - y)^2 / (2 V)), where V is 4 or 4 + 2 a, each with probability 1/2. The sum of the odds over x differs from an
-integral by a factor within 2^-112 of 1 (Poisson summation). So the result is the mixture of N(0, m - a) and N(0, m + a)
-at whole numbers. The characteristic functions of the Skellam and of the mixture are
+variance m - 4 - 12 sqrt(m / 3), without knowing what it was added to: y becomes the whole number x with odds
+exp(-(x - y)^2 / (2 V)). Here V is drawn for each coordinate: it is 4 + 12 sqrt(m / 3) + (N - l) / 5, where N is Poisson
+of mean l = 25 m / 3, or 4 where that is less. It is less with a probability of at most exp(-72) (Chernoff, for N below
+l - 12 sqrt(l)). The sum of the odds over x differs from an integral by a factor within 2^-112 of 1 (Poisson summation).
+So but for these the result is a mixture of Gaussians at whole numbers, of variances m + (N - l) / 5. With
 
-    exp(-m (1 - cos t))  and  exp(-m t^2 / 2) cosh(a t^2 / 2),
+    A = m (cos t - 1 + t^2 / 2),   B = l (exp(-t^2 / 10) - 1 + t^2 / 10),
 
-which agree up to t^5. Both exponents are at most -m t^2 / 2 + m t^4 / 24, and below that by at most m t^6 / 720 and
-m^2 t^8 / 1728. Their derivatives, but for -m t, are at most m t^3 / 6, and below that by at most m t^5 / 120 and
-m^2 t^7 / 216. By Cauchy and Schwarz, the sum over x of the difference of probabilities is at most the root of the sum
-of 1 / (1 + x^2 / m), which is pi sqrt(m), times the sum of (1 + x^2 / m) times the square of the difference. By
-Parseval, the latter is an integral of the squares of the differences of the characteristic functions and of their
-derivatives. With t = v / sqrt(m) it is at most J / (2 pi m^4 sqrt(m)), where
+the characteristic functions of the Skellam and of the mixture are exp(A - m t^2 / 2) and exp(B - m t^2 / 2). Series of
+cos and exp give
+
+    L <= A, B <= min(L + m t^8 / 28800, m t^4 / 24),  L = m (t^4 / 24 - t^6 / 720),
+    L' <= A', B' <= min(L' + m t^7 / 3600, m t^3 / 6) for t >= 0.
+
+By Cauchy and Schwarz, the sum over x of the difference of probabilities is at most the root of the sum of
+1 / (1 + x^2 / m), which is pi sqrt(m), times the sum of (1 + x^2 / m) times the square of the difference. By Parseval,
+the latter is an integral of the squares of the differences of the characteristic functions and of their derivatives.
+With t = v / sqrt(m) it is at most J / (2 pi m^6 sqrt(m)), where
 
     J = integral of exp(-v^2 + v^4 / (12 m)) (f^2 + ((v + v^3 / (6 m)) f + h)^2) over |v| <= pi sqrt(m),
-    f = max(v^6 / 720, v^8 / 1728),  h = max(v^5 / 120, v^7 / 216).
+    f = v^8 / 28800,  h = v^7 / 3600.
 
-So the distance in total variation is at most sqrt(J / 8) / m^2. That is 0.1416 / m^2 at m = 4096, less above, and so at
-most 1 / (7 m^2). The distance itself is 0.020 / m^2. Distances of coordinates and of steps add up. So, but for delta,
-the Skellam mechanism spends no more than a Gaussian one, to which the L2 norm alone matters.
+So the distance in total variation is at most sqrt(J / 8) / m^3, which is below 1 / (117 m^3) where m is 4096 or more.
+The distance itself is about 1 / (2000 m^3). Distances of coordinates and of steps add up. So, but for delta, the
+Skellam mechanism spends no more than a Gaussian one, to which the L2 norm alone matters.
 """
 
 from collections.abc import Callable
@@ -60,6 +65,9 @@ Floats = NDArray[np.float64]
 
 LEAST_VARIANCE = 4096
 """Of the noise whose closeness to a Gaussian is proven."""
+
+# The distance of a rounded Gaussian from the mixture: exp(-72), and what sums over whole numbers differ by.
+_ROUNDED = exp(-72) * (1 + 2.0**-7)
 
 # Of delta, for that the noise is not exactly what is composed.
 _RESERVED = 1e-3
@@ -117,7 +125,7 @@ def gaussian(event: SampledSkellam) -> SampledGaussian:
             f"noise of variance {event.variance} in grid steps is not shown to be close to a Gaussian: it is below "
             f"{LEAST_VARIANCE}"
         )
-    left = event.variance - sqrt(event.variance / 3) - 4
+    left = event.variance - 4 - 12 * sqrt(event.variance / 3)
     noise = sqrt(left) / event.l2 * (1 - 8 * ROUNDING)
     return SampledGaussian(sampling_rate=event.sampling_rate, noise_multiplier=noise, steps=event.steps)
 
@@ -132,7 +140,7 @@ def distance(events: tuple[Event, ...], *, of_gaussian: bool) -> float:
     total = 0.0
     for event in events:
         if isinstance(event, SampledSkellam):
-            each = NOISE_DISTANCE + (1 / (7 * event.variance**2) + NOISE_DISTANCE / 4096 if of_gaussian else 0.0)
+            each = NOISE_DISTANCE + (1 / (100 * event.variance**3) + _ROUNDED if of_gaussian else 0.0)
             total += event.steps * event.values * each
     return total * (1 + 1e-9)
 

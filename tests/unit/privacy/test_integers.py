@@ -10,6 +10,7 @@ from fedtrain.privacy import SampledGaussian, SampledSkellam
 from fedtrain.privacy.accounting import integers
 from fedtrain.privacy.accounting.skellam_loss import SkellamLoss, log_probabilities
 from fedtrain.privacy.events import NOISE_DISTANCE
+from fedtrain.privacy.integer_noise import IntegerNoise
 from tests.skellam import probabilities, worlds
 
 
@@ -58,28 +59,43 @@ def test_rounding_never_lowers_a_moment(rate, order, noise):
         assert truth <= found <= truth * (1 + mpf(10) ** -9)
 
 
-@pytest.mark.parametrize("variance", [64, 256, 1024])
+@pytest.mark.parametrize("variance", [64, 144])
 def test_skellam_noise_is_as_close_to_the_mixture_of_gaussians_as_is_said(variance):
-    apart = mpf(variance / 3) ** 0.5
-    near = probabilities(variance, 16 * math.isqrt(variance))
-
-    def mixture(x):
-        both = (mp.npdf(x, 0, mp.sqrt(variance + sign * apart)) for sign in (-1, 1))
-        return sum(both) / 2
-
-    gaps = [abs(probability - mixture(x)) for x, probability in enumerate(near)]
-    distance = float(gaps[0] / 2 + sum(gaps[1:])) * variance**2
-    assert distance == pytest.approx(0.02, rel=0.04)
+    # The mixture is summed over all variances that matter, with the probabilities of a Poisson variable.
+    mean = mpf(25 * variance) / 3
+    counts = range(int(mean - 24 * mp.sqrt(mean)), int(mean + 24 * mp.sqrt(mean)))
+    weights = {n: mp.exp(n * mp.log(mean) - mean - mp.loggamma(n + 1)) for n in counts if variance + (n - mean) / 5 > 0}
+    spreads = [(weight, variance + (n - mean) / 5) for n, weight in weights.items() if weight > mpf(10) ** -22]
+    near = probabilities(variance, 13 * math.isqrt(variance))
+    with mp.workdps(30):
+        gaps = [
+            abs(each - sum(weight * mp.npdf(x, 0, mp.sqrt(spread)) for weight, spread in spreads))
+            for x, each in enumerate(near)
+        ]
+        distance = float((gaps[0] / 2 + sum(gaps[1:])) * variance**3)
+    assert 1 / 2200 < distance < 1 / 1900
 
 
 @pytest.mark.parametrize("variance", [integers.LEAST_VARIANCE, 10**6, 10**12])
 def test_the_bound_on_the_distance_is_the_integral(variance):
     def integrand(v):
-        f, h = max(v**6 / 720, v**8 / 1728), max(v**5 / 120, v**7 / 216)
+        f, h = v**8 / 28800, v**7 / 3600
         return mp.exp(-(v**2) + v**4 / (12 * variance)) * (f**2 + ((v + v**3 / (6 * variance)) * f + h) ** 2)
 
-    ends = [0, mp.sqrt(1.8), mp.sqrt(2.4), 4, 8, 16, 64, mp.pi * mp.sqrt(variance)]
-    assert mp.sqrt(2 * mp.quad(integrand, ends) / 8) < 1 / mpf(7)
+    ends = [0, 2, 4, 8, 16, 64, mp.pi * mp.sqrt(variance)]
+    assert mp.sqrt(2 * mp.quad(integrand, ends) / 8) < 1 / mpf(117)
+
+
+@pytest.mark.parametrize("variance", [1, 50, 4096, 10**7])
+def test_characteristic_functions_and_their_slopes_are_as_near_as_is_said(variance):
+    m, mean = mpf(variance), mpf(25 * variance) / 3
+    for t in (mp.pi * place / 200 for place in range(1, 201)):
+        x = t**2 / 10
+        exponents = m * (mp.cos(t) - 1 + t**2 / 2), mean * (mp.exp(-x) - 1 + x)
+        slopes = m * (t - mp.sin(t)), mean * t / 5 * (1 - mp.exp(-x))
+        low, slope = m * (t**4 / 24 - t**6 / 720), m * (t**3 / 6 - t**5 / 120)
+        assert all(low <= each <= min(low + m * t**8 / 28800, m * t**4 / 24) for each in exponents)
+        assert all(slope <= each <= min(slope + m * t**7 / 3600, m * t**3 / 6) for each in slopes)
 
 
 def test_rounding_a_gaussian_gives_the_mixture():
@@ -98,7 +114,7 @@ def test_rounding_a_gaussian_gives_the_mixture():
 def test_the_gaussian_has_a_little_less_noise():
     close = integers.gaussian(event(0.25, variance=1_600_000_000, l2=40_000, steps=7))
     assert (close.sampling_rate, close.steps) == (0.25, 7)
-    assert 1 - 1e-5 < close.noise_multiplier < (1 - math.sqrt(1 / 1_600_000_000 / 3)) ** 0.5
+    assert 0.99991 < close.noise_multiplier < (1 - 12 * math.sqrt(1 / 1_600_000_000 / 3)) ** 0.5
     with pytest.raises(PrivacySpecError, match="variance 4095 in grid steps is not shown"):
         integers.gaussian(event(variance=4095))
 
@@ -108,10 +124,15 @@ def test_distances_add_up_over_values_and_steps():
     many = event(variance=10**6, values=50, steps=6)
     gaussian = SampledGaussian(sampling_rate=1.0, noise_multiplier=1.0, steps=10**6)
     assert integers.distance((gaussian,), of_gaussian=True) == 0
-    for of_gaussian, least in ((False, NOISE_DISTANCE), (True, 1 / 7e12)):
+    for of_gaussian, least in ((False, NOISE_DISTANCE), (True, 1e-20)):
         single = integers.distance((one,), of_gaussian=of_gaussian)
         assert least < single < least * 1.001
         assert integers.distance((many, gaussian), of_gaussian=of_gaussian) == pytest.approx(300 * single)
+
+
+@pytest.mark.parametrize("variance", [4.0, 1e5, 2.0**34])
+def test_noise_that_is_drawn_is_as_near_as_the_accounting_has_it(variance):
+    assert 512 * IntegerNoise(kind="skellam", variance=variance).distance <= NOISE_DISTANCE
 
 
 def test_delta_pays_for_the_distance():
