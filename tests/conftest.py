@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import HealthCheck, settings
 
 from fedtrain import progress
@@ -18,3 +20,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # On a busy machine anything takes long, and what is said of it would be among what commands print.
 progress.FIRST = 3600.0
+
+
+@pytest.fixture(autouse=True)
+def of_a_task():
+    """Let each test make Flower's messages, whose sender is that of the process, and leave nothing of it to the next.
+
+    What makes messages in a wider scope says whose they are by itself.
+    """
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 7, 1, 1
+    yield
+    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = None

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, Message, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
 from fedtrain.engine.arena import write_file
 from fedtrain.engine.codec import CodecError, Place, Reply, Source, encode_message, pack
@@ -12,7 +11,6 @@ from fedtrain.errors import StorageError
 
 @pytest.fixture
 def sent(tmp_path):
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
     message = Message(RecordDict({"r": ArrayRecord([np.arange(4)])}), 1000, "train")
     (request,) = RequestBuffers([tmp_path]).add([message], timeout=None)
     return message, request

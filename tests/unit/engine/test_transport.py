@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
 from fedtrain.engine.arena import ReadableFile
 from fedtrain.engine.codec import Source, decode, unpack
@@ -13,7 +12,6 @@ MODEL = 250_000  # float32 values, 1 MB
 
 @pytest.fixture
 def requests(tmp_path):
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
     return RequestBuffers([tmp_path])
 
 
