@@ -130,6 +130,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
 def _preflight(model: nn.Module, task: Task, info: DataInfo) -> PreflightResult:
     refuse_batch_statistics(model)
     refuse_complex(model)
+    _refuse_compiled(model)
     _refuse_rewriting(model)
     if not trainable(model):
         raise TaskError("the model cannot be trained privately: it has no trainable parameter")
@@ -208,6 +209,16 @@ def _generators() -> dict[str, object]:
 
 def _refuse_reading(case: Case) -> None:
     refuse_read(case.before, case.model, case.task, lambda: by_loop(case.task, case.model, case.ones[:1])[0])
+
+
+def _refuse_compiled(model: nn.Module) -> None:
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.jit.ScriptModule):
+            raise TaskError(
+                f"the model cannot be trained privately: {f'its layer {name} is' if name else 'it is'} compiled by "
+                "torch.jit, which takes no hooks, and keeps what a forward pass writes where nobody can see whether it "
+                "is read again; leave torch.jit.script or torch.jit.trace out, and use the module that was compiled"
+            )
 
 
 def _refuse_rewriting(model: nn.Module) -> None:

@@ -27,10 +27,10 @@ from fedtrain.privacy.noise import RandomSource
 from fedtrain.seeding import seeded_generator
 from fedtrain.tasks import Batch, Records, Task
 from fedtrain.tasks.calls import refuse_coupled_losses, rows, split, to_device
-from fedtrain.training.bookkeeping import Book, bookkeeping
+from fedtrain.training.bookkeeping import Book
 from fedtrain.training.contributions import PerRecord
 from fedtrain.training.gradients import by_loop, by_vmap, collate_alone, collate_views, trainable
-from fedtrain.training.hooks import Hooked, hooked, leave_plain
+from fedtrain.training.hooks import Hooked, leave_plain
 from fedtrain.training.preflight import WATCHING, PreflightResult
 from fedtrain.training.selfcheck import SelfCheck, SpotCheck, refuse_other_sum, tolerance
 from fedtrain.training.state import Still, Weights
@@ -110,15 +110,13 @@ class PrivateTrainer:
     @contextmanager
     def _ready(self, model: nn.Module) -> Iterator[Book | Hooked | None]:
         """Watch the layers of the model if the way does so, and leave it as a plain module, also after a failure."""
+        watching = WATCHING.get(self.preflight.way)
         try:
-            if self.preflight.way == "book-keeping":
-                with fast_layout(model), bookkeeping(model) as book:
-                    yield book
-            elif self.preflight.way == "hooks":
-                with hooked(model) as hooks:
-                    yield hooks
-            else:
+            if watching is None:
                 yield None
+            else:
+                with fast_layout(model), watching(model) as found:
+                    yield found
         finally:
             leave_plain(model)
 
@@ -165,17 +163,28 @@ class PrivateTrainer:
         if spot and watching and isinstance(chunk, dict):
             assert watching.outputs is not None
             refuse_coupled_losses(task, watching.outputs, chunk, found)
-            refuse_other_sum(model, records, watching.own, tolerance(found.dtype))
+            self._compare_sum(model, task, chunk, watching, found, records)
         if _count(chunk) and spot and not self.preflight.draws:
             spot.compare(chunk, found, records)
         return records
+
+    def _compare_sum(
+        self, model: nn.Module, task: Task, chunk: Batch, watching: Book | Hooked, found: Tensor, records: PerRecord
+    ) -> None:
+        """Compare the sum of the gradients with autograd's own; again without the records that hide those of others."""
+        hiding = refuse_other_sum(model, records, watching.own, tolerance(found.dtype))
+        if not hiding.any() or hiding.all():
+            return
+        rest = {name: value[(~hiding).to(value.device)] for name, value in chunk.items()}
+        with torch.random.fork_rng(_cuda_devices(model)):
+            _, others = watching(task, rest, own=True)
+        refuse_other_sum(model, others, watching.own, tolerance(found.dtype))
 
     def _compare_still(
         self, model: nn.Module, task: Task, chunk: Chunk, watching: Book | Hooked | None, spot: SpotCheck
     ) -> None:
         """Compare with what is drawn at random held still, and leave torch's generators as they are."""
-        devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-        with torch.random.fork_rng(list(devices)), Still():
+        with torch.random.fork_rng(_cuda_devices(model)), Still():
             spot.compare(chunk, *self._gradients(model, task, chunk, watching, own=False))
 
     def _gradients(
@@ -189,6 +198,10 @@ class PrivateTrainer:
             return parameters[0].new_zeros(0), PerRecord(parameters, [None] * len(parameters), 0)
         found, gradients = (by_vmap if self.preflight.way == "vmap" else by_loop)(task, model, chunk)
         return found, PerRecord.of(parameters, gradients)
+
+
+def _cuda_devices(model: nn.Module) -> list[torch.device]:
+    return list({parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"})
 
 
 def _count(chunk: Chunk) -> int:

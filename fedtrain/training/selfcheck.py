@@ -191,21 +191,28 @@ class SpotCheck:
             raise _differs("gradient")
 
 
-def refuse_other_sum(model: nn.Module, records: PerRecord, own: Sequence[Tensor | None], tolerance: float) -> None:
+def refuse_other_sum(model: nn.Module, records: PerRecord, own: Sequence[Tensor | None], tolerance: float) -> Tensor:
     """Refuse gradients of single records whose sum is not autograd's own gradient of the sum of their losses.
+
+    Returns:
+        The records that hide it, bool of shape (n,): where the gradient of one is not finite, or too long for a sum,
+        the parameter is not compared. Those that hide nothing are to be compared alone.
 
     Raises:
         TaskError: names the parameter.
     """
+    hiding = torch.zeros(len(records), dtype=torch.bool)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     every = torch.ones(len(records), dtype=torch.float64)
     for name, part, found, right in zip(names, records.parts, records.totals(every), own, strict=True):
-        scale = part.squares(exact=True).sqrt().sum() if part else torch.zeros(())
+        norms = part.squares(exact=True).sqrt().cpu() if part else torch.zeros(len(records))
+        # A record that is not finite makes both so, and counts as zero.
+        hides = ~(norms < torch.finfo(found.dtype).max / len(records))
+        hiding |= hides
         off = found.double() if right is None else found.double() - right.double()
-        # A record that is not finite makes both so, and counts as zero. What is too long for autograd's own sum is not
-        # compared.
-        if scale < torch.finfo(found.dtype).max and not off.norm() <= tolerance * scale:
+        if not hides.any() and not off.norm() <= tolerance * norms.sum():
             raise NotRecordsError(f"the gradients of single records of {name} are not, together, that of the batch")
+    return hiding
 
 
 def _differs(what: str) -> TaskError:

@@ -247,6 +247,9 @@ _NUMBERS = _NORMALS.union(
 _BETWEEN = frozenset({"randint", "randint_like", "random", "random_"})
 _COINS = frozenset({"bernoulli", "bernoulli_"})
 _OTHERS = frozenset({"randperm", "multinomial"})
+_LEAKS = frozenset({"rrelu_with_noise", "rrelu_with_noise_"})
+# What these take: values, where to note slopes, the least and the largest slope, and whether to draw.
+_RRELU = (None, None, 0.125, 1 / 3, False)
 
 
 class Still(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own
@@ -285,6 +288,8 @@ class Still(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own
         if name == "native_dropout":
             self.drew = True
             return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
+        if name in _LEAKS:
+            return self._leaked(func, args, kwargs or {})
         result = func(*args, **(kwargs or {}))
         by_name = (kwargs or {}).get("generator") is not None
         if by_name and not self.named:
@@ -294,6 +299,17 @@ class Still(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own
         self.drew |= not by_name
         self.others |= {"zeros"} if name in _COINS else {"low", "high"} if name != "randperm" else set()
         return result.copy_(_constant(name, args, result, self._level))
+
+    def _leaked(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a ReLU of random slopes with one slope. The backward pass reads it where drawn ones are noted."""
+        taken, noted, least, largest, draws = (*args, *_RRELU[len(args) :])[:5]
+        if not draws:
+            return func(*args, **kwargs)
+        self.drew = True
+        self.others |= {"low", "high"}
+        slope = least + (largest - least) * _UNIFORM[self._level]
+        noted.copy_(torch.where(taken > 0, 1.0, slope))
+        return taken.mul_(noted) if func.name().endswith("_") else taken * noted
 
 
 def _constant(name: str, args: tuple[Any, ...], drawn: Tensor, level: Level) -> Tensor:

@@ -41,7 +41,7 @@ TASKS = {name: Built(make) for name, (make, _) in TRAINED.items()} | {
 }
 DRAWN = {
     *("dropout", "much dropout", "dropout in a layer of one's own", "attention with dropout"),
-    *("sorted for some draws", "Beta of each record"),
+    *("sorted for some draws", "Beta of each record", "RReLU"),
 }
 
 
@@ -342,6 +342,25 @@ def again_if_large(s, x):
 def sorted_if_large(s, x):
     order = x[:, 0].argsort() if (x > 100).any() else torch.arange(len(x))
     return s.last(torch.tanh(s.first(x[order]))[order.argsort()])
+
+
+def weights_beside_if_large(s, x):
+    hidden = s.first(x)
+    return s.last(torch.tanh(hidden + functional.linear(x, s.first.weight) if (x > 100).any() else hidden))
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), 1e38])
+def test_a_record_that_is_no_number_hides_no_gradient_of_the_others(value):
+    data, net = records(), plain()
+    net.function = weights_beside_if_large
+    trained(copy.deepcopy(net), data)
+    data.features[::2, 0] += torch.linspace(300, 200, COUNT // 2)
+    data.features[3] = value
+    before, state = flat(net), torch.get_rng_state()
+    with pytest.raises(TaskError, match=r"the gradients of single records of first\.weight are not, together, that of"):
+        trained(net, data)
+    assert torch.equal(flat(net), before)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ DRAWS = {
     "bernoulli_ of chances": (lambda: torch.zeros(2).bernoulli_(torch.tensor([0.0, 0.9])), [0, 1]),
     "randperm": (lambda: torch.randperm(4), [3, 0, 1, 2]),
     "dropout": (lambda: functional.dropout(torch.ones(3), 0.8), [5, 5, 5]),
+    "rrelu": (lambda: nn.RReLU(0.2, 0.4)(torch.tensor([-1.0, 2.0])), [-0.3, 2]),
+    "rrelu_": (lambda: functional.rrelu_(torch.tensor([-1.0, 2.0]), 0.2, 0.4, training=True), [-0.3, 2]),
 }
 
 
@@ -35,6 +37,7 @@ AT_THE_ENDS = {
     "Beta": (lambda: torch.distributions.Beta(0.4, 0.4).sample((2,)), [0.02, 0.02], [0.98, 0.98]),
     "Gamma": (lambda: torch.distributions.Gamma(0.4, 1.0).sample((1,)), [0.02], [0.98]),
     "dropout": (lambda: functional.dropout(torch.ones(2), 0.5), [2, 2], [2, 2]),
+    "rrelu": (lambda: nn.RReLU(0.0, 1.0)(torch.tensor([-1.0, 2.0])), [-0.02, 2], [-0.98, 2]),
 }
 
 
@@ -74,6 +77,16 @@ def test_what_is_not_drawn_stays_and_what_a_named_generator_draws_if_it_is_to():
         assert torch.randn(1, generator=generator).tolist() == [0.5]
         assert not still.drew
         assert still.others
+
+
+def test_the_backward_pass_of_a_random_slope_has_the_slope_of_the_forward_pass():
+    values = torch.tensor([-1.0, 2.0], requires_grad=True)
+    with Still():
+        nn.RReLU(0.2, 0.4)(values).sum().backward()
+    assert values.grad.tolist() == pytest.approx([0.3, 1])
+    with Still() as still:
+        assert nn.RReLU(0.2, 0.4).eval()(torch.tensor([-1.0])).tolist() == pytest.approx([-0.3])
+        assert not still.drew
 
 
 def test_a_recurrent_layer_with_dropout_gives_a_record_in_a_batch_what_it_gives_alone():

@@ -296,6 +296,7 @@ TRAINED = {
     "dropout in a layer of one's own": (two(lambda s, x: s.last(s.first(x)), DropsOut), False),
     "dropout": (lambda: nn.Sequential(nn.Linear(WIDTH, 8), nn.Dropout(0.5), nn.Linear(8, 3)), True),
     "much dropout": (lambda: nn.Sequential(nn.Linear(WIDTH, 8), nn.Dropout(0.8), nn.Linear(8, 3)), True),
+    "RReLU": (lambda: nn.Sequential(nn.Linear(WIDTH, 8), nn.RReLU(), nn.Linear(8, 3)), True),
     "checkpointing": (
         two(lambda s, x: s.last(checkpoint(s.first, x, use_reentrant=False)), lambda: nn.Linear(WIDTH, 8)),
         True,
@@ -415,6 +416,20 @@ def old_weight_norm(layer):
         return nn.utils.weight_norm(layer)
 
 
+def of_jit(function, layer):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return function(layer)
+
+
+def plain_sequence():
+    return nn.Sequential(nn.Linear(WIDTH, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def compiled(function):
+    return lambda: nn.Sequential(nn.Linear(WIDTH, 8), of_jit(function, nn.Linear(8, 8)), nn.Linear(8, 3))
+
+
 BEFORE_FIRST = r"records meet before its layer first \(Linear\)"
 
 REFUSED = {
@@ -488,6 +503,12 @@ REFUSED = {
         lambda: nn.Sequential(old_weight_norm(nn.Linear(WIDTH, 3))),
         r"a copy of it cannot be made .* use nn\.utils\.parametrizations\.weight_norm",
     ),
+    "a scripted layer": (compiled(torch.jit.script), r"its layer 1 is compiled by torch\.jit, .* use the module"),
+    "a traced layer": (
+        compiled(lambda layer: torch.jit.trace(layer, torch.randn(2, 8))),
+        r"its layer 1 is compiled by torch\.jit",
+    ),
+    "a scripted model": (lambda: of_jit(torch.jit.script, plain_sequence()), r"it is compiled by torch\.jit"),
     "an error": (lambda: nn.Linear(WIDTH + 1, 3), "called on one synthetic record .* mat1 and mat2 shapes"),
 }
 
