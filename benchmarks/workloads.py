@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Iterable
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +105,8 @@ def loss_of(arrays: ArrayRecord) -> float:
     experiment, site = from_flat(SPEC["config"]), open_site(SPEC["config"])
     store, _ = open_simulated(experiment.data, clients=experiment.federation.clients, seed=experiment.seed)
     site.model.load_state_dict(arrays.to_torch_state_dict())
-    return float(evaluate(site.model, site.task, store.test, round_number=0).loss or "nan")
+    loss = evaluate(site.model, site.task, store.test, round_number=0).loss
+    return nan if loss is None else loss
 
 
 def initial_model() -> ArrayRecord:
