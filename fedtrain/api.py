@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedtrain.config import Experiment, from_flat, to_flat
-from fedtrain.errors import ReportError, StorageError
+from fedtrain.errors import ConfigError, ReportError, StorageError
 from fedtrain.files import current_folder
 from fedtrain.progress import shown
 
@@ -124,6 +124,7 @@ def plan(experiment: Experiment) -> "PlanSummary":
     Raises:
         UsageError: the experiment guarantees nothing.
         PrivacySpecError: its parameters cannot give the guarantee.
+        ConfigError: its cohorts are too small for its strategy, so that no run would begin.
     """
     from fedtrain.report.plan import summarize_plan
 
@@ -283,6 +284,8 @@ def budget(path: Run | str | Path, *, experiment: Experiment | None = None) -> "
 def _with_output(experiment: Experiment, out: str | Path | None, *, resume: bool) -> Experiment:
     """Return the experiment with the folder of its run, which has a name before clients keep ledgers in it."""
     output = experiment.output
+    if out is not None and not str(out):
+        raise ConfigError('out = "" names no folder: leave it out for one of its own in runs/, or write "."')
     directory = str(out) if out is not None else output.directory
     resume = resume or output.resume
     if directory is None and not resume:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.models import TyperPath
 
 from fedtrain import __version__
 from fedtrain.cli.streams import prepare_streams
@@ -50,11 +51,31 @@ class LazyGroup(TyperGroup):
 def load(name: str) -> Any:
     """Import one of the commands, and return it as a command of click's, which typer is built on."""
     found = getattr(import_module(COMMANDS[name][0]), name)
-    if isinstance(found, typer.Typer):
-        return typer.main.get_group(found)
-    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    single.command(name)(found)
-    return typer.main.get_command(single)
+    if not isinstance(found, typer.Typer):
+        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        single.command(name)(found)
+        return _with_named_paths(typer.main.get_command(single))
+    group = typer.main.get_group(found)
+    for command in group.commands.values():
+        _with_named_paths(command)
+    return group
+
+
+class NamedPath(TyperPath):
+    """A path of a command line. An empty one is refused: it would be the current folder."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return the path, or end the command where it is empty."""
+        if not value:
+            self.fail("the path is empty, as that of an unset variable is; write . for the current folder", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def _with_named_paths(command: Any) -> Any:
+    for parameter in command.params:
+        if isinstance(parameter.type, TyperPath):
+            parameter.type = NamedPath()
+    return command
 
 
 app = typer.Typer(

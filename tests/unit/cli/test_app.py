@@ -2,6 +2,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -52,6 +53,25 @@ def test_arguments_are_checked_before_anything_heavy_is_imported(command):
     packages, status = imported(*command, "--nonsense")
     assert status == 2
     assert packages & HEAVY == set()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_path_is_empty(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = load(name)
+    groups = getattr(command, "commands", {})
+    paths = [
+        [*line, *([""] if isinstance(parameter, click.Argument) else [parameter.opts[0], ""])]
+        for line, each in [([], command), *(([word], each) for word, each in groups.items())]
+        for parameter in each.params
+        if isinstance(parameter.type, click.Path)
+    ]
+    assert paths
+    for arguments in paths:
+        result = CliRunner().invoke(command, arguments)
+        assert result.exit_code == 2
+        assert "the path is empty" in " ".join(result.output.replace("│", " ").split())
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", COMMANDS)
