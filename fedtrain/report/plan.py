@@ -6,6 +6,7 @@ from math import ceil, exp
 from typing import Any
 
 from fedtrain.config import Experiment
+from fedtrain.config.strategies import check_strategy
 from fedtrain.errors import UsageError
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.accounting import COARSE, FINE, Bound, claim, epsilon_of, second_opinion
@@ -93,7 +94,9 @@ def summarize_plan(experiment: Experiment) -> PlanSummary:
     Raises:
         UsageError: the experiment guarantees nothing.
         PrivacySpecError: its parameters cannot give the guarantee.
+        ConfigError: its cohorts are too small for its strategy, so that no run would begin.
     """
+    check_strategy(experiment)
     mechanism = mechanism_of(experiment)
     if not mechanism.private:
         raise UsageError(

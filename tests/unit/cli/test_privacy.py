@@ -146,6 +146,7 @@ def test_a_png_is_drawn(tmp_path):
         ({**RECORD, "privacy.delta": 0.5}, 2, "it must be below 1 / records of a client"),
         ({**RECORD, "privacy.noise_multiplier": 1.0}, 2, "more than the budget of 4"),
         ({"privacy.epsilom": 1}, 2, "unknown key privacy.epsilom"),
+        (RECORD | {"server.strategy": "Bulyan", "federation.cohort": 2}, 2, 'Bulyan" needs 3 results in a round'),
     ],
 )
 def test_what_cannot_be_planned_is_an_error_with_its_status(flat, status, message):
