@@ -90,9 +90,15 @@ def _validating(grid: Grid, preparation: Preparation, *, private: bool) -> Valid
         weight_key=protocol.WEIGHT,
         public_weight=1.0 if private else None,
         indicator=protocol.WITHIN_CLIP if mechanism.clips_updates else None,
+        powered=protocol.LOSS if _raises_losses(preparation.experiment) else None,
         trained=shared_names(preparation.task, preparation.model),
         fixed=private,
     )
+
+
+def _raises_losses(experiment: Experiment) -> bool:
+    """Say whether the strategy weighs clients by a power of their losses, which may not be a whole one."""
+    return experiment.server.strategy == "QFedAvg" and experiment.server.parameters.q != 0
 
 
 def _collector(grid: Grid, channel: Channel, *, deadline: float) -> Collector:

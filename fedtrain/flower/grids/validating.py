@@ -39,6 +39,7 @@ class ValidatingGrid(GridWrapper):
         weight_key: str,
         public_weight: float | None,
         indicator: str | None = None,
+        powered: str | None = None,
         trained: frozenset[str] | None = None,
         fixed: bool = False,
     ) -> None:
@@ -50,6 +51,7 @@ class ValidatingGrid(GridWrapper):
             weight_key: the metric that weighs the client in averages.
             public_weight: the only weight that is allowed; ``None`` allows any above 0 up to 2^31.
             indicator: the metric that is 0 or 1, if there is one.
+            powered: the metric that the strategy raises to a power, if there is one; it is 0 or more.
             trained: the names of what is trained; ``None`` for all. What is not trained may hold numbers that are not
                 finite where they were sent so.
             fixed: whether what is not trained is to come back as it was sent, bit for bit.
@@ -59,6 +61,7 @@ class ValidatingGrid(GridWrapper):
         self._weight_key = weight_key
         self._public_weight = public_weight
         self._indicator = indicator
+        self._powered = powered
         self._trained = trained
         self._fixed = fixed
         self._sent: dict[str, tuple[Message, ArrayRecord]] = {}
@@ -117,6 +120,13 @@ class ValidatingGrid(GridWrapper):
                 return f"the metric {name} is {value!r}, and one finite number is allowed"
         if self._indicator is not None and record[self._indicator] not in (0, 1):
             return f"the metric {self._indicator} is {record[self._indicator]!r}, and 0 or 1 is allowed"
+        if (powered := self._powered) is not None and cast("float", record[powered]) < 0:
+            return (
+                f"the metric {name} is {record[name]!r}, and the strategy raises it to a power: it is to be 0 or more"
+            )
+        return self._weight_problem(record)
+
+    def _weight_problem(self, record: MetricRecord) -> str | None:
         weight = cast("float", record[self._weight_key])
         if self._public_weight is not None and weight != self._public_weight:
             return f"the weight is {weight!r}, and only the public {self._public_weight:g} is allowed"

@@ -55,10 +55,12 @@ def update(arrays=None, metrics=None):
     )
 
 
-def ask(answer, *, public_weight=None, metrics=NAMES):
+def ask(answer, *, public_weight=None, metrics=NAMES, powered=None):
     """Send the arrays to one node and return what comes out of the checked grid."""
     inner = InProcessGrid(lambda _: answer, [5])
-    grid = ValidatingGrid(inner, metrics=metrics, weight_key="num-examples", public_weight=public_weight)
+    grid = ValidatingGrid(
+        inner, metrics=metrics, weight_key="num-examples", public_weight=public_weight, powered=powered
+    )
     content = RecordDict({"arrays": record(), "config": ConfigRecord({"server-round": 1})})
     (reply,) = collect(grid, [Message(content, 5, "train")], timeout=10)
     return reply
@@ -296,6 +298,14 @@ def test_other_names_of_metrics():
 def test_metrics_that_are_not_one_finite_number(value):
     # Flower fails on the sum of a number and a list.
     assert "the metric train_loss is" in refused(update(metrics=METRICS | {"train_loss": value}))
+
+
+def test_a_metric_that_is_raised_to_a_power_is_not_negative():
+    problem = refused(update(metrics=METRICS | {"train_loss": -0.3}), powered="train_loss")
+    assert "the metric train_loss is -0.3, and the strategy raises it to a power" in problem
+    for options in ({}, {"powered": "num-examples"}):
+        assert_passed(ask(update(metrics=METRICS | {"train_loss": -0.3}), **options))
+    assert_passed(ask(update(metrics=METRICS | {"train_loss": 0.0}), powered="train_loss"))
 
 
 @pytest.mark.parametrize("value", [0, 0.0, -1.0, -5, 2.0**31 + 1, 10**300, float("nan"), float("inf"), [20.0], []])
