@@ -112,7 +112,13 @@ def meet(
     if not protection.needs_session:
         _require(clients, protection, missing)
         return clients, None
-    identity = Identity.load_or_create(folder / "identity.pem")
+    key, pinned = folder / "identity.pem", folder / "roster.json"
+    if pinned.exists() and not key.exists():
+        raise KeyFileError(
+            f"{key} is gone, the server's key, which {pinned} names: put it back; or move {folder} away, and "
+            "with it the pinned keys of the clients"
+        )
+    identity = Identity.load_or_create(key)
     roster = _roster(folder, identity, dict(keys.values()), protection, missing)
     offer = SessionOffer(run=token_hex(16), session=token_hex(16), roster=roster.digest, start=1)
     session, silent = open_session(

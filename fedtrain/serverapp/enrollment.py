@@ -87,7 +87,9 @@ def enroll_simulated(
     experiment, federation = preparation.experiment, preparation.experiment.federation
     layered = transport.sealed or transport.secagg
     if preparation.plan is None and not layered:
-        return Enrollment(run=folder.started()[0], channel=Channel(grid=grid, clients=clients), trail=None)
+        run, _ = folder.started()
+        folder.begin(experiment)
+        return Enrollment(run=run, channel=Channel(grid=grid, clients=clients), trail=None)
     identity = Identity.load_or_create(folder.key)
     run, start, log = _begun(folder, preparation, identity, done=done)
     roster = _pinned_roster(grid, clients, folder, identity, cohort=federation.cohort, timeout=federation.deadline)
@@ -274,6 +276,7 @@ def _enrolled(
     run: str,
     done: int,
 ) -> Enrollment:
+    folder.begin(preparation.experiment)
     if preparation.plan is None or log is None:
         return Enrollment(run=run, channel=channel, trail=None)
     trail = open_trail(
@@ -294,7 +297,7 @@ def _pin(folder: RunFolder, members: Members) -> None:
     """Keep the members of a run in its folder, for its auditors. A run is not resumed with different ones."""
     roster = members.membership.roster
     if not folder.roster.exists():
-        write_atomic(folder.path / "membership.json", members.envelope.line())
+        write_atomic(folder.membership, members.envelope.line())
         roster.write(folder.roster)
     elif Roster.read(folder.roster).digest != roster.digest:
         raise LedgerError(

@@ -86,29 +86,30 @@ def run_experiment(
     else:
         enroll = partial(enroll_members, grid, read_members(server, clients=federation.clients))
     folder = RunFolder.open(experiment)
-    unchecked = folder.check_identity(RunIdentity.of(preparation, folder.data_key))
-    start = folder.load_checkpoint() or initial_state(preparation)
-    # A checkpoint of an earlier version has all matrices.
-    start = replace(start, evaluations=kept(start.evaluations, preparation.metrics))
-    done = start.round_number
-    screen = make_screen(experiment.output.screen)
-    events = Events(screen, on_event)
-    events.emit(
-        RunStarted(
-            path=folder.path,
-            rounds=federation.rounds,
-            done=done,
-            introduction=_introduction(preparation),
-            owners=preparation.shown_owners,
+    with folder.starting():
+        unchecked = folder.check_identity(RunIdentity.of(preparation, folder.data_key))
+        start = folder.load_checkpoint() or initial_state(preparation)
+        # A checkpoint of an earlier version has all matrices.
+        start = replace(start, evaluations=kept(start.evaluations, preparation.metrics))
+        done = start.round_number
+        screen = make_screen(experiment.output.screen)
+        events = Events(screen, on_event)
+        events.emit(
+            RunStarted(
+                path=folder.path,
+                rounds=federation.rounds,
+                done=done,
+                introduction=_introduction(preparation),
+                owners=preparation.shown_owners,
+            )
         )
-    )
-    for warning in (*preparation.warnings, *preparation.private_warnings):
-        events.emit(Notice(text=f"warning: {warning}"))
-    if unchecked:
-        events.emit(Notice(text=f"warning: {unchecked}"))
-    if preparation.slower:
-        events.emit(Notice(text=preparation.slower))
-    enrollment = enroll(preparation, transport, summing, folder, done=done)
+        for warning in (*preparation.warnings, *preparation.private_warnings):
+            events.emit(Notice(text=f"warning: {warning}"))
+        if unchecked:
+            events.emit(Notice(text=f"warning: {unchecked}"))
+        if preparation.slower:
+            events.emit(Notice(text=preparation.slower))
+        enrollment = enroll(preparation, transport, summing, folder, done=done)
     if enrollment.trail is not None:
         for client, reason in enrollment.trail.refused.items():
             events.emit(Notice(text=f"client {client} does not take part: {reason}"))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -14,7 +14,7 @@ import tomli_w
 
 from fedtrain.config import Experiment, read_toml, to_flat
 from fedtrain.config.loading import decisive
-from fedtrain.errors import ConfigError, StorageError
+from fedtrain.errors import ConfigError, KeyFileError, StorageError
 from fedtrain.files import append_bytes, rewrite_lines, write_atomic
 from fedtrain.report import ModelFile, Report
 from fedtrain.serverapp.checkpoint import Arrays, RunState, check_checkpoint, check_model_file, encode_model
@@ -44,13 +44,33 @@ class RunFolder:
         """The server's signed record of a private run."""
         return self.path / "record.jsonl"
 
+    @property
+    def config(self) -> Path:
+        """The configuration of the run. With it the folder holds a run."""
+        return self.path / "config.toml"
+
+    @property
+    def starts(self) -> Path:
+        """The id of a run without a record, and how often the server was started."""
+        return self.path / "starts.json"
+
+    @property
+    def identity(self) -> Path:
+        """What the run is about."""
+        return self.path / "identity.json"
+
+    @property
+    def membership(self) -> Path:
+        """The members of the run's federation, as its operator signed them."""
+        return self.path / "membership.json"
+
     def started(self) -> tuple[str, int]:
         """Count a start of the server; return the id of a run without a record, and which start this is, from 1.
 
         Raises:
             StorageError: it cannot be read or written.
         """
-        path = self.path / "starts.json"
+        path = self.starts
         try:
             before = json.loads(path.read_text(encoding="ascii"))
             run, count = str(before["run"]), int(before["starts"])
@@ -92,7 +112,8 @@ class RunFolder:
 
         Raises:
             ConfigError: the folder holds a run and ``resume`` is not set, or a run of another configuration, or
-                checkpoints without a configuration; or ``resume`` is set without a folder.
+                checkpoints or a record without a configuration; or ``resume`` is set without a folder.
+            KeyFileError: a key of the run is gone.
         """
         if experiment.output.resume and experiment.output.directory is None:
             raise ConfigError(
@@ -100,18 +121,18 @@ class RunFolder:
             )
         name = experiment.output.directory or f"runs/{experiment.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
         folder = cls(path=Path(name))
-        config = folder.path / "config.toml"
-        if config.exists():
+        if folder.config.exists():
             if not experiment.output.resume:
                 raise ConfigError(
                     f"{folder.path} holds a run already: continue it with output.resume (--resume), or name another "
                     "folder with output.directory (--out)"
                 )
-            folder._check_same(experiment, config)
-        elif folder._checkpoints():
+            folder._check_same(experiment, folder.config)
+            folder._check_keys()
+        elif left := "checkpoints" if folder._checkpoints() else "a record" if folder.record.exists() else "":
             raise ConfigError(
-                f"{folder.path} holds checkpoints and no config.toml, which says what run they are of: put it back, or "
-                "name another folder with output.directory (--out)"
+                f"{folder.path} holds {left} and no config.toml, which says what run that is of: put it back, or name "
+                "another folder with output.directory (--out)"
             )
         return folder
 
@@ -119,20 +140,51 @@ class RunFolder:
     def open(cls, experiment: Experiment) -> "RunFolder":
         """Make the folder of a new run, or open that of a run to be resumed.
 
+        What is left of a start after which no run began, as where too few clients came, is taken away: it binds nobody.
+
         Raises:
-            ConfigError: as `of`.
+            ConfigError, KeyFileError: as `of`.
             StorageError: the folder cannot be made.
         """
         folder = cls.of(experiment)
-        config = folder.path / "config.toml"
-        if config.exists():
+        if folder.config.exists():
             return folder
         try:
+            folder.discard()
             (folder.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"cannot make the run folder {folder.path}: {error.strerror or error}") from error
-        write_atomic(config, tomli_w.dumps(_nested(to_flat(experiment))).encode())
         return folder
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """Take away what was written of a start that fails before a run began, so that its name is free again."""
+        try:
+            yield
+        except BaseException:
+            if not self.config.exists():
+                with suppress(OSError):  # what failed is what is to be told
+                    self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Take away what a start writes before a run begins."""
+        for file in (self.starts, self.identity, self.roster, self.membership, self.key, self.data_key):
+            file.unlink(missing_ok=True)
+        for folder in (self.path / "checkpoints", self.path / "keys", self.path):
+            with suppress(OSError):  # there is none, or it holds something else
+                folder.rmdir()
+
+    def begin(self, experiment: Experiment) -> None:
+        """Note the configuration: from here on the folder holds a run, which is resumed and not begun again.
+
+        Called when the clients are there, and before anything is recorded or asked of them.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        if not self.config.exists():
+            write_atomic(self.config, tomli_w.dumps(_nested(to_flat(experiment))).encode())
 
     @staticmethod
     def _check_same(experiment: Experiment, config: Path) -> None:
@@ -149,6 +201,20 @@ class RunFolder:
                 f"the run in {config.parent} cannot be resumed with another configuration: {'; '.join(changed)}"
             )
 
+    def _check_keys(self) -> None:
+        """Refuse to go on without a key, before another is made in its place, with which nothing of before holds."""
+        if self.identity.exists() and not self.data_key.exists():
+            raise KeyFileError(
+                f"{self.data_key} is gone, the key of the digests in {self.identity}: without it nobody can tell "
+                "whether the records are those of before. Put it back, or begin another run in another folder (--out)"
+            )
+        # In a deployment the server has its identity elsewhere, and the run folder its members.
+        if self.roster.exists() and not self.membership.exists() and not self.key.exists():
+            raise KeyFileError(
+                f"{self.key} is gone, the server's key, which {self.roster} names. Put it back, or begin another run "
+                "in another folder (--out)"
+            )
+
     def check_identity(self, now: RunIdentity) -> str:
         """Check that a resumed run is about what it was about before, and note what a new one is about.
 
@@ -160,7 +226,7 @@ class RunFolder:
             ConfigError: the records, the model or the task are others; it names which.
             StorageError: the note cannot be read or written.
         """
-        path = self.path / "identity.json"
+        path = self.identity
         try:
             before = RunIdentity.decode(path.read_bytes())
         except FileNotFoundError:

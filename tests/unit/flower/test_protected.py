@@ -824,7 +824,12 @@ def test_other_keys_than_those_pinned_are_refused(make_world):
         (world.folder / "clients" / f"client-{client}" / "identity.pem").unlink()
     with pytest.raises(ClientError, match=r"1 clients take part, and 2 are needed"):
         world.protect()
-    (world.folder / "server" / "identity.pem").unlink()
+    key = world.folder / "server" / "identity.pem"
+    key.unlink()
+    with pytest.raises(KeyFileError, match=r"identity\.pem is gone, the server's key"):
+        world.protect()
+    assert not key.exists()
+    Identity.load_or_create(key)
     with pytest.raises(KeyFileError, match="names another key of the server"):
         world.protect()
 

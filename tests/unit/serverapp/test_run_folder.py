@@ -12,10 +12,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from fedtrain.config import from_flat, read_toml, to_flat
-from fedtrain.errors import ConfigError, StorageError
+from fedtrain.crypto import Identity, read_or_create_secret
+from fedtrain.errors import ClientError, ConfigError, KeyFileError, StorageError
 from fedtrain.serverapp.preparation import prepare
 from fedtrain.serverapp.reporting import build_report
 from fedtrain.serverapp.run_folder import RunFolder, open_board
+from fedtrain.trust import Roster
 from tests.fakes import digits_experiment
 
 ROOT = Path(__file__).parents[3]
@@ -27,13 +29,20 @@ def experiment(cache, tmp_path):
     return lambda **settings: digits_experiment(cache, output__directory=str(tmp_path / "run"), **settings)
 
 
+def begun(experiment):
+    """Return the folder of a run that begins."""
+    folder = RunFolder.open(experiment)
+    folder.begin(experiment)
+    return folder
+
+
 def checkpoints(folder):
     return sorted(path.name for path in (folder.path / "checkpoints").glob("round-*"))
 
 
 def test_a_new_run_leaves_its_configuration(experiment):
     config = experiment(name='a "name" of quotes', training__learning_rate=0.1 + 0.2, data__test_fraction=0.25)
-    folder = RunFolder.open(config)
+    folder = begun(config)
     assert folder.path.is_dir()
     assert from_flat(read_toml(folder.path / "config.toml")) == config
     assert read_toml(folder.path / "config.toml") == to_flat(config)
@@ -43,14 +52,14 @@ def test_a_new_run_leaves_its_configuration(experiment):
 
 def test_a_run_without_a_folder_gets_one_with_its_name_and_the_time(cache, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder = RunFolder.open(digits_experiment(cache, name="mine"))
+    folder = begun(digits_experiment(cache, name="mine"))
     assert folder.path.parent == Path("runs")
     assert folder.path.name.startswith("mine-20")
     assert (tmp_path / folder.path / "config.toml").is_file()
 
 
 def test_a_folder_that_holds_a_run_is_not_written_over(experiment):
-    folder = RunFolder.open(experiment())
+    folder = begun(experiment())
     before = (folder.path / "config.toml").read_bytes()
     with pytest.raises(ConfigError, match=r"holds a run already: .*--resume.*--out"):
         RunFolder.open(experiment(training__learning_rate=0.7))
@@ -58,7 +67,7 @@ def test_a_folder_that_holds_a_run_is_not_written_over(experiment):
 
 
 def test_resuming_needs_the_same_configuration_and_names_what_changed(experiment):
-    RunFolder.open(experiment())
+    begun(experiment())
     with pytest.raises(ConfigError, match="another configuration") as caught:
         RunFolder.open(
             experiment(
@@ -80,7 +89,7 @@ def test_resuming_needs_the_same_configuration_and_names_what_changed(experiment
 
 
 def test_what_does_not_change_the_results_may_change(experiment, tmp_path):
-    RunFolder.open(experiment())
+    begun(experiment())
     resumed = RunFolder.open(
         experiment(output__resume=True, output__screen="none", data__cache=str(tmp_path / "other"))
     )
@@ -99,7 +108,7 @@ def test_resuming_without_a_folder_is_refused(cache, tmp_path, monkeypatch):
 
 
 def test_a_configuration_that_is_damaged_is_not_taken_for_a_new_folder(experiment):
-    folder = RunFolder.open(experiment())
+    folder = begun(experiment())
     (folder.path / "config.toml").write_text("= no toml")
     with pytest.raises(ConfigError, match="is not TOML"):
         RunFolder.open(experiment(output__resume=True))
@@ -247,11 +256,61 @@ def test_a_missing_installation_is_an_error_that_says_what_to_install(tmp_path, 
 
 def test_checkpoints_of_an_unknown_run_are_not_continued(tmp_path, make_state):
     experiment = digits_experiment(tmp_path, output__directory=str(tmp_path / "run"))
-    folder = RunFolder.open(experiment)
+    folder = begun(experiment)
     folder.save_checkpoint(dataclasses.replace(make_state(), round_number=1))
-    (folder.path / "config.toml").unlink()
+    folder.config.unlink()
     with pytest.raises(ConfigError, match=r"checkpoints and no config.toml"):
         RunFolder.open(experiment)
+
+
+def test_a_record_of_an_unknown_run_is_not_continued(experiment):
+    folder = begun(experiment())
+    folder.record.write_text("what was asked and charged")
+    folder.config.unlink()
+    with pytest.raises(ConfigError, match=r"a record and no config.toml"):
+        RunFolder.open(experiment())
+
+
+def test_a_start_that_fails_before_a_run_begins_leaves_its_name_free(experiment):
+    def start(folder, *steps):
+        with folder.starting():
+            for step in steps:
+                step()
+            raise ClientError("too few clients")
+
+    folder = RunFolder.open(experiment())
+    with pytest.raises(ClientError):
+        start(folder, folder.started, lambda: Identity.load_or_create(folder.key))
+    assert not folder.path.exists()
+    (folder.path / "clients").mkdir(parents=True)
+    RunFolder.open(experiment()).started()  # and the process is killed
+    other = RunFolder.open(experiment(training__learning_rate=0.7))
+    assert other.started()[1] == 1
+    with pytest.raises(ClientError):
+        start(other, lambda: other.begin(experiment(training__learning_rate=0.7)))
+    assert {path.name for path in other.path.iterdir()} == {"checkpoints", "clients", "config.toml", "starts.json"}
+
+
+@pytest.mark.parametrize("name", ["key", "data_key"])
+def test_a_key_that_is_gone_is_named_before_another_one_is_made(experiment, name):
+    folder = begun(experiment())
+    folder.identity.write_text("what the run is about")
+    Roster(server=Identity.load_or_create(folder.key).public, clients={}).write(folder.roster)
+    read_or_create_secret(folder.data_key, lambda: bytes(32))
+    again = experiment(output__resume=True)
+    RunFolder.open(again)
+    key = getattr(folder, name)
+    key.unlink()
+    with pytest.raises(KeyFileError, match=rf"{key.name} is gone, the .* Put it back"):
+        RunFolder.open(again)
+    assert not key.exists()
+
+
+def test_in_a_deployment_the_run_folder_has_no_key_of_the_server(experiment):
+    folder = begun(experiment())
+    Roster(server=Identity.generate().public, clients={}).write(folder.roster)
+    folder.membership.write_text("as the operator signed it")
+    RunFolder.open(experiment(output__resume=True))
 
 
 def test_the_history_grows_by_lines_and_is_cut_where_a_checkpoint_ends(experiment, make_state):
