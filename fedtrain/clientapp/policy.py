@@ -144,11 +144,26 @@ def reserve(
                 f"this client has taken part in this run {taken} times, and the noise is calibrated for "
                 f"{plan.spec.rounds}; nothing was trained"
             )
+        _check_separation(ledger, plan, run, round_number)
         _check(ledger, client, plan, subject)
 
     privacy = experiment.privacy
     return ledger.reserve(
         **subject, repeatable=privacy.noise == "seeded", unit=plan.spec.unit, noise=privacy.noise, permit=permit
+    )
+
+
+def _check_separation(ledger: Ledger, plan: PrivacyPlan, run: str, round_number: int) -> None:
+    """Refuse a round that is too near to the last one of this run, or the same again, where the noise relies on that.
+
+    Work that was reserved before and gives the very same update does not come here.
+    """
+    correlation, latest = plan.spec.correlation, ledger.totals.latest(run)
+    if correlation is None or not latest or round_number - latest >= correlation.separation:
+        return
+    raise BudgetError(
+        f"round {round_number} is too near to round {latest}, the last one of this run that this client has reserved: "
+        f"the noise is calibrated for {correlation.separation} rounds from one to the next; nothing was trained"
     )
 
 

@@ -28,7 +28,12 @@ _PRESENTATION = ("output.", "data.cache")
 _LISTS = ("data.classes", "data.feature_columns", "data.label_columns")
 # Fields that came later, and what all runs before them had. An experiment that does not use them has the digest of
 # before: a run that an earlier version began can be resumed, and its record names the configuration of its report.
-_LATER: Flat = {"data.target": "class", "data.label_columns": ""}
+_LATER: Flat = {
+    "data.target": "class",
+    "data.label_columns": "",
+    "privacy.mechanism": "gaussian",
+    "privacy.separation": "",
+}
 
 
 def read_toml(path: Path) -> Flat:

@@ -4,9 +4,9 @@ The names that ``privacy.mode`` may have, in experiments, reports, records and s
 another mode declares its own when it is registered (`fedtrain.privacy.mechanisms.register`).
 """
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from fedtrain.config.sections import Count, Fraction, Positive, Section
@@ -66,6 +66,16 @@ class Privacy(Section):
         description="client: poisson draws each client with probability cohort / clients and keeps cohorts secret; "
         "capped draws cohorts of fixed size, without amplification by sampling",
     )
+    mechanism: Literal["gaussian", "banded"] = Field(
+        "gaussian",
+        description="client, capped: gaussian draws the noise of each round anew; banded takes a part of it back in "
+        "later rounds, for less noise in the model at the same epsilon",
+    )
+    separation: Annotated[int, Field(ge=2)] | None = Field(
+        None,
+        description="banded: rounds from one participation of a client to its next, at least; the cohorts of so many "
+        "rounds are of different clients",
+    )
     adaptive_clipping: bool = Field(False, description="client: let clip_norm follow a quantile of the updates' norms")
     clipping_quantile: Fraction = Field(0.5, description="adaptive clipping: the fraction of updates not clipped")
     clipping_rate: Positive = Field(0.2, description="adaptive clipping: learning rate of the logarithm of clip_norm")
@@ -76,6 +86,31 @@ class Privacy(Section):
         "seeded", description="seeded: repeatable, for simulation only; secure: from the operating system's generator"
     )
     tuning: str = Field("not declared", description="earlier runs on the same records, in words; printed in the report")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.mechanism == "gaussian":
+            if self.separation is not None:
+                raise ValueError(
+                    f'separation = {self.separation} is for mechanism = "banded", and it is "gaussian"; leave it out'
+                )
+            return self
+        if self.mode != "client" or self.cohorts != "capped":
+            raise ValueError(
+                f'mechanism = "banded" is for mode = "client" with cohorts = "capped", and they are "{self.mode}" and '
+                f'"{self.cohorts}"'
+            )
+        if self.separation is None:
+            raise ValueError(
+                'mechanism = "banded" needs separation: the rounds from one participation of a client to its next, at '
+                "least; the largest possible one is federation.clients / federation.cohort, rounded down"
+            )
+        if self.adaptive_clipping:
+            raise ValueError(
+                'adaptive_clipping = true is not for mechanism = "banded": noise of earlier rounds is taken back in '
+                "later ones, at one clipping norm"
+            )
+        return self
 
     @property
     def secret_cohorts(self) -> bool:

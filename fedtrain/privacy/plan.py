@@ -14,6 +14,7 @@ from pydantic import JsonValue, TypeAdapter
 from fedtrain.crypto.canonical import canonical
 from fedtrain.errors import PrivacySpecError
 from fedtrain.privacy.accounting import COARSE, FINE, epsilon_of
+from fedtrain.privacy.correlation import Correlation, inflation, round_spread
 from fedtrain.privacy.events import KIND, MOST_STEPS, Event, SampledGaussian
 
 # Beyond this much noise a step moves the weights by noise alone; below it the guarantee is vacuous.
@@ -119,6 +120,7 @@ class PrivacySpec:
         steps_per_round: noised releases in a round.
         rounds: rounds that one client trains in at most.
         adaptive: how the clipping norm adapts; None if it is fixed.
+        correlation: how the noise of the rounds is correlated; None if it is drawn anew in each.
     """
 
     unit: Unit
@@ -132,6 +134,7 @@ class PrivacySpec:
     steps_per_round: int
     rounds: int
     adaptive: AdaptiveClipping | None = None
+    correlation: Correlation | None = None
 
     @property
     def steps(self) -> int:
@@ -145,7 +148,8 @@ class PrivacyPlan:
 
     Attributes:
         spec: the guarantee.
-        noise_multiplier: standard deviation of the noise over the clipping norm.
+        noise_multiplier: standard deviation of the noise over the clipping norm. With correlated noise, that of the
+            independent noise in each participation of a client that would spend as much.
         kind: the name that tells it from plans of other mechanisms with the same spec. Clients sign its digest.
     """
 
@@ -161,19 +165,34 @@ class PrivacyPlan:
 
     @property
     def value_noise_multiplier(self) -> float:
-        """The noise on the sum of the contributions, over the clipping norm.
+        """The deviation of what is drawn for the sum of the contributions, over the clipping norm.
 
         With adaptive clipping the noised count spends a part of each release, so that the sum has more noise than the
         ``noise_multiplier`` z of both together: ``(z^-2 - (2 count_noise)^-2)^(-1/2)`` (Andrew et al. 2021, theorem 1).
+        With correlated noise it is larger by what one client can move (`fedtrain.privacy.correlation.inflation`).
         """
         z, adaptive = self.noise_multiplier, self.spec.adaptive
+        if self.spec.correlation is not None:
+            return z * inflation(self.spec.correlation, self.spec.rounds)
         if adaptive is None:
             return z
         return float((z**-2 - (2 * adaptive.count_noise) ** -2) ** -0.5)
 
+    @property
+    def round_noise_multiplier(self) -> float:
+        """The deviation of the noise on the sum of one round, over the clipping norm."""
+        drawn, correlated = self.value_noise_multiplier, self.spec.correlation
+        return drawn if correlated is None else drawn * round_spread(correlated)
+
     def as_data(self) -> dict[str, JsonValue]:
-        """Return the plan as a JSON object that names its mechanism."""
-        return {"kind": self.kind, "noise_multiplier": self.noise_multiplier, "spec": asdict(self.spec)}
+        """Return the plan as a JSON object that names its mechanism.
+
+        A correlation is left out where there is none: plans of earlier versions have none.
+        """
+        spec = asdict(self.spec)
+        if self.spec.correlation is None:
+            del spec["correlation"]
+        return {"kind": self.kind, "noise_multiplier": self.noise_multiplier, "spec": spec}
 
     @property
     def digest(self) -> str:
@@ -306,6 +325,8 @@ def _check(spec: PrivacySpec) -> None:
     _check_population(spec)
     if spec.adaptive is not None:
         _check_adaptive(spec, spec.adaptive)
+    if spec.correlation is not None:
+        _check_correlation(spec, spec.correlation)
 
 
 def _check_population(spec: PrivacySpec) -> None:
@@ -336,6 +357,17 @@ def _check_adaptive(spec: PrivacySpec, adaptive: AdaptiveClipping) -> None:
     for name, value in (("rate", adaptive.learning_rate), ("noise", adaptive.count_noise)):
         if not (isfinite(value) and value > 0):
             raise PrivacySpecError(f"clipping {name} = {value:g} is not allowed: it is finite and above 0")
+
+
+def _check_correlation(spec: PrivacySpec, correlated: Correlation) -> None:
+    if spec.neighbouring not in _KNOWN_PARTICIPATION or spec.steps_per_round != 1:
+        raise PrivacySpecError("correlated noise is for whole clients in known cohorts, one release a round")
+    if spec.adaptive is not None:
+        raise PrivacySpecError(
+            "correlated noise needs a clipping norm that is the same in all rounds: set privacy.adaptive_clipping = "
+            "false"
+        )
+    correlated.check(spec.rounds)
 
 
 def _check_noise(spec: PrivacySpec, noise_multiplier: float) -> None:

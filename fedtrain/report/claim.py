@@ -18,6 +18,7 @@ from fedtrain.errors import PrivacySpecError
 from fedtrain.ledger import FirstRecord, LedgerEntry, Record, Statement, unanswered
 from fedtrain.privacy import COARSE, Event, PrivacyPlan, ceiling, claim, epsilon_of, merge, second_opinion
 from fedtrain.privacy.accounting import Bound
+from fedtrain.privacy.correlation import mean_error
 from fedtrain.privacy.events import sampled_gaussian
 from fedtrain.privacy.mechanisms import mechanism_of, mechanism_of_plan, read_plan
 from fedtrain.report import wording
@@ -26,6 +27,7 @@ from fedtrain.report.privacy import (
     Accountant,
     AdaptiveClipping,
     ClientPrivacy,
+    Correlation,
     Mechanism,
     Privacy,
     PrivacyEvent,
@@ -274,6 +276,15 @@ def _mechanism(plan: PrivacyPlan) -> Mechanism:
             count_noise=spec.adaptive.count_noise,
             value_noise_multiplier=plan.value_noise_multiplier,
         )
+    correlation = None
+    if spec.correlation is not None:
+        correlation = Correlation(
+            rounds=spec.correlation.rounds,
+            separation=spec.correlation.separation,
+            bands=spec.correlation.bands,
+            value_noise_multiplier=plan.value_noise_multiplier,
+            error=mean_error(spec.correlation, spec.rounds),
+        )
     return Mechanism(
         name="Gaussian" if spec.sampling_rate == 1 else "Poisson-sampled Gaussian",
         sampling_rate=spec.sampling_rate,
@@ -284,6 +295,7 @@ def _mechanism(plan: PrivacyPlan) -> Mechanism:
         steps_per_round=spec.steps_per_round,
         rounds=spec.rounds,
         adaptive_clipping=adaptive,
+        correlation=correlation,
         plan_digest=plan.digest,
         plan=plan.as_data(),
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from math import ceil, exp
+from math import ceil, exp, sqrt
 from typing import Any
 
 from fedtrain.config import Experiment
@@ -10,6 +10,7 @@ from fedtrain.config.strategies import check_strategy
 from fedtrain.errors import UsageError
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.accounting import COARSE, FINE, Bound, claim, epsilon_of, second_opinion
+from fedtrain.privacy.correlation import Correlation, mean_error
 from fedtrain.privacy.events import SampledGaussian
 from fedtrain.privacy.mechanisms import mechanism_of, mechanism_of_plan
 from fedtrain.report.numbers import count, exact, upper
@@ -79,6 +80,7 @@ class PlanSummary:
             "digest": self.plan.digest,
             "noise_multiplier": self.noise_multiplier,
             "value_noise_multiplier": self.plan.value_noise_multiplier,
+            **_correlation_data(self.plan),
             "epsilon": self.epsilon,
             "delta": self.delta,
             "budget": self.budget,
@@ -86,6 +88,14 @@ class PlanSummary:
             "rounds": [{"rounds": point.rounds, "epsilon": point.epsilon} for point in self.rounds],
             "alternatives": [asdict(point) for point in self.alternatives],
         }
+
+
+def _correlation_data(plan: PrivacyPlan) -> dict[str, Any]:
+    """Return how noise is correlated, and what that does to the model; nothing where it is drawn anew in each round."""
+    correlation = plan.spec.correlation
+    if correlation is None:
+        return {}
+    return {"correlation": {**asdict(correlation), "error": mean_error(correlation, plan.spec.rounds)}}
 
 
 def summarize_plan(experiment: Experiment) -> PlanSummary:
@@ -155,13 +165,15 @@ def _promise(made: PrivacyPlan, epsilon: float) -> list[str]:
 
 
 def _noise(made: PrivacyPlan) -> list[str]:
-    spec, values = made.spec, made.value_noise_multiplier
+    spec, values = made.spec, made.round_noise_multiplier
     lines = [f"Noise multiplier {exact(made.noise_multiplier)}."]
     if spec.adaptive is not None:
         lines.append(
             f"The count of adaptive clipping, with noise of deviation {exact(spec.adaptive.count_noise)}, takes a part "
             f"of it, so that the sum has {values:.4g}."
         )
+    if spec.correlation is not None:
+        lines.append(_correlation(made, spec.correlation))
     lines.append(
         f"The sum of contributions, each of norm at most {exact(spec.clip_norm)}, has noise of deviation "
         f"{values * spec.clip_norm:.4g} and is divided by {spec.divisor}."
@@ -172,6 +184,18 @@ def _noise(made: PrivacyPlan) -> list[str]:
         "parameters or more."
     )
     return lines
+
+
+def _correlation(made: PrivacyPlan, correlation: Correlation) -> str:
+    spec, single = made.spec, made.noise_multiplier / sqrt(made.spec.rounds)
+    return (
+        f"Of {count(correlation.rounds)} rounds a client takes part in {count(spec.rounds)} at most, in none of the "
+        f"{count(correlation.separation - 1)} after each:\n"
+        f"all of them are one Gaussian mechanism of noise multiplier {single:.4g}, charged in equal shares.\n"
+        f"Each round takes a part of the noise of the {count(correlation.bands - 1)} before back. Over the rounds, the "
+        "noise in the model is\n"
+        f"{mean_error(correlation, spec.rounds):.3f} of independent noise at the same epsilon (root mean square)."
+    )
 
 
 def _bound(role: str, bound: Bound) -> str:

@@ -42,6 +42,21 @@ class AdaptiveClipping(Part):
     )
 
 
+class Correlation(Part):
+    """Noise that is correlated over the rounds: the banded inverse square root (Kalinin et al. 2025)."""
+
+    rounds: Round = Field(description="rounds of the run, over which it is correlated")
+    separation: Round = Field(description="rounds from one participation of a client to its next, at least")
+    bands: Round = Field(description="rounds whose draws the noise of one round is made of, at most")
+    value_noise_multiplier: Positive = Field(
+        description="standard deviation of the draws over clip_norm: noise_multiplier times what one client can move"
+    )
+    error: Positive = Field(
+        description="root mean square, over the rounds, of the noise in the model, over that of independent noise at "
+        "equal epsilon"
+    )
+
+
 class Mechanism(Part):
     """The mechanism, with every parameter that determines epsilon."""
 
@@ -56,6 +71,11 @@ class Mechanism(Part):
     steps_per_round: Round = Field(description="noisy steps in a round")
     rounds: Round = Field(description="rounds that the noise was calibrated for, for each client")
     adaptive_clipping: AdaptiveClipping | None = Field(description="how clip_norm changes; null if it is fixed")
+    correlation: Correlation | None = Field(
+        None,
+        description="how noise is correlated over the rounds; left out where it is drawn anew in each",
+        exclude_if=lambda correlation: correlation is None,
+    )
     plan_digest: Sha256 = Field(description="SHA-256 of the canonical JSON of plan; every ledger entry names it")
     plan: dict[str, JsonValue] = Field(description="the calibrated plan as data, as the clients received it")
 

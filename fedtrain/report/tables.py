@@ -178,6 +178,14 @@ def mechanism(shown: Mechanism, privacy: Privacy) -> Rows:
             ("noise on the count", exact(adaptive.count_noise)),
             ("noise multiplier of the sum", exact(adaptive.value_noise_multiplier)),
         ]
+    correlation = shown.correlation
+    if correlation is not None:
+        rows[6:6] = [
+            ("noise over the rounds", f"correlated over {count(correlation.bands)} rounds"),
+            ("rounds between participations, at least", count(correlation.separation)),
+            ("noise multiplier of the draws", f"{correlation.value_noise_multiplier:.6g}"),
+            ("error of the model, of that with independent noise", f"{correlation.error:.3f}"),
+        ]
     return rows
 
 

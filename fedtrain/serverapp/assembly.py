@@ -111,6 +111,7 @@ def _sampler(channel: Channel, preparation: Preparation, trail: AuditTrail | Non
     federation, seed = preparation.experiment.federation, preparation.experiment.seed
     if trail is not None and trail.withheld:
         return PoissonSampler(trail, clients=channel.clients, seed=seed)
+    correlation = None if trail is None else trail.plan.spec.correlation
     return FixedSampler(
         channel.grid,
         clients=channel.clients,
@@ -120,6 +121,8 @@ def _sampler(channel: Channel, preparation: Preparation, trail: AuditTrail | Non
         seed=seed,
         refused=() if trail is None else trail.refused,
         timeout=federation.deadline,
+        separation=1 if correlation is None else correlation.separation,
+        latest={} if trail is None else trail.latest(done=done),
     )
 
 

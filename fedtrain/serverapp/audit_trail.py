@@ -52,7 +52,7 @@ class _Questions:
     def __init__(self) -> None:
         self.times: Counter[int] = Counter()
         self._read = 0
-        self._latest = 0
+        self._highest = 0
         self._cohorts: dict[tuple[int, str], tuple[int, ...]] = {}
         self._distinct: Counter[int] = Counter()
 
@@ -64,14 +64,27 @@ class _Questions:
                 self._distinct.subtract(self._cohorts.get((record.round, record.model), ()))
                 self._distinct.update(record.cohort)
                 self._cohorts[record.round, record.model] = record.cohort
-                self._latest = max(self._latest, record.round)
+                self._highest = max(self._highest, record.round)
         self._read = len(records)
+
+    @property
+    def highest(self) -> int:
+        """The highest round that anyone was asked in; 0 if there is none."""
+        return self._highest
 
     def distinct(self, *, done: int) -> Counter[int]:
         """Return how often each client was asked in so many rounds, the same question counted once."""
-        if done >= self._latest:
+        if done >= self._highest:
             return Counter(self._distinct)
         return Counter(client for (number, _), cohort in self._cohorts.items() if number <= done for client in cohort)
+
+    def latest(self, *, done: int) -> dict[int, int]:
+        """Return the highest round up to one that each client was asked in."""
+        found: dict[int, int] = {}
+        for (number, _), cohort in sorted(self._cohorts.items()):
+            if number <= done:
+                found.update(dict.fromkeys(cohort, number))
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +188,12 @@ class AuditTrail:
         if self.noise == "secure":
             return Counter(questions.times)
         return questions.distinct(done=done)
+
+    def latest(self, *, done: int) -> dict[int, int]:
+        """Return the last round that each client was asked in, if so many rounds are complete, counted likewise."""
+        questions = self._questions
+        questions.read(self.log.records)
+        return questions.latest(done=questions.highest if self.noise == "secure" else done)
 
     @property
     def ledgers(self) -> dict[int, ClientLedger]:
@@ -296,8 +315,15 @@ def open_trail(
     experiment = preparation.experiment
     federation, privacy = experiment.federation, experiment.privacy
     mechanism = mechanism_of(experiment)
-    if mechanism.reserves_run and privacy.noise == "secure":
-        _refuse_repetition(log.records, done)
+    if privacy.noise == "secure":
+        if mechanism.correlates and 0 < done < federation.rounds:
+            raise BudgetError(
+                f"{done} of {federation.rounds} rounds are complete, and the noise of the others takes a part of the "
+                "noise of these back. With secure noise that was in the memory of the process that ended and nowhere "
+                "else, since who has it can subtract it: such a run cannot be resumed; begin another one"
+            )
+        if mechanism.reserves_run or mechanism.correlates:
+            _refuse_repetition(log.records, done)
     copies = LedgerCopyStore(folder.path / "ledgers", roster.clients)
     trail = AuditTrail(
         plan=plan,

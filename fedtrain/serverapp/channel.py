@@ -175,7 +175,7 @@ def checked_summing(experiment: Experiment, model: nn.Module, plan: PrivacyPlan 
     except ConfigError as error:
         raise ConfigError(f"[transport.secagg] cannot be used with federation.cohort = {cohort}: {error}") from error
     if plan is not None and mechanism.clips_updates:
-        check_noise(parameters, clip_norm=plan.spec.clip_norm, noise_multiplier=plan.value_noise_multiplier)
+        check_noise(parameters, clip_norm=plan.spec.clip_norm, noise_multiplier=plan.round_noise_multiplier)
     if summing.layout.heaviest > parameters.largest:
         raise ConfigError(
             f"transport.secagg.max_weight = {summing.layout.heaviest} is more than a coordinate of "

@@ -20,7 +20,7 @@ from fedtrain.flower.messages.records import to_array
 from fedtrain.flower.messages.training import CohortRequest, PrivateTerms, train_settings
 from fedtrain.flower.summing import Outcome
 from fedtrain.privacy.mechanisms import mechanism_of
-from fedtrain.privacy.noise import open_source
+from fedtrain.privacy.noise import RandomSource, open_source
 from fedtrain.report import Dropped, Evaluation, RoundEntry, SecureAggregation
 from fedtrain.report.evaluation import kept
 from fedtrain.seeding import derive_seed
@@ -67,6 +67,7 @@ class Rounds:
         self._trained = shared_names(preparation.task, preparation.model)
         self._aggregation = Aggregation(self._experiment, trained=self._trained, private=self._mechanism.private)
         self._parts = assemble(channel, preparation, trail, done=done)
+        self._noise = None if trail is None else self._mechanism.noise(trail.plan, self._draws)
 
     def next(self, state: RunState, *, on_start: Callable[[int, int], None], on_reply: Callable[[], None]) -> RunState:
         """Run the next round and return the state after it.
@@ -185,6 +186,7 @@ class Rounds:
     def _released(self, state: RunState, number: int, collected: Collected) -> tuple[list[Message], float]:
         """Return the noisy mean in the place of the replies, and the clipping norm of the next round."""
         assert self._trail is not None
+        assert self._noise is not None
         release: Callable[..., tuple[list[Message], float]] = partial(release_round, collected.replies)
         if (outcome := collected.outcome) is not None and outcome.total is not None:
             release = partial(release_total, outcome.total, clients=len(outcome.masked))
@@ -192,9 +194,14 @@ class Rounds:
             sent=as_record(state.model),
             plan=self._trail.plan,
             clip_norm=state.clip_norm,
-            source=open_source(self._trail.noise, derive_seed(self._experiment.seed, "noise", number)),
+            source=self._noise(number),
             trainable=self._trained,
         )
+
+    def _draws(self, number: int) -> RandomSource:
+        """Return the source of the draws of a round."""
+        privacy, seed = self._experiment.privacy, self._experiment.seed
+        return open_source(privacy.noise, derive_seed(seed, "noise", number))
 
     def evaluated(self, state: RunState) -> RunState:
         """Evaluate the model of a state centrally and return the state with the result added.

@@ -18,6 +18,7 @@ from fedtrain.config import Experiment
 from fedtrain.config.sections import ROBUST
 from fedtrain.data import WIDE, DataInfo, Labels, Split
 from fedtrain.privacy import PrivacyPlan
+from fedtrain.privacy.correlation import errors
 from fedtrain.privacy.mechanisms import mechanism_of, mechanism_of_plan
 from fedtrain.report import Evaluation, Evaluations, Metric, RoundEntry, better
 from fedtrain.report.evaluation import is_empty, not_finite
@@ -174,7 +175,8 @@ def of_noise(plan: PrivacyPlan, experiment: Experiment, parameters: int) -> str:
     """Say where the noise of the run outweighs all that clipped contributions can sum up to.
 
     In a step, the mean of contributions of norm C at most has noise of norm ``sigma C sqrt(d) / divisor``. Over T
-    steps, of k clients whose means are averaged, noises add up like ``sqrt(T / k)``, and contributions at most like T.
+    steps, of k clients whose means are averaged, noises add up like ``sqrt(T / k)``, or by what they are correlated,
+    and contributions at most like T.
 
     Args:
         plan: the plan.
@@ -184,7 +186,8 @@ def of_noise(plan: PrivacyPlan, experiment: Experiment, parameters: int) -> str:
     spec, federation = plan.spec, experiment.federation
     averaged = 1 if mechanism_of_plan(plan).adds_noise else federation.cohort
     steps = spec.steps_per_round * federation.rounds
-    ratio = plan.value_noise_multiplier * sqrt(parameters) / (spec.divisor * sqrt(averaged * steps))
+    accumulated = sqrt(steps) if spec.correlation is None else float(errors(spec.correlation)[-1])
+    ratio = plan.value_noise_multiplier * sqrt(parameters / averaged) * accumulated / (spec.divisor * steps)
     if ratio <= _LOUD:
         return ""
     return (

@@ -4,6 +4,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 from flwr.serverapp import Grid
@@ -15,6 +16,7 @@ from fedtrain.privacy.noise import open_source
 from fedtrain.seeding import derive_seed
 from fedtrain.serverapp.audit_trail import AuditTrail
 
+_NONE: Mapping[int, int] = MappingProxyType({})
 _PAUSE = 0.5  # seconds between two looks at who is connected
 
 
@@ -32,6 +34,8 @@ class FixedSampler:
     What the server counts is never less than what clients trained: a client trains only in a cohort. Cohorts are drawn
     in the order of the clients, so that a seeded draw is of the same clients on every runtime. Clients that refused are
     not drawn while the others are enough.
+
+    With a separation b, a client that is drawn is not drawn again in the b - 1 rounds after.
     """
 
     def __init__(
@@ -45,6 +49,8 @@ class FixedSampler:
         seed: int,
         refused: Collection[int] = (),
         timeout: float = 0.0,
+        separation: int = 1,
+        latest: Mapping[int, int] = _NONE,
     ) -> None:
         """Draw from the nodes of a grid.
 
@@ -57,6 +63,8 @@ class FixedSampler:
             seed: seed of the run.
             refused: clients that refused so far; the caller may add to the collection during the run.
             timeout: seconds to wait for clients to connect again, where too few are.
+            separation: rounds from one draw of a client to its next, at least.
+            latest: the last round that each client was drawn for before.
         """
         self._grid = grid
         self._nodes = {client: node for node, client in sorted(clients.items(), key=lambda item: item[1])}
@@ -67,22 +75,25 @@ class FixedSampler:
         self._seed = seed
         self._refused = refused
         self._timeout = timeout
+        self._separation = separation
+        self._latest = dict(latest)
 
     def draw(self, round_number: int) -> list[int]:
         """Draw the cohort of a round, and charge its clients, whatever becomes of the round.
 
         Raises:
-            BudgetError: fewer clients than a cohort may still train.
+            BudgetError: fewer clients than a cohort may train in this round.
             ClientError: they are enough, and too few of them are connected.
         """
         # Not by the strategy, which draws from Python's global generator: so do heartbeats of Flower, at any time.
         generator = random.Random(derive_seed(self._seed, "cohort", round_number))  # noqa: S311 - these are no secret
-        drawn = generator.sample(self.available(), self._cohort)
+        drawn = generator.sample(self.available(round_number), self._cohort)
         self._counts.update(self._clients[node] for node in drawn)
+        self._latest.update({self._clients[node]: round_number for node in drawn})
         return drawn
 
-    def available(self) -> list[int]:
-        """Return the nodes that may still train, in the order of their clients.
+    def available(self, round_number: int) -> list[int]:
+        """Return the nodes that may train in a round, in the order of their clients.
 
         Raises:
             BudgetError: they are fewer than a cohort; Flower would wait for ever.
@@ -96,9 +107,21 @@ class FixedSampler:
                 "counts too); begin another run with a higher privacy.max_participations, which means more noise, or "
                 "with fewer rounds"
             )
-        allowed = self._connected(left)
+        rested = [node for node in left if self._rested(self._clients[node], round_number)]
+        if len(rested) < self._cohort:
+            raise BudgetError(
+                f"only {len(rested)} clients are left for a cohort of {self._cohort} in round {round_number}: of "
+                f"{len(left)} that may still train, the others were asked in the {self._separation - 1} rounds before, "
+                f"and privacy.separation = {self._separation}; begin another run with a lower privacy.separation, a "
+                "smaller cohort or more clients"
+            )
+        allowed = self._connected(rested)
         willing = [node for node in allowed if self._clients[node] not in self._refused]
         return willing if len(willing) >= self._cohort else allowed
+
+    def _rested(self, client: int, round_number: int) -> bool:
+        latest = self._latest.get(client)
+        return latest is None or round_number - latest >= self._separation
 
     def _connected(self, nodes: list[int]) -> list[int]:
         """Return those of some nodes that are connected, as soon as they are enough for a cohort."""

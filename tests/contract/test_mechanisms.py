@@ -3,7 +3,8 @@
 A new mechanism needs a row in ``ROWS``.
 """
 
-from dataclasses import replace
+import itertools
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,10 @@ import torch
 
 from fedtrain.config import from_flat
 from fedtrain.errors import PrivacySpecError
+from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.client_level import Contribution
+from fedtrain.privacy.correlated_noise import CorrelatedNoise
+from fedtrain.privacy.correlation import inflation
 from fedtrain.privacy.mechanisms import (
     Requirements,
     Seen,
@@ -21,6 +25,7 @@ from fedtrain.privacy.mechanisms import (
     register,
     registered,
 )
+from fedtrain.privacy.mechanisms.banded import ClientBanded
 from fedtrain.privacy.mechanisms.client import ClientCapped, ClientPoisson
 from fedtrain.privacy.mechanisms.record import RecordLocal
 
@@ -31,6 +36,13 @@ ROWS = {
     "record": RECORD,
     "client, Poisson cohorts": {"privacy.mode": "client"},
     "client, capped participation": {"privacy.mode": "client", "privacy.cohorts": "capped"},
+    "client, correlated noise": {
+        "privacy.mode": "client",
+        "privacy.cohorts": "capped",
+        "privacy.mechanism": "banded",
+        "privacy.separation": 3,
+        "federation.rounds": 8,
+    },
 }
 SEEN = [Seen(sealed=sealed, summed=summed, only_sums=summed) for sealed in (False, True) for summed in (False, True)]
 
@@ -118,7 +130,7 @@ def check_release(mechanism, row):
     one = Contribution(update={"w": np.full(4, 0.1)}, within=True)
     base, more = (released(mechanism, plan, others, source) for others in ([one] * 3, [one] * 3 + [far]))
     assert np.linalg.norm(more - base) <= plan.spec.clip_norm / plan.spec.divisor * (1 + 1e-9)
-    assert source.deviations == [plan.noise_multiplier * plan.spec.clip_norm] * 2
+    assert source.deviations == [plan.value_noise_multiplier * plan.spec.clip_norm] * 2
     alone = released(mechanism, plan, [one], Quiet())
     assert np.allclose(alone * 3, base)
 
@@ -160,11 +172,50 @@ def check_release_sum(mechanism, row):
         return
     one = Contribution(update={"w": total / 3}, within=True)
     assert np.allclose(released_sum(mechanism, plan, total, source), released(mechanism, plan, [one] * 3, Quiet()))
-    assert source.deviations == [plan.noise_multiplier * plan.spec.clip_norm]
+    assert source.deviations == [plan.value_noise_multiplier * plan.spec.clip_norm]
     # At the edge of the range the smallest update of another client flips the sum: with noise that must not show.
     edge = [released_sum(mechanism, plan, np.full(4, value), Constant(5.0)) for value in (31.9, 31.9 - MODULUS)]
     assert np.allclose(edge[0], edge[1])
     assert np.all(np.abs(edge[0]) * plan.spec.divisor <= MODULUS / 2)
+
+
+class Impulse(Quiet):
+    """A source whose draw is its deviation at one place, and zero at all others."""
+
+    def __init__(self, place):
+        super().__init__()
+        self.place = place
+
+    def gaussian(self, shape, *, std, device, dtype=torch.float32):
+        drawn = super().gaussian(shape, std=std, device=device, dtype=dtype)
+        drawn[self.place] = std
+        return drawn
+
+
+def check_rounds(mechanism, row):
+    """Whoever takes part as often and as near as the plan allows moves the run by no more than is charged for it.
+
+    The noise of the rounds is a matrix times independent draws. Its inverse, times what a client adds to each round,
+    over the deviation of the draws, is how far the client moves a standard Gaussian.
+    """
+    plan = made(mechanism, row)
+    if not mechanism.adds_noise:
+        return
+    rounds, correlation = from_flat({**BASE, **row}).federation.rounds, plan.spec.correlation
+    noise = mechanism.noise(plan, lambda number: Impulse(number - 1))
+    asked = {"device": torch.device("cpu"), "dtype": torch.float64}
+    rows = [noise(number).gaussian((rounds,), std=1.0, **asked).numpy() for number in range(1, rounds + 1)]
+    assert (correlation is None) is np.array_equal(rows, np.eye(rounds))
+    moved = np.linalg.inv(rows) / plan.value_noise_multiplier
+    nearest = 1 if correlation is None else correlation.separation
+    for count in range(1, plan.spec.rounds + 1):
+        charged = np.sqrt(count) / plan.noise_multiplier
+        taken = [
+            taken
+            for taken in itertools.combinations(range(rounds), count)
+            if all(after - before >= nearest for before, after in itertools.pairwise(taken))
+        ]
+        assert max(np.linalg.norm(moved[:, list(each)].sum(axis=1)) for each in taken) <= charged * (1 + 1e-12)
 
 
 def check_text(mechanism, row):
@@ -188,7 +239,15 @@ def check_text(mechanism, row):
     assert mechanism.requires.hidden_cohorts is (sampling.scheme == "Poisson, clients")
 
 
-CHECKS = [check_neighbours, check_steps, check_contribution, check_release, check_release_sum, check_text]
+CHECKS = [
+    check_neighbours,
+    check_steps,
+    check_contribution,
+    check_release,
+    check_release_sum,
+    check_rounds,
+    check_text,
+]
 
 
 def test_each_mechanism_has_a_row_and_is_the_one_that_its_row_chooses():
@@ -301,6 +360,56 @@ class WrongNeighbours(ClientCapped):
     _rate = ClientPoisson._rate
 
 
+class NoiseOfTheSumAlone(ClientBanded):
+    """Correlated, and no more of it than independent noise would have."""
+
+    def noise(self, plan, draws):
+        source = super().noise(plan, draws)
+        return lambda number: Scaled(source(number), 1 / inflation(plan.spec.correlation, plan.spec.rounds))
+
+
+class Scaled:
+    """A source whose noise is multiplied."""
+
+    def __init__(self, inner, factor):
+        self.inner, self.factor = inner, factor
+
+    def gaussian(self, shape, *, std, device, dtype=torch.float32):
+        return self.inner.gaussian(shape, std=std, device=device, dtype=dtype) * self.factor
+
+
+class MoreBandsThanItSays(ClientBanded):
+    def noise(self, plan, draws):
+        return CorrelatedNoise(from_flat({**BASE, **ROWS[self.kind]}).federation.rounds, draws)
+
+
+class IndependentNoise(ClientBanded):
+    def noise(self, plan, draws):
+        return draws
+
+
+class TakesPartTwiceAsSoon(ClientBanded):
+    def spec(self, experiment):
+        spec = super().spec(experiment)
+        return replace(spec, correlation=replace(spec.correlation, separation=2))
+
+    def plan(self, experiment, *, noise_multiplier=None):
+        plan = super().plan(experiment, noise_multiplier=noise_multiplier)
+        inflated = inflation(super().spec(experiment).correlation, plan.spec.rounds)
+        return Inflated(spec=plan.spec, noise_multiplier=plan.noise_multiplier, kind=plan.kind, inflated=inflated)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inflated(PrivacyPlan):
+    """A plan whose draws have another deviation than follows from its spec."""
+
+    inflated: float
+
+    @property
+    def value_noise_multiplier(self):
+        return self.noise_multiplier * self.inflated
+
+
 class OmitsTheRelay(ClientPoisson):
     def adversaries(self, plan, seen):
         return tuple(adversary for adversary in super().adversaries(plan, seen) if "relays" not in adversary.who)
@@ -329,6 +438,10 @@ class BoundsTheServer(ClientCapped):
         (NeverReduces(), check_release_sum),
         (ReducesBeforeTheNoise(), check_release_sum),
         (WrongNeighbours(), check_neighbours),
+        (NoiseOfTheSumAlone(), check_rounds),
+        (MoreBandsThanItSays(), check_rounds),
+        (IndependentNoise(), check_rounds),
+        (TakesPartTwiceAsSoon(), check_rounds),
         (CountsOnKnownCohorts(), check_text),
         (CountsOnNoDraw(), check_text),
         (OmitsTheRelay(), check_text),

@@ -47,6 +47,9 @@ def near(reported: float, found: float) -> bool:
 def events(evidence: Evidence) -> Finding:
     """Every entry of this run has the run's plan and noise, and the sampling rate, noise and steps that it prescribes.
 
+    Where noise is correlated over the rounds, no client took part in more rounds, or in nearer ones, than it is
+    calibrated for; a question that was left unanswered counts as taking part.
+
     Every reservation, of whatever run, protects what the report's epsilon is about: charges for records and charges
     for clients do not add up.
     """
@@ -70,7 +73,29 @@ def events(evidence: Evidence) -> Finding:
                 signed, planned = getattr(entry.event, name, None), getattr(expected, name)
                 if signed != planned:
                     problems.append(f"{where} has {name} {signed}, and the plan {planned}")
-    return decide(problems, f"{count} entries of this run have the plan's sampling rate, noise and steps")
+    apart, held = _apart(evidence)
+    return decide(
+        [*apart, *problems], f"{count} entries of this run have the plan's sampling rate, noise and steps{held}"
+    )
+
+
+def _apart(evidence: Evidence) -> tuple[list[str], str]:
+    """Say where a client took part more often, or sooner again, than correlated noise allows, or that none did."""
+    spec, run = evidence.plan.spec, evidence.first_record.run
+    if spec.correlation is None:
+        return [], ""
+    separation, problems = spec.correlation.separation, []
+    for client, mine in evidence.spent.items():
+        rounds = sorted(charge.round for charge in mine.charges if charge.run == run)
+        if len(rounds) > spec.rounds:
+            problems.append(f"client {client} took part {len(rounds)} times, and the noise is for {spec.rounds}")
+        problems += [
+            f"round {after}, client {client}: it took part in round {before}, and the noise is for {separation} rounds "
+            "from one to the next"
+            for before, after in pairwise(rounds)
+            if after - before < separation
+        ]
+    return problems, f"; no client took part more than {spec.rounds} times, or sooner than {separation} rounds later"
 
 
 def largest(evidence: Evidence) -> Finding:

@@ -59,8 +59,8 @@ def _equal(path: str, reported: float, found: float) -> bool:
     """Say whether two numbers of a field are the same up to what another library or machine makes of them."""
     if path.endswith("epsilon"):
         return near(reported, found)
-    # A power, which another machine may round in another way.
-    return path.endswith("value_noise_multiplier") and isclose(reported, found)
+    # Powers and sums, which another machine may round in another way.
+    return path.endswith(("value_noise_multiplier", "correlation.error")) and isclose(reported, found)
 
 
 def mechanism(evidence: Evidence) -> Finding:
@@ -86,6 +86,11 @@ _NAMES = {
     ".adaptive_clipping.learning_rate": "clipping rate",
     ".adaptive_clipping.count_noise": "clipping noise",
     ".adaptive_clipping.value_noise_multiplier": "noise multiplier of the values",
+    ".correlation.value_noise_multiplier": "noise multiplier of the draws",
+    ".correlation.rounds": "rounds of the correlation",
+    ".correlation.separation": "separation",
+    ".correlation.bands": "bands",
+    ".correlation.error": "error of the model",
 }
 
 

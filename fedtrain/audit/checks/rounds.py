@@ -45,6 +45,8 @@ def _paid(evidence: Evidence) -> list[str]:
         return [str(error)]
     if secret and spec.rounds != planned:
         return [f"the plan pays for {spec.rounds} rounds, and the run was opened with {planned}"]
+    if spec.correlation is not None and spec.correlation.rounds != planned:
+        return [f"the noise is correlated over {spec.correlation.rounds} rounds, and the run was opened with {planned}"]
     return []
 
 

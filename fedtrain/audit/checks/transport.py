@@ -99,7 +99,7 @@ def _impossible(evidence: Evidence, experiment: Experiment) -> list[str]:
             neighbours=secagg.neighbours,
         )
         if by_client:
-            check_noise(parameters, clip_norm=spec.clip_norm, noise_multiplier=evidence.plan.value_noise_multiplier)
+            check_noise(parameters, clip_norm=spec.clip_norm, noise_multiplier=evidence.plan.round_noise_multiplier)
     except ConfigError as error:
         return [f"updates cannot be summed with this configuration: {error}"]
     return []

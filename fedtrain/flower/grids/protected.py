@@ -260,7 +260,7 @@ class ProtectedGrid(GridWrapper):
             parameters = protection.summing.parameters(members=len(messages), sent=models[0])
             if self._participations is not None:
                 plan = self._participations.plan
-                check_noise(parameters, clip_norm=plan.spec.clip_norm, noise_multiplier=plan.value_noise_multiplier)
+                check_noise(parameters, clip_norm=plan.spec.clip_norm, noise_multiplier=plan.round_noise_multiplier)
         return asked
 
     def _tell(self, asked: CohortRequest, collected: Collected) -> None:

@@ -6,6 +6,7 @@ Everything else asks the mechanism that it finds here, and never what mode or un
 from fedtrain.config import Experiment
 from fedtrain.config.privacy import declare
 from fedtrain.errors import PrivacySpecError
+from fedtrain.privacy.mechanisms.banded import ClientBanded
 from fedtrain.privacy.mechanisms.base import (
     Adversary,
     Arrays,
@@ -103,7 +104,10 @@ def read_plan(data: object) -> PrivacyPlan:
         PrivacySpecError: a mechanism that is not registered, other fields or types, or constants that no plan can have.
     """
     plan = PrivacyPlan.from_data(data, kinds={mechanism.plan_kind: None for mechanism in _REGISTRY.values()})
-    mechanism_of_plan(plan)
+    mechanism = mechanism_of_plan(plan)
+    if mechanism.correlates != (plan.spec.correlation is not None):
+        has = "has no" if mechanism.correlates else "has a"
+        raise PrivacySpecError(f"not a plan of {mechanism.kind!r}: its spec {has} correlation")
     return plan
 
 
@@ -132,5 +136,5 @@ def _plans(mechanism: Mechanism) -> tuple[str, str | None, str | None]:
     return (mechanism.plan_kind, mechanism.unit, mechanism.neighbouring)
 
 
-for _mechanism in (Plain(), RecordLocal(), ClientPoisson(), ClientCapped()):
+for _mechanism in (Plain(), RecordLocal(), ClientPoisson(), ClientCapped(), ClientBanded()):
     register(_mechanism)

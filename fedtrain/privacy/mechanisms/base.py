@@ -9,7 +9,7 @@ How to add one: docs/how-to/add-a-mechanism.md.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from fedtrain.config import Experiment, Privacy
 from fedtrain.errors import PrivacySpecError
+from fedtrain.privacy.correlation import Correlation
 from fedtrain.privacy.events import KIND, Event
 from fedtrain.privacy.plan import AdaptiveClipping, Neighbouring, PrivacyPlan, PrivacySpec, Unit, calibrate
 
@@ -127,6 +128,7 @@ class Mechanism(ABC):
         clips_updates: whether each client's whole update is brought down to the clipping norm, and it says whether
             that was needed.
         counts_clients: whether the population in the spec is the clients, so that delta rests on their number.
+        correlates: whether the noise of a round is made of draws of earlier rounds too, so that plans say how.
     """
 
     kind: ClassVar[str]
@@ -137,6 +139,7 @@ class Mechanism(ABC):
     requires: ClassVar[Requirements] = Requirements()
     clips_updates: ClassVar[bool] = False
     counts_clients: ClassVar[bool] = False
+    correlates: ClassVar[bool] = False
 
     @abstractmethod
     def chosen(self, privacy: Privacy) -> bool:
@@ -175,6 +178,7 @@ class Mechanism(ABC):
         rounds: int,
         steps_per_round: int = 1,
         adaptive: AdaptiveClipping | None = None,
+        correlation: Correlation | None = None,
     ) -> PrivacySpec:
         """Return a spec to the budget and with the clipping norm of an experiment; the rest is for a mechanism to say.
 
@@ -196,6 +200,7 @@ class Mechanism(ABC):
             steps_per_round=steps_per_round,
             rounds=rounds,
             adaptive=adaptive,
+            correlation=correlation,
         )
 
     def plan(self, experiment: Experiment, *, noise_multiplier: float | None = None) -> PrivacyPlan:
@@ -235,6 +240,15 @@ class Mechanism(ABC):
             PrivacySpecError: nothing is guaranteed.
         """
         raise PrivacySpecError(f"{self.kind} has no private training")
+
+    def noise(self, plan: PrivacyPlan, draws: Callable[[int], "RandomSource"]) -> Callable[[int], "RandomSource"]:
+        """Return where the noise of each round of a run comes from, at the server, given independent draws for each.
+
+        Args:
+            plan: the plan.
+            draws: returns the source of a round's draws, by its number from 1; a seeded one repeats.
+        """
+        return draws
 
     def release(
         self,

@@ -265,7 +265,7 @@ class ClientCapped(ClientCentral):
 
     def chosen(self, privacy: Privacy) -> bool:
         """Say whether an experiment asks for client privacy with capped participation."""
-        return privacy.mode == self.mode and privacy.cohorts == "capped"
+        return privacy.mode == self.mode and privacy.cohorts == "capped" and privacy.mechanism == "gaussian"
 
     def _rate(self, experiment: Experiment) -> float:
         return 1.0

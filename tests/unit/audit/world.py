@@ -15,6 +15,8 @@ from fedtrain.ledger.record import PAYLOAD_TYPE as RECORD
 from fedtrain.ledger.statement import PAYLOAD_TYPE as STATEMENT
 from fedtrain.ledger.statement import Statement
 from fedtrain.privacy import AdaptiveClipping, PrivacyPlan, PrivacySpec, SampledGaussian
+from fedtrain.privacy.correlation import Correlation
+from fedtrain.privacy.mechanisms.banded import ClientBanded
 from fedtrain.report import SCHEMA, Report, body_digest
 from fedtrain.report.claim import ClientLedger, derive_claim
 from fedtrain.trust import Roster
@@ -89,6 +91,7 @@ class World:
     sealed: bool = False  # whether what is sent is encrypted
     secagg: bool = False  # whether updates are masked
     configured: dict = field(default_factory=dict)  # of the transport
+    turns: int = 0  # rounds after which a client is asked again, if not those of its plan
     mute: tuple = ()  # (round, client) of an update that is in the sum, whose sender did not answer the unmasking
     server: Identity = field(default_factory=Identity.generate)
     keys: dict = field(default_factory=dict)
@@ -102,6 +105,12 @@ class World:
     @property
     def planned(self):
         return max(self.rounds, self.plan.spec.rounds)
+
+    def cohort(self, number):
+        """Give who is asked: all, or with correlated noise those whose turn it is."""
+        correlation = self.plan.spec.correlation
+        turns = 1 if correlation is None else self.turns or correlation.separation
+        return [client for client in range(self.clients) if (client - number + 1) % turns == 0]
 
     @property
     def secret(self):
@@ -133,7 +142,7 @@ class World:
             return [*entries, self.entry(client, 0, "reserved", model=digest("join"))]
         for number in range(1, self.rounds + 1):
             where = (number, client)
-            if where not in self.refused and where not in self.silent:
+            if client in self.cohort(number) and where not in self.refused and where not in self.silent:
                 entries.append(self.entry(client, number, "reserved"))
                 if where not in self.lost:
                     entries.append(self.entry(client, number, "settled"))
@@ -158,7 +167,7 @@ class World:
         settled = {client: places(ledger) for client, ledger in ledgers.items()}
         for number in range(1, self.rounds + 1):
             model = digest(self.run, "model", number)
-            cohort = [] if self.secret else list(range(self.clients))
+            cohort = [] if self.secret else self.cohort(number)
             used = [client for client in cohort if (number, client) not in missing]
             updates = []
             for client in used:
@@ -207,6 +216,8 @@ class World:
             given |= {"training.local_steps": spec.steps_per_round}
         else:
             given["privacy.cohorts"] = "poisson" if self.secret else "capped"
+        if spec.correlation is not None:
+            given |= {"privacy.mechanism": "banded", "privacy.separation": spec.correlation.separation}
         if spec.rounds < self.planned:
             given["privacy.max_participations"] = spec.rounds
         if spec.adaptive is not None:
@@ -366,6 +377,13 @@ def record_world(**changes):
 
 def client_world(cohorts="poisson", **changes):
     return World(plan=PrivacyPlan(spec=spec("client", cohorts), noise_multiplier=2.0), **changes)
+
+
+def correlated_world(*, separation=2, **changes):
+    correlation = Correlation.of(rounds=4, separation=separation)
+    kept = {"rounds": correlation.most_participations, "divisor": 4 // separation, "correlation": correlation}
+    plan = PrivacyPlan(spec=spec("client", "capped", **kept), noise_multiplier=2.0, kind=ClientBanded.plan_kind)
+    return World(plan=plan, **changes)
 
 
 def adaptive_world():

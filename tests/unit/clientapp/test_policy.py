@@ -6,7 +6,7 @@ from fedtrain.clientapp.policy import checked_plan, reserve
 from fedtrain.errors import BudgetError
 from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.serverapp.preparation import prepare
-from tests.fakes import private_experiment
+from tests.fakes import digits_experiment, private_experiment
 
 
 @pytest.fixture
@@ -52,6 +52,68 @@ def test_a_charge_for_secure_noise_does_not_pay_for_seeded_work(charged, private
     ledger.reserve(**subject, event=event, repeatable=False, unit=plan.spec.unit, noise="secure")
     with pytest.raises(BudgetError, match="holds charges of runs with secure noise"):
         reserved()
+
+
+BANDED = {
+    "privacy__mode": "client",
+    "privacy__cohorts": "capped",
+    "privacy__mechanism": "banded",
+    "privacy__separation": 3,
+    "privacy__delta": 1e-2,
+    "federation__cohort": 1,
+    "federation__rounds": 9,
+}
+
+
+@pytest.fixture
+def apart(cache, tmp_path, node):
+    """Give a function that makes what reserves a round of correlated noise at client 0."""
+
+    def make(**settings):
+        experiment = digits_experiment(cache, federation__sites=str(tmp_path / "sites"), **(BANDED | settings))
+        client, plan = node(experiment, 0), mechanism_of(experiment).plan(experiment, noise_multiplier=9.0)
+
+        def reserved(number, *, run="run", request="a" * 64):
+            with client.opened.open_ledger(client.opened.dataset_of(client.site.records(0))) as ledger:
+                return reserve(ledger, client.opened, plan, run=run, round_number=number, request=request)
+
+        return reserved
+
+    return make
+
+
+@pytest.mark.parametrize("noise", ["seeded", "secure"])
+def test_a_round_that_is_too_near_to_the_last_one_is_refused_by_the_ledger(apart, noise):
+    reserved = apart(privacy__noise=noise)
+    reserved(2)
+    for number in (3, 4, 1):
+        with pytest.raises(BudgetError, match=rf"round {number} is too near to round 2, .* for 3 rounds from one"):
+            reserved(number)
+    assert reserved(5).round == 5
+    # Another run is another mechanism, and is charged in full.
+    assert reserved(6, run="another").round == 6
+
+
+def test_the_same_round_with_another_model_is_refused(apart):
+    reserved = apart()
+    first = reserved(2)
+    with pytest.raises(BudgetError, match="round 2 is too near to round 2"):
+        reserved(2, request="b" * 64)
+    # The very same work gives the very same update, also when later rounds were reserved since.
+    reserved(5)
+    assert reserved(2) == first
+
+
+def test_with_secure_noise_a_round_is_reserved_once(apart):
+    reserved = apart(privacy__noise="secure")
+    reserved(2)
+    with pytest.raises(BudgetError, match="round 2 is too near to round 2"):
+        reserved(2)
+
+
+def test_independent_noise_needs_no_separation(apart):
+    reserved = apart(privacy__mechanism="gaussian", privacy__separation="")
+    assert [reserved(number).round for number in (2, 3, 4)] == [2, 3, 4]
 
 
 def test_secure_work_is_charged_each_time(cache, tmp_path, node):

@@ -251,6 +251,26 @@ def test_secure_noise_is_never_repeated_and_each_attempt_is_charged(private, nod
         assert bits(second)[name] != array
 
 
+def test_with_correlated_noise_a_round_that_comes_too_soon_is_refused_before_a_record_is_touched(
+    by_client, node, request_of
+):
+    banded = by_client.model_copy(
+        update={
+            "federation": by_client.federation.model_copy(update={"cohort": 1, "rounds": 9}),
+            "privacy": by_client.privacy.model_copy(
+                update={"mechanism": "banded", "separation": 3, "max_participations": None}
+            ),
+        }
+    )
+    client = node(banded, 1)
+    assert protocol.ARRAYS in run(client, request_of(banded, 2))
+    for number in (3, 4):
+        reason = refusal(client, request_of(banded, number), watched(client.site, forbidden))
+        assert f"round {number} is too near to round 2" in reason
+    assert protocol.ARRAYS in run(client, request_of(banded, 5))
+    assert [entry.round for entry in reserved(client)] == [2, 5]
+
+
 def test_another_model_is_charged(private, node, request_of):
     client = node(private, 0)
     first = run(client, request_of(private))

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[3]
 RECORD = {"privacy.mode": "record", "privacy.sampling_rate": 0.1}
 CLIENT = {"privacy.mode": "client"}
 CAPPED = {**CLIENT, "privacy.cohorts": "capped"}
+BANDED = {**CAPPED, "privacy.mechanism": "banded", "privacy.separation": 2}
 
 
 def test_defaults_survive_the_round_trip_through_flat():
@@ -76,6 +77,12 @@ def test_a_setting_without_key_or_value_is_refused(setting):
         ({**CLIENT, "privacy.sampling_rate": 0.5, "federation.cohort": 4}, "federation.cohort / .* = 0.4"),
         ({**CLIENT, "privacy.max_participations": 10}, 'set privacy.cohorts = "capped"'),
         ({**CLIENT, "federation.min_results": 2}, "min_results = 2 is not allowed .* leave it at 1"),
+        ({**CAPPED, "privacy.separation": 3}, 'separation = 3 is for mechanism = "banded", and it is "gaussian"'),
+        ({**CAPPED, "privacy.separation": 1}, "privacy.separation = 1: input should be greater than or equal to 2"),
+        ({**CLIENT, "privacy.mechanism": "banded"}, 'is for mode = "client" with .*, and they are "client" and "poi'),
+        ({**RECORD, "privacy.mechanism": "banded"}, 'they are "record" and "poisson"'),
+        ({**CAPPED, "privacy.mechanism": "banded"}, "needs separation: the rounds from one participation"),
+        ({**BANDED, "privacy.adaptive_clipping": True}, 'adaptive_clipping = true is not for mechanism = "banded"'),
         ({"privacy.adaptive_clipping": True}, "adaptive_clipping = true is for .*client.*, and it is .none"),
         ({**RECORD, "privacy.adaptive_clipping": True}, "adaptive_clipping = true is for .*client.*record"),
         ({**CLIENT, "training.physical_batch_size": 8}, "physical_batch_size is for .*record.*client"),
@@ -107,6 +114,7 @@ def test_client_privacy_takes_strategies_of_the_sum(strategy):
     [
         {**CLIENT, "privacy.adaptive_clipping": True, "federation.cohort": 3},
         {**CAPPED, "privacy.max_participations": 5, "federation.cohort": 5, "federation.min_results": 5},
+        BANDED,
         {**RECORD, "training.augmentations": 4, "training.physical_batch_size": 8, "task.augment": True},
         {**RECORD, "training.augmentations": 4, "task.name": "mine:task"},
     ],
@@ -151,10 +159,11 @@ def test_presentation_does_not(change):
 
 
 def test_fields_that_came_later_leave_the_digest_of_those_who_do_not_use_them():
-    # As fedtrain computed it before data.target and data.label_columns were there.
+    # As fedtrain computed it before any of the fields that came later was there.
     assert digest({}) == "0f6898a2952bb6a0cf795d0b062465adbafdd4cda5abdd83e17cceae499e2b68"
     later = {"data.source": "npz", "data.path": "x", "data.test_fraction": 0.2, "task.name": "regression"}
     assert digest(later | {"data.target": "number"}) != digest(later)
+    assert digest(BANDED) != digest(BANDED | {"privacy.separation": 3})
 
 
 def written(tmp_path, content):

@@ -3,6 +3,7 @@ import pytest
 from fedtrain.config import from_flat
 from fedtrain.errors import PrivacySpecError
 from fedtrain.privacy import AdaptiveClipping
+from fedtrain.privacy.correlation import Correlation
 from fedtrain.privacy.mechanisms import mechanism_of
 
 RECORD = {"privacy.mode": "record", "privacy.sampling_rate": 0.3, "training.local_epochs": 2.0}
@@ -40,6 +41,33 @@ def test_capped_cohorts_count_participations_and_no_sampling():
     assert (spec.unit, spec.neighbouring, spec.sampling_rate) == ("client", "zero out one client", 1.0)
     assert (spec.divisor, spec.population, spec.steps_per_round, spec.rounds) == (10, 50.0, 1, 8)
     assert spec_of(CAPPED).rounds == 30
+
+
+def test_correlated_noise_takes_its_bands_and_participations_from_the_separation():
+    spec = spec_of({**CAPPED, "privacy.mechanism": "banded", "privacy.separation": 4})
+    assert (spec.unit, spec.neighbouring, spec.sampling_rate) == ("client", "zero out one client", 1.0)
+    assert spec.correlation == Correlation(rounds=30, separation=4, bands=4)
+    assert (spec.divisor, spec.population, spec.steps_per_round, spec.rounds) == (10, 50.0, 1, 8)
+    for most, kept in ((7, 7), (99, 8)):
+        given = {"privacy.mechanism": "banded", "privacy.separation": 4, "privacy.max_participations": most}
+        assert spec_of({**CAPPED, **given}).rounds == kept
+    assert spec_of(CAPPED).correlation is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"privacy.separation": 6},
+            "6 rounds of federation.cohort = 10 need 60 different clients, .* = 50; set .* to 5",
+        ),
+        ({"privacy.separation": 5, "federation.rounds": 4}, "separation = 5 is not allowed: it is from 2 to .*, 4"),
+    ],
+)
+def test_too_few_clients_or_rounds_for_a_separation_are_refused_before_anything_is_spent(change, message):
+    experiment = from_flat({**CAPPED, "privacy.mechanism": "banded", "privacy.delta": 1e-3, **change})
+    with pytest.raises(PrivacySpecError, match=message):
+        mechanism_of(experiment).plan(experiment)
 
 
 def test_adaptive_clipping_is_a_part_of_the_spec():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fedtrain.crypto.canonical import canonical
 from fedtrain.errors import PrivacySpecError
 from fedtrain.privacy import AdaptiveClipping, PrivacyPlan, PrivacySpec, calibrate, epsilon_of
+from fedtrain.privacy.correlation import Correlation, inflation
 
 ROOT = Path(__file__).parents[3]
 SPEC = PrivacySpec(
@@ -29,6 +30,7 @@ CLIENT = dataclasses.replace(
     SPEC, unit="client", neighbouring="add or remove one client", divisor=20, population=40.0, steps_per_round=1
 )
 CAPPED = dataclasses.replace(CLIENT, neighbouring="zero out one client", sampling_rate=1.0)
+CORRELATED = dataclasses.replace(CAPPED, rounds=3, correlation=Correlation(rounds=12, separation=4, bands=4))
 ADAPTIVE = AdaptiveClipping(quantile=0.5, learning_rate=0.2, count_noise=10.0)
 
 
@@ -46,7 +48,7 @@ def replaced(data, path, value):
     return data
 
 
-@pytest.mark.parametrize("spec", [SPEC, CLIENT, CAPPED, dataclasses.replace(CLIENT, adaptive=ADAPTIVE)])
+@pytest.mark.parametrize("spec", [SPEC, CLIENT, CAPPED, CORRELATED, dataclasses.replace(CLIENT, adaptive=ADAPTIVE)])
 def test_the_noise_keeps_the_budget_and_hardly_less_would(spec):
     plan = calibrate(spec)
     assert epsilon_of([plan.event(spec.steps)], spec.delta) <= spec.epsilon
@@ -104,6 +106,11 @@ def test_a_given_noise_is_kept_if_it_keeps_the_budget():
         (CLIENT, {"adaptive": dataclasses.replace(ADAPTIVE, quantile=1.0)}, "clipping quantile = 1"),
         (CLIENT, {"adaptive": dataclasses.replace(ADAPTIVE, learning_rate=0.0)}, "clipping rate = 0"),
         (CLIENT, {"adaptive": dataclasses.replace(ADAPTIVE, count_noise=float("inf"))}, "clipping noise = inf"),
+        (CORRELATED, {"adaptive": ADAPTIVE}, "correlated noise needs a clipping norm that is the same in all rounds"),
+        (CORRELATED, {"rounds": 4}, "takes part in 4 rounds is not allowed: .* 12 rounds have room for 1 to 3"),
+        (CORRELATED, {"steps_per_round": 2}, "one release a round"),
+        (CLIENT, {"correlation": CORRELATED.correlation}, "correlated noise is for whole clients in known cohorts"),
+        (SPEC, {"correlation": CORRELATED.correlation}, "correlated noise is for whole clients in known cohorts"),
         (
             CLIENT,
             {"adaptive": dataclasses.replace(ADAPTIVE, count_noise=0.5)},
@@ -127,7 +134,16 @@ def test_adaptive_clipping_gives_the_sum_the_noise_that_the_count_leaves():
         calibrate(spec, noise_multiplier=20.0)
 
 
-@pytest.mark.parametrize("spec", [SPEC, CLIENT, CAPPED, dataclasses.replace(CLIENT, adaptive=ADAPTIVE)])
+def test_correlated_noise_costs_what_independent_noise_costs_and_draws_more():
+    plan, independent = calibrate(CORRELATED), calibrate(dataclasses.replace(CORRELATED, correlation=None))
+    assert plan.noise_multiplier == independent.noise_multiplier
+    assert plan.event(3) == independent.event(3)
+    assert plan.value_noise_multiplier == plan.noise_multiplier * inflation(CORRELATED.correlation, 3)
+    assert plan.round_noise_multiplier > plan.value_noise_multiplier > plan.noise_multiplier
+    assert independent.round_noise_multiplier == independent.value_noise_multiplier == plan.noise_multiplier
+
+
+@pytest.mark.parametrize("spec", [SPEC, CLIENT, CAPPED, CORRELATED, dataclasses.replace(CLIENT, adaptive=ADAPTIVE)])
 def test_a_plan_is_data_that_an_auditor_reads(spec):
     plan = calibrate(spec)
     read = PrivacyPlan.from_data(json.loads(canonical(plan.as_data())))
@@ -139,12 +155,30 @@ def test_a_plan_is_data_that_an_auditor_reads(spec):
 def test_the_digest_is_that_of_every_constant():
     plan = calibrate(dataclasses.replace(CLIENT, adaptive=ADAPTIVE))
     changes = [{"noise_multiplier": plan.noise_multiplier + 1e-9}]
+    others = {"adaptive": None, "correlation": CORRELATED.correlation}
     changes += [
-        {"spec": dataclasses.replace(plan.spec, **{field.name: 7 if field.name != "adaptive" else None})}
+        {"spec": dataclasses.replace(plan.spec, **{field.name: others.get(field.name, 7)})}
         for field in dataclasses.fields(plan.spec)
     ]
     digests = {dataclasses.replace(plan, **change).digest for change in changes}
     assert len(digests | {plan.digest}) == len(changes) + 1
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("spec.correlation.bands", 3.5, "not a privacy plan"),
+        ("spec.correlation.bands", 0, "bands = 0 are not allowed"),
+        ("spec.correlation.separation", ..., "not a privacy plan"),
+        ("spec.correlation.separation", 13, "separation = 13 is not allowed"),
+        ("spec.correlation.rounds", 2**40, "over 1099511627776 rounds is not allowed"),
+        ("spec.correlation.more", 1, "fields or types that a plan does not have"),
+        ("spec.correlation", None, "fields or types that a plan does not have"),
+    ],
+)
+def test_data_that_is_no_correlation_is_refused(path, value, message):
+    with pytest.raises(PrivacySpecError, match=message):
+        PrivacyPlan.from_data(replaced(calibrate(CORRELATED).as_data(), path, value))
 
 
 @pytest.mark.parametrize(

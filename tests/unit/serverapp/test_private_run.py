@@ -55,6 +55,12 @@ MODES = {
     "augmented": {"training__physical_batch_size": 7},
     "secret cohorts": CLIENT,
     "capped": {**CLIENT, "privacy__cohorts": "capped", "privacy__max_participations": 2},
+    "correlated": {
+        **CLIENT,
+        "privacy__cohorts": "capped",
+        "privacy__mechanism": "banded",
+        "privacy__separation": 2,
+    },
     "adaptive": {**CLIENT, "privacy__adaptive_clipping": True, "privacy__clipping_noise": 0.6},
     "secure and secret": {**CLIENT, "privacy__noise": "secure"},
 }
@@ -199,7 +205,7 @@ def sizes(experiment):
     return {len(site.records(client)) for client in range(4)}
 
 
-@pytest.mark.parametrize("mode", ["record", "secret cohorts", "capped"])
+@pytest.mark.parametrize("mode", ["record", "secret cohorts", "capped", "correlated"])
 def test_counts_losses_and_accuracies_are_in_no_message_of_a_private_run(make, mode):
     uneven = {"data__partition.kind": "dirichlet", "data__partition.alpha": 0.5}
     private = make(**{**MODES[mode], **uneven})
@@ -241,7 +247,7 @@ class Stopped(BaseException):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["record", "secret cohorts"])
+@pytest.mark.parametrize("mode", ["record", "secret cohorts", "correlated"])
 def test_a_kill_at_any_sync_costs_no_privacy_and_changes_no_model(make, finished, tmp_path, monkeypatch, mode):
     small = {**MODES[mode], "federation__rounds": 2, "data__max_records": 80}
     whole = make("whole", **small)
