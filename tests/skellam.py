@@ -1,9 +1,13 @@
 """Exact Skellam mechanisms, small ones by enumeration, which share no code with any accountant.
 
+    python -m tests.skellam > tests/vectors/epsilons_skellam.json
+
 Probabilities are those of the difference of two Poisson variables, added up from their definition in many digits, and
 not Bessel functions as the accountants take them.
 """
 
+import json
+import sys
 from functools import cache
 from itertools import product
 from math import ceil, floor
@@ -75,3 +79,33 @@ def losses(variance: int, shift: int, rate: float, grid: float, reach: int, *, a
 def reach_of(variance: int, shift: int) -> int:
     """Return how far out probabilities matter to deltas of 1e-9 and more."""
     return shift + ceil(9 * variance**0.5) + 12
+
+
+CASES = (
+    # (rate, variance, l2, steps), grid, window of losses
+    ((0.2, 9, 3, 20), 1e-3, (-12.0, 24.0)),
+    ((0.05, 1, 1, 30), 5e-4, (-8.0, 16.0)),
+    ((1.0, 100, 5, 20), 1e-3, (-12.0, 24.0)),
+    ((0.3, 400, 20, 10), 1e-3, (-12.0, 24.0)),
+    ((0.1, 40_000, 200, 100), 5e-4, (-10.0, 20.0)),
+    ((0.02, 40_000, 100, 300), 1e-4, (-4.0, 8.0)),
+    ((1.0, 40_000, 40, 30), 5e-4, (-8.0, 16.0)),
+)
+DELTAS = (1e-3, 1e-5, 1e-7)
+
+
+def main() -> None:
+    """Print lower bounds on the true epsilon, where a record is removed that changes one coordinate."""
+    sys.set_int_max_str_digits(0)
+    found = []
+    for (rate, variance, l2, steps), grid, window in CASES:
+        whole = losses(variance, l2, rate, grid, reach_of(variance, l2)).repeated(steps, window)
+        least = {f"{delta:g}": float(f"{whole.epsilon(delta):.9g}") for delta in DELTAS}
+        found.append({"sampling_rate": rate, "variance": variance, "l2": l2, "steps": steps, "epsilon": least})
+        print(found[-1], file=sys.stderr)
+    json.dump(found, sys.stdout, indent=1)
+    print()
+
+
+if __name__ == "__main__":
+    main()

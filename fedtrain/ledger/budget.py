@@ -97,18 +97,17 @@ def check(
 
 
 def rounds_left(policy: SitePolicy, entries: Sequence[LedgerEntry], event: Event, *, limit: int = 100_000) -> int:
-    """Return how many more such events the budget allows, ``limit`` at most.
-
-    Raises:
-        PrivacySpecError: the composition cannot be bounded.
-    """
+    """Return how many more such events the budget allows, ``limit`` at most. What cannot be bounded does not fit."""
     charged = _charged(entries)
 
     def allowed(count: int, *, coarse: bool) -> bool:
         events = [*charged, event.with_steps(event.steps * count)]
-        if coarse:
-            return epsilon_of(events, policy.delta, discretization=COARSE) <= policy.epsilon
-        return _fits(policy, events)
+        try:
+            if coarse:
+                return epsilon_of(events, policy.delta, discretization=COARSE) <= policy.epsilon
+            return _fits(policy, events)
+        except PrivacySpecError:
+            return False
 
     # On the coarse grid first, which is fast and never too generous; the exact number is close above.
     rough = _largest(lambda count: allowed(count, coarse=True), 0, limit)

@@ -27,7 +27,8 @@ variance m - 4 - 12 sqrt(m / 3), without knowing what it was added to: y becomes
 exp(-(x - y)^2 / (2 V)). Here V is drawn for each coordinate: it is 4 + 12 sqrt(m / 3) + (N - l) / 5, where N is Poisson
 of mean l = 25 m / 3, or 4 where that is less. It is less with a probability of at most exp(-72) (Chernoff, for N below
 l - 12 sqrt(l)). The sum of the odds over x differs from an integral by a factor within 2^-112 of 1 (Poisson summation).
-So but for these the result is a mixture of Gaussians at whole numbers, of variances m + (N - l) / 5. With
+So but for these the result is a mixture of Gaussians at whole numbers, of variances m + (N - l) / 5. (Where N is below
+0.7 l, that may be no variance. Those N add less than exp(-m / 12) to the characteristic function below.) With
 
     A = m (cos t - 1 + t^2 / 2),   B = l (exp(-t^2 / 10) - 1 + t^2 / 10),
 

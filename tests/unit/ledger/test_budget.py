@@ -3,9 +3,9 @@ from hashlib import sha256
 
 import pytest
 
-from fedtrain.errors import BudgetError
+from fedtrain.errors import BudgetError, PrivacySpecError
 from fedtrain.ledger import SitePolicy, Totals, check, rounds_left, spent
-from fedtrain.privacy import SampledGaussian, epsilon_of
+from fedtrain.privacy import SampledGaussian, SampledSkellam, epsilon_of
 
 EVENT = SampledGaussian(sampling_rate=0.01, noise_multiplier=1.0, steps=100)
 RUN = {"run": "run", "whole": EVENT}
@@ -80,6 +80,40 @@ def test_no_more_rounds_are_counted_than_asked():
     gentle = replace(EVENT, noise_multiplier=50.0, steps=1)
     for limit in (0, 1, 2, 3, 5, 8, 100):
         assert rounds_left(POLICY, [], gentle, limit=limit) == limit
+
+
+INTEGERS = SampledSkellam(sampling_rate=0.05, variance=8192**2, l2=8192, l1=10**6, values=20_000, steps=1)
+
+
+def test_a_ledger_charges_integer_noise_beside_gaussian_noise(place):
+    with place.open() as ledger:
+        place.reserve(ledger, 1, event=INTEGERS)
+        place.reserve(ledger, 2, event=replace(INTEGERS, steps=3))
+        place.reserve(ledger, 3, event=EVENT)
+        one = spent(ledger.entries, 1e-5)
+    with place.open() as ledger:
+        assert [entry.event for entry in ledger.entries] == [INTEGERS, replace(INTEGERS, steps=3), EVENT]
+        assert spent(ledger.entries, 1e-5) == one == epsilon_of([EVENT, replace(INTEGERS, steps=4)], 1e-5)
+        left = rounds_left(POLICY, ledger.entries, INTEGERS)
+        assert left > 0
+        check(POLICY, ledger.totals, INTEGERS, mode="record", run="run", whole=INTEGERS, unit="record", noise="seeded")
+        beyond = replace(INTEGERS, steps=left + 1)
+        with pytest.raises(BudgetError, match="beyond this client's budget"):
+            check(POLICY, ledger.totals, beyond, mode="record", run="run", whole=beyond, unit="record", noise="seeded")
+
+
+def test_less_noise_than_a_site_asks_for_is_refused_of_integer_noise_too():
+    policy = SitePolicy(epsilon=8.0, delta=1e-5, minimum_noise=1.1)
+    with pytest.raises(BudgetError, match=r"noise multiplier 1 is below the minimum of this client, 1\.1"):
+        check(policy, Totals(), INTEGERS, mode="record", run="run", whole=INTEGERS, unit="record", noise="secure")
+
+
+def test_rounds_that_have_no_bound_do_not_fit():
+    whole = replace(INTEGERS, sampling_rate=1.0)
+    left = rounds_left(SitePolicy(epsilon=1000.0, delta=1e-5), [], whole)
+    assert epsilon_of([replace(whole, steps=left)], 1e-5) > 20
+    with pytest.raises(PrivacySpecError, match="cannot be bounded"):
+        epsilon_of([replace(whole, steps=left + 1)], 1e-5)
 
 
 def test_a_source_of_noise_that_is_not_allowed_is_refused():
