@@ -11,6 +11,7 @@ from functools import lru_cache
 from math import fsum, inf, isfinite, log, log1p
 from operator import mul
 
+from fedtrain import __version__
 from fedtrain.privacy.accounting import integers
 from fedtrain.privacy.accounting.base import COMPOSED, Accountant, bounded, composable
 from fedtrain.privacy.accounting.pld import GRIDS, PldAccountant
@@ -88,6 +89,11 @@ class IntegerRdpAccountant(Accountant):
     name = "fedtrain RDP at whole orders"
     library = "fedtrain"
     kinds = COMPOSED
+
+    @property
+    def version(self) -> str:
+        """The version of fedtrain."""
+        return __version__
 
     def epsilon(self, events: Iterable[Event], delta: float) -> float:
         """Return an upper bound on the epsilon that all events together spend at ``delta``.
