@@ -26,9 +26,10 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from fedtrain.tasks import Batch, Task
 from fedtrain.tasks.calls import forward, losses, rows
-from fedtrain.training.contributions import Contribution, PerRecord, added
+from fedtrain.training.contributions import Contribution, added
 from fedtrain.training.gradients import NotRecordsError, trainable
 from fedtrain.training.layers import Found, by_replay, formula_of, tensors_of
+from fedtrain.training.perrecord import PerRecord
 from fedtrain.training.sequences import replacement
 
 

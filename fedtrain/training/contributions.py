@@ -115,6 +115,28 @@ class Rows:
         return self.fold(values.mT if self.turned else values)
 
 
+class Gram:
+    """The products of a record's vectors at each two positions, made when they are asked for.
+
+    Args:
+        vectors: shape (n, G, T, width).
+    """
+
+    def __init__(self, vectors: Tensor) -> None:
+        self._vectors = vectors
+
+    @cached_property
+    def values(self) -> Tensor:
+        """The products, float64 of shape (n, G, T, T), computed in blocks that a cache holds."""
+        count, groups, positions, width = self._vectors.shape
+        found = self._vectors.new_empty(count, groups, positions, positions, dtype=torch.float64)
+        step = max(1, _BLOCK // max(1, groups * positions * width))
+        for block in (slice(start, start + step) for start in range(0, count, step)):
+            vectors = self._vectors[block].double().flatten(0, 1)
+            torch.bmm(vectors, vectors.mT, out=found[block].flatten(0, 1))
+        return found
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Products:
     """Sums over positions of products of two vectors.
@@ -123,11 +145,15 @@ class Products:
         taken: shape (n, G, T, in).
         made: the gradient of what was made, shape (n, G, T, out).
         fold: from products to gradients.
+        gram: of ``made``, where several weights share it.
+        beside: how many values the other weights that share it take at a position.
     """
 
     taken: Tensor
     made: Tensor
     fold: Fold
+    gram: Gram | None = None
+    beside: int = 0
 
     def squares(self, *, exact: bool = False) -> Tensor:
         """Return the squared norms."""
@@ -137,13 +163,13 @@ class Products:
     @cached_property
     def _measured(self) -> tuple[Tensor, Tensor]:
         """Squared norms, and what they would be if no terms cancelled."""
-        taken, made = self.taken.double(), self.made.double()
-        if taken.shape[2] == 1:
+        if self.taken.shape[2] == 1:
+            taken, made = self.taken.double(), self.made.double()
             squares = (taken.square().sum(-1) * made.square().sum(-1)).flatten(1).sum(1)
             return squares, squares
-        grams = (taken @ taken.mT) * (made @ made.mT)
+        grams = Gram(self.taken).values * (self.gram or Gram(self.made)).values
         lengths = grams.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt().sum(-1).square()
-        terms = 4 * (taken.shape[2] + taken.shape[3] + made.shape[3])
+        terms = 4 * (self.taken.shape[2] + self.taken.shape[3] + self.made.shape[3])
         rounding = terms * torch.finfo(torch.float64).eps * lengths
         return (grams.sum((-2, -1)).clamp(min=0) + rounding).flatten(1).sum(1), lengths.flatten(1).sum(1)
 
@@ -164,10 +190,17 @@ class Products:
 
     def total(self, factors: Tensor) -> Tensor:
         """Return the weighted sum."""
-        made = self.made * factors.to(self.made).reshape(-1, 1, 1, 1)
-        groups = range(made.shape[1])
-        products = [made[:, each].flatten(0, 1).T @ self.taken[:, each].flatten(0, 1) for each in groups]
-        return self.fold(torch.stack(products).unsqueeze(0))[0]
+        taken, made, factors = self.taken, self.made, factors.to(self.made).reshape(-1, 1, 1, 1)
+        # The narrower one is scaled.
+        if taken.shape[3] < made.shape[3]:
+            taken = taken * factors
+        else:
+            made = made * factors
+        if made.stride(0) < made.stride(2):
+            # Positions are outermost in memory, so that lines of both are no copies.
+            taken, made = taken.transpose(0, 2), made.transpose(0, 2)
+        lines = [[each.select(1, group).flatten(0, 1) for each in (made, taken)] for group in range(made.shape[1])]
+        return self.fold(torch.stack([left.T @ right for left, right in lines]).unsqueeze(0))[0]
 
     def silenced(self, kept: Tensor) -> "Products":
         """Return it with some records set to zero."""
@@ -277,8 +310,8 @@ def added(parts: Sequence[Contribution]) -> Contribution:
         several = [each for each in parts if isinstance(each, Products)]
         taken = first.taken if len(parts) == 1 else torch.cat([each.taken for each in several], dim=2)
         made = first.made if len(parts) == 1 else torch.cat([each.made for each in several], dim=2)
-        if are_cheaper(taken.shape[2], taken.shape[3], made.shape[3]):
-            return Products(taken=taken, made=made, fold=first.fold)
+        if are_cheaper(taken.shape[2], taken.shape[3] + first.beside, made.shape[3]):
+            return first if len(parts) == 1 else Products(taken=taken, made=made, fold=first.fold)
         return multiplied(lambda block: taken[block], made, taken.shape[3], first.fold)
     if len(parts) == 1:
         return first
@@ -291,91 +324,6 @@ def added(parts: Sequence[Contribution]) -> Contribution:
         )
     total = reduce(add, (each.rows(slice(None)) for each in parts)).contiguous()
     return Rows(values=total, fold=unfolded(total.shape[1:]))
-
-
-class PerRecord:
-    """The gradients of n records with respect to all trainable parameters of a model.
-
-    Example::
-
-        found = PerRecord.of(parameters, gradients)
-        sums = found.settled().clipped(1.0)
-
-    Attributes:
-        parts: for each parameter, in the model's order, its contribution; ``None`` where all are zero.
-    """
-
-    def __init__(self, parameters: Sequence[Tensor], parts: Sequence[Contribution | None], count: int) -> None:
-        self._parameters, self._count, self.parts = parameters, count, parts
-
-    @classmethod
-    def of(cls, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> "PerRecord":
-        """Take gradients of shape (n, *parameter), those in half precision in single precision."""
-        parts = [Rows(values=single(each).contiguous(), fold=unfolded(each.shape[1:])) for each in gradients]
-        return cls(parameters, parts, len(gradients[0]))
-
-    def __len__(self) -> int:
-        return self._count
-
-    def squares(self) -> Tensor:
-        """Return the squared norms of the gradients with respect to all parameters, float64 of shape (n,)."""
-        parts = [each for each in self.parts if each]
-        if not parts:
-            return self._parameters[0].new_zeros(self._count, dtype=torch.float64)
-        squares = torch.stack([each.squares() for each in parts]).sum(0)
-        if not squares.isfinite().all():
-            squares = torch.stack([each.squares(exact=True) for each in parts]).sum(0)
-        return squares
-
-    def rows(self, chosen: slice | list[int]) -> list[Tensor]:
-        """Return the gradients of some of the records, for each parameter a tensor of shape (m, *parameter)."""
-        count = len(range(self._count)[chosen]) if isinstance(chosen, slice) else len(chosen)
-        return [
-            part.rows(chosen) if part else single(parameter.new_zeros((count, *parameter.shape)))
-            for parameter, part in zip(self._parameters, self.parts, strict=True)
-        ]
-
-    def totals(self, factors: Tensor) -> list[Tensor]:
-        """Return the sums of the gradients, each times its factor, of the shapes of the parameters."""
-        return [
-            part.total(factors) if part else single(torch.zeros_like(parameter))
-            for parameter, part in zip(self._parameters, self.parts, strict=True)
-        ]
-
-    def settled(self) -> "PerRecord":
-        """Return the gradients so that their norms and their sums are of the same rounded numbers."""
-        parts = [part.settled() if isinstance(part, Products) else part for part in self.parts]
-        return PerRecord(self._parameters, parts, self._count)
-
-    def averaged(self, views: int) -> "PerRecord":
-        """Return the means over the views of each record, which are next to each other (De et al. 2022, section 3.2).
-
-        It comes before clipping, so that a record has one gradient to clip, and the sensitivity is that of one view.
-        """
-        if views == 1:
-            return self
-        parts = [part and part.averaged(views) for part in self.parts]
-        return PerRecord(self._parameters, parts, self._count // views)
-
-    def clipped(self, norm: float) -> list[Tensor]:
-        """Return the sums of the gradients, each scaled down to a norm, of the shapes of the parameters.
-
-        A record whose norm is no number of single precision counts as zero: it would turn all weights into NaN.
-        """
-        squares = self.squares()
-        factors = clip_factors(squares.sqrt(), norm)
-        finite = squares <= torch.finfo(torch.float32).max ** 2
-        if bool(finite.all()):
-            return self.totals(factors)
-        parts = [part and part.silenced(finite) for part in self.parts]
-        return PerRecord(self._parameters, parts, self._count).totals(factors.where(finite, 0.0))
-
-
-def clip_factors(norms: Tensor, bound: float) -> Tensor:
-    """Return what scales gradients of the norms down to a bound, and leaves the shorter ones as they are."""
-    factors = (bound / (norms + 1e-6)).clamp(max=1.0)
-    # In single precision a smaller factor has few digits. The record counts as zero.
-    return factors.where(factors >= torch.finfo(torch.float32).tiny, 0.0)
 
 
 def norms_of(gradients: Tensor, *, exact: bool = True) -> Tensor:

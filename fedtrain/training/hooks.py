@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from fedtrain.errors import TaskError
 from fedtrain.tasks import Batch, Task
 from fedtrain.tasks.calls import forward, losses, rows
-from fedtrain.training.contributions import PerRecord
 from fedtrain.training.gradients import NotRecordsError, trainable
+from fedtrain.training.perrecord import PerRecord
 
 
 class Hooked:

@@ -28,8 +28,9 @@ from fedtrain.training.contributions import (
 )
 from fedtrain.training.gradients import NotRecordsError
 
-# Channels from which on torch's convolutions are fast, and values of a weight up to which all records fit into one.
-_WIDE, _SMALL, _TOGETHER = 8, 1 << 14, 32
+# Channels from which on torch's convolutions are fast, values of a weight up to which several records fit into one, and
+# how many records and values of their weights do.
+_WIDE, _SMALL, _TOGETHER, _VALUES = 8, 1 << 16, 32, 1 << 18
 
 _IMAGES = 4
 
@@ -85,7 +86,8 @@ def _apart(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, taken: Tensor, made: Tensor
     """Return the gradients of each record by convolutions in which the channels of each record are a group."""
     shape, none = layer.weight.shape, [0] * (taken.ndim - 2)
     values = made.new_empty(len(made), *shape)
-    for block in (slice(start, start + _TOGETHER) for start in range(0, len(made), _TOGETHER)):
+    step = max(1, min(_TOGETHER, _VALUES // layer.weight.numel()))
+    for block in (slice(start, start + step) for start in range(0, len(made), step)):
         chosen = values[block].flatten(0, 1)
         channels = [each[block].contiguous().flatten(0, 1).unsqueeze(0) for each in (made, taken)]
         found = torch.ops.aten.convolution_backward(

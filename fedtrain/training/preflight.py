@@ -34,10 +34,11 @@ from fedtrain.tasks import Task, refuse_batch_statistics
 from fedtrain.tasks.calls import forward, losses, refuse_complex, refuse_coupled_losses
 from fedtrain.training.bookkeeping import Book, bookkeeping
 from fedtrain.training.case import Case, in_half, open_case, try_case
-from fedtrain.training.contributions import PerRecord, norms_of
+from fedtrain.training.contributions import norms_of
 from fedtrain.training.gradients import NotRecordsError, by_loop, by_vmap, trainable
 from fedtrain.training.hooks import Hooked, hooked
 from fedtrain.training.meeting import refuse_meeting, refuse_mixing
+from fedtrain.training.perrecord import PerRecord
 from fedtrain.training.state import Level, Marks, Still, Weights, refuse_read
 
 Way = Literal["book-keeping", "hooks", "vmap", "loop"]

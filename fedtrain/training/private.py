@@ -28,9 +28,9 @@ from fedtrain.seeding import seeded_generator
 from fedtrain.tasks import Batch, Records, Task
 from fedtrain.tasks.calls import refuse_coupled_losses, rows, split, to_device
 from fedtrain.training.bookkeeping import Book
-from fedtrain.training.contributions import PerRecord
 from fedtrain.training.gradients import by_loop, by_vmap, collate_alone, collate_views, trainable
 from fedtrain.training.hooks import Hooked, leave_plain
+from fedtrain.training.perrecord import PerRecord
 from fedtrain.training.preflight import WATCHING, PreflightResult
 from fedtrain.training.selfcheck import SelfCheck, SpotCheck, refuse_other_sum, tolerance
 from fedtrain.training.state import Still, Weights

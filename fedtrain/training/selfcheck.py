@@ -23,8 +23,9 @@ from fedtrain.privacy import PrivacyPlan
 from fedtrain.tasks import Batch, Task
 from fedtrain.tasks.calls import rows
 from fedtrain.training.case import prepared
-from fedtrain.training.contributions import PerRecord, norms_of
+from fedtrain.training.contributions import norms_of
 from fedtrain.training.gradients import NotRecordsError, by_loop, rows_of
+from fedtrain.training.perrecord import PerRecord
 from fedtrain.training.preflight import PreflightResult
 
 # A record's clipped gradient may be longer than the bound by this much, relatively: rounding is some 1e-6.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedtrain.training.contributions import Products, Rows, single, unfolded
+from fedtrain.training.contributions import Gram, Products, Rows, single, unfolded
 from fedtrain.training.layers import Found, of_linear, runs
 
 
@@ -186,14 +186,24 @@ def _pass(
     before = torch.cat([start[0].detach().unsqueeze(0), output.detach()[:-1]]).transpose(0, 1)
 
     def contribute(arrival: Tensor) -> Found:
-        arrival = single(arrival).transpose(0, 1)
-        yield from of_linear(of_input, None, value, arrival)
-        if of_state.requires_grad:
-            states = single(before).unsqueeze(1)
-            yield of_state, Products(taken=states, made=arrival.unsqueeze(1), fold=unfolded(of_state.shape))
+        made = single(arrival).transpose(0, 1).unsqueeze(1)
+        gram, trained = Gram(made), [each for each in ((of_input, value), (of_state, before)) if each[0].requires_grad]
+        width = sum(weight.shape[1] for weight, _ in trained)
+        for weight, vectors in trained:
+            yield (
+                weight,
+                Products(
+                    taken=single(vectors).unsqueeze(1),
+                    made=made,
+                    fold=unfolded(weight.shape),
+                    gram=gram,
+                    beside=width - weight.shape[1],
+                ),
+            )
+        sums = made.sum((1, 2)) if biases else made
         for bias in biases:
             if bias.requires_grad:
-                yield bias, Rows(values=arrival.sum(1), fold=unfolded(bias.shape))
+                yield bias, Rows(values=sums, fold=unfolded(bias.shape))
 
     notes.note_part(layer, taken, gates, contribute, records=1)
     return output, hidden, cell
@@ -205,45 +215,45 @@ class _Lstm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return (time, n, width), and the last hidden and cell states, from gates (time, n, 4 * width)."""
-        width, transposed = hidden.shape[1], weight.T
-        first, active, cells, outputs = hidden, [], [cell], []
-        for step in gates:
-            found = torch.addmm(step, hidden, transposed)
-            candidate = found[:, 2 * width : 3 * width].tanh()
-            found.sigmoid_()[:, 2 * width : 3 * width] = candidate
-            cell = torch.addcmul(found[:, width : 2 * width] * cell, found[:, :width], candidate)
-            hidden = found[:, 3 * width :] * cell.tanh()
-            active.append(found)
-            cells.append(cell)
-            outputs.append(hidden)
-        output = torch.stack(outputs)
-        ctx.save_for_backward(torch.stack(active), torch.stack(cells), output, weight, first)
-        return output, hidden, cell
+        time, count, width = *gates.shape[:2], hidden.shape[1]
+        active, (states, cells) = torch.empty_like(gates), gates.new_empty(2, time + 1, count, width)
+        candidates, tangents = gates.new_empty(2, time, count, width)
+        states[0], cells[0], transposed = hidden, cell, weight.T
+        for step in range(time):
+            now = torch.addmm(gates[step], states[step], transposed, out=active[step])
+            candidate = torch.tanh(now[:, 2 * width : 3 * width], out=candidates[step])
+            now.sigmoid_()
+            kept = now[:, width : 2 * width] * cells[step]
+            torch.addcmul(kept, now[:, :width], candidate, out=cells[step + 1])
+            tangent = torch.tanh(cells[step + 1], out=tangents[step])
+            torch.mul(now[:, 3 * width :], tangent, out=states[step + 1])
+        ctx.save_for_backward(active, candidates, states, cells, tangents, weight)
+        return states[1:], states[-1].clone(), cells[-1].clone()
 
     @staticmethod
     def backward(ctx: Any, *arrived: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """Return the gradients of gates, weight, and the first states."""
-        active, cells, output, weight, first = ctx.saved_tensors
+        active, candidates, states, cells, tangents, weight = ctx.saved_tensors
         of_outputs, of_hidden, of_cell = arrived
-        width, gradients = weight.shape[1], torch.empty_like(active)
-        ones = torch.tanh(cells[1:])
-        slopes = active * (1 - active)
-        candidates = active[:, :, 2 * width : 3 * width]
-        slopes[:, :, 2 * width : 3 * width] = 1 - candidates.square()
-        through = active[:, :, 3 * width :] * (1 - ones.square())
-        for time in range(len(active) - 1, -1, -1):
-            of_hidden = of_hidden + of_outputs[time]
-            of_cell = torch.addcmul(of_cell, of_hidden, through[time])
-            now, made = active[time], gradients[time]
-            torch.mul(of_cell, candidates[time], out=made[:, :width])
-            torch.mul(of_cell, cells[time], out=made[:, width : 2 * width])
-            torch.mul(of_cell, now[:, :width], out=made[:, 2 * width : 3 * width])
-            torch.mul(of_hidden, ones[time], out=made[:, 3 * width :])
-            made.mul_(slopes[time])
-            of_cell = of_cell * now[:, width : 2 * width]
-            of_hidden = made @ weight
-        of_weight = None
-        if ctx.needs_input_grad[1]:
-            before = torch.cat([first.unsqueeze(0), output[:-1]])
-            of_weight = gradients.flatten(0, 1).T @ before.flatten(0, 1)
-        return gradients, of_weight, of_hidden, of_cell
+        time, width = candidates.shape[0], candidates.shape[2]
+        taken, kept, _, given = active.view(*active.shape[:2], 4, width).unbind(2)
+        # What a gate has of the gradient of the cell, and the last one of that of the output.
+        gradients = torch.addcmul(active, active, active, value=-1.0)
+        gates = gradients.view(*active.shape[:2], 4, width)
+        gates[:, :, 0].mul_(candidates)
+        gates[:, :, 1].mul_(cells[:-1])
+        torch.addcmul(taken, taken * candidates, candidates, value=-1.0, out=gates[:, :, 2])
+        gates[:, :, 3].mul_(tangents)
+        through = torch.addcmul(given, given * tangents, tangents, value=-1.0)
+        for step in range(time - 1, -1, -1):
+            of_hidden = (
+                torch.addmm(of_outputs[step], gradients[step + 1], weight)
+                if step + 1 < time
+                else (of_outputs[step] + of_hidden)
+            )
+            of_cell = torch.addcmul(of_cell, of_hidden, through[step])
+            gates[step, :, :3].mul_(of_cell.unsqueeze(1))
+            gates[step, :, 3].mul_(of_hidden)
+            of_cell = of_cell * kept[step]
+        of_weight = gradients.flatten(0, 1).T @ states[:-1].flatten(0, 1) if ctx.needs_input_grad[1] else None
+        return gradients, of_weight, gradients[0] @ weight, of_cell

@@ -8,8 +8,9 @@ from torch import nn
 
 from fedtrain.tasks import Records
 from fedtrain.training.bookkeeping import bookkeeping
-from fedtrain.training.contributions import Lookups, PerRecord, Products, unfolded
+from fedtrain.training.contributions import Lookups, Products, unfolded
 from fedtrain.training.gradients import NotRecordsError, by_loop, collate_alone
+from fedtrain.training.perrecord import PerRecord
 from tests.unit.training.mechanism import Classification
 
 COUNT = 5

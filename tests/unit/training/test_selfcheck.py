@@ -9,7 +9,7 @@ from torch import nn
 from fedtrain.config import Training
 from fedtrain.errors import ClientError
 from fedtrain.privacy.noise import SecureSource, SeededSource
-from fedtrain.training import Records, RoundSettings, contributions, private
+from fedtrain.training import Records, RoundSettings, perrecord, private
 from tests.unit.training.mechanism import SETTINGS, Classification, change, model, plan, records, train_private
 
 
@@ -39,7 +39,7 @@ class Altered:
 
 def factors_replaced(monkeypatch, factors):
     """Scale the records' gradients by other factors, a function of their norms."""
-    monkeypatch.setattr(contributions, "clip_factors", factors)
+    monkeypatch.setattr(perrecord, "clip_factors", factors)
 
 
 def one_let_through(norms, bound):
@@ -74,7 +74,7 @@ def test_right_clipping_by_other_code_passes(monkeypatch):
 
 
 def test_missing_clipping_is_caught_in_a_later_chunk(monkeypatch):
-    honest = contributions.clip_factors
+    honest = perrecord.clip_factors
     calls = []
 
     def second_unclipped(norms, bound):
@@ -141,7 +141,7 @@ def test_honest_rounds_pass():
 
 def test_it_rests_after_the_first_step_with_records(monkeypatch):
     source = Altered(lambda noise: noise, masks=[True, True])
-    honest = contributions.clip_factors
+    honest = perrecord.clip_factors
     factors_replaced(monkeypatch, lambda norms, bound: honest(norms, bound if source.masks else 1e9))
     change(records(), plan(noise=1.0, steps=2), source=source)
     assert source.masks == []
