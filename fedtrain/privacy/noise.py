@@ -10,18 +10,26 @@ out values for which there are none (Jin et al. 2022; Holohan and Braghin 2021, 
 privacy"). The latter's section 5.1 sums 2n Gaussians for each value; Opacus' secure mode takes 2n = 4. The search for
 the 53-bit uniforms behind one value then costs about 2^(53 (2n - 1)) = 2^159 steps.
 
-Here 67 Gaussians of as many pairs become 64 values, by orthonormal rows, so that the values are independent standard
-Gaussians again. The rows are orthogonal to the constant, the cosine and the sine over 67 points of a circle, and no
-three points of a circle are on a line. So each value, and each linear combination of values of a block, has a part in
-at least four of the Gaussians. An attacker who knows all 64 values has 64 equations for 67 Gaussians, and searches
-three: as before, about 2^(53 * 3) = 2^159 steps, for a block and for any part of it. As before, too, whoever can keep
-2^106 sums of two Gaussians finds four of a sum in about as many steps. A value takes 67/64 Gaussians in the place of
-four.
+Here 69 Gaussians of as many pairs become 64 values, by orthonormal rows, so that the values are independent standard
+Gaussians again. The rows are orthogonal to the kernel: the constant, and cosine and sine of the angle and of twice the
+angle, over 69 points of a circle. A trigonometric polynomial of degree two has four zeros at most (Zygmund,
+"Trigonometric series", chapter X), so any five columns of the kernel are independent. So each value, and each linear
+combination of values of a block, has a part in at least six of the Gaussians.
+
+A Gaussian is the exact product of a radius and a cosine or sine. These are rounded to single precision, of which some
+2^24 values each are about equally likely: 2^48 products. An attacker who knows all 64 values has 64 equations for 69
+Gaussians, and searches five, in 2^240 steps. One who knows two blocks that share their pairs misses ten numbers, and
+finds two by a radius and its angle, or one by either: 2^240 again. Whoever can keep 2^144 sums of three Gaussians finds
+six of a sum in about as many steps. A value takes 69/64 Gaussians in the place of four.
+
+Logarithm, root, cosine and sine are in single precision, unless a draw is in double precision. The products and their
+sums are in double precision always: their terms of all sizes fill the numbers near zero, where sums in single precision
+would stay on a grid, and show what they were added to. A value is off by some 1e-7, as by its own rounding.
 
 What they do not give. This makes a known attack infeasible; it is no proof. The sum of gradients and its noise are
 still floats, rounded after every operation, and the guarantee is that of the real-valued Gaussian, which floats
-approximate. A uniform of 53 bits also ends each Gaussian at 8.57 standard deviations, beyond which the true one has a
-probability of 1e-17. Timing is not hidden. A reader of this process's memory reads the records in it, too.
+approximate. A uniform of 62 bits also ends each Gaussian at 9.3 standard deviations, beyond which the true one has a
+probability of 1e-20. Timing is not hidden. A reader of this process's memory reads the records in it, too.
 """
 
 import os
@@ -44,12 +52,13 @@ from fedtrain.seeding import derive_seed, seeded_generator
 
 _WORD = 8
 _LOWER_53 = (1 << 53) - 1
-_UNIT = 2.0**-53
+_LOWER_31 = (1 << 31) - 1
+_HALF_UNIT = 2.0**-31
 
 # How many Gaussians become how many values.
-_GAUSSIANS, _VALUES = 67, 64
+_GAUSSIANS, _VALUES = 69, 64
 # Pairs of blocks made at once: two megabytes of temporaries, whatever the size of the result.
-_BLOCKS = 1 << 8
+_BLOCKS = 1 << 9
 _CHUNK = 2 * _BLOCKS * _VALUES
 # Values from which on several threads make them, each a chunk at least.
 _MANY = 1 << 17
@@ -156,7 +165,7 @@ class SecureSource:
     def gaussian(
         self, shape: Sequence[int], *, std: float, device: torch.device, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """Return Gaussians of the shape, made in float64 on the CPU, then rounded once to ``dtype``.
+        """Return Gaussians of the shape, made on the CPU, then rounded to ``dtype``.
 
         As many threads as torch uses make them, each from a keystream of its own.
         """
@@ -194,21 +203,24 @@ class SecureSource:
 def _fill(chunks: Sequence[Tensor], stream: "Keystream", std: float) -> None:
     for chunk in chunks:
         blocks = -(-len(chunk) // (2 * _VALUES))
-        chunk.copy_(_blocks(stream, blocks).flatten()[: len(chunk)].mul_(std))
+        chunk.copy_(_blocks(stream, blocks, chunk.dtype).flatten()[: len(chunk)].mul_(std))
 
 
-def _blocks(stream: "Keystream", count: int) -> Tensor:
+def _blocks(stream: "Keystream", count: int, dtype: torch.dtype) -> Tensor:
     """Return standard Gaussians, float64 of shape (64, 2 * count): a column is a block.
 
     By Box and Muller 1958. The two values of a pair are in different blocks: together they are a single Gaussian.
     """
-    words = stream.integers(2 * _GAUSSIANS * count).to(torch.float64).reshape(2, _GAUSSIANS, count)
-    # In (0, 1], so that the logarithm is finite.
-    radius = words[0].add_(1.0).mul_(_UNIT).log_().mul_(-2.0).sqrt_()
-    angle = words[1].mul_(2 * pi * _UNIT)
-    gaussians = words.new_empty(_GAUSSIANS, 2, count)
-    torch.mul(radius, angle.cos(), out=gaussians[:, 0])
-    torch.mul(radius, angle.sin_(), out=gaussians[:, 1])
+    halves = stream.halves(3 * _GAUSSIANS * count).reshape(3, _GAUSSIANS, count)
+    halves[:2].bitwise_and_(_LOWER_31)
+    high, low, turn = halves.to(torch.float64 if dtype is torch.float64 else torch.float32)
+    # In (0, 1], so that the logarithm is finite, and as fine near 0 as 62 bits are.
+    uniform = high.mul_(_HALF_UNIT).add_(low.add_(0.5), alpha=_HALF_UNIT**2)
+    radius = uniform.log_().mul_(-2.0).sqrt_().double()
+    angle = turn.mul_(pi * _HALF_UNIT)
+    gaussians = radius.new_empty(_GAUSSIANS, 2, count)
+    torch.mul(radius, angle.cos().double(), out=gaussians[:, 0])
+    torch.mul(radius, angle.sin_().double(), out=gaussians[:, 1])
     taken, given = _mixing()
     gaussians = gaussians.flatten(1)
     return torch.addmm(gaussians[_GAUSSIANS - _VALUES :], given, taken @ gaussians)
@@ -216,15 +228,15 @@ def _blocks(stream: "Keystream", count: int) -> Tensor:
 
 @cache
 def _mixing() -> tuple[Tensor, Tensor]:
-    """Return matrices T and G: to ``x[3:] + G @ (T @ x)`` belong orthonormal rows, whose kernel is 1, cosine and sine.
+    """Return matrices T and G: to ``x[5:] + G @ (T @ x)`` belong orthonormal rows, which have the kernel.
 
-    The last rows of the block reflector that takes the kernel to the first three axes (Schreiber and Parlett 1988,
+    The last rows of the block reflector that takes the kernel to the first five axes (Schreiber and Parlett 1988,
     "Block reflectors: theory and computation").
     """
-    turns = torch.arange(_GAUSSIANS, dtype=torch.float64) * (2 * pi / _GAUSSIANS)
-    kernel = torch.stack([torch.full_like(turns, 0.5**0.5), turns.cos(), turns.sin()], dim=1)
-    kernel *= (2 / _GAUSSIANS) ** 0.5
     extra = _GAUSSIANS - _VALUES
+    turns = torch.arange(_GAUSSIANS, dtype=torch.float64) * (2 * pi / _GAUSSIANS)
+    waves = [wave for times in range(1, extra // 2 + 1) for wave in ((times * turns).cos(), (times * turns).sin())]
+    kernel = torch.stack([torch.full_like(turns, 0.5**0.5), *waves], dim=1) * (2 / _GAUSSIANS) ** 0.5
     left, _, right = torch.linalg.svd(kernel[:extra])
     reflected = kernel.clone()
     reflected[:extra] += left @ right
@@ -256,6 +268,10 @@ class Keystream:
     def integers(self, count: int) -> Tensor:
         """Return independent uniform integers in [0, 2^53), int64 of shape (count,): the lower bits of a word each."""
         return torch.from_numpy(self.words(count).view(np.int64)).bitwise_and_(_LOWER_53)
+
+    def halves(self, count: int) -> Tensor:
+        """Return independent uniform integers in [-2^31, 2^31), int32 of shape (count,): both halves of words."""
+        return torch.from_numpy(self.words(-(-count // 2)).view(np.int32)[:count])
 
     def forget(self) -> None:
         """Drop the key: the next word comes from a new one."""
