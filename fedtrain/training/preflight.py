@@ -39,6 +39,7 @@ from fedtrain.training.gradients import NotRecordsError, by_loop, by_vmap, train
 from fedtrain.training.hooks import Hooked, hooked
 from fedtrain.training.meeting import refuse_meeting, refuse_mixing
 from fedtrain.training.perrecord import PerRecord
+from fedtrain.training.snapshot import made_of
 from fedtrain.training.state import Level, Marks, Still, Weights, refuse_read
 
 Way = Literal["book-keeping", "hooks", "vmap", "loop"]
@@ -46,7 +47,7 @@ Way = Literal["book-keeping", "hooks", "vmap", "loop"]
 _REMEMBERED: Final = 8
 _SHOWN: Final = 200
 _CALLS: Final = 3
-_OTHERS: Final[tuple[Level, ...]] = ("zeros", "low", "high")
+_OTHERS: Final[tuple[Level, ...]] = ("zeros", "low", "high", "low and zeros", "high and zeros")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ def preflight(model: nn.Module, task: Task, info: DataInfo) -> PreflightResult:
     A process remembers what it found for the last tasks and models. A task that changed is tried again.
 
     Args:
-        model: as it is trained. What it is made of matters, and not its weights.
+        model: as it is trained. What it is made of matters, its attributes and hooks included, and not its weights.
         task: its task.
         info: the schema of the records.
 
@@ -100,23 +101,14 @@ def preflight(model: nn.Module, task: Task, info: DataInfo) -> PreflightResult:
         TaskError: records meet in the model or the task, the forward pass writes what it must not, or the model cannot
             be called on one record alone. It names the layer, and says what to write instead.
     """
-    made_of = (
-        repr(model),
-        tuple((name, type(layer)) for name, layer in model.named_modules()),
-        tuple((name, each.shape, each.dtype, each.device, each.requires_grad) for name, each in _weights_of(model)),
-    )
-    marks = Marks.of(task)
-    for known, before, schema, parts, result in _results:
-        if known is task and before.same(marks) and schema == info and parts == made_of:
+    parts, marks = made_of(model), Marks.of(task)
+    for known, before, schema, earlier, result in _results:
+        if known is task and before.same(marks) and schema == info and earlier == parts:
             return result
     with _undisturbed(model):
         result = _preflight(model, task, info)
-    _results.append((task, Marks.of(task), info, made_of, result))
+    _results.append((task, Marks.of(task), info, parts, result))
     return result
-
-
-def _weights_of(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    return [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]
 
 
 @contextmanager

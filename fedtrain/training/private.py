@@ -101,7 +101,7 @@ class PrivateTrainer:
                 noisy = with_noise(sums, std=std, source=self.source)
                 check.after_noise(sums, noisy)
                 for parameter, total in zip(parameters, noisy, strict=True):
-                    parameter.grad = (total / spec.divisor).to(parameter.dtype)
+                    parameter.grad = total.div_(spec.divisor).to(parameter.dtype)
                 if anchors:
                     add_proximal_gradient(parameters, anchors, settings.proximal_mu)
                 optimizer.step()
@@ -222,5 +222,5 @@ def with_noise(sums: Sequence[Tensor], *, std: float, source: RandomSource) -> l
         sizes = [sums[at].numel() for at in chosen]
         noise = torch.split(source.gaussian((sum(sizes),), std=std, device=device, dtype=dtype), sizes)
         for at, drawn in zip(chosen, noise, strict=True):
-            noisy[at] = sums[at] + drawn.view_as(sums[at])
+            noisy[at] = drawn.view_as(sums[at]).add_(sums[at])
     return noisy

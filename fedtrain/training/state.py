@@ -21,7 +21,8 @@ from fedtrain.tasks import Task
 # An object of a user may hold many others.
 _DEPTH, _MOST = 4, 20_000
 _OTHER = 1_000_003
-_OF_TORCH = frozenset(vars(nn.Module()))
+OF_TORCH = frozenset(vars(nn.Module()))
+"""The attributes of every module."""
 
 Kept = dict[str, Any]
 """Copies of the tensors and numbers in ordinary attributes, by where they are."""
@@ -176,7 +177,7 @@ def _items(owner: Any) -> list[tuple[Any, Any]]:
     if isinstance(owner, (list, tuple, deque)):
         return list(enumerate(owner))
     attributes = vars(owner) if hasattr(owner, "__dict__") else {}
-    of_torch = _OF_TORCH if isinstance(owner, nn.Module) else frozenset()
+    of_torch = OF_TORCH if isinstance(owner, nn.Module) else frozenset()
     return [(key, value) for key, value in attributes.items() if key not in of_torch]
 
 
@@ -234,11 +235,13 @@ class _replaced:  # noqa: N801 -- a context manager
         self._put(self._back)
 
 
-Level = Literal["middle", "zeros", "low", "high"]
+Level = Literal["middle", "zeros", "low", "high", "low and zeros", "high and zeros"]
 """Which constants stand for draws. A branch that depends on a draw is taken at one of them."""
 
-_UNIFORM: Final[dict[Level, float]] = {"middle": 0.5, "zeros": 0.5, "low": 0.02, "high": 0.98}
-_NORMAL: Final[dict[Level, float]] = {"middle": 0.5, "zeros": 0.5, "low": -2.0, "high": 2.0}
+# Where coins that may show 0 do.
+_ZEROS: Final[dict[Level, Level]] = {"middle": "zeros", "low": "low and zeros", "high": "high and zeros"}
+_UNIFORM: Final[dict[str, float]] = {"middle": 0.5, "zeros": 0.5, "low": 0.02, "high": 0.98}
+_NORMAL: Final[dict[str, float]] = {"middle": 0.5, "zeros": 0.5, "low": -2.0, "high": 2.0}
 _NORMALS = frozenset({"randn", "randn_like", "normal", "normal_", "normal_functional"})
 _NUMBERS = _NORMALS.union(
     ("rand", "rand_like", "uniform", "uniform_", "exponential", "exponential_", "cauchy_", "log_normal_"),
@@ -297,7 +300,10 @@ class Still(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own
         if not isinstance(result, Tensor) or name not in _NUMBERS | _BETWEEN | _COINS | _OTHERS:
             return result
         self.drew |= not by_name
-        self.others |= {"zeros"} if name in _COINS else {"low", "high"} if name != "randperm" else set()
+        if name in _COINS:
+            self.others.add(_ZEROS.get(self._level, self._level))
+        elif name != "randperm":
+            self.others |= {"low", "high"}
         return result.copy_(_constant(name, args, result, self._level))
 
     def _leaked(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -319,9 +325,10 @@ def _constant(name: str, args: tuple[Any, ...], drawn: Tensor, level: Level) -> 
     if name in _COINS:
         # The chance is the second argument; that of bernoulli may be in the first, one for each value.
         chance = torch.as_tensor(args[1] if len(args) > 1 else args[0] if name == "bernoulli" else 0.5)
-        return chance >= 1 if level == "zeros" else chance > 0
+        return chance >= 1 if level in _ZEROS.values() else chance > 0
+    end = level.removesuffix(" and zeros")
     if name in _NUMBERS:
-        return torch.tensor((_NORMAL if name in _NORMALS else _UNIFORM)[level])
+        return torch.tensor((_NORMAL if name in _NORMALS else _UNIFORM)[end])
     # From a number that may be left out to one that is not reached.
     ends = [args[0].shape[-1]] if name == "multinomial" else [each for each in args if isinstance(each, int)] or [2]
-    return torch.tensor(ends[-1] - 1 if level == "high" else sum(ends[:-1]))
+    return torch.tensor(ends[-1] - 1 if end == "high" else sum(ends[:-1]))

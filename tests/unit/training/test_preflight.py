@@ -3,7 +3,9 @@
 import copy
 import random
 import re
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -305,6 +307,76 @@ def test_it_is_remembered_for_a_task_and_what_its_model_is_made_of():
     other.first.weight.requires_grad_(False)
     preflight(other, task, INFO)
     assert len(calls) > tried
+
+
+class Mixing(nn.Module):
+    """A model that mixes records if an attribute says so, of one kind or another."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(WIDTH, 5), nn.Linear(5, 3)
+        self.share, self.shares, self.given = 0.0, [0.0, {"of": [0.0]}], partial(torch.mul, 0.0)
+        self.constant, self.made = torch.zeros(1), lambda mean, share=[0.0]: share[0] * mean
+        self.array = np.zeros(1)
+
+    def forward(self, inputs):
+        mean = inputs.mean(0)
+        constants = self.share + self.shares[0] + self.shares[1]["of"][0] + self.constant + float(self.array[0])
+        return self.last(torch.tanh(self.first(inputs + constants * mean + self.given(mean) + self.made(mean))))
+
+
+def mixed(layer, taken, made):
+    return made + made.mean(0)
+
+
+CHANGES = {
+    "number": lambda model: setattr(model, "share", 0.5),
+    "list": lambda model: model.shares.__setitem__(0, 0.5),
+    "list in a list": lambda model: model.shares[1]["of"].__setitem__(0, 0.5),
+    "default": lambda model: model.made.__defaults__[0].__setitem__(0, 0.5),
+    "tensor": lambda model: model.constant.fill_(0.5),
+    "array": lambda model: model.array.fill(0.5),
+    "partial": lambda model: setattr(model, "given", partial(torch.mul, 0.5)),
+    "function": lambda model: setattr(model, "made", lambda mean: 0.5 * mean),
+    "hook": lambda model: model.first.register_forward_hook(mixed),
+    "forward": lambda model: setattr(model.first, "forward", lambda x: nn.Linear.forward(model.first, x + x.mean(0))),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_model_of_another_attribute_or_hook_is_tried_again(name):
+    calls = []
+    task, model = Counted(calls), Mixing()
+    first = preflight(model, task, INFO)
+    tried = len(calls)
+    with torch.no_grad():
+        model.first.weight.add_(1.0)
+    assert preflight(model, task, INFO) is first
+    assert len(calls) == tried
+    CHANGES[name](model)
+    with pytest.raises(TaskError, match="records meet"):
+        preflight(model, task, INFO)
+
+
+def test_a_copy_of_a_model_with_attributes_is_not_tried_again():
+    calls = []
+    task, model = Counted(calls), Mixing()
+    first = preflight(model, task, INFO)
+    tried = len(calls)
+    assert preflight(copy.deepcopy(model), task, INFO) is first
+    assert len(calls) == tried
+
+
+def coin_if_low(s, x):
+    """Mix records where a coin shows 0, which is thrown for low draws alone."""
+    mean = x.mean(0) if torch.rand(()) < 0.1 and not torch.bernoulli(torch.tensor(0.5)) else 0.0
+    return s.last(torch.tanh(s.first(x - mean)))
+
+
+def test_a_coin_that_is_thrown_for_some_draws_only_is_tried_too():
+    task = Built(lambda: Model(coin_if_low, first=nn.Linear(WIDTH, 5), last=nn.Linear(5, 3)))
+    with pytest.raises(TaskError, match="records meet"):
+        preflight(task.model(), task, INFO)
 
 
 def test_a_task_that_changed_is_tried_again(monkeypatch):

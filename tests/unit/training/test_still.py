@@ -55,6 +55,12 @@ def test_a_coin_shows_zero_where_coins_do_and_it_may():
         assert still.others == {"zeros"}
         assert torch.rand(1).tolist() == [0.5]
         assert still.others == {"zeros", "low", "high"}
+    with Still("low") as still:
+        assert torch.bernoulli(torch.tensor([0.2])).tolist() == [1]
+        assert still.others == {"low and zeros"}
+    with Still("low and zeros"):
+        assert torch.bernoulli(torch.tensor([0.2])).tolist() == [0]
+        assert torch.rand(1).tolist() == [pytest.approx(0.02)]
 
 
 @pytest.mark.parametrize("name", DRAWS)
