@@ -31,6 +31,7 @@ from fedtrain.training.gradients import NotRecordsError, trainable
 from fedtrain.training.layers import Found, by_replay, formula_of, tensors_of
 from fedtrain.training.perrecord import PerRecord
 from fedtrain.training.sequences import replacement
+from fedtrain.training.steps import fast_layout
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -161,7 +162,10 @@ def _detached(value: Any) -> Any:
 
 @contextmanager
 def bookkeeping(model: nn.Module) -> Iterator[Book]:
-    """Watch the layers of the model that are trained, and leave it as a plain module again, also after a failure."""
+    """Watch the layers of the model that are trained, and leave it as a plain module again, also after a failure.
+
+    Meanwhile weights may be kept in the layout in which they are faster, also while a preflight tries the formulas.
+    """
     book, hooks, replaced = Book(model), [], []
     for layer in model.modules():
         if not any(parameter.requires_grad for parameter in layer.parameters()):
@@ -172,7 +176,8 @@ def bookkeeping(model: nn.Module) -> Iterator[Book]:
         elif any(parameter.requires_grad for parameter in layer.parameters(recurse=False)):
             hooks.append(layer.register_forward_hook(book.note, with_kwargs=True))
     try:
-        yield book
+        with fast_layout(model):
+            yield book
     finally:
         book.outputs, book.own = None, []
         for hook in hooks:

@@ -15,7 +15,7 @@ What this module keeps:
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +34,7 @@ from fedtrain.training.perrecord import PerRecord
 from fedtrain.training.preflight import WATCHING, PreflightResult
 from fedtrain.training.selfcheck import SelfCheck, SpotCheck, refuse_other_sum, tolerance
 from fedtrain.training.state import Still, Weights
-from fedtrain.training.steps import LocalOptimizer, RoundSettings, add_proximal_gradient, fast_layout
+from fedtrain.training.steps import LocalOptimizer, RoundSettings, add_proximal_gradient
 
 Chunk = Batch | list[Batch]
 """A batch of several rows, or a batch of one row for each record."""
@@ -112,11 +112,8 @@ class PrivateTrainer:
         """Watch the layers of the model if the way does so, and leave it as a plain module, also after a failure."""
         watching = WATCHING.get(self.preflight.way)
         try:
-            if watching is None:
-                yield None
-            else:
-                with fast_layout(model), watching(model) as found:
-                    yield found
+            with watching(model) if watching else nullcontext() as found:
+                yield found
         finally:
             leave_plain(model)
 

@@ -313,9 +313,13 @@ class Still(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own
             return func(*args, **kwargs)
         self.drew = True
         self.others |= {"low", "high"}
-        slope = least + (largest - least) * _UNIFORM[self._level]
+        slope = least + (largest - least) * _UNIFORM[_end(self._level)]
         noted.copy_(torch.where(taken > 0, 1.0, slope))
         return taken.mul_(noted) if func.name().endswith("_") else taken * noted
+
+
+def _end(level: Level) -> str:
+    return level.removesuffix(" and zeros")
 
 
 def _constant(name: str, args: tuple[Any, ...], drawn: Tensor, level: Level) -> Tensor:
@@ -326,7 +330,7 @@ def _constant(name: str, args: tuple[Any, ...], drawn: Tensor, level: Level) -> 
         # The chance is the second argument; that of bernoulli may be in the first, one for each value.
         chance = torch.as_tensor(args[1] if len(args) > 1 else args[0] if name == "bernoulli" else 0.5)
         return chance >= 1 if level in _ZEROS.values() else chance > 0
-    end = level.removesuffix(" and zeros")
+    end = _end(level)
     if name in _NUMBERS:
         return torch.tensor((_NORMAL if name in _NORMALS else _UNIFORM)[end])
     # From a number that may be left out to one that is not reached.
