@@ -31,7 +31,7 @@ def made_of(model: nn.Module) -> tuple[Any, ...]:
         (
             name,
             _Itself(type(layer)),
-            _Itself(type(layer).forward),
+            _Itself(getattr(type(layer), "forward", None)),
             [(key, _snapshot(value, seen)) for key, value in vars(layer).items() if key not in OF_TORCH],
             [_snapshot(value, seen) for key, value in vars(layer).items() if key.endswith("_hooks")],
         )
