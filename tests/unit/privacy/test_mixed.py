@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedtrain.errors import PrivacySpecError
-from fedtrain.privacy import PrivacySpec, SampledGaussian, SampledSkellam, calibrate, claim, epsilon_of
+from fedtrain.privacy import PrivacySpec, SampledGaussian, SampledSkellam, calibrate, ceiling, claim, epsilon_of
 from fedtrain.privacy.accounting.mixed import GaussianPldAccountant, IntegerRdpAccountant
 from tests.composition import sampled_gaussian
 from tests.skellam import losses, reach_of
@@ -46,6 +46,26 @@ def test_a_bound_by_a_close_gaussian_is_not_below_the_truth(case):
     spent = event(case["sampling_rate"], case["variance"], case["l2"], case["steps"])
     least = case["epsilon"]["0.001"]
     assert least <= GaussianPldAccountant().epsilon([spent], 1e-3) <= least * 1.08
+
+
+@pytest.mark.parametrize(
+    ("rate", "noise", "tight", "loose"),
+    [(0.01, 0.7, 3.084, 3.867), (0.04, 1, 4.564, 5.159), (0.05, 2, 1.929, 2.119), (0.2, 8, 1.723, 1.880)],
+)
+def test_reference_values(rate, noise, tight, loose):
+    typical = SampledSkellam(
+        sampling_rate=rate,
+        variance=round((40_000 * noise) ** 2),
+        l2=40_000,
+        l1=15_748_016,
+        values=155_000,
+        steps=300,
+    )
+    mine = claim([typical], 1e-5)
+    assert (mine.epsilon, mine.note) == (pytest.approx(tight, abs=1e-3), None)
+    assert ceiling([typical], 1e-5).epsilon == pytest.approx(loose, abs=1e-3)
+    gaussian = SampledGaussian(sampling_rate=rate, noise_multiplier=noise, steps=300)
+    assert claim([gaussian], 1e-5).epsilon < mine.epsilon < claim([gaussian], 1e-5).epsilon * 1.001
 
 
 @pytest.mark.parametrize("added", [False, True])
