@@ -278,7 +278,7 @@ def test_threads_draw_from_streams_of_their_own(keep_threads):
 
 def test_small_draws_take_one_stream(keep_threads):
     torch.set_num_threads(3)
-    assert [len(SecureSource().streams(count)) for count in (0, 1000, 1 << 17)] == [1, 1, 3]
+    assert [len(SecureSource().streams(count)) for count in (0, 1000, 1 << 20)] == [1, 1, 3]
 
 
 @pytest.mark.parametrize("name", ["seeded", "secure"])
