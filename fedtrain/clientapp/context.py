@@ -36,6 +36,7 @@ from fedtrain.ledger import (
     read_site_file,
 )
 from fedtrain.machines import NODE, NodeFolder
+from fedtrain.privacy.mechanisms import mechanism_of
 
 if TYPE_CHECKING:
     from fedtrain.training import Records  # with torch, which not every message needs
@@ -91,13 +92,15 @@ class ClientContext:
 
     @property
     def limits(self) -> SitePolicy:
-        """What the client allows; without a site file, the budget and the mode of the experiment.
+        """What the client allows; without a site file, the budget, the mode and the trust of the experiment.
 
         Raises:
             SiteError: the site file cannot be used.
         """
-        privacy = self.experiment.privacy
-        return self.policy or SitePolicy(epsilon=privacy.epsilon, delta=privacy.delta, modes=(privacy.mode,))
+        privacy, trust = self.experiment.privacy, mechanism_of(self.experiment).trust
+        return self.policy or SitePolicy(
+            epsilon=privacy.epsilon, delta=privacy.delta, modes=(privacy.mode,), trust=(trust,)
+        )
 
     @property
     def identity(self) -> Identity:

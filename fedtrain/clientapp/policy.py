@@ -8,7 +8,7 @@ from fedtrain.config import Experiment
 from fedtrain.errors import BudgetError, ClientError
 from fedtrain.ledger import Ledger, LedgerEntry, check
 from fedtrain.privacy import Event, PrivacyPlan
-from fedtrain.privacy.mechanisms import mechanism_of
+from fedtrain.privacy.mechanisms import Mechanism, mechanism_of
 
 
 class Subject(TypedDict):
@@ -55,6 +55,19 @@ def refuse_mode(client: ClientContext) -> None:
         raise BudgetError(
             f"client {client.client} does not train with seeded noise, which anybody can compute and subtract: it is "
             'for simulations; set privacy.noise = "secure"; nothing was trained'
+        )
+
+
+def refuse_unmasked(client: ClientContext, *, masked: bool) -> None:
+    """Refuse to send a share of the noise alone: on a machine of its own, only into a sum of masked vectors.
+
+    Raises:
+        BudgetError: the request asks for no sum; nothing was trained.
+    """
+    if client.node is not None and mechanism_of(client.experiment).requires.only_sums and not masked:
+        raise BudgetError(
+            f"client {client.client} adds a share of the noise, which protects in sums of several clients alone, and "
+            "the server asks for it without masks; set transport.secagg.enabled = true; nothing was trained"
         )
 
 
@@ -170,6 +183,7 @@ def _check_separation(ledger: Ledger, plan: PrivacyPlan, run: str, round_number:
 def _check(ledger: Ledger, client: ClientContext, plan: PrivacyPlan, subject: Subject) -> None:
     """Refuse a charge that the client's policy or budget does not allow."""
     privacy, mechanism = client.experiment.privacy, mechanism_of(client.experiment)
+    _check_trust(client, mechanism, plan)
     check(
         client.limits,
         ledger.totals,
@@ -180,3 +194,18 @@ def _check(ledger: Ledger, client: ClientContext, plan: PrivacyPlan, subject: Su
         unit=plan.spec.unit,
         noise=privacy.noise,
     )
+
+
+def _check_trust(client: ClientContext, mechanism: Mechanism, plan: PrivacyPlan) -> None:
+    """Refuse noise that others add, where the client's policy does not allow it, or not for so few colluders."""
+    limits, shares = client.limits, plan.spec.shares
+    if mechanism.trust not in limits.trust:
+        raise BudgetError(
+            f"{mechanism.trust} noise is not allowed by this client (allowed: {', '.join(limits.trust) or 'none'}); "
+            "nothing was trained. The owner of the client can allow it with [policy] trust in its site file"
+        )
+    if shares is not None and shares.colluders < limits.colluders:
+        raise BudgetError(
+            f"the noise is shared for privacy.colluders = {shares.colluders}, and this client asks for "
+            f"{limits.colluders} or more; nothing was trained"
+        )

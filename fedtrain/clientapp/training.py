@@ -7,13 +7,14 @@ A crash leaves a reservation too many, never one too few. Others may use the led
 
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from flwr.app import ArrayRecord, RecordDict
 from torch import nn
 
 from fedtrain.clientapp.context import ClientContext
-from fedtrain.clientapp.policy import checked_plan, refuse_mode, reserve, reserved_run
+from fedtrain.clientapp.policy import checked_plan, refuse_mode, refuse_unmasked, reserve, reserved_run
 from fedtrain.clientapp.site import Site
 from fedtrain.crypto import commit
 from fedtrain.errors import BudgetError, PrivacySpecError
@@ -27,6 +28,9 @@ from fedtrain.privacy.noise import RandomSource, open_source
 from fedtrain.seeding import derive_seed
 from fedtrain.tasks import load_weights, shared_names, trainable_names, weights_of
 from fedtrain.training import PlainTrainer, Records, RoundSettings, check_model
+
+if TYPE_CHECKING:
+    from fedtrain.training.private import PrivateTrainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +91,26 @@ class _Training:
 
     def by_record(self, plan: PrivacyPlan, source: RandomSource) -> Arrays:
         """Train by noisy steps on the records."""
+        work = self.work
+        self._trainer(plan, source).train(work.model, work.site.task, self.records, work.settings)
+        return self._trained()
+
+    def gradient_sum(self, plan: PrivacyPlan, source: RandomSource, *, clip_norm: float) -> Arrays:
+        """Return the sum of the clipped gradients of a batch, without noise."""
+        work = self.work
+        sums = self._trainer(plan, source).gradient_sum(
+            work.model, work.site.task, self.records, work.settings, clip_norm=clip_norm
+        )
+        return {name: total.cpu().numpy() for name, total in sums.items()}
+
+    def _trainer(self, plan: PrivacyPlan, source: RandomSource) -> "PrivateTrainer":
         from fedtrain.training.preflight import preflight  # noqa: PLC0415 - only where it is needed
         from fedtrain.training.private import PrivateTrainer  # noqa: PLC0415 - likewise
 
-        work = self.work
-        result = preflight(work.site.model, work.site.task, work.site.info)
-        trainer = PrivateTrainer(config=work.client.experiment.training, plan=plan, source=source, preflight=result)
-        trainer.train(work.model, work.site.task, self.records, work.settings)
-        return self._trained()
+        site = self.work.site
+        result = preflight(site.model, site.task, site.info)
+        config = self.work.client.experiment.training
+        return PrivateTrainer(config=config, plan=plan, source=source, preflight=result)
 
     def _trained(self) -> Arrays:
         weights, shared = weights_of(self.work.model), self.work.shared
@@ -113,6 +129,7 @@ def train(content: RecordDict, client: ClientContext, site: Site) -> RecordDict:
     """
     work = Work.of(TrainRequest.from_records(content), client, site)
     refuse_mode(client)
+    refuse_unmasked(client, masked=work.request.masked)
     records, mechanism = site.records(client.client), mechanism_of(client.experiment)
     if mechanism.private:
         return _train_privately(work, records, mechanism).to_records()
@@ -132,7 +149,8 @@ def _trained_plainly(work: Work, records: Records) -> float:
 def _train_privately(work: Work, records: Records, mechanism: Mechanism) -> TrainReply:
     """Train under the plan, if this client's budget allows it, and return the reply.
 
-    The reply holds the arrays, public constants, and the ledger's new entries. Where updates are clipped it also says
+    The reply holds the arrays (or whole numbers in their place, where the noise is shared), public constants, and the
+    ledger's new entries. Where updates are clipped it also says
     whether the update was within the clipping norm, which the server is trusted with. What opens the commitment to the
     update is shown only to a server that sees the update: to another it would confirm a guess. A refusal holds no
     arrays, and a signed statement of the ledger.

@@ -4,6 +4,7 @@ Every field is public: nothing in it may depend on a client's data.
 """
 
 from collections.abc import Mapping
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
@@ -85,6 +86,7 @@ class Experiment(Section):
             raise ValueError(
                 f'privacy.adaptive_clipping = true is for privacy.mode = "client", and it is "{self.privacy.mode}"'
             )
+        _check_trust(self)
         if self.transport.secagg.enabled and (problem := aggregation_problem(self)):
             raise ValueError(problem)
         return self
@@ -105,7 +107,7 @@ def aggregation_problem(experiment: Experiment) -> str | None:
         allowed = ", ".join(sorted(set(STRATEGY_PARAMETERS) - SINGLE_UPDATES))
         return (
             f'server.strategy = "{experiment.server.strategy}" needs single updates or losses, and secure aggregation '
-            f"shows the server their sum alone; allowed: {allowed}; or set transport.secagg.enabled = false"
+            f"shows the server their sum alone; allowed: {allowed}; or set {_without_sums(privacy)}"
         )
     if federation.cohort < _SMALLEST_SUM:
         return (
@@ -115,7 +117,7 @@ def aggregation_problem(experiment: Experiment) -> str | None:
     if privacy.secret_cohorts:
         return (
             'privacy.cohorts = "poisson" relies on cohorts that nobody knows, and in secure aggregation the members of '
-            'a cohort know each other; set privacy.cohorts = "capped", or transport.secagg.enabled = false'
+            f'a cohort know each other; set privacy.cohorts = "capped", or {_without_sums(privacy)}'
         )
     if privacy.mode != "none" and secagg.max_weight is not None:
         return (
@@ -125,6 +127,10 @@ def aggregation_problem(experiment: Experiment) -> str | None:
     if privacy.mode == "client" and secagg.bound is not None:
         return 'transport.secagg.bound is not for privacy.mode = "client", where the clipping norm is the bound'
     return None
+
+
+def _without_sums(privacy: Privacy) -> str:
+    return "another privacy.trust" if privacy.distributed else "transport.secagg.enabled = false"
 
 
 def _check_record_privacy(experiment: Experiment) -> None:
@@ -181,6 +187,89 @@ def _check_client_privacy(experiment: Experiment) -> None:
         raise ValueError(
             f'federation.min_results = {federation.min_results} is not allowed with privacy.cohorts = "poisson": a '
             "cohort may be small or empty by chance, and the round is then one of noise; leave it at 1"
+        )
+
+
+_TRUSTS = {"record": ("local", "distributed"), "client": ("central", "distributed")}
+
+
+def _check_trust(experiment: Experiment) -> None:
+    privacy = experiment.privacy
+    if privacy.mode in _TRUSTS and privacy.trust is not None and privacy.trust not in _TRUSTS[privacy.mode]:
+        allowed = " or ".join(f'"{trust}"' for trust in _TRUSTS[privacy.mode])
+        raise ValueError(
+            f'privacy.trust = "{privacy.trust}" does not go with privacy.mode = "{privacy.mode}"; allowed: {allowed}'
+        )
+    if privacy.mode == "none" and privacy.trust is not None:
+        raise ValueError(
+            f'privacy.trust = "{privacy.trust}" says who adds noise, and privacy.mode = "none" has none; set '
+            'privacy.mode to "record" or "client"'
+        )
+    if privacy.distributed:
+        _check_distributed(experiment)
+    elif privacy.colluders is not None:
+        raise ValueError(
+            f'privacy.colluders = {privacy.colluders} is for privacy.trust = "distributed", where clients share the '
+            "noise"
+        )
+
+
+def _check_distributed(experiment: Experiment) -> None:
+    privacy = experiment.privacy
+    if privacy.colluders is None:
+        raise ValueError(
+            'privacy.colluders is not set, and privacy.trust = "distributed" needs it: how many members of a cohort '
+            "may tell the server their share of the noise, or add none. Epsilon holds as long as there are no more; 0 "
+            "says that none does"
+        )
+    if problem := aggregation_problem(experiment):
+        raise ValueError(problem)
+    if experiment.transport.secagg.bound is not None:
+        raise ValueError(
+            'transport.secagg.bound is not for privacy.trust = "distributed", where the plan says how large a number '
+            "can be"
+        )
+    if privacy.mechanism != "gaussian":
+        raise ValueError(
+            f'privacy.mechanism = "{privacy.mechanism}" is not for privacy.trust = "distributed": nobody knows all of '
+            "the noise of earlier rounds, to take a part of it back"
+        )
+    if privacy.adaptive_clipping:
+        raise ValueError(
+            'privacy.adaptive_clipping = true is not for privacy.trust = "distributed": the count of updates that were '
+            "not clipped would need shares of noise of its own; set a fixed privacy.clip_norm"
+        )
+    if privacy.mode == "record":
+        _check_one_step(experiment)
+
+
+def _check_one_step(experiment: Experiment) -> None:
+    """Refuse local steps beyond one, and settings of an optimizer that takes none."""
+    training, rounds = experiment.training, experiment.federation.rounds
+    if training.local_epochs is not None:
+        raise ValueError(
+            f'training.local_epochs = {training.local_epochs:g} is not for privacy.trust = "distributed": a round is '
+            f"one step over a batch that each record enters with privacy.sampling_rate = "
+            f"{experiment.privacy.sampling_rate:g}; so many passes are federation.rounds = "
+            f"{ceil(training.local_epochs * rounds / (experiment.privacy.sampling_rate or 1))} rounds"
+        )
+    if training.local_steps not in {None, 1}:
+        raise ValueError(
+            f'training.local_steps = {training.local_steps} is not for privacy.trust = "distributed": from the second '
+            "step on, gradients depend on a step that has no noise yet, and clipping them bounds nothing of that; "
+            f"{rounds} rounds of {training.local_steps} steps are federation.rounds = "
+            f"{rounds * (training.local_steps or 1)} rounds of one"
+        )
+    unused = {
+        "optimizer": training.optimizer != "sgd",
+        "momentum": training.momentum > 0,
+        "weight_decay": training.weight_decay > 0,
+    }
+    if given := [name for name, found in unused.items() if found]:
+        raise ValueError(
+            f"training.{given[0]} = {getattr(training, given[0])!r} would change nothing with privacy.trust = "
+            '"distributed", where clients send sums of gradients and take no step; the optimizer is the server\'s: set '
+            'server.strategy to "FedAvgM" (momentum) or "FedAdam"'
         )
 
 

@@ -33,7 +33,11 @@ _LATER: Flat = {
     "data.label_columns": "",
     "privacy.mechanism": "gaussian",
     "privacy.separation": "",
+    "privacy.trust": "",
+    "privacy.colluders": "",
 }
+# Fields that had a default before they could be unset, which stands for the same still.
+_DEFAULTS: Flat = {"transport.secagg.bits": 16}
 
 
 def read_toml(path: Path) -> Flat:
@@ -168,10 +172,20 @@ def config_digest(flat: Mapping[str, Scalar]) -> str:
     """
     fields = {
         key: value
-        for key, value in flat.items()
+        for key, value in spelled_out(flat).items()
         if not (key.startswith(_PRESENTATION) or (key in _LATER and value == _LATER[key]))
     }
     return sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def spelled_out(flat: Mapping[str, Scalar]) -> Flat:
+    """Return fields in which those are set that had a default before they could be unset, and mean the same unset.
+
+    With distributed noise, which came later, an unset one means something else.
+    """
+    if flat.get("privacy.trust") == "distributed":
+        return dict(flat)
+    return {key: _DEFAULTS[key] if value == "" and key in _DEFAULTS else value for key, value in flat.items()}
 
 
 def decisive(experiment: Experiment) -> Flat:

@@ -39,11 +39,23 @@ Mode = Annotated[str, AfterValidator(_known), WithJsonSchema({"enum": MODES, "ty
 """The name of a mode, known at the time when it is read."""
 
 
+Trust = Literal["local", "distributed", "central"]
+"""Who adds the noise: each client all of it, each client a share, or the server."""
+
+
 class Privacy(Section):
     """The privacy guarantee and its parameters: see docs/explanation/privacy.md."""
 
-    mode: Mode = Field(
-        "none", description="none; record: DP-SGD at each client; client: clipped updates, noise added by the server"
+    mode: Mode = Field("none", description="what is protected: none; each record; each client with all its records")
+    trust: Trust | None = Field(
+        None,
+        description="who adds the noise: local: each client all that protects it alone; distributed: each client a "
+        "share, and the server gets sums; central: the server; default: local for records, central for clients",
+    )
+    colluders: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="distributed: members of a cohort that may collude with the server; no default, since every claim "
+        "rests on it",
     )
     epsilon: Positive = Field(8.0, description="the budget of each client over the whole run")
     delta: Fraction = Field(1e-5, description="the delta of the budget, below 1 / records of a client, or 1 / clients")
@@ -113,6 +125,11 @@ class Privacy(Section):
         return self
 
     @property
+    def distributed(self) -> bool:
+        """Whether each client adds a share of the noise."""
+        return self.trust == "distributed"
+
+    @property
     def secret_cohorts(self) -> bool:
         """Whether nobody is to learn who takes part in which round: the accounting relies on that."""
         return self.mode == "client" and self.cohorts == "poisson"
@@ -128,8 +145,10 @@ class SecureAggregation(Section):
     neighbours: Annotated[int, Field(ge=1)] | None = Field(
         None, description="clients each client shares masks with; default: all others, up to a cohort of 200"
     )
-    bits: Annotated[int, Field(ge=2, le=30)] = Field(
-        16, description="bits of a quantized parameter; more bits cost more bytes"
+    bits: Annotated[int, Field(ge=2, le=30)] | None = Field(
+        None,
+        description="bits of a quantized parameter; more bits cost more bytes; default: 16; with distributed noise 22 "
+        "for records, and 20 for clients",
     )
     bound: Annotated[float, Field(ge=1e-9, le=1e9)] | None = Field(
         None, description="largest change of a parameter in an update; default: 1, in client privacy the clipping norm"
@@ -137,6 +156,11 @@ class SecureAggregation(Section):
     max_weight: Count | None = Field(
         None, description="mode none: weigh clients by their records, up to this number; default: equal weights"
     )
+
+    @property
+    def bits_of_change(self) -> int:
+        """The bits of a change of a parameter that is summed without noise in it."""
+        return 16 if self.bits is None else self.bits
 
     @property
     def largest_change(self) -> float:

@@ -123,14 +123,21 @@ def release_total(
 
 
 def _released(sent: ArrayRecord, released: Release) -> tuple[list[Message], float]:
+    return one_reply(sent, released.mean), released.clip_norm
+
+
+def one_reply(sent: ArrayRecord, change: Update) -> list[Message]:
+    """Return the one reply that a strategy gets in the place of all: what was sent, with a change, of weight 1.
+
+    Args:
+        sent: the arrays that each client received.
+        change: of those that change, by name.
+    """
     content = RecordDict(
-        {
-            protocol.ARRAYS: _moved(sent, released.mean),
-            protocol.METRICS: MetricRecord({protocol.WEIGHT: 1.0}),
-        }
+        {protocol.ARRAYS: _moved(sent, change), protocol.METRICS: MetricRecord({protocol.WEIGHT: 1.0})}
     )
     # From the server to itself: with an empty cohort there is no message to which this could be the reply.
-    return [Message(content, TaskIdentity.node_id, MessageType.TRAIN)], released.clip_norm
+    return [Message(content, TaskIdentity.node_id, MessageType.TRAIN)]
 
 
 def _contributions(

@@ -201,7 +201,9 @@ class SecureSum:
         request = asked.messages[0]
         name = next(iter(request.content.array_records))
         metrics = MetricRecord({protocol.WEIGHT: total.weight})
-        average = RecordDict({name: total.average(asked.arrays), protocol.METRICS: metrics})
+        # What whole numbers stand for only their mechanism knows.
+        arrays = asked.arrays if summing.layout.whole else total.average(asked.arrays)
+        average = RecordDict({name: arrays, protocol.METRICS: metrics})
         outcome = Outcome(
             parameters=tally.parameters,
             masked=aggregate.survivors,

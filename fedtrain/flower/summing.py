@@ -17,11 +17,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 from numpy.typing import NDArray
 
 from fedtrain.config import Experiment
-from fedtrain.errors import AggregationError, TransportError
+from fedtrain.errors import AggregationError, ConfigError, TransportError
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.records import to_array, view
-from fedtrain.privacy.clipping import clip_update, difference, moved
+from fedtrain.privacy.clipping import bits_equal, clip_update, difference, moved
 from fedtrain.privacy.mechanisms import mechanism_of
+from fedtrain.privacy.shares import NoiseShares
 from fedtrain.secagg import Parameters, dequantize, quantize
 from fedtrain.seeding import derive_seed
 
@@ -35,12 +36,14 @@ class Layout:
         weight: the counter that weighs a client's update; empty if all weigh the same.
         heaviest: the weight at which an update enters as it is, and the largest that counts; 0 without weights.
         norm: bound on the L2 norm of what enters the sum, rounding included; 0 for none.
+        whole: whether clients send whole numbers, with their shares of the noise, which enter the sum as they are.
     """
 
     counters: tuple[str, ...] = ()
     weight: str = ""
     heaviest: int = 0
     norm: float = 0.0
+    whole: bool = False
 
     def length(self, sent: ArrayRecord) -> int:
         """Return the length of the vector for a model."""
@@ -69,7 +72,8 @@ class Total:
     """What a sum of vectors says.
 
     Attributes:
-        update: the sum of the updates, each times its weight if they are weighted, in float64 and by name.
+        update: the sum of the updates, each times its weight if they are weighted, in float64 and by name; of whole
+            numbers, which are exact.
         counters: the sum of each counter.
         weight: the sum of the weights; the number of clients if they are not weighted.
         modulus: each number of the sum is known up to multiples of this. Sums of what clients may send are in the
@@ -107,6 +111,7 @@ class Summing:
         seed: seed of the rounding.
         deadline: seconds that each of the two exchanges may take.
         adaptive: whether the clipping norm of the round takes the place of the bound and of the layout's norm.
+        members: the only size of a cohort that is summed over; ``None`` if any is.
     """
 
     bits: int
@@ -117,12 +122,15 @@ class Summing:
     seed: int
     deadline: float
     adaptive: bool
+    members: int | None = None
 
     @classmethod
     def of(cls, experiment: Experiment) -> "Summing":
         """Return how the updates of an experiment are summed."""
-        secagg, privacy = experiment.transport.secagg, experiment.privacy
-        by_client = mechanism_of(experiment).clips_updates
+        secagg, privacy, mechanism = experiment.transport.secagg, experiment.privacy, mechanism_of(experiment)
+        if mechanism.shares_noise:
+            return cls._of_shares(experiment, mechanism.spec(experiment).shares)
+        by_client = mechanism.clips_updates
         adaptive = by_client and privacy.adaptive_clipping
         layout = Layout(counters=(protocol.WITHIN_CLIP,)) if adaptive else Layout()
         if by_client:
@@ -130,7 +138,7 @@ class Summing:
         elif secagg.max_weight is not None:
             layout = Layout(counters=(protocol.WEIGHT,), weight=protocol.WEIGHT, heaviest=secagg.max_weight)
         return cls(
-            bits=secagg.bits,
+            bits=secagg.bits_of_change,
             bound=privacy.clip_norm if by_client else secagg.largest_change,
             threshold=secagg.threshold,
             neighbours=secagg.neighbours,
@@ -138,6 +146,22 @@ class Summing:
             seed=experiment.seed,
             deadline=experiment.federation.deadline,
             adaptive=adaptive,
+        )
+
+    @classmethod
+    def _of_shares(cls, experiment: Experiment, shares: NoiseShares | None) -> "Summing":
+        """Return how whole numbers are summed: each stands for itself, over cohorts that the noise is planned for."""
+        assert shares is not None  # the mechanism shares the noise
+        return cls(
+            bits=shares.bits,
+            bound=float(shares.largest),
+            threshold=shares.threshold,
+            neighbours=experiment.transport.secagg.neighbours,
+            layout=Layout(whole=True),
+            seed=experiment.seed,
+            deadline=experiment.federation.deadline,
+            adaptive=False,
+            members=shares.members,
         )
 
     def in_round(self, settings: ConfigRecord) -> "Summing":
@@ -157,8 +181,13 @@ class Summing:
         """Return the parameters for a cohort.
 
         Raises:
-            ConfigError: there are none that are safe, or the sum could overflow.
+            ConfigError: there are none that are safe, the sum could overflow, or the noise is planned for another
+                cohort.
         """
+        if self.members is not None and members != self.members:
+            raise ConfigError(
+                f"the noise is shared by the {self.members} members of a cohort, and this one has {members}"
+            )
         return Parameters.plan(
             members=members,
             length=self.layout.length(sent),
@@ -216,6 +245,8 @@ def to_vector(
     """
     counters = [_counter(name, metrics) for name in layout.counters]
     _check_same(received, trained)
+    if layout.whole:
+        return _whole_words(parameters, received=received, trained=trained)
     # One array after the other, so that there is never a second model in memory.
     changes: Iterable[tuple[str, NDArray[np.floating]]] = (
         (name, _change(name, received, trained)) for name in _summed(received)
@@ -282,6 +313,22 @@ def _summed(arrays: ArrayRecord) -> dict[str, Array]:
 def _check_same(received: ArrayRecord, trained: ArrayRecord) -> None:
     if set(received) != set(trained):
         raise TransportError(f"the trained arrays {sorted(set(received) ^ set(trained))} are missing or were not sent")
+
+
+def _whole_words(parameters: Parameters, *, received: ArrayRecord, trained: ArrayRecord) -> NDArray[np.uint32]:
+    """Return whole numbers as words, and zeros for arrays that come back as they were received."""
+    words = np.zeros(parameters.length, dtype=np.uint32)
+    start = 0
+    for name, array in _summed(received).items():
+        size, value = prod(array.shape), view(name, trained[name])
+        if value.shape != tuple(array.shape):
+            raise TransportError(f"the array {name} has the shape {value.shape}, not {tuple(array.shape)}")
+        if value.dtype == np.int32:
+            words[start : start + size].view(np.int32)[:] = value.ravel()
+        elif value.dtype != np.dtype(array.dtype) or not bits_equal(value, view(name, array)).all():
+            raise TransportError(f"the array {name} holds no whole numbers, and is not as it was received")
+        start += size
+    return words
 
 
 def _change(name: str, received: ArrayRecord, trained: ArrayRecord) -> NDArray[np.float64]:

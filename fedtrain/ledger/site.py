@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedtrain.config import Experiment
-from fedtrain.config.privacy import Mode
+from fedtrain.config.privacy import Mode, Trust
 from fedtrain.config.toml import parse_toml
 from fedtrain.errors import ConfigError, SiteError
 from fedtrain.ledger.entry import Noise
@@ -31,6 +31,9 @@ class SitePolicy(_Part):
         epsilon: budget of each data set, over all runs.
         delta: the delta of the budget.
         minimum_noise: the least noise multiplier that is allowed.
+        trust: who may add the noise, of the values of ``privacy.trust``. Noise that clients share is allowed where the
+            file says so: it protects as long as others keep to the protocol.
+        colluders: the least number of colluding members that shared noise has to allow for.
         tasks: names of the tasks that are allowed; ``None`` if any is.
         modes: the privacy modes that are allowed; "none" is training without privacy.
         noise: where noise may come from.
@@ -42,6 +45,8 @@ class SitePolicy(_Part):
     epsilon: Annotated[float, Field(gt=0)]
     delta: Annotated[float, Field(gt=0, lt=1)]
     minimum_noise: Annotated[float, Field(ge=0)] = 0.0
+    trust: Annotated[tuple[Trust, ...], Field(strict=False)] = ("local", "central")
+    colluders: Annotated[int, Field(ge=0)] = 0
     tasks: Annotated[tuple[str, ...] | None, Field(strict=False)] = None
     modes: Annotated[tuple[Mode, ...], Field(strict=False)] = ("record", "client")
     noise: Annotated[tuple[Noise, ...], Field(strict=False)] = ("seeded", "secure")
@@ -57,6 +62,8 @@ class _Budget(_Part):
 
 class _Policy(_Part):
     minimum_noise: Annotated[float, Field(ge=0)] = 0.0
+    trust: Annotated[tuple[Trust, ...], Field(strict=False)] = ("local", "central")
+    colluders: Annotated[int, Field(ge=0)] = 0
     tasks: Annotated[tuple[str, ...] | None, Field(strict=False)] = None
     modes: Annotated[tuple[Mode, ...], Field(strict=False)] = ("record", "client")
     noise: Annotated[tuple[Noise, ...], Field(strict=False)] = ("seeded", "secure")
@@ -150,7 +157,8 @@ def _parsed(path: Path, data: bytes) -> SiteFile:
         )
         raise SiteError(
             f"the site file {path} cannot be used:\n{problems}\nit has [budget] epsilon and delta, and may have "
-            "[policy] minimum_noise, tasks, modes and noise, [transport] sealed, secagg and minimum_cohort, and [data]"
+            "[policy] minimum_noise, trust, colluders, tasks, modes and noise, [transport] sealed, secagg and "
+            "minimum_cohort, and [data]"
         ) from error
     except ValueError as error:
         raise SiteError(f"the site file {path} is not TOML: {error}") from error

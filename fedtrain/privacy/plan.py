@@ -16,6 +16,7 @@ from fedtrain.errors import PrivacySpecError
 from fedtrain.privacy.accounting import COARSE, FINE, epsilon_of
 from fedtrain.privacy.correlation import Correlation, inflation, round_spread
 from fedtrain.privacy.events import KIND, MOST_STEPS, Event, SampledGaussian
+from fedtrain.privacy.shares import Grid, NoiseShares, grid_of
 
 # Beyond this much noise a step moves the weights by noise alone; below it the guarantee is vacuous.
 NOISE_BOUNDS = (0.3, 1000.0)
@@ -121,6 +122,7 @@ class PrivacySpec:
         rounds: rounds that one client trains in at most.
         adaptive: how the clipping norm adapts; None if it is fixed.
         correlation: how the noise of the rounds is correlated; None if it is drawn anew in each.
+        shares: how the noise is shared among the clients of a cohort; None if it is not.
     """
 
     unit: Unit
@@ -135,6 +137,7 @@ class PrivacySpec:
     rounds: int
     adaptive: AdaptiveClipping | None = None
     correlation: Correlation | None = None
+    shares: NoiseShares | None = None
 
     @property
     def steps(self) -> int:
@@ -158,7 +161,13 @@ class PrivacyPlan:
     kind: str = KIND
 
     def event(self, steps: int) -> SampledGaussian:
-        """Return what ``steps`` noised releases under this plan do to privacy."""
+        """Return what ``steps`` noised releases under this plan do to privacy.
+
+        Raises:
+            PrivacySpecError: clients share the noise; what they release only their mechanism knows.
+        """
+        if self.spec.shares is not None:
+            raise PrivacySpecError("what a plan of shared noise releases is for its mechanism to say")
         return SampledGaussian(
             sampling_rate=self.spec.sampling_rate, noise_multiplier=self.noise_multiplier, steps=steps
         )
@@ -187,12 +196,24 @@ class PrivacyPlan:
     def as_data(self) -> dict[str, JsonValue]:
         """Return the plan as a JSON object that names its mechanism.
 
-        A correlation is left out where there is none: plans of earlier versions have none.
+        Correlation and shares are left out where there are none: plans of earlier versions have none.
         """
         spec = asdict(self.spec)
-        if self.spec.correlation is None:
-            del spec["correlation"]
+        for later in ("correlation", "shares"):
+            if spec[later] is None:
+                del spec[later]
         return {"kind": self.kind, "noise_multiplier": self.noise_multiplier, "spec": spec}
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of the whole numbers that clients send, where they share the noise.
+
+        Raises:
+            PrivacySpecError: they do not, or there is none that holds so much noise.
+        """
+        if self.spec.shares is None:
+            raise PrivacySpecError("the plan shares no noise, and has no grid of whole numbers")
+        return grid_of(self.spec.shares, self.noise_multiplier)
 
     @property
     def digest(self) -> str:
@@ -327,6 +348,8 @@ def _check(spec: PrivacySpec) -> None:
         _check_adaptive(spec, spec.adaptive)
     if spec.correlation is not None:
         _check_correlation(spec, spec.correlation)
+    if spec.shares is not None:
+        spec.shares.check()
 
 
 def _check_population(spec: PrivacySpec) -> None:

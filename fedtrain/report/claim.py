@@ -19,8 +19,10 @@ from fedtrain.ledger import FirstRecord, LedgerEntry, Record, Statement, unanswe
 from fedtrain.privacy import COARSE, Event, PrivacyPlan, ceiling, claim, epsilon_of, merge, second_opinion
 from fedtrain.privacy.accounting import Bound
 from fedtrain.privacy.correlation import mean_error
-from fedtrain.privacy.events import sampled_gaussian
+from fedtrain.privacy.events import SampledGaussian, SampledSkellam
 from fedtrain.privacy.mechanisms import mechanism_of, mechanism_of_plan, read_plan
+from fedtrain.privacy.shares import Grid
+from fedtrain.privacy.shares import NoiseShares as Shares
 from fedtrain.report import wording
 from fedtrain.report.privacy import (
     CURVE_CLIENTS,
@@ -28,7 +30,9 @@ from fedtrain.report.privacy import (
     AdaptiveClipping,
     ClientPrivacy,
     Correlation,
+    IntegerNoise,
     Mechanism,
+    NoiseShares,
     Privacy,
     PrivacyEvent,
     PrivacyPoint,
@@ -255,7 +259,17 @@ def _client(client: int, mine: Spent, ledger: ClientLedger, *, run: str, delta: 
 
 
 def _event(client: int, charge: Charge) -> PrivacyEvent:
-    event = sampled_gaussian(charge.event)
+    """Return a charge as the report has it.
+
+    Raises:
+        PrivacySpecError: the report has no place for events of its kind.
+    """
+    event = charge.event
+    if not isinstance(event, SampledGaussian | SampledSkellam):
+        raise PrivacySpecError(f"a report has no place for events of kind {event.kind!r}")
+    skellam = None
+    if isinstance(event, SampledSkellam):
+        skellam = IntegerNoise(variance=event.variance, l2=event.l2, l1=event.l1, values=event.values)
     return PrivacyEvent(
         client=client,
         run=charge.run,
@@ -263,6 +277,7 @@ def _event(client: int, charge: Charge) -> PrivacyEvent:
         sampling_rate=event.sampling_rate,
         noise_multiplier=event.noise_multiplier,
         steps=event.steps,
+        skellam=skellam,
     )
 
 
@@ -285,8 +300,9 @@ def _mechanism(plan: PrivacyPlan) -> Mechanism:
             value_noise_multiplier=plan.value_noise_multiplier,
             error=mean_error(spec.correlation, spec.rounds),
         )
+    noise = "Gaussian" if spec.shares is None else "Skellam"
     return Mechanism(
-        name="Gaussian" if spec.sampling_rate == 1 else "Poisson-sampled Gaussian",
+        name=noise if spec.sampling_rate == 1 else f"Poisson-sampled {noise}",  # type: ignore[arg-type]
         sampling_rate=spec.sampling_rate,
         noise_multiplier=plan.noise_multiplier,
         clip_norm=spec.clip_norm,
@@ -296,8 +312,27 @@ def _mechanism(plan: PrivacyPlan) -> Mechanism:
         rounds=spec.rounds,
         adaptive_clipping=adaptive,
         correlation=correlation,
+        shares=None if spec.shares is None else _noise_shares(spec.shares, plan.grid),
         plan_digest=plan.digest,
         plan=plan.as_data(),
+    )
+
+
+def _noise_shares(shares: Shares, grid: Grid) -> NoiseShares:
+    return NoiseShares(
+        members=shares.members,
+        threshold=shares.threshold,
+        colluders=shares.colluders,
+        honest=shares.honest,
+        bits=shares.bits,
+        steps=grid.steps,
+        limit=grid.limit,
+        most=grid.most,
+        values=grid.values,
+        l2=grid.l2,
+        l1=grid.l1,
+        share=grid.share,
+        variance=grid.variance,
     )
 
 

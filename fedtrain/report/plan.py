@@ -1,17 +1,16 @@
 """What an experiment would guarantee, the noise that it takes, and what it spends, before anyone trains."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil, exp, sqrt
 from typing import Any
 
 from fedtrain.config import Experiment
 from fedtrain.config.strategies import check_strategy
-from fedtrain.errors import UsageError
+from fedtrain.errors import PrivacySpecError, UsageError
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.accounting import COARSE, FINE, Bound, claim, epsilon_of, second_opinion
 from fedtrain.privacy.correlation import Correlation, mean_error
-from fedtrain.privacy.events import SampledGaussian
 from fedtrain.privacy.mechanisms import mechanism_of, mechanism_of_plan
 from fedtrain.report.numbers import count, exact, upper
 
@@ -113,7 +112,7 @@ def summarize_plan(experiment: Experiment) -> PlanSummary:
             'privacy.mode = "none" guarantees nothing, so there is nothing to plan; set it to "record" or "client"'
         )
     made = mechanism.plan(experiment)
-    event, delta = made.event(made.spec.steps), made.spec.delta
+    event, delta = mechanism.event(made, made.spec.rounds), made.spec.delta
     return PlanSummary(
         plan=made,
         accountants=(claim([event], delta), second_opinion([event], delta)),
@@ -237,7 +236,7 @@ def _over_rounds(plan: PrivacyPlan, rounds: Iterable[int]) -> tuple[Projection, 
             rounds=number,
             noise_multiplier=plan.noise_multiplier,
             sampling_rate=spec.sampling_rate,
-            epsilon=epsilon_of([plan.event(number * spec.steps_per_round)], spec.delta, discretization=FINE),
+            epsilon=epsilon_of([mechanism_of_plan(plan).event(plan, number)], spec.delta, discretization=FINE),
         )
         for number in rounds
     )
@@ -246,22 +245,28 @@ def _over_rounds(plan: PrivacyPlan, rounds: Iterable[int]) -> tuple[Projection, 
 def _alternatives(plan: PrivacyPlan) -> tuple[Projection, ...]:
     """Return what all rounds of the plan would spend with other noise and rates, the steps being the same.
 
-    A plan that counts on no sampling has no other rates. The grid is the coarse one, except for the plan itself.
+    A plan that counts on no sampling has no other rates. Shared noise that does not fit in its bits is left out. The
+    grid is the coarse one, except for the plan itself.
     """
     spec = plan.spec
     rates = {1.0} if spec.sampling_rate == 1 else {min(spec.sampling_rate * factor, 1.0) for factor in _RATE_FACTORS}
-    return tuple(
-        _alternative(plan, plan.noise_multiplier * factor, rate) for rate in sorted(rates) for factor in _NOISE_FACTORS
+    others = (
+        replace(plan, spec=replace(spec, sampling_rate=rate), noise_multiplier=plan.noise_multiplier * factor)
+        for rate in sorted(rates)
+        for factor in _NOISE_FACTORS
     )
+    return tuple(filter(None, (_alternative(other, itself=other == plan) for other in others)))
 
 
-def _alternative(plan: PrivacyPlan, noise: float, rate: float) -> Projection:
+def _alternative(plan: PrivacyPlan, *, itself: bool) -> Projection | None:
     spec = plan.spec
-    itself = (noise, rate) == (plan.noise_multiplier, spec.sampling_rate)
-    event = SampledGaussian(sampling_rate=rate, noise_multiplier=noise, steps=spec.steps)
+    try:
+        event = mechanism_of_plan(plan).event(plan, spec.rounds)
+    except PrivacySpecError:
+        return None
     return Projection(
         rounds=spec.rounds,
-        noise_multiplier=noise,
-        sampling_rate=rate,
+        noise_multiplier=plan.noise_multiplier,
+        sampling_rate=spec.sampling_rate,
         epsilon=epsilon_of([event], spec.delta, discretization=FINE if itself else COARSE),
     )

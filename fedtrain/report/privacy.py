@@ -57,12 +57,34 @@ class Correlation(Part):
     )
 
 
+class NoiseShares(Part):
+    """How clients share the noise, and what their whole numbers are. Lengths are in steps of a grid."""
+
+    members: Annotated[int, Field(ge=2)] = Field(description="clients in a cohort")
+    threshold: Annotated[int, Field(ge=2)] = Field(description="clients without which no sum is unmasked")
+    colluders: Count = Field(description="members of a cohort that may tell the server their shares, or add none")
+    honest: Round = Field(description="shares that epsilon counts: threshold less colluders")
+    bits: Round = Field(description="bits of a number that a client sends")
+    steps: Round = Field(description="grid steps of clip_norm")
+    limit: Round = Field(description="bound on a number before the noise")
+    most: Round = Field(description="largest magnitude of a share; with limit it fits in the bits")
+    values: Round = Field(description="most numbers in a vector")
+    l2: Round = Field(description="bound on the L2 norm of what one unit changes, after rounding")
+    l1: Round = Field(description="bound on the L1 norm of the same")
+    share: Round = Field(description="variance of the noise of one share")
+    variance: Round = Field(description="variance of the shares that epsilon counts, together")
+
+
 class Mechanism(Part):
     """The mechanism, with every parameter that determines epsilon."""
 
-    name: Literal["Poisson-sampled Gaussian", "Gaussian"] = Field(description="the kind of mechanism")
+    name: Literal["Poisson-sampled Gaussian", "Gaussian", "Poisson-sampled Skellam", "Skellam"] = Field(
+        description="the kind of mechanism; Skellam: whole numbers, of which each client adds a share"
+    )
     sampling_rate: SamplingRate = Field(description="probability with which a unit takes part in a step")
-    noise_multiplier: Positive = Field(description="standard deviation of the noise over clip_norm")
+    noise_multiplier: Positive = Field(
+        description="standard deviation of the noise over clip_norm; of shared noise, over the bound after rounding"
+    )
     clip_norm: Positive = Field(
         description="bound on the L2 norm of what one unit adds to a step; the first one, if clipping is adaptive"
     )
@@ -76,14 +98,22 @@ class Mechanism(Part):
         description="how noise is correlated over the rounds; left out where it is drawn anew in each",
         exclude_if=lambda correlation: correlation is None,
     )
+    shares: NoiseShares | None = Field(
+        None,
+        description="how clients share the noise; left out where they do not",
+        exclude_if=lambda shares: shares is None,
+    )
     plan_digest: Sha256 = Field(description="SHA-256 of the canonical JSON of plan; every ledger entry names it")
     plan: dict[str, JsonValue] = Field(description="the calibrated plan as data, as the clients received it")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if (self.name == "Gaussian") != (self.sampling_rate == 1):
+        noise = "Gaussian" if self.shares is None else "Skellam"
+        expected = noise if self.sampling_rate == 1 else f"Poisson-sampled {noise}"
+        if self.name != expected:
             raise ValueError(
-                f'name = "{self.name}" does not go with sampling_rate = {self.sampling_rate}: a rate of 1 is "Gaussian"'
+                f'name = "{self.name}" does not go with sampling_rate = {self.sampling_rate}, which is "{expected}"'
+                + ("" if self.shares is None else " where the noise is shared")
             )
         return self
 
@@ -117,6 +147,15 @@ class Accountant(Part):
     note: str | None = Field(description="why it is not the usual accountant for this role; null if it is")
 
 
+class IntegerNoise(Part):
+    """What one step is where noise is of whole numbers: Skellam noise on a vector."""
+
+    variance: Round = Field(description="variance of the noise on each number")
+    l2: Round = Field(description="bound on the L2 norm of what one unit changes")
+    l1: Round = Field(description="bound on the L1 norm of the same")
+    values: Round = Field(description="numbers in the vector, at most")
+
+
 class PrivacyEvent(Part):
     """One charge to one client: so many steps of the mechanism.
 
@@ -131,6 +170,11 @@ class PrivacyEvent(Part):
     sampling_rate: SamplingRate = Field(description="sampling rate of these steps")
     noise_multiplier: Positive = Field(description="noise multiplier of these steps")
     steps: Round = Field(description="how many steps")
+    skellam: IntegerNoise | None = Field(
+        None,
+        description="the noise, where it is of whole numbers; left out where it is Gaussian",
+        exclude_if=lambda skellam: skellam is None,
+    )
 
 
 CURVE_CLIENTS = 40
@@ -187,7 +231,7 @@ class Privacy(Part):
     """The privacy guarantee, all that is needed to check it, and what it does not cover."""
 
     mode: Mode = Field(
-        description="none: no guarantee; record: DP-SGD at each client; client: noise on the sum of clipped updates"
+        description="what is protected. none: nothing; record: each record; client: each client with all its records"
     )
     epsilon: NotNegative | None = Field(description="largest epsilon over the clients; null in mode none")
     delta: Delta | None = Field(description="delta of every epsilon here; null in mode none")

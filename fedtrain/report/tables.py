@@ -170,7 +170,18 @@ def mechanism(shown: Mechanism, privacy: Privacy) -> Rows:
         ("random source", privacy.random_source),
         ("tuning before this run", privacy.tuning),
     ]
-    adaptive = shown.adaptive_clipping
+    adaptive, shares = shown.adaptive_clipping, shown.shares
+    if shares is not None:
+        rows[5:5] = [
+            ("shares of the noise", f"{shares.members}, one of each member of a cohort"),
+            (
+                "shares that are counted",
+                f"{shares.honest}: {shares.threshold} survivors less {shares.colluders} that may collude",
+            ),
+            ("grid steps of the clipping norm", count(shares.steps)),
+            ("bound on the L2 norm after rounding, in grid steps", count(shares.l2)),
+            ("standard deviation of a share, in grid steps", count(round(math.sqrt(shares.share)))),
+        ]
     if adaptive is not None:
         rows[6:6] = [
             ("clipping quantile", exact(adaptive.quantile)),

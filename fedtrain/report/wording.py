@@ -157,7 +157,7 @@ def statement(plan: PrivacyPlan, epsilon: float, noise: Literal["seeded", "secur
     """Return the guarantee in plain language."""
     odds = (
         f"the odds of any conclusion change by a factor of at most exp({upper(epsilon)}), except with probability "
-        f"{plan.spec.delta:g}"
+        f"{plan.spec.delta:g}{_condition(plan)}"
     )
     text = mechanism_of_plan(plan).statement(odds, seen)
     if noise == "seeded":
@@ -166,6 +166,14 @@ def statement(plan: PrivacyPlan, epsilon: float, noise: Literal["seeded", "secur
             "a deployment would promise."
         )
     return text
+
+
+def _condition(plan: PrivacyPlan) -> str:
+    """Return what the odds rest on, where clients share the noise."""
+    shares = plan.spec.shares
+    if shares is None:
+        return ""
+    return f", as long as no more than {shares.colluders} of the {shares.members} members of a cohort collude"
 
 
 def accesses_not_covered(plan: PrivacyPlan, noise: Literal["seeded", "secure"]) -> tuple[str, ...]:

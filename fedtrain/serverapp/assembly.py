@@ -93,6 +93,7 @@ def _validating(grid: Grid, preparation: Preparation, *, private: bool) -> Valid
         powered=protocol.LOSS if _raises_losses(preparation.experiment) else None,
         trained=shared_names(preparation.task, preparation.model),
         fixed=private,
+        largest=mechanism.largest(preparation.plan) if preparation.plan is not None else 0,
     )
 
 

@@ -48,13 +48,18 @@ class Transport:
             remote: whether they are.
 
         Raises:
-            ConfigError: the experiment cannot use secure aggregation.
+            ConfigError: the experiment cannot use secure aggregation, or cannot do without it.
         """
         wanted = experiment.transport
         sealed = remote if wanted.sealed is None else wanted.sealed
         secagg = remote if wanted.secagg.enabled is None else wanted.secagg.enabled
         if secagg and (problem := aggregation_problem(experiment)):
             raise ConfigError(problem)
+        if remote and not secagg and mechanism_of(experiment).requires.only_sums:
+            raise ConfigError(
+                'with privacy.trust = "distributed", transport.secagg.enabled = false is for simulations: one share of '
+                "the noise does not protect a client from a server that sees it alone; set it to true"
+            )
         return cls(sealed=sealed, secagg=secagg)
 
 
@@ -169,7 +174,7 @@ def checked_summing(experiment: Experiment, model: nn.Module, plan: PrivacyPlan 
         )
     arrays = state_record(weights_of(model))
     _check_arrays(model, experiment)
-    summing, secagg, cohort = Summing.of(experiment), experiment.transport.secagg, experiment.federation.cohort
+    summing, cohort = Summing.of(experiment), experiment.federation.cohort
     try:
         parameters = summing.parameters(members=cohort, sent=arrays)
     except ConfigError as error:
@@ -179,7 +184,7 @@ def checked_summing(experiment: Experiment, model: nn.Module, plan: PrivacyPlan 
     if summing.layout.heaviest > parameters.largest:
         raise ConfigError(
             f"transport.secagg.max_weight = {summing.layout.heaviest} is more than a coordinate of "
-            f"transport.secagg.bits = {secagg.bits} holds, {parameters.largest}; raise the bits"
+            f"transport.secagg.bits = {parameters.bits} holds, {parameters.largest}; raise the bits"
         )
     return summing
 

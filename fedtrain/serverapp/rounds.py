@@ -18,7 +18,9 @@ from fedtrain.flower.collectors import Collected
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.records import to_array
 from fedtrain.flower.messages.training import CohortRequest, PrivateTerms, train_settings
+from fedtrain.flower.shares import decoded, sum_of
 from fedtrain.flower.summing import Outcome
+from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.privacy.noise import RandomSource, open_source
 from fedtrain.report import Dropped, Evaluation, RoundEntry, SecureAggregation
@@ -88,7 +90,7 @@ class Rounds:
         collected = self._parts.collector.collect(asked, on_reply=on_reply)
         entry = self._entry(number, cohort, collected, rate, clip_norm=state.clip_norm or None)
         self._require(entry, collected.outcome)
-        state = self._aggregated(state, number, collected)
+        state = self._aggregated(state, number, collected, rate=rate)
         self._record_completed(asked, entry, collected, state)
         last = number == self._experiment.federation.rounds
         if last or number % self._experiment.server.evaluate_every == 0:
@@ -161,25 +163,37 @@ class Rounds:
 
     def _require(self, entry: RoundEntry, outcome: Outcome | None) -> None:
         minimum = results_needed(self._experiment)
+        self._require_noise(entry)
         # A Poisson cohort may be empty by chance; its round is noise, and counts.
         completed, dropped = entry.completed or (), entry.dropped or ()
         if self._mechanism.requires.hidden_cohorts or len(completed) >= minimum:
             if outcome is not None and outcome.total is None:
                 raise AggregationError(f"round {entry.round} was aborted: {readable(outcome.problem)}")
             return
-        reasons = "\n".join(f"client {drop.client}: {drop.reason}" for drop in dropped)
         refused = [drop.client for drop in dropped if self._trail and drop.client in self._trail.refused]
         kind = BudgetError if len(completed) + len(refused) >= minimum else TooFewResultsError
         raise kind(
             f"round {entry.round} has {len(completed)} usable results of {len(completed) + len(dropped)} clients, and "
-            f"{shortage(self._experiment)}:\n{reasons}"
+            f"{shortage(self._experiment)}:\n{_reasons(entry)}"
         )
 
-    def _aggregated(self, state: RunState, number: int, collected: Collected) -> RunState:
+    def _require_noise(self, entry: RoundEntry) -> None:
+        """Refuse to sum what has less noise in it than is counted on. The clients stay charged."""
+        shares = None if self._trail is None else self._trail.plan.spec.shares
+        completed = len(entry.completed or ())
+        if shares is not None and completed < shares.threshold:
+            raise AggregationError(
+                f"round {entry.round} was aborted: {completed} of {shares.members} clients delivered their sums with "
+                f"shares of the noise, and it takes {shares.threshold}; the round stays charged:\n{_reasons(entry)}"
+            )
+
+    def _aggregated(self, state: RunState, number: int, collected: Collected, *, rate: float) -> RunState:
         """Return the state with the model that the strategy makes of what was collected."""
         replies, clip_norm = collected.replies, state.clip_norm
         if self._trail is not None and self._mechanism.adds_noise:
             replies, clip_norm = self._released(state, number, collected)
+        elif self._trail is not None and self._mechanism.shares_noise:
+            replies = self._decoded(self._trail.plan, state, collected, rate=rate)
         model, memory = self._aggregation.aggregate(number, state.model, replies)
         return replace(state, round_number=number, model=model, strategy=memory, clip_norm=clip_norm)
 
@@ -202,6 +216,15 @@ class Rounds:
         """Return the source of the draws of a round."""
         privacy, seed = self._experiment.privacy, self._experiment.seed
         return open_source(privacy.noise, derive_seed(seed, "noise", number))
+
+    def _decoded(self, plan: PrivacyPlan, state: RunState, collected: Collected, *, rate: float) -> list[Message]:
+        """Return the model that a sum of whole numbers gives, in the place of the replies."""
+        sent, outcome = as_record(state.model), collected.outcome
+        give = partial(decoded, sent=sent, trained=self._trained, plan=plan, learning_rate=rate)
+        if outcome is not None and outcome.total is not None:
+            return give(outcome.total.update, clients=len(outcome.masked))
+        total, clients = sum_of(collected.replies, sent=sent, trained=self._trained)
+        return give(total, clients=clients)
 
     def evaluated(self, state: RunState) -> RunState:
         """Evaluate the model of a state centrally and return the state with the result added.
@@ -228,6 +251,10 @@ class Rounds:
             evaluation = Evaluation(round=state.round_number)
         history = kept((*state.evaluations, evaluation), self._preparation.metrics)
         return replace(state, evaluations=history)
+
+
+def _reasons(entry: RoundEntry) -> str:
+    return "\n".join(f"client {drop.client}: {drop.reason}" for drop in entry.dropped or ())
 
 
 def as_record(model: Arrays) -> ArrayRecord:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import tomli_w
 
 from fedtrain.config import Experiment, read_toml, to_flat
-from fedtrain.config.loading import decisive
+from fedtrain.config.loading import decisive, spelled_out
 from fedtrain.errors import ConfigError, KeyFileError, StorageError
 from fedtrain.files import append_bytes, rewrite_lines, write_atomic
 from fedtrain.report import ModelFile, Report
@@ -189,7 +189,7 @@ class RunFolder:
     @staticmethod
     def _check_same(experiment: Experiment, config: Path) -> None:
         # A folder of an earlier version lacks the fields that came later; its run had their defaults.
-        before, now = to_flat(Experiment()) | read_toml(config), decisive(experiment)
+        before, now = spelled_out(to_flat(Experiment()) | read_toml(config)), spelled_out(decisive(experiment))
         changed = [
             f"{key} was {'unset' if before[key] == '' else repr(before[key])} and is "
             f"{'unset' if value == '' else repr(value)}"

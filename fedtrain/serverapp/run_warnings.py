@@ -174,9 +174,9 @@ def of_sizes(plan: PrivacyPlan, sizes: Sequence[int], owners: Sequence[str]) -> 
 def of_noise(plan: PrivacyPlan, experiment: Experiment, parameters: int) -> str:
     """Say where the noise of the run outweighs all that clipped contributions can sum up to.
 
-    In a step, the mean of contributions of norm C at most has noise of norm ``sigma C sqrt(d) / divisor``. Over T
-    steps, of k clients whose means are averaged, noises add up like ``sqrt(T / k)``, or by what they are correlated,
-    and contributions at most like T.
+    In a step, the mean of contributions of norm C at most has noise of norm ``s C sqrt(d)``, where s is the deviation
+    of a value. Over T steps noises add up like ``sqrt(T)``, or by what they are correlated, and contributions at most
+    like T.
 
     Args:
         plan: the plan.
@@ -184,10 +184,9 @@ def of_noise(plan: PrivacyPlan, experiment: Experiment, parameters: int) -> str:
         parameters: d, the numbers that are trained.
     """
     spec, federation = plan.spec, experiment.federation
-    averaged = 1 if mechanism_of_plan(plan).adds_noise else federation.cohort
     steps = spec.steps_per_round * federation.rounds
     accumulated = sqrt(steps) if spec.correlation is None else float(errors(spec.correlation)[-1])
-    ratio = plan.value_noise_multiplier * sqrt(parameters / averaged) * accumulated / (spec.divisor * steps)
+    ratio = mechanism_of_plan(plan).deviation(plan, federation.cohort) * sqrt(parameters) * accumulated / steps
     if ratio <= _LOUD:
         return ""
     return (

@@ -25,7 +25,7 @@ from fedtrain.config import Training
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.noise import RandomSource
 from fedtrain.seeding import seeded_generator
-from fedtrain.tasks import Batch, Records, Task
+from fedtrain.tasks import Batch, Records, Task, names_of
 from fedtrain.tasks.calls import refuse_coupled_losses, rows, split, to_device
 from fedtrain.training.bookkeeping import Book
 from fedtrain.training.gradients import by_loop, by_vmap, collate_alone, collate_views, trainable
@@ -38,6 +38,35 @@ from fedtrain.training.steps import LocalOptimizer, RoundSettings, add_proximal_
 
 Chunk = Batch | list[Batch]
 """A batch of several rows, or a batch of one row for each record."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Steps:
+    """What the steps of a round have in common.
+
+    Attributes:
+        model: what is trained.
+        task: its task.
+        records: those that batches are drawn of.
+        clip_norm: bound on the norm of each record's gradient.
+        augmentation: decides how records are augmented.
+        parameters: those that are trained, in the model's order.
+        watching: what watches the layers of the model, if the way does so.
+        spot: compares some records with themselves alone, until that is done.
+        check: follows the first step with records.
+        weights: those of the model, which a forward pass may not write.
+    """
+
+    model: nn.Module
+    task: Task
+    records: Records
+    clip_norm: float
+    augmentation: torch.Generator
+    parameters: list[nn.Parameter]
+    watching: Book | Hooked | None
+    spot: SpotCheck | None
+    check: SelfCheck
+    weights: Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,32 +101,13 @@ class PrivateTrainer:
             ClientError: the self-check of the first step failed; the model is to be thrown away.
         """
         spec = self.plan.spec
-        model.train()
-        parameters = trainable(model)
-        # A loop over records is what is compared with.
-        spot = (
-            None if self.preflight.way == "loop" else SpotCheck(model, task, self.preflight, clip_norm=spec.clip_norm)
-        )
         std = self.plan.noise_multiplier * spec.clip_norm
-        # Records never meet where each is computed by itself.
-        alone = self.config.physical_batch_size == self.config.augmentations == 1
-        with self._ready(model) as watching:
+        with self._steps(model, task, records, settings, clip_norm=spec.clip_norm) as steps:
+            parameters, check = steps.parameters, steps.check
             optimizer = LocalOptimizer(self.config, model, settings.learning_rate)
             anchors = [parameter.detach().clone() for parameter in parameters] if settings.proximal_mu else []
-            augmentation = seeded_generator(settings.seed, "augmentation")
-            check, weights = SelfCheck(model, self.plan), Weights(model)
             for _ in range(spec.steps_per_round):
-                drawn = self.source.bernoulli(len(records), spec.sampling_rate).nonzero().squeeze(1)
-                weights.mark(values=not check.done)
-                sums: list[Tensor] = []
-                for chunk in self._chunks(task, records.take(drawn), augmentation, parameters[0].device):
-                    checking = None if check.done and check.compared else spot
-                    found = self._compute(model, task, chunk, watching, weights, checking)
-                    check.compared |= _count(chunk) > 1 or alone
-                    found = found.averaged(self.config.augmentations).settled()
-                    clipped = found.clipped(spec.clip_norm)
-                    sums = [a + b for a, b in zip(sums, clipped, strict=True)] if sums else clipped
-                    check.after_clipping(found, sums)
+                sums = self._clipped_sum(steps)
                 noisy = with_noise(sums, std=std, source=self.source)
                 check.after_noise(sums, noisy)
                 for parameter, total in zip(parameters, noisy, strict=True):
@@ -106,6 +116,78 @@ class PrivateTrainer:
                     add_proximal_gradient(parameters, anchors, settings.proximal_mu)
                 optimizer.step()
                 check.after_step()
+
+    def gradient_sum(
+        self, model: nn.Module, task: Task, records: Records, settings: RoundSettings, *, clip_norm: float
+    ) -> dict[str, Tensor]:
+        """Return the sum of the clipped gradients of one batch of the records, by name, in float64 and without noise.
+
+        The noise is for the caller to add; a sum without it is not to leave the client. Chunks of a batch are added up
+        in float64.
+
+        Args:
+            model: the model; its weights stay as they are.
+            task: its task.
+            records: those that the batch is drawn of.
+            settings: of the round; only the seed is used.
+            clip_norm: bound on the norm of each record's gradient.
+
+        Raises:
+            TaskError: the model or the losses do not give each record a gradient of its own.
+            ClientError: the self-check failed.
+        """
+        with self._steps(model, task, records, settings, clip_norm=clip_norm) as steps:
+            sums = self._clipped_sum(steps, exact=True)
+        names = names_of(model)
+        trained = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
+        return {names[name]: total for name, total in zip(trained, sums, strict=True)}
+
+    @contextmanager
+    def _steps(
+        self, model: nn.Module, task: Task, records: Records, settings: RoundSettings, *, clip_norm: float
+    ) -> Iterator["_Steps"]:
+        """Get ready for the steps of a round."""
+        model.train()
+        # A loop over records is what is compared with.
+        spot = None if self.preflight.way == "loop" else SpotCheck(model, task, self.preflight, clip_norm=clip_norm)
+        with self._ready(model) as watching:
+            yield _Steps(
+                model=model,
+                task=task,
+                records=records,
+                clip_norm=clip_norm,
+                augmentation=seeded_generator(settings.seed, "augmentation"),
+                parameters=trainable(model),
+                watching=watching,
+                spot=spot,
+                check=SelfCheck(model, clip_norm=clip_norm, std=self.plan.noise_multiplier * clip_norm),
+                weights=Weights(model),
+            )
+
+    def _clipped_sum(self, steps: "_Steps", *, exact: bool = False) -> list[Tensor]:
+        """Draw a batch, and return the sum of its records' clipped gradients, for each parameter.
+
+        Args:
+            steps: what the steps of the round have in common.
+            exact: whether chunks are added up in float64.
+        """
+        check, weights, device = steps.check, steps.weights, steps.parameters[0].device
+        # Records never meet where each is computed by itself.
+        alone = self.config.physical_batch_size == self.config.augmentations == 1
+        drawn = self.source.bernoulli(len(steps.records), self.plan.spec.sampling_rate).nonzero().squeeze(1)
+        weights.mark(values=not check.done)
+        sums: list[Tensor] = []
+        for chunk in self._chunks(steps.task, steps.records.take(drawn), steps.augmentation, device):
+            checking = None if check.done and check.compared else steps.spot
+            found = self._compute(steps.model, steps.task, chunk, steps.watching, weights, checking)
+            check.compared |= _count(chunk) > 1 or alone
+            found = found.averaged(self.config.augmentations).settled()
+            clipped = found.clipped(steps.clip_norm)
+            if exact:
+                clipped = [total.double() for total in clipped]
+            sums = [a + b for a, b in zip(sums, clipped, strict=True)] if sums else clipped
+            check.after_clipping(found, sums)
+        return sums
 
     @contextmanager
     def _ready(self, model: nn.Module) -> Iterator[Book | Hooked | None]:

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from fedtrain.errors import ClientError, TaskError
-from fedtrain.privacy import PrivacyPlan
 from fedtrain.tasks import Batch, Task
 from fedtrain.tasks.calls import rows
 from fedtrain.training.case import prepared
@@ -48,10 +47,17 @@ class SelfCheck:
             once.
     """
 
-    def __init__(self, model: nn.Module, plan: PrivacyPlan) -> None:
+    def __init__(self, model: nn.Module, *, clip_norm: float, std: float) -> None:
+        """Follow a round.
+
+        Args:
+            model: what is trained.
+            clip_norm: bound on the norm of each record's gradient.
+            std: the declared standard deviation of the noise that a step adds.
+        """
         self._parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        self._clip_norm = plan.spec.clip_norm
-        self._std = plan.noise_multiplier * plan.spec.clip_norm
+        self._clip_norm = clip_norm
+        self._std = std
         self._received = [value.detach().clone() for value in self._parameters.values()]
         self._expected: list[Tensor] = []
         self._records = 0

@@ -16,9 +16,11 @@ from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.client_level import Contribution
 from fedtrain.privacy.correlated_noise import CorrelatedNoise
 from fedtrain.privacy.correlation import inflation
+from fedtrain.privacy.integer_noise import draw
 from fedtrain.privacy.mechanisms import (
     Requirements,
     Seen,
+    Sent,
     mechanism_of,
     mechanism_of_plan,
     read_plan,
@@ -27,13 +29,17 @@ from fedtrain.privacy.mechanisms import (
 )
 from fedtrain.privacy.mechanisms.banded import ClientBanded
 from fedtrain.privacy.mechanisms.client import ClientCapped, ClientPoisson
+from fedtrain.privacy.mechanisms.distributed import ClientDistributed, RecordDistributed
 from fedtrain.privacy.mechanisms.record import RecordLocal
+from fedtrain.privacy.noise import SeededSource
 
 BASE = {"federation.clients": 50, "federation.cohort": 10, "federation.rounds": 3, "privacy.delta": 1e-3}
 RECORD = {"privacy.mode": "record", "privacy.sampling_rate": 0.1, "training.batch_size": 20}
+SHARED = {"privacy.trust": "distributed", "privacy.colluders": 1}
 ROWS = {
     "none": {},
     "record": RECORD,
+    "record, distributed noise": {**RECORD, **SHARED},
     "client, Poisson cohorts": {"privacy.mode": "client"},
     "client, capped participation": {"privacy.mode": "client", "privacy.cohorts": "capped"},
     "client, correlated noise": {
@@ -43,6 +49,7 @@ ROWS = {
         "privacy.separation": 3,
         "federation.rounds": 8,
     },
+    "client, distributed noise": {"privacy.mode": "client", "privacy.cohorts": "capped", **SHARED},
 }
 SEEN = [Seen(sealed=sealed, summed=summed, only_sums=summed) for sealed in (False, True) for summed in (False, True)]
 
@@ -77,6 +84,22 @@ class Far:
         deviation = plan.noise_multiplier * plan.spec.clip_norm
         return {"w": source.gaussian((4,), std=deviation, device=torch.device("cpu")).numpy()}
 
+    def gradient_sum(self, plan, source, *, clip_norm):
+        return {"w": np.full(4, clip_norm)}
+
+
+class Wide(Far):
+    """The same of so many numbers that the noise on them can be measured; what is not noise is in the first one."""
+
+    def plainly(self):
+        return {"w": np.concatenate([[1e3], np.zeros(VALUES - 1)]).astype(np.float32)}
+
+    def gradient_sum(self, plan, source, *, clip_norm):
+        return {"w": np.concatenate([[clip_norm], np.zeros(VALUES - 1)])}
+
+
+VALUES = 4000
+
 
 def made(mechanism, row):
     """Give the plan of a mechanism, quickly: at a noise that needs no search."""
@@ -97,11 +120,61 @@ def check_steps(mechanism, row):
     assert mechanism.reservation(plan).steps == (
         plan.spec.steps if mechanism.reserves_run else plan.spec.steps_per_round
     )
-    assert mechanism.event(plan, 1).noise_multiplier == plan.noise_multiplier
+    event = mechanism.event(plan, 1)
+    # Of whole numbers it is as little larger as they allow, and not larger by shares that are not counted on.
+    assert plan.noise_multiplier <= event.noise_multiplier <= plan.noise_multiplier * (1 + 1e-6)
+
+
+def check_sensitivity(mechanism, row):
+    """Where noise is shared, epsilon is for the sensitivity after rounding, and for shares that are sure."""
+    if not mechanism.shares_noise:
+        return
+    plan = made(mechanism, row)
+    shares, event = plan.spec.shares, mechanism.event(plan, 1)
+    root, grid = round(event.values**0.5), plan.grid
+    assert root**2 == event.values
+    assert event.l2 >= grid.steps + root
+    assert event.l1 >= root * event.l2
+    assert event.variance == (shares.threshold - shares.colluders) * grid.share
+    assert shares.members * (grid.limit + grid.most) < 2**31
+
+
+def check_share(mechanism, row):
+    """What leaves a client that shares the noise is in whole grid steps, clipped, with one share of the noise in it."""
+    if not mechanism.shares_noise:
+        return
+    plan, received = made(mechanism, row), {"w": np.zeros(VALUES, dtype=np.float32)}
+    sent = mechanism.contribute(plan, Wide(), received, clip_norm=1e6, source=SeededSource(1))
+    assert sent.within is None
+    first, noise = int(sent.arrays["w"][0]), sent.arrays["w"][1:].astype(np.float64)
+    assert sent.arrays["w"].dtype == np.int32
+    # What is not noise is a clipping norm at most; of 4,000 values the deviation is known to one per cent.
+    assert abs(np.std(noise) / plan.grid.share**0.5 - 1) < 0.06
+    assert abs(np.mean(noise)) < 5 * plan.grid.share**0.5 / len(noise) ** 0.5
+    assert abs(first - plan.grid.steps) <= plan.grid.most
+
+
+def check_change(mechanism, row):
+    """A sum of whole numbers moves the model by its mean over the clients in it, and needs nothing else."""
+    plan = made(mechanism, row)
+    total = {"w": np.array([plan.grid.steps, -plan.grid.steps])} if mechanism.shares_noise else {"w": np.ones(2)}
+    if not mechanism.shares_noise:
+        with pytest.raises(PrivacySpecError, match="clients do not share the noise"):
+            mechanism.change(plan, total=total, clients=1, learning_rate=0.5)
+        assert mechanism.largest(plan) == 0
+        return
+    assert mechanism.largest(plan) == plan.grid.limit + plan.grid.most
+    one = mechanism.change(plan, total=total, clients=1, learning_rate=0.5)["w"]
+    twice = mechanism.change(plan, total={"w": 2 * total["w"]}, clients=2, learning_rate=0.5)["w"]
+    assert np.allclose(one, twice)
+    step = plan.spec.clip_norm if mechanism.unit == "client" else -0.5 * plan.spec.clip_norm / plan.spec.divisor
+    assert np.allclose(one, [step, -step])
 
 
 def check_contribution(mechanism, row):
     """What leaves a client is clipped by the plan, whatever the round says, and noise is added once: here or later."""
+    if mechanism.shares_noise:
+        return
     plan, received = made(mechanism, row), {"w": np.zeros(4, dtype=np.float32)}
     training, source = Far(), Quiet()
     sent = mechanism.contribute(plan, training, received, clip_norm=1e6, source=source)
@@ -226,8 +299,11 @@ def check_text(mechanism, row):
         for needed in ("model", "another client", "the server", "relays", "reads this report"):
             assert needed in who
         server = next(adversary for adversary in found if adversary.who.startswith("the server"))
-        assert server.bounded is not mechanism.adds_noise
-        assert ("The server" in " ".join(mechanism.trusted(plan, seen))) is mechanism.adds_noise
+        # Where noise is shared, that of one client is too little for who sees it alone.
+        trusts = mechanism.adds_noise or (mechanism.requires.only_sums and not seen.only_sums)
+        assert mechanism.requires.only_sums is mechanism.shares_noise
+        assert server.bounded is not trusts
+        assert ("The server" in " ".join(mechanism.trusted(plan, seen))) is trusts
         assert "the odds" in mechanism.statement("the odds", seen)
     sampling = mechanism.sampling(plan)
     assert sampling.rate == plan.spec.sampling_rate
@@ -242,7 +318,10 @@ def check_text(mechanism, row):
 CHECKS = [
     check_neighbours,
     check_steps,
+    check_sensitivity,
     check_contribution,
+    check_share,
+    check_change,
     check_release,
     check_release_sum,
     check_rounds,
@@ -346,6 +425,60 @@ class TellsWhetherItClipped(RecordLocal):
         return type(sent)(arrays=sent.arrays, within=True)
 
 
+class CountsEveryShare(RecordDistributed):
+    def event(self, plan, rounds):
+        return replace(super().event(plan, rounds), variance=plan.spec.shares.members * plan.grid.share)
+
+
+class CountsColluders(ClientDistributed):
+    def event(self, plan, rounds):
+        return replace(super().event(plan, rounds), variance=plan.spec.shares.threshold * plan.grid.share)
+
+
+class IgnoresRounding(RecordDistributed):
+    def event(self, plan, rounds):
+        event = super().event(plan, rounds)
+        return replace(event, l2=plan.grid.steps, variance=round(event.variance * (plan.grid.steps / event.l2) ** 2))
+
+
+class HalfAShare(RecordDistributed):
+    def contribute(self, plan, training, received, **given):
+        return super().contribute(
+            replace(plan, noise_multiplier=plan.noise_multiplier / 2), training, received, **given
+        )
+
+
+class NoShare(ClientDistributed):
+    def contribute(self, plan, training, received, *, clip_norm, source):
+        values = {"w": np.round(training.plainly()["w"]).astype(np.int32)}
+        return Sent(arrays=values)
+
+
+class ShareTwice(RecordDistributed):
+    def contribute(self, plan, training, received, *, clip_norm, source):
+        sent = super().contribute(plan, training, received, clip_norm=clip_norm, source=source)
+        again = draw(plan.grid.noise, VALUES, source)
+        return Sent(arrays={"w": sent.arrays["w"] + again})
+
+
+class UnclippedSum(ClientDistributed):
+    def contribute(self, plan, training, received, *, clip_norm, source):
+        sent = super().contribute(plan, training, received, clip_norm=clip_norm, source=source)
+        far = np.zeros(VALUES, dtype=np.int32)
+        far[0] = 100 * plan.grid.most
+        return Sent(arrays={"w": sent.arrays["w"] + far})
+
+
+class DividesByTheCohort(RecordDistributed):
+    def _divisor(self, plan, clients):
+        return plan.spec.shares.members * plan.spec.divisor
+
+
+class BoundsAServerThatSeesClients(RecordDistributed):
+    def adversaries(self, plan, seen):
+        return super().adversaries(plan, replace(seen, only_sums=True))
+
+
 class CountsOnKnownCohorts(ClientPoisson):
     requires = Requirements(no_batch_statistics=True)
 
@@ -437,6 +570,17 @@ class BoundsTheServer(ClientCapped):
         (OtherDivisorOnSums(), check_release_sum),
         (NeverReduces(), check_release_sum),
         (ReducesBeforeTheNoise(), check_release_sum),
+        (CountsEveryShare(), check_steps),
+        (CountsEveryShare(), check_sensitivity),
+        (CountsColluders(), check_steps),
+        (CountsColluders(), check_sensitivity),
+        (IgnoresRounding(), check_sensitivity),
+        (HalfAShare(), check_share),
+        (NoShare(), check_share),
+        (ShareTwice(), check_share),
+        (UnclippedSum(), check_share),
+        (DividesByTheCohort(), check_change),
+        (BoundsAServerThatSeesClients(), check_text),
         (WrongNeighbours(), check_neighbours),
         (NoiseOfTheSumAlone(), check_rounds),
         (MoreBandsThanItSays(), check_rounds),

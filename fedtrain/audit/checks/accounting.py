@@ -8,7 +8,6 @@ from fedtrain.audit.evidence import Evidence
 from fedtrain.audit.verdict import Finding, UnprovenError, decide, not_proven
 from fedtrain.privacy import COARSE, Event, epsilon_of
 from fedtrain.privacy.accounting import Bound, ceiling, claim, second_opinion
-from fedtrain.privacy.events import sampled_gaussian
 from fedtrain.privacy.mechanisms import adds_up, mechanism_of_plan
 from fedtrain.report.claim import ACCOUNTING
 
@@ -55,7 +54,7 @@ def events(evidence: Evidence) -> Finding:
     """
     plan, run, digest = evidence.plan, evidence.first_record.run, evidence.plan.digest
     mechanism = mechanism_of_plan(plan)
-    expected = sampled_gaussian(mechanism.reservation(plan))
+    expected = mechanism.reservation(plan).as_data()
     noise, problems, count = evidence.first_record.noise, [], 0
     for client, ledger in evidence.ledgers.items():
         for entry in ledger.entries:
@@ -69,10 +68,12 @@ def events(evidence: Evidence) -> Finding:
                 problems.append(f"{where} was signed for {entry.noise} noise, and the report says {noise}")
             if entry.plan != digest:
                 problems.append(f"{where} was signed for the plan {entry.plan[:16]}, and the run's is {digest[:16]}")
-            for name in ("sampling_rate", "noise_multiplier", "steps"):
-                signed, planned = getattr(entry.event, name, None), getattr(expected, name)
-                if signed != planned:
-                    problems.append(f"{where} has {name} {signed}, and the plan {planned}")
+            signed = entry.event.as_data()
+            problems += [
+                f"{where} has {name.replace('kind', 'the kind')} {signed.get(name)}, and the plan {planned}"
+                for name, planned in expected.items()
+                if signed.get(name) != planned
+            ]
     apart, held = _apart(evidence)
     return decide(
         [*apart, *problems], f"{count} entries of this run have the plan's sampling rate, noise and steps{held}"

@@ -15,7 +15,7 @@ from fedtrain.audit.checks.accounting import near
 from fedtrain.audit.evidence import Evidence
 from fedtrain.audit.verdict import Finding, decide
 from fedtrain.privacy.mechanisms import mechanism_of_plan
-from fedtrain.report.privacy import PrivacyEvent
+from fedtrain.report.privacy import IntegerNoise, PrivacyEvent
 
 _WORDS = (
     *("adversaries", "trusted", "sampling", "composition", "random_source", "statement", "accesses_not_covered"),
@@ -153,5 +153,6 @@ def events(evidence: Evidence) -> Finding:
     return decide(problems, f"{found.total()} charges are those of the ledgers and of unanswered questions")
 
 
-def _key(event: PrivacyEvent) -> tuple[int, str, int, float, float, int]:
-    return (event.client, event.run, event.round, event.sampling_rate, event.noise_multiplier, event.steps)
+def _key(event: PrivacyEvent) -> tuple[int, str, int, float, float, int, IntegerNoise | None]:
+    charged = (event.sampling_rate, event.noise_multiplier, event.steps, event.skellam)
+    return (event.client, event.run, event.round, *charged)

@@ -51,7 +51,7 @@ def transport(evidence: Evidence) -> Finding:
                 problems += _otherwise(where, asked, record)
             if record.secagg is not None:
                 problems += _sum(where, record, record.secagg, asked, secret=evidence.secret)
-                problems += _parameters(where, record, record.secagg, configured.secagg)
+                problems += _parameters(evidence, where, record, record.secagg, configured.secagg)
     for number, entry in reported.items():
         if number in last:  # the check "round log" is about the others
             problems += _differences(entry, last[number])
@@ -89,12 +89,13 @@ def _impossible(evidence: Evidence, experiment: Experiment) -> list[str]:
         return [f"updates cannot be summed with this configuration: {problem}"]
     secagg, spec = experiment.transport.secagg, evidence.plan.spec
     by_client = mechanism_of_plan(evidence.plan).clips_updates
+    bound = spec.clip_norm if by_client else secagg.largest_change
     try:
         parameters = Parameters.plan(
             members=experiment.federation.cohort,
             length=evidence.report.model.parameters,
-            bits=secagg.bits,
-            bound=spec.clip_norm if by_client else secagg.largest_change,
+            bits=_bits(evidence, secagg),
+            bound=bound if spec.shares is None else float(spec.shares.largest),
             threshold=secagg.threshold,
             neighbours=secagg.neighbours,
         )
@@ -103,6 +104,12 @@ def _impossible(evidence: Evidence, experiment: Experiment) -> list[str]:
     except ConfigError as error:
         return [f"updates cannot be summed with this configuration: {error}"]
     return []
+
+
+def _bits(evidence: Evidence, secagg: Configured) -> int:
+    """Return the bits of a coordinate: where clients share the noise, those of the plan, which the clients signed."""
+    shares = evidence.plan.spec.shares
+    return secagg.bits_of_change if shares is None else shares.bits
 
 
 def _lost(evidence: Evidence) -> str:
@@ -137,14 +144,16 @@ def _sum(where: str, record: Completed, secagg: SecureSum, asked: Asked | None, 
     return [f"{where}: {problem}" for problem, found in wrong.items() if found]
 
 
-def _parameters(where: str, record: Completed, secagg: SecureSum, configured: Configured) -> list[str]:
+def _parameters(
+    evidence: Evidence, where: str, record: Completed, secagg: SecureSum, configured: Configured
+) -> list[str]:
     """Say where the parameters are not those of the configuration, with the defaults for this cohort."""
     members = len(record.updates) + len(record.dropped)
     try:
         expected = Parameters.plan(
             members=members,
             length=1,
-            bits=configured.bits,
+            bits=_bits(evidence, configured),
             bound=1.0,
             threshold=configured.threshold,
             neighbours=configured.neighbours,

@@ -6,12 +6,13 @@ turns the model into NaN. Behind this grid a bad update is an error of its clien
 
 from collections.abc import Iterable
 from math import inf, prod
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode, SType
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 
 from fedtrain.flower.grids.base import GridWrapper
 from fedtrain.flower.messages.records import c_ordered, npy_header
@@ -19,6 +20,7 @@ from fedtrain.privacy.clipping import bits_equal
 
 # More than any data set holds; a larger weight would drown every other client.
 _MAX_WEIGHT = 2.0**31
+_WHOLE = "int32"
 
 
 class ValidatingGrid(GridWrapper):
@@ -42,6 +44,7 @@ class ValidatingGrid(GridWrapper):
         powered: str | None = None,
         trained: frozenset[str] | None = None,
         fixed: bool = False,
+        largest: int = 0,
     ) -> None:
         """Wrap a grid.
 
@@ -55,6 +58,8 @@ class ValidatingGrid(GridWrapper):
             trained: the names of what is trained; ``None`` for all. What is not trained may hold numbers that are not
                 finite where they were sent so.
             fixed: whether what is not trained is to come back as it was sent, bit for bit.
+            largest: the largest magnitude of whole numbers, int32, that come in the place of what is trained; 0 if what
+                is trained comes back.
         """
         super().__init__(inner)
         self._metrics = metrics
@@ -64,6 +69,7 @@ class ValidatingGrid(GridWrapper):
         self._powered = powered
         self._trained = trained
         self._fixed = fixed
+        self._largest = largest
         self._sent: dict[str, tuple[Message, ArrayRecord]] = {}
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -105,7 +111,8 @@ class ValidatingGrid(GridWrapper):
             return f"the arrays {sorted(set(received) ^ set(sent))} are missing or were never sent"
         for name, expected in sent.items():
             trained = self._trained is None or name in self._trained
-            problem = _array_problem(received[name], expected, trained=trained)
+            largest = self._largest if trained else 0
+            problem = _array_problem(received[name], expected, trained=trained, largest=largest)
             if not problem and self._fixed and not trained and c_ordered(received[name]) != c_ordered(expected):
                 problem = "was changed, and in a private run what is not trained comes back as it was sent"
             if problem:
@@ -135,12 +142,13 @@ class ValidatingGrid(GridWrapper):
         return None
 
 
-def _array_problem(received: Array, expected: Array, *, trained: bool) -> str | None:
+def _array_problem(received: Array, expected: Array, *, trained: bool, largest: int) -> str | None:
+    kind = _WHOLE if largest else expected.dtype
     if received.stype != SType.NUMPY:
         return f"is in the format {received.stype!r}, and {SType.NUMPY!r} is allowed"
-    if (received.dtype, received.shape) != (expected.dtype, tuple(expected.shape)):
-        return f"is {received.dtype}{list(received.shape)}, not {expected.dtype}{list(expected.shape)}"
-    dtype = np.dtype(expected.dtype)
+    if (received.dtype, received.shape) != (kind, tuple(expected.shape)):
+        return f"is {received.dtype}{list(received.shape)}, not {kind}{list(expected.shape)}"
+    dtype = np.dtype(kind)
     # numpy evaluates a header and allocates what it says, and a client wrote it: only what numpy itself would write is
     # accepted, in either order of the values, and nothing is parsed.
     shape = tuple(expected.shape)
@@ -160,4 +168,9 @@ def _array_problem(received: Array, expected: Array, *, trained: bool) -> str | 
             wrong = ~(np.isfinite(theirs) | bits_equal(theirs, ours))
         if wrong.any():
             return f"has {int(wrong.sum())} values that are not finite"
-    return None
+    return f"has a whole number beyond {largest}" if largest and _beyond(values, largest) else None
+
+
+def _beyond(values: NDArray[Any], largest: int) -> bool:
+    """Say whether a whole number is larger than any sum with its share of the noise."""
+    return values.size > 0 and max(int(values.max()), -int(values.min())) > largest

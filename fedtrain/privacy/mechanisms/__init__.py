@@ -18,6 +18,7 @@ from fedtrain.privacy.mechanisms.base import (
     Training,
 )
 from fedtrain.privacy.mechanisms.client import ClientCapped, ClientPoisson
+from fedtrain.privacy.mechanisms.distributed import ClientDistributed, RecordDistributed
 from fedtrain.privacy.mechanisms.plain import Plain
 from fedtrain.privacy.mechanisms.record import RecordLocal
 from fedtrain.privacy.plan import PrivacyPlan
@@ -136,5 +137,13 @@ def _plans(mechanism: Mechanism) -> tuple[str, str | None, str | None]:
     return (mechanism.plan_kind, mechanism.unit, mechanism.neighbouring)
 
 
-for _mechanism in (Plain(), RecordLocal(), ClientPoisson(), ClientCapped(), ClientBanded()):
+for _mechanism in (
+    Plain(),
+    RecordLocal(),
+    RecordDistributed(),
+    ClientPoisson(),
+    ClientCapped(),
+    ClientBanded(),
+    ClientDistributed(),
+):
     register(_mechanism)

@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtrain.config import Experiment, Privacy
+from fedtrain.config.privacy import Trust
 from fedtrain.errors import PrivacySpecError
 from fedtrain.privacy.correlation import Correlation
 from fedtrain.privacy.events import KIND, Event
 from fedtrain.privacy.plan import AdaptiveClipping, Neighbouring, PrivacyPlan, PrivacySpec, Unit, calibrate
+from fedtrain.privacy.shares import NoiseShares
 
 if TYPE_CHECKING:
     from fedtrain.privacy.client_level import Contribution, Release
@@ -39,11 +41,13 @@ class Requirements:
             since an entry for each round would tell.
         per_record_gradients: the model has a gradient of its own for each record.
         no_batch_statistics: the model keeps no statistics of the records beside its parameters.
+        only_sums: nobody may learn what a single client sends. A simulation may do without masks; its report says so.
     """
 
     hidden_cohorts: bool = False
     per_record_gradients: bool = False
     no_batch_statistics: bool = False
+    only_sums: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +97,8 @@ class Sent:
     """What a client sends of a round.
 
     Attributes:
-        arrays: the trained arrays, by name, in the shapes and dtypes that were received.
+        arrays: the trained arrays, by name, in the shapes and dtypes that were received; where clients share the noise,
+            whole numbers in their place, int32 of the same shapes.
         within: whether the update was within the clipping norm before it was clipped; ``None`` if it is not sent.
     """
 
@@ -104,7 +109,7 @@ class Sent:
 class Training(Protocol):
     """The training of one round at one client: it holds the model, the records and the settings.
 
-    Either method returns the trained arrays by name, of the names, shapes and dtypes that were received.
+    The first two methods return the trained arrays by name, of the names, shapes and dtypes that were received.
     """
 
     def plainly(self) -> Arrays:
@@ -113,6 +118,12 @@ class Training(Protocol):
     def by_record(self, plan: PrivacyPlan, source: "RandomSource") -> Arrays:
         """Train by steps of the plan's Poisson-sampled Gaussian on the records, with noise from the source."""
 
+    def gradient_sum(self, plan: PrivacyPlan, source: "RandomSource", *, clip_norm: float) -> Arrays:
+        """Return the sum of the gradients of a batch of records, each clipped, in float64 and without noise.
+
+        Each record enters the batch on its own, with the sampling rate of the plan. The batch is drawn from the source.
+        """
+
 
 class Mechanism(ABC):
     """A way to be private.
@@ -120,6 +131,7 @@ class Mechanism(ABC):
     Attributes:
         kind: its name in the registry.
         mode: the ``privacy.mode`` that it belongs to, in experiments, records, reports and site files.
+        trust: who adds the noise, as ``privacy.trust`` and site files have it.
         unit: what is protected; ``None`` if nothing is.
         neighbouring: what two data sets differ in that are not to be told apart; ``None`` likewise.
         plan_kind: the kind of its plans. With unit and neighbouring it tells the mechanism of a plan: clients sign the
@@ -129,10 +141,12 @@ class Mechanism(ABC):
             that was needed.
         counts_clients: whether the population in the spec is the clients, so that delta rests on their number.
         correlates: whether the noise of a round is made of draws of earlier rounds too, so that plans say how.
+        shares_noise: whether each client adds a share of the noise, to whole numbers whose sum alone means anything.
     """
 
     kind: ClassVar[str]
     mode: ClassVar[str]
+    trust: ClassVar[Trust] = "local"
     unit: ClassVar[Unit | None] = None
     neighbouring: ClassVar[Neighbouring | None] = None
     plan_kind: ClassVar[str] = KIND
@@ -140,6 +154,7 @@ class Mechanism(ABC):
     clips_updates: ClassVar[bool] = False
     counts_clients: ClassVar[bool] = False
     correlates: ClassVar[bool] = False
+    shares_noise: ClassVar[bool] = False
 
     @abstractmethod
     def chosen(self, privacy: Privacy) -> bool:
@@ -179,6 +194,7 @@ class Mechanism(ABC):
         steps_per_round: int = 1,
         adaptive: AdaptiveClipping | None = None,
         correlation: Correlation | None = None,
+        shares: NoiseShares | None = None,
     ) -> PrivacySpec:
         """Return a spec to the budget and with the clipping norm of an experiment; the rest is for a mechanism to say.
 
@@ -201,6 +217,7 @@ class Mechanism(ABC):
             rounds=rounds,
             adaptive=adaptive,
             correlation=correlation,
+            shares=shares,
         )
 
     def plan(self, experiment: Experiment, *, noise_multiplier: float | None = None) -> PrivacyPlan:
@@ -284,6 +301,35 @@ class Mechanism(ABC):
             PrivacySpecError: the mechanism adds no noise at the server.
         """
         raise PrivacySpecError(f"the server adds no noise in {self.kind}")
+
+    def deviation(self, plan: PrivacyPlan, clients: int) -> float:
+        """Return the standard deviation of what is drawn for each value of the mean of a step, in clipping norms.
+
+        Args:
+            plan: the plan.
+            clients: of a cohort, over which the mean is.
+        """
+        return plan.value_noise_multiplier / plan.spec.divisor
+
+    def largest(self, plan: PrivacyPlan) -> int:
+        """Return the largest magnitude of a whole number that a client sends, where clients share the noise; else 0."""
+        return 0
+
+    def change(
+        self, plan: PrivacyPlan, *, total: Arrays, clients: int, learning_rate: float
+    ) -> dict[str, NDArray[np.float64]]:
+        """Return how a sum of what clients sent changes the model, where they share the noise.
+
+        Args:
+            plan: the plan.
+            total: the sum of their whole numbers, by name.
+            clients: how many are in the sum, which everyone knows.
+            learning_rate: that of the round.
+
+        Raises:
+            PrivacySpecError: clients do not share the noise.
+        """
+        raise PrivacySpecError(f"clients do not share the noise in {self.kind}")
 
     # In words. All of it follows from the plan and the transport, so that an audit can compare it.
 

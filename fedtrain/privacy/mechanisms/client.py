@@ -39,6 +39,7 @@ class ClientCentral(Mechanism):
     """What both ways to draw cohorts have in common."""
 
     mode = "client"
+    trust = "central"
     unit = "client"
     clips_updates = True
     counts_clients = True
@@ -223,7 +224,7 @@ class ClientPoisson(ClientCentral):
 
     def chosen(self, privacy: Privacy) -> bool:
         """Say whether an experiment asks for client privacy with Poisson cohorts."""
-        return privacy.mode == self.mode and privacy.cohorts == "poisson"
+        return privacy.mode == self.mode and privacy.cohorts == "poisson" and not privacy.distributed
 
     def _rate(self, experiment: Experiment) -> float:
         return experiment.federation.cohort / experiment.federation.clients
@@ -265,7 +266,8 @@ class ClientCapped(ClientCentral):
 
     def chosen(self, privacy: Privacy) -> bool:
         """Say whether an experiment asks for client privacy with capped participation."""
-        return privacy.mode == self.mode and privacy.cohorts == "capped" and privacy.mechanism == "gaussian"
+        capped = privacy.mode == self.mode and privacy.cohorts == "capped"
+        return capped and privacy.mechanism == "gaussian" and not privacy.distributed
 
     def _rate(self, experiment: Experiment) -> float:
         return 1.0

@@ -5,7 +5,7 @@ norm, and Gaussian noise is added to the sum. Two data sets are neighbours if on
 client sends follows from the result, so that epsilon bounds everyone, the server included.
 """
 
-from math import ceil
+from math import ceil, sqrt
 from typing import TYPE_CHECKING
 
 from fedtrain.config import Experiment, Privacy
@@ -27,8 +27,8 @@ class RecordLocal(Mechanism):
     requires = Requirements(per_record_gradients=True)
 
     def chosen(self, privacy: Privacy) -> bool:
-        """Say whether an experiment asks for record privacy."""
-        return privacy.mode == self.mode
+        """Say whether an experiment asks for record privacy with all the noise at each client."""
+        return privacy.mode == self.mode and not privacy.distributed
 
     def spec(self, experiment: Experiment) -> PrivacySpec:
         """Return the guarantee of an experiment.
@@ -46,6 +46,10 @@ class RecordLocal(Mechanism):
             steps_per_round=training.local_steps or ceil((training.local_epochs or 1.0) / privacy.sampling_rate),
             rounds=words.participations(experiment),
         )
+
+    def deviation(self, plan: PrivacyPlan, clients: int) -> float:
+        """Return the deviation of the mean over clients, each of which has noise of its own."""
+        return super().deviation(plan, clients) / sqrt(clients)
 
     def contribute(
         self,
@@ -89,12 +93,7 @@ class RecordLocal(Mechanism):
 
     def sampling(self, plan: PrivacyPlan) -> Sampling:
         """Return that records are drawn in secret."""
-        return words.poisson(
-            plan,
-            "records",
-            reason="Each client draws its own batches, and nobody else learns which records are in them. "
-            "The choice of the cohort by the server is not counted on.",
-        )
+        return words.own_batches(plan)
 
     def statement(self, odds: str, seen: Seen) -> str:
         """Return the guarantee in plain language."""
@@ -105,9 +104,7 @@ class RecordLocal(Mechanism):
 
     def accesses(self) -> tuple[str, ...]:
         """Return which accesses to the data epsilon does not pay for."""
-        return (
-            "The keyed digest of each data set, which tells only whether the same client used the same records before.",
-        )
+        return (words.DATASET_DIGEST,)
 
     def onlooker(self) -> tuple[str, str]:
         """Return who can hardly tell what."""

@@ -45,6 +45,16 @@ def poisson(plan: PrivacyPlan, units: Literal["records", "clients"], *, reason: 
     )
 
 
+def own_batches(plan: PrivacyPlan) -> Sampling:
+    """Return that each client draws the records of its batches in secret."""
+    return poisson(
+        plan,
+        "records",
+        reason="Each client draws its own batches, and nobody else learns which records are in them. "
+        "The choice of the cohort by the server is not counted on.",
+    )
+
+
 KNOWN_COHORTS = Sampling(
     scheme="none",
     rate=1.0,
@@ -57,6 +67,10 @@ AUDITOR = Adversary(
     sees="configuration, measurements on test records, ledgers",
     bounded=True,
     by="all are public constants or computed from released models, except what is listed as not covered",
+)
+
+DATASET_DIGEST = (
+    "The keyed digest of each data set, which tells only whether the same client used the same records before."
 )
 
 OPEN = "what the server sees"

@@ -64,7 +64,7 @@ def configured(world, change, *, secagg=False, lost=False):
         if lost and secagg:
             records.insert(1, records[1] | {"secagg": True})
         elif secagg:
-            bits, members = config["transport.secagg.bits"], world.clients - 1
+            bits, members = config["transport.secagg.bits"] or 16, world.clients - 1
             of_round(records, 1, "asked").update(secagg=True)
             of_round(records, 1).update(
                 secagg={"threshold": members, "neighbours": members, "bits": bits, "silent": []}

@@ -1,9 +1,12 @@
 """What is reserved before a record is trained on, and how often the same work is charged."""
 
+from dataclasses import replace
+
 import pytest
 
-from fedtrain.clientapp.policy import checked_plan, reserve
+from fedtrain.clientapp.policy import checked_plan, refuse_unmasked, reserve
 from fedtrain.errors import BudgetError
+from fedtrain.machines import NodeFolder
 from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.serverapp.preparation import prepare
 from tests.fakes import digits_experiment, private_experiment
@@ -124,3 +127,59 @@ def test_secure_work_is_charged_each_time(cache, tmp_path, node):
         for _ in range(2):
             reserve(ledger, client.opened, plan, run="run", round_number=1, request="a" * 64)
         assert ledger.totals.reservations("run") == 2
+
+
+SHARED = {"training__local_steps": 1, "privacy__trust": "distributed", "privacy__colluders": 1}
+
+
+@pytest.fixture
+def sharing(cache, tmp_path, node):
+    """Give a function that makes client 0 of an experiment with shared noise, with a site file, and a reservation."""
+
+    def make(policy):
+        folder = tmp_path / "sites" / "client-0000"
+        folder.mkdir(parents=True)
+        if policy is not None:
+            (folder / "site.toml").write_text(f"[budget]\nepsilon = 9\ndelta = 1e-3\n[policy]\n{policy}\n")
+        settings = {"federation__cohort": 4, "federation__sites": str(tmp_path / "sites")}
+        experiment = private_experiment(cache, **SHARED, **settings)
+        client = node(experiment, 0)
+        plan = mechanism_of(experiment).plan(experiment, noise_multiplier=5.0)
+        dataset = client.opened.dataset_of(client.site.records(0))
+
+        def reserved():
+            with client.opened.open_ledger(dataset) as ledger:
+                return reserve(ledger, client.opened, plan, run="run", round_number=1, request="a" * 64)
+
+        return client, reserved
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ("", r"distributed noise is not allowed by this client \(allowed: local, central\)"),
+        ('trust = ["local"]', r"distributed noise is not allowed by this client \(allowed: local\)"),
+        ('trust = ["distributed"]\ncolluders = 2', r"privacy.colluders = 1, and this client asks for 2 or more"),
+    ],
+)
+def test_a_site_decides_on_whom_it_relies(sharing, policy, message):
+    with pytest.raises(BudgetError, match=message):
+        sharing(policy)[1]()
+
+
+@pytest.mark.parametrize("policy", [None, 'trust = ["distributed"]\ncolluders = 1'])
+def test_shared_noise_is_reserved_where_the_site_allows_it(sharing, policy):
+    entry = sharing(policy)[1]()
+    assert entry.event.kind == "poisson-sampled-skellam"
+    assert entry.event.noise_multiplier == pytest.approx(5.0)
+
+
+def test_on_a_machine_of_its_own_a_client_adds_a_share_to_masked_sums_alone(sharing):
+    client = sharing(None)[0].opened
+    refuse_unmasked(client, masked=False)
+    alone = replace(client, node=NodeFolder.__new__(NodeFolder))
+    refuse_unmasked(alone, masked=True)
+    with pytest.raises(BudgetError, match="in sums of several clients alone, and the server asks for it without masks"):
+        refuse_unmasked(alone, masked=False)

@@ -29,6 +29,17 @@ def test_a_site_file_is_read(tmp_path):
     )
 
 
+def test_noise_that_clients_share_is_allowed_by_name_alone(tmp_path):
+    path = tmp_path / "site.toml"
+    path.write_text(BUDGET)
+    assert (read_policy(path).trust, read_policy(path).colluders) == (("local", "central"), 0)
+    path.write_text(BUDGET + '[policy]\ntrust = ["distributed"]\ncolluders = 2\n')
+    assert (read_policy(path).trust, read_policy(path).colluders) == (("distributed",), 2)
+    path.write_text(BUDGET + '[policy]\ntrust = ["anybody"]\n')
+    with pytest.raises(SiteError, match=r"policy\.trust\.0"):
+        read_policy(path)
+
+
 def test_what_a_site_file_does_not_say_is_told_apart_from_no(tmp_path):
     path = tmp_path / "site.toml"
     path.write_text(BUDGET)
