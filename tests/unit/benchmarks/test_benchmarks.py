@@ -141,6 +141,14 @@ def test_noise_of_another_variance_shows_no_number(script):
             measure("Poisson", wrong, 1 << 16, 50)
 
 
+def test_the_letters_before_each_letter_are_read_with_it(script):
+    banded = script("banded")
+    seen, following = banded.positions("The ~")
+    assert [banded.LETTERS[code] for code in following] == list("the  ")
+    rows = ["".join(banded.LETTERS[int(code)] for code in row) for row in seen]
+    assert rows == ["     ", "    t", "   th", "  the", " the "]
+
+
 def test_plain_flower_counts_what_is_no_error(script, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "plain_flower"))
     strategy = script("plain.app").Timed()
