@@ -137,8 +137,9 @@ def _outcome(place: Path, started: datetime) -> int:
 def _report(place: Path, started: datetime) -> tuple[str, str] | None:
     """Return the status and the reason in a run's report. One from before says nothing of this run."""
     try:
-        report = json.loads((place / "report.json").read_bytes())
-        if datetime.fromisoformat(report["created"]) < started:
+        file = place / "report.json"
+        report = json.loads(file.read_bytes())
+        if file.stat().st_mtime < started.timestamp():
             return None
         return str(report["status"]), str(report["reason"])
     except (OSError, ValueError, KeyError, TypeError):

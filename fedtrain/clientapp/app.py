@@ -36,6 +36,7 @@ from fedtrain.flower.messages.introduction import Answer, ConsistencyProof, Ledg
 from fedtrain.flower.mods.sealed import sealed_mod
 from fedtrain.flower.mods.secagg import secagg_mod
 from fedtrain.flower.mods.session import session_mod
+from fedtrain.ledger import today
 from fedtrain.machines import NODE
 from fedtrain.privacy.mechanisms import guarantees_nothing, mechanism_of
 
@@ -118,16 +119,20 @@ def introduce(content: RecordDict, client: ClientContext, site: "Site") -> Recor
 
 
 def _consistency_proof(query: LedgerQuery, client: ClientContext, site: "Site") -> ConsistencyProof:
-    experiment, noise = client.experiment, query.noise_multiplier
+    noise, mechanism = query.noise_multiplier, mechanism_of(client.experiment)
     with client.open_ledger(client.dataset_of(site.records(client.client))) as ledger:
         refusal = None
-        if mechanism_of(experiment).reserves_run and noise is not None:
+        if mechanism.reserves_run and noise is not None:
             try:
-                reserve_run(ledger, client, checked_plan(experiment, noise), run=query.run)
+                reserve_run(ledger, client, checked_plan(client.experiment, noise), run=query.run)
             except (BudgetError, PrivacySpecError) as error:
                 refusal = str(error)
         statement = ledger.statement(
-            run=query.run, round_number=query.round_number, policy=client.limits, refusal=refusal
+            run=query.run,
+            round_number=query.round_number,
+            policy=client.limits,
+            refusal=refusal,
+            time=today() if mechanism.requires.hidden_cohorts else None,
         )
         return client.consistency_proof(ledger, query.known, statement=statement)
 

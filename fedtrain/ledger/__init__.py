@@ -5,7 +5,7 @@ from fedtrain.ledger.chain import EMPTY, Head, read_chain
 from fedtrain.ledger.charges import Totals, unanswered
 from fedtrain.ledger.copies import LedgerCopyStore
 from fedtrain.ledger.dataset import dataset_digest, dataset_key
-from fedtrain.ledger.entry import LedgerEntry, now
+from fedtrain.ledger.entry import LedgerEntry, now, today
 from fedtrain.ledger.log import Ledger
 from fedtrain.ledger.record import (
     Asked,
@@ -63,5 +63,6 @@ __all__ = [
     "read_statement",
     "rounds_left",
     "spent",
+    "today",
     "unanswered",
 ]

@@ -75,6 +75,11 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def today() -> str:
+    """Return the day in UTC, as a time: its beginning."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT00:00:00Z")
+
+
 def _event(value: object) -> Event:
     event = cast("Event", value) if hasattr(value, "check_charge") else read_event(value)
     event.check_charge()

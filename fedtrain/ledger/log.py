@@ -266,7 +266,7 @@ class Ledger:
         return entry
 
     def statement(
-        self, *, run: str, round_number: int, policy: SitePolicy, refusal: str | None = None
+        self, *, run: str, round_number: int, policy: SitePolicy, refusal: str | None = None, time: str | None = None
     ) -> SignedEnvelope:
         """Sign that these entries are all there is in this ledger, and what its budget is.
 
@@ -278,6 +278,7 @@ class Ledger:
             round_number: the round.
             policy: what the client allows.
             refusal: why the client does not train in it; ``None`` if it does not refuse.
+            time: when it is said; by default now.
 
         Raises:
             StorageError: that it was made cannot be written; then nothing was stated.
@@ -293,7 +294,7 @@ class Ledger:
             epsilon=policy.epsilon,
             delta=policy.delta,
             refusal=refusal,
-            time=now(),
+            time=time or now(),
         )
         self._stated.note(run, round_number)
         return SignedEnvelope.sign(STATEMENT_TYPE, statement.encode(), self._identity)

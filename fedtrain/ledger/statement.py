@@ -29,7 +29,8 @@ class Statement(Payload):
         epsilon: the budget that the client enforces for this data set, over all runs.
         delta: the delta of that budget.
         refusal: why the client does not train; ``None`` if it does not refuse.
-        time: when it was signed, in UTC, by the client's clock.
+        time: when it was signed, in UTC, by the client's clock; the day alone in a run with secret cohorts, since how
+            long a run took tells how many trained in it.
     """
 
     run: Name

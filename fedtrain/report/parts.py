@@ -121,7 +121,7 @@ class RoundEntry(Part):
     )
     clip_norm: Positive | None = Field(description="clip norm in this round; null in mode none")
     learning_rate: NotNegative = Field(description="learning rate of the clients in this round")
-    seconds: NotNegative = Field(description="duration of the round")
+    seconds: NotNegative = Field(description="duration of the round; 0 if cohorts are secret")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

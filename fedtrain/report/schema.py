@@ -39,7 +39,9 @@ class Report(Part):
     fedtrain: str = Field(description="version of fedtrain that wrote it")
     name: str = Field(description="the experiment's name")
     run: str = Field(description="identifies the run in ledgers and in the server's record")
-    created: AwareDatetime = Field(description="when it was written: ISO 8601, UTC")
+    created: AwareDatetime = Field(
+        description="when it was written: ISO 8601, UTC; the day alone if cohorts are secret"
+    )
     status: Literal["completed", "interrupted", "failed"] = Field(description="how the run ended")
     reason: str | None = Field(description="why it did not complete; null if it did")
     warnings: tuple[str, ...] = Field(
@@ -49,7 +51,7 @@ class Report(Part):
     )
     rounds: Count = Field(description="rounds completed")
     planned_rounds: Count = Field(description="rounds configured")
-    seconds: NotNegative = Field(description="duration of the run")
+    seconds: NotNegative = Field(description="duration of the run; 0 if cohorts are secret")
     config: dict[str, Scalar] = Field(description="every configuration field by its dotted key; empty if unset")
     evaluation: Evaluations = Field(description="how good the model is")
     privacy: Privacy = Field(description="the privacy guarantee to the owners of the records")

@@ -330,7 +330,7 @@ def _block(block: tuple[RoundEntry, ...]) -> tuple[str, ...]:
         _total(entry.completed for entry in block),
         _total(entry.dropped for entry in block),
         f"{rates[0]:.4g}" if len(rates) == 1 else f"{rates[0]:.4g} to {rates[-1]:.4g}",
-        duration(sum(entry.seconds for entry in block)),
+        "secret" if first.cohort is None else duration(sum(entry.seconds for entry in block)),
     )
 
 

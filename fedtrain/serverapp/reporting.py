@@ -62,12 +62,16 @@ def build_report(
 ) -> Report:
     """Return the report of a run that stands at ``state``, signed where the run has a trail.
 
-    What `matrices_of` returns is left out of it, and is in a file of its own.
+    What `matrices_of` returns is left out of it, and is in a file of its own. How long a run took depends on how many
+    trained: where cohorts are secret it is left out, and when the report was written is told to the day.
 
     Raises:
         StorageError: the closing record cannot be written.
     """
     experiment, info = preparation.experiment, preparation.store.info
+    withheld, created = trail is not None and trail.withheld, datetime.now(UTC)
+    if withheld:
+        created = created.replace(hour=0, minute=0, second=0, microsecond=0)
     history, shown, owners = state.evaluations, preparation.shown_histogram, preparation.shown_owners
     evaluations = Evaluations(
         metrics=preparation.metrics,
@@ -76,13 +80,13 @@ def build_report(
         history=history,
         baseline=preparation.baseline,
     )
-    log = tuple(_published(entry, withheld=trail is not None and trail.withheld) for entry in state.round_log)
+    log = tuple(_published(entry, withheld=withheld) for entry in state.round_log)
     report = Report(
         schema=SCHEMA,
         fedtrain=__version__,
         name=experiment.name,
         run=run,
-        created=datetime.now(UTC),
+        created=created,
         status=status,
         reason=reason,
         warnings=(
@@ -92,7 +96,7 @@ def build_report(
         ),
         rounds=state.round_number,
         planned_rounds=experiment.federation.rounds,
-        seconds=state.seconds,
+        seconds=0.0 if withheld else state.seconds,
         config=to_flat(experiment),
         evaluation=_without_matrices(evaluations),
         privacy=no_claim(experiment)
@@ -159,7 +163,7 @@ def _without_matrices(evaluations: Evaluations) -> Evaluations:
 def _published(entry: RoundEntry, *, withheld: bool) -> RoundEntry:
     """Return a round without its cohort, where the accounting relies on that being secret.
 
-    How long the round took depends on how many trained, and is left out too.
+    How long the round took is left out too.
     """
     secret = {"cohort": None, "completed": None, "dropped": None, "seconds": 0.0}
     return entry.model_copy(update=secret) if withheld else entry

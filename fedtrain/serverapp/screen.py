@@ -49,6 +49,7 @@ class _Lines:
         self._rounds = 0
         self._owners: tuple[str, ...] = ()
         self._durations: list[float] = []
+        self._said: set[str] = set()
 
     def of(self, event: Event) -> list[str]:
         match event:
@@ -56,6 +57,7 @@ class _Lines:
                 self._rounds, self._owners = event.rounds, event.owners
                 return [event.introduction, *_gone_on(event)]
             case Notice():
+                self._said.add(event.text)
                 return [event.text]
             case RoundDone():
                 self._durations.append(event.entry.seconds)
@@ -63,7 +65,7 @@ class _Lines:
                 line = f"round {event.round}/{self._rounds}  {_figures(event)}  time left {left:.0f} s"
                 return [line, *_drops(event, self._owners)]
             case RunEnded():
-                return _closing(event)
+                return [line for line in _closing(event) if line not in self._said]
         return []
 
 

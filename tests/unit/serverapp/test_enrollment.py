@@ -171,6 +171,7 @@ def test_with_secret_cohorts_every_client_reserves_the_run_when_it_joins(begin):
     assert [trail.copies.length(client) for client in range(4)] == [1] * 4
     assert {entry.event for client in range(4) for entry in trail.copies.entries(client)} == {trail.plan.event(3)}
     assert trail.withheld
+    assert all(trail.copies.stated(client).time.endswith("T00:00:00Z") for client in range(4))
     again, _ = begin(kind=digits_experiment, **client_mode)
     assert [again.copies.length(client) for client in range(4)] == [1] * 4
 

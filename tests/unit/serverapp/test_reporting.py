@@ -1,6 +1,7 @@
 import platform
 from collections import Counter
 from dataclasses import replace
+from datetime import time
 from statistics import median
 
 import numpy as np
@@ -13,6 +14,7 @@ from fedtrain.data import Columns
 from fedtrain.privacy import epsilon_of
 from fedtrain.report import Evaluation, Metric, ModelFile, Report, SecureAggregation
 from fedtrain.report.evaluation import PerClass, kept
+from fedtrain.report.html import render_html
 from fedtrain.report.numbers import upper
 from fedtrain.report.schema import body_digest
 from fedtrain.serverapp.reporting import build_report, largest_epsilon, matrices_of
@@ -204,9 +206,12 @@ def test_without_privacy_nothing_is_claimed(plain, make_state):
 def test_secret_cohorts_are_nowhere_in_the_report(private, tmp_path, make_state):
     notary = Notary(private, tmp_path / "secret", withheld=True)
     notary.ask(1, (0, 1))
-    report = build(private, make_state({1: (0, 1)}), notary.trail, status="failed", reason="x")
+    report = build(private, make_state({1: (0, 1)}, seconds=12.5), notary.trail, status="failed", reason="x")
     (entry,) = report.round_log
     assert (entry.cohort, entry.completed, entry.dropped, entry.seconds) == (None, None, None, 0.0)
+    # How long it took tells how many trained.
+    assert (report.seconds, report.created.time()) == (0.0, time(0, 0))
+    assert '<dd class="value">secret</dd>' in render_html(report)
     assert notary.trail.log.records[1].cohort == ()
 
 

@@ -373,3 +373,14 @@ def test_warnings_are_said_at_the_end(plain, make_state, capsys):
     report, _ = table(plain, make_state({1: (0, 1)}, accuracies=(0.1, 0.1)))
     PlainScreen().show(replace(ended("completed"), report=report))
     assert "warning: accuracy 0.1000 after round 1 is no better than the baseline of 0.1086" in capsys.readouterr().out
+
+
+def test_a_warning_of_the_beginning_is_not_said_again_at_the_end(plain, make_state, capsys):
+    report, _ = table(plain, make_state({1: (0, 1)}, accuracies=(0.1, 0.1)))
+    screen, (warning, *others) = PlainScreen(), report.warnings
+    screen.show(Notice(text=f"warning: {warning}"))
+    screen.show(replace(ended("completed"), report=report))
+    said = capsys.readouterr().out
+    assert said.count(warning) == 1
+    assert all(other in said for other in others)
+    assert "report: " in said
