@@ -1,7 +1,7 @@
 """The command in copies of a process that has imported what it needs: a short run imports longer than it trains.
 
 Each command is a process of its own, in a session of its own, that runs the command's ``main`` to its end. A test of
-how a process starts, or of one that dies, starts it as it is installed.
+how a process starts runs it as it is installed.
 """
 
 import importlib
@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 # What the commands of the tests import, besides what these import themselves.
 IMPORTED = (
@@ -43,30 +44,62 @@ class WarmCommand:
                 stdout=subprocess.DEVNULL,
             )
 
-    def run(self, arguments, *, cwd, environment, stdout, stderr, timeout):
+    def run(self, arguments, *, timeout, **place):
         """Run the command, and return its exit status.
+
+        Args:
+            arguments: of the command, without its name.
+            timeout: seconds, after which it is killed with all that it started.
+            place: as `start` has it.
+        """
+        command = self.start(arguments, **place)
+        try:
+            return command.wait(timeout)
+        except TimeoutError:
+            os.killpg(command.pid, signal.SIGKILL)
+            command.wait(60)
+            raise
+
+    def start(self, arguments, *, cwd, environment, stdout, stderr):
+        """Start the command, of which one may run at a time.
 
         Args:
             arguments: of the command, without its name.
             cwd: the folder that it runs in.
             environment: all of its environment.
             stdout, stderr: files for what it prints.
-            timeout: seconds, after which it is killed with all that it started.
         """
         order = [["fedtrain", *arguments], str(cwd), environment, str(stdout), str(stderr)]
-        self._control.settimeout(timeout)
+        self._control.settimeout(60)
         self._control.send(json.dumps(order).encode())
-        pid = int(self._control.recv(_LARGEST))
-        try:
-            return int(self._control.recv(_LARGEST))
-        except TimeoutError:
-            os.killpg(pid, signal.SIGKILL)
-            self._control.recv(_LARGEST)
-            raise
+        return Started(self._control, int(self._control.recv(_LARGEST)), (stdout, stderr))
 
     def close(self):
         self._control.close()
         self._process.wait(timeout=60)
+
+
+class Started:
+    """A command that runs, as `subprocess.Popen` has one. Its process leads a group of its own."""
+
+    def __init__(self, control, pid, printed):
+        self.pid, self.returncode = pid, None
+        self._control, self._printed = control, printed
+
+    def wait(self, timeout):
+        if self.returncode is None:
+            self._control.settimeout(timeout)
+            self.returncode = int(self._control.recv(_LARGEST))
+        return self.returncode
+
+    def poll(self):
+        with suppress(BlockingIOError):
+            self.wait(0)
+        return self.returncode
+
+    def communicate(self, timeout=60):
+        self.wait(timeout)
+        return tuple(Path(file).read_text(encoding="utf-8") for file in self._printed)
 
 
 def serve():

@@ -108,14 +108,14 @@ def make_app(tmp_path):
 
 
 def run(cli, *arguments, cwd=ROOT):
-    process = cli.start("simulate", *arguments, cwd=cwd)
-    stdout, stderr = process.communicate(timeout=120)
-    return process.returncode, stdout, stderr
+    outcome = cli.call("simulate", *arguments, cwd=cwd)
+    return outcome.status, outcome.stdout, outcome.stderr
 
 
 def test_another_app_runs_with_its_own_config_nodes_and_state(cli, make_app):
-    status, stdout, stderr = run(cli, make_app())
-    assert status == 0, stderr
+    process = cli.start("simulate", make_app())
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
     assert "nodes 4 model [2.0, 2.0, 2.0]" in stdout
     assert "metrics {'visits': 2.0}" in stdout
 

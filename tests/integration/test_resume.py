@@ -53,7 +53,7 @@ def test_a_run_killed_at_any_time_continues_to_the_same_model(cli, short, short_
     out, draw = tmp_path / "run", random.Random(0)
     kills = 0
     for target in (1, 2, 4, 5):
-        process = cli.start("simulate", *short_arguments, "--out", out, "--resume")
+        process = cli.begin("simulate", *short_arguments, "--out", out, "--resume")
         wait_for(
             lambda target=target: len(checkpoints(out)) and checkpoints(out)[-1].name >= f"round-{target:06d}", process
         )
@@ -74,7 +74,7 @@ def test_a_run_killed_at_any_time_continues_to_the_same_model(cli, short, short_
 
 def test_ctrl_c_saves_and_says_how_to_resume(cli, short, short_arguments, tmp_path):
     out = tmp_path / "run"
-    process = cli.start("simulate", *short_arguments, "--out", out)
+    process = cli.begin("simulate", *short_arguments, "--out", out)
     wait_for(lambda: checkpoints(out), process)
     os.killpg(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)

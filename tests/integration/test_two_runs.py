@@ -68,7 +68,7 @@ def test_two_runs_and_a_kill_cost_what_the_configuration_says(cli, tmp_path, mod
     assert first.status == 0, first.stderr
 
     out = tmp_path / "second"
-    process = cli.start("simulate", *arguments, "--out", out)
+    process = cli.begin("simulate", *arguments, "--out", out)
     wait_for(lambda: checkpoints(out), process)
     time.sleep(0.05)
     kill_group(process)
