@@ -196,6 +196,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_keeps_the_last_checkpoint_and_the_run_goes_on_later(cli, small_disk, tmp_path):
     out, filler = small_disk / "run", small_disk / "filler"
     settings = [*DEFAULTS, "--set", "federation.rounds=25", "--set", "task.model=linear"]

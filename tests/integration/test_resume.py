@@ -49,6 +49,7 @@ def test_another_seed_does(cli, short, short_arguments, tmp_path):
     assert outcome.model() != short.model()
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_time_continues_to_the_same_model(cli, short, short_arguments, tmp_path):
     out, draw = tmp_path / "run", random.Random(0)
     kills = 0

@@ -53,7 +53,9 @@ def independent_epsilon(settings, noise_multiplier, runs):
     return accountant.get_epsilon(settings["privacy.delta"])
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode", [mode if mode == "client-poisson" else pytest.param(mode, marks=pytest.mark.slow) for mode in MODES]
+)
 def test_two_runs_and_a_kill_cost_what_the_configuration_says(cli, tmp_path, mode):
     settings = {**COMMON, **MODES[mode], "federation.sites": str(tmp_path / "sites")}
     (tmp_path / "sites").mkdir()
