@@ -112,6 +112,11 @@ class Privacy(Section):
                 f'mechanism = "banded" is for mode = "client" with cohorts = "capped", and they are "{self.mode}" and '
                 f'"{self.cohorts}"'
             )
+        if self.distributed:
+            raise ValueError(
+                'mechanism = "banded" is for noise that the server adds, and trust = "distributed" shares it among the '
+                "clients"
+            )
         if self.separation is None:
             raise ValueError(
                 'mechanism = "banded" needs separation: the rounds from one participation of a client to its next, at '

@@ -390,6 +390,8 @@ def _check_correlation(spec: PrivacySpec, correlated: Correlation) -> None:
             "correlated noise needs a clipping norm that is the same in all rounds: set privacy.adaptive_clipping = "
             "false"
         )
+    if spec.shares is not None:
+        raise PrivacySpecError("correlated noise is added by the server, and no client has a share of it")
     correlated.check(spec.rounds)
 
 

@@ -82,6 +82,7 @@ def test_a_setting_without_key_or_value_is_refused(setting):
         ({**CLIENT, "privacy.mechanism": "banded"}, 'is for mode = "client" with .*, and they are "client" and "poi'),
         ({**RECORD, "privacy.mechanism": "banded"}, 'they are "record" and "poisson"'),
         ({**CAPPED, "privacy.mechanism": "banded"}, "needs separation: the rounds from one participation"),
+        ({**BANDED, "privacy.trust": "distributed"}, "is for noise that the server adds, and trust = .distributed"),
         ({**BANDED, "privacy.adaptive_clipping": True}, 'adaptive_clipping = true is not for mechanism = "banded"'),
         ({"privacy.adaptive_clipping": True}, "adaptive_clipping = true is for .*client.*, and it is .none"),
         ({**RECORD, "privacy.adaptive_clipping": True}, "adaptive_clipping = true is for .*client.*record"),

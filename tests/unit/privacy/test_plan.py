@@ -12,6 +12,7 @@ from fedtrain.crypto.canonical import canonical
 from fedtrain.errors import PrivacySpecError
 from fedtrain.privacy import AdaptiveClipping, PrivacyPlan, PrivacySpec, calibrate, epsilon_of
 from fedtrain.privacy.correlation import Correlation, inflation
+from fedtrain.privacy.shares import NoiseShares
 
 ROOT = Path(__file__).parents[3]
 SPEC = PrivacySpec(
@@ -31,6 +32,7 @@ CLIENT = dataclasses.replace(
 )
 CAPPED = dataclasses.replace(CLIENT, neighbouring="zero out one client", sampling_rate=1.0)
 CORRELATED = dataclasses.replace(CAPPED, rounds=3, correlation=Correlation(rounds=12, separation=4, bands=4))
+SHARES = NoiseShares(members=20, threshold=14, colluders=2, bits=22, reach=1)
 ADAPTIVE = AdaptiveClipping(quantile=0.5, learning_rate=0.2, count_noise=10.0)
 
 
@@ -109,6 +111,7 @@ def test_a_given_noise_is_kept_if_it_keeps_the_budget():
         (CORRELATED, {"adaptive": ADAPTIVE}, "correlated noise needs a clipping norm that is the same in all rounds"),
         (CORRELATED, {"rounds": 4}, "takes part in 4 rounds is not allowed: .* 12 rounds have room for 1 to 3"),
         (CORRELATED, {"steps_per_round": 2}, "one release a round"),
+        (CORRELATED, {"shares": SHARES}, "correlated noise is added by the server"),
         (CLIENT, {"correlation": CORRELATED.correlation}, "correlated noise is for whole clients in known cohorts"),
         (SPEC, {"correlation": CORRELATED.correlation}, "correlated noise is for whole clients in known cohorts"),
         (
