@@ -88,7 +88,7 @@ class Run:
         import torch
         from safetensors.torch import load
 
-        from fedtrain.data.types import DataInfo
+        from fedtrain.data.types import DataInfo, Encoded
         from fedtrain.tasks import build_model, build_task, load_weights
 
         saved = self.report.model.final if which == "final" else self.report.model.best
@@ -104,6 +104,8 @@ class Run:
         data = self.report.data
         schema = {"kind": data.kind, "shape": data.shape, "target": data.target, "names": data.classes}
         info = DataInfo.from_json(schema)
+        if (encoder := self.report.model.encoder) is not None:
+            info = replace(info, features=Encoded(shape=encoder.shape))
         task = build_task(from_flat(self.report.config).task, info, self.task)
         with torch.random.fork_rng(devices=[]):
             model = build_model(task)

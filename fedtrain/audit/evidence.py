@@ -225,7 +225,8 @@ class Evidence:
     def guarantee(self) -> Mapping[str, object]:
         """The fields of the claim that follow from first record and transport, at the epsilon that is claimed."""
         epsilon = self.report.privacy.epsilon or 0.0
-        return derive_guarantee(self.plan, self.first_record, Transport.of(self.records), epsilon=epsilon)
+        seen = Transport.of(self.records)
+        return derive_guarantee(self.plan, self.first_record, seen, self.report.config, epsilon=epsilon)
 
     def _spent(self, ledger: KnownLedger) -> Spent:
         return charged(ledger.client, _as_charged(ledger), self.plan, self.first_record, self.records)

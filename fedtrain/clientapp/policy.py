@@ -5,6 +5,7 @@ from typing import TypedDict
 
 from fedtrain.clientapp.context import ClientContext
 from fedtrain.config import Experiment
+from fedtrain.config.sections import ENCODERS
 from fedtrain.errors import BudgetError, ClientError
 from fedtrain.ledger import Ledger, LedgerEntry, check
 from fedtrain.privacy import Event, PrivacyPlan
@@ -22,7 +23,9 @@ class Subject(TypedDict):
 
 
 def refuse_task(client: ClientContext) -> None:
-    """Refuse a task that the client's site file does not allow, before any of its code runs.
+    """Refuse a task or an encoder that the client's site file does not allow, before any of its code runs.
+
+    An encoder of somebody's own needs leave of its own where the site file names the tasks.
 
     Raises:
         BudgetError: it is not allowed; nothing was trained.
@@ -33,6 +36,15 @@ def refuse_task(client: ClientContext) -> None:
         raise BudgetError(
             f"client {client.client} does not train the task {task!r}: its site file allows the tasks "
             f"{', '.join(policy.tasks) or 'none at all'}; nothing was trained"
+        )
+    encoder = client.experiment.task.encoder
+    if policy is None or encoder is None or (policy.encoders is None and policy.tasks is None):
+        return
+    allowed = tuple(ENCODERS) if policy.encoders is None else policy.encoders
+    if encoder not in allowed:
+        raise BudgetError(
+            f"client {client.client} does not train on what the encoder {encoder!r} computes: its site file allows the "
+            f"encoders {', '.join(allowed) or 'none at all'}; nothing was trained"
         )
 
 

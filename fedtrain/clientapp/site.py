@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,8 +13,10 @@ from fedtrain.clientapp.context import ClientContext
 from fedtrain.clientapp.policy import refuse_task
 from fedtrain.config import Experiment, from_flat
 from fedtrain.data import DataInfo, Partitions, Split, open_simulated
+from fedtrain.data.cache import cache_folder
 from fedtrain.data.site import SiteData, site_data
 from fedtrain.data.site import open_site as open_records
+from fedtrain.encoders import Encoder, encoded, open_encoder
 from fedtrain.errors import ClientError, SiteError
 from fedtrain.machines import NodeFolder
 from fedtrain.tasks import NO_OBJECTS, CallerObjects, Task, build_model, build_task, move_model
@@ -26,29 +29,49 @@ class Site:
     """Everything of an experiment that does not change from message to message; each trains a copy of the model.
 
     Attributes:
-        train: all training records that are on this machine.
-        info: the schema of a record.
+        train: all training records that are on this machine, as they are stored.
+        encoder: what computes the features that are trained on; ``None`` where the stored ones are.
+        cache: where these are kept.
+        info: the schema of a record as it is trained on.
         partitions: which of them each simulated client holds; ``None`` where there is one client, which holds all.
     """
 
     experiment: Experiment
     train: Split
+    encoder: Encoder | None
+    cache: Path
     info: DataInfo
     partitions: Partitions | None
     task: Task
     model: nn.Module
 
     def records(self, client: int) -> Records:
-        """Return the records of one client, copied out of the store.
+        """Return the records of one client as they are stored, copied out of the store. Its ledger is of these.
 
         Raises:
             ClientError: the client has none.
         """
-        rows = np.arange(len(self.train)) if self.partitions is None else self.partitions.indices(client)
+        return self._of(client, self.train)
+
+    def inputs(self, client: int) -> Records:
+        """Return the records of one client as they are trained on: encoded, where there is an encoder.
+
+        Raises:
+            ClientError: the client has none.
+            TaskError: the encoder fails.
+            StorageError: the features cannot be kept.
+        """
+        return self._of(client, self._encoded)
+
+    @cached_property
+    def _encoded(self) -> Split:
+        return encoded(self.train, self.encoder, self.cache, own=self.partitions is None)
+
+    def _of(self, client: int, split: Split) -> Records:
+        rows = np.arange(len(split)) if self.partitions is None else self.partitions.indices(client)
         if len(rows) == 0:
             raise ClientError(f"client {client} has no records")
-        train = self.train
-        return Records(features=torch.from_numpy(train.features[rows]), targets=torch.from_numpy(train.targets[rows]))
+        return Records(features=torch.from_numpy(split.features[rows]), targets=torch.from_numpy(split.targets[rows]))
 
 
 def site_of(client: ClientContext, objects: CallerObjects | None = None) -> Site:
@@ -80,14 +103,19 @@ def _open(experiment: Experiment, node: NodeFolder | None, data: SiteData | None
     info, train, partitions = (
         _simulated(experiment, objects) if node is None or data is None else _own(experiment, node, data)
     )
+    device = resolve_device(experiment.device)
+    encoder = open_encoder(experiment.task, info, device=device, deployed=node is not None)
+    info = info if encoder is None else encoder.info
     task = build_task(experiment.task, info, objects.task)
     return Site(
         experiment=experiment,
         train=train,
+        encoder=encoder,
+        cache=cache_folder(experiment.data.cache) if node is None else node.path / "cache",
         info=info,
         partitions=partitions,
         task=task,
-        model=move_model(build_model(task), resolve_device(experiment.device)),
+        model=move_model(build_model(task), device),
     )
 
 

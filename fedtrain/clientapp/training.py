@@ -130,10 +130,11 @@ def train(content: RecordDict, client: ClientContext, site: Site) -> RecordDict:
     work = Work.of(TrainRequest.from_records(content), client, site)
     refuse_mode(client)
     refuse_unmasked(client, masked=work.request.masked)
-    records, mechanism = site.records(client.client), mechanism_of(client.experiment)
+    mechanism = mechanism_of(client.experiment)
     if mechanism.private:
-        return _train_privately(work, records, mechanism).to_records()
-    metrics = {protocol.WEIGHT: float(len(records)), protocol.LOSS: _trained_plainly(work, records)}
+        return _train_privately(work, mechanism).to_records()
+    inputs = site.inputs(client.client)
+    metrics = {protocol.WEIGHT: float(len(inputs)), protocol.LOSS: _trained_plainly(work, inputs)}
     received, own = work.request.arrays, trainable_names(work.model) - work.shared
     trained = state_record(weights_of(work.model))
     arrays = ArrayRecord({name: received[name] if name in own else array for name, array in trained.items()})
@@ -146,7 +147,7 @@ def _trained_plainly(work: Work, records: Records) -> float:
     return trainer.train(work.model, work.site.task, records, work.settings)
 
 
-def _train_privately(work: Work, records: Records, mechanism: Mechanism) -> TrainReply:
+def _train_privately(work: Work, mechanism: Mechanism) -> TrainReply:
     """Train under the plan, if this client's budget allows it, and return the reply.
 
     The reply holds the arrays (or whole numbers in their place, where the noise is shared), public constants, and the
@@ -166,7 +167,7 @@ def _train_privately(work: Work, records: Records, mechanism: Mechanism) -> Trai
     terms, known = request.required_terms(), request.known
     assert known is not None  # it is read with the terms
     per_round = not mechanism.reserves_run
-    with client.open_ledger(client.dataset_of(records)) as ledger:
+    with client.open_ledger(client.dataset_of(site.records(client.client))) as ledger:
         if per_round:
             try:
                 plan, reservation = _reserved(ledger, work, terms)
@@ -179,7 +180,7 @@ def _train_privately(work: Work, records: Records, mechanism: Mechanism) -> Trai
             plan = checked_plan(client.experiment, terms.noise_multiplier)
             reservation = reserved_run(ledger, client, plan, run=terms.run)
         with ledger.released():
-            arrays, metrics = _contributed(work, records, mechanism, plan, clip_norm=terms.clip_norm)
+            arrays, metrics = _contributed(work, mechanism, plan, clip_norm=terms.clip_norm)
         nonce = b""
         if per_round:
             nonce = client.nonce(reservation)
@@ -203,13 +204,13 @@ def _reserved(ledger: Ledger, work: Work, terms: PrivateTerms) -> tuple[PrivacyP
 
 
 def _contributed(
-    work: Work, records: Records, mechanism: Mechanism, plan: PrivacyPlan, *, clip_norm: float
+    work: Work, mechanism: Mechanism, plan: PrivacyPlan, *, clip_norm: float
 ) -> tuple[ArrayRecord, dict[str, float]]:
     """Return what leaves the client: what the mechanism sends of what is shared, all else as received, and metrics."""
     received, shared = work.request.arrays, work.shared
     sent = mechanism.contribute(
         plan,
-        _Training(work=work, records=records),
+        _Training(work=work, records=work.site.inputs(work.client.client)),
         {name: array.numpy() for name, array in received.items() if name in shared},
         clip_norm=clip_norm,
         source=open_source(work.client.experiment.privacy.noise, work.settings.seed),

@@ -35,6 +35,9 @@ _LATER: Flat = {
     "privacy.separation": "",
     "privacy.trust": "",
     "privacy.colluders": "",
+    "task.encoder": "",
+    "task.encoder_origin": "",
+    "task.encoder_digest": "",
 }
 # Fields that had a default before they could be unset, which stands for the same still.
 _DEFAULTS: Flat = {"transport.secagg.bits": 16}

@@ -9,12 +9,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fedtrain.config.toml import FilePath, Names
+from fedtrain.config.toml import FilePath, Line, Names
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 Strategy = Literal[
     "FedAvg",
@@ -55,6 +56,11 @@ DISTANCES = frozenset({"Krum", "MultiKrum", "Bulyan"})
 
 # These bound what some malicious clients do to the model.
 ROBUST = DISTANCES | {"FedMedian", "FedTrimmedAvg"}
+
+ENCODERS: dict[str, str] = {
+    "scattering": "no records at all: the filters are formulas, and the constants are of synthetic noise",
+}
+"""The encoders that are built in, each with its origin."""
 
 
 class Section(BaseModel):
@@ -199,6 +205,55 @@ class TaskConfig(Section):
     )
     model: str | None = Field(None, description="a model of the task; default: the task's choice")
     augment: bool = Field(False, description="images: random crop and horizontal flip of training images")
+    encoder: str | None = Field(
+        None,
+        description='a frozen module that computes the features of each record once: "scattering", or your own as '
+        '"module:attribute"; default: records are trained on as they are stored',
+    )
+    encoder_origin: Line | None = Field(
+        None,
+        description="encoder of your own: what it was fitted on, in words. Epsilon does not cover it, so it is public",
+    )
+    encoder_digest: Digest | None = Field(
+        None,
+        description="SHA-256 of the encoder's source and state: with another one nothing is trained; required in a "
+        "deployment",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.encoder is None:
+            if self.encoder_origin is not None or self.encoder_digest is not None:
+                field = "encoder_digest" if self.encoder_origin is None else "encoder_origin"
+                raise ValueError(f"{field} is set, and encoder is not; set both or neither")
+            return self
+        if self.augment:
+            raise ValueError(
+                "augment = true with an encoder: the features of a record are computed once, and each step would need "
+                "those of another view of it; unset one of them"
+            )
+        own = ":" in self.encoder
+        if not own and self.encoder not in ENCODERS:
+            allowed = ", ".join(f'"{name}"' for name in ENCODERS)
+            raise ValueError(
+                f'encoder = "{self.encoder}" is not known; allowed: {allowed}, or your own as "module:attribute"'
+            )
+        if own and self.encoder_origin is None:
+            raise ValueError(
+                f'encoder = "{self.encoder}" has no declared origin: say in encoder_origin what it was fitted on, for '
+                'example "ImageNet-1k, weights of torchvision". No epsilon pays for what it knows of the records that '
+                "it was fitted on, so that an encoder fitted on private records is not allowed"
+            )
+        if not own and self.encoder_origin is not None:
+            raise ValueError(
+                f'encoder_origin is for an encoder of your own, and the origin of "{self.encoder}" is known; unset it'
+            )
+        return self
+
+    @property
+    def origin(self) -> str | None:
+        """What the encoder was fitted on; ``None`` without one."""
+        return self.encoder_origin if self.encoder is None else ENCODERS.get(self.encoder, self.encoder_origin)
 
 
 class Training(Section):

@@ -10,11 +10,12 @@ import hmac
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from filelock import FileLock
@@ -38,6 +39,34 @@ class Entry:
     arrays: Mapping[str, NDArray[Any]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Streamed:
+    """An array that is made while it is written, so that it is never in memory as a whole.
+
+    Attributes:
+        dtype: of its numbers.
+        shape: its shape.
+        parts: its rows in order, each part C-contiguous and of the dtype.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    parts: Iterable[NDArray[Any]]
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in bytes."""
+        return self.dtype.itemsize * prod(self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """What is written as an `Entry`."""
+
+    meta: Mapping[str, Any]
+    arrays: Mapping[str, NDArray[Any] | Streamed]
+
+
 def cache_folder(configured: str | None) -> Path:
     """Return the folder of the cache: as configured, else ``$FEDTRAIN_CACHE``, else the user's cache folder.
 
@@ -54,7 +83,7 @@ def cache_folder(configured: str | None) -> Path:
         ) from error
 
 
-def cached(folder: Path, build: Callable[[], Entry]) -> Entry:
+def cached(folder: Path, build: Callable[[], Entry | Built]) -> Entry:
     """Return the entry at a folder, memory-mapped read-only, and build it first where it is absent or damaged.
 
     Of several processes that ask at once, one builds and the others wait for it.
@@ -141,7 +170,7 @@ def _read(folder: Path) -> Entry | None:
         return None
 
 
-def _write(folder: Path, entry: Entry) -> None:
+def _write(folder: Path, entry: Entry | Built) -> None:
     # Only the holder of the lock writes here, so a temporary folder found now was left by a process that was killed.
     temporary = folder.with_name(f"{folder.name}.tmp")
     size = sum(array.nbytes for array in entry.arrays.values())
@@ -151,7 +180,7 @@ def _write(folder: Path, entry: Entry) -> None:
         temporary.mkdir()
         for name, array in entry.arrays.items():
             with (temporary / f"{name}.npy").open("wb") as file:
-                np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+                _save(file, array)
                 file.flush()
                 os.fsync(file.fileno())
         with (temporary / "meta.json").open("w", encoding="utf-8") as text:
@@ -173,7 +202,16 @@ def _write(folder: Path, entry: Entry) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _describe(array: NDArray[Any]) -> dict[str, object]:
+def _save(file: BinaryIO, array: NDArray[Any] | Streamed) -> None:
+    if not isinstance(array, Streamed):
+        np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+        return
+    header = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    file.writelines(part.data for part in array.parts)
+
+
+def _describe(array: NDArray[Any] | Streamed) -> dict[str, object]:
     return {"dtype": array.dtype.str, "shape": list(array.shape)}
 
 

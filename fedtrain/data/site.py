@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from fedtrain.config import Data
 from fedtrain.config.loading import explain
 from fedtrain.config.toml import FilePath, Names, parse_toml
-from fedtrain.data.cache import Entry, cached
+from fedtrain.data.cache import Built, Entry, cached
 from fedtrain.data.sources import Decoded, registered
 from fedtrain.data.store import decode_numbers, digest_of, entry_of, info_of, records_of, with_classes
 from fedtrain.data.types import DataInfo, Split, TargetKind
@@ -153,11 +153,16 @@ def open_site(data: SiteData, *, folder: Path) -> SiteRecords:
         decoded = with_classes(_own(data, folder), source.class_names)
         return SiteRecords(info=decoded.info, train=decoded.train)
     cache = folder / "cache"
-    entry = _kept(cache, digest_of(source, fraction=None, seed=0), lambda: entry_of(decode_numbers(source)))
+    entry = kept(cache, digest_of(source, fraction=None, seed=0), lambda: entry_of(decode_numbers(source)))
     return SiteRecords(info=info_of(entry), train=records_of(entry))
 
 
-def _kept(cache: Path, name: str, build: Callable[[], Entry]) -> Entry:
+def kept(cache: Path, name: str, build: Callable[[], Entry | Built]) -> Entry:
+    """Return the entry of a site's own cache, as `fedtrain.data.cache.cached` does, in a folder for this user alone.
+
+    Raises:
+        StorageError: the cache cannot be written; it does not say how large the records are.
+    """
     try:
         cache.mkdir(exist_ok=True)
         cache.chmod(0o700)  # it holds decoded records in the clear

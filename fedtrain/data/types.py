@@ -51,6 +51,19 @@ class Columns:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """Features that a frozen encoder computed of a record (`fedtrain.encoders`).
+
+    Attributes:
+        shape: of what it returns for a record.
+    """
+
+    kind: ClassVar[Literal["encoded"]] = "encoded"
+    dtype: ClassVar[type[np.generic]] = np.float32
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClassTarget:
     """A target that is one of several classes: int64, shape (), an index into the names."""
 
@@ -77,7 +90,8 @@ class LabelsTarget:
     names: tuple[str, ...]
 
 
-Features = Image | Columns
+Features = Image | Columns | Encoded
+Kind = Literal["image", "table", "encoded"]
 Target = ClassTarget | NumberTarget | LabelsTarget
 TargetKind = Literal["class", "number", "labels"]
 
@@ -95,13 +109,13 @@ class DataInfo:
     target: Target
 
     @property
-    def kind(self) -> Literal["image", "table"]:
+    def kind(self) -> Kind:
         """The kind of the features."""
         return self.features.kind
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one record's features: (channels, height, width), or (features,)."""
+        """The shape of one record's features: (channels, height, width), (features,), or an encoder's own."""
         return self.features.shape
 
     @property
@@ -130,6 +144,8 @@ class DataInfo:
         features: Features = Image(shape=shape)
         if value["kind"] == Columns.kind:
             features = Columns(shape=shape, names=tuple(value.get("columns", ())))
+        elif value["kind"] == Encoded.kind:
+            features = Encoded(shape=shape)
         return cls(features=features, target=target_of(value["target"], tuple(value["names"])))
 
 

@@ -35,6 +35,8 @@ class SitePolicy(_Part):
             file says so: it protects as long as others keep to the protocol.
         colluders: the least number of colluding members that shared noise has to allow for.
         tasks: names of the tasks that are allowed; ``None`` if any is.
+        encoders: names of the encoders that are allowed; ``None`` if any is where ``tasks`` is ``None``, and else those
+            that are built in.
         modes: the privacy modes that are allowed; "none" is training without privacy.
         noise: where noise may come from.
         sealed: whether the client answers sealed messages only; ``None`` if the file does not say.
@@ -48,6 +50,7 @@ class SitePolicy(_Part):
     trust: Annotated[tuple[Trust, ...], Field(strict=False)] = ("local", "central")
     colluders: Annotated[int, Field(ge=0)] = 0
     tasks: Annotated[tuple[str, ...] | None, Field(strict=False)] = None
+    encoders: Annotated[tuple[str, ...] | None, Field(strict=False)] = None
     modes: Annotated[tuple[Mode, ...], Field(strict=False)] = ("record", "client")
     noise: Annotated[tuple[Noise, ...], Field(strict=False)] = ("seeded", "secure")
     sealed: bool | None = None
@@ -65,6 +68,7 @@ class _Policy(_Part):
     trust: Annotated[tuple[Trust, ...], Field(strict=False)] = ("local", "central")
     colluders: Annotated[int, Field(ge=0)] = 0
     tasks: Annotated[tuple[str, ...] | None, Field(strict=False)] = None
+    encoders: Annotated[tuple[str, ...] | None, Field(strict=False)] = None
     modes: Annotated[tuple[Mode, ...], Field(strict=False)] = ("record", "client")
     noise: Annotated[tuple[Noise, ...], Field(strict=False)] = ("seeded", "secure")
 
@@ -157,7 +161,7 @@ def _parsed(path: Path, data: bytes) -> SiteFile:
         )
         raise SiteError(
             f"the site file {path} cannot be used:\n{problems}\nit has [budget] epsilon and delta, and may have "
-            "[policy] minimum_noise, trust, colluders, tasks, modes and noise, [transport] sealed, secagg and "
+            "[policy] minimum_noise, trust, colluders, tasks, encoders, modes and noise, [transport] sealed, secagg and "
             "minimum_cohort, and [data]"
         ) from error
     except ValueError as error:

@@ -8,6 +8,7 @@ from fedtrain.report.evaluation import Best, Evaluation, Evaluations, Metric, Pe
 from fedtrain.report.parts import (
     DataSummary,
     Dropped,
+    EncoderSummary,
     LedgerTrail,
     ModelFile,
     ModelSummary,
@@ -41,6 +42,7 @@ __all__ = [
     "Correlation",
     "DataSummary",
     "Dropped",
+    "EncoderSummary",
     "Evaluation",
     "Evaluations",
     "IntegerNoise",

@@ -13,7 +13,7 @@ from functools import cache
 from statistics import median_high
 from typing import Any
 
-from fedtrain.config import Experiment
+from fedtrain.config import Experiment, to_flat
 from fedtrain.errors import PrivacySpecError
 from fedtrain.ledger import FirstRecord, LedgerEntry, Record, Statement, unanswered
 from fedtrain.privacy import COARSE, Event, PrivacyPlan, ceiling, claim, epsilon_of, merge, second_opinion
@@ -147,8 +147,8 @@ def derive_claim(
     """Return what a run can claim.
 
     Everything is taken from the signed records. Plan, noise and mode are those of the first record, and never
-    those of the configuration, of which only the declared tuning is taken. Whether the two agree is for the audit to
-    check.
+    those of the configuration, of which only the declared tuning and the encoder are taken. Whether the two agree is
+    for the audit to check.
 
     Args:
         experiment: the experiment.
@@ -175,7 +175,7 @@ def derive_claim(
     )
     most = max(clients, key=lambda client: client.epsilon)
     return Privacy(
-        **derive_guarantee(plan, first, seen, epsilon=most.epsilon),
+        **derive_guarantee(plan, first, seen, to_flat(experiment), epsilon=most.epsilon),
         epsilon=most.epsilon,
         accountants=_accountants(spent[most.client], spec.delta, others=rounds is not None),
         tuning=experiment.privacy.tuning,
@@ -185,13 +185,16 @@ def derive_claim(
     )
 
 
-def derive_guarantee(plan: PrivacyPlan, first: FirstRecord, seen: Transport, *, epsilon: float) -> dict[str, Any]:
+def derive_guarantee(
+    plan: PrivacyPlan, first: FirstRecord, seen: Transport, config: Mapping[str, object], *, epsilon: float
+) -> dict[str, Any]:
     """Return the fields of a claim that follow from the first record and the transport, whatever was spent.
 
     Args:
         plan: the plan that the run was opened with.
         first: the first record of the run.
         seen: what held of the transport.
+        config: every field by its dotted key; the encoder is taken.
         epsilon: what the statement is to say.
     """
     spec = plan.spec
@@ -210,7 +213,7 @@ def derive_guarantee(plan: PrivacyPlan, first: FirstRecord, seen: Transport, *, 
         "random_source": wording.RANDOM_SOURCE[first.noise],
         "statement": wording.statement(plan, epsilon, first.noise, seen),
         "accesses_not_covered": wording.accesses_not_covered(plan, first.noise),
-        "not_covered": wording.not_covered(plan, seen),
+        "not_covered": wording.not_covered(plan, seen, config),
     }
 
 

@@ -163,6 +163,15 @@ class ModelFile(Part):
 Way = Literal["book-keeping", "hooks", "vmap", "loop"]
 
 
+class EncoderSummary(Part):
+    """The frozen module that computed what the model was trained on."""
+
+    name: str = Field(description="as the configuration names it")
+    origin: str = Field(description="what it was fitted on, as declared")
+    digest: Sha256 = Field(description="SHA-256 of its source and state, in hexadecimal")
+    shape: tuple[Round, ...] = Field(description="shape of the features of one record")
+
+
 class ModelSummary(Part):
     """The trained model."""
 
@@ -174,6 +183,11 @@ class ModelSummary(Part):
         description="how clients compute the gradients of single records: all ways give the same, and book-keeping is "
         "the fastest; left out where they compute none",
         exclude_if=lambda gradients: gradients is None,
+    )
+    encoder: EncoderSummary | None = Field(
+        None,
+        description="what computed the features that the model takes; left out where it takes the records themselves",
+        exclude_if=lambda encoder: encoder is None,
     )
 
 

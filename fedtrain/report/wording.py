@@ -9,11 +9,12 @@ server sees that follows the protocol, and in client privacy who is trusted to c
 the same work twice, in cohorts that differ in one client, and has that client's update in the difference of the sums.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Literal, Self
 
+from fedtrain.config.sections import ENCODERS
 from fedtrain.ledger import Asked, Record
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import Seen, mechanism_of_plan
@@ -182,9 +183,17 @@ def accesses_not_covered(plan: PrivacyPlan, noise: Literal["seeded", "secure"]) 
     return (_COUNTS, *accesses) if noise == "seeded" else accesses
 
 
-def not_covered(plan: PrivacyPlan, seen: Seen) -> tuple[str, ...]:
-    """Return what else epsilon does not cover."""
-    return (*_NOT_COVERED, *mechanism_of_plan(plan).gaps(seen))
+def not_covered(plan: PrivacyPlan, seen: Seen, config: Mapping[str, object]) -> tuple[str, ...]:
+    """Return what else epsilon does not cover, by a configuration with dotted keys."""
+    return (*_NOT_COVERED, *mechanism_of_plan(plan).gaps(seen), *_encoder(config))
+
+
+def _encoder(config: Mapping[str, object]) -> tuple[str, ...]:
+    name = str(config.get("task.encoder", ""))
+    if not name:
+        return ()
+    origin = ENCODERS.get(name) or f"{config.get('task.encoder_origin')} (declared, and not checked)"
+    return (f"What the encoder {name} was fitted on, from which the features of the records come: {origin}.",)
 
 
 _COUNTS = "The label histogram in this report, and the sizes of the data sets: read directly from the data."

@@ -74,9 +74,10 @@ class RunIdentity:
         with working("computing the digest of the records"):
             train = _records_digest(store.info, store.train, store.owners, key)
             test = _records_digest(store.info, store.test, (), key)
-        state = weights_of(preparation.model)
+        state, encoder = weights_of(preparation.model), preparation.encoder.digest if preparation.encoder else ""
+        source = source_digest(preparation.task, preparation.model)
         model = {name: f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" for name, value in state.items()}
-        return cls(train=train, test=test, model=model, task=source_digest(preparation.task, preparation.model))
+        return cls(train=train, test=test, model=model, task=f"{source}{encoder}")
 
     def encode(self) -> bytes:
         """Return it as JSON."""
@@ -123,7 +124,7 @@ class RunIdentity:
         elif list(self.model) != list(now.model):
             found.append("the model (the order of its weights)")
         if self.task != now.task:
-            found.append("the source of the task, of its metrics or of its model")
+            found.append("the source of the task, of its metrics or of its model, or the encoder")
         return found
 
 

@@ -1,8 +1,9 @@
 """Everything that is made once, before the first round."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
+from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -13,6 +14,8 @@ from torch import nn
 from fedtrain.config import Experiment
 from fedtrain.config.strategies import check_strategy
 from fedtrain.data import DataStore, Partitions, Split, client_names, label_histogram, open_simulated, open_test
+from fedtrain.data.cache import cache_folder
+from fedtrain.encoders import Encoder, encoded, open_encoder
 from fedtrain.errors import PrivacySpecError, TaskError
 from fedtrain.ledger import client_folder, find_policy
 from fedtrain.privacy import PrivacyPlan
@@ -44,7 +47,9 @@ class Preparation:
     """What the rounds work with.
 
     Attributes:
-        store: the test records, and in a simulation the training records of all clients.
+        store: the test records, and in a simulation the training records of all clients, as they are stored.
+        inputs: the same as the model gets them: encoded, where there is an encoder.
+        encoder: what computed them; ``None`` where they are as they are stored.
         histogram: training records, shape (clients, classes); ``None`` where they are on machines of their own, and
             where the target is no class.
         model: the initial model; also where weights are loaded into for evaluation.
@@ -60,6 +65,8 @@ class Preparation:
 
     experiment: Experiment
     store: DataStore
+    inputs: DataStore
+    encoder: Encoder | None
     histogram: NDArray[np.int64] | None
     task: Task
     model: nn.Module
@@ -118,15 +125,17 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
             # A simulated client's site file is here: what is wrong with it is better said before anything is trained.
             find_policy(client_folder(experiment, client))
     store, partitions = (open_test(experiment.data), None) if deployed else _simulated(experiment, objects)
-    task = build_task(experiment.task, store.info, objects.task)
+    encoder = open_encoder(experiment.task, store.info, device=device, deployed=deployed)
+    inputs = store if encoder is None else _encoded(store, encoder, cache_folder(experiment.data.cache))
+    task = build_task(experiment.task, inputs.info, objects.task)
     torch.manual_seed(derive_seed(experiment.seed, "model"))
     model = build_model(task)
     with telling("shared of the task"):
         shared = shared_names(task, model)
     metrics = metrics_of(task)
-    try_task(task, model, metrics, store.test, device=device)
+    try_task(task, model, metrics, inputs.test, device=device)
     with working("trying the model on synthetic records"):
-        checked = check_model(model, mechanism.requires, task=task, info=store.info)
+        checked = check_model(model, mechanism.requires, task=task, info=inputs.info)
     owners, histogram, shown = tuple[str, ...](), None, None
     if partitions is not None:
         owners = client_names(store, experiment.data)
@@ -134,7 +143,7 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
         sizes = np.diff(partitions.offsets).tolist()
         shown = _Shown(sizes=sizes, owners=owners, histogram=histogram) if _shows(experiment, plan) else None
     with working("looking at the ranges of the records"):
-        found, private = _looked_at(experiment, store, shown, task, model)
+        found, private = _looked_at(experiment, store, inputs, shown, task, model)
     found.append(run_warnings.of_statistics(experiment, model))
     if plan is not None:
         trained = sum(value.numel() for name, value in weights_of(model).items() if name in shared)
@@ -146,6 +155,8 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
     return Preparation(
         experiment=experiment,
         store=store,
+        inputs=inputs,
+        encoder=encoder,
         histogram=histogram,
         task=task,
         model=move_model(model, device),
@@ -170,6 +181,12 @@ def _simulated(experiment: Experiment, objects: CallerObjects) -> tuple[DataStor
     return objects.records or open_simulated(experiment.data, clients=clients, seed=experiment.seed)
 
 
+def _encoded(store: DataStore, encoder: Encoder, cache: Path) -> DataStore:
+    """Return the records with the features of an encoder: all of a simulation, before clients wait for them."""
+    train = encoded(store.train, encoder, cache) if len(store.train) else store.train
+    return replace(store, info=encoder.info, train=train, test=encoded(store.test, encoder, cache))
+
+
 class _Shown(NamedTuple):
     """What may be shown of the training records of a simulation: how many each client has, and their names."""
 
@@ -179,13 +196,19 @@ class _Shown(NamedTuple):
 
 
 def _looked_at(
-    experiment: Experiment, store: DataStore, shown: _Shown | None, task: Task, model: nn.Module
+    experiment: Experiment,
+    store: DataStore,
+    inputs: DataStore,
+    shown: _Shown | None,
+    task: Task,
+    model: nn.Module,
 ) -> tuple[list[str], list[str]]:
     """Return what is to be said of the records: in the report, and on the screen alone.
 
     Args:
         experiment: the experiment.
         store: the records.
+        inputs: the records as the model gets them.
         shown: the clients' numbers of records where training records may be looked at; ``None`` where not.
         task: the task.
         model: a model of it.
@@ -193,8 +216,8 @@ def _looked_at(
     Raises:
         TaskError: the model cannot be trained on a batch of one record, and there would be no other.
     """
-    found = run_warnings.of_ranges(task, store.test, store.info, which="test")
-    single = "" if mechanism_of(experiment).requires.per_record_gradients else _refused_alone(model, task, store.test)
+    found = run_warnings.of_ranges(task, inputs.test, inputs.info, which="test")
+    single = "" if mechanism_of(experiment).requires.per_record_gradients else _refused_alone(model, task, inputs.test)
     if single and (experiment.training.batch_size == 1 or (shown is not None and max(shown.sizes) == 1)):
         raise TaskError(
             f"the model cannot be trained on a batch of one record, and there would be no other: {single}. Set "
@@ -203,7 +226,7 @@ def _looked_at(
         )
     if shown is None:
         return found, []
-    private = [] if found else run_warnings.of_ranges(task, store.train, store.info, which="training")
+    private = [] if found else run_warnings.of_ranges(task, inputs.train, inputs.info, which="training")
     private.append(run_warnings.of_overlap(store.train, store.test))
     found.append(run_warnings.of_single_records(shown.sizes, shown.owners, single))
     if shown.histogram is not None:

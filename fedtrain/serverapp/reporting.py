@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 import fedtrain
 from fedtrain import __version__
 from fedtrain.config import to_flat
+from fedtrain.encoders import Encoder
 from fedtrain.errors import AppError
 from fedtrain.flower.app import ENTRY_POINTS, shipped
 from fedtrain.privacy import Event, merge
@@ -23,6 +24,7 @@ from fedtrain.privacy.mechanisms import mechanism_of_plan
 from fedtrain.report import (
     SCHEMA,
     DataSummary,
+    EncoderSummary,
     Evaluation,
     Evaluations,
     ModelFile,
@@ -120,6 +122,7 @@ def build_report(
             final=final,
             best=best,
             gradients=preparation.gradients,
+            encoder=_encoder(preparation.encoder),
         ),
         matrices=matrices,
         software=software_versions(),
@@ -127,6 +130,12 @@ def build_report(
         proof=None if trail is None else _UNSIGNED,
     )
     return report if trail is None else report.model_copy(update={"proof": trail.closed(report)})
+
+
+def _encoder(encoder: Encoder | None) -> EncoderSummary | None:
+    if encoder is None:
+        return None
+    return EncoderSummary(name=encoder.name, origin=encoder.origin, digest=encoder.digest, shape=encoder.info.shape)
 
 
 def matrices_of(preparation: Preparation, state: RunState) -> dict[str, NDArray[np.generic]]:

@@ -241,7 +241,7 @@ class Rounds:
             evaluation = evaluate(
                 self._preparation.model,
                 self._preparation.task,
-                self._preparation.store.test,
+                self._preparation.inputs.test,
                 round_number=state.round_number,
             )
         except (TaskError, RunError) as error:

@@ -23,6 +23,7 @@ from fedtrain.progress import shown
 from fedtrain.report import Evaluation, ModelFile, Report, best_of
 from fedtrain.report.evaluation import kept, not_finite, slim
 from fedtrain.report.html import render_html
+from fedtrain.report.numbers import short
 from fedtrain.report.wording import called, listed
 from fedtrain.serverapp import run_warnings
 from fedtrain.serverapp.audit_trail import AuditTrail
@@ -309,6 +310,10 @@ def _introduction(preparation: Preparation) -> str:
     text += f"{records}{len(preparation.store.test)} test records\n"
     if info.columns:
         text += f"features: {listed(info.columns)}\n"
+    if (encoder := preparation.encoder) is not None:
+        shape = "x".join(map(str, encoder.info.shape))
+        text += f"encoder: {short(encoder.name, 60)}, {shape} numbers for each record; "
+        text += f"origin: {short(encoder.origin, 200)}\n"
     owners = preparation.shown_owners
     if (histogram := preparation.shown_histogram) is not None:
         table = format_histogram(histogram, info.classes, owners)

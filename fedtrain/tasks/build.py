@@ -5,19 +5,17 @@ is written or sent, and a configuration holds the name of the task alone. No dig
 reader of the report, who has a guess of them all, see whether it is right, and no epsilon pays for that.
 """
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import Final, cast
 
 from fedtrain.config.sections import TaskConfig
 from fedtrain.data import DataInfo, DataStore, Partitions
 from fedtrain.errors import TaskError
 from fedtrain.tasks.base import Task, unknown
+from fedtrain.tasks.named import load_named
 from fedtrain.tasks.supervised import Multilabel, Regression, Tabular, Vision
-from fedtrain.tasks.user_code import described, telling
+from fedtrain.tasks.user_code import telling
 
 OBJECT: Final = "object"
 """Stands in ``data.source``, and before the colon in ``task.name``, where an object is in the place of a name."""
@@ -116,41 +114,7 @@ def factory_of(task: object) -> tuple[str, Callable[[DataInfo], object]]:
 
 
 def _load(name: str) -> Callable[[DataInfo], object]:
-    """Import the callable that the name ``module:attribute`` means."""
-    module_name, attribute = name.split(":", 1)
-    parts = [*module_name.split("."), attribute]
-    if module_name.endswith(".py") or not all(part.isidentifier() for part in parts):
-        raise TaskError(f'task.name = "{name}" is not of the form "module:attribute", for example "own_task:build".')
-    try:
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
-        if isinstance(error, ModuleNotFoundError) and error.name and f"{module_name}.".startswith(f"{error.name}."):
-            raise TaskError(
-                f'task.name = "{name}": there is no module "{error.name}" on Python\'s path; check the spelling, or '
-                "put the file into the current folder, or beside the pyproject.toml of your own app."
-            ) from None
-        raise TaskError(f'task.name = "{name}": importing "{module_name}" raised {described(error)}.') from error
-    if not hasattr(module, attribute):
-        defined = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module_name]
-        raise TaskError(
-            f'task.name = "{name}": the module "{module_name}" has no "{attribute}"; '
-            f"it defines: {', '.join(defined) or 'nothing that can be called'}.{_shadowed(module, module_name)}"
-        )
-    factory: object = getattr(module, attribute)
-    if not callable(factory):
-        raise TaskError(
-            f'task.name = "{name}" is of type {type(factory).__name__}, which cannot be called; it must be a function '
-            "or class that takes the DataInfo and returns a task."
-        )
-    return factory
-
-
-def _shadowed(module: ModuleType, name: str) -> str:
-    """Say where a file of the user's lies that Python passes over for another module of its name."""
-    own, found = Path.cwd() / f"{name.replace('.', '/')}.py", getattr(module, "__file__", None)
-    if not own.is_file() or (found is not None and Path(found).resolve() == own.resolve()):
-        return ""
-    return f" Python has a module of that name itself, and {own} is passed over: give the file another name."
+    return load_named("task.name", name, example="own_task:build", makes="takes the DataInfo and returns a task")
 
 
 def _own_task(name: str, factory: Callable[[DataInfo], object], info: DataInfo) -> Task:

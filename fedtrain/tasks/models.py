@@ -19,6 +19,7 @@ from fedtrain.tasks.base import unknown
 Shape = tuple[int, ...]
 
 _GROUPS = 8
+_IMAGE = 3  # dimensions of an image, and of the maps of an encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +29,18 @@ class Architecture:
     Attributes:
         build: makes a fresh model from the shape of a record and the number of classes.
         smallest: the least height and width of an image in pixels.
-        table: whether it also takes the records of a table.
+        table: whether it also takes records of any other shape: rows of a table, and what encoders return.
     """
 
     build: Callable[[Shape, int], nn.Module]
     smallest: int = 1
     table: bool = False
+
+    def fits(self, info: DataInfo) -> bool:
+        """Say whether it takes records of a schema."""
+        if info.kind == "table" or len(info.shape) != _IMAGE:
+            return self.table
+        return min(info.shape[1:]) >= self.smallest
 
 
 def cnn_cifar(shape: Shape, classes: int) -> nn.Module:
@@ -157,21 +164,20 @@ ARCHITECTURES = {
 def choose(info: DataInfo) -> str:
     """Return the name of the model to use where the configuration names none.
 
-    Tables: ``mlp``. Images by their shorter side: ``cnn-cifar`` from 32 pixels, ``cnn-small`` from 8, ``mlp`` below.
+    Tables: ``mlp``. Features of an encoder: ``linear``.
+    Images by their shorter side: ``cnn-cifar`` from 32 pixels, ``cnn-small`` from 8, ``mlp`` below.
     """
     if info.kind == "table":
         return "mlp"
+    if info.kind == "encoded":
+        return "linear"
     side = min(info.shape[1:])
     return next((name for name, least in (("cnn-cifar", 32), ("cnn-small", 8)) if side >= least), "mlp")
 
 
 def find(name: str, info: DataInfo) -> Architecture:
     """Return the named model, or raise ``TaskError`` if it is unknown or does not fit the records."""
-    fits = [
-        known
-        for known, model in ARCHITECTURES.items()
-        if (model.table if info.kind == "table" else min(info.shape[1:]) >= model.smallest)
-    ]
+    fits = [known for known, model in ARCHITECTURES.items() if model.fits(info)]
     if name not in ARCHITECTURES:
         raise unknown("task.model", name, fits, " (those that fit the data)")
     if name not in fits:

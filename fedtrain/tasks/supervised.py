@@ -2,14 +2,14 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fedtrain.config.sections import TaskConfig
-from fedtrain.data.types import DataInfo, TargetKind
+from fedtrain.data.types import DataInfo, Kind, TargetKind
 from fedtrain.errors import TaskError
 from fedtrain.tasks import models
 from fedtrain.tasks.base import Batch, Metrics, Records, Task
@@ -20,7 +20,6 @@ PADDING = 4
 Encoding = Callable[[Tensor, torch.Generator | None], Tensor]
 """From stored features (n, *shape) to inputs, float32; with a generator for training, without one for evaluation."""
 
-Kind = Literal["image", "table"]
 
 _FITTING = {
     ("image", "class"): "vision",
@@ -29,6 +28,9 @@ _FITTING = {
     ("table", "number"): "regression",
     ("image", "labels"): "multilabel",
     ("table", "labels"): "multilabel",
+    ("encoded", "class"): "vision",
+    ("encoded", "number"): "regression",
+    ("encoded", "labels"): "multilabel",
 }
 
 
@@ -46,7 +48,7 @@ class Supervised(Task):
         TaskError: the features or the target are of another kind, or do not fit the model.
     """
 
-    kinds: ClassVar[tuple[Kind, ...]] = ("image", "table")
+    kinds: ClassVar[tuple[Kind, ...]] = ("image", "table", "encoded")
     target: ClassVar[TargetKind]
 
     def __init__(self, config: TaskConfig, info: DataInfo) -> None:
@@ -65,6 +67,7 @@ class Supervised(Task):
         self.info = info
         self._encode: Encoding = {
             "table": encode_columns,
+            "encoded": encode_columns,
             "image": augment_pixels if config.augment else encode_pixels,
         }[info.kind]
         self._architecture = models.find(models.choose(info) if config.model is None else config.model, info)
@@ -117,13 +120,13 @@ class Classification(Supervised):
 class Vision(Classification):
     """Puts images into classes. ``task.model``: every name in ``fedtrain.tasks.models``."""
 
-    kinds = ("image",)
+    kinds = ("image", "encoded")
 
 
 class Tabular(Classification):
     """Puts rows of numbers into classes. ``task.model``: ``mlp`` (the default) or ``linear``."""
 
-    kinds = ("table",)
+    kinds = ("table", "encoded")
 
 
 class Regression(Supervised):
@@ -181,7 +184,7 @@ _WORDS: dict[TargetKind, str] = {"class": "class", "number": "number", "labels":
 
 
 def encode_columns(features: Tensor, generator: torch.Generator | None) -> Tensor:  # noqa: ARG001 -- an `Encoding`
-    """Return the features of a table, float32 of shape (n, features), as they are.
+    """Return the features of a table or of an encoder, float32 of shape (n, *shape), as they are.
 
     They are not standardised, because means and deviations are statistics of private records. Bring columns to
     similar ranges with constants that are public before training.

@@ -124,6 +124,29 @@ def test_what_the_modes_allow(flat):
     from_flat(flat)
 
 
+@pytest.mark.parametrize(
+    ("flat", "message"),
+    [
+        ({"task.encoder": "own:build"}, 'encoder = "own:build" has no declared origin: say in encoder_origin'),
+        ({"task.encoder": "scatter"}, 'encoder = "scatter" is not known; allowed: "scattering", or your own'),
+        ({"task.encoder": "scattering", "task.encoder_origin": "mine"}, 'the origin of "scattering" is known; unset'),
+        ({"task.encoder_origin": "mine"}, "encoder_origin is set, and encoder is not"),
+        ({"task.encoder_digest": "0" * 64}, "encoder_digest is set, and encoder is not"),
+        ({"task.encoder": "scattering", "task.encoder_digest": "0"}, "task.encoder_digest = '0'"),
+        ({"task.encoder": "scattering", "task.augment": True}, "features of a record are computed once"),
+    ],
+)
+def test_an_encoder_has_one_declared_origin_and_unchanging_records(flat, message):
+    with pytest.raises(ConfigError, match=message):
+        from_flat(flat)
+
+
+def test_an_encoder_has_the_origin_that_is_declared_or_known():
+    assert from_flat({}).task.origin is None
+    assert from_flat({"task.encoder": "own:build", "task.encoder_origin": "a book"}).task.origin == "a book"
+    assert from_flat({"task.encoder": "scattering"}).task.origin.startswith("no records at all")
+
+
 def test_all_problems_are_told_at_once():
     with pytest.raises(ConfigError) as caught:
         from_flat({"federation.clients": 0, "training.learning_rate": -1.0})
