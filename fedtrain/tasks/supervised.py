@@ -48,11 +48,12 @@ class Supervised(Task):
         TaskError: the features or the target are of another kind, or do not fit the model.
     """
 
-    kinds: ClassVar[tuple[Kind, ...]] = ("image", "table", "encoded")
+    kinds: ClassVar[tuple[Kind, ...]] = ("image", "table")
     target: ClassVar[TargetKind]
 
     def __init__(self, config: TaskConfig, info: DataInfo) -> None:
-        if info.kind not in self.kinds or info.target.kind != self.target:
+        # Of what kind encoded records were nothing says, and any task takes them.
+        if info.kind not in (*self.kinds, "encoded") or info.target.kind != self.target:
             raise TaskError(
                 f'task.name = "{config.name}" takes data of kind "{" or ".join(self.kinds)}" with a '
                 f'{_WORDS[self.target]} as target, and this data set is of kind "{info.kind}" with a '
@@ -120,13 +121,13 @@ class Classification(Supervised):
 class Vision(Classification):
     """Puts images into classes. ``task.model``: every name in ``fedtrain.tasks.models``."""
 
-    kinds = ("image", "encoded")
+    kinds = ("image",)
 
 
 class Tabular(Classification):
     """Puts rows of numbers into classes. ``task.model``: ``mlp`` (the default) or ``linear``."""
 
-    kinds = ("table", "encoded")
+    kinds = ("table",)
 
 
 class Regression(Supervised):

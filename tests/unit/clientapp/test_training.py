@@ -218,7 +218,8 @@ def test_another_name_of_the_same_records_does_not_reset_the_budget(private, nod
             records = super().records(number)
             return dataclasses.replace(records, features=records.features[order], targets=records.targets[order])
 
-    assert "budget" in refusal(client, request_of(private), Shuffled(**vars(site)))
+    parts = {field.name: getattr(site, field.name) for field in dataclasses.fields(site)}
+    assert "budget" in refusal(client, request_of(private), Shuffled(**parts))
 
 
 def test_the_same_round_again_is_not_charged_twice_and_tells_nothing_new(private, node, request_of):
