@@ -161,8 +161,8 @@ def _parsed(path: Path, data: bytes) -> SiteFile:
         )
         raise SiteError(
             f"the site file {path} cannot be used:\n{problems}\nit has [budget] epsilon and delta, and may have "
-            "[policy] minimum_noise, trust, colluders, tasks, encoders, modes and noise, [transport] sealed, secagg and "
-            "minimum_cohort, and [data]"
+            "[policy] minimum_noise, trust, colluders, tasks, encoders, modes and noise, [transport] sealed, secagg "
+            "and minimum_cohort, and [data]"
         ) from error
     except ValueError as error:
         raise SiteError(f"the site file {path} is not TOML: {error}") from error
