@@ -10,6 +10,7 @@ from fedtrain.config import Transport as ConfiguredTransport
 from fedtrain.errors import ConfigError
 from fedtrain.ledger import Asked, Completed, SecureSum
 from fedtrain.privacy.mechanisms import mechanism_of_plan
+from fedtrain.privacy.shares import NoiseShares
 from fedtrain.report.parts import RoundEntry
 from fedtrain.report.wording import summary
 from fedtrain.secagg import Parameters, check_noise
@@ -49,6 +50,7 @@ def transport(evidence: Evidence) -> Finding:
             last[record.round] = record
             if asked is not None:  # the check "rounds" is about the others
                 problems += _otherwise(where, asked, record)
+                problems += _shares(where, asked, record, evidence.plan.spec.shares)
             if record.secagg is not None:
                 problems += _sum(where, record, record.secagg, asked, secret=evidence.secret)
                 problems += _parameters(evidence, where, record, record.secagg, configured.secagg)
@@ -78,6 +80,23 @@ def _otherwise(where: str, asked: Asked, record: Completed) -> list[str]:
         for word, (before, after) in pairs.items()
         if before != after
     ]
+
+
+def _shares(where: str, asked: Asked, record: Completed, shares: NoiseShares | None) -> list[str]:
+    """Say where a sum has fewer shares of noise in it than epsilon counts, or was asked of another cohort."""
+    if shares is None:
+        return []
+    problems = []
+    if len(record.updates) < shares.threshold:
+        problems.append(
+            f"{where}: {len(record.updates)} clients have shares of the noise in the sum, and epsilon counts on "
+            f"{shares.threshold}"
+        )
+    if len(set(asked.cohort)) != shares.members:
+        problems.append(
+            f"{where}: it was asked of {len(set(asked.cohort))} clients, and the noise is shared by {shares.members}"
+        )
+    return problems
 
 
 def _impossible(evidence: Evidence, experiment: Experiment) -> list[str]:

@@ -16,7 +16,9 @@ from fedtrain.ledger.statement import PAYLOAD_TYPE as STATEMENT
 from fedtrain.ledger.statement import Statement
 from fedtrain.privacy import AdaptiveClipping, PrivacyPlan, PrivacySpec, SampledGaussian
 from fedtrain.privacy.correlation import Correlation
+from fedtrain.privacy.mechanisms import mechanism_of_plan
 from fedtrain.privacy.mechanisms.banded import ClientBanded
+from fedtrain.privacy.shares import NoiseShares
 from fedtrain.report import SCHEMA, Report, body_digest
 from fedtrain.report.claim import ClientLedger, derive_claim
 from fedtrain.trust import Roster
@@ -117,7 +119,7 @@ class World:
         return self.plan.spec.neighbouring == "add or remove one client"
 
     def entry(self, client, number, status, **changes):
-        steps = self.plan.spec.steps if self.secret else self.plan.spec.steps_per_round
+        event = mechanism_of_plan(self.plan).reservation(self.plan)
         return {
             "dataset": digest("records", client),
             "run": self.run,
@@ -125,7 +127,7 @@ class World:
             "plan": self.plan.digest,
             "model": digest(self.run, "model", number),
             "update": digest(self.run, "update", number, client) if status == "settled" else None,
-            "event": self.plan.event(steps).as_data(),
+            "event": event.as_data(),
             "unit": self.plan.spec.unit,
             "noise": self.noise,
             "status": status,
@@ -194,7 +196,8 @@ class World:
         if not self.secagg:
             return None
         silent = [client for when, client in self.mute if when == number]
-        return {"threshold": cohort - 1, "neighbours": cohort - 1, "bits": 16, "silent": silent}
+        bits = 16 if self.plan.spec.shares is None else self.plan.spec.shares.bits
+        return {"threshold": cohort - 1, "neighbours": cohort - 1, "bits": bits, "silent": silent}
 
     @property
     def config(self):
@@ -224,6 +227,9 @@ class World:
             given |= {"privacy.adaptive_clipping": True, "privacy.clipping_quantile": spec.adaptive.quantile}
             given |= {"privacy.clipping_rate": spec.adaptive.learning_rate}
             given |= {"privacy.clipping_noise": spec.adaptive.count_noise}
+        if spec.shares is not None:
+            given |= {"privacy.trust": "distributed", "privacy.colluders": spec.shares.colluders}
+            given |= {"transport.secagg.threshold": spec.shares.threshold, "transport.secagg.bits": spec.shares.bits}
         given |= {f"transport.{key}": value for key, value in self.configured.items()}
         return to_flat(from_flat(given))
 
@@ -373,6 +379,13 @@ def parts(given):
 
 def record_world(**changes):
     return World(plan=PrivacyPlan(spec=spec(), noise_multiplier=2.0), **changes)
+
+
+def shared_world(**changes):
+    """Give a federation in record privacy whose clients share the noise."""
+    shares = NoiseShares(members=4, threshold=3, colluders=1, bits=22, reach=16)
+    plan = PrivacyPlan(spec=spec(steps_per_round=1, shares=shares), noise_multiplier=2.0, kind="skellam-shares")
+    return World(plan=plan, **changes)
 
 
 def client_world(cohorts="poisson", **changes):
