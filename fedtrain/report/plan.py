@@ -12,7 +12,9 @@ from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.accounting import COARSE, FINE, Bound, claim, epsilon_of, second_opinion
 from fedtrain.privacy.correlation import Correlation, mean_error
 from fedtrain.privacy.mechanisms import mechanism_of, mechanism_of_plan
+from fedtrain.report import trusts
 from fedtrain.report.numbers import count, exact, upper
+from fedtrain.report.trusts import TrustedNoise
 
 _BAR = 40  # letters
 _ROWS = 10  # numbers of rounds up to all rounds
@@ -41,12 +43,14 @@ class PlanSummary:
         accountants: bounds on the epsilon of all rounds: the claim, then the second opinion.
         rounds: what so many rounds spend, up to all rounds, and of twice all.
         alternatives: what all rounds would spend with other noise and sampling rates, the steps being the same.
+        trusts: where clients share the noise, what the same guarantee takes by who adds it; else nothing.
     """
 
     plan: PrivacyPlan
     accountants: tuple[Bound, ...]
     rounds: tuple[Projection, ...]
     alternatives: tuple[Projection, ...]
+    trusts: tuple[TrustedNoise, ...] = ()
 
     @property
     def epsilon(self) -> float:
@@ -80,6 +84,7 @@ class PlanSummary:
             "noise_multiplier": self.noise_multiplier,
             "value_noise_multiplier": self.plan.value_noise_multiplier,
             **_correlation_data(self.plan),
+            **trusts.as_data(self.trusts),
             "epsilon": self.epsilon,
             "delta": self.delta,
             "budget": self.budget,
@@ -113,9 +118,11 @@ def summarize_plan(experiment: Experiment) -> PlanSummary:
         )
     made = mechanism.plan(experiment)
     event, delta = mechanism.event(made, made.spec.rounds), made.spec.delta
+    bound = claim([event], delta)
     return PlanSummary(
         plan=made,
-        accountants=(claim([event], delta), second_opinion([event], delta)),
+        accountants=(bound, second_opinion([event], delta)),
+        trusts=trusts.compare(made, bound),
         rounds=_over_rounds(made, _rounds(made.spec.rounds)),
         alternatives=_alternatives(made),
     )
@@ -134,6 +141,7 @@ def _text(summary: PlanSummary) -> list[str]:
         *_promise(made, bounds[0].epsilon),
         "",
         *_noise(made),
+        *(trusts.lines(made, summary.trusts) if summary.trusts else ()),
         f"Sampling rate {exact(spec.sampling_rate)}; {spec.rounds} rounds of {spec.steps_per_round} {steps} at most.",
         "",
         *[_bound(*named) for named in zip(("Claim", "Second opinion"), bounds, strict=True)],
@@ -173,6 +181,8 @@ def _noise(made: PrivacyPlan) -> list[str]:
         )
     if spec.correlation is not None:
         lines.append(_correlation(made, spec.correlation))
+    if spec.shares is not None:
+        return lines
     lines.append(
         f"The sum of contributions, each of norm at most {exact(spec.clip_norm)}, has noise of deviation "
         f"{values * spec.clip_norm:.4g} and is divided by {spec.divisor}."

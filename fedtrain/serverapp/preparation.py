@@ -149,6 +149,7 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
         trained = sum(value.numel() for name, value in weights_of(model).items() if name in shared)
         if mechanism.shares_noise:
             plan.grid.check_length(trained)
+            found.append(run_warnings.of_shares(plan))
         found.append(run_warnings.of_noise(plan, experiment, trained))
         if shown is not None:
             found += run_warnings.of_sizes(plan, shown.sizes, shown.owners)

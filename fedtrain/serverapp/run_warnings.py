@@ -23,6 +23,7 @@ from fedtrain.privacy.mechanisms import mechanism_of, mechanism_of_plan
 from fedtrain.report import Evaluation, Evaluations, Metric, RoundEntry, better
 from fedtrain.report.evaluation import is_empty, not_finite
 from fedtrain.report.numbers import count, short
+from fedtrain.report.trusts import nothing_gained
 from fedtrain.report.wording import called, cause
 from fedtrain.tasks import Records, Task
 from fedtrain.tasks.calls import collate
@@ -195,6 +196,12 @@ def of_noise(plan: PrivacyPlan, experiment: Experiment, parameters: int) -> str:
         "smaller model, sum over more records or clients in a step, take more rounds at the same epsilon, or allow a "
         "larger epsilon"
     )
+
+
+def of_shares(plan: PrivacyPlan) -> str:
+    """Say that nothing is gained where the noise is shared, and epsilon counts on one share; empty where it is not."""
+    shares = plan.spec.shares
+    return nothing_gained(plan) if shares is not None and shares.honest == 1 else ""
 
 
 def of_single_records(sizes: Sequence[int], owners: Sequence[str], problem: str) -> str:

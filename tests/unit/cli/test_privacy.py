@@ -70,6 +70,35 @@ def test_the_bars_grow_with_the_rounds_and_show_where_the_budget_is():
     assert lengths == sorted(lengths)
 
 
+SHARED = {"privacy.trust": "distributed", "privacy.colluders": 1, "privacy.epsilon": 4.0}
+SHARED_RECORD = {**RECORD, **SHARED, "training.local_steps": 1}
+
+
+@pytest.mark.parametrize("flat", [SHARED_RECORD, {**CAPPED, **SHARED}], ids=["record", "client"])
+def test_shared_noise_is_compared_with_that_of_each_client_and_of_a_trusted_server(flat):
+    result = call(flat, "--json")
+    trusts = {row["trust"]: row for row in json.loads(result.stdout)["trusts"]}
+    local, shared, central = trusts["local"], trusts["distributed"], trusts["central"]
+    members, honest = 10, 6
+    assert local["deviation"] == pytest.approx(central["deviation"] * members**0.5)
+    # All ten shares are in the mean of a cohort, and six of them are counted; rounding costs a per cent or two.
+    assert shared["deviation"] == pytest.approx(central["deviation"] * (members / honest) ** 0.5, rel=0.03)
+    assert all(row["epsilon"] <= 4.0 for row in trusts.values())
+    own = flat | {"privacy.trust": "", "privacy.colluders": ""}
+    assert plan_of(own).noise_multiplier == pytest.approx(local["noise_multiplier"])
+    text = call(flat).stdout
+    assert "epsilon counts 6 shares:\nthose of 7 survivors less 1 that may collude." in text
+    assert re.search(r"^distributed \* +[\d.]+ +[\d.]+ +[34]\.\d+  that no more clients collude$", text, re.MULTILINE)
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_a_plan_that_counts_on_one_share_says_that_nothing_is_gained():
+    three = {**SHARED_RECORD, "federation.clients": 3, "federation.cohort": 3}
+    assert "counts on one share: each client adds as much noise as it would alone" in call(three).stdout
+    assert "nothing is gained" not in call({**three, "privacy.colluders": 0}).stdout
+    assert "nothing is gained" not in call({**three, "transport.secagg.threshold": 3}).stdout
+
+
 @pytest.mark.parametrize(
     ("flat", "words", "rates"),
     [
