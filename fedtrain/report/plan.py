@@ -233,30 +233,22 @@ def _table(others: Sequence[Projection], made: PrivacyPlan) -> list[str]:
     rows = [f"{'noise':>12} " + "".join(f"{'rate ' + format(rate, '.4g'):>15} " for rate in rates).rstrip()]
     for noise in noises:
         marks = [" *"[(noise, rate) == chosen] for rate in rates]
-        values = [f"{upper(cells[noise, rate]):>15}{mark}" for rate, mark in zip(rates, marks, strict=True)]
+        found = [upper(cells[noise, rate]) if (noise, rate) in cells else "no bound" for rate in rates]
+        values = [f"{value:>15}{mark}" for value, mark in zip(found, marks, strict=True)]
         rows.append(f"{noise:>12.4g} " + "".join(values).rstrip())
     return [*rows, "", "* the plan"]
 
 
 def _over_rounds(plan: PrivacyPlan, rounds: Iterable[int]) -> tuple[Projection, ...]:
-    """Return what the plan has spent after each number of rounds."""
-    spec = plan.spec
-    return tuple(
-        Projection(
-            rounds=number,
-            noise_multiplier=plan.noise_multiplier,
-            sampling_rate=spec.sampling_rate,
-            epsilon=epsilon_of([mechanism_of_plan(plan).event(plan, number)], spec.delta, discretization=FINE),
-        )
-        for number in rounds
-    )
+    """Return what the plan has spent after each number of rounds, where anything bounds it."""
+    return tuple(filter(None, (_projection(plan, number, FINE) for number in rounds)))
 
 
 def _alternatives(plan: PrivacyPlan) -> tuple[Projection, ...]:
     """Return what all rounds of the plan would spend with other noise and rates, the steps being the same.
 
-    A plan that counts on no sampling has no other rates. Shared noise that does not fit in its bits is left out. The
-    grid is the coarse one, except for the plan itself.
+    A plan that counts on no sampling has no other rates. Shared noise is left out that does not fit in its bits, or is
+    so little that nothing bounds epsilon. The grid is the coarse one, except for the plan itself.
     """
     spec = plan.spec
     rates = {1.0} if spec.sampling_rate == 1 else {min(spec.sampling_rate * factor, 1.0) for factor in _RATE_FACTORS}
@@ -265,18 +257,17 @@ def _alternatives(plan: PrivacyPlan) -> tuple[Projection, ...]:
         for rate in sorted(rates)
         for factor in _NOISE_FACTORS
     )
-    return tuple(filter(None, (_alternative(other, itself=other == plan) for other in others)))
+    found = (_projection(other, spec.rounds, FINE if other == plan else COARSE) for other in others)
+    return tuple(filter(None, found))
 
 
-def _alternative(plan: PrivacyPlan, *, itself: bool) -> Projection | None:
+def _projection(plan: PrivacyPlan, rounds: int, discretization: float) -> Projection | None:
     spec = plan.spec
     try:
-        event = mechanism_of_plan(plan).event(plan, spec.rounds)
+        event = mechanism_of_plan(plan).event(plan, rounds)
+        epsilon = epsilon_of([event], spec.delta, discretization=discretization)
     except PrivacySpecError:
         return None
     return Projection(
-        rounds=spec.rounds,
-        noise_multiplier=plan.noise_multiplier,
-        sampling_rate=spec.sampling_rate,
-        epsilon=epsilon_of([event], spec.delta, discretization=FINE if itself else COARSE),
+        rounds=rounds, noise_multiplier=plan.noise_multiplier, sampling_rate=spec.sampling_rate, epsilon=epsilon
     )

@@ -144,6 +144,36 @@ def test_a_fallback_is_told():
     assert "dp-accounting PLD, pessimistic gave no bound: the rounding of" in result.stdout
 
 
+SHARED = {
+    **RECORD,
+    "privacy.trust": "distributed",
+    "privacy.colluders": 1,
+    "training.batch_size": 16,
+    "privacy.sampling_rate": 0.05,
+    "privacy.epsilon": 8.0,
+    "privacy.delta": 1e-5,
+    "federation.rounds": 10,
+    "transport.secagg.enabled": True,
+}
+del SHARED["training.local_steps"]
+
+
+def test_integer_noise_that_has_no_bound_is_no_alternative():
+    result = call(SHARED)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "Claim: all rounds spend epsilon 8.00, by dp-accounting PLD of close Gaussians" in result.stdout
+    assert re.search(r"^ +0\.\d+ +[\d.]+ +no bound +no bound$", result.stdout, flags=re.MULTILINE)
+    answer = json.loads(call(SHARED, "--json").stdout)
+    mine, others = answer["plan"]["noise_multiplier"], answer["alternatives"]
+    assert [other["sampling_rate"] for other in others if other["noise_multiplier"] < 0.6 * mine] == [0.025]
+    assert len([other for other in others if other["noise_multiplier"] == mine]) == 3
+
+
+def test_rounds_beyond_all_bounds_are_left_out():
+    answer = json.loads(call({**SHARED, "privacy.epsilon": 27.0}, "--json").stdout)
+    assert [each["rounds"] for each in answer["rounds"]] == [*range(1, 11)]
+
+
 def test_an_epsilon_that_protects_nobody_is_called_so():
     assert "protects nobody in practice" in call({**CAPPED, "privacy.epsilon": 30.0}).stdout
 
