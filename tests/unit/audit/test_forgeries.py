@@ -529,7 +529,7 @@ def test_seeded_noise_is_not_taken_for_secure(judge):
     world = record_world(noise="seeded")
     plain = world.report()
     verdict, checks = judge(plain, world.roster)
-    assert verdict.holds
+    assert verdict.outcome == "simulation"
     assert checks["noise"].status == "not proven"
     assert "seeded noise protects nobody" in checks["noise"].detail
     _, checks = judge(changed(plain, "privacy.noise", "secure"), world.roster)
@@ -544,7 +544,7 @@ def test_seeded_noise_is_not_taken_for_secure(judge):
 def test_with_seeded_noise_a_round_done_again_has_one_entry(judge):
     world = record_world(noise="seeded")
     verdict, _ = judge(round_repeated(world, world.report()), world.roster)
-    assert verdict.holds
+    assert verdict.outcome == "simulation"
 
 
 # --- with files of the clients --------------------------------------------------------------------------------------
