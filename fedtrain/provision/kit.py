@@ -38,6 +38,11 @@ delta = 1e-5
 minimum_noise = 0.5
 # "record": noise is added here, to every step. "client" trusts the server with the noise. "none" guarantees nothing.
 modes = ["record"]
+# Who may add noise: "local" is this site alone. "distributed": the sites of a cohort share it, and the server gets sums
+# alone; that protects as long as no more of them collude with the server than an experiment allows for. Add it if you
+# agree to that, and say in colluders how many an experiment has to allow for at least.
+trust = ["local"]
+colluders = 0
 # "secure" comes from the operating system. "seeded" is for simulations.
 noise = ["secure"]
 # What may be trained: a built-in task, or a task of an app that you have read, as "module:attribute".

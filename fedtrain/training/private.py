@@ -118,9 +118,18 @@ class PrivateTrainer:
                 check.after_step()
 
     def gradient_sum(
-        self, model: nn.Module, task: Task, records: Records, settings: RoundSettings, *, clip_norm: float
-    ) -> dict[str, Tensor]:
+        self,
+        model: nn.Module,
+        task: Task,
+        records: Records,
+        settings: RoundSettings,
+        *,
+        clip_norm: float,
+        checked: bool = False,
+    ) -> tuple[dict[str, Tensor], bool]:
         """Return the sum of the clipped gradients of one batch of the records, by name, in float64 and without noise.
+
+        Returned too is whether the model was checked on records of the batch, or was so before.
 
         The noise is for the caller to add; a sum without it is not to leave the client. Chunks of a batch are added up
         in float64.
@@ -131,25 +140,39 @@ class PrivateTrainer:
             records: those that the batch is drawn of.
             settings: of the round; only the seed is used.
             clip_norm: bound on the norm of each record's gradient.
+            checked: whether the first steps of the model on these records have been checked, and this one need not be.
 
         Raises:
             TaskError: the model or the losses do not give each record a gradient of its own.
             ClientError: the self-check failed.
         """
-        with self._steps(model, task, records, settings, clip_norm=clip_norm) as steps:
+        with self._steps(model, task, records, settings, clip_norm=clip_norm, checked=checked) as steps:
             sums = self._clipped_sum(steps, exact=True)
         names = names_of(model)
         trained = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
-        return {names[name]: total for name, total in zip(trained, sums, strict=True)}
+        return {names[name]: total for name, total in zip(trained, sums, strict=True)}, steps.check.compared
 
     @contextmanager
     def _steps(
-        self, model: nn.Module, task: Task, records: Records, settings: RoundSettings, *, clip_norm: float
+        self,
+        model: nn.Module,
+        task: Task,
+        records: Records,
+        settings: RoundSettings,
+        *,
+        clip_norm: float,
+        checked: bool = False,
     ) -> Iterator["_Steps"]:
         """Get ready for the steps of a round."""
         model.train()
         # A loop over records is what is compared with.
-        spot = None if self.preflight.way == "loop" else SpotCheck(model, task, self.preflight, clip_norm=clip_norm)
+        spot = (
+            None
+            if checked or self.preflight.way == "loop"
+            else SpotCheck(model, task, self.preflight, clip_norm=clip_norm)
+        )
+        check = SelfCheck(model, clip_norm=clip_norm, std=self.plan.noise_multiplier * clip_norm)
+        check.done = check.compared = checked
         with self._ready(model) as watching:
             yield _Steps(
                 model=model,
@@ -160,7 +183,7 @@ class PrivateTrainer:
                 parameters=trainable(model),
                 watching=watching,
                 spot=spot,
-                check=SelfCheck(model, clip_norm=clip_norm, std=self.plan.noise_multiplier * clip_norm),
+                check=check,
                 weights=Weights(model),
             )
 

@@ -58,6 +58,9 @@ sealed = recording("sealed", SEALED)
 masked = recording("masked", MASKED)
 # Says nothing of its transport.
 private = recording("private", PRIVATE)
+SHARED = {**PRIVATE, "privacy.trust": "distributed", "privacy.colluders": 0, "training.local_steps": 1}
+# Likewise.
+shared = recording("shared", SHARED)
 
 
 def final(run):
@@ -158,6 +161,28 @@ def test_a_private_run_is_sealed_and_summed_unless_told_otherwise(cli, private, 
     assert near(final(private), final(unprotected))
     audit = cli.call("audit", private.out / "report.json", "--roster", private.out / "roster.json")
     assert audit.status == 4, audit.stdout  # a simulation, of which no check fails
+
+
+def test_noise_that_three_sites_share_is_in_a_sum_that_is_exact(cli, shared, tmp_path):
+    """Two of three shares are counted; and the model is, bit for bit, that of the same whole numbers without masks."""
+    for entry in shared.report["round_log"]:
+        assert entry["sealed"] is True
+        assert (entry["secagg"]["threshold"], entry["secagg"]["lost_masking"], entry["secagg"]["bits"]) == (2, 0, 22)
+        assert sorted(entry["completed"]) == list(range(CLIENTS))
+    numbers = shared.report["privacy"]["mechanism"]["shares"]
+    assert (numbers["members"], numbers["threshold"], numbers["colluders"], numbers["honest"]) == (CLIENTS, 2, 0, 2)
+    assert not readable(weights(shared), *everything(shared))
+    audit = cli.call("audit", shared.out / "report.json", "--roster", shared.out / "roster.json")
+    assert "fails" not in audit.stdout, audit.stdout
+    local = {**SETTINGS, **SHARED, **OPEN}
+    arguments = [word for key, value in local.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    (tmp_path / "experiment.toml").touch()
+    unmasked = cli.run("--config", tmp_path / "experiment.toml", *arguments, out=tmp_path / "local")
+    assert unmasked.status == 0, unmasked.stderr
+    mine, theirs = final(shared), final(unmasked)
+    assert {name: value.tobytes() for name, value in mine.items()} == {
+        name: value.tobytes() for name, value in theirs.items()
+    }
 
 
 def near(mine, theirs):
