@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedtrain.config import Experiment, from_flat, to_flat
-from fedtrain.errors import ConfigError, ReportError, StorageError
+from fedtrain.errors import ConfigError, ReportError, StorageError, UsageError
 from fedtrain.files import current_folder
 from fedtrain.progress import shown
 
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from fedtrain.report import Report
     from fedtrain.report.plan import PlanSummary
     from fedtrain.serverapp.events import Event
-    from fedtrain.tasks import CallerObjects
+    from fedtrain.statistics import Estimates
+    from fedtrain.tasks import CallerObjects, Task
     from fedtrain.trust import Roster
 
 
@@ -88,9 +89,57 @@ class Run:
         import torch
         from safetensors.torch import load
 
-        from fedtrain.data.types import DataInfo, Encoded
-        from fedtrain.tasks import build_model, build_task, load_weights
+        from fedtrain.tasks import build_model, load_weights
+        from fedtrain.tasks.least_squares import LeastSquares
 
+        weights = self._weights(which)
+        task = self._task()
+        with torch.random.fork_rng(devices=[]):
+            model = task.fitted() if isinstance(task, LeastSquares) else build_model(task)
+        load_weights(model, load(weights))
+        return model.eval()
+
+    def statistics(self) -> "Estimates":
+        """Return the statistics of a run of the task "statistics", each with the standard error that noise gives it.
+
+        They are read from the noisy sum in the run folder, by what is public: no privacy is spent.
+
+        Raises:
+            UsageError: the run is of another task.
+            StorageError: the run has no sum, or the file is not the one of the report.
+        """
+        from safetensors.numpy import load
+
+        from fedtrain.privacy.mechanisms import mechanism_of_plan, read_plan
+        from fedtrain.tasks.column_statistics import ColumnStatistics
+
+        task, mechanism = self._task(), self.report.privacy.mechanism
+        if not isinstance(task, ColumnStatistics) or mechanism is None:
+            raise UsageError(f'{self.path} is no run of task.name = "statistics"')
+        if not self.report.round_log:
+            raise StorageError(f"the run in {self.path} has no sum: its only round was not completed")
+        clients = len(self.report.round_log[0].completed or ())
+        plan = read_plan(mechanism.plan)
+        return task.read(
+            load(self._weights("final")),
+            from_flat(self.report.config),
+            noise=mechanism_of_plan(plan).deviation(plan, clients),
+            units=plan.spec.divisor * clients,
+        )
+
+    def _task(self) -> "Task":
+        from fedtrain.data.types import DataInfo, Encoded
+        from fedtrain.tasks import build_task
+        from fedtrain.tasks.least_squares import with_solver
+
+        data, experiment = self.report.data, from_flat(self.report.config)
+        schema = {"kind": data.kind, "shape": data.shape, "target": data.target, "names": data.classes}
+        info = DataInfo.from_json(schema | {"columns": data.features})
+        if (encoder := self.report.model.encoder) is not None:
+            info = replace(info, features=Encoded(shape=encoder.shape))
+        return with_solver(build_task(experiment.task, info, self.task), experiment, info)
+
+    def _weights(self, which: Literal["final", "best"]) -> bytes:
         saved = self.report.model.final if which == "final" else self.report.model.best
         if saved is None:
             raise StorageError(f"the run in {self.path} has saved no {which} model")
@@ -101,16 +150,7 @@ class Run:
             raise StorageError(f"cannot read the model {file}: {error.strerror or error}") from error
         if sha256(weights).hexdigest() != saved.sha256:
             raise StorageError(f"{file} is not the model of the report: its SHA-256 is another")
-        data = self.report.data
-        schema = {"kind": data.kind, "shape": data.shape, "target": data.target, "names": data.classes}
-        info = DataInfo.from_json(schema)
-        if (encoder := self.report.model.encoder) is not None:
-            info = replace(info, features=Encoded(shape=encoder.shape))
-        task = build_task(from_flat(self.report.config).task, info, self.task)
-        with torch.random.fork_rng(devices=[]):
-            model = build_model(task)
-        load_weights(model, load(weights))
-        return model.eval()
+        return weights
 
 
 def plan(experiment: Experiment) -> "PlanSummary":

@@ -21,6 +21,7 @@ from fedtrain.errors import ClientError, SiteError
 from fedtrain.machines import NodeFolder
 from fedtrain.tasks import NO_OBJECTS, CallerObjects, Task, build_model, build_task, move_model
 from fedtrain.tasks.calls import resolve_device
+from fedtrain.tasks.least_squares import with_solver
 from fedtrain.training import Records
 
 
@@ -106,7 +107,7 @@ def _open(experiment: Experiment, node: NodeFolder | None, data: SiteData | None
     device = resolve_device(experiment.device)
     encoder = open_encoder(experiment.task, info, device=device, deployed=node is not None)
     info = info if encoder is None else encoder.info
-    task = build_task(experiment.task, info, objects.task)
+    task = with_solver(build_task(experiment.task, info, objects.task), experiment, info)
     return Site(
         experiment=experiment,
         train=train,

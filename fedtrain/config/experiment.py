@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
+from fedtrain.config.one_sum import check_one_sum
 from fedtrain.config.privacy import Privacy, Transport
 from fedtrain.config.sections import (
     SINGLE_UPDATES,
@@ -89,6 +90,7 @@ class Experiment(Section):
         _check_trust(self)
         if self.transport.secagg.enabled and (problem := aggregation_problem(self)):
             raise ValueError(problem)
+        check_one_sum(self)
         return self
 
 

@@ -25,7 +25,7 @@ Flat = dict[str, Scalar]
 # What changes where or how results are shown, and not what they are. The device does: its noise is another.
 _PRESENTATION = ("output.", "data.cache")
 # Fields that hold several names, as one string with commas; a list is accepted.
-_LISTS = ("data.classes", "data.feature_columns", "data.label_columns")
+_LISTS = ("data.classes", "data.feature_columns", "data.label_columns", "task.columns", "task.scaling")
 # Fields that came later, and what all runs before them had. An experiment that does not use them has the digest of
 # before: a run that an earlier version began can be resumed, and its record names the configuration of its report.
 _LATER: Flat = {
@@ -38,6 +38,13 @@ _LATER: Flat = {
     "task.encoder": "",
     "task.encoder_origin": "",
     "task.encoder_digest": "",
+    "task.scaling": "",
+    "task.columns": "",
+    "task.bins": 0,
+    "training.solver": "gradient",
+    "training.feature_norm": "",
+    "training.target_lower": "",
+    "training.target_upper": "",
 }
 # Fields that had a default before they could be unset, which stands for the same still.
 _DEFAULTS: Flat = {"transport.secagg.bits": 16}

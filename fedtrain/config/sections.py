@@ -201,7 +201,8 @@ class TaskConfig(Section):
     """What is trained."""
 
     name: str = Field(
-        "vision", description='"vision", "tabular", "regression", "multilabel", or your own as "module:attribute"'
+        "vision",
+        description='"vision", "tabular", "regression", "multilabel", "statistics", or your own as "module:attribute"',
     )
     model: str | None = Field(None, description="a model of the task; default: the task's choice")
     augment: bool = Field(False, description="images: random crop and horizontal flip of training images")
@@ -218,6 +219,19 @@ class TaskConfig(Section):
         None,
         description="SHA-256 of the encoder's source and state: with another one nothing is trained; required in a "
         "deployment",
+    )
+    scaling: Names | None = Field(
+        None,
+        description="tables: what is subtracted from columns, and what the rest is divided by, comma-separated, such "
+        'as "age: 48.9 by 18"; public constants, or those of a private release (fedtrain stats)',
+    )
+    columns: Names | None = Field(
+        None,
+        description='statistics: columns with public bounds, comma-separated, such as "age: 17 to 90"; "target" is the '
+        "target where that is a number",
+    )
+    bins: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        0, description="statistics: bins of equal width of each column's histogram; 0 for none"
     )
 
     @model_validator(mode="after")
@@ -259,6 +273,23 @@ class TaskConfig(Section):
 class Training(Section):
     """The local step."""
 
+    solver: Literal["gradient", "least-squares"] = Field(
+        "gradient",
+        description="gradient: steps of the optimizer; least-squares: a linear layer on the inputs in closed form, "
+        "from two noisy sums over the records, in one round of record privacy",
+    )
+    feature_norm: Positive | None = Field(
+        None,
+        description="least-squares: public bound on the L2 norm of a record's inputs, to which longer ones are scaled "
+        "down; default: the square root of their number, the largest norm of inputs from -1 to 1",
+    )
+    target_lower: Annotated[float, Field(allow_inf_nan=False)] | None = Field(
+        None,
+        description="least-squares: public lower bound of a target that is a number; one below counts as the bound",
+    )
+    target_upper: Annotated[float, Field(allow_inf_nan=False)] | None = Field(
+        None, description="least-squares: public upper bound likewise"
+    )
     optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="the optimizer at the client")
     learning_rate: Positive = Field(0.1, description="its learning rate before the schedule")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="sgd: momentum within a round")
@@ -284,6 +315,10 @@ class Training(Section):
     def _consistent(self) -> Self:
         if self.local_epochs is not None and self.local_steps is not None:
             raise ValueError("local_epochs and local_steps are both set; set one of them")
+        if self.solver != "least-squares":
+            for name in ("feature_norm", "target_lower", "target_upper"):
+                if (value := getattr(self, name)) is not None:
+                    raise ValueError(f'{name} = {value:g} is for solver = "least-squares", and it is "{self.solver}"')
         return self
 
 

@@ -73,7 +73,15 @@ def _records(test: Split, rows: np.ndarray) -> Records:
     return Records(features=torch.from_numpy(test.features[rows]), targets=torch.from_numpy(test.targets[rows]))
 
 
-def try_task(task: Task, model: nn.Module, metrics: tuple[Metric, ...], test: Split, *, device: torch.device) -> None:
+def try_task(
+    task: Task,
+    model: nn.Module,
+    metrics: tuple[Metric, ...],
+    test: Split,
+    *,
+    device: torch.device,
+    measured: nn.Module | None = None,
+) -> None:
     """Train and measure a copy of the model on a few test records, so that what fails does so before a round.
 
     The records are public to the run. Torch's generator, the model and its weights stay as they are.
@@ -84,6 +92,7 @@ def try_task(task: Task, model: nn.Module, metrics: tuple[Metric, ...], test: Sp
         metrics: what the task says of its measurements.
         test: the test records.
         device: where it is tried, as it is evaluated later.
+        measured: what is evaluated in the place of the model that is trained, where that is another.
 
     Raises:
         TaskError: the code of the task fails, or what it returns cannot be used or reported.
@@ -95,12 +104,12 @@ def try_task(task: Task, model: nn.Module, metrics: tuple[Metric, ...], test: Sp
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
         try_training(task, copy, _records(few, np.arange(len(few))))
         try:
-            evaluation, _ = _measured(copy, task, few, 0)
+            evaluation, _ = _measured(measured or copy, task, few, 0)
         except RunError as error:
             raise TaskError(f"{error}, on {len(few)} test records that were tried") from error
-        measured = evaluation.model_dump()
+        found = evaluation.model_dump()
         for metric in metrics[:1]:
-            if metric.name not in measured:
+            if metric.name not in found:
                 raise TaskError(
                     f"the metrics of the task describe {metric.name!r}, which is to choose the best model, and compute "
                     f"returns no measurement of that name; it returns: {', '.join(evaluation.own) or 'none'}"

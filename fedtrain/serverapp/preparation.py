@@ -25,6 +25,7 @@ from fedtrain.report import Metric
 from fedtrain.report.parts import Way
 from fedtrain.seeding import derive_seed
 from fedtrain.serverapp import run_warnings
+from fedtrain.serverapp.checkpoint import Arrays
 from fedtrain.serverapp.evaluation import try_task
 from fedtrain.tasks import (
     NO_OBJECTS,
@@ -38,6 +39,7 @@ from fedtrain.tasks import (
     weights_of,
 )
 from fedtrain.tasks.calls import resolve_device
+from fedtrain.tasks.least_squares import LeastSquares, with_solver
 from fedtrain.tasks.user_code import telling
 from fedtrain.training import check_model, refused_alone
 
@@ -54,6 +56,7 @@ class Preparation:
             where the target is no class.
         model: the initial model; also where weights are loaded into for evaluation.
         plan: the privacy plan; ``None`` without privacy.
+        fitted: the layer that least squares fits from what is trained; ``None`` where that is evaluated as it is.
         metrics: how to read what the task measures; the first chooses the best model.
         slower: why the model trains slower than others, in words; empty where it does not.
         gradients: how clients compute the gradients of single records; ``None`` where they compute none.
@@ -72,6 +75,7 @@ class Preparation:
     model: nn.Module
     plan: PrivacyPlan | None
     metrics: tuple[Metric, ...]
+    fitted: nn.Module | None = None
     slower: str = ""
     gradients: Way | None = None
     baseline: dict[str, float] | None = None
@@ -97,6 +101,18 @@ class Preparation:
     def shown_owners(self) -> tuple[str, ...]:
         """The names of the clients where the number of records may be shown, and there are names."""
         return () if self.shown_records is None else self.owners
+
+    @property
+    def released_model(self) -> nn.Module:
+        """The model that is evaluated and saved."""
+        return self.model if self.fitted is None else self.fitted
+
+    def released(self, trained: Arrays) -> Arrays:
+        """Return the weights that are evaluated and saved: what is trained, or what least squares makes of it."""
+        if not isinstance(self.task, LeastSquares) or self.plan is None:
+            return trained
+        cohort = self.experiment.federation.cohort
+        return self.task.solve(trained, noise=mechanism_of(self.experiment).deviation(self.plan, cohort))
 
 
 def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerObjects = NO_OBJECTS) -> Preparation:
@@ -127,13 +143,14 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
     store, partitions = (open_test(experiment.data), None) if deployed else _simulated(experiment, objects)
     encoder = open_encoder(experiment.task, store.info, device=device, deployed=deployed)
     inputs = store if encoder is None else _encoded(store, encoder, cache_folder(experiment.data.cache))
-    task = build_task(experiment.task, inputs.info, objects.task)
+    task = with_solver(build_task(experiment.task, inputs.info, objects.task), experiment, inputs.info)
     torch.manual_seed(derive_seed(experiment.seed, "model"))
     model = build_model(task)
     with telling("shared of the task"):
         shared = shared_names(task, model)
     metrics = metrics_of(task)
-    try_task(task, model, metrics, inputs.test, device=device)
+    fitted = task.fitted().to(device) if isinstance(task, LeastSquares) else None
+    try_task(task, model, metrics, inputs.test, device=device, measured=fitted)
     with working("trying the model on synthetic records"):
         checked = check_model(model, mechanism.requires, task=task, info=inputs.info)
     owners, histogram, shown = tuple[str, ...](), None, None
@@ -163,6 +180,7 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
         model=move_model(model, device),
         plan=plan,
         metrics=metrics,
+        fitted=fitted,
         slower=checked.notice if checked else "",
         gradients=checked.way if checked else None,
         baseline=baseline_of(task, store.test),

@@ -235,11 +235,11 @@ class Rounds:
         Raises:
             TaskError: the code of the task fails, before anything is trained.
         """
-        tensors = {name: torch.from_numpy(np.array(value)) for name, value in state.model.items()}
-        load_weights(self._preparation.model, tensors)
+        released, model = self._preparation.released(state.model), self._preparation.released_model
+        load_weights(model, {name: torch.from_numpy(np.array(value)) for name, value in released.items()})
         try:
             evaluation = evaluate(
-                self._preparation.model,
+                model,
                 self._preparation.task,
                 self._preparation.inputs.test,
                 round_number=state.round_number,

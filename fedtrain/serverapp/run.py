@@ -260,7 +260,11 @@ class RunInProgress:
             self._save_model("best")
 
     def _save_model(self, name: str) -> ModelFile:
-        return self._folder.save_model(name, self._state.model, second_names(self._preparation.model))
+        """Write the model as it is evaluated, and beside it the sums that least squares fitted it from."""
+        preparation, trained = self._preparation, self._state.model
+        if preparation.fitted is not None:
+            self._folder.save_model("sums", trained)
+        return self._folder.save_model(name, preparation.released(trained), second_names(preparation.released_model))
 
     def _report(self, status: Status, reason: str | None) -> Report:
         matrices = matrices_of(self._preparation, self._state)

@@ -277,7 +277,9 @@ def of_results(evaluations: Evaluations, classes: Sequence[str]) -> list[str]:
             "inputs and at training.learning_rate, and in a private run at the noise"
         )
     history = evaluations.history
-    said = (_of_missing(history), of_loss(history, evaluations.metrics), _of_loss(evaluations))
+    # A task that describes no metric, and of which nothing was ever measured, is to measure nothing.
+    missing = _of_missing(history) if metric is not None or not all(map(is_empty, history)) else ""
+    said = (missing, of_loss(history, evaluations.metrics), _of_loss(evaluations))
     return [*found, *filter(None, said)]
 
 

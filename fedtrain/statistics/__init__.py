@@ -4,7 +4,7 @@ Nothing here adds noise: a mechanism does, which bounds what a record adds by it
 sum is post-processing, and costs no privacy.
 """
 
-from fedtrain.statistics.columns import Column, ColumnLayout, parse_column
+from fedtrain.statistics.columns import Column, ColumnLayout, Scaling, parse_column, parse_scaling
 from fedtrain.statistics.estimates import ColumnEstimates, Estimate, Estimates, estimate
 from fedtrain.statistics.least_squares import fit, noise_norm, ridge
 from fedtrain.statistics.moments import MomentLayout, Moments
@@ -21,10 +21,12 @@ __all__ = [
     "MomentLayout",
     "Moments",
     "NumberCode",
+    "Scaling",
     "TargetCode",
     "estimate",
     "fit",
     "noise_norm",
     "parse_column",
+    "parse_scaling",
     "ridge",
 ]

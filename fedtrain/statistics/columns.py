@@ -13,7 +13,7 @@ sqrt(k)`` is the largest weight for which the vector is no longer than 1: they s
 """
 
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, nan, sqrt
 
 import torch
 from torch import Tensor
@@ -63,18 +63,60 @@ def parse_column(text: str) -> Column:
     Raises:
         ConfigError: it is no such text, or the bounds are none.
     """
-    name, colon, bounds = text.rpartition(":")
-    lower, word, upper = bounds.partition(" to ")
-    try:
-        numbers = (float(lower), float(upper))
-    except ValueError:
-        numbers = None
-    if not (colon and word and name.strip() and numbers):
+    name, lower, upper = _split(text, " to ")
+    if not name:
         raise ConfigError(
             f"{text!r} is no column with its bounds: write the name, a colon, and the public bounds, for example "
             "'age: 17 to 90'"
         )
-    return Column(name=name.strip(), lower=numbers[0], upper=numbers[1])
+    return Column(name=name, lower=lower, upper=upper)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """What a column is standardised by: public constants, such as an estimated mean and deviation.
+
+    Attributes:
+        name: of the column.
+        centre: what is subtracted.
+        unit: what the rest is divided by; finite and above 0.
+    """
+
+    name: str
+    centre: float
+    unit: float
+
+    def __str__(self) -> str:
+        """Return the text that `parse_scaling` reads."""
+        return f"{self.name}: {self.centre:.6g} by {self.unit:.6g}"
+
+
+def parse_scaling(text: str) -> Scaling:
+    """Return the scaling of a text such as ``age: 48.9 by 18``.
+
+    >>> parse_scaling("age: 48.9 by 18")
+    Scaling(name='age', centre=48.9, unit=18.0)
+
+    Raises:
+        ConfigError: it is no such text, or a number in it is not finite, or the unit not above 0.
+    """
+    name, centre, unit = _split(text, " by ")
+    if not (name and isfinite(centre) and isfinite(unit) and unit > 0):
+        raise ConfigError(
+            f"{text!r} is no scaling of a column: write the name, a colon, what to subtract, and a finite number above "
+            "0 to divide by, for example 'age: 48.9 by 18'"
+        )
+    return Scaling(name=name, centre=centre, unit=unit)
+
+
+def _split(text: str, word: str) -> tuple[str, float, float]:
+    """Return a name and two numbers around a word; an empty name where the text is not of this form."""
+    name, _, numbers = text.rpartition(":")
+    first, _, second = numbers.partition(word)
+    try:
+        return name.strip(), float(first), float(second)
+    except ValueError:
+        return "", nan, nan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from math import sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from fedtrain.statistics.columns import Column, ColumnLayout
+from fedtrain.statistics.columns import Column, ColumnLayout, Scaling
 
 CERTAIN = 5.0
 """Standard errors by which a count must be above zero for anything to be divided by it."""
@@ -60,6 +60,13 @@ class ColumnEstimates:
     def deviation(self) -> float | None:
         """The standard deviation; ``None`` where the variance is."""
         return None if self.variance is None else sqrt(self.variance.value)
+
+    @property
+    def scaling(self) -> Scaling | None:
+        """What brings the column to a mean of 0 and a variance of 1; ``None`` where the estimates allow for none."""
+        if self.mean is None or not self.deviation:
+            return None
+        return Scaling(name=self.column.name, centre=self.mean.value, unit=self.deviation)
 
     def quantile(self, fraction: float) -> float | None:
         """Return a quantile, read from the histogram; ``None`` without one, or where it is of nothing but noise.

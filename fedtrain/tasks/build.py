@@ -13,6 +13,7 @@ from fedtrain.config.sections import TaskConfig
 from fedtrain.data import DataInfo, DataStore, Partitions
 from fedtrain.errors import TaskError
 from fedtrain.tasks.base import Task, unknown
+from fedtrain.tasks.column_statistics import ColumnStatistics
 from fedtrain.tasks.named import load_named
 from fedtrain.tasks.supervised import Multilabel, Regression, Tabular, Vision
 from fedtrain.tasks.user_code import telling
@@ -41,6 +42,7 @@ _TASKS: dict[str, Callable[[TaskConfig, DataInfo], Task]] = {
     "tabular": Tabular,
     "regression": Regression,
     "multilabel": Multilabel,
+    "statistics": ColumnStatistics,
 }
 _METHODS = ("model", "collate", "forward", "losses", "metrics", "shared")
 

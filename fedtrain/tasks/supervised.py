@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from fedtrain.config.sections import TaskConfig
 from fedtrain.data.types import DataInfo, Kind, TargetKind
-from fedtrain.errors import TaskError
+from fedtrain.errors import ConfigError, TaskError
+from fedtrain.statistics import parse_scaling
 from fedtrain.tasks import models
 from fedtrain.tasks.base import Batch, Metrics, Records, Task
 from fedtrain.tasks.metrics import ClassificationMetrics, MultilabelMetrics, RegressionMetrics
@@ -71,6 +72,8 @@ class Supervised(Task):
             "encoded": encode_columns,
             "image": augment_pixels if config.augment else encode_pixels,
         }[info.kind]
+        if config.scaling is not None:
+            self._encode = _standardising(config.scaling, info)
         self._architecture = models.find(models.choose(info) if config.model is None else config.model, info)
 
     @property
@@ -187,10 +190,41 @@ _WORDS: dict[TargetKind, str] = {"class": "class", "number": "number", "labels":
 def encode_columns(features: Tensor, generator: torch.Generator | None) -> Tensor:  # noqa: ARG001 -- an `Encoding`
     """Return the features of a table or of an encoder, float32 of shape (n, *shape), as they are.
 
-    They are not standardised, because means and deviations are statistics of private records. Bring columns to
-    similar ranges with constants that are public before training.
+    They are not standardised, because means and deviations are statistics of private records. ``task.scaling`` brings
+    columns to similar ranges by constants that are public, or of a private release.
     """
     return features
+
+
+def _standardising(scaling: str, info: DataInfo) -> Encoding:
+    """Return an encoding that standardises columns of a table by the constants of the configuration.
+
+    Raises:
+        TaskError: the records are no table, or lack a column of that name.
+        ConfigError: a scaling is none, or a column has two.
+    """
+    if info.kind != "table":
+        raise TaskError(
+            f"task.scaling is for columns of a table, and this data set holds {info.kind} records; unset it"
+        )
+    scalings = [parse_scaling(text) for text in scaling.split(",")]
+    places = {info.feature(at): at for at in range(info.shape[0])}
+    if missing := [each.name for each in scalings if each.name not in places]:
+        # Without the names that there are: the error reaches the server, and they are the site's.
+        raise TaskError(
+            f"task.scaling names {', '.join(missing)}, which this data set does not have as a column of numbers; what "
+            "a run has is on its screen and in its report (data.features)"
+        )
+    if len({each.name for each in scalings}) < len(scalings):
+        raise ConfigError(f"task.scaling = {scaling!r} names a column twice")
+    centres, units = torch.zeros(info.shape), torch.ones(info.shape)
+    for each in scalings:
+        centres[places[each.name]], units[places[each.name]] = each.centre, each.unit
+
+    def encode(features: Tensor, generator: torch.Generator | None) -> Tensor:
+        return (encode_columns(features, generator) - centres.to(features.device)) / units.to(features.device)
+
+    return encode
 
 
 def encode_pixels(features: Tensor, generator: torch.Generator | None) -> Tensor:  # noqa: ARG001 -- an `Encoding`

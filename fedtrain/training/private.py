@@ -227,7 +227,7 @@ class PrivateTrainer:
     ) -> Iterator[Chunk]:
         """Yield a batch in chunks; an empty batch is one empty chunk, made without a call of the task."""
         views = self.config.augmentations
-        size = (self.config.physical_batch_size or len(drawn)) * views
+        size = (self.config.physical_batch_size or getattr(task, "together", None) or len(drawn)) * views
         if not len(drawn):
             yield []
         elif self.preflight.way in WATCHING:

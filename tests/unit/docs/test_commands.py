@@ -28,6 +28,8 @@ ALLOWED = {
     "source .venv/bin/activate",
     # tests/integration/test_resume.py compares the models of an interrupted and an uninterrupted run.
     "cmp runs/stopped/model-final.safetensors runs/demo/model-final.safetensors",
+    # test_private_statistics.py runs it.
+    "fedtrain simulate --config digits.toml --out runs/digits",
     # test_recompute.py runs the program.
     "python recompute.py runs/demo/report.json",
     # test_wheel.py installs and runs the wheel, and audits with it and the packages of the list alone.

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fedtrain.errors import ConfigError
-from fedtrain.statistics import Column, ColumnLayout, estimate, parse_column
+from fedtrain.statistics import Column, ColumnLayout, estimate, parse_column, parse_scaling
 
 RECORDS = 2000
 COLUMNS = (Column(name="age", lower=0.0, upper=100.0), Column(name="hours", lower=-10.0, upper=10.0))
@@ -152,6 +152,31 @@ def test_statistics_share_the_norm_in_equal_parts():
 def test_a_column_without_bounds_says_how_to_write_them(text):
     with pytest.raises(ConfigError, match="write the name, a colon, and the public bounds"):
         parse_column(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["age", "age: 1", "age: 1 by 0", "age: 1 by -2", "age: inf by 1", "age: 1 by nan", ": 1 by 2"]
+)
+def test_a_scaling_without_its_numbers_says_how_to_write_them(text):
+    with pytest.raises(ConfigError, match="finite number above 0 to divide by"):
+        parse_scaling(text)
+
+
+def test_a_scaling_is_read_as_it_is_written(table):
+    found = estimate(LAYOUT, total_of(LAYOUT, table), deviation=0.0)
+    for at, column in enumerate(found.columns):
+        scaling = column.scaling
+        assert parse_scaling(str(scaling)).unit == pytest.approx(scaling.unit, rel=1e-5)
+        scaled = (table[0][:, at] - scaling.centre) / scaling.unit
+        assert (float(scaled.mean()), float(scaled.var())) == pytest.approx((0, 1), abs=1e-3)
+
+
+def test_a_column_whose_variance_is_noise_has_no_scaling():
+    layout = ColumnLayout(columns=COLUMNS)
+    found = estimate(layout, layout.vectors(torch.full((100, 2), 5.0)).sum(dim=0).numpy(), deviation=0.0)
+    for column in found.columns:
+        assert column.scaling is None or column.deviation > 0
+    assert estimate(layout, np.zeros(layout.size), deviation=1.0).columns[0].scaling is None
 
 
 def test_a_name_may_hold_a_colon():

@@ -41,7 +41,7 @@ def test_an_unknown_task_is_refused_with_the_nearest(name, hint):
         build_task(TaskConfig(name=name), IMAGES)
     assert str(refused.value) == (
         f'task.name = "{name}" is not known{hint} Allowed: "vision", "tabular", "regression", "multilabel", '
-        'or your own as "module:attribute".'
+        '"statistics", or your own as "module:attribute".'
     )
 
 

@@ -4,7 +4,7 @@ from torch import nn
 
 from fedtrain.config import TaskConfig
 from fedtrain.data.types import ClassTarget, Columns, DataInfo, Image
-from fedtrain.errors import TaskError
+from fedtrain.errors import ConfigError, TaskError
 from fedtrain.tasks import Records, build_task
 
 
@@ -142,3 +142,39 @@ def test_images_are_refused():
 def test_augmentation_is_refused():
     with pytest.raises(TaskError, match=r"task\.augment = true is for images"):
         build_task(TaskConfig(name="tabular", augment=True), INFO)
+
+
+NAMED = DataInfo(features=Columns(shape=(3,), names=("a", "b", "c")), target=ClassTarget(names=("x", "y")))
+
+IMAGES = DataInfo(features=Image(shape=(1, 8, 8)), target=ClassTarget(names=("a", "b")))
+
+
+def scaled(scaling, info=NAMED, name="tabular"):
+    return build_task(TaskConfig(name=name, scaling=scaling), info)
+
+
+def test_columns_are_standardised_by_the_constants_of_the_configuration():
+    task = scaled("c: 10 by 2, a: -1 by 0.5")
+    records = Records(features=torch.tensor([[1.0, 2.0, 3.0]]), targets=torch.tensor([0]))
+    assert task.collate(records, None)["inputs"].tolist() == [[4.0, 2.0, -3.5]]
+    assert task.collate(records, torch.Generator())["inputs"].tolist() == [[4.0, 2.0, -3.5]]
+    assert records.features.tolist() == [[1.0, 2.0, 3.0]]
+
+
+def test_columns_without_names_go_by_their_places():
+    records = Records(features=torch.ones(1, 5), targets=torch.tensor([0]))
+    assert scaled("number 2: 0 by 4", INFO).collate(records, None)["inputs"].tolist() == [[1, 0.25, 1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "message"),
+    [
+        (lambda: scaled("z: 0 by 1"), TaskError, "task.scaling names z, which this data set does not have"),
+        (lambda: scaled("a: 0 by 1, a: 1 by 1"), ConfigError, "names a column twice"),
+        (lambda: scaled("a: 0 by 0"), ConfigError, "is no scaling of a column"),
+        (lambda: scaled("a: 0 by 1", IMAGES, "vision"), TaskError, "this data set holds image records"),
+    ],
+)
+def test_what_cannot_be_standardised_is_refused(make, kind, message):
+    with pytest.raises(kind, match=message):
+        make()

@@ -1,0 +1,94 @@
+"""The configurations on the page about one round are run as they stand."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+from typer.testing import CliRunner
+
+from fedtrain import Experiment, simulate
+from fedtrain.cli.app import app
+
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "private-statistics.md"
+
+
+def configuration(name):
+    blocks = re.findall(r"^```toml\n(.*?)^```$", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
+    (found,) = (block for block in blocks if tomllib.loads(block)["name"] == name)
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Go to a folder with the table and the configuration of the page."""
+    draw = np.random.default_rng(0)
+    age = draw.uniform(18, 80, 5000)
+    hours = np.clip(draw.normal(40, 8, 5000), 0, 90)
+    older = (age + draw.normal(0, 20, 5000) > 50).astype(int)
+    parquet.write_table(pa.table({"age": age, "hours": hours, "label": older}), tmp_path / "people.parquet")
+    (tmp_path / "people.toml").write_text(configuration("people"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def stats(*arguments):
+    result = CliRunner().invoke(app, ["stats", *arguments])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_the_statistics_on_the_page_are_released(folder):
+    found = json.loads(stats("people.toml", "--out", "runs/people", "--json"))
+    assert found["count"]["value"] == pytest.approx(4950, abs=100)
+    age, hours = found["columns"]
+    assert age["mean"]["value"] == pytest.approx(48.9, abs=0.5)
+    assert hours["quantiles"]["0.5"] == pytest.approx(40, abs=2)
+    shown = stats("runs/people")
+    for text in ("records: ", "age     18 to 90", "± is 1.96 standard errors", "epsilon 2 at delta 0.0001"):
+        assert text in shown
+    assert json.loads(stats("runs/people", "--json")) == found
+    page = PAGE.read_text()
+    for line in shown.splitlines()[:4]:
+        assert line.rstrip() in page
+
+
+def test_a_table_is_standardised_by_them_on_the_same_ledgers(folder):
+    sites = ["--set", "federation.sites=sites"]
+    stats("people.toml", "--out", "runs/people", "--set", "output.screen=none", *sites)
+    line = stats("runs/people", "--scaling")
+    assert line in PAGE.read_text()
+    experiment = Experiment.load(
+        folder / "people.toml",
+        {
+            "task": {"name": "tabular", "columns": None, "bins": 0, **tomllib.loads(line)},
+            "federation.sites": "sites",
+            "privacy": {"epsilon": 3.0, "noise_multiplier": 1.75},
+            "training": {"solver": "least-squares"},
+            "output.screen": "none",
+        },
+    )
+    report = simulate(experiment, out="runs/trained").report
+    assert report.evaluation.final.accuracy > 0.6
+    assert report.privacy.epsilon > 2.5
+    assert {client.entries for client in report.privacy.clients} == {4}
+
+
+def test_an_unbounded_column_is_refused_with_the_arithmetic(folder):
+    result = CliRunner().invoke(app, ["stats", "people.toml", "--set", "task.columns=age: 18 to inf"])
+    assert result.exit_code == 2
+    assert "column 'age' is an unbounded statistic: within 18 to inf, one record moves its sum by up to inf" in (
+        result.stderr
+    )
+
+
+def test_the_digits_on_the_page_are_fitted(tmp_path):
+    (tmp_path / "digits.toml").write_text(configuration("digits-in-one-round"))
+    experiment = Experiment.load(tmp_path / "digits.toml", {"output.screen": "none"})
+    run = simulate(experiment, out=tmp_path / "run")
+    said = float(re.search(r"an accuracy of ([\d.]+) on the digits", PAGE.read_text())[1])
+    assert run.report.evaluation.final.accuracy == pytest.approx(said, abs=0.03)
