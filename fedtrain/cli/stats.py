@@ -13,6 +13,7 @@ from rich.table import Table
 from fedtrain.cli.running import reporting_errors
 from fedtrain.cli.streams import answering
 from fedtrain.config import from_flat, parse_settings, read_toml
+from fedtrain.report.numbers import upper
 
 if TYPE_CHECKING:
     from fedtrain.api import Run
@@ -115,9 +116,10 @@ def _show(run: "Run") -> None:
         for name, count in zip(report.data.classes, estimates.classes, strict=True):
             counts.add_row(name, _with_error(count))
         console.print(counts, highlight=False)
+    epsilon = upper(report.privacy.epsilon or 0.0)
     console.print(
         "± is 1.96 standard errors of the noise: the statistic without noise is within, with a probability of 95 %. It "
-        f"says nothing of sampling.\nepsilon {report.privacy.epsilon:.4g} at delta {report.privacy.delta:g}; report: "
+        f"says nothing of sampling.\nepsilon {epsilon} at delta {report.privacy.delta:g}; report: "
         f"{run.path / 'report.html'}",
         highlight=False,
         soft_wrap=True,

@@ -49,7 +49,7 @@ def test_the_statistics_on_the_page_are_released(folder):
     assert age["mean"]["value"] == pytest.approx(48.9, abs=0.5)
     assert hours["quantiles"]["0.5"] == pytest.approx(40, abs=2)
     shown = stats("runs/people")
-    for text in ("records: ", "age     18 to 90", "± is 1.96 standard errors", "epsilon 2 at delta 0.0001"):
+    for text in ("records: ", "age     18 to 90", "± is 1.96 standard errors", "epsilon 2.00 at delta 0.0001"):
         assert text in shown
     assert json.loads(stats("runs/people", "--json")) == found
     page = PAGE.read_text()

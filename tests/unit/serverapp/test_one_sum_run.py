@@ -6,9 +6,13 @@ import torch
 from safetensors.numpy import load_file
 
 from fedtrain import ClassTarget, Columns, DataInfo, DataStore, Experiment, Split, audit_report, load_run, simulate
+from fedtrain.data.types import Image
 from fedtrain.errors import UsageError
 from fedtrain.ledger.budget import budget_rows
+from fedtrain.privacy.mechanisms import mechanism_of_plan, read_plan
 from fedtrain.serverapp.run import run_experiment
+from fedtrain.tasks import build_task
+from fedtrain.tasks.least_squares import with_solver
 from tests.fakes import digits_experiment, federation, private_experiment
 
 ONE_SUM = {
@@ -28,11 +32,15 @@ def audited(path):
     return load_run(path)
 
 
-@pytest.fixture
-def fitted(cache, tmp_path):
+SHARED = {"privacy__trust": "distributed", "privacy__colluders": 1, "transport__secagg__enabled": True}
+
+
+@pytest.fixture(params=[{}, SHARED], ids=["local", "shared"])
+def fitted(request, cache, tmp_path):
     experiment = private_experiment(
         cache,
         **ONE_SUM,
+        **request.param,
         training__solver="least-squares",
         training__feature_norm=6.0,
         output__directory=str(tmp_path / "run"),
@@ -53,18 +61,17 @@ def test_least_squares_fits_a_linear_layer_in_one_round_that_is_charged_and_audi
 
 
 def test_the_saved_layer_is_what_was_measured_and_follows_from_the_sums(fitted):
-    model = fitted.model()
     saved = load_file(fitted.path / "model-final.safetensors")
-    assert torch.equal(model.linear.weight, torch.from_numpy(saved["linear.weight"]))
+    assert torch.equal(fitted.model().linear.weight, torch.from_numpy(saved["linear.weight"]))
     sums = load_file(fitted.path / "model-sums.safetensors")
-    assert report_size(fitted) == sums["weight"].size == 65 * 66 // 2 + 65 * 10
-    images = torch.zeros(3, 1, 8, 8)
-    assert model(images).shape == (3, 10)
-    assert torch.allclose(model(images).sum(dim=1), torch.ones(3), atol=0.05)
-
-
-def report_size(run):
-    return run.report.model.parameters
+    assert fitted.report.model.parameters == sums["weight"].size == 65 * 66 // 2 + 65 * 10
+    experiment = Experiment.load(fitted.path / "config.toml")
+    info = DataInfo(features=Image(shape=(1, 8, 8)), target=ClassTarget(names=fitted.report.data.classes))
+    task = with_solver(build_task(experiment.task, info), experiment, info)
+    plan = read_plan(fitted.report.privacy.mechanism.plan)
+    again = task.solve(sums, noise=mechanism_of_plan(plan).deviation(plan, 4))
+    for name, value in saved.items():
+        assert np.allclose(again[name], value, atol=1e-6)
 
 
 def test_a_run_of_another_task_has_no_statistics(fitted):
@@ -121,11 +128,16 @@ def test_statistics_are_within_their_intervals_charged_and_audited(people, tmp_p
 
 
 def test_an_interval_is_as_wide_as_the_noise_of_all_clients(people, tmp_path):
-    run = statistics_of(people, tmp_path / "run")
-    found = run.statistics()
     parts = 1 + 2 * 3 + 1
+    run = statistics_of(people, tmp_path / "run")
     noise = run.report.privacy.mechanism.noise_multiplier
-    assert found.count.error == pytest.approx(noise * np.sqrt(4 * parts), rel=0.01)
+    assert run.statistics().count.error == pytest.approx(noise * np.sqrt(4 * parts), rel=0.01)
+    # Of four shares, two are counted on: three survivors less one colluder.
+    shared = statistics_of(people, tmp_path / "shared", **{"privacy.trust": "distributed", "privacy.colluders": 1})
+    audited(shared.path)
+    noise = shared.report.privacy.mechanism.noise_multiplier
+    assert shared.statistics().count.error == pytest.approx(noise * np.sqrt(parts * 4 / 2), rel=0.02)
+    assert abs(shared.statistics().count.value - 560) < 5 * shared.statistics().count.error
 
 
 def test_what_least_squares_cannot_fit_is_said_before_anything_is_spent(cache, tmp_path):
