@@ -121,7 +121,8 @@ class FixedSampler:
 
     def _rested(self, client: int, round_number: int) -> bool:
         latest = self._latest.get(client)
-        return latest is None or round_number - latest >= self._separation
+        # Where nothing is kept apart, a round that is repeated asks those again whom it asked before.
+        return self._separation == 1 or latest is None or round_number - latest >= self._separation
 
     def _connected(self, nodes: list[int]) -> list[int]:
         """Return those of some nodes that are connected, as soon as they are enough for a cohort."""
