@@ -272,7 +272,8 @@ def calibrate(
         noise_multiplier: noise to use instead, if it keeps the spec.
         kind: that of the plan.
         event_of: returns what so many steps with a noise multiplier are; steps of the Poisson-sampled Gaussian if it is
-            ``None``. More noise must not spend more.
+            ``None``. Where more noise spends more, as on a grid that is coarser for it, the noise that is found keeps
+            the spec, and need not be the least.
 
     Formal guarantee: training under the plan, with noise that nobody can predict, is (epsilon, delta)-differentially
     private for every unit of the spec, by the accounting of ``fedtrain.privacy.accounting``.
@@ -320,8 +321,9 @@ def calibrate(
             high = middle
         else:
             low = middle
-    # Few digits survive printing and copying exactly; rounding up only adds noise.
-    noise_multiplier = ceil(high * 1e4) / 1e4
+    # Few digits survive printing and copying exactly. More integer noise may take a coarser grid, and spend more.
+    rounded = ceil(high * 1e4) / 1e4
+    noise_multiplier = rounded if keeps(rounded) else high
     _check_noise(spec, noise_multiplier)
     return PrivacyPlan(spec=spec, noise_multiplier=noise_multiplier, kind=kind)
 

@@ -7,6 +7,7 @@ import pytest
 
 from fedtrain.config import from_flat
 from fedtrain.errors import ClientError, ConfigError, PrivacySpecError
+from fedtrain.privacy import epsilon_of
 from fedtrain.privacy.mechanisms import mechanism_of, mechanism_of_plan
 from fedtrain.privacy.noise import SecureSource, SeededSource
 from fedtrain.privacy.shares import LARGEST_COHORT, NoiseShares, grid_of, least_threshold, most_bits
@@ -127,6 +128,28 @@ def test_the_least_noise_keeps_the_budget_of_a_trusted_server_and_not_of_each_cl
     one, other = (mechanism_of_plan(made).deviation(made, 10) for made in (local, shared))
     # A cohort of 10 has 10 shares of a seventh of the variance, in the place of 10 times all of it.
     assert other / one == pytest.approx(7**-0.5, rel=0.05)
+
+
+def test_rounding_noise_up_to_a_coarser_grid_does_not_break_the_budget():
+    """At noise multiplier 1.373 the grid has half the steps that it has just below, and Skellam noise spends more."""
+    tight = {
+        "federation.clients": 1000,
+        "federation.cohort": 20,
+        "federation.rounds": 1,
+        "privacy.mode": "client",
+        "privacy.sampling_rate": "",
+        "privacy.cohorts": "capped",
+        "privacy.epsilon": 2.661855,
+        "transport.secagg.threshold": 20,
+        "transport.secagg.bits": 11,
+    }
+    made = plan(tight)
+    event = mechanism_of_plan(made).event(made, 1)
+    assert epsilon_of([event], 1e-4) <= 2.661855
+    rounded = replace(made, noise_multiplier=1.373)
+    assert rounded.noise_multiplier > made.noise_multiplier
+    assert rounded.grid.steps < made.grid.steps
+    assert epsilon_of([mechanism_of_plan(rounded).event(rounded, 1)], 1e-4) > 2.68
 
 
 def test_a_plan_that_does_not_fit_is_refused():
