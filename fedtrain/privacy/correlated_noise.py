@@ -36,7 +36,8 @@ class CorrelatedNoise:
         round asks for the same shapes and deviations, in the same order.
 
         Raises:
-            RunError: the round needs draws of an earlier round that are not repeatable, and are not here.
+            RunError: the round needs draws of an earlier round that are not repeatable, and are not here; or it has its
+                noise already, which is not repeatable.
         """
         rounds = range(number, max(number - len(self._inverse), 0), -1)
         known = {each: self._kept[each] for each in rounds[1:] if each in self._kept}
@@ -48,6 +49,11 @@ class CorrelatedNoise:
                         f"the noise of round {number} takes a part of that of round {each} back, which was in the "
                         "memory of the process that drew it, and nowhere else; begin another run"
                     )
+        if number in self._kept and known[number].source.name != "seeded":
+            raise RunError(
+                f"round {number} has its noise already: with other draws it would be another release, which the noise "
+                "of the run is not calibrated for; begin another run"
+            )
         self._kept = known
         return _RowSource([(part, known[each]) for part, each in zip(self._inverse, rounds, strict=False)])
 

@@ -244,9 +244,8 @@ def test_a_round_that_is_asked_again_has_the_very_same_noise():
 
 
 def test_secure_draws_of_another_process_are_gone():
-    noise = CorrelatedNoise(3, lambda _: SecureSource())
-    assert noise(1).name == "secure"
-    assert len(run(noise, 4)) == 4
+    assert CorrelatedNoise(3, lambda _: SecureSource())(1).name == "secure"
+    assert len(run(CorrelatedNoise(3, lambda _: SecureSource()), 4)) == 4
     with pytest.raises(RunError, match=r"round 5 takes a part of that of round 4 back, .* nowhere else"):
         CorrelatedNoise(3, lambda _: SecureSource())(5)
 
@@ -256,6 +255,14 @@ def test_secure_draws_that_are_no_longer_needed_are_forgotten():
     run(noise, 6)
     with pytest.raises(RunError, match="takes a part of that of round 3 back"):
         noise(4)
+
+
+def test_a_round_that_has_secure_noise_gets_no_other():
+    noise = CorrelatedNoise(3, lambda _: SecureSource())
+    run(noise, 4)
+    with pytest.raises(RunError, match="round 4 has its noise already: with other draws it would be another release"):
+        noise(4)
+    assert len(asked(noise(5))) == 2
 
 
 @pytest.mark.parametrize("other", [{"shape": (5,)}, {"std": 1.0}])
