@@ -16,11 +16,13 @@ angle, over 69 points of a circle. A trigonometric polynomial of degree two has 
 "Trigonometric series", chapter X), so any five columns of the kernel are independent. So each value, and each linear
 combination of values of a block, has a part in at least six of the Gaussians.
 
-A Gaussian is the exact product of a radius and a cosine or sine. These are rounded to single precision, of which some
-2^24 values each are about equally likely: 2^48 products. An attacker who knows all 64 values has 64 equations for 69
-Gaussians, and searches five, in 2^240 steps. One who knows two blocks that share their pairs misses ten numbers, and
-finds two by a radius and its angle, or one by either: 2^240 again. Whoever can keep 2^144 sums of three Gaussians finds
-six of a sum in about as many steps. A value takes 69/64 Gaussians in the place of four.
+A Gaussian is the exact product of a radius and a cosine or sine, which are rounded to single precision. Of radii some
+2^24 values are about equally likely. So are those of cosines, but near 1 and -1, where numbers are coarse: one of 6,000
+is 1 or -1. Most products are one of 2^48. An attacker who knows all 64 values has 64 equations for 69 Gaussians, and
+searches five, in 2^240 steps. One who knows two blocks that share their pairs misses ten numbers, and finds two by a
+radius and its angle, or one by either: 2^240 again. One who tries no cosines but 1 and -1 takes 2^125 steps for five
+Gaussians, which one of 2^63 blocks has: 2^188 steps for each success. Whoever can keep 2^144 sums of three Gaussians
+finds six of a sum in about as many steps. A value takes 69/64 Gaussians in the place of four.
 
 Logarithm, root, cosine and sine are in single precision, unless a draw is in double precision. The products and their
 sums are in double precision always: their terms of all sizes fill the numbers near zero, where sums in single precision
