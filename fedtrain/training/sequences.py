@@ -219,14 +219,18 @@ class _Lstm(torch.autograd.Function):
         active, (states, cells) = torch.empty_like(gates), gates.new_empty(2, time + 1, count, width)
         candidates, tangents = gates.new_empty(2, time, count, width)
         states[0], cells[0], transposed = hidden, cell, weight.T
-        for step in range(time):
-            now = torch.addmm(gates[step], states[step], transposed, out=active[step])
-            candidate = torch.tanh(now[:, 2 * width : 3 * width], out=candidates[step])
+        # To go over tensors is faster than to index them.
+        taken = zip(gates, states[:-1], cells[:-1], active, *active.view(time, count, 4, width).unbind(2), strict=True)
+        given = zip(candidates, cells[1:], tangents, states[1:], strict=True)
+        for (gate, state, before, now, enters, stays, asked, leaves), (candidate, after, tangent, made) in zip(
+            taken, given, strict=True
+        ):
+            torch.addmm(gate, state, transposed, out=now)
+            torch.tanh(asked, out=candidate)
             now.sigmoid_()
-            kept = now[:, width : 2 * width] * cells[step]
-            torch.addcmul(kept, now[:, :width], candidate, out=cells[step + 1])
-            tangent = torch.tanh(cells[step + 1], out=tangents[step])
-            torch.mul(now[:, 3 * width :], tangent, out=states[step + 1])
+            torch.addcmul(stays * before, enters, candidate, out=after)
+            torch.tanh(after, out=tangent)
+            torch.mul(leaves, tangent, out=made)
         ctx.save_for_backward(active, candidates, states, cells, tangents, weight)
         return states[1:], states[-1].clone(), cells[-1].clone()
 
@@ -235,7 +239,7 @@ class _Lstm(torch.autograd.Function):
         """Return the gradients of gates, weight, and the first states."""
         active, candidates, states, cells, tangents, weight = ctx.saved_tensors
         of_outputs, of_hidden, of_cell = arrived
-        time, width = candidates.shape[0], candidates.shape[2]
+        width = candidates.shape[2]
         taken, kept, _, given = active.view(*active.shape[:2], 4, width).unbind(2)
         # What a gate has of the gradient of the cell, and the last one of that of the output.
         gradients = torch.addcmul(active, active, active, value=-1.0)
@@ -245,15 +249,13 @@ class _Lstm(torch.autograd.Function):
         torch.addcmul(taken, taken * candidates, candidates, value=-1.0, out=gates[:, :, 2])
         gates[:, :, 3].mul_(tangents)
         through = torch.addcmul(given, given * tangents, tangents, value=-1.0)
-        for step in range(time - 1, -1, -1):
-            of_hidden = (
-                torch.addmm(of_outputs[step], gradients[step + 1], weight)
-                if step + 1 < time
-                else (of_outputs[step] + of_hidden)
-            )
-            of_cell = torch.addcmul(of_cell, of_hidden, through[step])
-            gates[step, :, :3].mul_(of_cell.unsqueeze(1))
-            gates[step, :, 3].mul_(of_hidden)
-            of_cell = of_cell * kept[step]
+        later: Tensor | None = None
+        lines = zip(of_outputs, through, gradients, gates, kept, strict=True)
+        for of_output, slope, gradient, gate, keeps in reversed(list(lines)):
+            of_hidden = of_output + of_hidden if later is None else torch.addmm(of_output, later, weight)
+            of_cell = torch.addcmul(of_cell, of_hidden, slope)
+            gate[:, :3].mul_(of_cell.unsqueeze(1))
+            gate[:, 3].mul_(of_hidden)
+            of_cell, later = of_cell * keeps, gradient
         of_weight = gradients.flatten(0, 1).T @ states[:-1].flatten(0, 1) if ctx.needs_input_grad[1] else None
         return gradients, of_weight, gradients[0] @ weight, of_cell
