@@ -99,6 +99,15 @@ def linear(shape: Shape, classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), classes))
 
 
+def linear_no_bias(shape: Shape, classes: int) -> nn.Module:
+    """Return a linear model without constants, for features of norm 1 and mean near 0, as encoders give them.
+
+    A constant is a feature of norm 1 that all records have in common: half of each clipped gradient would go into it,
+    and a learning rate that suits the features would be far too high for it.
+    """
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), classes, bias=False))
+
+
 class Block(nn.Module):
     """Two 3x3 convolutions and the identity around them.
 
@@ -158,6 +167,7 @@ ARCHITECTURES = {
     "cnn-small": Architecture(build=cnn_small, smallest=8),
     "mlp": Architecture(build=mlp, table=True),
     "linear": Architecture(build=linear, table=True),
+    "linear-no-bias": Architecture(build=linear_no_bias, table=True),
 }
 
 
