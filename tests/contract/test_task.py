@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedtrain.config import TaskConfig
-from fedtrain.data.types import ClassTarget, Columns, DataInfo, Image, LabelsTarget, NumberTarget
+from fedtrain.data.types import ClassTarget, Columns, DataInfo, Encoded, Image, LabelsTarget, NumberTarget
 from fedtrain.tasks import Records, Task, build_task, refuse_batch_statistics, shared_names
 from fedtrain.tasks.calls import collate, forward, losses, refuse_coupled_losses
 
@@ -26,7 +26,10 @@ LABELS = LabelsTarget(names=("round", "red", "ripe"))
 TABLE = Columns(shape=(5,))
 
 
-def image(*shape, target=ClassTarget(names=tuple("abcdefg"))):  # noqa: B008 -- immutable
+LETTERS = ClassTarget(names=tuple("abcdefg"))
+
+
+def image(*shape, target=LETTERS):
     return DataInfo(features=Image(shape=shape), target=target)
 
 
@@ -40,6 +43,7 @@ CASES = [
             ("cnn-small", image(1, 8, 8)),
             ("mlp", image(3, 8, 8)),
             ("linear", image(1, 8, 8)),
+            ("linear-no-bias", image(1, 8, 8)),
             (None, image(1, 5, 9)),
         ]
         for augment in (False, True)
@@ -57,6 +61,11 @@ CASES = [
         Case(config=TaskConfig(name=name, model=model, augment=augment), info=image(3, 32, 32, target=target))
         for name, target in (("regression", NumberTarget()), ("multilabel", LABELS))
         for model, augment in ((None, True), ("cnn-small", False), ("resnet-gn", False), ("linear", True))
+    ),
+    *(
+        Case(config=TaskConfig(name=name, model=model), info=DataInfo(features=Encoded(shape=shape), target=target))
+        for name, target in (("vision", LETTERS), ("regression", NumberTarget()), ("multilabel", LABELS))
+        for model, shape in ((None, (81, 2, 2)), ("linear-no-bias", (7,)), ("cnn-small", (243, 8, 8)))
     ),
     *(Case(config=TaskConfig(name="own_task:build"), info=info) for info in (image(1, 8, 8), image(3, 32, 32))),
 ]

@@ -43,6 +43,7 @@ FITTING = [
         ("cnn-small", (1, 28, 28), 9_930),
         ("mlp", (1, 8, 8), 4_810),
         ("linear", (1, 8, 8), 650),
+        ("linear-no-bias", (1, 8, 8), 640),
     ],
 )
 def test_parameter_counts(model, shape, parameters):
@@ -141,12 +142,12 @@ def test_a_model_that_does_not_fit_is_refused_with_those_that_do():
         fresh("cnn-cifar", image(1, 8, 8))
     assert str(refused.value) == (
         'task.model = "cnn-cifar" takes images of at least 18x18 pixels, and this data set holds image records of '
-        'shape 1x8x8; models that fit it: "resnet-gn", "cnn-small", "mlp", "linear".'
+        'shape 1x8x8; models that fit it: "resnet-gn", "cnn-small", "mlp", "linear", "linear-no-bias".'
     )
 
 
 def test_a_table_takes_no_model_of_images():
-    with pytest.raises(TaskError, match='models that fit it: "mlp", "linear"'):
+    with pytest.raises(TaskError, match='models that fit it: "mlp", "linear", "linear-no-bias"'):
         fresh("cnn-small", TABLE)
 
 
