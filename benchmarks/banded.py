@@ -8,8 +8,9 @@ takes part equally often at most, at the same epsilon, which the report of each 
 privacy, and one with secret Poisson cohorts, which takes a server and a network that keep them secret.
 
 Every run is a whole one of fedtrain, with ledgers and signatures, and is audited: a check that fails ends the program.
-Runs are left in the folder of --out; one that is there already is not repeated. All clipping norms are tried under all
-noises. Choosing among them by the test loss, as a reader of the table does, is no private tuning.
+Runs are left in the folder of --out; one that is there is not repeated, and one that was stopped goes on. All clipping
+norms are tried under all noises. Choosing among them by the test loss, as a reader of the table does, is no private
+tuning.
 """
 
 import argparse
@@ -156,7 +157,9 @@ def run(arguments: argparse.Namespace, store: DataStore, settings: dict[str, obj
     if (out / "report.json").exists():
         report = load_run(out, task=NextLetter).report
     else:
-        report = simulate(experiment, out=out, task=NextLetter, data=store, workers=arguments.workers).report
+        begun = (out / "config.toml").exists()
+        given = {"task": NextLetter, "data": store, "workers": arguments.workers}
+        report = simulate(experiment, out=out, resume=begun, **given).report
         if report.privacy.mode != "none":
             check(out)
     if report.evaluation.final is None or report.evaluation.final.loss is None or report.status != "completed":
