@@ -343,3 +343,41 @@ def test_a_bad_reply_does_not_harm_the_others():
     content = RecordDict({"arrays": record()})
     replies = collect(grid, [Message(content, node, "train") for node in (5, 6, 7)], timeout=10)
     assert [reply.has_error() for reply in replies] == [False, True, False]
+
+
+def whole(weight, bias=None):
+    arrays = {"weight": Array(weight), "bias": Array(np.zeros(3, np.int32) if bias is None else bias)}
+    inner = InProcessGrid(lambda _: update(arrays=record(**arrays)), [5])
+    grid = ValidatingGrid(
+        inner,
+        metrics=NAMES,
+        weight_key="num-examples",
+        public_weight=None,
+        trained=frozenset({"weight", "bias"}),
+        fixed=True,
+        largest=100,
+    )
+    content = RecordDict({"arrays": record(), "config": ConfigRecord({"server-round": 1})})
+    (reply,) = collect(grid, [Message(content, 5, "train")], timeout=10)
+    return reply
+
+
+def test_whole_numbers_pass_in_the_place_of_what_is_trained():
+    reply = whole(np.array([[100, -100, 0], [1, 2, 3]], np.int32))
+    assert not reply.has_error()
+    assert reply.content["arrays"]["weight"].dtype == "int32"
+
+
+@pytest.mark.parametrize(
+    ("weight", "described"),
+    [
+        (np.array([[101, 0, 0], [0, 0, 0]], np.int32), "has a whole number beyond 100"),
+        (np.array([[0, 0, 0], [0, 0, -(2**31)]], np.int32), "has a whole number beyond 100"),
+        (np.zeros((2, 3), np.float32), "is float32[2, 3], not int32[2, 3]"),
+        (np.zeros((3, 2), np.int32), "is int32[3, 2], not int32[2, 3]"),
+    ],
+)
+def test_other_whole_numbers_do_not(weight, described):
+    reply = whole(weight)
+    assert reply.has_error()
+    assert described in reply.error.reason
