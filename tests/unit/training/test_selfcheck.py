@@ -1,6 +1,7 @@
 """Each failure that the self-check is there for, planted."""
 
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from fedtrain.config import Training
 from fedtrain.errors import ClientError
 from fedtrain.privacy.noise import SecureSource, SeededSource
 from fedtrain.training import Records, RoundSettings, perrecord, private
+from fedtrain.training.selfcheck import SelfCheck
 from tests.unit.training.mechanism import SETTINGS, Classification, change, model, plan, records, train_private
 
 
@@ -95,6 +97,19 @@ def test_missing_clipping_is_caught_in_the_first_batch_that_has_records(monkeypa
     assert source.masks == []
     # The batches before it have nothing to clip.
     change(records(), plan(noise=1.0, steps=2), source=Altered(lambda noise: noise, masks=[False, False]))
+
+
+@pytest.mark.parametrize(("off", "refused"), [(5e-4, False), (5e-3, True)])
+def test_sums_that_are_added_up_in_double_precision_are_no_more_exact_than_their_chunks(off, refused):
+    layer, count = nn.Linear(50, 4, bias=False), 2000
+    gradients = torch.rand(count, 4, 50, generator=torch.Generator().manual_seed(0))
+    found = perrecord.PerRecord.of(list(layer.parameters()), [gradients])
+    (total,) = found.clipped(1.0)
+    total = total.double()
+    total[0, 0] += off  # as rounding of a sum of 2000 in single precision is
+    check = SelfCheck(layer, clip_norm=1.0, std=1.0)
+    with pytest.raises(ClientError, match="not clipped") if refused else nullcontext():
+        check.after_clipping(found, [total])
 
 
 @pytest.mark.parametrize("masks", [[True], [False]])
