@@ -66,8 +66,13 @@ class Contribution(Protocol):
     def rows(self, chosen: slice | list[int]) -> Tensor:
         """Return the gradients of some of the records, shape (m, *parameter)."""
 
-    def total(self, factors: Tensor) -> Tensor:
-        """Return the sum of the gradients, each times its factor, of the shape of the parameter."""
+    def total(self, factors: Tensor, *, exact: bool = False) -> Tensor:
+        """Return the sum of the gradients, each times its factor, of the shape of the parameter.
+
+        Args:
+            factors: shape (n,).
+            exact: whether it is added up in float64.
+        """
 
     def silenced(self, kept: Tensor) -> "Contribution":
         """Return it with zeros for the records outside of a mask of shape (n,)."""
@@ -98,10 +103,11 @@ class Rows:
         """Return some of the gradients."""
         return self._folded(self.values[chosen])
 
-    def total(self, factors: Tensor) -> Tensor:
+    def total(self, factors: Tensor, *, exact: bool = False) -> Tensor:
         """Return the weighted sum."""
         lines = _lines(self.values)
-        return self._folded((factors.to(lines) @ lines).reshape(1, *self.values.shape[1:]))[0]
+        total = _summed(factors, lines) if exact else factors.to(lines) @ lines
+        return self._folded(total.reshape(1, *self.values.shape[1:]))[0]
 
     def silenced(self, kept: Tensor) -> "Rows":
         """Return it with some records set to zero."""
@@ -188,9 +194,10 @@ class Products:
         """Return some of the gradients."""
         return self.fold(self.made[chosen].mT @ self.taken[chosen])
 
-    def total(self, factors: Tensor) -> Tensor:
+    def total(self, factors: Tensor, *, exact: bool = False) -> Tensor:
         """Return the weighted sum."""
-        taken, made, factors = self.taken, self.made, factors.to(self.made).reshape(-1, 1, 1, 1)
+        taken, made = (self.taken.double(), self.made.double()) if exact else (self.taken, self.made)
+        factors = factors.to(made).reshape(-1, 1, 1, 1)
         # The narrower one is scaled.
         if taken.shape[3] < made.shape[3]:
             taken = taken * factors
@@ -250,9 +257,10 @@ class Lookups:
         table = made.new_zeros(len(words) * self.size, made.shape[2])
         return table.index_add_(0, _numbered(words, self.size), made.flatten(0, 1)).reshape(len(words), self.size, -1)
 
-    def total(self, factors: Tensor) -> Tensor:
+    def total(self, factors: Tensor, *, exact: bool = False) -> Tensor:
         """Return the weighted sum."""
         pairs, sums = self._sums
+        sums = sums.double() if exact else sums
         scaled = sums * factors.to(sums)[pairs // self.size].unsqueeze(1)
         return sums.new_zeros(self.size, sums.shape[1]).index_add_(0, pairs % self.size, scaled)
 
@@ -264,6 +272,15 @@ class Lookups:
         """Return the means over views."""
         words, made = (_grouped(each, views).flatten(1, 2) for each in (self.words, self.made / views))
         return Lookups(words=words, made=made, size=self.size)
+
+
+def _summed(factors: Tensor, lines: Tensor) -> Tensor:
+    """Return the weighted sum of lines in float64, in blocks that a cache holds."""
+    total = lines.new_zeros(lines.shape[1], dtype=torch.float64)
+    step = max(1, _BLOCK // max(1, lines.shape[1]))
+    for block in (slice(start, start + step) for start in range(0, len(lines), step)):
+        total += factors[block].double() @ lines[block].double()
+    return total
 
 
 def _numbered(words: Tensor, size: int) -> Tensor:

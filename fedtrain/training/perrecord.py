@@ -54,10 +54,15 @@ class PerRecord:
             for parameter, part in zip(self._parameters, self.parts, strict=True)
         ]
 
-    def totals(self, factors: Tensor) -> list[Tensor]:
-        """Return the sums of the gradients, each times its factor, of the shapes of the parameters."""
+    def totals(self, factors: Tensor, *, exact: bool = False) -> list[Tensor]:
+        """Return the sums of the gradients, each times its factor, of the shapes of the parameters.
+
+        Args:
+            factors: shape (n,).
+            exact: whether they are added up, and returned, in float64.
+        """
         return [
-            part.total(factors) if part else single(torch.zeros_like(parameter))
+            part.total(factors, exact=exact) if part else _zeros(parameter, exact=exact)
             for parameter, part in zip(self._parameters, self.parts, strict=True)
         ]
 
@@ -76,18 +81,27 @@ class PerRecord:
         parts = [part and part.averaged(views) for part in self.parts]
         return PerRecord(self._parameters, parts, self._count // views)
 
-    def clipped(self, norm: float) -> list[Tensor]:
+    def clipped(self, norm: float, *, exact: bool = False) -> list[Tensor]:
         """Return the sums of the gradients, each scaled down to a norm, of the shapes of the parameters.
 
         A record whose norm is no number of single precision counts as zero: it would turn all weights into NaN.
+
+        Args:
+            norm: the bound.
+            exact: whether they are added up in float64. In single precision one record more rounds the terms of all
+                others anew, which can be more than its own norm allows where they are many thousands.
         """
         squares = self.squares()
         factors = clip_factors(squares.sqrt(), norm)
         finite = squares <= torch.finfo(torch.float32).max ** 2
         if bool(finite.all()):
-            return self.totals(factors)
+            return self.totals(factors, exact=exact)
         parts = [part and part.silenced(finite) for part in self.parts]
-        return PerRecord(self._parameters, parts, self._count).totals(factors.where(finite, 0.0))
+        return PerRecord(self._parameters, parts, self._count).totals(factors.where(finite, 0.0), exact=exact)
+
+
+def _zeros(parameter: Tensor, *, exact: bool) -> Tensor:
+    return torch.zeros_like(parameter, dtype=torch.float64) if exact else single(torch.zeros_like(parameter))
 
 
 def clip_factors(norms: Tensor, bound: float) -> Tensor:

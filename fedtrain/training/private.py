@@ -192,7 +192,7 @@ class PrivateTrainer:
 
         Args:
             steps: what the steps of the round have in common.
-            exact: whether chunks are added up in float64.
+            exact: whether records are added up in float64.
         """
         check, weights, device = steps.check, steps.weights, steps.parameters[0].device
         # Records never meet where each is computed by itself.
@@ -205,9 +205,7 @@ class PrivateTrainer:
             found = self._compute(steps.model, steps.task, chunk, steps.watching, weights, checking)
             check.compared |= _count(chunk) > 1 or alone
             found = found.averaged(self.config.augmentations).settled()
-            clipped = found.clipped(steps.clip_norm)
-            if exact:
-                clipped = [total.double() for total in clipped]
+            clipped = found.clipped(steps.clip_norm, exact=exact)
             sums = [a + b for a, b in zip(sums, clipped, strict=True)] if sums else clipped
             check.after_clipping(found, sums)
         return sums

@@ -11,6 +11,7 @@ from fedtrain.errors import TaskError
 from fedtrain.privacy.noise import SeededSource
 from fedtrain.privacy.shares import clip_norm_of
 from fedtrain.tasks import names_of
+from fedtrain.training import Records
 from fedtrain.training.preflight import PreflightResult
 from fedtrain.training.private import PrivateTrainer
 from tests.unit.training.mechanism import BOOKS, PLAIN, SETTINGS, Classification, clipped_sum, model, plan, records
@@ -75,15 +76,19 @@ def test_what_mixes_records_is_refused_in_a_step_that_is_checked():
     assert flat(sums).any()
 
 
-@pytest.mark.parametrize("count", [64, 512])
-def test_the_rounding_of_floats_is_far_below_what_clipping_leaves_for_it(count):
-    """With a record more the sum moves by its clipped gradient, and by a hundredth of the margin at most besides."""
-    torch.manual_seed(1)
-    data = records(count)
+@pytest.mark.parametrize("count", [64, 20_000])
+@pytest.mark.parametrize("way", ["book-keeping", "vmap"])
+def test_the_rounding_of_floats_is_far_below_what_clipping_leaves_for_it(count, way):
+    """With a record more the sum moves by its clipped gradient, and by a hundredth of the margin at most besides.
+
+    The gradients point the same way. In single precision a sum of 20,000 of them is off by more than the margin.
+    """
+    drawn = records(count)
+    data = Records(features=drawn.features.abs() + 0.5, targets=torch.zeros_like(drawn.targets))
     fewer = data.take(torch.arange(1, count))
-    norm = clip_norm_of(0.1)
-    one, other = (flat(summed(each, clip=norm, mechanism=plan())[0]) for each in (data, fewer))
-    alone = flat(summed(data.take(torch.arange(1)), clip=norm, mechanism=plan())[0])
-    off = float((one - other - alone).norm())
+    given = {"clip": clip_norm_of(0.1), "preflight": PreflightResult(way=way), "checked": True}
+    one, other = (flat(summed(each, mechanism=plan(), **given)[0]) for each in (data, fewer))
+    alone = flat(summed(data.take(torch.arange(1)), mechanism=plan(), **given)[0])
+    assert float(one.norm()) > 0.09 * count
     assert float((one - other).norm()) <= 0.1
-    assert off <= 0.1 / 1024 / 10
+    assert float((one - other - alone).norm()) <= 0.1 / 1024 / 100

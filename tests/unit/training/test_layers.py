@@ -240,6 +240,8 @@ def check(found, right, **allowed):
     factors = torch.linspace(0, 1, COUNT, dtype=torch.float64)
     expected = [torch.einsum("i,i...", factors.to(each), each) for each in right]
     torch.testing.assert_close(found.totals(factors), expected, **allowed)
+    exact = [torch.einsum("i,i...", factors, each.double()) for each in right]
+    torch.testing.assert_close(found.totals(factors, exact=True), exact, **({"rtol": 1e-5, "atol": 1e-5} | allowed))
     kept = torch.tensor([True, False, True, True, False])
     silenced = [part.silenced(kept).rows(slice(None)) for part in found.parts]
     expected = [torch.where(kept.reshape(-1, *(1 for _ in each.shape[1:])), each, 0.0) for each in right]
