@@ -83,6 +83,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/integer_noise.py
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/transport.py --quick
+	$(BIN)/python benchmarks/distributed.py --flower
 	$(BIN)/python benchmarks/claims.py
 
 # Whole deployments: a quarter of an hour on an idle machine.

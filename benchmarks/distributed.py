@@ -30,7 +30,8 @@ import numpy as np
 import transport_peer as peer
 from proof import require
 
-from fedtrain import Experiment, Run, simulate
+from fedtrain import Experiment, Run, audit_report, simulate
+from fedtrain.audit import Verdict
 from fedtrain.secagg import Parameters
 from fedtrain.secagg.graph import default_threshold
 from fedtrain.secagg.messages import DIGEST_BYTES, SEED_BYTES, bundle_bytes
@@ -72,7 +73,7 @@ def main() -> None:
             sys.stdout.write(f"{row.name:<10}{row.seconds:>12.2f}{row.cpu:>15.2f}{row.sent:>16,}\n")
             sys.stdout.flush()
         require(
-            all(check.status != "fails" for run in runs.values() if run.report.proof for check in audited(run)),
+            not any(audited(run).of("fails") for run in runs.values() if run.report.proof),
             "an audit fails",
         )
     if arguments.flower:
@@ -140,11 +141,9 @@ def cpu() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def audited(run: Run) -> tuple[object, ...]:
+def audited(run: Run) -> Verdict:
     """Return what an audit of a run finds."""
-    from fedtrain import audit_report  # noqa: PLC0415 - accountants take a second to import
-
-    return audit_report(run, roster=run.path / "roster.json").checks
+    return audit_report(run, roster=run.path / "roster.json")
 
 
 def sent(way: str, clients: int) -> int:

@@ -30,6 +30,13 @@ def table(path, *extra):
     return [*DEFAULTS, *arguments, *(argument for pair in extra for argument in ("--set", pair))]
 
 
+def shared(*more):
+    """Return settings of an experiment whose clients share the noise."""
+    settings = ("mode=record", "trust=distributed", "sampling_rate=0.5", "delta=1e-4")
+    pairs = [*(f"privacy.{pair}" for pair in settings), *more]
+    return [argument for pair in pairs for argument in ("--set", pair)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -47,10 +54,19 @@ def table(path, *extra):
             ["--set", "privacy.mode=record", "--set", "privacy.sampling_rate=0.5", "--set", "privacy.delta=0.5"],
             "a larger delta allows publishing a record outright",
         ),
+        (shared(), "privacy.colluders is not set"),
+        (shared("privacy.colluders=7"), "threshold = 7 less privacy.colluders = 7 leaves 0 shares of noise"),
+        (shared("privacy.colluders=1", "server.strategy=Krum"), "needs single updates or losses"),
+        (shared("privacy.colluders=1", "training.local_steps=5"), "10 rounds of 5 steps are federation.rounds = 50"),
+        (shared("privacy.colluders=1", "transport.secagg.bits=12"), "is too small a modulus"),
         (["--resume"], "output.directory"),
         (["--nodes", 3], "3 nodes answered and federation.clients = 10; make them equal"),
     ],
-    ids=["key", "type", "config", "no-test-set", "data", "model", "empty-partition", "delta", "resume", "nodes"],
+    ids=[
+        *("key", "type", "config", "no-test-set", "data", "model", "empty-partition", "delta"),
+        *("colluders", "no-share", "single-updates", "local-steps", "modulus"),
+        *("resume", "nodes"),
+    ],
 )
 def test_input_that_cannot_be_used_is_refused_before_anything_is_written(cli, tmp_path, arguments, message):
     outcome = cli.here(
