@@ -33,6 +33,7 @@ RUNS = {
     "none-summed": [*SCATTERING, "privacy.mode=none", *SUMMED],
     "record": [*SCATTERING, *RECORD],
     "record-own-summed": [*OWN, *RECORD, *SUMMED],
+    "record-shared-summed": [*SCATTERING, *RECORD, "privacy.trust=distributed", "privacy.colluders=0", *SUMMED],
     "client-summed": [*SCATTERING, *CLIENT, *SUMMED],
 }
 

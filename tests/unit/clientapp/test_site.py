@@ -1,12 +1,17 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from fedtrain.clientapp.context import ClientContext
 from fedtrain.clientapp.policy import checked_plan
-from fedtrain.clientapp.site import open_site
-from fedtrain.config import to_flat
+from fedtrain.clientapp.site import open_site, site_of
+from fedtrain.config import from_flat, to_flat
+from fedtrain.crypto import Identity
 from fedtrain.data import Partitions
-from fedtrain.errors import ClientError, ConfigError, PrivacySpecError
+from fedtrain.errors import ClientError, ConfigError, PrivacySpecError, TaskError
+from fedtrain.machines import Federation, NodeFolder
 from fedtrain.serverapp.preparation import prepare
 
 
@@ -53,3 +58,37 @@ def test_a_plan_is_the_servers_and_is_checked(private):
     assert checked_plan(private, 50.0).noise_multiplier == 50.0
     with pytest.raises(PrivacySpecError, match="spends epsilon"):
         checked_plan(private, plan.noise_multiplier * 0.9)
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Give a client on a machine of its own, whose images are in an archive, of an experiment with an encoder."""
+    images = np.random.default_rng(0).integers(256, size=(5, 12, 8), dtype=np.uint8)
+    np.savez(tmp_path / "records.npz", x=images, y=np.array(["a", "b", "a", "b", "a"]))
+    (tmp_path / "site.toml").write_text(
+        '[budget]\nepsilon = 1.0\ndelta = 1e-5\n[data]\nsource = "npz"\npath = "records.npz"\nclasses = "a, b"\n'
+    )
+    flat = {"data.source": "npz", "data.test_path": "test.npz", "data.classes": "a, b", "task.encoder": "scattering"}
+
+    federation = Federation(id="0" * 32, address="localhost:1", operator=Identity.generate().public)
+
+    def client(digest=""):
+        experiment = from_flat({**flat, "task.encoder_digest": digest})
+        node = NodeFolder(path=tmp_path, name="site", client=0, federation=federation)
+        return ClientContext(experiment=experiment, client=0, node=node)
+
+    return client
+
+
+def test_a_machine_of_its_own_keeps_features_to_itself_and_its_ledger_to_the_stored_records(machine, tmp_path):
+    with pytest.raises(TaskError, match="the digest here is") as caught:
+        site_of(machine())
+    digest = str(caught.value).split('"')[-2]
+    site = site_of(machine(digest))
+    assert site.inputs(0).features.shape == (5, 81, 3, 2)
+    assert site.records(0).features.shape == (5, 1, 12, 8)
+    assert site.info == replace(site.info, features=site.encoder.info.features)
+    assert list((tmp_path / "cache").glob("features-*"))
+    assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
+    with pytest.raises(TaskError, match="another encoder than the experiment declares"):
+        site_of(machine("0" * 64))
