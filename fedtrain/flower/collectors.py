@@ -111,7 +111,7 @@ class SecureSum:
             session=self._session.session,
             number=self._number,
             parameters=parameters,
-            work=asked.digest,
+            work=protocol.work_digest(asked.digest, config=self._session.config),
             announcements={client: self._session.announcements[client] for client in clients},
         )
         tally = _Tally(parameters=parameters, clients=clients)

@@ -82,8 +82,9 @@ class MaskRequest:
     Attributes:
         round: its number, larger than those before it in the session.
         parameters: of the round.
-        work: hex SHA-256 of all that the members are asked to do (model and settings). The receiver of the request
-            compares it with the digest of what came with it: members that are asked for other work have other masks.
+        work: hex SHA-256 of all that the members are asked to do (model, settings, and the configuration that each was
+            given). The receiver of the request compares it with the digest of what came with it: members that are asked
+            for other work have other masks.
         announcements: lines of the envelopes in which the cohort announced its session keys, in order of client.
     """
 

@@ -45,6 +45,18 @@ def request_digest(arrays: ArrayRecord, config: ConfigRecord) -> str:
     return digest.hexdigest()
 
 
+def work_digest(request: str, *, config: str) -> str:
+    """Return the SHA-256 of all that decides what the members of a sum send: a request, and the configuration.
+
+    A member with another configuration may send what has no noise in it, or a share of the noise of another plan.
+
+    Args:
+        request: digest of the request.
+        config: digest of the configuration that a member was given, which no message says.
+    """
+    return sha256(f"{request} {config}\n".encode()).hexdigest()
+
+
 def request_digests(messages: Iterable[Message]) -> list[str]:
     """Return the digest of what each message asks for, which has one record of arrays.
 

@@ -14,6 +14,7 @@ from fedtrain.errors import AggregationError, TransportError
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.introduction import ConsistencyProof
 from fedtrain.flower.messages.records import Fields, arrays_in, config_in
+from fedtrain.flower.messages.secagg import asks_for_a_sum
 
 _REQUEST, _REPLY = "the request for training", "the reply of training"
 
@@ -92,7 +93,7 @@ class TrainRequest:
             proximal_mu=fields.number(protocol.PROXIMAL_MU) if protocol.PROXIMAL_MU in fields else 0.0,
             terms=terms,
             known=known,
-            masked=protocol.SECAGG in content,
+            masked=asks_for_a_sum(content),
         )
 
     def required_terms(self) -> PrivateTerms:

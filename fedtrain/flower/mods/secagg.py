@@ -26,8 +26,8 @@ def secagg_mod(open_endpoint: OpenEndpoint) -> Mod:
     """Return the mod. It belongs inside of the sealed mod, and outside of whatever makes the update.
 
     The request is checked before the application sees the message: nothing is trained for a sum that this client has
-    no part in, that its own configuration would make otherwise, or whose members are asked for different work. What
-    the client remembers of a round is on its disk before anything leaves.
+    no part in, that its own configuration would make otherwise, or whose members are asked for different work or have
+    other configurations. What the client remembers of a round is on its disk before anything leaves.
     """
 
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -52,7 +52,8 @@ def _masked(message: Message, context: Context, call_next: ClientAppCallable, en
     received = _only(message.content, "the message")
     settings = message.content.config_records.get(protocol.CONFIG, ConfigRecord())
     summing = endpoint.summing.in_round(settings)
-    _check(request, summing, received, work=endpoint.digest(received, settings))
+    work = protocol.work_digest(endpoint.digest(received, settings), config=endpoint.config)
+    _check(request, summing, received, work=work)
     client = _opened(endpoint, session)
     client.state = _state(endpoint.sessions.state(run=session.run, session=session.session))
     client.begin(request)
@@ -90,7 +91,7 @@ def _check(request: MaskRequest, summing: Summing, received: ArrayRecord, *, wor
         request: what the server asks for.
         summing: how this client sums.
         received: the model.
-        work: the digest of what this client is asked for, by itself.
+        work: the digest of what this client is asked for, by itself, with its own configuration.
 
     Raises:
         TransportError: it is not.
@@ -105,7 +106,9 @@ def _check(request: MaskRequest, summing: Summing, received: ArrayRecord, *, wor
         )
     summing.layout.norm_within(expected)  # which a grid that is too coarse leaves nothing of
     if request.work != work:
-        raise TransportError("the members of the cohort are asked for other work than this client")
+        raise TransportError(
+            "the members of the cohort are asked for other work than this client, or have another configuration"
+        )
 
 
 def _unmasked(message: Message, endpoint: Endpoint) -> Message:

@@ -473,6 +473,26 @@ def test_members_are_asked_for_the_same_work_or_nothing(make_world):
     assert world.asked == []
 
 
+def test_a_member_with_another_configuration_is_in_no_sum(make_world):
+    """One of the same bits and threshold may mean another grid, smaller shares of noise, or no noise at all."""
+    world = make_world(size=4)
+    server = secure_sum(world)
+    world.parties[1] = world.endpoint(1, config="d" * 64)
+    whole = world.answer
+
+    def answer(message):
+        try:
+            return whole(message)
+        except TransportError as error:
+            return Error(code=1, reason=str(error))
+
+    world.grid._answer = answer
+    server.collect(training(world))
+    assert list(server.outcome.dropped) == [1]
+    assert "or have another configuration" in server.outcome.dropped[1]
+    assert len(world.asked) == 3
+
+
 @pytest.mark.parametrize("norm", [None, 0.0, math.nan, math.inf, 1])
 def test_an_adaptive_norm_that_cannot_be_one_is_refused(make_world, norm):
     world = make_world(summing=summing(adaptive=True))

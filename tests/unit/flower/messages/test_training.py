@@ -44,6 +44,12 @@ def test_the_settings_of_a_round_have_the_names_and_the_order_that_they_always_h
     ]
 
 
+@pytest.mark.parametrize("record", [ArrayRecord({}), MetricRecord({"a": 1})], ids=["arrays", "metrics"])
+def test_a_record_that_asks_for_no_sum_does_not_say_that_the_update_is_masked(record):
+    """The mods pass it by: nothing masks the update."""
+    assert not TrainRequest.from_records(RecordDict({**content(), "secagg": record})).masked
+
+
 def test_a_private_request_is_read_with_its_terms():
     request = TrainRequest.from_records(content(proximal_mu=0.5))
     assert request.arrays == model()
