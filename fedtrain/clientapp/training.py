@@ -8,6 +8,7 @@ A crash leaves a reservation too many, never one too few. Others may use the led
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
 from flwr.app import ArrayRecord, RecordDict
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 # With one step a round, a process checks the first step on a client's records and each 32nd from then on. A check takes
 # several times as long as the step.
 _UNCHECKED_STEPS = 31
-_UNCHECKED: dict[tuple[int, int], int] = {}
+_UNCHECKED: WeakKeyDictionary[nn.Module, dict[int, int]] = WeakKeyDictionary()
+"""How many steps of a model need no check, by client. Another model may get the number of one that is gone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,12 +106,13 @@ class _Training:
     def gradient_sum(self, plan: PrivacyPlan, source: RandomSource, *, clip_norm: float) -> Arrays:
         """Return the sum of the clipped gradients of a batch, without noise."""
         work = self.work
-        left = _UNCHECKED.get(place := (id(work.site), work.client.client), 0)
+        unchecked, client = _UNCHECKED.setdefault(work.site.model, {}), work.client.client
+        left = unchecked.get(client, 0)
         sums, checked = self._trainer(plan, source).gradient_sum(
             work.model, work.site.task, self.records, work.settings, clip_norm=clip_norm, checked=left > 0
         )
         if checked:
-            _UNCHECKED[place] = left - 1 if left else _UNCHECKED_STEPS
+            unchecked[client] = left - 1 if left else _UNCHECKED_STEPS
         return {name: total.cpu().numpy() for name, total in sums.items()}
 
     def _trainer(self, plan: PrivacyPlan, source: RandomSource) -> "PrivateTrainer":

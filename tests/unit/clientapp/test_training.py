@@ -1,4 +1,6 @@
+import copy
 import dataclasses
+import gc
 import itertools
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from torch import nn
 
 from clients.app import app
+from fedtrain.clientapp import training
 from fedtrain.clientapp.context import ClientContext, context_of
 from fedtrain.clientapp.site import open_site
 from fedtrain.clientapp.training import train
@@ -358,6 +361,21 @@ def test_a_layer_that_writes_what_it_saw_is_refused_in_record_privacy(private, n
         run(client, content, watched(site, forbidden))
     # Synthetic records showed it, before anything was reserved.
     assert not ledger_of(client)
+
+
+def test_what_was_checked_of_a_model_is_forgotten_with_it(cache, tmp_path, node, request_of):
+    """Python gives another object the number of one that is gone. Another model has to be checked."""
+    sites = str(tmp_path / "sites")
+    shared = {"training__local_steps": 1, "privacy__trust": "distributed", "privacy__colluders": 0}
+    experiment = private_experiment(cache, **shared, federation__cohort=4, federation__sites=sites)
+    client = node(experiment, 0)
+    site = dataclasses.replace(client.site, model=copy.deepcopy(client.site.model))
+    before = len(training._UNCHECKED)
+    run(client, request_of(experiment), site)
+    assert len(training._UNCHECKED) == before + 1
+    del site
+    gc.collect()
+    assert len(training._UNCHECKED) == before
 
 
 def test_only_trained_weights_leave_a_private_client(private, node, request_of):
