@@ -10,16 +10,15 @@ local        record privacy, all noise at each client, one step a round
 shared       record privacy, the noise shared, without masks
 masked       the same with masks
 
-Seconds are the median of the rounds after the first. CPU is that of all processes, over the rounds, start and end
-included. Bytes are what a client sends in a round, both exchanges and framing of the arrays left out. --flower adds
-what one client of Flower's SecAgg+ computes and sends for the same vector and cohort, a tenth of which is lost.
+Seconds are the median of the rounds after the first: what others do on the machine moves them. Bytes are what a client
+sends in a round, both exchanges, without the framing of arrays. --flower adds what one client of Flower's SecAgg+
+computes and sends for the same vector and cohort, a tenth of which is lost.
 
 A run that did not do its work ends with an error: every client in every round, and private runs with an audit that
 finds nothing wrong.
 """
 
 import argparse
-import resource
 import statistics
 import sys
 import tempfile
@@ -47,13 +46,11 @@ class Row:
     Attributes:
         name: of the way.
         seconds: of a round.
-        cpu: seconds of all processes for a round, start and end of the run in equal parts.
         sent: bytes that a client sends in a round.
     """
 
     name: str
     seconds: float
-    cpu: float
     sent: int
 
 
@@ -67,10 +64,10 @@ def main() -> None:
         folder = Path(name)
         write_records(folder / "records.npz", arguments.clients)
         runs = {}
-        sys.stdout.write(f"{'':<10}{'s a round':>12}{'CPU s a round':>15}{'bytes a client':>16}\n")
+        sys.stdout.write(f"{'':<10}{'s a round':>12}{'bytes a client':>16}\n")
         for way, settings in WAYS.items():
             row, runs[way] = measured(way, settings, folder, arguments.clients, arguments.rounds)
-            sys.stdout.write(f"{row.name:<10}{row.seconds:>12.2f}{row.cpu:>15.2f}{row.sent:>16,}\n")
+            sys.stdout.write(f"{row.name:<10}{row.seconds:>12.2f}{row.sent:>16,}\n")
             sys.stdout.flush()
         require(
             not any(audited(run).of("fails") for run in runs.values() if run.report.proof),
@@ -126,19 +123,12 @@ def measured(way: str, settings: dict[str, object], folder: Path, clients: int, 
             **settings,
         }
     )
-    before = cpu()
     run = simulate(experiment, out=folder / way, workers=2)
     log = run.report.round_log
     require(len(log) == rounds and all(len(entry.completed or ()) == clients for entry in log), f"{way}: clients lost")
     require(run.report.model.parameters == LENGTH, f"{way}: {run.report.model.parameters} numbers in the model")
     seconds = statistics.median(entry.seconds for entry in log[1:] or log)
-    return Row(name=way, seconds=seconds, cpu=(cpu() - before) / rounds, sent=sent(way, clients)), run
-
-
-def cpu() -> float:
-    """Return the CPU seconds of this process and of those that it waited for."""
-    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    return Row(name=way, seconds=seconds, sent=sent(way, clients)), run
 
 
 def audited(run: Run) -> Verdict:
