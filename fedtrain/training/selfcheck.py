@@ -89,7 +89,7 @@ class SelfCheck:
             # A gradient that is not finite, or too long for a factor of single precision, counts as zero.
             finite = (norms <= torch.finfo(torch.float32).max) & (factors >= torch.finfo(torch.float32).tiny)
             for expected, gradient in zip(self._expected, gradients, strict=True):
-                expected.add_(torch.einsum("i,i...", factors[finite].to(gradient), gradient[finite]))
+                expected.add_(torch.einsum("i,i...", factors[finite].to(expected), gradient[finite].to(expected)))
         off = torch.stack([(a - b).norm() for a, b in zip(sums, self._expected, strict=True)]).norm()
         rounding = 4 * torch.finfo(self._precision(sums[0].dtype)).eps * self._records
         # Written so that a NaN fails.
