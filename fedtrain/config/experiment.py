@@ -231,11 +231,6 @@ def _check_distributed(experiment: Experiment) -> None:
             'transport.secagg.bound is not for privacy.trust = "distributed", where the plan says how large a number '
             "can be"
         )
-    if privacy.mechanism != "gaussian":
-        raise ValueError(
-            f'privacy.mechanism = "{privacy.mechanism}" is not for privacy.trust = "distributed": nobody knows all of '
-            "the noise of earlier rounds, to take a part of it back"
-        )
     if privacy.adaptive_clipping:
         raise ValueError(
             'privacy.adaptive_clipping = true is not for privacy.trust = "distributed": the count of updates that were '

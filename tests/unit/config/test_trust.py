@@ -47,7 +47,7 @@ def test_trust_chooses_the_mechanism(flat, kind):
         ({**CLIENT, **SHARED, "privacy.adaptive_clipping": True}, "would need shares of noise of its own"),
         (
             {**CLIENT, **SHARED, "privacy.mechanism": "banded", "privacy.separation": 2},
-            'privacy.mechanism = "banded" is not for privacy.trust',
+            'mechanism = "banded" is for noise that the server adds',
         ),
         ({**RECORD, **SHARED, "transport.secagg.bound": 2.0}, "transport.secagg.bound is not for"),
         (
