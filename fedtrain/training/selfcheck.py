@@ -97,7 +97,7 @@ class SelfCheck:
             raise _broken(f"the gradients of single records were not clipped to {self._clip_norm:g}")
 
     def _precision(self, summed: torch.dtype) -> torch.dtype:
-        """Return what a chunk was summed in: chunks may be added up in float64, and are no more exact for it."""
+        """Return what gradients are in: they may be added up in float64, and are no more exact for it."""
         single = any(value.dtype is not torch.float64 for value in self._parameters.values())
         return torch.float32 if summed is torch.float64 and single else summed
 

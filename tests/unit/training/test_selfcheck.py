@@ -100,13 +100,12 @@ def test_missing_clipping_is_caught_in_the_first_batch_that_has_records(monkeypa
 
 
 @pytest.mark.parametrize(("off", "refused"), [(5e-4, False), (5e-3, True)])
-def test_sums_that_are_added_up_in_double_precision_are_no_more_exact_than_their_chunks(off, refused):
+def test_sums_that_are_added_up_in_double_precision_are_no_more_exact_than_their_gradients(off, refused):
     layer, count = nn.Linear(50, 4, bias=False), 2000
     gradients = torch.rand(count, 4, 50, generator=torch.Generator().manual_seed(0))
     found = perrecord.PerRecord.of(list(layer.parameters()), [gradients])
-    (total,) = found.clipped(1.0)
-    total = total.double()
-    total[0, 0] += off  # as rounding of a sum of 2000 in single precision is
+    (total,) = found.clipped(1.0, exact=True)
+    total[0, 0] += off  # as rounding of 2000 gradients in single precision is
     check = SelfCheck(layer, clip_norm=1.0, std=1.0)
     with pytest.raises(ClientError, match="not clipped") if refused else nullcontext():
         check.after_clipping(found, [total])
