@@ -7,6 +7,7 @@ from torch import nn
 from fedtrain.tasks.calls import collate
 from fedtrain.tasks.models import ARCHITECTURES
 from fedtrain.training import Records
+from fedtrain.training.contributions import norms_of
 from fedtrain.training.gradients import collate_views
 from fedtrain.training.preflight import WATCHING
 from tests.unit.training.mechanism import Classification
@@ -64,3 +65,10 @@ def test_autograds_own_gradient_is_there_if_it_is_asked_for(way):
         _, found = run(task, collate(task, records(), None), own=True)
         sums = found.totals(torch.ones(COUNT))
         torch.testing.assert_close(list(run.own), sums, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("numbers", [0, 1, 8192, 8193, 1_000_000])
+def test_the_norm_of_many_numbers_is_not_too_small(numbers):
+    gradients = torch.rand(3, numbers, generator=torch.Generator().manual_seed(0)) - 0.5
+    right = gradients.double().square().sum(dim=1).sqrt()
+    torch.testing.assert_close(norms_of(gradients), right, rtol=3e-7, atol=0)
