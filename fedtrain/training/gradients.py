@@ -13,7 +13,9 @@ Example::
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,28 @@ from torch.func import functional_call, grad_and_value, vmap
 from fedtrain.errors import TaskError
 from fedtrain.tasks import Batch, Records, Task
 from fedtrain.tasks.calls import collate, forward, losses, split
+
+
+@contextmanager
+def whole_precision() -> Iterator[None]:
+    """Compute products of single precision in single precision, whatever the program has asked torch for.
+
+    torch may shorten the factors to 11 bits (TF32, which is its default for convolutions on GPUs) or to 8 (bfloat16).
+    Then a norm, and the sum that it is to bound, are no longer of the same numbers to single precision.
+    """
+    backends: Any = torch.backends  # whose parts torch does not declare
+    kinds = (
+        *(backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn),
+        *(backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn),
+    )
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "ieee"
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
 
 
 def collate_views(task: Task, records: Records, generator: torch.Generator | None, views: int) -> Batch:

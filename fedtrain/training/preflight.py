@@ -35,7 +35,7 @@ from fedtrain.tasks.calls import forward, losses, refuse_complex, refuse_coupled
 from fedtrain.training.bookkeeping import Book, bookkeeping
 from fedtrain.training.case import Case, in_half, open_case, try_case
 from fedtrain.training.contributions import norms_of
-from fedtrain.training.gradients import NotRecordsError, by_loop, by_vmap, trainable
+from fedtrain.training.gradients import NotRecordsError, by_loop, by_vmap, trainable, whole_precision
 from fedtrain.training.hooks import Hooked, hooked
 from fedtrain.training.meeting import refuse_meeting, refuse_mixing
 from fedtrain.training.perrecord import PerRecord
@@ -105,7 +105,7 @@ def preflight(model: nn.Module, task: Task, info: DataInfo) -> PreflightResult:
     for known, before, schema, earlier, result in _results:
         if known is task and before.same(marks) and schema == info and earlier == parts:
             return result
-    with _undisturbed(model):
+    with _undisturbed(model), whole_precision():
         result = _preflight(model, task, info)
     _results.append((task, Marks.of(task), info, parts, result))
     return result

@@ -9,6 +9,7 @@ What this module keeps:
   first step with records some are computed again alone. Augmented views of a record are averaged before clipping;
 - the forward pass writes no parameter and no buffer: something of a record would reach others, or the released model;
 - a batch that is computed in chunks is clipped in chunks, and has its noise and its divisor once;
+- products are of single precision where the model is, whatever the program has asked torch for;
 - a record whose gradient is not finite contributes zero, so that it cannot destroy the noise;
 - noise and samples come from the source that the caller names, and from nowhere else;
 - nothing computed from the records but the noisy weights leaves: no loss, no count.
@@ -28,7 +29,7 @@ from fedtrain.seeding import seeded_generator
 from fedtrain.tasks import Batch, Records, Task, names_of
 from fedtrain.tasks.calls import refuse_coupled_losses, rows, split, to_device
 from fedtrain.training.bookkeeping import Book
-from fedtrain.training.gradients import by_loop, by_vmap, collate_alone, collate_views, trainable
+from fedtrain.training.gradients import by_loop, by_vmap, collate_alone, collate_views, trainable, whole_precision
 from fedtrain.training.hooks import Hooked, leave_plain
 from fedtrain.training.perrecord import PerRecord
 from fedtrain.training.preflight import WATCHING, PreflightResult
@@ -173,7 +174,7 @@ class PrivateTrainer:
         )
         check = SelfCheck(model, clip_norm=clip_norm, std=self.plan.noise_multiplier * clip_norm)
         check.done = check.compared = checked
-        with self._ready(model) as watching:
+        with whole_precision(), self._ready(model) as watching:
             yield _Steps(
                 model=model,
                 task=task,

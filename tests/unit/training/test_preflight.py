@@ -510,8 +510,8 @@ def short_norms(part, *, exact=False):
     return honest["squares"](part, exact=exact) * 0.99
 
 
-def wrong_total(part, factors):
-    return honest["total"](part, factors.flip(0))
+def wrong_total(part, factors, **how):
+    return honest["total"](part, factors.flip(0), **how)
 
 
 honest = {name: getattr(Products, name) for name in ("rows", "squares", "total")}

@@ -42,6 +42,40 @@ def test_a_step_is_the_sum_of_clipped_gradients_over_the_public_batch_size():
     torch.testing.assert_close(change(data, plan(batch=7)), -clipped_sum(data, 0.1) / 7, rtol=1e-4, atol=1e-6)
 
 
+@pytest.fixture
+def shortened():
+    """Ask torch to shorten the factors of products, as programs do for speed."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+class Watched(nn.Linear):
+    """Keeps with which precision its products are computed."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.seen = set()
+
+    def forward(self, inputs):
+        backends = torch.backends
+        self.seen.add((backends.mkldnn.matmul.fp32_precision, backends.cudnn.conv.fp32_precision))
+        return super().forward(inputs)
+
+
+@pytest.mark.usefixtures("shortened")
+def test_products_are_of_single_precision_whatever_the_program_asked_for():
+    assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    convolutions = torch.backends.cudnn.conv.fp32_precision
+    watched = Watched(4, 3)
+    change(records(), plan(), net=watched)
+    assert watched.seen == {("ieee", "ieee")}
+    assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    assert torch.backends.cudnn.conv.fp32_precision == convolutions
+    assert torch.get_float32_matmul_precision() == "medium"
+
+
 def test_an_unclipped_gradient_would_be_seen():
     data = records()
     assert not torch.allclose(change(data, plan(batch=7)), -clipped_sum(data, 1e9) / 7, rtol=1e-2)
