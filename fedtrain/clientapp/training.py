@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from fedtrain.training.private import PrivateTrainer
 
 
-# With one step a round, a process checks the first step on a client's records and each 32nd from then on. A check takes
-# several times as long as the step.
+# With one step a round, a process checks a step of its own before the first one on a client's records, and before each
+# 32nd from then on. A check takes several times as long as the step.
 _UNCHECKED_STEPS = 31
 _UNCHECKED: WeakKeyDictionary[nn.Module, dict[int, int]] = WeakKeyDictionary()
 """How many steps of a model need no check, by client. Another model may get the number of one that is gone."""
@@ -105,15 +105,31 @@ class _Training:
 
     def gradient_sum(self, plan: PrivacyPlan, source: RandomSource, *, clip_norm: float) -> Arrays:
         """Return the sum of the clipped gradients of a batch, without noise."""
-        work = self.work
+        work, step = self.work, self._trainer(plan, source).gradient_sum
         unchecked, client = _UNCHECKED.setdefault(work.site.model, {}), work.client.client
-        left = unchecked.get(client, 0)
-        sums, checked = self._trainer(plan, source).gradient_sum(
-            work.model, work.site.task, self.records, work.settings, clip_norm=clip_norm, checked=left > 0
-        )
-        if checked:
-            unchecked[client] = left - 1 if left else _UNCHECKED_STEPS
+        if left := unchecked.get(client, 0):
+            unchecked[client] = left - 1
+        elif self._checked(plan, clip_norm=clip_norm):
+            unchecked[client] = _UNCHECKED_STEPS
+        sums, _ = step(work.model, work.site.task, self.records, work.settings, clip_norm=clip_norm, checked=True)
         return {name: total.cpu().numpy() for name, total in sums.items()}
+
+    def _checked(self, plan: PrivacyPlan, *, clip_norm: float) -> bool:
+        """Check a step of another batch with the weights that the site's own model begins with, and forget its sum.
+
+        A server could choose weights with which rounding differs between a batch and a single record, for some records
+        alone: that the check fails, and the client refuses, would tell that such a record is in the batch.
+
+        Returns:
+            whether there were records in the batch.
+        """
+        work, settings = self.work, self.work.settings
+        source = open_source(work.client.experiment.privacy.noise, derive_seed(settings.seed, "check"))
+        _, checked = self._trainer(plan, source).gradient_sum(
+            deepcopy(work.site.model), work.site.task, self.records, settings, clip_norm=clip_norm
+        )
+        torch.manual_seed(derive_seed(settings.seed, "layers"))
+        return checked
 
     def _trainer(self, plan: PrivacyPlan, source: RandomSource) -> "PrivateTrainer":
         from fedtrain.training.preflight import preflight  # noqa: PLC0415 - only where it is needed

@@ -565,3 +565,22 @@ def test_what_a_layer_keeps_does_not_reach_the_next_client(tmp_path, monkeypatch
 
     first, second = update(), update()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_weights_of_the_server_make_no_client_refuse_by_its_records(cache, tmp_path, node, request_of):
+    """Sums that cancel up to rounding, in another order than for a record alone: it tells who has ink there."""
+    sharing = {"training__local_steps": 1, "privacy__trust": "distributed", "privacy__colluders": 1}
+    settings = {"federation__cohort": 4, "task__model": "mlp", "federation__sites": str(tmp_path / "sites")}
+    experiment = private_experiment(cache, **sharing, **settings)
+    content = request_of(experiment)
+    first, bias, last, _ = content[protocol.ARRAYS]
+    generator = np.random.default_rng(0)
+    ink, values = np.arange(18, 46), generator.uniform(0.5, 1.5, 28).astype(np.float32)
+    weights = {name: array.numpy().copy() for name, array in content[protocol.ARRAYS].items()}
+    weights[first][:3], weights[bias][:3], weights[last][:, :3] = 0, 0, 0
+    weights[first][0, ink] = values
+    weights[first][1, ink[:14]], weights[first][2, ink[14:]] = values[:14], values[14:]
+    weights[last][0, :3] = 1e10, -1e10, -1e10
+    content[protocol.ARRAYS] = ArrayRecord({name: Array(value) for name, value in weights.items()})
+    for client in range(4):
+        assert protocol.ARRAYS in run(node(experiment, client), content)
