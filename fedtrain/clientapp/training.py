@@ -5,6 +5,8 @@ reservation is on the disk before a record is touched; the entry for the update 
 A crash leaves a reservation too many, never one too few. Others may use the ledger while the client trains.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -100,7 +102,9 @@ class _Training:
     def by_record(self, plan: PrivacyPlan, source: RandomSource) -> Arrays:
         """Train by noisy steps on the records."""
         work = self.work
-        self._trainer(plan, source).train(work.model, work.site.task, self.records, work.settings)
+        with self._own_weights(plan) as (trainer, model):
+            trainer.check(model, work.site.task, self.records, work.settings)
+        self._trainer(plan, source).train(work.model, work.site.task, self.records, work.settings, checked=True)
         return self._trained()
 
     def gradient_sum(self, plan: PrivacyPlan, source: RandomSource, *, clip_norm: float) -> Arrays:
@@ -115,21 +119,23 @@ class _Training:
         return {name: total.cpu().numpy() for name, total in sums.items()}
 
     def _checked(self, plan: PrivacyPlan, *, clip_norm: float) -> bool:
-        """Check a step of another batch with the weights that the site's own model begins with, and forget its sum.
+        """Check the sum of another batch, and forget it; return whether there were records in it."""
+        work = self.work
+        with self._own_weights(plan) as (trainer, model):
+            _, checked = trainer.gradient_sum(model, work.site.task, self.records, work.settings, clip_norm=clip_norm)
+        return checked
+
+    @contextmanager
+    def _own_weights(self, plan: PrivacyPlan) -> Iterator[tuple["PrivateTrainer", nn.Module]]:
+        """Give a trainer with draws of its own, and the weights that the site's own model begins with, to check.
 
         A server could choose weights with which rounding differs between a batch and a single record, for some records
         alone: that the check fails, and the client refuses, would tell that such a record is in the batch.
-
-        Returns:
-            whether there were records in the batch.
         """
-        work, settings = self.work, self.work.settings
-        source = open_source(work.client.experiment.privacy.noise, derive_seed(settings.seed, "check"))
-        _, checked = self._trainer(plan, source).gradient_sum(
-            deepcopy(work.site.model), work.site.task, self.records, settings, clip_norm=clip_norm
-        )
-        torch.manual_seed(derive_seed(settings.seed, "layers"))
-        return checked
+        site, seed = self.work.site, self.work.settings.seed
+        source = open_source(self.work.client.experiment.privacy.noise, derive_seed(seed, "check"))
+        yield self._trainer(plan, source), deepcopy(site.model)
+        torch.manual_seed(derive_seed(seed, "layers"))
 
     def _trainer(self, plan: PrivacyPlan, source: RandomSource) -> "PrivateTrainer":
         from fedtrain.training.preflight import preflight  # noqa: PLC0415 - only where it is needed

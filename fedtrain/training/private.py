@@ -15,8 +15,8 @@ What this module keeps:
 - nothing computed from the records but the noisy weights leaves: no loss, no count.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -90,20 +90,49 @@ class PrivateTrainer:
     source: RandomSource
     preflight: PreflightResult
 
-    def train(self, model: nn.Module, task: Task, records: Records, settings: RoundSettings) -> None:
+    def train(
+        self, model: nn.Module, task: Task, records: Records, settings: RoundSettings, *, checked: bool = False
+    ) -> None:
         """Train the model in place on the records, for one round.
 
         Formal guarantee: if what the source draws cannot be predicted, the change of the weights is the output of
         ``plan.event(plan.spec.steps_per_round)`` on the records, whatever the records are; see
         `fedtrain.privacy.noise` on floats.
 
+        Args:
+            model: the model, with the weights to begin with.
+            task: its task.
+            records: those that the batches are drawn of.
+            settings: of the round.
+            checked: whether `check` took a step before. Else the first step with records is checked. Whether that
+                fails can depend on weights and records together: do not show it to whoever chose the weights.
+
         Raises:
             TaskError: the model or the losses do not give each record a gradient of its own.
             ClientError: the self-check of the first step failed; the model is to be thrown away.
         """
+        for _ in self._trained(model, task, records, settings, checked=checked):
+            pass
+
+    def check(self, model: nn.Module, task: Task, records: Records, settings: RoundSettings) -> None:
+        """Take steps as `train` does, until one with records was checked. The model is to be thrown away.
+
+        Raises:
+            TaskError: the model or the losses do not give each record a gradient of its own.
+            ClientError: the self-check failed.
+        """
+        with closing(self._trained(model, task, records, settings, checked=False)) as steps:
+            for check in steps:
+                if check.done:
+                    return
+
+    def _trained(
+        self, model: nn.Module, task: Task, records: Records, settings: RoundSettings, *, checked: bool
+    ) -> Generator[SelfCheck, None, None]:
+        """Take the steps of a round, and yield after each what has been checked."""
         spec = self.plan.spec
         std = self.plan.noise_multiplier * spec.clip_norm
-        with self._steps(model, task, records, settings, clip_norm=spec.clip_norm) as steps:
+        with self._steps(model, task, records, settings, clip_norm=spec.clip_norm, checked=checked) as steps:
             parameters, check = steps.parameters, steps.check
             optimizer = LocalOptimizer(self.config, model, settings.learning_rate)
             anchors = [parameter.detach().clone() for parameter in parameters] if settings.proximal_mu else []
@@ -117,6 +146,7 @@ class PrivateTrainer:
                     add_proximal_gradient(parameters, anchors, settings.proximal_mu)
                 optimizer.step()
                 check.after_step()
+                yield check
 
     def gradient_sum(
         self,

@@ -1,5 +1,9 @@
 """Two checks in the first step of each round, before anything is sent: of the mechanism, and of the model.
 
+A client takes that step on a batch of its own, with the weights that its own model begins with, and throws it away.
+With weights of the server's choice, that a check fails could tell the server of a record: by sums that cancel up to
+rounding, in another order for a batch than for a record alone.
+
 The self-check is there for what no type can rule out: a library that changed, a layer that escapes the hooks, a device
 that computes something else. It says whether the mechanism did what the plan says. It works on the tensors that are
 about to be used, by other code than that which made them. No message of it says anything about the batch, its size

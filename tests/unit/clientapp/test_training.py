@@ -567,9 +567,12 @@ def test_what_a_layer_keeps_does_not_reach_the_next_client(tmp_path, monkeypatch
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_weights_of_the_server_make_no_client_refuse_by_its_records(cache, tmp_path, node, request_of):
+@pytest.mark.parametrize(
+    "sharing", [{}, {"privacy__trust": "distributed", "privacy__colluders": 1}], ids=["local", "distributed"]
+)
+def test_weights_of_the_server_make_no_client_refuse_by_its_records(cache, tmp_path, node, request_of, sharing):
     """Sums that cancel up to rounding, in another order than for a record alone: it tells who has ink there."""
-    sharing = {"training__local_steps": 1, "privacy__trust": "distributed", "privacy__colluders": 1}
+    sharing |= {"training__local_steps": 1}
     settings = {"federation__cohort": 4, "task__model": "mlp", "federation__sites": str(tmp_path / "sites")}
     experiment = private_experiment(cache, **sharing, **settings)
     content = request_of(experiment)
