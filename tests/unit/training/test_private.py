@@ -11,8 +11,9 @@ from torch import nn
 from fedtrain.config import Training
 from fedtrain.errors import TaskError
 from fedtrain.privacy.noise import SecureSource, SeededSource
-from fedtrain.training import Records
+from fedtrain.training import Records, private
 from fedtrain.training.preflight import PreflightResult
+from fedtrain.training.private import with_noise
 from fedtrain.training.steps import shuffled_batches
 from tests.unit.training.mechanism import (
     PLAIN,
@@ -74,6 +75,36 @@ def test_products_are_of_single_precision_whatever_the_program_asked_for():
     assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
     assert torch.backends.cudnn.conv.fp32_precision == convolutions
     assert torch.get_float32_matmul_precision() == "medium"
+
+
+def test_one_record_of_many_moves_the_sum_by_no_more_than_the_bound(monkeypatch):
+    """All gradients point one way, so that their sum is long, and would be rounded coarsely in single precision."""
+    count, found = 200_000, []
+    generator = torch.Generator().manual_seed(0)
+    data = Records(features=torch.rand(count, 64, generator=generator), targets=torch.zeros(count, dtype=torch.long))
+
+    def kept(sums, *, std, source):
+        found.append(torch.cat([total.double().flatten() for total in sums]))
+        return with_noise(sums, std=std, source=source)
+
+    monkeypatch.setattr(private, "with_noise", kept)
+    for some in (data, data.take(torch.arange(1, count))):
+        torch.manual_seed(0)
+        net = nn.Linear(64, 3)
+        change(some, plan(batch=count, noise=1.0), net=net)
+    assert float((found[0] - found[1]).norm()) <= 0.1 * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("features", [64, 784])
+def test_many_records_that_are_alike_train(features):
+    count = 3000
+    generator = torch.Generator().manual_seed(0)
+    data = Records(
+        features=torch.rand(1, features, generator=generator).expand(count, features).clone(),
+        targets=torch.zeros(count, dtype=torch.long),
+    )
+    torch.manual_seed(0)
+    change(data, plan(batch=count, noise=1.0), net=nn.Linear(features, 3))
 
 
 def test_an_unclipped_gradient_would_be_seen():
