@@ -43,9 +43,10 @@ def stats(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
 ) -> None:
-    """Release statistics of columns over a federation, charged to the ledgers; or show those of a run folder.
+    """Release statistics of columns over a federation, charged to the ledgers.
 
-    A file is run on this machine, as by simulate. Of a folder nothing is released anew, and nothing is charged.
+    A file is run on this machine, as by simulate. Those of a run folder are shown: nothing is released anew, and
+    nothing is charged.
     """
     from fedtrain.api import load_run, simulate  # noqa: PLC0415 - torch takes seconds to import
 
