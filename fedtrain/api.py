@@ -289,8 +289,7 @@ def audit_report(
         ReportError: the report or a ledger file cannot be read.
         KeyFileError: the roster cannot be used.
     """
-    from fedtrain.audit import audit, lies_in_run_folder, read_report, refuted
-    from fedtrain.errors import ContradictionError
+    from fedtrain.audit import audit_bytes, lies_in_run_folder
     from fedtrain.trust import Roster
 
     path = report.path if isinstance(report, Run) else Path(report)
@@ -299,11 +298,8 @@ def audit_report(
     trusted = roster if roster is None or isinstance(roster, Roster) else Roster.read(Path(roster))
     elsewhere = not (isinstance(roster, str | Path) and lies_in_run_folder(Path(roster), file))
     files = {str(given): _read(Path(given)) for given in ledgers}
-    try:
-        read = read_report(data)
-    except ContradictionError as error:
-        return refuted(error, data, roster=trusted, pinned=elsewhere)
-    return audit(read, roster=trusted, from_elsewhere=elsewhere, ledgers=files)
+    _, verdict = audit_bytes(data, roster=trusted, from_elsewhere=elsewhere, ledgers=files)
+    return verdict
 
 
 def budget(path: Run | str | Path, *, experiment: Experiment | None = None) -> "tuple[BudgetRow, ...]":

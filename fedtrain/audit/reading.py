@@ -60,14 +60,16 @@ def read_report(data: bytes) -> Report:
     return report
 
 
-def refuted(error: ContradictionError, data: bytes, *, roster: Roster | None = None, pinned: bool = True) -> Verdict:
+def refuted(
+    error: ContradictionError, data: bytes, *, roster: Roster | None = None, from_elsewhere: bool = True
+) -> Verdict:
     """Return the verdict on a report that is not as fedtrain writes it: what was signed of it, and what is wrong.
 
     Args:
         error: what is wrong.
         data: the report, as `read_report` refused it.
         roster: the keys that the auditor trusts.
-        pinned: whether the auditor has them from elsewhere than the run.
+        from_elsewhere: whether the auditor has them from elsewhere than the run.
     """
     tree = _tree(data)
     record = _record(tree.get("proof"), roster)
@@ -82,7 +84,7 @@ def refuted(error: ContradictionError, data: bytes, *, roster: Roster | None = N
     return Verdict(
         checks=tuple(Check.of(_GROUP.title, name, finding) for name, finding in found),
         groups=(_GROUP,),
-        pinned=roster is not None and pinned,
+        pinned=roster is not None and from_elsewhere,
         simulation=False,
     )
 

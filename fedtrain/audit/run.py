@@ -8,8 +8,9 @@ from typing import Final
 
 from fedtrain.audit.checks import accounting, claims, configuration, matching, rounds, signatures, transport
 from fedtrain.audit.evidence import Evidence, read_copy
+from fedtrain.audit.reading import read_report, refuted
 from fedtrain.audit.verdict import Check, Finding, Group, UnprovenError, Verdict, fails, not_proven
-from fedtrain.errors import FedtrainError
+from fedtrain.errors import ContradictionError, FedtrainError
 from fedtrain.privacy.mechanisms import mechanism_of_plan, private
 from fedtrain.report.schema import Report
 from fedtrain.report.wording import Transport
@@ -188,6 +189,27 @@ def audit(
         pinned=pinned,
         simulation=report.privacy.noise == "seeded",
     )
+
+
+def audit_bytes(
+    data: bytes, *, roster: Roster | None = None, from_elsewhere: bool = True, ledgers: Mapping[str, bytes] = _NO_COPIES
+) -> tuple[Report | None, Verdict]:
+    """Check a report as its bytes are. One that is not as fedtrain writes it is refuted, and not returned.
+
+    Args:
+        data: the report.
+        roster: as for `audit`, and so are the others.
+        from_elsewhere: likewise.
+        ledgers: likewise.
+
+    Raises:
+        ReportError: it is no report of this version.
+    """
+    try:
+        report = read_report(data)
+    except ContradictionError as error:
+        return None, refuted(error, data, roster=roster, from_elsewhere=from_elsewhere)
+    return report, audit(report, roster=roster, from_elsewhere=from_elsewhere, ledgers=ledgers)
 
 
 def lies_in_run_folder(roster: Path, report: Path) -> bool:

@@ -11,12 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedtrain.audit import EXIT_STATUS, Verdict, lies_in_run_folder, read_report, refuted
-from fedtrain.audit import audit as check
+from fedtrain.audit import EXIT_STATUS, Verdict, audit_bytes, lies_in_run_folder
 from fedtrain.audit.verdict import render_audit
 from fedtrain.cli.running import reporting_errors
 from fedtrain.cli.streams import answering
-from fedtrain.errors import ContradictionError, ReportError
+from fedtrain.errors import ReportError
 from fedtrain.files import write_atomic
 from fedtrain.trust import Roster
 
@@ -44,12 +43,8 @@ def audit(
         pinned = None if roster is None else Roster.read(roster)
         elsewhere = roster is not None and not lies_in_run_folder(roster, file)
         files = {str(path): _read(path) for path in ledgers or ()}
-        read = None
         try:
-            read = read_report(data)
-            verdict = check(read, roster=pinned, from_elsewhere=elsewhere, ledgers=files)
-        except ContradictionError as error:
-            verdict = refuted(error, data, roster=pinned, pinned=elsewhere)
+            read, verdict = audit_bytes(data, roster=pinned, from_elsewhere=elsewhere, ledgers=files)
         except ReportError as error:
             raise ReportError(f"{file}: {error}") from error
         if html is not None:
