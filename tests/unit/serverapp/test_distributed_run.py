@@ -3,15 +3,11 @@
 import numpy as np
 import pytest
 from flwr.app import Error
-from safetensors.numpy import load_file
 
-from fedtrain.audit import audit
 from fedtrain.errors import AggregationError, ConfigError, PrivacySpecError
-from fedtrain.report import Report
 from fedtrain.serverapp.channel import Transport
-from fedtrain.serverapp.run import run_experiment
-from fedtrain.trust import Roster
 from tests.fakes import NODES, digits_experiment, federation, private_experiment
+from tests.runs import finished, runner
 
 MASKED = {"transport__secagg__enabled": True, "transport__sealed": True}
 RECORD = {
@@ -34,29 +30,8 @@ UNITS = pytest.mark.parametrize("unit", [RECORD, CLIENT], ids=["record", "client
 
 @pytest.fixture
 def run(cache, tmp_path):
-    """Give a function that runs an experiment in a folder, and returns its report after an audit, and its model."""
-
-    def run(folder="run", kind=private_experiment, grid=None, **settings):
-        fixed = {
-            "output__directory": str(tmp_path / folder),
-            "output__screen": "none",
-            "task__model": "linear",
-            "federation__cohort": 4,
-            "federation__rounds": 2,
-            "federation__deadline": 10.0,
-        }
-        experiment = kind(cache, **(fixed | settings))
-        run_experiment(federation(experiment) if grid is None else grid(experiment), experiment)
-        return finished(tmp_path / folder)
-
-    return run
-
-
-def finished(folder):
-    report = Report.model_validate_json((folder / "report.json").read_text())
-    verdict = audit(report, roster=Roster.read(folder / "roster.json"))
-    assert [f"{check.name}: {check.detail}" for check in verdict.checks if check.status == "fails"] == []
-    return report, load_file(folder / "model-final.safetensors")
+    """Run an experiment in a folder, and return its report after an audit, and its model."""
+    return runner(cache, tmp_path, federation__cohort=4, federation__rounds=2)
 
 
 def same(one, other):
