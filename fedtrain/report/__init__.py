@@ -4,7 +4,7 @@ The page and the pictures are in ``fedtrain.report.html`` and ``fedtrain.report.
 matplotlib, which the processes that only write records do without.
 """
 
-from fedtrain.report.evaluation import Best, Evaluation, Evaluations, Metric, PerClass, best_of, better
+from fedtrain.report.evaluation import Best, Evaluation, Evaluations, Metric, PerClass, Threshold, best_of, better
 from fedtrain.report.parts import (
     DataSummary,
     Dropped,
@@ -61,6 +61,7 @@ __all__ = [
     "Sampling",
     "SecureAggregation",
     "SignedTrail",
+    "Threshold",
     "best_of",
     "better",
     "body_digest",

@@ -21,19 +21,42 @@ class PerClass(Part):
     precision: tuple[Fraction, ...] = Field(description="of the records called this class, the fraction that are of it")
     recall: tuple[Fraction, ...] = Field(description="of the records of this class, the fraction called so")
     f1: tuple[Fraction, ...] = Field(description="harmonic mean of precision and recall")
+    auroc: tuple[Fraction | None, ...] | None = Field(
+        None,
+        description="area under the ROC curve of the class against all others, null where all records or none are of "
+        "it; left out where it was not measured",
+        exclude_if=_is_none,
+    )
+    average_precision: tuple[Fraction | None, ...] | None = Field(
+        None,
+        description="area under the precision-recall curve as a sum of steps, likewise",
+        exclude_if=_is_none,
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if not len(self.precision) == len(self.recall) == len(self.f1):
+        lengths = {len(values) for _, values in self if values is not None}
+        if len(lengths) > 1:
             raise ValueError("precision, recall and f1 are not of one length: each needs one value for each class")
         return self
+
+
+class Threshold(Part):
+    """What a threshold on the probability of the second of two classes calls. With a zero divisor a ratio is 0."""
+
+    threshold: Fraction = Field(description="records with this probability or a higher one are called")
+    called: Count = Field(description="test records that are called")
+    precision: Fraction = Field(description="of the called records, the fraction that are of the class")
+    recall: Fraction = Field(description="of the records of the class, the fraction called")
+    specificity: Fraction = Field(description="of the other records, the fraction not called")
 
 
 class Evaluation(Part):
     """One central evaluation on the test records. A task may add measurements of its own.
 
-    A task of your own may measure something else: then the fields of classification are null, and its own numbers,
-    lists and mappings stand beside them. A measurement that is undefined, or not finite, is null.
+    A classifier also measures ``balanced_accuracy`` and, of up to 100 classes, ``auroc`` and ``average_precision``. A
+    task of your own may measure something else: then the fields of classification are null, and its own numbers, lists
+    and mappings stand beside them. A measurement that is undefined, or not finite, is null.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -49,6 +72,12 @@ class Evaluation(Part):
         None, description="test records, a row for each true class and a column for each predicted class"
     )
     calibration_error: Fraction | None = Field(None, description="expected calibration error")
+    thresholds: tuple[Threshold, ...] | None = Field(
+        None,
+        description="of two classes, what thresholds on the probability of the second call; in the last and the best "
+        "evaluation, and left out elsewhere",
+        exclude_if=_is_none,
+    )
     records: Count | None = Field(None, description="test records that were evaluated")
 
     @property
@@ -86,7 +115,8 @@ CLASSIFICATION = (
     *(Metric(name=name, direction="higher", format="percent") for name in ("accuracy", "precision", "recall", "f1")),
     *(Metric(name=name, direction="lower", format="number") for name in ("loss", "calibration_error")),
 )
-"""How to read the measurements of a classifier. A report leaves it out, as those did that knew nothing else."""
+"""How to read the measurements of a classifier that measures no areas under curves. A report leaves it out, as those
+did that knew nothing else."""
 
 
 class Best(Part):
@@ -123,7 +153,7 @@ class Evaluations(Part):
     metrics: tuple[Metric, ...] = Field(
         CLASSIFICATION,
         description="how to read the measurements that are single numbers; the first chooses the best model. Left out "
-        "where they are those of a classifier",
+        "where they are those of a classifier without areas under curves",
         exclude_if=lambda metrics: metrics == CLASSIFICATION,
     )
     final: Evaluation | None = Field(description="the last evaluation; null if there was none")
@@ -192,12 +222,11 @@ LARGE = 100
 def slim(evaluation: Evaluation) -> Evaluation:
     """Return what is kept of every evaluation of a history: what does not grow with the classes.
 
-    The confusion matrix is left out. Where there are more than 100 classes, so is what is measured of each, and of a
-    task's own measurements those of more than 100 numbers.
+    The confusion matrix and the thresholds are left out. Where there are more than 100 classes, so is what is measured
+    of each, and of a task's own measurements those of more than 100 numbers.
     """
     left: dict[str, None] = {name: None for name, value in evaluation.own.items() if _numbers(value) > LARGE}
-    if evaluation.confusion is not None:
-        left["confusion"] = None
+    left |= {name: None for name in ("confusion", "thresholds") if getattr(evaluation, name) is not None}
     if evaluation.per_class is not None and len(evaluation.per_class.f1) > LARGE:
         left["per_class"] = None
     return evaluation.model_copy(update=left) if left else evaluation

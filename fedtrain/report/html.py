@@ -27,6 +27,7 @@ from fedtrain.report.tables import (
     rounds,
     sampling,
     spending,
+    thresholds,
 )
 from fedtrain.report.wording import listed, meaning_of_delta, summary, title
 
@@ -70,6 +71,7 @@ def render_html(report: Report, matrices: Mapping[str, NDArray[Any]] | None = No
         metric_name=short(title(metric.name), 40) if (metric := _metric(report)) is not None else "",
         measurements=measurements(final, report.evaluation.metrics) if final is not None else [],
         per_class=per_class(final, classes) if final is not None else None,
+        thresholds=thresholds(final) if final is not None else None,
         confused=confused(final, classes) if final is not None else None,
         factor=factor(report.privacy),
         delta=meaning_of_delta(report.privacy),

@@ -97,7 +97,7 @@ def measurements(evaluation: Evaluation, metrics: Sequence[Metric]) -> Rows:
 
 
 def per_class(evaluation: Evaluation, classes: tuple[str, ...]) -> Table | None:
-    """Return precision, recall and F1 of each class; of very many classes, those with the lowest F1."""
+    """Return what is measured of each class; of very many classes, those with the lowest F1."""
     measured = evaluation.per_class
     if measured is None:
         return None
@@ -107,17 +107,32 @@ def per_class(evaluation: Evaluation, classes: tuple[str, ...]) -> Table | None:
         order = sorted(order, key=lambda index: measured.f1[index])[:_FEWER]
         note = f"The {_FEWER} classes with the lowest F1, of {count(len(measured.f1))}; report.json has all."
     confusion = evaluation.confusion
+    areas = {"AUROC": measured.auroc, "average precision": measured.average_precision}
+    known = {name: values for name, values in areas.items() if values is not None}
     rows = [
         (
             short(classes[index] if index < len(classes) else str(index), 60),
             percent(measured.precision[index]),
             percent(measured.recall[index]),
             percent(measured.f1[index]),
+            *("undefined" if (area := values[index]) is None else percent(area) for values in known.values()),
             count(sum(confusion[index])) if confusion is not None and index < len(confusion) else "",
         )
         for index in order
     ]
-    return Table(headings=("class", "precision", "recall", "F1", "records"), rows=rows, note=note)
+    return Table(headings=("class", "precision", "recall", "F1", *known, "records"), rows=rows, note=note)
+
+
+def thresholds(evaluation: Evaluation) -> Table | None:
+    """Return what thresholds on the probability of the second of two classes call."""
+    if not evaluation.thresholds:
+        return None
+    rows = [
+        (exact(row.threshold), count(row.called), percent(row.precision), percent(row.recall), percent(row.specificity))
+        for row in evaluation.thresholds
+    ]
+    headings = ("threshold", "called", "precision", "recall", "specificity")
+    return Table(headings=headings, rows=rows)
 
 
 def confused(evaluation: Evaluation, classes: tuple[str, ...]) -> Table | None:

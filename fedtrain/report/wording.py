@@ -72,6 +72,7 @@ TITLES = {
     "mae": "MAE",
     "r2": "R²",
     "average_precision": "average precision",
+    "balanced_accuracy": "balanced accuracy",
 }
 
 

@@ -8,10 +8,15 @@ from torch.nn import functional
 
 from fedtrain.errors import TaskError
 from fedtrain.tasks.base import Batch, Metric
+from fedtrain.tasks.ranking import Ranking, threshold_table
 
 CALIBRATION_BINS = 15
+RANKED_CLASSES = 100
+"""Classes up to which areas under curves are measured: for them, all outputs are kept until the end."""
+
 # The largest float32 below one.
 _BELOW_ONE = 1 - 2.0**-24
+_TWO = 2
 
 
 class ClassificationMetrics:
@@ -28,10 +33,21 @@ class ClassificationMetrics:
       (scikit-learn's ``zero_division=0``);
     - ``precision``, ``recall``, ``f1``: their means over the classes that occur among the labels or the predictions
       (scikit-learn's ``average="macro"``), so that a class absent from both does not count;
+    - ``balanced_accuracy``: the mean of the recall over the classes that occur among the labels;
+    - ``auroc`` and ``average_precision``: the area under the ROC curve, and that under the precision-recall curve as a
+      sum of steps, of the probability of a class against all others. The mean over the classes that some records have
+      and others lack; of two classes, the average precision is that of the second. ``per_class`` has them of each
+      class, ``None`` where there is no curve. With more than 100 classes they are left out;
+    - ``thresholds``, of two classes: what thresholds on the probability of the second class call, see
+      `fedtrain.tasks.ranking.threshold_table`;
     - ``calibration_error``: the expected calibration error in the L1 norm with 15 bins of equal width over the
       confidence of the predicted class (Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3),
       ``None`` where ``loss`` is. Torchmetrics sums it in single precision: the error was 5e-6 on ten thousand and 6e-4
       on a million records where measured.
+
+    Where ``loss`` is ``None``, so are the areas, and there are no thresholds. The areas are of the order of the
+    outputs: torchmetrics 1.9 applies a sigmoid to scores outside [0, 1], batch by batch, and counts an area of 0 for a
+    class without records.
     """
 
     def __init__(self, classes: int) -> None:
@@ -41,7 +57,10 @@ class ClassificationMetrics:
             MulticlassConfusionMatrix,
         )
 
+        self._classes, self._ranked = classes, classes <= RANKED_CLASSES
         self._records = 0
+        self._outputs: list[Tensor] = []
+        self._targets: list[Tensor] = []
         self._loss = torch.zeros((), dtype=torch.float64)
         self._confusion = MulticlassConfusionMatrix(num_classes=classes)
         self._calibration = MulticlassCalibrationError(num_classes=classes, n_bins=CALIBRATION_BINS, norm="l1")
@@ -49,7 +68,8 @@ class ClassificationMetrics:
     @property
     def described(self) -> tuple[Metric, ...]:
         """What is a single number, the accuracy first."""
-        ratios = ("accuracy", "precision", "recall", "f1")
+        areas = ("auroc", "average_precision") if self._ranked else ()
+        ratios = ("accuracy", "precision", "recall", "f1", "balanced_accuracy", *areas)
         errors = ("loss", "calibration_error")
         return (
             *(Metric(name=name, direction="higher", format="percent") for name in ratios),
@@ -59,11 +79,20 @@ class ClassificationMetrics:
     def baseline(self, targets: Tensor) -> dict[str, float]:
         """Return what the best constant answer reaches on targets, int64 of shape (n,): always the most frequent class.
 
-        Its loss is that of the shares of the classes as probabilities.
+        Its loss is that of the shares of the classes as probabilities. Areas and the balanced accuracy are means over
+        classes, as those of a model are.
         """
-        counts = torch.bincount(targets)
+        counts = torch.bincount(targets, minlength=self._classes)
         shares = counts.to(torch.float64) / len(targets)
-        return {"accuracy": int(counts.max()) / len(targets), "loss": float(torch.special.entr(shares).sum())}
+        occur = int((counts > 0).sum())
+        found = {
+            "accuracy": int(counts.max()) / len(targets),
+            "balanced_accuracy": 1 / occur,
+            "loss": float(torch.special.entr(shares).sum()),
+        }
+        if self._ranked and occur > 1:
+            found |= {"auroc": 0.5, "average_precision": float(shares[1]) if self._classes == _TWO else 1 / occur}
+        return found
 
     def update(self, outputs: Tensor, batch: Batch) -> None:
         """Add a batch of logits, floating point of shape (n, classes), and its ``targets``, int64 of shape (n,).
@@ -82,6 +111,9 @@ class ClassificationMetrics:
         # Torchmetrics applies a softmax to a batch only if it holds a value outside [0, 1], so it is given
         # probabilities; and it puts a confidence of exactly one in a bin of its own, so they stay below one.
         self._calibration.update(logits.softmax(dim=1).clamp(max=_BELOW_ONE), labels)
+        if self._ranked:
+            self._outputs.append(outputs.detach().to("cpu"))
+            self._targets.append(labels)
 
     def compute(self) -> dict[str, object]:
         """Return the measurements as numbers, lists and mappings that JSON can hold; see the class.
@@ -100,16 +132,39 @@ class ClassificationMetrics:
             "recall": hits / actual.clamp(min=1),
             "f1": 2 * hits / (actual + predicted).clamp(min=1),
         }
+        areas, of_each, thresholds = self._areas(known=math.isfinite(loss))
         return {
             "loss": loss if math.isfinite(loss) else None,
             "accuracy": float(hits.sum()) / self._records,
             **{name: float(values[occurs].mean()) for name, values in per_class.items()},
-            "per_class": {name: values.tolist() for name, values in per_class.items()},
+            "balanced_accuracy": float(per_class["recall"][actual > 0].mean()),
+            **areas,
+            "per_class": {name: values.tolist() for name, values in per_class.items()} | of_each,
+            **thresholds,
             "confusion": confusion.to(torch.int64).tolist(),
             # Rounding can carry a mean confidence past one.
             "calibration_error": min(float(self._calibration.compute()), 1.0) if math.isfinite(loss) else None,
             "records": self._records,
         }
+
+    def _areas(self, *, known: bool) -> tuple[dict[str, object], dict[str, object], dict[str, object]]:
+        """Return the areas, those of each class, and the thresholds; ``None`` for areas of unknown outputs."""
+        if not self._ranked:
+            return {}, {}, {}
+        if not known:
+            return {"auroc": None, "average_precision": None}, {}, {}
+        logits, labels = torch.cat(self._outputs).to(torch.float64), torch.cat(self._targets)
+        scores = logits.log_softmax(dim=1)
+        if self._classes == _TWO:
+            # Of two classes the log-odds, which do not round to equal ones where a probability is almost 1.
+            odds = logits[:, 1] - logits[:, 0]
+            scores = torch.stack([-odds, odds], dim=1)
+        each = _areas_of_each(scores, functional.one_hot(labels, self._classes))
+        areas: dict[str, object] = {name: _mean(values) for name, values in each.items()}
+        if self._classes != _TWO:
+            return areas, dict(each), {}
+        areas["average_precision"] = each["average_precision"][1]
+        return areas, dict(each), {"thresholds": threshold_table(scores[:, 1], labels)}
 
 
 class RegressionMetrics:
@@ -195,8 +250,8 @@ class MultilabelMetrics:
     - ``records``: how many records were measured.
 
     A curve needs records with the label and records without it. Where a label has only one of the two, its values are
-    ``None`` and it has no part in the means, which are ``None`` if no label is left: torchmetrics counts an area of 0
-    for such a label, which would say that the model is at fault. Where an output is not finite, all are ``None``.
+    ``None`` and it has no part in the means, which are ``None`` if no label is left. Where an output is not finite, all
+    are ``None``.
     """
 
     def __init__(self, labels: int) -> None:
@@ -232,23 +287,13 @@ class MultilabelMetrics:
         Raises:
             TaskError: no record was added.
         """
-        # Imported here because it takes more than a second, and training needs none of it.
-        from torchmetrics.functional.classification import (  # noqa: PLC0415
-            binary_auroc,
-            binary_average_precision,
-        )
-
         records = sum(map(len, self._targets))
         if records == 0:
             raise _nothing()
         outputs, targets = torch.cat(self._outputs), torch.cat(self._targets)
         loss = _finite(float(functional.binary_cross_entropy_with_logits(outputs, targets.to(outputs.dtype))))
-        per_label: dict[str, list[float | None]] = {"auroc": [], "average_precision": []}
-        for score, truth in zip(outputs.T, targets.T, strict=True):
-            known = loss is not None and 0 < int(truth.sum()) < records
-            ranks = _ranks(score)
-            per_label["auroc"].append(float(binary_auroc(ranks, truth)) if known else None)
-            per_label["average_precision"].append(float(binary_average_precision(ranks, truth)) if known else None)
+        none: list[float | None] = [None] * self._labels
+        per_label = {"auroc": none, "average_precision": none} if loss is None else _areas_of_each(outputs, targets)
         return {
             "loss": loss,
             **{name: _mean(values) for name, values in per_label.items()},
@@ -257,15 +302,13 @@ class MultilabelMetrics:
         }
 
 
-def _ranks(scores: Tensor) -> Tensor:
-    """Return the places of scores in their order, from 0 to below 1, equal scores with equal ranks.
-
-    Areas depend on the order alone. Torchmetrics takes what is outside [0, 1] for logits, batch by batch, and its
-    sigmoid makes large ones equal.
-    """
-    different, places = torch.unique(scores, return_inverse=True)
-    ranks: Tensor = places.to(torch.float64) / len(different)
-    return ranks
+def _areas_of_each(scores: Tensor, truth: Tensor) -> dict[str, list[float | None]]:
+    """Return both areas of each column of scores, shape (n, columns), against a column of 0 and 1."""
+    rankings = [Ranking.of(score, each) for score, each in zip(scores.T, truth.T, strict=True)]
+    return {
+        "auroc": [ranking.auroc() for ranking in rankings],
+        "average_precision": [ranking.average_precision() for ranking in rankings],
+    }
 
 
 def _mean(values: list[float | None]) -> float | None:

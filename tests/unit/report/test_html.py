@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedtrain.report import Evaluation
-from fedtrain.report.evaluation import PerClass
+from fedtrain.report.evaluation import PerClass, slim
 from fedtrain.report.html import render_html
 from fedtrain.report.tables import confused
 
@@ -212,6 +212,25 @@ def test_a_task_may_measure_other_classes_than_the_data_has(plain, parse):
         entry["confusion"] = [[3, 1], [0, 4]]
         entry["per_class"] = {"precision": [1.0, 0.8], "recall": [0.75, 1.0], "f1": [0.85, 0.88]}
     assert "<td>0</td><td>100.00 %</td><td>75.00 %</td><td>85.00 %</td><td>4</td>" in render_html(parse(plain))
+
+
+def test_areas_of_classes_and_thresholds_are_shown(plain, parse):
+    rows = [{"threshold": 0.05, "called": 1234, "precision": 0.25, "recall": 1.0, "specificity": 0.123456}]
+    for entry in (plain["evaluation"]["final"], plain["evaluation"]["history"][-1]):
+        entry["confusion"] = [[3, 1], [0, 4]]
+        entry["per_class"] = {"precision": [1.0, 0.8], "recall": [0.75, 1.0], "f1": [0.85, 0.88]}
+        entry["per_class"] |= {"auroc": [0.987654, 0.5], "average_precision": [0.9, None]}
+        entry |= {"thresholds": rows, "balanced_accuracy": 0.875}
+    report = parse(plain)
+    assert not slim(report.evaluation.final).thresholds
+    assert report.model_dump(mode="json")["evaluation"]["final"]["thresholds"] == rows
+    page = render_html(report)
+    assert (
+        "<td>0</td><td>100.00 %</td><td>75.00 %</td><td>85.00 %</td><td>98.76 %</td><td>90.00 %</td><td>4</td>" in page
+    )
+    assert "<td>88.00 %</td><td>50.00 %</td><td>undefined</td>" in page
+    assert "<td>0.05</td><td>1,234</td><td>25.00 %</td><td>100.00 %</td><td>12.34 %</td>" in page
+    assert "By threshold on the probability of one</h3>" in page
 
 
 def test_a_thousand_clients_and_five_hundred_rounds_are_summed_up(build, parse):

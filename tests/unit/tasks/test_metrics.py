@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
+    balanced_accuracy_score,
     confusion_matrix,
     log_loss,
     mean_absolute_error,
@@ -20,6 +21,7 @@ from torch.nn import functional
 
 from fedtrain.errors import TaskError
 from fedtrain.tasks import ClassificationMetrics, MultilabelMetrics, RegressionMetrics
+from fedtrain.tasks.ranking import THRESHOLDS
 
 
 def measured(outputs, labels, classes):
@@ -46,6 +48,70 @@ def expected_calibration_error(probabilities, labels, bins=15):
             accuracy = (predicted[inside] == labels[inside]).mean()
             total += inside.mean() * abs(accuracy - confidence[inside].mean())
     return total
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 50.0])
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_areas_and_balanced_accuracy_are_those_of_scikit_learn(classes, scale):
+    outputs, labels = records(500, classes, seed=2)
+    outputs = scale * outputs.double().round(decimals=1)  # with equal ones
+    result = measured(outputs, labels, classes)
+    true = np.eye(classes, dtype=int)[labels.numpy()]
+    scores = outputs.log_softmax(dim=1).numpy() if classes > 2 else np.stack([[1, -1], [-1, 1]]) @ outputs.numpy().T
+    scores = scores if classes > 2 else scores.T
+    for name, measure in (("auroc", roc_auc_score), ("average_precision", average_precision_score)):
+        each = [measure(true[:, place], scores[:, place]) for place in range(classes)]
+        assert result["per_class"][name] == pytest.approx(each, abs=1e-12)
+        expected = each[1] if (name, classes) == ("average_precision", 2) else np.mean(each)
+        assert result[name] == pytest.approx(expected, abs=1e-12)
+    assert result["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, outputs.argmax(1)), rel=1e-12)
+
+
+def test_areas_are_means_over_the_classes_that_occur():
+    outputs, labels = records(60, 4)
+    labels[labels == 2] = 3
+    result = measured(outputs, labels, 4)
+    for name in ("auroc", "average_precision"):
+        each = result["per_class"][name]
+        assert each[2] is None
+        assert result[name] == pytest.approx((each[0] + each[1] + each[3]) / 3)
+    alone = measured(outputs, torch.ones(60, dtype=torch.int64), 4)
+    assert alone["auroc"] is alone["average_precision"] is None
+    assert alone["per_class"]["auroc"] == [None] * 4
+    assert alone["balanced_accuracy"] == alone["per_class"]["recall"][1]
+
+
+def test_a_predicted_class_without_records_counts_in_the_mean_recall_and_not_in_balanced_accuracy():
+    outputs = torch.tensor([[2.0, 0, 0], [0, 2, 0], [0, 0, 2]])
+    result = measured(outputs, torch.tensor([0, 1, 1]), 3)
+    assert result["balanced_accuracy"] == 0.75
+    assert result["recall"] == pytest.approx(0.5)
+
+
+def test_thresholds_say_what_they_call():
+    probabilities = torch.tensor([0.02, 0.15, 0.35, 0.45, 0.75, 0.97], dtype=torch.float64)
+    outputs = torch.stack([torch.zeros(6, dtype=torch.float64), torch.logit(probabilities)], dim=1)
+    rows = measured(outputs, torch.tensor([0, 0, 1, 0, 1, 1]), 2)["thresholds"]
+    assert [row["threshold"] for row in rows] == list(THRESHOLDS)
+    assert [row["called"] for row in rows] == [5, 5, 4, 4, 3, 2, 2, 2, 1, 1, 1]
+    assert rows[2] == {"threshold": 0.2, "called": 4, "precision": 0.75, "recall": 1.0, "specificity": 2 / 3}
+    assert rows[5] == {"threshold": 0.5, "called": 2, "precision": 1.0, "recall": 2 / 3, "specificity": 1.0}
+    assert "thresholds" not in measured(*records(20, 3), 3)
+
+
+def test_areas_of_more_than_a_hundred_classes_are_left_out():
+    outputs, labels = records(300, 101)
+    result = measured(outputs, labels, 101)
+    assert not {"auroc", "average_precision", "thresholds"} & result.keys()
+    assert "auroc" not in result["per_class"]
+    assert "auroc" not in {metric.name for metric in ClassificationMetrics(101).described}
+    assert "auroc" in measured(*records(300, 100), 100)
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_all_measurements_that_are_described_are_measured(classes):
+    metrics = ClassificationMetrics(classes)
+    assert {metric.name for metric in metrics.described} <= measured(*records(50, classes), classes).keys()
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10])
@@ -77,6 +143,9 @@ def test_the_measurements_are_plain_json():
         "precision",
         "recall",
         "f1",
+        "balanced_accuracy",
+        "auroc",
+        "average_precision",
         "per_class",
         "confusion",
         "calibration_error",
@@ -125,6 +194,8 @@ def test_outputs_that_are_not_finite_give_null(bad):
     result = metrics.compute()
     assert result["loss"] is None
     assert result["calibration_error"] is None
+    assert result["auroc"] is result["average_precision"] is None
+    assert "thresholds" not in result
     assert result["records"] == 2
     json.dumps(result, allow_nan=False)
 
@@ -265,9 +336,21 @@ def test_a_baseline_is_what_the_metrics_give_to_one_answer():
     targets = torch.tensor([0, 2, 2, 1, 2, 2, 0])
     shares = torch.bincount(targets) / len(targets)
     found = computed(ClassificationMetrics(3), shares.log().expand(len(targets), -1), targets)
-    assert ClassificationMetrics(3).baseline(targets) == pytest.approx(
-        {name: found[name] for name in ("accuracy", "loss")}
-    )
+    names = ("accuracy", "loss", "balanced_accuracy", "auroc")
+    expected = {name: found[name] for name in names} | {"average_precision": 1 / 3}
+    assert ClassificationMetrics(3).baseline(targets) == pytest.approx(expected)
+
+
+def test_a_baseline_of_two_classes_has_the_share_of_the_second_as_average_precision():
+    targets = torch.tensor([0, 1, 0, 0, 0])
+    found = computed(ClassificationMetrics(2), torch.zeros(5, 2), targets)
+    assert found["average_precision"] == pytest.approx(0.2)
+    assert ClassificationMetrics(2).baseline(targets)["average_precision"] == pytest.approx(0.2)
+    assert set(ClassificationMetrics(2).baseline(torch.zeros(3, dtype=torch.int64))) == {
+        "accuracy",
+        "balanced_accuracy",
+        "loss",
+    }
 
 
 def test_a_baseline_of_numbers_is_their_mean_and_for_mae_their_median():
