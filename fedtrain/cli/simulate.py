@@ -164,6 +164,7 @@ def _summary(run_config: dict[str, Any], started: float) -> dict[str, Any]:
         "rounds": report.rounds,
         "accuracy": final and final.accuracy,
         "metrics": {metric.name: final and final.value(metric.name) for metric in report.evaluation.metrics},
+        "intervals": report.evaluation.intervals and report.evaluation.intervals.model_dump(mode="json"),
         "baseline": report.evaluation.baseline,
         "warnings": list(report.warnings),
         "epsilon": report.privacy.epsilon,

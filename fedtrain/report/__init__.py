@@ -4,7 +4,18 @@ The page and the pictures are in ``fedtrain.report.html`` and ``fedtrain.report.
 matplotlib, which the processes that only write records do without.
 """
 
-from fedtrain.report.evaluation import Best, Evaluation, Evaluations, Metric, PerClass, Threshold, best_of, better
+from fedtrain.report.evaluation import (
+    Best,
+    Evaluation,
+    Evaluations,
+    Interval,
+    Intervals,
+    Metric,
+    PerClass,
+    Threshold,
+    best_of,
+    better,
+)
 from fedtrain.report.parts import (
     DataSummary,
     Dropped,
@@ -46,6 +57,8 @@ __all__ = [
     "Evaluation",
     "Evaluations",
     "IntegerNoise",
+    "Interval",
+    "Intervals",
     "LedgerTrail",
     "Mechanism",
     "Metric",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, JsonValue, model_validator
 
@@ -147,6 +147,37 @@ class Best(Part):
         return self
 
 
+class Interval(Part):
+    """Where a measurement would be on other test records, in 95 of 100 cases."""
+
+    lower: float = Field(description="the lower end")
+    upper: float = Field(description="the upper end")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.lower > self.upper:
+            raise ValueError(f"lower = {self.lower} is above upper = {self.upper}")
+        return self
+
+
+class Intervals(Part):
+    """Intervals of measurements that are single numbers, by the percentile bootstrap over the test records.
+
+    They say how much the choice of the test records matters, and nothing of other seeds, noise or training records. The
+    best round was chosen on the same records, so that its interval is too good. A measurement without an interval is
+    left out: all resamples agree, some leave it undefined, or it has none, as the calibration error.
+    """
+
+    level: Fraction = Field(description="of so many sets of test records, as a fraction, it holds the measurement")
+    resamples: Annotated[int, Field(ge=1)] = Field(description="sets of test records that were drawn")
+    final: dict[str, Interval] = Field(description="intervals of the last evaluation, by metric")
+    best: dict[str, Interval] | None = Field(
+        None,
+        description="intervals of the best evaluation; left out where that is the last",
+        exclude_if=_is_none,
+    )
+
+
 class Evaluations(Part):
     """All central evaluations."""
 
@@ -165,6 +196,12 @@ class Evaluations(Part):
         "the mean or for MAE the median, the frequency of each label; left out where it is not known",
         exclude_if=_is_none,
     )
+    intervals: Intervals | None = Field(
+        None,
+        description="intervals of the last and of the best evaluation; left out where the run did not complete, and "
+        "where the task gives none",
+        exclude_if=_is_none,
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -174,6 +211,7 @@ class Evaluations(Part):
             raise ValueError("final is not the last evaluation of history")
         if len({metric.name for metric in self.metrics}) != len(self.metrics):
             raise ValueError("metrics names a measurement twice")
+        self._check_intervals()
         expected = best_of(self.history, self.metrics)
         if (self.best is None) != (expected is None):
             named = (
@@ -185,6 +223,20 @@ class Evaluations(Part):
                 f"best = round {self.best.round}, {self.metrics[0].name} {self.best.reached} is not the best of history"
             )
         return self
+
+    def interval(self, name: str) -> Interval | None:
+        """Return the interval of a measurement of the last evaluation; ``None`` if there is none."""
+        return None if self.intervals is None else self.intervals.final.get(name)
+
+    def _check_intervals(self) -> None:
+        if self.intervals is None:
+            return
+        if self.final is None:
+            raise ValueError("intervals are of the last evaluation, and there is none")
+        known = {metric.name for metric in self.metrics}
+        for names in (self.intervals.final, self.intervals.best or {}):
+            if strange := sorted(set(names) - known):
+                raise ValueError(f"intervals has {strange[0]}, which metrics does not name")
 
     def _is_best(self, reported: Best, expected: Best) -> bool:
         """Say whether an evaluation is one of the best; of several equal ones any may be named."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fedtrain.report import plots
 from fedtrain.report.evaluation import Evaluation, Metric
+from fedtrain.report.intervals import headline_interval, interval_table
 from fedtrain.report.numbers import count, duration, error, exact, percent, short, upper
 from fedtrain.report.schema import Report
 from fedtrain.report.tables import (
@@ -68,6 +69,8 @@ def render_html(report: Report, matrices: Mapping[str, NDArray[Any]] | None = No
         figures={name: Markup(svg) for name, svg in _figures(report, classes).items()},  # noqa: S704 - our own drawing
         curve_name=short(title(_curve(report)), 40),
         headline=headline(report.evaluation),
+        headline_interval=headline_interval(report.evaluation),
+        intervals=interval_table(report.evaluation),
         metric_name=short(title(metric.name), 40) if (metric := _metric(report)) is not None else "",
         measurements=measurements(final, report.evaluation.metrics) if final is not None else [],
         per_class=per_class(final, classes) if final is not None else None,

@@ -52,6 +52,14 @@ def measured(value: float, direction: Literal["higher", "lower"], form: Literal[
     return score(value) if direction == "higher" else error(value)
 
 
+def between(lower: float, upper: float, form: Literal["percent", "number"]) -> str:
+    """Return an interval, its ends rounded so that it is no narrower than it is."""
+    if form == "percent":
+        above = (Decimal(repr(upper)) * 100).quantize(Decimal("0.01"), ROUND_CEILING)
+        return f"{percent(lower).removesuffix(' %')} to {above} %"
+    return f"{score(lower)} to {error(upper)}"
+
+
 def exact(value: float) -> str:
     """Return a number as it is, with a power of ten where it is very small or very large."""
     number = Decimal(repr(value)).normalize()

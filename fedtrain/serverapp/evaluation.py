@@ -2,16 +2,17 @@
 
 import json
 import logging
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from pydantic import ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from fedtrain.data import Split
 from fedtrain.errors import RunError, TaskError
 from fedtrain.report import Evaluation, Metric
-from fedtrain.tasks import Records, Task
+from fedtrain.tasks import Batch, Records, Task
 from fedtrain.tasks.calls import collate, forward, to_device
 from fedtrain.tasks.trial import measurements, require_same_model, try_training
 from fedtrain.tasks.user_code import copied, telling
@@ -38,20 +39,29 @@ def evaluate(model: nn.Module, task: Task, test: Split, *, round_number: int) ->
     return evaluation
 
 
-def _measured(model: nn.Module, task: Task, test: Split, round_number: int) -> tuple[Evaluation, tuple[str, ...]]:
+def outputs_of(model: nn.Module, task: Task, test: Split) -> Iterator[tuple[Tensor, Batch]]:
+    """Give what the model returns for the test records, some at a time, and what it returned it for.
+
+    Raises:
+        TaskError: the code of the task fails.
+    """
     device = next(model.parameters()).device
+    model.eval()
+    for start in range(0, len(test), _BATCH):
+        records = _records(test, np.arange(start, min(start + _BATCH, len(test))))
+        with telling("collate of the task"):
+            batch = to_device(collate(task, records, None), device)
+        with telling("forward of the task"), torch.no_grad():
+            outputs = forward(task, model, batch)
+        yield outputs, batch
+
+
+def _measured(model: nn.Module, task: Task, test: Split, round_number: int) -> tuple[Evaluation, tuple[str, ...]]:
     with telling("metrics of the task"):
         metrics = task.metrics()
-    model.eval()
-    with torch.no_grad():
-        for start in range(0, len(test), _BATCH):
-            records = _records(test, np.arange(start, min(start + _BATCH, len(test))))
-            with telling("collate of the task"):
-                batch = to_device(collate(task, records, None), device)
-            with telling("forward of the task"):
-                outputs = forward(task, model, batch)
-            with telling("update of the task's metrics"):
-                metrics.update(outputs, batch)
+    for outputs, batch in outputs_of(model, task, test):
+        with telling("update of the task's metrics"), torch.no_grad():
+            metrics.update(outputs, batch)
     with telling("compute of the task's metrics"):
         found: object = metrics.compute()
     measured, broken = measurements(found)

@@ -27,6 +27,7 @@ from fedtrain.report import (
     EncoderSummary,
     Evaluation,
     Evaluations,
+    Intervals,
     ModelFile,
     ModelSummary,
     Report,
@@ -61,6 +62,7 @@ def build_report(
     final: ModelFile | None,
     best: ModelFile | None,
     matrices: ModelFile | None = None,
+    intervals: Intervals | None = None,
 ) -> Report:
     """Return the report of a run that stands at ``state``, signed where the run has a trail.
 
@@ -81,6 +83,7 @@ def build_report(
         best=best_of(history, preparation.metrics),
         history=history,
         baseline=preparation.baseline,
+        intervals=intervals,
     )
     log = tuple(_published(entry, withheld=withheld) for entry in state.round_log)
     report = Report(

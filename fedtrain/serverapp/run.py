@@ -41,6 +41,7 @@ from fedtrain.serverapp.events import (
     RunStarted,
 )
 from fedtrain.serverapp.identity import RunIdentity
+from fedtrain.serverapp.intervals import intervals_of
 from fedtrain.serverapp.preparation import Preparation, prepare
 from fedtrain.serverapp.reporting import Status, build_report, largest_epsilon, matrices_of
 from fedtrain.serverapp.rounds import Rounds, initial_state
@@ -268,6 +269,9 @@ class RunInProgress:
 
     def _report(self, status: Status, reason: str | None) -> Report:
         matrices = matrices_of(self._preparation, self._state)
+        intervals = None
+        if status == "completed":
+            intervals = intervals_of(self._preparation, self._state, lambda: self._folder.load_model("best"))
         report = build_report(
             self._preparation,
             self._state,
@@ -278,6 +282,7 @@ class RunInProgress:
             final=self._save_model("final"),
             best=self._folder.model_file("best"),
             matrices=self._folder.save_matrices(matrices),
+            intervals=intervals,
         )
         self._folder.save_report(report, render_html(report, matrices))
         return report

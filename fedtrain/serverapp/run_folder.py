@@ -11,6 +11,8 @@ from secrets import token_hex
 from typing import TYPE_CHECKING
 
 import tomli_w
+from safetensors import SafetensorError
+from safetensors.numpy import load
 
 from fedtrain.config import Experiment, read_toml, to_flat
 from fedtrain.config.loading import decisive, spelled_out
@@ -310,6 +312,18 @@ class RunFolder:
         write_atomic(path, encode_model(arrays, second_names or {}))
         data = _read_back(path, lambda data: check_model_file(data, arrays))
         return ModelFile(file=path.name, sha256=sha256(data).hexdigest())
+
+    def load_model(self, name: str) -> Arrays:
+        """Return the weights that `save_model` wrote.
+
+        Raises:
+            StorageError: they cannot be read.
+        """
+        path = self.path / f"model-{name}.safetensors"
+        try:
+            return dict(load(path.read_bytes()))
+        except (OSError, SafetensorError) as error:
+            raise StorageError(f"cannot read the model {path}: {error}") from error
 
     def model_file(self, name: str) -> ModelFile | None:
         """Return a model that was written before."""

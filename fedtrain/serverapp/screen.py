@@ -16,6 +16,7 @@ from rich.table import Table
 
 from fedtrain.privacy.mechanisms import private as private_mode
 from fedtrain.report import Report
+from fedtrain.report.numbers import between
 from fedtrain.report.wording import called, cause, summary
 from fedtrain.serverapp.events import ClientDone, Event, Notice, RoundDone, RoundStarted, RunEnded, RunStarted
 
@@ -241,10 +242,21 @@ def _closing(event: RunEnded) -> list[str]:
         return []
     return [
         closing_table(event.report),
+        *_interval(event.report),
         *(f"warning: {warning}" for warning in event.report.warnings),
         f"transport: {summary(event.report.round_log)}",
         f"report: {event.path / 'report.html'}",
     ]
+
+
+def _interval(report: Report) -> list[str]:
+    """Return the interval of the metric that chooses the best model, after the last round."""
+    intervals, metric = report.evaluation.intervals, next(iter(report.evaluation.metrics), None)
+    found = None if metric is None else report.evaluation.interval(metric.name)
+    if intervals is None or metric is None or found is None:
+        return []
+    ends = between(found.lower, found.upper, "number")
+    return [f"{100 * intervals.level:g} % interval of the central {metric.name}, over the test records: {ends}"]
 
 
 def closing_table(report: Report) -> str:

@@ -9,6 +9,7 @@ from torch.nn import functional
 from fedtrain.errors import TaskError
 from fedtrain.tasks.base import Batch, Metric
 from fedtrain.tasks.ranking import Ranking, threshold_table
+from fedtrain.tasks.resampled import ResampledClasses, ResampledLabels, ResampledNumbers
 
 CALIBRATION_BINS = 15
 RANKED_CLASSES = 100
@@ -19,7 +20,7 @@ _BELOW_ONE = 1 - 2.0**-24
 _TWO = 2
 
 
-class ClassificationMetrics:
+class ClassificationMetrics(ResampledClasses):
     """Accumulates the measurements of a classifier over batches. Batches of any sizes give the same result.
 
     ``compute`` returns
@@ -167,7 +168,7 @@ class ClassificationMetrics:
         return areas, dict(each), {"thresholds": threshold_table(scores[:, 1], labels)}
 
 
-class RegressionMetrics:
+class RegressionMetrics(ResampledNumbers):
     """Accumulates the measurements of predicted numbers over batches, in double precision.
 
     ``compute`` returns
@@ -238,7 +239,7 @@ class RegressionMetrics:
         }
 
 
-class MultilabelMetrics:
+class MultilabelMetrics(ResampledLabels):
     """Accumulates the measurements of sets of labels over batches. It keeps all outputs until the end.
 
     ``compute`` returns
