@@ -13,7 +13,7 @@ from fedtrain.ledger.log import Ledger
 from fedtrain.ledger.site import SitePolicy, find_policy
 from fedtrain.privacy import COARSE, Event, epsilon_of, merge
 from fedtrain.privacy.mechanisms import adds_up, mechanism_of
-from fedtrain.privacy.plan import plural_of
+from fedtrain.privacy.spec import plural_of
 
 _MIXED: dict[Noise, str] = {
     "secure": "the ledger of this data set holds charges of runs with seeded noise. What was released with seeded "

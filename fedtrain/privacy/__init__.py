@@ -11,7 +11,8 @@ from fedtrain.privacy.accounting import (
     second_opinion,
 )
 from fedtrain.privacy.events import Event, SampledGaussian, SampledSkellam, merge
-from fedtrain.privacy.plan import AdaptiveClipping, PrivacyPlan, PrivacySpec, calibrate
+from fedtrain.privacy.plan import PrivacyPlan, calibrate
+from fedtrain.privacy.spec import AdaptiveClipping, PrivacySpec
 
 __all__ = [
     "ACCOUNTANT",

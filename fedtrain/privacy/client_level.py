@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from fedtrain.errors import RunError
 from fedtrain.privacy.clipping import Update, clip_update
 from fedtrain.privacy.noise import RandomSource
-from fedtrain.privacy.plan import PROTECTED, AdaptiveClipping, PrivacyPlan, PrivacySpec
+from fedtrain.privacy.plan import PrivacyPlan
+from fedtrain.privacy.spec import PROTECTED, AdaptiveClipping, PrivacySpec
 
 # An adaptive clipping norm outside of these has run away: training stands still, or the noise drowns it.
 _NORMS = (1e-12, 1e12)

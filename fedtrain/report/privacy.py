@@ -13,7 +13,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from fedtrain.config.privacy import Mode
 from fedtrain.privacy.mechanisms import private, protects
-from fedtrain.privacy.plan import Neighbouring, Unit
+from fedtrain.privacy.spec import Neighbouring, Unit
 from fedtrain.report.numbers import exact, upper
 from fedtrain.report.parts import Count, NotNegative, Part, Positive, Round, Sha256, ascending
 

@@ -18,7 +18,7 @@ from fedtrain.config.sections import ENCODERS
 from fedtrain.ledger import Asked, Record
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import Seen, mechanism_of_plan
-from fedtrain.privacy.plan import counted_of
+from fedtrain.privacy.spec import counted_of
 from fedtrain.report.numbers import count, exact, short, upper
 from fedtrain.report.parts import RoundEntry
 from fedtrain.report.privacy import Adversary, Privacy, Sampling

@@ -9,7 +9,7 @@ from fedtrain.config import Experiment, from_flat
 from fedtrain.errors import ConfigError, PrivacySpecError
 from fedtrain.privacy import PrivacySpec, claim
 from fedtrain.privacy.mechanisms import mechanism_of, mechanism_of_plan
-from fedtrain.privacy.plan import counted_of
+from fedtrain.privacy.spec import counted_of
 
 
 def configuration(evidence: Evidence) -> Finding:

@@ -23,7 +23,8 @@ from fedtrain.privacy.correlation import Correlation
 from fedtrain.privacy.mechanisms import words
 from fedtrain.privacy.mechanisms.base import Sampling, Seen
 from fedtrain.privacy.mechanisms.client import ClientCapped
-from fedtrain.privacy.plan import PrivacyPlan, PrivacySpec
+from fedtrain.privacy.plan import PrivacyPlan
+from fedtrain.privacy.spec import PrivacySpec
 
 if TYPE_CHECKING:
     from fedtrain.privacy.noise import RandomSource

@@ -21,8 +21,9 @@ from fedtrain.config.privacy import Trust
 from fedtrain.errors import PrivacySpecError
 from fedtrain.privacy.correlation import Correlation
 from fedtrain.privacy.events import KIND, Event
-from fedtrain.privacy.plan import AdaptiveClipping, Neighbouring, PrivacyPlan, PrivacySpec, Unit, calibrate
+from fedtrain.privacy.plan import PrivacyPlan, calibrate
 from fedtrain.privacy.shares import NoiseShares
+from fedtrain.privacy.spec import AdaptiveClipping, Neighbouring, PrivacySpec, Unit
 
 if TYPE_CHECKING:
     from fedtrain.privacy.client_level import Contribution, Release

@@ -25,7 +25,8 @@ from fedtrain.config import Experiment, Privacy
 from fedtrain.privacy.clipping import clip_change
 from fedtrain.privacy.mechanisms import words
 from fedtrain.privacy.mechanisms.base import Adversary, Arrays, Mechanism, Requirements, Sampling, Seen, Sent, Training
-from fedtrain.privacy.plan import AdaptiveClipping, PrivacyPlan, PrivacySpec
+from fedtrain.privacy.plan import PrivacyPlan
+from fedtrain.privacy.spec import AdaptiveClipping, PrivacySpec
 
 if TYPE_CHECKING:
     from fedtrain.privacy.client_level import Contribution, Release

@@ -26,8 +26,9 @@ from fedtrain.privacy.clipping import clip_update, difference
 from fedtrain.privacy.events import Event, SampledSkellam
 from fedtrain.privacy.mechanisms import words
 from fedtrain.privacy.mechanisms.base import Adversary, Arrays, Mechanism, Requirements, Sampling, Seen, Sent, Training
-from fedtrain.privacy.plan import PrivacyPlan, PrivacySpec, calibrate
+from fedtrain.privacy.plan import PrivacyPlan, calibrate
 from fedtrain.privacy.shares import Grid, NoiseShares, clip_norm_of, grid_to_account, least_threshold
+from fedtrain.privacy.spec import PrivacySpec
 
 if TYPE_CHECKING:
     from fedtrain.privacy.noise import RandomSource

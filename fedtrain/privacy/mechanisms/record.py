@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from fedtrain.config import Experiment, Privacy
 from fedtrain.privacy.mechanisms import words
 from fedtrain.privacy.mechanisms.base import Adversary, Arrays, Mechanism, Requirements, Sampling, Seen, Sent, Training
-from fedtrain.privacy.plan import PrivacyPlan, PrivacySpec
+from fedtrain.privacy.plan import PrivacyPlan
+from fedtrain.privacy.spec import PrivacySpec
 
 if TYPE_CHECKING:
     from fedtrain.privacy.noise import RandomSource

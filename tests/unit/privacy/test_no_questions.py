@@ -13,7 +13,7 @@ ALLOWED = (
     "privacy/mechanisms/",
     "config/",
     "data/sources/images.py",  # modes of images
-    "privacy/plan.py",  # what a unit is
+    "privacy/spec.py",  # what a unit is
 )
 
 
