@@ -1,30 +1,41 @@
 """The tutorial of a deployment, on hosts of their own: in network namespaces, or else on loopback."""
 
+import json
+from itertools import chain
+
 import pytest
 
 from deploy.hosts import Hosts, namespaces_allowed
-from deploy.story import HOSTS, SERVER, commands, do, prepare
+from deploy.story import HOSTS, ROOT, SERVER, commands, do, prepare
 from tests.integration.deployed import NEEDS_NGINX, PAGE
 from tests.ports import free_port
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.deployment,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
     NEEDS_NGINX,
 ]
 
 
-def test_every_command_of_the_tutorial_does_what_it_says(tmp_path):
+SHARED = (ROOT / "docs" / "how-to" / "share-the-noise.md").read_text(encoding="utf-8")
+
+
+def test_every_command_of_the_tutorial_and_of_shared_noise_does_what_it_says(tmp_path):
     said = {}
     with Hosts(tmp_path, HOSTS, server=SERVER, namespaces=namespaces_allowed(), port=free_port()) as hosts:
         prepare(hosts)
-        for host, line in commands(PAGE):
+        for host, line in chain(commands(PAGE), commands(SHARED)):
             said[host, line] = do(hosts, host, line)
+        shared = json.loads((hosts.home("auditor") / "shared.json").read_text(encoding="utf-8"))
     run = next(text for (_, line), text in said.items() if line.startswith("fedtrain server run"))
     assert "round 4/4  clients 3/3" in run
     assert "encrypted end to end in every round; the server saw the sum of the updates alone in every round" in run
     audit = said["auditor", "fedtrain audit report.json --roster roster.json"]
+    assert "The report holds as far as it can be proven" in audit
+    privacy = shared["privacy"]
+    assert privacy["mechanism"]["shares"]["honest"] == 2
+    audit = said["auditor", "fedtrain audit shared.json --roster roster.json"]
     assert "The report holds as far as it can be proven" in audit
     doctor = said["hospital-a", "fedtrain doctor hospital-a"]
     assert "fails" not in doctor
