@@ -18,6 +18,8 @@ from fedtrain.files import current_folder
 # Each command: the module that has a function or a group of its name, and the first line of its help.
 COMMANDS = {
     "simulate": ("fedtrain.cli.simulate", "Run an experiment, or any Flower app, on this machine."),
+    "sweep": ("fedtrain.cli.sweep", "Run an experiment with all combinations of some values, and compare the runs."),
+    "compare": ("fedtrain.cli.compare", "Print runs side by side: what each reached, guarantees and cost."),
     "stats": ("fedtrain.cli.stats", "Release statistics of columns over a federation, charged to the ledgers."),
     "audit": ("fedtrain.cli.audit", "Check everything that a report claims about privacy, trusting nothing in it."),
     "privacy": ("fedtrain.cli.privacy", "What an experiment would guarantee and spend."),

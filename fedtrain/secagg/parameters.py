@@ -120,7 +120,7 @@ class Parameters:
     @property
     def width(self) -> int:
         """Bytes of a word on the wire, 1 to 4."""
-        return next(w for w in range(1, _WORD_BYTES + 1) if self.members * self.largest <= _headroom(w))
+        return width_of(self.members, self.bits)
 
     def to_fields(self) -> dict[str, Value]:
         """Return the fields of the parameters."""
@@ -148,6 +148,12 @@ class Parameters:
             return cls(**values, bound=bound)
         except ConfigError as error:
             raise TransportError(f"the parameters are refused: {error}") from error
+
+
+def width_of(members: int, bits: int) -> int:
+    """Return the bytes of a word on the wire, 1 to 4: the fewest in which a sum over all members fits with its sign."""
+    largest = (1 << (bits - 1)) - 1
+    return next((w for w in range(1, _WORD_BYTES) if members * largest <= _headroom(w)), _WORD_BYTES)
 
 
 def _headroom(width: int) -> int:

@@ -11,6 +11,8 @@ from fedtrain.cli.app import COMMANDS, load
 LEAVES = [
     [],
     ["simulate"],
+    ["sweep"],
+    ["compare"],
     ["audit"],
     ["privacy", "plan"],
     ["budget"],

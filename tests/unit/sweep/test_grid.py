@@ -1,0 +1,101 @@
+import pytest
+
+from fedtrain.config import from_flat, to_flat
+from fedtrain.config.loading import config_digest
+from fedtrain.errors import ConfigError
+from fedtrain.sweep import Grid
+
+PRIVATE = {"name": "mine", "privacy.mode": "record", "privacy.sampling_rate": 0.1, "privacy.delta": 1e-4}
+
+
+def test_the_runs_are_all_combinations_in_order():
+    grid = Grid.of(PRIVATE, ["privacy.epsilon=1,2", "training.learning_rate=0.1, 0.5"])
+    assert [dict(point.settings) for point in grid.points] == [
+        {"privacy.epsilon": 1, "training.learning_rate": 0.1},
+        {"privacy.epsilon": 1, "training.learning_rate": 0.5},
+        {"privacy.epsilon": 2, "training.learning_rate": 0.1},
+        {"privacy.epsilon": 2, "training.learning_rate": 0.5},
+    ]
+    assert [point.folder for point in grid.points][:2] == [
+        "1_epsilon=1_learning_rate=0.1",
+        "2_epsilon=1_learning_rate=0.5",
+    ]
+    assert grid.points[3].experiment.privacy.epsilon == 2
+    assert grid.points[3].experiment.name == "mine: privacy.epsilon=2, training.learning_rate=0.5"
+    assert set(grid.series("privacy.epsilon").values()) == {"training.learning_rate=0.1", "training.learning_rate=0.5"}
+
+
+def test_a_comma_in_quotes_or_brackets_is_a_part_of_a_value():
+    over = ['data.feature_columns="a,b",["a", "b", "c"]']
+    base = {"data.source": "npz", "data.path": "x", "data.test_fraction": 0.5}
+    found = Grid.of(base, over).over["data.feature_columns"]
+    assert found == ("a,b", "a, b, c")
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ([], "varies one field or more"),
+        (["privacy.epsilon"], "write it as key=value,value"),
+        (["privacy.epsilon="], "write it as key=value,value"),
+        (["privacy.epsilon=1,,2"], "one comma between each two"),
+        (["privacy.epsilon=1,2,"], "one comma between each two"),
+        (["privacy.epsilon=1,2,1"], "has the value 1 twice"),
+        (["privacy.epsilon=1", "privacy.epsilon=2"], "twice; write all of its values in one"),
+        (["privacy.epsilom=1,2"], "did you mean privacy.epsilon?"),
+        (["privacy.tuning=a,b"], "cannot vary privacy.tuning: the program fills it in"),
+        (["output.screen=none"], "cannot vary output.screen: it changes no result"),
+        (["privacy.epsilon=1,-2"], "the run with privacy.epsilon=-2 cannot be used"),
+        (["seed=" + ",".join(map(str, range(1001)))], "1001 runs, and 1000 are allowed"),
+    ],
+)
+def test_what_is_no_grid_is_refused(over, message):
+    with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
+        Grid.of(PRIVATE, over)
+
+
+def test_each_run_declares_the_others_and_what_bounds_a_choice():
+    grid = Grid.of(PRIVATE, ["privacy.epsilon=1,2,4"])
+    texts = [point.experiment.privacy.tuning for point in grid.points]
+    assert texts[1] == (
+        "one of 3 runs on the same records, number 2 of a sweep over privacy.epsilon (1, 2, 4). Epsilon is that of "
+        "this run alone. It does not cover a choice among the runs by their results, which depend on private records: "
+        "all together are bounded by the sum of their budgets, epsilon 7 at delta 0.0003"
+    )
+    assert grid.caution in f"Epsilon does not cover {texts[0].partition('It does not cover ')[2]}."
+
+
+def test_what_was_declared_before_stays_in_front():
+    (point,) = Grid.of({**PRIVATE, "privacy.tuning": "two runs in May"}, ["privacy.epsilon=1"]).points
+    assert point.experiment.privacy.tuning.startswith("two runs in May; then one of 1 runs")
+
+
+@pytest.mark.parametrize(
+    ("over", "words"),
+    [
+        (["privacy.mode=none,record"], "one of them has no privacy, and nothing bounds what a choice tells"),
+        (["privacy.cohorts=poisson,capped"], "the runs guarantee different things, and no sum"),
+    ],
+)
+def test_what_no_sum_bounds_is_said_to_be_bounded_by_nothing(over, words):
+    base = {"privacy.mode": "client"} if "cohorts" in over[0] else {"privacy.sampling_rate": 0.1}
+    assert words in Grid.of(base, over).caution
+
+
+def test_ledgers_that_are_shared_are_said_to_add_up():
+    (point,) = Grid.of({**PRIVATE, "federation.sites": "sites"}, ["privacy.epsilon=1"]).points
+    assert "Epsilon is that of this run and of those before it in the same ledgers." in point.experiment.privacy.tuning
+
+
+def test_what_a_run_declares_is_a_configuration_that_is_read_back():
+    grid = Grid.of(PRIVATE, ["privacy.epsilon=1,2", "seed=1,2"])
+    for point in grid.points:
+        flat = to_flat(point.experiment)
+        assert config_digest(to_flat(from_flat(flat))) == config_digest(flat)
+
+
+def test_the_same_grid_is_the_same_sweep_whatever_only_shows_it():
+    one = Grid.of(PRIVATE, ["privacy.epsilon=1,2"]).as_json()
+    assert Grid.of({**PRIVATE, "output.screen": "none"}, ["privacy.epsilon=1,2"]).as_json() == one
+    assert Grid.of(PRIVATE, ["privacy.epsilon=1,2,4"]).as_json() != one
+    assert Grid.of({**PRIVATE, "seed": 3}, ["privacy.epsilon=1,2"]).as_json() != one
