@@ -180,4 +180,22 @@ _DIGITS = Workload(
     },
 )
 
-WORKLOADS: Mapping[str, Workload] = {workload.name: workload for workload in (_DIGITS,)}
+_CIFAR10 = Workload(
+    name="cifar10",
+    title="CIFAR-10",
+    config="cifar10_scattering",
+    seeds=(1,),
+    series={
+        "distributed": Series(
+            trust="distributed",
+            what="linear, scattering",
+            at={
+                1: {"federation.rounds": 30},
+                3: {"federation.rounds": 30, "training.learning_rate": 2048.0},
+                8: {"federation.rounds": 40, "training.learning_rate": 2048.0},
+            },
+        ),
+    },
+)
+
+WORKLOADS: Mapping[str, Workload] = {workload.name: workload for workload in (_DIGITS, _CIFAR10)}
