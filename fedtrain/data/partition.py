@@ -1,14 +1,10 @@
 """Split the training records over the clients, and count what each has of each class."""
 
-import contextlib
 import hashlib
-import io
 import json
-import os
-import warnings
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +15,6 @@ from fedtrain.data.store import open_store
 from fedtrain.data.types import DataStore, Labels, Split
 from fedtrain.errors import DataError
 from fedtrain.progress import working
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from flwr_datasets.partitioner import Partitioner
 
 FORMAT = 2
 """Version of the splits; raising it makes every cached split be computed again."""
@@ -130,8 +122,8 @@ def _check(store: DataStore, data: Data, clients: int) -> None:
 
 
 def _build(store: DataStore, data: Data, *, clients: int, seed: int) -> Entry:
-    parts = assign(store.train, data.partition, clients=clients, seed=seed)
-    sizes = np.array([len(part) for part in parts], dtype=np.int64)
+    holders = assign(store.train, data.partition, clients=clients, seed=seed)
+    sizes = np.bincount(holders[holders >= 0], minlength=clients)
     empty = np.flatnonzero(sizes == 0)
     if empty.size:
         named = ", ".join(str(client) for client in empty[:_SHOWN])
@@ -140,20 +132,21 @@ def _build(store: DataStore, data: Data, *, clients: int, seed: int) -> Entry:
             f"partition.kind = {data.partition.kind!r} with {clients} clients leaves these without records: "
             f"{named}{more}; use fewer clients, more records, or a larger partition.alpha"
         )
-    rows = np.concatenate(parts)
-    if len(rows) < len(store.train):
-        left_out = np.setdiff1d(store.train.targets, store.train.targets[rows])
+    if (holders < 0).any():
+        left_out = np.setdiff1d(store.train.targets, store.train.targets[holders >= 0])
         named = ", ".join(store.info.classes[label] for label in left_out[:_SHOWN])
         raise DataError(
             f"partition.kind = {data.partition.kind!r} with {clients} clients of {data.partition.classes_per_client} "
             f"classes gives {left_out.size} classes to no client: {named}; use at least {len(store.info.classes)} "
             "clients, or a larger partition.classes_per_client"
         )
+    # Sorted by client, and of one client as the records lie.
+    rows = np.argsort(holders, kind="stable")
     return Entry(meta={}, arrays={"offsets": np.concatenate([[0], np.cumsum(sizes)]), "rows": rows})
 
 
-def assign(records: Split, options: Partition, *, clients: int, seed: int) -> list[Labels]:
-    """Return the rows of each client, sorted. A client may be left without any, and a class without a client.
+def assign(records: Split, options: Partition, *, clients: int, seed: int) -> Labels:
+    """Return the client of each record. A client may be left without any, and a class without a client.
 
     ``dirichlet`` draws the proportions that Flower Datasets draws for the same labels, alpha and seed with
     ``min_partition_size=1``, up to eleven times until no client is empty. It rounds them by largest remainder: Flower
@@ -161,43 +154,75 @@ def assign(records: Split, options: Partition, *, clients: int, seed: int) -> li
     The other kinds are those of Flower Datasets; ``pathological`` is the assignment of Li et al., "Federated Learning
     on Non-IID Data Silos", which is its ``first-deterministic``.
 
+    Returns:
+        Clients, shape (records,), int64; -1 for the records of a class that no client holds.
+
     Raises:
-        DataError: the partitioner cannot split these records as asked.
+        DataError: the records cannot be split as asked.
     """
     if options.kind == "dirichlet":
         return _dirichlet(records.targets, options.alpha, clients=clients, seed=seed)
-    from datasets import Dataset  # noqa: PLC0415 - it takes a second, which a cached split need not pay
-
-    rows = np.arange(len(records))
-    if options.kind == "iid":  # the partitioner cuts the records as they lie
-        rows = np.random.default_rng(seed).permutation(rows)
-    columns = {"row": rows, "label": records.targets[rows]}
+    if options.kind == "pathological":
+        return _pathological(records.targets, options.classes_per_client, clients=clients, seed=seed)
     if options.kind == "natural":
         assert records.owners is not None  # checked by the caller
-        columns["owner"] = records.owners[rows]
-    dataset = Dataset.from_dict(columns)
-    try:
-        return _run(_partitioner(options, clients, seed), dataset, clients)
-    except ValueError as error:
-        raise DataError(f"partition.kind = {options.kind!r} with {clients} clients: {error}") from error
+        return np.unique(records.owners, return_inverse=True)[1].astype(np.int64)
+    holders = np.empty(len(records), dtype=np.int64)
+    order = np.random.default_rng(seed).permutation(len(records))
+    holders[order] = np.repeat(np.arange(clients), _even(len(records), clients))
+    return holders
 
 
-def _dirichlet(labels: NDArray[Any], alpha: float, *, clients: int, seed: int) -> list[Labels]:
+def _even(total: int, parts: int) -> Labels:
+    """Return whole numbers of a sum that differ by one at most, the larger ones first."""
+    least, more = divmod(total, parts)
+    return np.full(parts, least, dtype=np.int64) + (np.arange(parts) < more)
+
+
+def _dirichlet(labels: NDArray[Any], alpha: float, *, clients: int, seed: int) -> Labels:
     """Draw until no client is empty, eleven times at most; return the first draw if one was in each."""
     generator = np.random.default_rng(seed)
     of_classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     draws = (_draw(of_classes, np.full(clients, alpha), generator) for _ in range(_DRAWS))
     first = next(draws)
-    return next((parts for parts in chain([first], draws) if min(map(len, parts)) > 0), first)
+    return next((drawn for drawn in chain([first], draws) if np.bincount(drawn, minlength=clients).all()), first)
 
 
-def _draw(of_classes: list[Labels], alphas: NDArray[np.float64], generator: np.random.Generator) -> list[Labels]:
-    parts: list[list[Labels]] = [[] for _ in alphas]
+def _draw(of_classes: list[Labels], alphas: NDArray[np.float64], generator: np.random.Generator) -> Labels:
+    holders = np.empty(sum(map(len, of_classes)), dtype=np.int64)
     for rows in of_classes:
-        counts = largest_remainder(generator.dirichlet(alphas), len(rows))
-        for part, taken in zip(parts, np.split(rows, np.cumsum(counts)[:-1]), strict=True):
-            part.append(taken)
-    return [np.sort(np.concatenate(part)) for part in parts]
+        holders[rows] = np.repeat(np.arange(len(alphas)), largest_remainder(generator.dirichlet(alphas), len(rows)))
+    return holders
+
+
+def _pathological(labels: NDArray[Any], classes: int, *, clients: int, seed: int) -> Labels:
+    """Give client ``i`` class ``i`` and others that are drawn, and each class in even parts to those that hold it."""
+    of_classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    if classes > len(of_classes):
+        raise DataError(
+            f"partition.kind = 'pathological' with {clients} clients: partition.classes_per_client = {classes} is "
+            f"greater than the number of classes that occur, {len(of_classes)}"
+        )
+    generator = np.random.default_rng(seed)
+    holding: list[list[int]] = [[] for _ in of_classes]
+    for client in range(clients):
+        held = [client % len(of_classes)]
+        while len(held) < classes:
+            if (drawn := int(generator.integers(len(of_classes)))) not in held:
+                held.append(drawn)
+        for place in held:
+            holding[place].append(client)
+    holders = np.full(len(labels), -1, dtype=np.int64)
+    for rows, members in zip(of_classes, holding, strict=True):
+        if len(members) > len(rows):
+            raise DataError(
+                f"partition.kind = 'pathological' with {clients} clients: {len(members)} of them hold class "
+                f"{labels[rows[0]]}, which has {len(rows)} records; use fewer clients or a smaller "
+                "partition.classes_per_client"
+            )
+        if members:
+            holders[rows] = np.repeat(members, _even(len(rows), len(members)))
+    return holders
 
 
 def largest_remainder(proportions: NDArray[np.float64], total: int) -> Labels:
@@ -221,39 +246,6 @@ def largest_remainder(proportions: NDArray[np.float64], total: int) -> Labels:
     counts = np.floor(shares).astype(np.int64)
     counts[np.argsort(counts - shares, kind="stable")[: total - counts.sum()]] += 1
     return counts
-
-
-def _partitioner(options: Partition, clients: int, seed: int) -> "Partitioner":
-    os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # flwr_datasets reads it when it is imported, so this comes first
-    from flwr_datasets.partitioner import (  # noqa: PLC0415
-        IidPartitioner,
-        NaturalIdPartitioner,
-        PathologicalPartitioner,
-    )
-
-    if options.kind == "iid":
-        return IidPartitioner(num_partitions=clients)
-    if options.kind == "natural":
-        return NaturalIdPartitioner(partition_by="owner")
-    return PathologicalPartitioner(
-        num_partitions=clients,
-        partition_by="label",
-        num_classes_per_partition=options.classes_per_client,
-        class_assignment_mode="first-deterministic",
-        shuffle=False,
-        seed=seed,
-    )
-
-
-def _run(partitioner: "Partitioner", dataset: "Dataset", clients: int) -> list[Labels]:
-    partitioner.dataset = dataset
-    with (
-        warnings.catch_warnings(action="ignore", category=UserWarning),  # of what is an error here
-        contextlib.redirect_stderr(io.StringIO()),  # a progress bar that cannot be turned off
-    ):
-        return [
-            np.sort(np.array(partitioner.load_partition(client)[:]["row"], dtype=np.int64)) for client in range(clients)
-        ]
 
 
 def client_names(store: DataStore, data: Data) -> tuple[str, ...]:

@@ -89,6 +89,47 @@ def test_dirichlet_draws_as_flower_datasets_and_rounds_to_the_nearest_records():
     assert not np.sum(off, axis=0).any()
 
 
+def flower_datasets(partitioner, labels, order, owners):
+    """The records of each client as Flower Datasets splits them, of records that lie in an order."""
+    from datasets import Dataset
+
+    partitioner.dataset = Dataset.from_dict({"row": order, "label": labels[order], "owner": owners[order]})
+    clients = range(partitioner.num_partitions)
+    return [sorted(partitioner.load_partition(client)["row"]) for client in clients]
+
+
+@pytest.mark.parametrize(("records", "clients", "classes"), [(103, 10, 3), (97, 97, 1), (60, 7, 5), (50, 1, 5)])
+def test_other_splits_are_those_of_flower_datasets(records, clients, classes, capsys):
+    from flwr_datasets.partitioner import IidPartitioner, NaturalIdPartitioner, PathologicalPartitioner
+
+    generator = np.random.default_rng(records)
+    labels, as_they_lie = generator.permutation(np.arange(records) % 5), np.arange(records)
+    owners = generator.permutation(as_they_lie % clients * 3)
+    store, pathological = made(labels, owners), {"kind": "pathological", "classes_per_client": classes}
+    for seed in range(3):
+        shuffled = np.random.default_rng(seed).permutation(records)
+        theirs = flower_datasets(IidPartitioner(num_partitions=clients), labels, shuffled, owners)
+        assert parts(split(store, clients, seed=seed)) == theirs
+        partitioner = PathologicalPartitioner(
+            num_partitions=clients,
+            partition_by="label",
+            num_classes_per_partition=classes,
+            class_assignment_mode="first-deterministic",
+            shuffle=False,
+            seed=seed,
+        )
+        theirs = flower_datasets(partitioner, labels, as_they_lie, owners)
+        assert parts(split(store, clients, seed=seed, **pathological)) == theirs
+    theirs = flower_datasets(NaturalIdPartitioner(partition_by="owner"), labels, as_they_lie, owners)
+    assert parts(split(store, clients, kind="natural", column="who")) == theirs
+    capsys.readouterr()  # a progress bar of theirs
+
+
+def test_a_class_with_more_clients_than_records_is_named():
+    with pytest.raises(DataError, match="'pathological' with 8 clients: 8 of them hold class 1, which has 2 records"):
+        split(made([0] * 10 + [1] * 2), 8, kind="pathological", classes_per_client=2)
+
+
 @pytest.mark.parametrize(
     ("proportions", "total", "counts"),
     [
@@ -110,8 +151,9 @@ def test_no_place_among_the_clients_leans(options):
     records = made(np.arange(5000) % 10).train
     seeds, clients = 24, 10
     drawn = [assign(records, Partition(**options), clients=clients, seed=seed) for seed in range(seeds)]
-    classes = np.array([[len(np.unique(records.targets[part])) for part in parts] for parts in drawn])
-    sizes = np.array([[len(part) for part in parts] for parts in drawn])
+    cells = [np.bincount(holders * 10 + records.targets, minlength=100).reshape(clients, 10) for holders in drawn]
+    classes = np.array([(counts > 0).sum(axis=1) for counts in cells])
+    sizes = np.array([counts.sum(axis=1) for counts in cells])
     for measured in (classes, sizes):
         place = measured.mean(axis=0)
         # The means of 24 draws, of which none is far from the mean of all.
@@ -165,7 +207,7 @@ def test_pathological_that_leaves_out_classes_names_them():
 
 
 def test_pathological_with_more_classes_than_there_are_is_refused():
-    with pytest.raises(DataError, match=r"'pathological' with 3 clients: .*=4 is greater than the number"):
+    with pytest.raises(DataError, match=r"'pathological' with 3 clients: .* = 4 is greater than the number"):
         split(made(np.arange(50) % 2), 3, kind="pathological", classes_per_client=4)
 
 
