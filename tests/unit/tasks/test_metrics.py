@@ -1,6 +1,7 @@
 import json
 import math
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -132,6 +133,22 @@ def test_all_measurements_are_those_of_scikit_learn(classes):
         assert result["per_class"][name] == pytest.approx(values.tolist(), rel=1e-12)
         assert result[name] == pytest.approx(mean, rel=1e-12)
     assert result["calibration_error"] == pytest.approx(expected_calibration_error(probabilities, true), abs=1e-6)
+
+
+@pytest.mark.parametrize(("classes", "cuts"), [(2, []), (10, [1, 500, 501]), (3, [700])])
+def test_counts_and_calibration_are_those_of_torchmetrics_bit_for_bit(classes, cuts):
+    from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
+
+    outputs, labels = records(1000, classes)
+    outputs[:3] *= 1e4  # certain
+    outputs[3] = 0  # equal
+    metrics = ClassificationMetrics(classes)
+    for start, end in pairwise([0, *cuts, 1000]):
+        metrics.update(outputs[start:end], {"targets": labels[start:end]})
+    result = metrics.compute()
+    probabilities = outputs.double().softmax(dim=1).clamp(max=1 - 2.0**-24)
+    assert result["confusion"] == multiclass_confusion_matrix(outputs.argmax(1), labels, classes).tolist()
+    assert result["calibration_error"] == float(multiclass_calibration_error(probabilities, labels, classes))
 
 
 def test_the_measurements_are_plain_json():
