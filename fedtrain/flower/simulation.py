@@ -53,14 +53,20 @@ def open_grid(
         nodes=nodes,
         workers=workers,
         state_dir=state_folder,
-        preload=_preloaded(run_config.get("privacy.mode")),
+        preload=preloaded(run_config.get("privacy.mode")),
     )
 
 
-def _preloaded(mode: object) -> tuple[str, ...]:
-    """Return what workers of an experiment of a mode need, and take long to import."""
+def preloaded(mode: object) -> tuple[str, ...]:
+    """Return what all workers of an app need, and take long to import; of ours, of an experiment of a mode, all of it.
+
+    Workers are copies of a process that has imported it once, while the server imports what it needs itself.
+    """
+    if mode is None:  # an app of somebody else
+        return ("torch",)
     needs = [mechanism.requires for mechanism in registered() if mechanism.mode == mode]
-    return ("torch", "fedtrain.training.private") if any(each.per_record_gradients for each in needs) else ("torch",)
+    private = ("fedtrain.training.private",) if any(each.per_record_gradients for each in needs) else ()
+    return ("torch", "fedtrain.clientapp.app", "fedtrain.clientapp.training", *private)
 
 
 def simulate(

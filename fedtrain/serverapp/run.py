@@ -1,6 +1,7 @@
 """A whole run: prepare, train round after round, save after each, report whatever happens."""
 
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -9,7 +10,6 @@ from pathlib import Path
 
 from flwr.serverapp import Grid
 from flwr.supercore.run import RunNotRunningException
-from flwr.superlink.grid.http_grid import HttpGrid
 
 from fedtrain.config import Experiment
 from fedtrain.config.strategies import condition_of, results_needed
@@ -22,7 +22,6 @@ from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.progress import shown
 from fedtrain.report import Evaluation, ModelFile, Report, best_of
 from fedtrain.report.evaluation import kept, not_finite, slim
-from fedtrain.report.html import render_html
 from fedtrain.report.numbers import short
 from fedtrain.report.wording import called, listed
 from fedtrain.serverapp import run_warnings
@@ -76,7 +75,7 @@ def run_experiment(
     server = ServerFolder.of_environment()
     with nullcontext() if experiment.output.screen == "none" else shown():
         preparation = prepare(experiment, deployed=server is not None, objects=objects)
-    remote = isinstance(grid, HttpGrid)
+    remote = _is_remote(grid)
     transport = Transport.of(experiment, remote=server is not None or remote)
     summing = checked_summing(experiment, preparation.model, preparation.plan) if transport.secagg else None
     if remote:
@@ -119,6 +118,15 @@ def run_experiment(
         enrollment.channel
     )
     return folder.path
+
+
+def _is_remote(grid: Grid) -> bool:
+    """Say whether a grid reaches a SuperLink over HTTP.
+
+    Where there is such a grid, its module is imported: with a web server and a database, which takes a second.
+    """
+    module = sys.modules.get("flwr.superlink.grid.http_grid")
+    return module is not None and isinstance(grid, module.HttpGrid)
 
 
 class RunInProgress:
@@ -268,6 +276,8 @@ class RunInProgress:
         return self._folder.save_model(name, preparation.released(trained), second_names(preparation.released_model))
 
     def _report(self, status: Status, reason: str | None) -> Report:
+        from fedtrain.report.html import render_html  # noqa: PLC0415 - the library of the pictures waits for the end
+
         matrices = matrices_of(self._preparation, self._state)
         intervals = None
         if status == "completed":

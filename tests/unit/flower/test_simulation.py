@@ -1,12 +1,15 @@
 """What becomes of a run of any app whose clients do nothing."""
 
 import logging
+import subprocess
+import sys
+from textwrap import dedent
 
 import pytest
 
 from fedtrain.engine.requests import Tally
 from fedtrain.errors import RunError
-from fedtrain.flower.simulation import refuse_fruitless
+from fedtrain.flower.simulation import preloaded, refuse_fruitless
 
 FAILS = Tally(contents=0, errors=6, last_error="Traceback\nValueError: planted\n")
 WORKS = Tally(contents=1, errors=5, last_error="Traceback\nValueError: planted\n")
@@ -44,3 +47,26 @@ def test_messages_of_one_type_that_all_failed_are_a_warning(tallies, warnings, c
         refuse_fruitless(tallies)
     assert len(caplog.records) == warnings
     assert all("all 6 messages of type" in text and "planted" in text for text in caplog.messages)
+
+
+LATE = {"alembic", "dp_accounting", "fastapi", "jinja2", "matplotlib", "opacus", "scipy", "sqlalchemy", "torchmetrics"}
+
+
+def test_what_workers_are_copies_of_has_one_thread_and_a_run_begins_without_what_it_needs_later():
+    program = f"""
+        import importlib, os, sys
+        from fedtrain.flower.simulation import preloaded
+        for name in preloaded("record"):
+            importlib.import_module(name)
+        print(len(os.listdir("/proc/self/task")))
+        import fedtrain.serverapp.run
+        print(sorted({LATE!r} & set(sys.modules)))
+    """
+    run = subprocess.run([sys.executable, "-c", dedent(program)], check=True, capture_output=True, text=True)
+    assert run.stdout == "1\n[]\n"
+
+
+def test_nothing_of_ours_is_imported_for_an_app_of_somebody_else():
+    assert preloaded(None) == ("torch",)
+    assert "fedtrain.training.private" in preloaded("record")
+    assert "fedtrain.training.private" not in preloaded("none")

@@ -1,0 +1,271 @@
+"""What grows with the population, the cohort, the model and the rounds: seconds, memory of the whole tree, files.
+
+    python benchmarks/scale.py [--checkout DIR] [case ...]
+
+population-N   N virtual clients of 2 records, 10 a round, 3 rounds, without privacy
+record-N       the same under record privacy, with seeded noise
+cohort-N       1,000 virtual clients, N a round, 3 rounds
+model-N        a perceptron of N million parameters, 4 clients a round, 3 rounds, each a step; two workers
+summed-N       the same, sealed and summed
+rounds-N       10 clients, N rounds
+
+Each case is one run of the command on two workers, in a process of its own. Start is the time to the end of round 1,
+from the start of the process; a round is the median of the others; the processor's seconds are those of the whole tree.
+Memory is the largest proportional set size of the tree that was seen (pages that processes share count once), with the
+messages in /dev/shm, sampled every 50 ms; of a model it is also given in models of 4 bytes a parameter.
+
+A case whose work was not done ends with an error: every round, every client of every cohort, and as many parameters as
+it says.
+"""
+
+import argparse
+import json
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from proof import require
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT = ("population-100", "population-10000", "population-100000", "record-100", "record-10000", "cohort-1000")
+LARGE = ("model-1", "model-100", "summed-100")
+FEATURES, CLASSES, PAUSE = 16, 10, 0.05
+MESSAGES = Path("/dev/shm")  # noqa: S108 - where the engine has them
+_ROUND = re.compile(r"round (\d+)/")
+
+TASK = """
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fedtrain.tasks import ClassificationMetrics, Task
+
+
+class Wide(Task):
+    def __init__(self, info):
+        self.info = info
+
+    def model(self):
+        width = {width}
+        return nn.Sequential(
+            nn.Linear({features}, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, {classes})
+        )
+
+    def collate(self, records, generator):
+        return {{"inputs": records.features, "targets": records.targets}}
+
+    def losses(self, outputs, batch):
+        return functional.cross_entropy(outputs, batch["targets"], reduction="none")
+
+    def metrics(self):
+        return ClassificationMetrics({classes})
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One run.
+
+    Attributes:
+        clients: the population.
+        cohort: clients of a round.
+        rounds: rounds.
+        settings: further values of the experiment, by their dotted keys.
+        width: of the perceptron's two hidden layers; 0 for the linear model.
+    """
+
+    clients: int
+    cohort: int
+    rounds: int = 3
+    settings: dict[str, object] = field(default_factory=dict)
+    width: int = 0
+
+    @property
+    def parameters(self) -> int:
+        """The parameters of the model."""
+        if not self.width:
+            return FEATURES * CLASSES + CLASSES
+        return FEATURES * self.width + self.width**2 + 2 * self.width + self.width * CLASSES + CLASSES
+
+
+def case_of(name: str) -> Case:
+    """Return a case by its name."""
+    kind, _, number = name.partition("-")
+    size = int(number)
+    record = {"privacy.mode": "record", "privacy.epsilon": 8.0, "privacy.delta": 1e-6, "privacy.sampling_rate": 0.5}
+    sums = {"transport.sealed": True, "transport.secagg.enabled": True}
+    width = round((size * 1e6) ** 0.5)
+    cases = {
+        "population": lambda: Case(clients=size, cohort=10),
+        "record": lambda: Case(clients=size, cohort=10, settings={**record, "training.local_steps": 1}),
+        "cohort": lambda: Case(clients=1000, cohort=size),
+        "model": lambda: Case(clients=4, cohort=4, width=width),
+        "summed": lambda: Case(clients=4, cohort=4, width=width, settings=sums),
+        "rounds": lambda: Case(clients=10, cohort=10, rounds=size),
+    }
+    if kind not in cases:
+        sys.exit(f"there is no case {kind}; there are {', '.join(cases)}, each with a number")
+    return cases[kind]()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="case", default=[*DEFAULT, *LARGE])
+    parser.add_argument("--checkout", type=Path, default=ROOT, help="whose code is measured; by default this one's")
+    arguments = parser.parse_args()
+    columns = "".join(f"{name:>10}" for name in ("start, s", "round, s", "whole, s"))
+    sys.stdout.write(f"{'':<18}{columns}{'processor, s':>14}{'MB':>8}{'models':>8}{'files':>8}\n")
+    for name in arguments.cases:
+        with tempfile.TemporaryDirectory() as folder:
+            sys.stdout.write(f"{name:<18}{measured(case_of(name), Path(folder), arguments.checkout.resolve())}\n")
+            sys.stdout.flush()
+
+
+def measured(case: Case, folder: Path, checkout: Path) -> str:
+    """Run a case, and return its row of the table."""
+    config = folder / "scale.toml"
+    config.write_text(experiment(case, folder), encoding="utf-8")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{checkout}{os.pathsep}{folder}",
+        "FEDTRAIN_CACHE": str(folder / "cache"),
+    }
+    command = [sys.executable, "-c", "from fedtrain.cli import main; main()", "simulate", "--workers", "2"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    started = time.monotonic()
+    process = subprocess.Popen(
+        [*command, "--config", str(config), "--out", str(folder / "run")],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    memory = Memory(process.pid)
+    assert process.stdout is not None
+    marks = [time.monotonic() - started for line in process.stdout if _ROUND.match(line)]
+    status, whole, peak = process.wait(), time.monotonic() - started, memory.end()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    require(status == 0, f"the command ended with status {status}")
+    check(case, folder / "run", marks)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    files = sum(path.is_file() for path in (folder / "run").rglob("*"))
+    rounds = [later - earlier for earlier, later in pairwise(marks)]
+    models = f"{peak / (4 * case.parameters):>8.1f}" if case.width else f"{'':>8}"
+    return (
+        f"{marks[0]:>10.2f}{statistics.median(rounds):>10.2f}{whole:>10.2f}{processor:>14.1f}{peak / 1e6:>8.0f}{models}"
+        f"{files:>8}"
+    )
+
+
+def check(case: Case, run: Path, marks: list[float]) -> None:
+    """Require that the work was done."""
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    require(report["model"]["parameters"] == case.parameters, f"{report['model']['parameters']} parameters")
+    require(len(marks) == case.rounds == report["rounds"], f"{report['rounds']} rounds")
+    completed = [len(entry["completed"]) for entry in report["round_log"]]
+    require(completed == [case.cohort] * case.rounds, f"{completed} clients in the rounds")
+    losses = [evaluation["loss"] for evaluation in report["evaluation"]["history"]]
+    require(len(losses) == case.rounds + 1 and len(set(losses)) == len(losses), f"the losses are {losses}")
+
+
+def experiment(case: Case, folder: Path) -> str:
+    """Return the experiment of a case, and write its records and its task."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, CLASSES, 2 * case.clients + 100)
+    features = generator.normal(0, 0.3, (len(labels), FEATURES)).astype(np.float32)
+    features[np.arange(len(labels)), labels] += 1
+    np.savez(folder / "records.npz", x=features[100:], y=labels[100:])
+    np.savez(folder / "test.npz", x=features[:100], y=labels[:100])
+    task: dict[str, object] = {"task.name": "tabular", "task.model": "linear"}
+    if case.width:
+        source = TASK.format(width=case.width, features=FEATURES, classes=CLASSES)
+        (folder / "wide.py").write_text(source, encoding="utf-8")
+        task = {"task.name": "wide:Wide"}
+    settings: dict[str, object] = {
+        "name": "scale",
+        "federation.clients": case.clients,
+        "federation.cohort": case.cohort,
+        "federation.rounds": case.rounds,
+        "data.source": "npz",
+        "data.path": str(folder / "records.npz"),
+        "data.test_path": str(folder / "test.npz"),
+        "training.batch_size": 2,
+        "training.learning_rate": 0.1,
+        "output.screen": "plain",
+        **task,
+        **case.settings,
+    }
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
+
+
+class Memory:
+    """Watches what a process and all that it starts hold in memory."""
+
+    def __init__(self, root: int) -> None:
+        """Begin."""
+        self._root = root
+        self._peak = 0
+        self._ended = threading.Event()
+        self._before = {path.name for path in MESSAGES.glob("fedtrain-*")}
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def end(self) -> int:
+        """Return the largest number of bytes that was seen."""
+        self._ended.set()
+        self._thread.join()
+        return self._peak
+
+    def _watch(self) -> None:
+        while not self._ended.wait(PAUSE):
+            self._peak = max(self._peak, sum(map(_proportional, _family(self._root))) + self._messages())
+
+    def _messages(self) -> int:
+        total = 0
+        for folder in MESSAGES.glob("fedtrain-*"):
+            if folder.name not in self._before:
+                for file in folder.glob("*"):
+                    try:
+                        total += file.stat().st_blocks * 512
+                    except OSError:  # it is gone meanwhile
+                        continue
+        return total
+
+
+def _family(root: int) -> set[int]:
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int(
+                    (entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
+                )
+            except OSError:
+                continue
+    family, before = {root}, 0
+    while len(family) > before:
+        before = len(family)
+        family |= {process for process, parent in parents.items() if parent in family}
+    return family
+
+
+def _proportional(process: int) -> int:
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+if __name__ == "__main__":
+    main()
