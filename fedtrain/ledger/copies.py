@@ -4,6 +4,7 @@ A copy holds the same lines as the client's own file, verified against the clien
 that a crash tore is forgotten: the client shows it again.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -34,6 +35,7 @@ class LedgerCopyStore:
         self._envelopes: dict[int, list[SignedEnvelope]] = {client: [] for client in keys}
         self._entries: dict[int, list[LedgerEntry]] = {client: [] for client in keys}
         self._totals = {client: Totals() for client in keys}
+        self._holders: defaultdict[str, set[int]] = defaultdict(set)  # the clients of each data set
         self._statements: dict[int, tuple[SignedEnvelope, Statement]] = {}
         for client in keys:
             self._load(client)
@@ -90,9 +92,8 @@ class LedgerCopyStore:
         dataset = {entry.dataset for entry in [*self._entries[client][:1], *entries]}
         if len(dataset) > 1:
             raise ForgeryError(f"client {client} shows entries of {len(dataset)} data sets as one ledger")
-        for other, theirs in self._entries.items():
-            if other != client and theirs and theirs[0].dataset in dataset:
-                raise ForgeryError(f"clients {other} and {client} show ledgers of the same data set")
+        if others := {other for name in dataset for other in self._holders.get(name, ())} - {client}:
+            raise ForgeryError(f"clients {min(others)} and {client} show ledgers of the same data set")
         stated = None if statement is None else read_statement(statement, self._keys[client])
         if stated is not None:
             self._check(client, stated, [*known, *added])
@@ -129,6 +130,7 @@ class LedgerCopyStore:
     def _count(self, client: int, entries: Iterable[LedgerEntry]) -> None:
         for entry in entries:
             self._entries[client].append(entry)
+            self._holders[entry.dataset].add(client)
             self._totals[client].add(entry)
 
     def _file(self, client: int) -> Path:

@@ -92,10 +92,12 @@ class StatedRounds:
     def note(self, run: str, round_number: int) -> None:
         """Remember that a statement is made. When this returns, that survives a power failure.
 
+        Nothing is written of a first statement before any round: it binds the client to nothing.
+
         Raises:
             StorageError: it cannot be written.
         """
-        if self._rounds.get(run) != round_number:
+        if self.round_of(run) != round_number:
             rounds = self._rounds | {run: round_number}
             write_atomic(self._path, canonical(rounds) + b"\n")
             self._rounds = rounds
