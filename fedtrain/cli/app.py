@@ -21,6 +21,7 @@ COMMANDS = {
     "sweep": ("fedtrain.cli.sweep", "Run an experiment with all combinations of some values, and compare the runs."),
     "compare": ("fedtrain.cli.compare", "Print runs side by side: what each reached, guarantees and cost."),
     "stats": ("fedtrain.cli.stats", "Release statistics of columns over a federation, charged to the ledgers."),
+    "data": ("fedtrain.cli.data", "Prepare a data set: draft the schema file of a table."),
     "audit": ("fedtrain.cli.audit", "Check everything that a report claims about privacy, trusting nothing in it."),
     "privacy": ("fedtrain.cli.privacy", "What an experiment would guarantee and spend."),
     "budget": (

@@ -12,6 +12,7 @@ import typer
 from fedtrain.cli.running import reporting_errors, say, until_stopped
 from fedtrain.data import WIDE, DataInfo, Split, format_histogram
 from fedtrain.data.site import SiteData, open_site, read_site_data
+from fedtrain.data.types import Columns
 from fedtrain.deployment.processes import only_one
 from fedtrain.deployment.supernode import check_node, serve
 from fedtrain.errors import ConfigError, SiteError
@@ -71,11 +72,11 @@ def data(
         info, train = records.info, records.train
         lines = [
             f"source: {source.source}{'' if source.path is None else f', {source.path}'}",
-            *_columns(source),
+            *_columns(source, info),
             f"records: {len(train)} of kind {info.kind}, shape {info.shape}, {train.features.dtype}",
             *_targets(train, info),
         ]
-        if source.classes is None and source.target != "number":
+        if source.classes is None and source.target != "number" and source.schema_file is None:
             lines.append(
                 "warning: [data] names no classes, and without them nothing is trained: add "
                 f'classes = "{", ".join(info.classes)}", or as many as the experiments have, in their order'
@@ -106,8 +107,10 @@ def _targets(train: Split, info: DataInfo) -> list[str]:
             return [f"target: numbers from {train.targets.min():g} to {train.targets.max():g}"]
 
 
-def _columns(source: SiteData) -> list[str]:
+def _columns(source: SiteData, info: DataInfo) -> list[str]:
     """Say which columns are read, of a source that has columns."""
+    if isinstance(info.features, Columns) and info.features.schema is not None:
+        return [f"schema: {source.schema_file}, data.schema_digest = {info.features.schema}"]
     if source.source != "parquet":
         return []
     read = source.feature_columns or source.image_column or "the first image column"

@@ -14,7 +14,7 @@ from fedtrain.clientapp.policy import refuse_task
 from fedtrain.config import Experiment, from_flat
 from fedtrain.data import DataInfo, Partitions, Split, open_simulated
 from fedtrain.data.cache import cache_folder
-from fedtrain.data.site import SiteData, site_data
+from fedtrain.data.site import SiteData, schema_digest, site_data
 from fedtrain.data.site import open_site as open_records
 from fedtrain.encoders import Encoder, encoded, open_encoder
 from fedtrain.errors import ClientError, SiteError
@@ -133,7 +133,8 @@ def _own(experiment: Experiment, node: NodeFolder, data: SiteData) -> tuple[Data
             f'data.target of the experiment is "{experiment.data.target}", and the site file has "{data.target}" in '
             "[data]; nothing was trained"
         )
-    if data.class_names is None and data.target != "number":
+    _require_same_schema(experiment, data)
+    if data.class_names is None and data.target != "number" and data.schema_file is None:
         raise SiteError("the site file names no classes: its site adds classes to [data], as the experiments have them")
     if data.class_names != experiment.data.class_names:
         raise SiteError(
@@ -142,3 +143,23 @@ def _own(experiment: Experiment, node: NodeFolder, data: SiteData) -> tuple[Data
         )
     site = open_records(data, folder=node.path)
     return site.info, site.train, None
+
+
+def _require_same_schema(experiment: Experiment, data: SiteData) -> None:
+    """Refuse an experiment by another schema file than the site's, or one of the two without any.
+
+    The site decodes by its own file alone. So the server chooses no decoding, and with it no new ledger.
+    """
+    wanted = experiment.data.schema_digest
+    if data.schema_file is None:
+        if wanted is not None:
+            raise SiteError(
+                "the experiment has a schema file, and the site file names none: its site adds schema_file to [data]; "
+                "nothing was trained"
+            )
+        return
+    if wanted is None or schema_digest(data) != wanted:
+        raise SiteError(
+            "data.schema_digest of the experiment is not the digest of the site's schema file: one of them is another "
+            "file, or was edited; nothing was trained"
+        )

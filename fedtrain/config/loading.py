@@ -31,6 +31,8 @@ _LISTS = ("data.classes", "data.feature_columns", "data.label_columns", "task.co
 _LATER: Flat = {
     "data.target": "class",
     "data.label_columns": "",
+    "data.schema_file": "",
+    "data.schema_digest": "",
     "privacy.mechanism": "gaussian",
     "privacy.separation": "",
     "privacy.trust": "",

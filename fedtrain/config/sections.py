@@ -110,7 +110,7 @@ class Partition(Section):
 class Data(Section):
     """Where the records come from."""
 
-    source: Literal["digits", "parquet", "npz", "images", "hub", "object"] = Field(
+    source: Literal["digits", "parquet", "csv", "npz", "images", "hub", "object"] = Field(
         "digits", description="kind of source; object: records that a program gave to fedtrain.simulate"
     )
     path: FilePath | None = Field(
@@ -123,6 +123,16 @@ class Data(Section):
     )
     dataset: FilePath | None = Field(None, description="hub: name of the data set, which is downloaded")
     subset: str | None = Field(None, description="hub: configuration of the data set")
+    schema_file: FilePath | None = Field(
+        None,
+        description="csv, parquet: the public schema file of the table, which says what each column means; required "
+        "for csv",
+    )
+    schema_digest: Digest | None = Field(
+        None,
+        description="digest of the schema file, as reports and fedtrain client data have it: with another one nothing "
+        "is trained; required in a deployment",
+    )
     image_column: str | None = Field(None, description="column of the image; default: the first image column")
     target: Literal["class", "number", "labels"] = Field(
         "class", description="what is predicted of a record: its class, a number, or a set of labels"
@@ -147,10 +157,11 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.source in {"parquet", "npz", "images"} and self.path is None and self.test_path is None:
+        if self.source in {"parquet", "csv", "npz", "images"} and self.path is None and self.test_path is None:
             raise ValueError(f'path is not set, and source = "{self.source}" reads it')
         if self.source == "hub" and self.dataset is None:
             raise ValueError('dataset is not set, and source = "hub" reads it')
+        self._check_schema()
         if self.test_path is not None and self.test_fraction is not None:
             raise ValueError("test_path and test_fraction are both set; set one of them")
         if self.test_path is None and self.test_fraction is None and self.source not in {"digits", "hub", "object"}:
@@ -165,6 +176,28 @@ class Data(Section):
         if names is not None and (not all(names) or len(set(names)) < len(names)):
             raise ValueError(f"classes = {self.classes!r} has an empty name, or one twice")
         return self
+
+    def _check_schema(self) -> None:
+        """Refuse what a schema file says otherwise, or does not go with."""
+        if self.schema_file is None:
+            if self.source == "csv":
+                raise ValueError(
+                    'schema_file is not set, and source = "csv" needs it: it says what each column means. '
+                    "fedtrain data schema FILE drafts one"
+                )
+            if self.schema_digest is not None:
+                raise ValueError("schema_digest is set, and schema_file is not; set both or neither")
+            return
+        if self.source not in {"csv", "parquet"}:
+            raise ValueError(f'schema_file is for source = "csv" or "parquet", and it is "{self.source}"')
+        said = ("image_column", "label_columns", "classes", "feature_columns")
+        given = [name for name in said if getattr(self, name) is not None]
+        if self.label_column != "label":
+            given.append("label_column")
+        if given:
+            raise ValueError(f"{given[0]} is set, and the schema file says what the columns mean; unset it")
+        if self.target == "labels":
+            raise ValueError('target = "labels" has no column in a schema file; allowed: "class", "number"')
 
     def _check_target(self, target: Literal["number", "labels"]) -> None:
         """Refuse what a target without classes cannot be combined with."""

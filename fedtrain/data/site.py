@@ -15,23 +15,26 @@ from fedtrain.config import Data
 from fedtrain.config.loading import explain
 from fedtrain.config.toml import FilePath, Names, parse_toml
 from fedtrain.data.cache import Built, Entry, cached
+from fedtrain.data.schema import read_schema
 from fedtrain.data.sources import Decoded, registered
 from fedtrain.data.store import decode_numbers, digest_of, entry_of, info_of, records_of, with_classes
 from fedtrain.data.types import DataInfo, Split, TargetKind
 from fedtrain.errors import DataError, SiteError, StorageError
 
 _FORMATS = tuple(source.kind for source in registered() if source.deployed)
-_COLUMNS = ("image_column", "target", "label_column", "label_columns", "feature_columns", "classes")
+_COLUMNS = ("schema_file", "image_column", "target", "label_column", "label_columns", "feature_columns", "classes")
 
 
 class SiteData(BaseModel):
     """The section ``[data]`` of a site file.
 
     Attributes:
-        source: ``parquet``, ``npz``, ``images``, or ``module:attribute``: a function of the site's own that takes
-            nothing and returns features and labels as arrays, as an ``npz`` archive has them in ``x`` and ``y``. The
-            module is a file beside the site file, or else on Python's path.
+        source: ``parquet``, ``csv``, ``npz``, ``images``, or ``module:attribute``: a function of the site's own that
+            takes nothing and returns features and labels as arrays, as an ``npz`` archive has them in ``x`` and ``y``.
+            The module is a file beside the site file, or else on Python's path.
         path: a file, folder or glob pattern, relative to the site file's folder.
+        schema_file: the schema file of a table, relative likewise. It says what the columns mean, in the place of the
+            fields that name columns and classes.
         image_column: column of the image; unset: the first image column.
         target: what is predicted of a record: ``class``, ``number`` or ``labels``.
         label_column: column of the target.
@@ -43,8 +46,9 @@ class SiteData(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    source: Annotated[str, Field(pattern=r"^(parquet|npz|images|[\w.]+:\w+)$")]
+    source: Annotated[str, Field(pattern=r"^(parquet|csv|npz|images|[\w.]+:\w+)$")]
     path: FilePath | None = None
+    schema_file: FilePath | None = None
     image_column: str | None = None
     target: TargetKind = "class"
     label_column: str = "label"
@@ -125,12 +129,12 @@ def site_data(section: object, path: Path) -> SiteData:
         data = SiteData.model_validate(section)
     except ValidationError as error:
         raise SiteError(f"[data] of the site file {path} cannot be used:\n{explain(error)}") from error
-    if data.path is None:
-        return data
+    places = {name: value for name in ("path", "schema_file") if (value := getattr(data, name)) is not None}
     try:
-        return data.model_copy(update={"path": str(path.parent / Path(data.path).expanduser())})
+        found = {name: str(path.parent / Path(value).expanduser()) for name, value in places.items()}
     except RuntimeError as error:
-        raise SiteError(f"[data] path = {data.path!r} of the site file {path} cannot be used: {error}") from error
+        raise SiteError(f"[data] {places} of the site file {path} cannot be used: {error}") from error
+    return data.model_copy(update=found)
 
 
 def open_site(data: SiteData, *, folder: Path) -> SiteRecords:
@@ -155,6 +159,16 @@ def open_site(data: SiteData, *, folder: Path) -> SiteRecords:
     cache = folder / "cache"
     entry = kept(cache, digest_of(source, fraction=None, seed=0), lambda: entry_of(decode_numbers(source)))
     return SiteRecords(info=info_of(entry), train=records_of(entry))
+
+
+def schema_digest(data: SiteData) -> str:
+    """Return the digest of the site's schema file, of which nothing but the site decides.
+
+    Raises:
+        DataError: it cannot be used.
+    """
+    assert data.schema_file is not None
+    return read_schema(Path(data.schema_file)).digest
 
 
 def kept(cache: Path, name: str, build: Callable[[], Entry | Built]) -> Entry:

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from fedtrain.config import Data
 from fedtrain.data.cache import Entry, cache_folder, cached
+from fedtrain.data.schema import read_schema
 from fedtrain.data.sources import Decoded, registered, source_of
+from fedtrain.data.sources.base import path_of
 from fedtrain.data.types import ClassTarget, DataInfo, DataStore, Split
 from fedtrain.errors import ConfigError, DataError
 
@@ -95,7 +97,12 @@ def _refuse_simulated(data: Data) -> None:
             f'data.source = "{data.source}" is for simulations: in a deployment each site has its own records, and '
             f"data.source says what the test records are: {', '.join(most)} or {last}"
         )
-    if data.classes is None and data.target != "number":
+    if data.schema_file is not None and data.schema_digest is None:
+        raise ConfigError(
+            "data.schema_digest is not set: in a deployment each site has a copy of the schema file, and trains only "
+            f'by one of this digest. For {data.schema_file} it is "{read_schema(path_of(data.schema_file)).digest}"'
+        )
+    if data.classes is None and data.target != "number" and data.schema_file is None:
         raise ConfigError(
             "data.classes is not set: in a deployment it names the classes, since no site has to have records of all"
         )
@@ -239,6 +246,8 @@ def with_classes(decoded: Decoded, names: tuple[str, ...] | None) -> Decoded:
 def decode_numbers(data: Data) -> Decoded:
     """Read records whose features mean the same on every machine, with the classes that the experiment names.
 
+    With a schema file they do.
+
     Raises:
         DataError: they are missing or malformed; or have columns of categories, which become as many features as
             categories occur in these very records, or numbers whose names are those of these very files; or the order
@@ -251,6 +260,8 @@ def decode_numbers(data: Data) -> Decoded:
             "how they are numbered: write numbers that mean the same at all sites in its place, or leave it out with "
             "feature_columns"
         )
+    if data.schema_file is not None:
+        return decoded
     if decoded.info.kind == "table" and data.source == "parquet" and data.feature_columns is None:
         raise DataError(
             "feature_columns is not set: it names the columns in the order of the model's inputs, which is the same at "

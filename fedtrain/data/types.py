@@ -40,14 +40,16 @@ class Columns:
     Attributes:
         shape: (features,).
         names: the columns of the source that they are made of, in their order: a column of categories is several
-            features. Empty where the source has no names. Sites may name the same features otherwise, so two are equal
-            whatever their names.
+            features. By a schema file, each feature has a name. Empty where the source has no names. Sites may name the
+            same features otherwise, so two are equal whatever their names.
+        schema: the digest of the schema file by which they were decoded; ``None`` without one.
     """
 
     kind: ClassVar[Literal["table"]] = "table"
     dtype: ClassVar[type[np.generic]] = np.float32
     shape: tuple[int, ...]
     names: tuple[str, ...] = field(default=(), compare=False)
+    schema: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +137,8 @@ class DataInfo:
     def as_json(self) -> dict[str, Any]:
         """Return the schema as JSON can hold it."""
         facts = {"kind": self.kind, "shape": self.shape, "target": self.target.kind, "names": self.classes}
-        return facts | ({"columns": self.columns} if self.columns else {})
+        schema = self.features.schema if isinstance(self.features, Columns) else None
+        return facts | ({"columns": self.columns} if self.columns else {}) | ({"schema": schema} if schema else {})
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "DataInfo":
@@ -143,7 +146,7 @@ class DataInfo:
         shape = tuple(value["shape"])
         features: Features = Image(shape=shape)
         if value["kind"] == Columns.kind:
-            features = Columns(shape=shape, names=tuple(value.get("columns", ())))
+            features = Columns(shape=shape, names=tuple(value.get("columns", ())), schema=value.get("schema"))
         elif value["kind"] == Encoded.kind:
             features = Encoded(shape=shape)
         return cls(features=features, target=target_of(value["target"], tuple(value["names"])))

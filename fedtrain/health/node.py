@@ -125,7 +125,7 @@ def _data(node: NodeFolder, policy: SitePolicy) -> Iterator[Check]:
     info, train = records.info, records.train
     target = {"class": f"in {len(info.classes)} classes", "labels": f"with {len(info.classes)} labels"}
     found = f"{len(train)} records of kind {info.kind}, shape {info.shape}, {target.get(data.target, 'with a number')}"
-    if data.classes is None and data.target != "number":
+    if data.classes is None and data.target != "number" and data.schema_file is None:
         yield fails(
             "classes",
             "[data] in site.toml names none, and every run is refused: add classes, as the experiments have them",

@@ -17,11 +17,13 @@ SITE_FILE = """\
 # What this site allows. The server can change nothing here: it is read from this file, before anything is trained.
 
 [data]
-# Where the records are: "parquet", "npz", "images", or "module:attribute", a function of your own that returns
+# Where the records are: "parquet", "csv", "npz", "images", or "module:attribute", a function of your own that returns
 # features and labels. They are read on this machine, and stay here. Try it: fedtrain client data .
 source = "parquet"
 # A file, a folder or a glob pattern, relative to this folder.
 path = "data/train.parquet"
+# A table by a schema file, which all sites have: it names columns and classes, and the three fields below are left out.
+# schema_file = "schema.toml"
 # image_column = "image"
 # label_column = "label"
 # feature_columns = "age, weight"

@@ -60,6 +60,12 @@ class DataSummary(Part):
         "left out where the source has no columns",
         exclude_if=lambda features: not features,
     )
+    schema_digest: Sha256 | None = Field(
+        None,
+        description="digest of the schema file by which features and targets were decoded: of the meaning of the "
+        "columns, and not of how files are written; left out where there is none",
+        exclude_if=lambda digest: digest is None,
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

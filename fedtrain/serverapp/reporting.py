@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 import fedtrain
 from fedtrain import __version__
 from fedtrain.config import to_flat
+from fedtrain.data.types import Columns
 from fedtrain.encoders import Encoder
 from fedtrain.errors import AppError
 from fedtrain.flower.app import ENTRY_POINTS, shipped
@@ -118,6 +119,7 @@ def build_report(
             histogram=None if shown is None or shown.size > _CELLS else tuple(map(tuple, shown.tolist())),
             owners=owners or None,
             features=info.columns,
+            schema_digest=info.features.schema if isinstance(info.features, Columns) else None,
         ),
         round_log=log,
         model=ModelSummary(

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +36,18 @@ def parquet(folder):
     return {"path": train, "test_path": test}, [train, test]
 
 
+def csv(folder):
+    """Write what `parquet` writes, as CSV, and the schema file."""
+    (folder / "schema.toml").write_text(
+        '[columns]\na = { kind = "number", lower = 0, upper = 5 }\n'
+        'label = { kind = "target", values = ["ant", "bee", "cow"] }\n'
+    )
+    paths = [str(folder / name) for name in ("train.csv", "test.csv", "schema.toml")]
+    for path, rows in zip(paths, (range(6), range(2, 6)), strict=False):
+        Path(path).write_text("a,label\n" + "".join(f"{row},{LABELS[row]}\n" for row in rows))
+    return {"path": paths[0], "test_path": paths[1], "schema_file": paths[2]}, paths
+
+
 def npz(folder):
     paths = [str(folder / name) for name in ("train.npz", "test.npz")]
     for path, rows in zip(paths, (range(6), range(2, 6)), strict=True):
@@ -62,7 +75,7 @@ def hub(folder):
     return {"dataset": str(folder)}, files
 
 
-ROWS = {"digits": lambda folder: ({}, []), "parquet": parquet, "npz": npz, "images": images, "hub": hub}
+ROWS = {"digits": lambda folder: ({}, []), "parquet": parquet, "csv": csv, "npz": npz, "images": images, "hub": hub}
 NAMING = [row for row in ROWS if row != "digits"]
 
 
@@ -169,7 +182,7 @@ def test_a_source_that_names_no_owners_refuses_their_column(made, kind):
 
 @pytest.mark.parametrize("source", [source for source in registered() if source.deployed], ids=lambda each: each.kind)
 def test_a_source_of_a_deployment_needs_a_path_in_a_simulation(source):
-    data = Data(source=source.kind, test_path="test")
+    data = Data(source=source.kind, test_path="test", schema_file="schema" if source.kind == "csv" else None)
     with pytest.raises(DataError, match=r"data.path is not set: a simulation reads the training records"):
         source.require(data)
     source.require(data.model_copy(update={"path": "train"}))

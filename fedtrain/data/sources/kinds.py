@@ -46,19 +46,35 @@ class _Named(Source):
 
 
 class Parquet(_Named):
-    """Parquet files in the column layout of the Hugging Face hub."""
+    """Parquet files in the column layout of the Hugging Face hub, or by a schema file."""
 
     kind = "parquet"
 
     def files(self, data: Data) -> tuple[Path, ...]:
-        """Return the files."""
-        return tuple(file for path in self._paths(data) for file in parquet_files(path))
+        """Return the files, and the schema file where there is one."""
+        return (*(file for path in self._paths(data) for file in files_of(path, suffix=".parquet")), *_schema(data))
 
     def decode(self, data: Data) -> Decoded:
         """See `fedtrain.data.sources.parquet.decode_parquet`."""
         from fedtrain.data.sources.parquet import decode_parquet
 
         return decode_parquet(data)
+
+
+class Csv(_Named):
+    """CSV files, whose columns mean what a schema file says."""
+
+    kind = "csv"
+
+    def files(self, data: Data) -> tuple[Path, ...]:
+        """Return the files, and the schema file."""
+        return (*(file for path in self._paths(data) for file in files_of(path, suffix=".csv")), *_schema(data))
+
+    def decode(self, data: Data) -> Decoded:
+        """See `fedtrain.data.sources.delimited.decode_csv`."""
+        from fedtrain.data.sources.delimited import decode_csv
+
+        return decode_csv(data)
 
 
 class Npz(_Named):
@@ -143,8 +159,12 @@ class Given(Source):
         )
 
 
-def parquet_files(pattern: str) -> tuple[Path, ...]:
-    """Return the files that a path names: itself, the ``.parquet`` files of a folder, or the matches of a glob.
+def _schema(data: Data) -> tuple[Path, ...]:
+    return () if data.schema_file is None else (existing(data.schema_file),)
+
+
+def files_of(pattern: str, *, suffix: str) -> tuple[Path, ...]:
+    """Return the files that a path names: itself, the files of a folder with a suffix, or the matches of a glob.
 
     Hidden files of a folder, such as those that other systems put beside each file (``._part.parquet``), are passed
     over.
@@ -156,11 +176,11 @@ def parquet_files(pattern: str) -> tuple[Path, ...]:
     if path.is_file():
         return (path,)
     if path.is_dir():
-        files = sorted(file for file in path.glob("*.parquet") if not file.name.startswith("."))
+        files = sorted(file for file in path.glob(f"*{suffix}") if not file.name.startswith("."))
         if not files:
-            below = any(path.glob("*/**/*.parquet"))
-            hint = f'; its subfolders do: name them as "{path}/**/*.parquet"' if below else ""
-            raise DataError(f"{path}: the folder holds no .parquet file{hint}")
+            below = any(path.glob(f"*/**/*{suffix}"))
+            hint = f'; its subfolders do: name them as "{path}/**/*{suffix}"' if below else ""
+            raise DataError(f"{path}: the folder holds no {suffix} file{hint}")
         return tuple(files)
     matches = glob.glob(str(path), recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
     files = sorted(Path(match) for match in matches if Path(match).is_file())

@@ -7,9 +7,9 @@ Numbers are therefore brought into the order of the first file, and files whose 
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ from fedtrain.data.sources.arrow import (
 )
 from fedtrain.data.sources.base import Decoded, path_of, require_records
 from fedtrain.data.sources.columns import some
-from fedtrain.data.sources.kinds import parquet_files
+from fedtrain.data.sources.kinds import files_of
 from fedtrain.data.sources.plain import common_type, holds_lists, plain, plain_type, with_items
+from fedtrain.data.sources.tables import Table, decode_by_schema
 from fedtrain.errors import DataError
 from fedtrain.progress import working
 
@@ -70,6 +71,9 @@ def decode_parquet(data: Data) -> Decoded:
             the names of their classes differ between files.
     """
     assert data.path is not None  # Data is validated
+    parquet_files = partial(files_of, suffix=".parquet")
+    if data.schema_file is not None:
+        return decode_by_schema(data, parquet_files, lambda file, schema: read_table(file, schema.columns))
     train = parquet_files(data.path)
     test = parquet_files(data.test_path) if data.test_path else ()
     shared = {file.resolve() for file in train} & {file.resolve() for file in test}
@@ -89,6 +93,38 @@ def decode_parquet(data: Data) -> Decoded:
 
     testing = read(test, measured) if test else None
     return decode_tables(read(train, wanted), testing, role, class_names=data.class_names)
+
+
+def read_table(file: Path, known: Collection[str]) -> Table:
+    """Read a file as a schema needs it: plain types, and the names of named numbers in the place of these.
+
+    Args:
+        file: the file.
+        known: columns that are read although they are a pandas index.
+
+    Raises:
+        DataError: it cannot be read as Parquet.
+    """
+    layout = _layouts((file,))[file]
+    wanted = [name for name in layout.schema.names if name not in layout.index or name in known]
+    try:
+        table = pq.read_table(file, columns=wanted, partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{file}: cannot be read as Parquet: {error}") from error
+    columns = {}
+    for name in wanted:
+        values = plain(table[name], plain_type(table[name].type), what=f"{file}, column {name!r}")
+        if name in layout.class_names and not holds_lists(values.type):
+            values = _named_values(values, layout.class_names[name])
+        columns[name] = values
+    return Table(columns=columns, rows=table.num_rows, name=str(file), place=lambda row: f"{file}, row {row}")
+
+
+def _named_values(numbers: Any, names: Sequence[str]) -> Any:
+    """Return the names of numbers; a number that has none, by which data sets mark a missing value, is null."""
+    places = numbers.cast(pa.int64())
+    known = pc.and_(pc.greater_equal(places, 0), pc.less(places, len(names)))
+    return pc.take(pa.array(names, pa.large_string()), pc.if_else(known, places, pa.scalar(None, pa.int64())))
 
 
 def _layouts(files: Iterable[Path]) -> _Layouts:

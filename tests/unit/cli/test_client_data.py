@@ -4,6 +4,7 @@ import warnings
 import numpy as np
 import pytest
 
+from fedtrain.data.schema import read_schema
 from tests.federations import provisioned
 
 with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # typer imports what click deprecates
@@ -94,6 +95,22 @@ def test_the_columns_of_a_table_are_shown(node):
     node.site.write_text(node.site.read_text().replace(data, f'{data}feature_columns = "weight, age"\n'))
     result = run(node)
     assert "columns: weight, age; label: ill\nrecords: 2 of kind table, shape (2,), float32\n" in result.stdout
+
+
+def test_the_digest_of_a_schema_file_is_shown(node):
+    schema = (
+        '[columns]\nage = { kind = "number", lower = 0, upper = 9 }\nill = { kind = "target", values = ["n", "y"] }\n'
+    )
+    (node.path / "schema.toml").write_text(schema)
+    (node.path / "records.csv").write_text("age,ill\n1,n\n2,y\n3,y\n")
+    text = re.sub(r"classes = .*\n", 'schema_file = "schema.toml"\n', node.site.read_text())
+    node.site.write_text(text.replace('"npz"', '"csv"').replace("records.npz", "records.csv"))
+    result = run(node)
+    assert result.exit_code == 0, result.output
+    digest = read_schema(node.path / "schema.toml").digest
+    assert f"schema: {node.path}/schema.toml, data.schema_digest = {digest}\n" in result.stdout
+    assert "client  n  y  total" in result.stdout
+    assert "warning: [data] names no classes" not in result.stdout
 
 
 def test_the_column_of_an_image_is_shown(node):

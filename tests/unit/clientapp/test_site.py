@@ -10,7 +10,8 @@ from fedtrain.clientapp.site import open_site, site_of
 from fedtrain.config import from_flat, to_flat
 from fedtrain.crypto import Identity
 from fedtrain.data import Partitions
-from fedtrain.errors import ClientError, ConfigError, PrivacySpecError, TaskError
+from fedtrain.data.schema import read_schema
+from fedtrain.errors import ClientError, ConfigError, PrivacySpecError, SiteError, TaskError
 from fedtrain.machines import Federation, NodeFolder
 from fedtrain.serverapp.preparation import prepare
 
@@ -92,3 +93,48 @@ def test_a_machine_of_its_own_keeps_features_to_itself_and_its_ledger_to_the_sto
     assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
     with pytest.raises(TaskError, match="another encoder than the experiment declares"):
         site_of(machine("0" * 64))
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Give a client on a machine of its own, whose records are a table by a schema file."""
+    schema = (
+        '[columns]\na = { kind = "number", lower = 0, upper = 4 }\nlabel = { kind = "target", values = ["n", "y"] }\n'
+    )
+    (tmp_path / "schema.toml").write_text(schema)
+    (tmp_path / "records.csv").write_text("a,label\n0,n\n1,y\n")
+    budget = "[budget]\nepsilon = 1.0\ndelta = 1e-5\n"
+    own = 'source = "csv"\npath = "records.csv"\nschema_file = "schema.toml"\n'
+    federation = Federation(id="0" * 32, address="localhost:1", operator=Identity.generate().public)
+
+    def client(*, own=own, **data):
+        (tmp_path / "site.toml").write_text(f"{budget}[data]\n{own}")
+        flat = {"data.source": "csv", "data.test_path": "test.csv", "task.name": "tabular"}
+        experiment = from_flat({**flat, **{f"data.{name}": value for name, value in data.items()}})
+        node = NodeFolder(path=tmp_path, name="site", client=0, federation=federation)
+        return ClientContext(experiment=experiment, client=0, node=node)
+
+    return client
+
+
+def of(digest):
+    return {"schema_file": "on/the/server.toml", "schema_digest": digest}
+
+
+def test_a_site_refuses_an_experiment_by_another_schema_before_it_reads_a_record(table, tmp_path):
+    digest = read_schema(tmp_path / "schema.toml").digest
+    # The file that the server names is on its own machine.
+    site = site_of(table(**of(digest)))
+    assert site.records(0).features.tolist() == [[-1.0], [-0.5]]
+    assert site.info.features.schema == digest
+    (tmp_path / "records.csv").unlink()
+    for wrong in (of("0" * 64), {"source": "npz", "classes": "n, y"}):
+        with pytest.raises(
+            SiteError, match=r"data.schema_digest of the experiment is not the digest of the site's schema"
+        ):
+            site_of(table(**wrong))
+    (tmp_path / "schema.toml").write_text((tmp_path / "schema.toml").read_text().replace("upper = 4", "upper = 5"))
+    with pytest.raises(SiteError, match=r"is not the digest of the site's schema file"):
+        site_of(table(**of(digest), test_path="other.csv"))
+    with pytest.raises(SiteError, match=r"the experiment has a schema file, and the site file names none"):
+        site_of(table(own='source = "npz"\npath = "records.npz"\nclasses = "n, y"\n', **of(digest)))

@@ -108,6 +108,40 @@ def test_a_site_has_what_the_client_of_a_simulation_has_bit_for_bit(site, split_
     np.testing.assert_array_equal(server.test.targets, store.test.targets)
 
 
+def test_a_site_that_writes_its_files_otherwise_has_the_features_of_a_simulation(tmp_path, site):
+    columns = """
+[columns]
+a = { kind = "number", lower = 0, upper = 10 }
+b = { kind = "category", values = ["x", "y"], missing = "indicator" }
+who = { kind = "owner" }
+label = { kind = "target", values = ["n", "y"] }
+"""
+    (tmp_path / "schema.toml").write_text(columns)
+    (tmp_path / "all.csv").write_text("a,b,who,label\n1.5,x,east,n\n2,z,west,y\n3,,west,n\n")
+    (tmp_path / "test.csv").write_text("a,b,label\n9,y,y\n")
+    whole = {"path": str(tmp_path / "all.csv"), "test_path": str(tmp_path / "test.csv")}
+    named = {"source": "csv", "schema_file": str(tmp_path / "schema.toml")}
+    data = Data(**whole, **named, partition=Partition(kind="natural", column="who"))
+    store = open_store(data, seed=0)
+    rows = partition(store, data, clients=2, seed=0).indices(1)
+    (site / "schema.toml").write_text('[csv]\ndelimiter = ";"\ndecimal = ","\nmissing = ["?"]\n' + columns)
+    (site / "records.csv").write_text("label;b;a\ny;z;2,0\nn;?;3\n")
+    (site / "site.toml").write_text('[data]\nsource = "csv"\npath = "records.csv"\nschema_file = "schema.toml"\n')
+    records = open_site(read_site_data(site), folder=site)
+    assert records.info == store.info
+    assert records.train.features.tobytes() == store.train.features[rows].tobytes()
+    assert records.train.targets.tobytes() == store.train.targets[rows].tobytes()
+    alone = data.model_copy(update={"path": None, "partition": Partition()})
+    with pytest.raises(ConfigError, match=rf'each site has a copy of the schema file.*"{store.info.features.schema}"'):
+        open_test(alone)
+    server = open_test(alone.model_copy(update={"schema_digest": store.info.features.schema}))
+    assert server.info == store.info
+    assert server.info.columns == store.info.columns
+    np.testing.assert_array_equal(server.test.features, store.test.features)
+    with pytest.raises(DataError, match="it is not the schema that was agreed on"):
+        open_test(alone.model_copy(update={"schema_digest": "0" * 64}))
+
+
 def test_folders_of_images_are_the_same_at_a_site_and_in_a_simulation(tmp_path, site, encode):
     for number, (part, name) in enumerate([("train", "a"), ("train", "b"), ("test", "a")]):
         folder = tmp_path / part / name

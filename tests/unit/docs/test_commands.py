@@ -13,6 +13,7 @@ import pytest
 from click import Context
 
 from fedtrain.config import flatten, from_flat, parse_settings, read_toml
+from fedtrain.data.schema import schema_of
 from fedtrain.ledger import read_policy
 
 ROOT = Path(__file__).parents[3]
@@ -131,6 +132,8 @@ def test_configurations_are_valid(text, tmp_path):
     if "[budget]" in text:
         (tmp_path / "site.toml").write_text(text)
         read_policy(tmp_path / "site.toml")
+    elif "[columns]" in text:
+        schema_of(tomllib.loads(text))
     else:
         from_flat(flatten(tomllib.loads(text)))
 

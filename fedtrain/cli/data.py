@@ -1,0 +1,61 @@
+"""``fedtrain data``: what a person does with a data set before training."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from pydantic import ValidationError
+
+from fedtrain.cli.running import reporting_errors
+from fedtrain.config.loading import explain
+from fedtrain.errors import UsageError
+from fedtrain.files import write_atomic
+
+data = typer.Typer(name="data", help="Prepare a data set: draft the schema file of a table.", no_args_is_help=True)
+
+
+@data.callback()
+def _group() -> None:
+    """Prepare a data set: draft the schema file of a table."""
+
+
+@data.command()
+def schema(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A CSV file, or a Parquet file (.parquet).")],
+    target: Annotated[str, typer.Option("--target", metavar="COLUMN", help="The column that is predicted.")],
+    delimiter: Annotated[str, typer.Option("--delimiter", help="Between two values of a CSV file.")] = ",",
+    decimal: Annotated[
+        Literal[".", ","], typer.Option("--decimal", help="Between the whole and the fraction of a number.")
+    ] = ".",
+    header: Annotated[
+        bool, typer.Option("--header/--no-header", help="Whether the first row of a CSV file names the columns.")
+    ] = True,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The schema file; without it, the draft is printed.")
+    ] = None,
+) -> None:
+    """Draft the schema file of a table, for you to edit. What came from the data is marked: it may not be public."""
+    from fedtrain.data.drafting import draft_schema  # noqa: PLC0415 - pyarrow takes a second to import
+    from fedtrain.data.schema import CsvFormat  # noqa: PLC0415
+
+    with reporting_errors():
+        try:
+            form = CsvFormat(delimiter=delimiter, decimal=decimal, header=header)
+        except ValidationError as error:
+            raise UsageError(explain(error)) from error
+        if out is not None and out.exists():
+            raise UsageError(f"{out} is there already; remove it, or name another file with --out")
+        draft = draft_schema(file, target=target, form=form)
+        if out is None:
+            sys.stdout.write(draft.text)
+        else:
+            write_atomic(out, draft.text.encode())
+            sys.stdout.write(f"wrote {out}\n")
+        if draft.found:
+            sys.stderr.write(
+                f"warning: bounds or categories of {len(draft.found)} columns came from the data. Those of private "
+                "data are not private any more once they are in a schema: put public ones in their place\n"
+            )
+        if draft.passed_over:
+            sys.stderr.write(f"warning: passed over: {', '.join(draft.passed_over)}\n")
