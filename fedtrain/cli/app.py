@@ -20,6 +20,10 @@ COMMANDS = {
     "simulate": ("fedtrain.cli.simulate", "Run an experiment, or any Flower app, on this machine."),
     "sweep": ("fedtrain.cli.sweep", "Run an experiment with all combinations of some values, and compare the runs."),
     "compare": ("fedtrain.cli.compare", "Print runs side by side: what each reached, guarantees and cost."),
+    "watch": (
+        "fedtrain.cli.watch",
+        "Show where a run stands: round, clients, who is late, accuracy, epsilon, time left, last errors.",
+    ),
     "stats": ("fedtrain.cli.stats", "Release statistics of columns over a federation, charged to the ledgers."),
     "data": ("fedtrain.cli.data", "Prepare a data set: draft the schema file of a table."),
     "audit": ("fedtrain.cli.audit", "Check everything that a report claims about privacy, trusting nothing in it."),

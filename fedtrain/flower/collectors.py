@@ -41,8 +41,8 @@ class Collected:
 class Collector(Protocol):
     """Asks a cohort for its updates, and collects them."""
 
-    def collect(self, asked: CohortRequest, *, on_reply: Callable[[], None]) -> Collected:
-        """Ask a cohort; ``on_reply`` is called as each client has delivered its update, or failed to."""
+    def collect(self, asked: CohortRequest, *, on_reply: Callable[[int], None]) -> Collected:
+        """Ask a cohort; ``on_reply`` is called with each node that has delivered its update, or failed to."""
         ...
 
 
@@ -54,9 +54,13 @@ class EachReply:
         self._grid = grid
         self._deadline = deadline
 
-    def collect(self, asked: CohortRequest, *, on_reply: Callable[[], None]) -> Collected:
+    def collect(self, asked: CohortRequest, *, on_reply: Callable[[int], None]) -> Collected:
         """Ask a cohort, and return the replies that came in time."""
-        replies = collect(self._grid, asked.messages, timeout=self._deadline, on_reply=lambda _: on_reply())
+
+        def replied(reply: Message) -> None:
+            on_reply(reply.metadata.src_node_id)
+
+        replies = collect(self._grid, asked.messages, timeout=self._deadline, on_reply=replied)
         return Collected(replies=replies)
 
 
@@ -94,7 +98,7 @@ class SecureSum:
         self._summing = summing
         self._number = 0
 
-    def collect(self, asked: CohortRequest, *, on_reply: Callable[[], None]) -> Collected:
+    def collect(self, asked: CohortRequest, *, on_reply: Callable[[int], None]) -> Collected:
         """Ask a cohort for masked updates, unmask their sum, and return the average.
 
         Raises:
@@ -123,7 +127,7 @@ class SecureSum:
             return self._aborted(asked, tally, error)
 
     def _collect_masked(
-        self, messages: tuple[Message, ...], machine: ServerRound, tally: _Tally, on_reply: Callable[[], None]
+        self, messages: tuple[Message, ...], machine: ServerRound, tally: _Tally, on_reply: Callable[[int], None]
     ) -> None:
         """Ask all for their masked updates: the first exchange."""
         request = MaskQuery(session=self._name, request=machine.request).to_records()
@@ -136,7 +140,7 @@ class SecureSum:
             if reply is None:
                 tally.dropped[client] = "the message could not be sent"
                 continue
-            on_reply()
+            on_reply(self._nodes[client])
             if reply.has_error():
                 tally.dropped[client] = reply.error.reason or "no reason given"
                 continue

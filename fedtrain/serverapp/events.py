@@ -1,10 +1,10 @@
-"""What happens in a run, as it happens: one stream of events that the screen and the caller's own function follow.
+"""What happens in a run, as it happens: events, which the screen, a file and the caller's own function follow.
 
 Events are for the operator of the server. With secret cohorts they show what a report withholds: do not publish them.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -33,19 +33,24 @@ class RunStarted:
 
 @dataclass(frozen=True, kw_only=True)
 class RoundStarted:
-    """The model of a round is about to be sent to so many clients."""
+    """The model of a round is about to be sent to so many clients, which ``cohort`` names."""
 
     round: int
     clients: int
+    cohort: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClientDone:
-    """One more client of the round has answered, with an update or an error: ``answered`` of ``clients`` so far."""
+    """One more client of the round has answered, with an update or an error: ``answered`` of ``clients`` so far.
+
+    ``client`` is which one; ``None`` where it is not known.
+    """
 
     round: int
     answered: int
     clients: int
+    client: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +64,7 @@ class RoundDone:
         epsilon: the largest epsilon that any client has spent so far; ``None`` without privacy.
         metric: how to read what chooses the best model; ``None`` where the task describes no metric.
         baseline: what the best constant answer reaches of that metric; ``None`` where it is not known.
+        spent: the epsilon that each client has spent so far, over all runs.
     """
 
     round: int
@@ -67,13 +73,18 @@ class RoundDone:
     epsilon: float | None
     metric: Metric | None = CLASSIFICATION[0]
     baseline: float | None = None
+    spent: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Notice:
-    """Something that a person should know, in words."""
+    """Something that a person should know, in words.
+
+    One that is ``private`` is read from training records, and is for the screen alone: it is kept nowhere.
+    """
 
     text: str
+    private: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +97,7 @@ class RunEnded:
         reason: why it did not complete; ``None`` if it did.
         round: rounds that are complete.
         report: the report; ``None`` where it could not be written.
+        kind: the kind of the error that ended it, where its text may quote what it was about; empty otherwise.
     """
 
     path: Path
@@ -93,6 +105,7 @@ class RunEnded:
     reason: str | None
     round: int
     report: Report | None
+    kind: str = ""
 
 
 Event = RunStarted | RoundStarted | ClientDone | RoundDone | Notice | RunEnded
@@ -107,20 +120,21 @@ class Display(Protocol):
 
 
 class Events:
-    """Passes each event to the screen, then to the caller's function.
+    """Passes each event to the displays in their order, then to the caller's function.
 
     An error of the caller's function is kept until the round in progress is saved: to break off a private round would
     spend its epsilon for nothing. After its first error the function is not called again.
     """
 
-    def __init__(self, display: Display, listener: Listener | None = None) -> None:
-        self._display = display
+    def __init__(self, *displays: Display, listener: Listener | None = None) -> None:
+        self._displays = displays
         self._listener = listener
         self.error: Exception | None = None
 
     def emit(self, event: Event) -> None:
         """Pass an event on. ``KeyboardInterrupt`` and its like end the run at once, as they do anywhere else."""
-        self._display.show(event)
+        for display in self._displays:
+            display.show(event)
         if self._listener is None or self.error is not None:
             return
         try:

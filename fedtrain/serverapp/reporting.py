@@ -185,16 +185,21 @@ def _published(entry: RoundEntry, *, withheld: bool) -> RoundEntry:
 
 def largest_epsilon(trail: AuditTrail, *, up_to: int) -> float:
     """Return a quick upper bound on the largest epsilon after a round of this run."""
+    return max(spent_epsilons(trail, up_to=up_to).values(), default=0.0)
+
+
+def spent_epsilons(trail: AuditTrail, *, up_to: int) -> dict[int, float]:
+    """Return a quick upper bound on the epsilon of each client after a round of this run, over all its runs."""
     asked = trail.participations(done=up_to)
     delta, event = trail.plan.spec.delta, mechanism_of_plan(trail.plan).event(trail.plan, 1)
-    spent = []
+    spent = {}
     for client in trail.roster.clients:
         mine = _charged(trail, client, up_to=up_to)
         # What was asked and is not known to be refused may have been spent.
         steps = asked[client] * trail.plan.spec.steps_per_round - sum(charged.steps for charged in mine)
         missing = [event.with_steps(steps)] if client not in trail.refused and steps > 0 else []
-        spent.append(coarse(merge([*trail.copies.totals(client).events_besides(trail.run), *mine, *missing]), delta))
-    return max(spent, default=0.0)
+        spent[client] = coarse(merge([*trail.copies.totals(client).events_besides(trail.run), *mine, *missing]), delta)
+    return spent
 
 
 def _charged(trail: AuditTrail, client: int, *, up_to: int) -> tuple[Event, ...]:

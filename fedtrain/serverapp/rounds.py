@@ -71,10 +71,17 @@ class Rounds:
         self._parts = assemble(channel, preparation, trail, done=done)
         self._noise = None if trail is None else self._mechanism.noise(trail.plan, self._draws)
 
-    def next(self, state: RunState, *, on_start: Callable[[int, int], None], on_reply: Callable[[], None]) -> RunState:
+    def next(
+        self,
+        state: RunState,
+        *,
+        on_start: Callable[[int, tuple[int, ...]], None],
+        on_reply: Callable[[int | None], None],
+    ) -> RunState:
         """Run the next round and return the state after it.
 
-        ``on_start`` is called with the round and the size of its cohort before anything is sent.
+        ``on_start`` is called with the round and its cohort before anything is sent, ``on_reply`` with each client that
+        has answered.
 
         Raises:
             BudgetError: so many clients refused that the round cannot be used; the state before it still stands.
@@ -86,8 +93,8 @@ class Rounds:
         asked = self._ask(state, number, rate, self._parts.sampler.draw(number))
         cohort = tuple(self._clients[message.metadata.dst_node_id] for message in asked.messages)
         self._record_asked(asked, cohort)
-        on_start(number, len(cohort))
-        collected = self._parts.collector.collect(asked, on_reply=on_reply)
+        on_start(number, cohort)
+        collected = self._parts.collector.collect(asked, on_reply=lambda node: on_reply(self._clients.get(node)))
         entry = self._entry(number, cohort, collected, rate, clip_norm=state.clip_norm or None)
         self._require(entry, collected.outcome)
         state = self._aggregated(state, number, collected, rate=rate)

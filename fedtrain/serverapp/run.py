@@ -2,11 +2,12 @@
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from time import time
 
 from flwr.serverapp import Grid
 from flwr.supercore.run import RunNotRunningException
@@ -14,9 +15,19 @@ from flwr.supercore.run import RunNotRunningException
 from fedtrain.config import Experiment
 from fedtrain.config.strategies import condition_of, results_needed
 from fedtrain.data import format_histogram
-from fedtrain.errors import AggregationError, BudgetError, FedtrainError, StorageError
+from fedtrain.errors import (
+    AggregationError,
+    BudgetError,
+    ClientError,
+    FedtrainError,
+    LedgerError,
+    StorageError,
+    TooFewResultsError,
+    TransportError,
+)
 from fedtrain.files import append_line
 from fedtrain.flower.grids.prompt import PromptGrid
+from fedtrain.flower.summing import Summing
 from fedtrain.machines import ServerFolder
 from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.progress import shown
@@ -29,6 +40,7 @@ from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.channel import Channel, Transport, checked_summing
 from fedtrain.serverapp.checkpoint import RunState
 from fedtrain.serverapp.enrollment import Enrollment, clients_of, enroll_members, enroll_simulated, read_members
+from fedtrain.serverapp.event_lines import EventLines, beginning, quotes_exceptions
 from fedtrain.serverapp.events import (
     ClientDone,
     Events,
@@ -42,7 +54,7 @@ from fedtrain.serverapp.events import (
 from fedtrain.serverapp.identity import RunIdentity
 from fedtrain.serverapp.intervals import intervals_of
 from fedtrain.serverapp.preparation import Preparation, prepare
-from fedtrain.serverapp.reporting import Status, build_report, largest_epsilon, matrices_of
+from fedtrain.serverapp.reporting import Status, build_report, largest_epsilon, matrices_of, spent_epsilons
 from fedtrain.serverapp.rounds import Rounds, initial_state
 from fedtrain.serverapp.run_folder import RunFolder, open_board
 from fedtrain.serverapp.screen import Screen, make_screen
@@ -50,6 +62,19 @@ from fedtrain.tasks import NO_OBJECTS, CallerObjects
 from fedtrain.tasks.weights import second_names
 
 _log = logging.getLogger(__name__)
+
+# Their texts name clients, numbers and files, and nothing of the data.
+_HARMLESS = frozenset(
+    {
+        AggregationError,
+        BudgetError,
+        ClientError,
+        LedgerError,
+        StorageError,
+        TooFewResultsError,
+        TransportError,
+    }
+)
 
 
 def run_experiment(
@@ -84,9 +109,32 @@ def run_experiment(
     if server is None:
         clients = clients_of(grid, clients=federation.clients, timeout=federation.deadline)
         enroll: Callable[..., Enrollment] = partial(enroll_simulated, grid, clients)
+        names: Mapping[int, str] = dict(enumerate(preparation.shown_owners))
     else:
-        enroll = partial(enroll_members, grid, read_members(server, clients=federation.clients))
+        members = read_members(server, clients=federation.clients)
+        enroll = partial(enroll_members, grid, members)
+        names = members.membership.names
     folder = RunFolder.open(experiment)
+    with folder.held(experiment):
+        _run(
+            preparation, transport, summing, folder, enroll, names=names, deployed=server is not None, on_event=on_event
+        )
+    return folder.path
+
+
+def _run(
+    preparation: Preparation,
+    transport: Transport,
+    summing: Summing | None,
+    folder: RunFolder,
+    enroll: Callable[..., Enrollment],
+    *,
+    names: Mapping[int, str],
+    deployed: bool,
+    on_event: Listener | None,
+) -> None:
+    """Enroll the clients, and run."""
+    experiment = preparation.experiment
     with folder.starting():
         unchecked = folder.check_identity(RunIdentity.of(preparation, folder.data_key))
         start = folder.load_checkpoint() or initial_state(preparation)
@@ -94,18 +142,22 @@ def run_experiment(
         start = replace(start, evaluations=kept(start.evaluations, preparation.metrics))
         done = start.round_number
         screen = make_screen(experiment.output.screen)
-        events = Events(screen, on_event)
+        quotes = quotes_exceptions(experiment.privacy.mode, deployed=deployed)
+        lines = EventLines(folder.events, quotes=quotes)
+        events = Events(screen, lines, listener=on_event)
         events.emit(
             RunStarted(
                 path=folder.path,
-                rounds=federation.rounds,
+                rounds=experiment.federation.rounds,
                 done=done,
                 introduction=_introduction(preparation),
                 owners=preparation.shown_owners,
             )
         )
-        for warning in (*preparation.warnings, *preparation.private_warnings):
+        for warning in preparation.warnings:
             events.emit(Notice(text=f"warning: {warning}"))
+        for warning in preparation.private_warnings:
+            events.emit(Notice(text=f"warning: {warning}", private=True))
         if unchecked:
             events.emit(Notice(text=f"warning: {unchecked}"))
         if preparation.slower:
@@ -114,10 +166,10 @@ def run_experiment(
     if enrollment.trail is not None:
         for client, reason in enrollment.trail.refused.items():
             events.emit(Notice(text=f"client {client} does not take part: {reason}"))
-    RunInProgress(preparation, folder, screen, events, start, enrollment.trail, run=enrollment.run).execute(
-        enrollment.channel
-    )
-    return folder.path
+    run = RunInProgress(preparation, folder, screen, events, start, enrollment.trail, run=enrollment.run)
+    with lines:
+        lines.begin(beginning(preparation, enrollment.trail, names=names, done=done, now=time()))
+        run.execute(enrollment.channel)
 
 
 def _is_remote(grid: Grid) -> bool:
@@ -168,7 +220,7 @@ class RunInProgress:
                 raise
             if isinstance(error, BudgetError | AggregationError):
                 self._refresh(channel)
-            self._end("failed", f"{name}{error}")
+            self._end("failed", f"{name}{error}", kind="" if type(error) in _HARMLESS else type(error).__name__)
             raise
         self._refresh(channel)
         report = self._report("completed", None)
@@ -201,7 +253,8 @@ class RunInProgress:
                 self._events.check()
                 self._save(self._next(rounds))
                 evaluation, entry = self._state.evaluations[-1], self._state.round_log[-1]
-                epsilon = self._epsilon(entry.round)
+                spent = {} if self._trail is None else spent_epsilons(self._trail, up_to=entry.round)
+                epsilon = None if self._trail is None else max(spent.values(), default=0.0)
                 if evaluation.round == entry.round:
                     line = self._line(evaluation, epsilon)
                     append_line(self._folder.metrics, line)
@@ -218,6 +271,7 @@ class RunInProgress:
                         epsilon=epsilon,
                         metric=metric,
                         baseline=None if metric is None else baseline.get(metric.name),
+                        spent=spent,
                     )
                 )
                 if evaluation.round == entry.round:
@@ -234,15 +288,15 @@ class RunInProgress:
         """Run the next round, and tell of each client that answers."""
         number, answered, asked = self._state.round_number + 1, 0, 0
 
-        def started(number: int, clients: int) -> None:
+        def started(number: int, cohort: tuple[int, ...]) -> None:
             nonlocal asked
-            asked = clients
-            self._events.emit(RoundStarted(round=number, clients=clients))
+            asked = len(cohort)
+            self._events.emit(RoundStarted(round=number, clients=asked, cohort=cohort))
 
-        def replied() -> None:
+        def replied(client: int | None) -> None:
             nonlocal answered
             answered += 1
-            self._events.emit(ClientDone(round=number, answered=answered, clients=asked))
+            self._events.emit(ClientDone(round=number, answered=answered, clients=asked, client=client))
 
         return rounds.next(self._state, on_start=started, on_reply=replied)
 
@@ -297,17 +351,17 @@ class RunInProgress:
         self._folder.save_report(report, render_html(report, matrices))
         return report
 
-    def _end(self, status: Status, reason: str) -> None:
-        """Leave the report of a run that did not complete."""
+    def _end(self, status: Status, reason: str, *, kind: str = "") -> None:
+        """Leave the report of a run that did not complete; for ``kind`` see `RunEnded`."""
         report = None
         # A disk that is full for the checkpoint is full for the report: the first error is the one to tell.
         try:
             report = self._report(status, reason)
         except StorageError as error:
             _log.warning("the report could not be written: %s", error)
-        self._emit_end(status, reason, report)
+        self._emit_end(status, reason, report, kind=kind)
 
-    def _emit_end(self, status: Status, reason: str | None, report: Report | None) -> None:
+    def _emit_end(self, status: Status, reason: str | None, report: Report | None, *, kind: str = "") -> None:
         self._events.emit(
             RunEnded(
                 path=self._folder.path,
@@ -315,6 +369,7 @@ class RunInProgress:
                 reason=reason,
                 round=self._state.round_number,
                 report=report,
+                kind=kind,
             )
         )
 

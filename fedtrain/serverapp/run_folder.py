@@ -18,10 +18,12 @@ from fedtrain.config import Experiment, read_toml, to_flat
 from fedtrain.config.loading import decisive, spelled_out
 from fedtrain.errors import ConfigError, KeyFileError, StorageError
 from fedtrain.files import append_bytes, rewrite_lines, write_atomic
+from fedtrain.machines.starts import clear, discard, held
 from fedtrain.report import ModelFile, Report
 from fedtrain.serverapp.checkpoint import Arrays, RunState, check_checkpoint, check_model_file, encode_model
 from fedtrain.serverapp.history import HistoryError, lines_after
 from fedtrain.serverapp.identity import RunIdentity
+from fedtrain.status.lines import FILE as EVENTS
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -40,6 +42,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """One JSON object for each central evaluation."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        """What happens in the run, a line for each event."""
+        return self.path / EVENTS
 
     @property
     def record(self) -> Path:
@@ -123,26 +130,28 @@ class RunFolder:
             )
         name = experiment.output.directory or f"runs/{experiment.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
         folder = cls(path=Path(name))
-        if folder.config.exists():
+        folder._check(experiment)
+        return folder
+
+    def _check(self, experiment: Experiment) -> None:
+        """Refuse to begin a run, or to go on with one, that the folder does not hold."""
+        if self.config.exists():
             if not experiment.output.resume:
                 raise ConfigError(
-                    f"{folder.path} holds a run already: continue it with output.resume (--resume), or name another "
+                    f"{self.path} holds a run already: continue it with output.resume (--resume), or name another "
                     "folder with output.directory (--out)"
                 )
-            folder._check_same(experiment, folder.config)
-            folder._check_keys()
-        elif left := "checkpoints" if folder._checkpoints() else "a record" if folder.record.exists() else "":
+            self._check_same(experiment, self.config)
+            self._check_keys()
+        elif left := "checkpoints" if self._checkpoints() else "a record" if self.record.exists() else "":
             raise ConfigError(
-                f"{folder.path} holds {left} and no config.toml, which says what run that is of: put it back, or name "
+                f"{self.path} holds {left} and no config.toml, which says what run that is of: put it back, or name "
                 "another folder with output.directory (--out)"
             )
-        return folder
 
     @classmethod
     def open(cls, experiment: Experiment) -> "RunFolder":
         """Make the folder of a new run, or open that of a run to be resumed.
-
-        What is left of a start after which no run began, as where too few clients came, is taken away: it binds nobody.
 
         Raises:
             ConfigError, KeyFileError: as `of`.
@@ -152,16 +161,31 @@ class RunFolder:
         if folder.config.exists():
             return folder
         try:
-            folder.discard()
             (folder.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"cannot make the run folder {folder.path}: {error.strerror or error}") from error
         return folder
 
     @contextmanager
+    def held(self, experiment: Experiment) -> Iterator[None]:
+        """Hold the folder for this process alone.
+
+        Raises:
+            ConfigError: another process holds it; or as `of`, since it did.
+        """
+        with held(self.path):
+            self._check(experiment)
+            yield
+
+    @contextmanager
     def starting(self) -> Iterator[None]:
-        """Take away what was written of a start that fails before a run began, so that its name is free again."""
+        """Take away what was written of a start that fails before a run began, so that its name is free again.
+
+        So is what a start left that was killed.
+        """
         try:
+            if not self.config.exists():
+                self._clear()
             yield
         except BaseException:
             if not self.config.exists():
@@ -169,13 +193,18 @@ class RunFolder:
                     self.discard()
             raise
 
+    def _clear(self) -> None:
+        try:
+            clear(self.path)
+            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"cannot take away what is left of a start in {self.path}: {error.strerror or error}"
+            ) from error
+
     def discard(self) -> None:
         """Take away what a start writes before a run begins."""
-        for file in (self.starts, self.identity, self.roster, self.membership, self.key, self.data_key):
-            file.unlink(missing_ok=True)
-        for folder in (self.path / "checkpoints", self.path / "keys", self.path):
-            with suppress(OSError):  # there is none, or it holds something else
-                folder.rmdir()
+        discard(self.path)
 
     def begin(self, experiment: Experiment) -> None:
         """Note the configuration: from here on the folder holds a run, which is resumed and not begun again.

@@ -73,7 +73,20 @@ def test_the_screen_shows_rounds_and_a_table(demo):
     assert re.fullmatch(r"(.* \(\d+ s\)\n)*", demo.stderr)
 
 
+def test_a_run_can_be_watched_by_its_folder(cli, demo):
+    shown = cli.call("watch", demo.out)
+    assert shown.status == 0
+    assert re.search(
+        r"^demo: completed\nround +30 of 30\naccuracy +0\.\d{4} \(baseline 0\.\d{4}\)\nepsilon +\d\.\d\d of 8 at",
+        shown.stdout,
+    )
+    found = json.loads(cli.call("watch", demo.out, "--json").stdout)
+    assert found["value"] == demo.report["evaluation"]["final"]["accuracy"]
+    assert found["epsilon"] >= demo.report["privacy"]["epsilon"]
+    assert len(found["history"]) == 30
+
+
 def test_nothing_private_is_in_the_records_of_a_private_run(demo):
-    text = (demo.out / "metrics.jsonl").read_text() + (demo.out / "report.json").read_text()
+    text = "".join((demo.out / name).read_text() for name in ("metrics.jsonl", "report.json", "events.jsonl"))
     assert "train_loss" not in text
     assert "num-examples" not in text

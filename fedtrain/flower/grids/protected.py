@@ -221,7 +221,7 @@ class ProtectedGrid(GridWrapper):
         if self._participations is not None:
             self._participations.reserve(cohort)
         self._round = asked.round_number
-        collected = self._collector.collect(asked, on_reply=lambda: None)
+        collected = self._collector.collect(asked, on_reply=lambda _: None)
         self._tell(asked, collected)
         if collected.outcome is not None and collected.outcome.total is None:
             # Why is in the server's log: what a client says of itself is not for the strategy.

@@ -26,6 +26,7 @@ LEAVES = [
     ["client", "data"],
     ["client", "rotate"],
     ["doctor"],
+    ["watch"],
 ]
 HEAVY = {"torch", "flwr", "opacus", "matplotlib", "dp_accounting", "pyarrow", "datasets", "PIL", "torchmetrics"}
 PROGRAM = """

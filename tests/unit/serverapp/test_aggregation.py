@@ -320,7 +320,7 @@ def test_rounds_of_a_model_with_everything(cache, strategy):
     rounds = Rounds(Channel(grid=InProcessGrid(answer, clients), clients=clients), preparation, None, done=0)
     state = first = initial_state(preparation)
     for _ in range(3):
-        state = rounds.next(state, on_start=lambda *_: None, on_reply=lambda: None)
+        state = rounds.next(state, on_start=lambda *_: None, on_reply=lambda _: None)
         assert state.round_log[-1].dropped == ()
     for name in ("frozen.weight", "frozen.bias", "seeds", "mask"):
         assert state.model[name].tobytes() == first.model[name].tobytes()

@@ -228,6 +228,11 @@ def test_secret_cohorts_are_not_in_the_report(make, finished, tmp_path):
     assert {(entry.cohort, entry.completed, entry.dropped) for entry in report.round_log} == {(None, None, None)}
     # All clients are charged the same, whoever was drawn.
     assert {client.steps for client in report.privacy.clients} == {6}
+    lines = (tmp_path / "run" / "events.jsonl").read_text().splitlines()
+    told = [json.loads(line) for line in lines if json.loads(line)["event"] not in {"run", "notice"}]
+    assert {key for line in told for key in line} == {"event", "time", "round", "value", "epsilon", "status"}
+    assert [line["event"] for line in told] == ["round", "done"] * 6 + ["end"]
+    assert {line["time"] % 86400 for line in told} == {0}
 
 
 def test_an_empty_cohort_is_a_noisy_round(make, finished):

@@ -17,8 +17,9 @@ from fedtrain.report import Report
 from fedtrain.report.evaluation import slim
 from fedtrain.serverapp.events import ClientDone, Notice, RoundDone, RoundStarted, RunEnded, RunStarted
 from fedtrain.serverapp.run import RunInProgress, run_experiment
+from fedtrain.status import Follower
 from server.app import app as server
-from tests.fakes import RUN_ID, digits_experiment, federation, private_experiment
+from tests.fakes import NODES, RUN_ID, digits_experiment, federation, private_experiment
 
 
 @pytest.fixture
@@ -76,6 +77,7 @@ def test_a_run_leaves_everything(make, tmp_path, capsys):
     assert sorted(path.name for path in folder.iterdir()) == [
         "checkpoints",
         "config.toml",
+        "events.jsonl",
         "identity.json",
         "keys",
         "metrics.jsonl",
@@ -315,6 +317,78 @@ def test_an_error_of_the_listener_ends_the_run_when_its_round_is_saved(make, tmp
     again = make(kind=private_experiment, output__screen="none", output__resume=True)
     run_experiment(federation(again), again)
     assert report_of(tmp_path / "run").status == "completed"
+
+
+def test_a_run_can_be_watched_from_its_folder_and_when_it_goes_on(make, tmp_path):
+    experiment, seen = make(kind=private_experiment, output__screen="none", server__evaluate_every=2), []
+    follower = Follower(tmp_path / "run" / "events.jsonl")
+
+    def look(event):
+        seen.append(follower.status())
+        if isinstance(event, RoundStarted) and event.round == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(federation(experiment), experiment, on_event=look)
+    assert seen[0] is None  # the run has not begun
+    first, asked, second = seen[1], seen[2], seen[4]
+    assert (first.state, first.round, first.done, len(first.asked), first.answers) == ("running", 1, 0, 2, 0)
+    assert (asked.answers, len(asked.waiting)) == (1, 1)
+    assert (second.done, second.asked, second.value) == (1, None, None)
+    assert (follower.status().state, follower.status().done) == ("interrupted", 2)
+    again = make(kind=private_experiment, output__resume=True, server__evaluate_every=2)
+    run_experiment(federation(again), again)
+    status, report = follower.status(), report_of(tmp_path / "run")
+    assert (status.state, status.done, status.begun.done) == ("completed", 3, 2)
+    assert status.value == report.evaluation.final.accuracy
+    assert status.begun.baseline == report.evaluation.baseline["accuracy"]
+    assert (status.begun.epsilon, status.begun.delta) == (2.0, 1e-3)
+    assert status.epsilon >= report.privacy.epsilon
+    assert status.spent[0] >= next(client.epsilon for client in report.privacy.clients if client.client == 0)
+    assert status.begun.budgets.keys() == set(range(4))
+
+
+def test_reasons_that_may_quote_a_record_are_cut_from_the_file(make, tmp_path):
+    experiment, failed = make(federation__rounds=1), []
+    grid = federation(experiment)
+    real = grid._answer
+
+    def answer(message):
+        if message.metadata.message_type == "train" and not failed:
+            failed.append(message.metadata.dst_node_id)
+            return Error(1, "Traceback:\n  x\nValueError: could not convert string to float: 'Jane Doe'")
+        return real(message)
+
+    grid._answer = answer
+    run_experiment(grid, experiment)
+    assert "Jane" in (tmp_path / "run" / "report.json").read_text()
+    assert "Jane" not in (tmp_path / "run" / "events.jsonl").read_text()
+    (problem,) = Follower(tmp_path / "run" / "events.jsonl").status().problems
+    assert (problem.client, problem.reason) == (NODES[failed[0]], "ValueError; the report of the run says more")
+    failed.clear()
+    strict = make("strict", federation__rounds=1, federation__min_results=2)
+    with pytest.raises(TooFewResultsError):
+        run_experiment(grid, strict)
+    assert "Jane" in (tmp_path / "strict" / "report.json").read_text()
+    assert "Jane" not in (tmp_path / "strict" / "events.jsonl").read_text()
+    ended = Follower(tmp_path / "strict" / "events.jsonl").status()
+    assert ended.reason.startswith("round 1 has 1 usable results of 2 clients")
+
+
+def test_an_error_of_the_server_is_in_the_file_by_its_kind(make, tmp_path):
+    experiment = make(output__screen="none")
+    with pytest.raises(LookupError):
+        run_experiment(federation(experiment, stop_in(2, LookupError("no such row: Jane Doe"))), experiment)
+    ended = Follower(tmp_path / "run" / "events.jsonl").status()
+    assert (ended.state, ended.reason) == ("failed", "LookupError; the report of the run says more")
+
+
+def test_where_the_file_cannot_be_written_the_run_goes_on(make, tmp_path, caplog):
+    (tmp_path / "run" / "events.jsonl").mkdir(parents=True)
+    experiment = make(federation__rounds=1)
+    run_experiment(federation(experiment), experiment)
+    assert report_of(tmp_path / "run").status == "completed"
+    assert "cannot be watched any more: cannot open" in caplog.text
 
 
 def test_an_error_of_the_listener_at_the_very_end_changes_nothing(make, tmp_path):

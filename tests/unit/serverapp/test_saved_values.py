@@ -164,7 +164,7 @@ def test_the_accuracy_of_a_report_is_that_of_the_file(cache, folder):
         return RecordDict({protocol.ARRAYS: ArrayRecord(trained), "metrics": metrics})
 
     rounds = Rounds(Channel(grid=InProcessGrid(answer, clients), clients=clients), preparation, None, done=0)
-    state = rounds.next(initial_state(preparation), on_start=lambda *_: None, on_reply=lambda: None)
+    state = rounds.next(initial_state(preparation), on_start=lambda *_: None, on_reply=lambda _: None)
     saved = folder.save_model("final", state.model)
     read = {name: torch.from_numpy(value) for name, value in load((folder.path / saved.file).read_bytes()).items()}
     fresh = Turned(nn.Linear(64, 10))

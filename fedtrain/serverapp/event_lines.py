@@ -1,0 +1,200 @@
+"""The run's events as the lines of ``events.jsonl``, from which `fedtrain watch` and its like show a run.
+
+A line has nothing that the report of the run would withhold. With secret cohorts it does not say who was asked, how
+many answered, or when; and what is read from training records, which is for the screen alone, is in no line. No line
+says when a client answered: how long it computes can depend on how many records it has. Where a client passes an
+exception on as it is, in a simulation without privacy, its text may quote a record: of such the line has the kind.
+So it has of an error of the server that may quote a test record.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from math import isfinite
+from pathlib import Path
+from time import time
+
+from fedtrain.errors import StorageError
+from fedtrain.privacy.mechanisms import guarantees_nothing
+from fedtrain.report.wording import cause
+from fedtrain.serverapp.audit_trail import AuditTrail
+from fedtrain.serverapp.events import ClientDone, Event, Notice, RoundDone, RoundStarted, RunEnded
+from fedtrain.serverapp.preparation import Preparation
+from fedtrain.status.lines import NAMED, PROBLEMS, Answered, Asked, Begun, Done, Ended, Line, Loss, Note, cut, named
+from fedtrain.status.log import EventLog
+
+_log = logging.getLogger(__name__)
+
+_DAY = 86_400.0  # seconds
+_STEP = 0.01  # of a cohort that is too large to be named, between two lines
+
+
+def beginning(
+    preparation: Preparation, trail: AuditTrail | None, *, names: Mapping[int, str], done: int, now: float
+) -> Begun:
+    """Return the line with which a run begins, or goes on.
+
+    Args:
+        preparation: what was made before.
+        trail: the record of a private run.
+        names: of the clients that have one.
+        done: rounds that are complete.
+        now: the time, in seconds since 1970.
+    """
+    experiment, plan = preparation.experiment, preparation.plan
+    metric = next(iter(preparation.metrics), None)
+    withheld = trail is not None and trail.withheld
+    stated = {} if trail is None else {client: trail.copies.stated(client) for client in trail.roster.clients}
+    return Begun(
+        time=now - now % _DAY if withheld else now,
+        name=cut(experiment.name),
+        mode=experiment.privacy.mode,
+        rounds=experiment.federation.rounds,
+        done=done,
+        clients=experiment.federation.clients,
+        deadline=experiment.federation.deadline,
+        names=named({client: cut(name) for client, name in names.items()}),
+        epsilon=None if plan is None else plan.spec.epsilon,
+        delta=None if plan is None else plan.spec.delta,
+        budgets=named({client: found.epsilon for client, found in stated.items() if found is not None}),
+        metric=None if metric is None else metric.name,
+        direction="higher" if metric is None else metric.direction,
+        baseline=None if metric is None else (preparation.baseline or {}).get(metric.name),
+        withheld=withheld,
+    )
+
+
+class EventLines(AbstractContextManager["EventLines"]):
+    """Writes events to the file of a run. Where it cannot be written, the run goes on without.
+
+    Notices from before the run began are written with its beginning, so that a start that fails leaves no file.
+    """
+
+    def __init__(self, path: Path, *, quotes: bool, clock: Callable[[], float] = time) -> None:
+        """Prepare.
+
+        Args:
+            path: the file.
+            quotes: whether the reasons of clients are exceptions as they are.
+            clock: tells the time, in seconds since 1970.
+        """
+        self._log = EventLog(path)
+        self._quotes, self._clock = quotes, clock
+        self._begun: Begun | None = None
+        self._early: list[str] = []
+        self._cohort: tuple[int, ...] = ()
+        self._since, self._written = 0.0, 0
+        self._failed = False
+
+    def begin(self, line: Begun) -> None:
+        """Open the file with the line of the run's beginning."""
+        self._begun = line
+        self._guarded(lambda: self._log.begin(line))
+        for text in self._early:
+            self._append(Note(time=self._time, text=text))
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the file."""
+        self._log.close()
+
+    def show(self, event: Event) -> None:
+        """Write what there is to say of an event."""
+        if self._begun is None:
+            if isinstance(event, Notice) and not event.private:
+                self._early.append(cut(event.text))
+            return
+        line = self._line(event)
+        if line is not None:
+            self._append(line)
+
+    @property
+    def _time(self) -> float:
+        assert self._begun is not None
+        return self._begun.time if self._begun.withheld else self._clock()
+
+    def _append(self, line: Line) -> None:
+        if not self._failed:
+            self._guarded(lambda: self._log.append(line))
+
+    def _guarded(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except StorageError as error:
+            self._failed = True
+            _log.warning("the run goes on, and cannot be watched any more: %s", error)
+
+    def _line(self, event: Event) -> Line | None:
+        assert self._begun is not None
+        shown = not self._begun.withheld
+        line: Line | None = None
+        match event:
+            case RoundStarted():
+                line = self._asked(event, shown=shown)
+            case ClientDone() if shown and self._is_due(event):
+                self._written = event.answered
+                client = event.client if self._cohort else None
+                line = Answered(time=self._since, round=event.round, answered=event.answered, client=client)
+            case RoundDone():
+                line = self._done(event, shown=shown)
+            case Notice() if not event.private:
+                line = Note(time=self._time, text=cut(event.text))
+            case RunEnded():
+                line = Ended(time=self._time, status=event.status, reason=self._ending(event), round=event.round)
+        return line
+
+    def _asked(self, event: RoundStarted, *, shown: bool) -> Asked:
+        self._cohort, self._written = event.cohort if len(event.cohort) <= NAMED else (), 0
+        self._since = self._time
+        cohort = self._cohort if shown and self._cohort else None
+        return Asked(time=self._since, round=event.round, clients=event.clients if shown else None, cohort=cohort)
+
+    def _is_due(self, event: ClientDone) -> bool:
+        """Say whether an answer is worth a line: each of a cohort that is named, and a hundred of others."""
+        if self._cohort or event.answered == event.clients:
+            return True
+        return event.answered - self._written >= _STEP * event.clients
+
+    def _done(self, event: RoundDone, *, shown: bool) -> Done:
+        entry, value = event.entry, None
+        if event.evaluation is not None and event.metric is not None:
+            value = event.evaluation.value(event.metric.name)
+        common = Done(
+            time=self._time,
+            round=event.round,
+            value=value if value is None or isfinite(value) else None,
+            epsilon=event.epsilon,
+        )
+        if not shown:
+            return common
+        dropped = entry.dropped or ()
+        return common.model_copy(
+            update={
+                "clients": len(entry.cohort or ()),
+                "completed": len(entry.completed or ()),
+                "seconds": entry.seconds,
+                "spent": named(dict(event.spent)),
+                "losses": tuple(
+                    Loss(client=loss.client, reason=self._reason(loss.reason)) for loss in dropped[:PROBLEMS]
+                ),
+                "lost": len(dropped),
+            }
+        )
+
+    def _ending(self, event: RunEnded) -> str | None:
+        if event.reason is None:
+            return None
+        if event.kind:
+            return f"{event.kind}; the report of the run says more"
+        # In the lines after the first are the clients' own words.
+        return cut(event.reason.partition("\n")[0] if self._quotes else event.reason)
+
+    def _reason(self, reason: str) -> str:
+        short = cut(cause(reason))
+        if not self._quotes:
+            return short
+        return f"{short.partition(':')[0]}; the report of the run says more"
+
+
+def quotes_exceptions(mode: str, *, deployed: bool) -> bool:
+    """Say whether clients pass exceptions on as they are, whose texts may quote a record."""
+    return guarantees_nothing(mode) and not deployed
