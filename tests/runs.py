@@ -12,7 +12,7 @@ from tests.fakes import federation, private_experiment
 def runner(cache, parent, **defaults):
     """Return a function that runs an experiment in a folder, and returns its report after an audit, and its model."""
 
-    def run(folder="run", kind=private_experiment, grid=None, **settings):
+    def run(folder="run", kind=private_experiment, grid=None, on_event=None, **settings):
         fixed = {
             "output__directory": str(parent / folder),
             "output__screen": "none",
@@ -20,7 +20,8 @@ def runner(cache, parent, **defaults):
             "federation__deadline": 10.0,
         }
         experiment = kind(cache, **(fixed | defaults | settings))
-        run_experiment(federation(experiment) if grid is None else grid(experiment), experiment)
+        grid = federation(experiment) if grid is None else grid(experiment)
+        run_experiment(grid, experiment, on_event=on_event)
         return finished(parent / folder)
 
     return run

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from fedtrain.config.one_sum import check_one_sum
 from fedtrain.config.privacy import Privacy, Transport
+from fedtrain.config.retries import check_retries
 from fedtrain.config.sections import (
     SINGLE_UPDATES,
     STRATEGY_PARAMETERS,
@@ -91,6 +92,7 @@ class Experiment(Section):
         if self.transport.secagg.enabled and (problem := aggregation_problem(self)):
             raise ValueError(problem)
         check_one_sum(self)
+        check_retries(self.federation, self.privacy)
         return self
 
 

@@ -29,6 +29,7 @@ _LISTS = ("data.classes", "data.feature_columns", "data.label_columns", "task.co
 # Fields that came later, and what all runs before them had. An experiment that does not use them has the digest of
 # before: a run that an earlier version began can be resumed, and its record names the configuration of its report.
 _LATER: Flat = {
+    "federation.retries": 0,
     "data.target": "class",
     "data.label_columns": "",
     "data.schema_file": "",

@@ -77,6 +77,9 @@ class Federation(Section):
     rounds: Count = Field(10, description="rounds of training")
     min_results: Count = Field(1, description="usable results a round needs; the run fails below it")
     deadline: Positive = Field(600.0, description="seconds after which a round goes on without the missing results")
+    retries: Annotated[int, Field(ge=0, le=10)] = Field(
+        0, description="times that a round with too few usable results is asked again by itself"
+    )
     sites: FilePath | None = Field(
         None,
         description="folder of the clients' own files (keys, ledgers, site.toml), kept over runs; "

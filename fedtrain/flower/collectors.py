@@ -72,6 +72,7 @@ class _Tally:
     clients: tuple[int, ...]
     dropped: dict[int, str] = field(default_factory=dict)
     silent: dict[int, str] = field(default_factory=dict)
+    unmasking: bool = False
 
 
 class SecureSum:
@@ -81,7 +82,15 @@ class SecureSum:
     round had to be aborted.
     """
 
-    def __init__(self, grid: Grid, *, clients: Mapping[int, int], session: ServerSession, summing: Summing) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        *,
+        clients: Mapping[int, int],
+        session: ServerSession,
+        summing: Summing,
+        minimum: int = 0,
+    ) -> None:
         """Sum over a grid.
 
         Args:
@@ -89,6 +98,7 @@ class SecureSum:
             clients: the client of each node; all are parties of the session.
             session: the session.
             summing: how updates are summed.
+            minimum: updates that a sum is of use with; a sum of fewer is not unmasked.
         """
         self._grid = grid
         self._clients = dict(clients)
@@ -96,6 +106,7 @@ class SecureSum:
         self._session = session
         self._name = SessionName(run=session.run, session=session.session)
         self._summing = summing
+        self._minimum = minimum
         self._number = 0
 
     def collect(self, asked: CohortRequest, *, on_reply: Callable[[int], None]) -> Collected:
@@ -157,7 +168,11 @@ class SecureSum:
         Raises:
             AggregationError: too few are left.
         """
+        delivered = len(tally.clients) - len(tally.dropped)
+        if delivered < self._minimum:
+            raise AggregationError(f"{delivered} masked updates came, and a round needs {self._minimum} results")
         requests = machine.close()
+        tally.unmasking = True
         deadline = self._summing.deadline
         messages = [
             Message(
@@ -227,6 +242,7 @@ class SecureSum:
             silent=(),
             total=None,
             problem=problem,
+            unmasking=tally.unmasking,
         )
         failure = Error(code=ErrorCode.MOD_FAILED_PRECONDITION, reason=problem)
         return Collected(replies=[Message(failure, reply_to=asked.messages[0])], outcome=outcome)

@@ -213,6 +213,8 @@ class Outcome:
         silent: clients that delivered one and did not help to unmask; their updates are in the sum all the same.
         total: the sum; ``None`` if the round was aborted.
         problem: why it was aborted, with the last word of each client that was lost; empty if it was not.
+        unmasking: whether clients were asked for what unmasks the sum. From then on it may become known, also from
+            answers that come too late.
     """
 
     parameters: Parameters
@@ -221,6 +223,7 @@ class Outcome:
     silent: tuple[int, ...]
     total: Total | None
     problem: str = ""
+    unmasking: bool = True
 
 
 def to_vector(

@@ -9,6 +9,7 @@ from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import FedAvg
 
 from fedtrain.config import Experiment
+from fedtrain.config.strategies import results_needed
 from fedtrain.flower.collectors import Collector, EachReply, SecureSum
 from fedtrain.flower.grids.ledger import LedgerGrid
 from fedtrain.flower.grids.validating import ValidatingGrid
@@ -70,7 +71,12 @@ def assemble(channel: Channel, preparation: Preparation, trail: AuditTrail | Non
         sampler=_sampler(channel, preparation, trail, done=done),
         grid=grid,
         ledger=ledger,
-        collector=_collector(grid, channel, deadline=preparation.experiment.federation.deadline),
+        collector=_collector(
+            grid,
+            channel,
+            deadline=preparation.experiment.federation.deadline,
+            minimum=0 if trail is not None and trail.withheld else results_needed(preparation.experiment),
+        ),
         summed=summed,
     )
 
@@ -102,10 +108,10 @@ def _raises_losses(experiment: Experiment) -> bool:
     return experiment.server.strategy == "QFedAvg" and experiment.server.parameters.q != 0
 
 
-def _collector(grid: Grid, channel: Channel, *, deadline: float) -> Collector:
+def _collector(grid: Grid, channel: Channel, *, deadline: float, minimum: int) -> Collector:
     if channel.summing is None or channel.session is None:
         return EachReply(grid, deadline=deadline)
-    return SecureSum(grid, clients=channel.clients, session=channel.session, summing=channel.summing)
+    return SecureSum(grid, clients=channel.clients, session=channel.session, summing=channel.summing, minimum=minimum)
 
 
 def _sampler(channel: Channel, preparation: Preparation, trail: AuditTrail | None, *, done: int) -> Sampler:
@@ -124,6 +130,7 @@ def _sampler(channel: Channel, preparation: Preparation, trail: AuditTrail | Non
         timeout=federation.deadline,
         separation=1 if correlation is None else correlation.separation,
         latest={} if trail is None else trail.latest(done=done),
+        recounts=trail is not None and trail.noise == "secure",
     )
 
 

@@ -70,6 +70,15 @@ class Rounds:
         self._aggregation = Aggregation(self._experiment, trained=self._trained, private=self._mechanism.private)
         self._parts = assemble(channel, preparation, trail, done=done)
         self._noise = None if trail is None else self._mechanism.noise(trail.plan, self._draws)
+        self._repeatable = False
+
+    def may_ask_again(self, error: Exception) -> bool:
+        """Say whether the round that just failed with an error may be asked again in this run.
+
+        Not where clients were asked to unmask its sum: with the sum of the second attempt, of other clients, it would
+        show the server single updates. A `BudgetError` stays what it is.
+        """
+        return self._repeatable and type(error) in {TooFewResultsError, AggregationError}
 
     def next(
         self,
@@ -88,6 +97,7 @@ class Rounds:
             RunError: the round failed; likewise.
         """
         started = time.monotonic()
+        self._repeatable = False
         number = state.round_number + 1
         rate = learning_rate(self._experiment.training, round_number=number, rounds=self._experiment.federation.rounds)
         asked = self._ask(state, number, rate, self._parts.sampler.draw(number))
@@ -95,8 +105,10 @@ class Rounds:
         self._record_asked(asked, cohort)
         on_start(number, cohort)
         collected = self._parts.collector.collect(asked, on_reply=lambda node: on_reply(self._clients.get(node)))
+        self._repeatable = collected.outcome is None or not collected.outcome.unmasking
         entry = self._entry(number, cohort, collected, rate, clip_norm=state.clip_norm or None)
         self._require(entry, collected.outcome)
+        self._repeatable = False  # from here on the round is released
         state = self._aggregated(state, number, collected, rate=rate)
         self._record_completed(asked, entry, collected, state)
         last = number == self._experiment.federation.rounds

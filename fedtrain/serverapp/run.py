@@ -285,7 +285,7 @@ class RunInProgress:
             self._events.emit(Notice(text=f"warning: {run_warnings.of_loss([latest], metrics)}"))
 
     def _next(self, rounds: Rounds) -> RunState:
-        """Run the next round, and tell of each client that answers."""
+        """Run the next round, and tell of each client that answers. A round that is lost is asked again, if so many."""
         number, answered, asked = self._state.round_number + 1, 0, 0
 
         def started(number: int, cohort: tuple[int, ...]) -> None:
@@ -298,7 +298,17 @@ class RunInProgress:
             answered += 1
             self._events.emit(ClientDone(round=number, answered=answered, clients=asked, client=client))
 
-        return rounds.next(self._state, on_start=started, on_reply=replied)
+        retries = self._experiment.federation.retries
+        for attempt in range(retries + 1):
+            answered = 0
+            try:
+                return rounds.next(self._state, on_start=started, on_reply=replied)
+            except (TooFewResultsError, AggregationError) as error:
+                if attempt == retries or not rounds.may_ask_again(error):
+                    raise
+                self._events.emit(Notice(text=str(error), private=True))
+                self._events.emit(Notice(text=f"round {number} is asked again ({attempt + 1} of {retries})"))
+        raise AssertionError("the last attempt returned or raised")
 
     def _save(self, state: RunState) -> None:
         before, self._state = self._state, state

@@ -51,6 +51,7 @@ class FixedSampler:
         timeout: float = 0.0,
         separation: int = 1,
         latest: Mapping[int, int] = _NONE,
+        recounts: bool = True,
     ) -> None:
         """Draw from the nodes of a grid.
 
@@ -65,6 +66,7 @@ class FixedSampler:
             timeout: seconds to wait for clients to connect again, where too few are.
             separation: rounds from one draw of a client to its next, at least.
             latest: the last round that each client was drawn for before.
+            recounts: whether a client that is drawn for the same round again is charged again, as with secure noise.
         """
         self._grid = grid
         self._nodes = {client: node for node, client in sorted(clients.items(), key=lambda item: item[1])}
@@ -77,6 +79,7 @@ class FixedSampler:
         self._timeout = timeout
         self._separation = separation
         self._latest = dict(latest)
+        self._recounts = recounts
 
     def draw(self, round_number: int) -> list[int]:
         """Draw the cohort of a round, and charge its clients, whatever becomes of the round.
@@ -88,8 +91,9 @@ class FixedSampler:
         # Not by the strategy, which draws from Python's global generator: so do heartbeats of Flower, at any time.
         generator = random.Random(derive_seed(self._seed, "cohort", round_number))  # noqa: S311 - these are no secret
         drawn = generator.sample(self.available(round_number), self._cohort)
-        self._counts.update(self._clients[node] for node in drawn)
-        self._latest.update({self._clients[node]: round_number for node in drawn})
+        clients = [self._clients[node] for node in drawn]
+        self._counts.update(client for client in clients if self._recounts or self._latest.get(client) != round_number)
+        self._latest.update(dict.fromkeys(clients, round_number))
         return drawn
 
     def available(self, round_number: int) -> list[int]:

@@ -83,6 +83,15 @@ def test_a_setting_without_key_or_value_is_refused(setting):
         ({**RECORD, "privacy.mechanism": "banded"}, 'they are "record" and "poisson"'),
         ({**CAPPED, "privacy.mechanism": "banded"}, "needs separation: the rounds from one participation"),
         ({**BANDED, "privacy.trust": "distributed"}, "is for noise that the server adds, and trust = .distributed"),
+        (
+            {**CLIENT, "federation.retries": 1},
+            "retries = 1 is not for secret cohorts: that a round is asked again tells",
+        ),
+        ({**BANDED, "federation.retries": 1}, 'retries = 1 is not for privacy.mechanism = "banded": the noise relies'),
+        (
+            {**RECORD, "privacy.noise": "secure", "federation.retries": 1, "privacy.max_participations": 10},
+            "retries = 1, and the noise leaves no room for it: .* Set privacy.max_participations to 11 or more",
+        ),
         ({**BANDED, "privacy.adaptive_clipping": True}, 'adaptive_clipping = true is not for mechanism = "banded"'),
         ({"privacy.adaptive_clipping": True}, "adaptive_clipping = true is for .*client.*, and it is .none"),
         ({**RECORD, "privacy.adaptive_clipping": True}, "adaptive_clipping = true is for .*client.*record"),
