@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Image,
         LabelsTarget,
         NumberTarget,
+        Sound,
         Split,
     )
     from fedtrain.ledger.budget import BudgetRow
@@ -54,6 +55,7 @@ __all__ = [
     "Run",
     "RunEnded",
     "RunStarted",
+    "Sound",
     "Split",
     "Task",
     "Verdict",
@@ -77,6 +79,7 @@ _HOMES = {
         "Image",
         "LabelsTarget",
         "NumberTarget",
+        "Sound",
         "Split",
     ),
     "fedtrain.ledger.budget": ("BudgetRow",),

@@ -10,7 +10,7 @@ import numpy as np
 import typer
 
 from fedtrain.cli.running import reporting_errors, say, until_stopped
-from fedtrain.data import WIDE, DataInfo, Split, format_histogram
+from fedtrain.data import WIDE, DataInfo, Split, format_histogram, lengths_of
 from fedtrain.data.site import SiteData, open_site, read_site_data
 from fedtrain.data.types import Columns
 from fedtrain.deployment.processes import only_one
@@ -74,6 +74,7 @@ def data(
             f"source: {source.source}{'' if source.path is None else f', {source.path}'}",
             *_columns(source, info),
             f"records: {len(train)} of kind {info.kind}, shape {info.shape}, {train.features.dtype}",
+            *filter(None, [lengths_of(train, info)]),
             *_targets(train, info),
         ]
         if source.classes is None and source.target != "number" and source.schema_file is None:
@@ -113,7 +114,10 @@ def _columns(source: SiteData, info: DataInfo) -> list[str]:
         return [f"schema: {source.schema_file}, data.schema_digest = {info.features.schema}"]
     if source.source != "parquet":
         return []
-    read = source.feature_columns or source.image_column or "the first image column"
+    if source.sample_rate is not None:
+        read = source.audio_column or "the first column of files"
+    else:
+        read = source.feature_columns or source.image_column or "the first image column"
     return [f"columns: {read}; label: {source.label_columns or source.label_column}"]
 
 

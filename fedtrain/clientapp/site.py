@@ -141,6 +141,11 @@ def _own(experiment: Experiment, node: NodeFolder, data: SiteData) -> tuple[Data
             "data.classes of the experiment are not the classes in [data] of the site file, or in another order; "
             "nothing was trained"
         )
+    if (data.sample_rate, data.seconds) != (experiment.data.sample_rate, experiment.data.seconds):
+        raise SiteError(
+            "data.sample_rate and data.seconds of the experiment are not those in [data] of the site file; nothing was "
+            "trained"
+        )
     site = open_records(data, folder=node.path)
     return site.info, site.train, None
 

@@ -59,6 +59,7 @@ ROBUST = DISTANCES | {"FedMedian", "FedTrimmedAvg"}
 
 ENCODERS: dict[str, str] = {
     "scattering": "no records at all: the filters are formulas, and the constants are of synthetic noise",
+    "log-mel": "no records at all: filters and constants are formulas",
 }
 """The encoders that are built in, each with its origin."""
 
@@ -113,7 +114,7 @@ class Partition(Section):
 class Data(Section):
     """Where the records come from."""
 
-    source: Literal["digits", "parquet", "csv", "npz", "images", "hub", "object"] = Field(
+    source: Literal["digits", "parquet", "csv", "npz", "images", "sounds", "hub", "object"] = Field(
         "digits", description="kind of source; object: records that a program gave to fedtrain.simulate"
     )
     path: FilePath | None = Field(
@@ -137,6 +138,21 @@ class Data(Section):
         "is trained; required in a deployment",
     )
     image_column: str | None = Field(None, description="column of the image; default: the first image column")
+    audio_column: str | None = Field(
+        None, description="column of the sound, where sample_rate is set; default: the first column of files"
+    )
+    sample_rate: Annotated[int, Field(ge=1, le=768_000)] | None = Field(
+        None, description="records are sounds, of so many samples a second; a file of another rate is refused"
+    )
+    seconds: Annotated[float, Field(gt=0, le=600)] | None = Field(
+        None,
+        description="length of a sound as it is trained on: a longer one is cut at its end, a shorter one is padded "
+        "with silence",
+    )
+    resample: bool = Field(
+        False, description="sounds: bring files of another rate to sample_rate, by a polyphase filter"
+    )
+    mix_down: bool = Field(False, description="sounds: take the mean over the channels of a file that has several")
     target: Literal["class", "number", "labels"] = Field(
         "class", description="what is predicted of a record: its class, a number, or a set of labels"
     )
@@ -160,7 +176,11 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.source in {"parquet", "csv", "npz", "images"} and self.path is None and self.test_path is None:
+        if (
+            self.source in {"parquet", "csv", "npz", "images", "sounds"}
+            and self.path is None
+            and self.test_path is None
+        ):
             raise ValueError(f'path is not set, and source = "{self.source}" reads it')
         if self.source == "hub" and self.dataset is None:
             raise ValueError('dataset is not set, and source = "hub" reads it')
@@ -178,6 +198,7 @@ class Data(Section):
         names = self.class_names
         if names is not None and (not all(names) or len(set(names)) < len(names)):
             raise ValueError(f"classes = {self.classes!r} has an empty name, or one twice")
+        self._check_sound()
         return self
 
     def _check_schema(self) -> None:
@@ -202,9 +223,35 @@ class Data(Section):
         if self.target == "labels":
             raise ValueError('target = "labels" has no column in a schema file; allowed: "class", "number"')
 
+    def _check_sound(self) -> None:
+        """Refuse what does not say what a sound is, or says it of records that are none."""
+        if self.sample_rate is None:
+            needs = {
+                "audio_column": self.audio_column is not None,
+                "seconds": self.seconds is not None,
+                "resample": self.resample,
+                "mix_down": self.mix_down,
+                'source = "sounds"': self.source == "sounds",
+            }
+            if given := [name for name, is_set in needs.items() if is_set]:
+                raise ValueError(f"{given[0]} is for sounds, and sample_rate, which makes records sounds, is not set")
+            return
+        if self.source not in {"parquet", "sounds", "hub"}:
+            raise ValueError(
+                f'sample_rate makes records sounds, and source = "{self.source}" reads none; allowed: "parquet", '
+                '"sounds", "hub"'
+            )
+        others = ("image_column", "feature_columns", "schema_file")
+        if given := [name for name in others if getattr(self, name) is not None]:
+            raise ValueError(
+                f"sample_rate and {given[0]} are both set; a record is a sound, an image or a row of features"
+            )
+        if self.seconds is None or round(self.seconds * self.sample_rate) < 1:
+            raise ValueError("seconds is not set, or is less than one sample; it is the length of a sound")
+
     def _check_target(self, target: Literal["number", "labels"]) -> None:
         """Refuse what a target without classes cannot be combined with."""
-        if self.source in {"digits", "images"}:
+        if self.source in {"digits", "images", "sounds"}:
             raise ValueError(f'source = "{self.source}" has classes, and target = "{target}"; unset target')
         if self.partition.kind in {"dirichlet", "pathological"}:
             raise ValueError(
@@ -238,14 +285,18 @@ class TaskConfig(Section):
 
     name: str = Field(
         "vision",
-        description='"vision", "tabular", "regression", "multilabel", "statistics", or your own as "module:attribute"',
+        description='"vision", "tabular", "speech", "regression", "multilabel", "statistics", or your own as '
+        '"module:attribute"',
     )
     model: str | None = Field(None, description="a model of the task; default: the task's choice")
-    augment: bool = Field(False, description="images: random crop and horizontal flip of training images")
+    augment: bool = Field(
+        False,
+        description="images: random crop and horizontal flip of training images; sounds: random shift, gain and noise",
+    )
     encoder: str | None = Field(
         None,
-        description='a frozen module that computes the features of each record once: "scattering", or your own as '
-        '"module:attribute"; default: records are trained on as they are stored',
+        description='a frozen module that computes the features of each record once: "scattering" of images, '
+        '"log-mel" of sounds, or your own as "module:attribute"; default: records are trained on as they are stored',
     )
     encoder_origin: Line | None = Field(
         None,

@@ -20,7 +20,9 @@ from fedtrain.data.types import (
     Labels,
     LabelsTarget,
     NumberTarget,
+    Sound,
     Split,
+    lengths_of,
 )
 
 __all__ = [
@@ -35,10 +37,12 @@ __all__ = [
     "LabelsTarget",
     "NumberTarget",
     "Partitions",
+    "Sound",
     "Split",
     "client_names",
     "format_histogram",
     "label_histogram",
+    "lengths_of",
     "open_simulated",
     "open_store",
     "open_test",

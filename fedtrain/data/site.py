@@ -22,20 +22,38 @@ from fedtrain.data.types import DataInfo, Split, TargetKind
 from fedtrain.errors import DataError, SiteError, StorageError
 
 _FORMATS = tuple(source.kind for source in registered() if source.deployed)
-_COLUMNS = ("schema_file", "image_column", "target", "label_column", "label_columns", "feature_columns", "classes")
+_READ = (
+    "schema_file",
+    "image_column",
+    "audio_column",
+    "sample_rate",
+    "seconds",
+    "resample",
+    "mix_down",
+    "target",
+    "label_column",
+    "label_columns",
+    "feature_columns",
+    "classes",
+)
 
 
 class SiteData(BaseModel):
     """The section ``[data]`` of a site file.
 
     Attributes:
-        source: ``parquet``, ``csv``, ``npz``, ``images``, or ``module:attribute``: a function of the site's own that
-            takes nothing and returns features and labels as arrays, as an ``npz`` archive has them in ``x`` and ``y``.
-            The module is a file beside the site file, or else on Python's path.
+        source: ``parquet``, ``csv``, ``npz``, ``images``, ``sounds``, or ``module:attribute``: a function of the site's
+            own that takes nothing and returns features and labels as arrays, as an ``npz`` archive has them in ``x``
+            and ``y``. The module is a file beside the site file, or else on Python's path.
         path: a file, folder or glob pattern, relative to the site file's folder.
         schema_file: the schema file of a table, relative likewise. It says what the columns mean, in the place of the
             fields that name columns and classes.
         image_column: column of the image; unset: the first image column.
+        audio_column: column of the sound, where ``sample_rate`` is set; unset: the first column of files.
+        sample_rate: samples a second of sounds; unset: records are no sounds.
+        seconds: length of a sound as it is trained on.
+        resample: whether files of another rate are brought to ``sample_rate``.
+        mix_down: whether the mean over the channels of a file is taken.
         target: what is predicted of a record: ``class``, ``number`` or ``labels``.
         label_column: column of the target.
         label_columns: columns of labels, comma-separated, where the target is a set of labels in columns of its own.
@@ -46,10 +64,15 @@ class SiteData(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    source: Annotated[str, Field(pattern=r"^(parquet|csv|npz|images|[\w.]+:\w+)$")]
+    source: Annotated[str, Field(pattern=r"^(parquet|csv|npz|images|sounds|[\w.]+:\w+)$")]
     path: FilePath | None = None
     schema_file: FilePath | None = None
     image_column: str | None = None
+    audio_column: str | None = None
+    sample_rate: int | None = None
+    seconds: float | None = None
+    resample: bool = False
+    mix_down: bool = False
     target: TargetKind = "class"
     label_column: str = "label"
     label_columns: Names | None = None
@@ -69,7 +92,7 @@ class SiteData(BaseModel):
         """
         # What a function returns is as an archive has it. Test data are not a site's: a fraction stands for the check.
         source = {"source": self.source if self.source in _FORMATS else "npz", "path": self.path or ""}
-        columns = {name: getattr(self, name) for name in _COLUMNS}
+        columns = {name: getattr(self, name) for name in _READ}
         return Data.model_validate({**source, **columns, "test_fraction": 0.5}).model_copy(
             update={"test_fraction": None}
         )

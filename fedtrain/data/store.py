@@ -55,8 +55,13 @@ def open_store(data: Data, *, seed: int) -> DataStore:
             features=entry.arrays["train_features"],
             targets=entry.arrays["train_targets"],
             owners=entry.arrays.get("train_owners"),
+            lengths=entry.arrays.get("train_lengths"),
         ),
-        test=Split(features=entry.arrays["test_features"], targets=entry.arrays["test_targets"]),
+        test=Split(
+            features=entry.arrays["test_features"],
+            targets=entry.arrays["test_targets"],
+            lengths=entry.arrays.get("test_lengths"),
+        ),
         folder=folder,
         owners=tuple(entry.meta["owners"]),
     )
@@ -121,12 +126,15 @@ def _refuse_simulated(data: Data) -> None:
 def entry_of(decoded: Decoded) -> Entry:
     """Return what is cached of records that are all of one party."""
     arrays: dict[str, NDArray[Any]] = {"features": decoded.train.features, "targets": decoded.train.targets}
+    if decoded.train.lengths is not None:
+        arrays["lengths"] = decoded.train.lengths
     return Entry(meta=decoded.info.as_json(), arrays=arrays)
 
 
 def records_of(entry: Entry) -> Split:
     """Return the records that `entry_of` put into an entry."""
-    return Split(features=entry.arrays["features"], targets=entry.arrays["targets"])
+    arrays = entry.arrays
+    return Split(features=arrays["features"], targets=arrays["targets"], lengths=arrays.get("lengths"))
 
 
 def info_of(entry: Entry) -> DataInfo:
@@ -181,6 +189,9 @@ def _build(data: Data, *, fraction: float | None, seed: int) -> Entry:
         "test_features": test.features,
         "test_targets": test.targets,
     }
+    for name, split in (("train", train), ("test", test)):
+        if split.lengths is not None:
+            arrays[f"{name}_lengths"] = split.lengths
     owners: list[str] = []
     if train.owners is not None:
         # The draws may have left an owner without records: number those that remain.
@@ -206,6 +217,7 @@ def _take(records: Split, rows: NDArray[np.int64]) -> Split:
         features=records.features[rows],
         targets=records.targets[rows],
         owners=None if records.owners is None else records.owners[rows],
+        lengths=None if records.lengths is None else records.lengths[rows],
     )
 
 

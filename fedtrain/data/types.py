@@ -53,6 +53,21 @@ class Columns:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sound:
+    """Features that are a sound of one channel: float32, full scale from -1 to 1.
+
+    Attributes:
+        shape: (samples,), the same of all records.
+        rate: samples a second.
+    """
+
+    kind: ClassVar[Literal["audio"]] = "audio"
+    dtype: ClassVar[type[np.generic]] = np.float32
+    shape: tuple[int, ...]
+    rate: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Encoded:
     """Features that a frozen encoder computed of a record (`fedtrain.encoders`).
 
@@ -92,8 +107,8 @@ class LabelsTarget:
     names: tuple[str, ...]
 
 
-Features = Image | Columns | Encoded
-Kind = Literal["image", "table", "encoded"]
+Features = Image | Columns | Sound | Encoded
+Kind = Literal["image", "table", "audio", "encoded"]
 Target = ClassTarget | NumberTarget | LabelsTarget
 TargetKind = Literal["class", "number", "labels"]
 
@@ -117,8 +132,13 @@ class DataInfo:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one record's features: (channels, height, width), (features,), or an encoder's own."""
+        """The shape of one record's features: (channels, height, width), (features,), (samples,), or an encoder's."""
         return self.features.shape
+
+    @property
+    def rate(self) -> int | None:
+        """Samples a second of a sound; ``None`` of all else."""
+        return self.features.rate if isinstance(self.features, Sound) else None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -136,7 +156,13 @@ class DataInfo:
 
     def as_json(self) -> dict[str, Any]:
         """Return the schema as JSON can hold it."""
-        facts = {"kind": self.kind, "shape": self.shape, "target": self.target.kind, "names": self.classes}
+        facts: dict[str, Any] = {
+            "kind": self.kind,
+            "shape": self.shape,
+            "target": self.target.kind,
+            "names": self.classes,
+        }
+        facts |= {} if self.rate is None else {"rate": self.rate}
         schema = self.features.schema if isinstance(self.features, Columns) else None
         return facts | ({"columns": self.columns} if self.columns else {}) | ({"schema": schema} if schema else {})
 
@@ -147,9 +173,28 @@ class DataInfo:
         features: Features = Image(shape=shape)
         if value["kind"] == Columns.kind:
             features = Columns(shape=shape, names=tuple(value.get("columns", ())), schema=value.get("schema"))
+        elif value["kind"] == Sound.kind:
+            features = Sound(shape=shape, rate=value["rate"])
         elif value["kind"] == Encoded.kind:
             features = Encoded(shape=shape)
         return cls(features=features, target=target_of(value["target"], tuple(value["names"])))
+
+
+def lengths_of(split: "Split", info: DataInfo) -> str:
+    """Say how many sounds were padded and cut, in a line without an end; nothing where they are no sounds.
+
+    Args:
+        split: the records.
+        info: their schema.
+    """
+    if split.lengths is None or info.rate is None:
+        return ""
+    (samples,) = info.shape
+    padded, cut = int((split.lengths < samples).sum()), int((split.lengths > samples).sum())
+    return (
+        f"lengths: {padded:,} of {len(split):,} sounds are shorter than {samples / info.rate:g} s and were padded with "
+        f"silence, {cut:,} are longer and were cut"
+    )
 
 
 def target_of(kind: TargetKind, names: tuple[str, ...]) -> Target:
@@ -171,11 +216,13 @@ class Split:
         features: shape (n, *info.shape), of the dtype of ``info.features``; may be memory-mapped.
         targets: n rows of the dtype of ``info.target``: class numbers (n,), numbers (n,), or labels (n, labels).
         owners: shape (n,), codes 0, 1, ... of the owners in sorted order where the source names owners, else ``None``.
+        lengths: shape (n,), how many samples each sound had before it was padded or cut; ``None`` of all else.
     """
 
     features: NDArray[np.uint8] | NDArray[np.float32]
     targets: NDArray[np.int64] | NDArray[np.float32] | NDArray[np.uint8]
     owners: Labels | None = None
+    lengths: Labels | None = None
 
     def __len__(self) -> int:
         """Return the number of records."""

@@ -15,12 +15,16 @@ from torch import Tensor, nn
 
 from fedtrain.config.sections import TaskConfig
 from fedtrain.data.types import DataInfo, Encoded
+from fedtrain.encoders.log_mel import log_mel_encoder
 from fedtrain.encoders.scattering import scattering_encoder
 from fedtrain.errors import TaskError
 from fedtrain.tasks.named import load_named
 from fedtrain.tasks.user_code import kind_of, telling
 
-_BUILT_IN: Final[dict[str, Callable[[DataInfo], nn.Module]]] = {"scattering": scattering_encoder}
+_BUILT_IN: Final[dict[str, Callable[[DataInfo], nn.Module]]] = {
+    "scattering": scattering_encoder,
+    "log-mel": log_mel_encoder,
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,7 +74,7 @@ def open_encoder(
 
     ``config.encoder`` is one that is built in, or ``module:attribute``: a callable in a module on Python's path that
     takes the ``DataInfo`` and returns a ``torch.nn.Module``. The module takes the stored features of one record, uint8
-    for images and float32 for tables, and returns what it computes of them, both with a first dimension of 1.
+    for images and float32 for all else, and returns what it computes of them, both with a first dimension of 1.
 
     Args:
         config: names the encoder.

@@ -17,14 +17,18 @@ SITE_FILE = """\
 # What this site allows. The server can change nothing here: it is read from this file, before anything is trained.
 
 [data]
-# Where the records are: "parquet", "csv", "npz", "images", or "module:attribute", a function of your own that returns
-# features and labels. They are read on this machine, and stay here. Try it: fedtrain client data .
+# Where the records are: "parquet", "csv", "npz", "images", "sounds", or "module:attribute", a function of your own that
+# returns features and labels. They are read on this machine, and stay here. Try it: fedtrain client data .
 source = "parquet"
 # A file, a folder or a glob pattern, relative to this folder.
 path = "data/train.parquet"
 # A table by a schema file, which all sites have: it names columns and classes, and the three fields below are left out.
 # schema_file = "schema.toml"
 # image_column = "image"
+# Records are sounds, of so many samples a second, and are cut or padded to so many seconds.
+# sample_rate = 8000
+# seconds = 1.0
+# audio_column = "audio"
 # label_column = "label"
 # feature_columns = "age, weight"
 # The classes of the federation's experiments, in the order of their numbers. An experiment with others is refused.
@@ -48,7 +52,7 @@ colluders = 0
 # "secure" comes from the operating system. "seeded" is for simulations.
 noise = ["secure"]
 # What may be trained: a built-in task, or a task of an app that you have read, as "module:attribute".
-tasks = ["vision", "tabular", "regression", "multilabel"]
+tasks = ["vision", "tabular", "speech", "regression", "multilabel"]
 
 [transport]
 # Answer only messages that are encrypted to this node, and send only updates that the server sees in a sum.

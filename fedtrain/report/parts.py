@@ -34,7 +34,7 @@ def ascending(rounds: tuple[int, ...]) -> bool:
 class DataSummary(Part):
     """The records. In a deployment the server does not know what only the clients know: that is null."""
 
-    kind: str = Field(description="image or table")
+    kind: str = Field(description="image, table or audio")
     shape: tuple[Round, ...] = Field(description="shape of one record")
     target: Literal["class", "number", "labels"] = Field(
         "class",

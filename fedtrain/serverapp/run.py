@@ -14,7 +14,7 @@ from flwr.supercore.run import RunNotRunningException
 
 from fedtrain.config import Experiment
 from fedtrain.config.strategies import condition_of, results_needed
-from fedtrain.data import format_histogram
+from fedtrain.data import format_histogram, lengths_of
 from fedtrain.errors import (
     AggregationError,
     BudgetError,
@@ -394,6 +394,10 @@ def _introduction(preparation: Preparation) -> str:
     text += f"{records}{len(preparation.store.test)} test records\n"
     if info.columns:
         text += f"features: {listed(info.columns)}\n"
+    if preparation.shown_records is not None and (lengths := lengths_of(preparation.store.train, info)):
+        text += f"training {lengths}\n"
+    if lengths := lengths_of(preparation.store.test, info):
+        text += f"test {lengths}\n"
     if (encoder := preparation.encoder) is not None:
         shape = "x".join(map(str, encoder.info.shape))
         text += f"encoder: {short(encoder.name, 60)}, {shape} numbers for each record; "

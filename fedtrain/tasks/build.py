@@ -15,7 +15,7 @@ from fedtrain.errors import TaskError
 from fedtrain.tasks.base import Task, unknown
 from fedtrain.tasks.column_statistics import ColumnStatistics
 from fedtrain.tasks.named import load_named
-from fedtrain.tasks.supervised import Multilabel, Regression, Tabular, Vision
+from fedtrain.tasks.supervised import Multilabel, Regression, Speech, Tabular, Vision
 from fedtrain.tasks.user_code import telling
 
 OBJECT: Final = "object"
@@ -40,6 +40,7 @@ NO_OBJECTS: Final = CallerObjects()
 _TASKS: dict[str, Callable[[TaskConfig, DataInfo], Task]] = {
     "vision": Vision,
     "tabular": Tabular,
+    "speech": Speech,
     "regression": Regression,
     "multilabel": Multilabel,
     "statistics": ColumnStatistics,

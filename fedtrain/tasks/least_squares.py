@@ -57,7 +57,7 @@ class LeastSquares(SumTask):
     def __init__(self, task: Supervised, experiment: Experiment, info: DataInfo) -> None:
         self._task = task
         self._experiment = experiment
-        inputs = math.prod(info.shape)
+        inputs = math.prod(task.inputs.shape)
         self.code = _code_of(experiment, info)
         self.layout = MomentLayout(
             inputs=inputs,

@@ -174,13 +174,15 @@ ARCHITECTURES = {
 def choose(info: DataInfo) -> str:
     """Return the name of the model to use where the configuration names none.
 
-    Tables: ``mlp``. Features of an encoder: ``linear``.
+    Tables: ``mlp``. Features of an encoder: ``linear``. Spectrograms of sounds: ``cnn-small``.
     Images by their shorter side: ``cnn-cifar`` from 32 pixels, ``cnn-small`` from 8, ``mlp`` below.
     """
     if info.kind == "table":
         return "mlp"
     if info.kind == "encoded":
         return "linear"
+    if info.kind == "audio":
+        return "cnn-small"
     side = min(info.shape[1:])
     return next((name for name, least in (("cnn-cifar", 32), ("cnn-small", 8)) if side >= least), "mlp")
 

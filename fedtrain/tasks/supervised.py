@@ -1,7 +1,8 @@
-"""The built-in tasks: predict a class, a number or a set of labels, of an image or of a row of a table."""
+"""The built-in tasks: predict a class, a number or a set of labels, of an image, a sound or a row of a table."""
 
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -9,12 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedtrain.config.sections import TaskConfig
-from fedtrain.data.types import DataInfo, Kind, TargetKind
+from fedtrain.data.types import DataInfo, Encoded, Kind, TargetKind
 from fedtrain.errors import ConfigError, TaskError
 from fedtrain.statistics import parse_scaling
 from fedtrain.tasks import models
 from fedtrain.tasks.base import Batch, Metrics, Records, Task
 from fedtrain.tasks.metrics import ClassificationMetrics, MultilabelMetrics, RegressionMetrics
+from fedtrain.tasks.sounds import Spectrograms
 
 PADDING = 4
 
@@ -25,10 +27,13 @@ Encoding = Callable[[Tensor, torch.Generator | None], Tensor]
 _FITTING = {
     ("image", "class"): "vision",
     ("table", "class"): "tabular",
+    ("audio", "class"): "speech",
     ("image", "number"): "regression",
     ("table", "number"): "regression",
+    ("audio", "number"): "regression",
     ("image", "labels"): "multilabel",
     ("table", "labels"): "multilabel",
+    ("audio", "labels"): "multilabel",
     ("encoded", "class"): "vision",
     ("encoded", "number"): "regression",
     ("encoded", "labels"): "multilabel",
@@ -45,11 +50,14 @@ class Supervised(Task):
 
     A batch has ``inputs``, float32, and ``targets``, as stored.
 
+    Attributes:
+        inputs: the schema of the inputs of a record.
+
     Raises:
         TaskError: the features or the target are of another kind, or do not fit the model.
     """
 
-    kinds: ClassVar[tuple[Kind, ...]] = ("image", "table")
+    kinds: ClassVar[tuple[Kind, ...]] = ("image", "table", "audio")
     target: ClassVar[TargetKind]
 
     def __init__(self, config: TaskConfig, info: DataInfo) -> None:
@@ -63,18 +71,20 @@ class Supervised(Task):
             )
         if config.augment and info.kind == "table":
             raise TaskError(
-                f'task.augment = true is for images, and task.name = "{config.name}" has no augmentation of a table; '
-                "unset it."
+                f'task.augment = true is for images and sounds, and task.name = "{config.name}" has no augmentation of '
+                "a table; unset it."
             )
-        self.info = info
-        self._encode: Encoding = {
-            "table": encode_columns,
-            "encoded": encode_columns,
-            "image": augment_pixels if config.augment else encode_pixels,
-        }[info.kind]
+        self.info = self.inputs = info
+        self._encode: Encoding = encode_columns
+        if info.kind == "image":
+            self._encode = augment_pixels if config.augment else encode_pixels
+        elif info.kind == "audio":
+            self._encode = spectrograms = Spectrograms(info, augment=config.augment)
+            self.inputs = replace(info, features=Encoded(shape=spectrograms.shape))
         if config.scaling is not None:
             self._encode = _standardising(config.scaling, info)
-        self._architecture = models.find(models.choose(info) if config.model is None else config.model, info)
+        name = models.choose(info) if config.model is None else config.model
+        self._architecture = models.find(name, self.inputs)
 
     @property
     @abstractmethod
@@ -83,7 +93,7 @@ class Supervised(Task):
 
     def model(self) -> nn.Module:
         """Build a model with fresh weights, drawn from torch's global generator. It returns ``outputs`` numbers."""
-        return self._architecture.build(self.info.shape, self.outputs)
+        return self._architecture.build(self.inputs.shape, self.outputs)
 
     def collate(self, records: Records, generator: torch.Generator | None) -> Batch:
         """Return the encoded features as ``inputs``, and ``targets``."""
@@ -125,6 +135,12 @@ class Vision(Classification):
     """Puts images into classes. ``task.model``: every name in ``fedtrain.tasks.models``."""
 
     kinds = ("image",)
+
+
+class Speech(Classification):
+    """Puts sounds into classes, by their log-mel spectrograms. ``task.model``: a name in ``fedtrain.tasks.models``."""
+
+    kinds = ("audio",)
 
 
 class Tabular(Classification):

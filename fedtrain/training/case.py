@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from fedtrain.data.types import Columns, DataInfo, Encoded, Image
+from fedtrain.data.types import Columns, DataInfo, Encoded, Image, Sound
 from fedtrain.errors import TaskError
 from fedtrain.tasks import Batch, Records, Task
 from fedtrain.tasks.calls import collate, to_device
@@ -18,6 +18,7 @@ from fedtrain.training.gradients import Gradients, by_loop, collate_alone, rows_
 from fedtrain.training.state import Kept, Weights, kept
 
 _PIXELS = 256
+_QUIET = 0.1  # the deviation of samples
 # Records of several lengths take more of a model's branches than records of one.
 _SCALES = (1.0, 3.0, 0.3, 1.0, 0.1)
 
@@ -37,13 +38,15 @@ def synthetic(info: DataInfo, count: int, *, values: str) -> Records:
     Args:
         info: the schema.
         count: how many.
-        values: one of `VALUES`; it decides nothing where features are pixels.
+        values: one of `VALUES`; it decides nothing where features are pixels or samples.
     """
     draw = torch.Generator().manual_seed(0)
     shape = (count, *info.shape)
     match info.features:
         case Image():
             features = torch.randint(_PIXELS, shape, generator=draw).to(torch.uint8)
+        case Sound():
+            features = _QUIET * torch.randn(shape, generator=draw) * _scales(shape)
         case Columns() | Encoded():
             features = _COLUMNS[values](shape, draw)
     match info.target.kind:
@@ -191,7 +194,7 @@ def try_case(model: nn.Module, task: Task, info: DataInfo) -> tuple[Case | None,
         TaskError: the model writes parameters or buffers.
     """
     failures: list[Exception] = []
-    for values in VALUES[:1] if info.kind == "image" else VALUES:
+    for values in VALUES[:1] if info.kind in {"image", "audio"} else VALUES:
         for moved in (True, False):
             for precision in (torch.float64, torch.float32 if in_half(model) else None):
                 original = _copy(model, precision, moved=moved)

@@ -17,7 +17,9 @@ from fedtrain.config import Data, Partition
 from fedtrain.data import open_store
 from fedtrain.data.sources import register, registered, source_of
 from fedtrain.errors import DataError
+from tests.sounds import tone, wav
 
+SOUND = {"sample_rate": 8000, "seconds": 0.1}
 LABELS = ["ant", "bee", "bee", "ant", "cow", "cow"]
 
 
@@ -68,6 +70,17 @@ def images(folder):
     return {"path": str(folder / "train"), "test_path": str(folder / "test")}, written
 
 
+def sounds(folder):
+    written = []
+    for name, rows in (("train", range(6)), ("test", range(2, 6))):
+        for row in rows:
+            file = folder / name / LABELS[row] / f"{row}.wav"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(wav(tone(200 + 100 * row, 0.1)))
+            written.append(str(file))
+    return {"path": str(folder / "train"), "test_path": str(folder / "test"), **SOUND}, written
+
+
 def hub(folder):
     files = [
         write_parquet(folder / f"{name}.parquet", rows) for name, rows in (("train", range(6)), ("test", range(4)))
@@ -75,7 +88,15 @@ def hub(folder):
     return {"dataset": str(folder)}, files
 
 
-ROWS = {"digits": lambda folder: ({}, []), "parquet": parquet, "csv": csv, "npz": npz, "images": images, "hub": hub}
+ROWS = {
+    "digits": lambda folder: ({}, []),
+    "parquet": parquet,
+    "csv": csv,
+    "npz": npz,
+    "images": images,
+    "sounds": sounds,
+    "hub": hub,
+}
 NAMING = [row for row in ROWS if row != "digits"]
 
 
@@ -173,7 +194,7 @@ def test_what_is_not_there_is_refused_in_words(made, tmp_path, kind):
         source_of(kind).decode(data.model_copy(update={field: str(tmp_path / "nowhere")}))
 
 
-@pytest.mark.parametrize("kind", ["digits", "images"])
+@pytest.mark.parametrize("kind", ["digits", "images", "sounds"])
 def test_a_source_that_names_no_owners_refuses_their_column(made, kind):
     data, _ = made(kind, partition=Partition(kind="natural", column="who"))
     with pytest.raises(DataError, match=r"partition.column = 'who'"):
@@ -182,7 +203,8 @@ def test_a_source_that_names_no_owners_refuses_their_column(made, kind):
 
 @pytest.mark.parametrize("source", [source for source in registered() if source.deployed], ids=lambda each: each.kind)
 def test_a_source_of_a_deployment_needs_a_path_in_a_simulation(source):
-    data = Data(source=source.kind, test_path="test", schema_file="schema" if source.kind == "csv" else None)
+    needed = {"sounds": SOUND, "csv": {"schema_file": "schema"}}
+    data = Data(source=source.kind, test_path="test", **needed.get(source.kind, {}))
     with pytest.raises(DataError, match=r"data.path is not set: a simulation reads the training records"):
         source.require(data)
     source.require(data.model_copy(update={"path": "train"}))
@@ -199,7 +221,7 @@ def test_an_object_is_given_and_not_read():
 def test_the_registry_imports_no_decoder():
     program = (
         "import json, sys; from fedtrain.data.sources import registered;"
-        "heavy = [name for name in ('pyarrow', 'PIL', 'datasets') if name in sys.modules];"
+        "heavy = [name for name in ('pyarrow', 'PIL', 'soundfile', 'scipy', 'datasets') if name in sys.modules];"
         "print(json.dumps([len(registered()), *heavy]))"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

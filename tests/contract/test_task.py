@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedtrain.config import TaskConfig
-from fedtrain.data.types import ClassTarget, Columns, DataInfo, Encoded, Image, LabelsTarget, NumberTarget
+from fedtrain.data.types import ClassTarget, Columns, DataInfo, Encoded, Image, LabelsTarget, NumberTarget, Sound
 from fedtrain.tasks import Records, Task, build_task, refuse_batch_statistics, shared_names
 from fedtrain.tasks.calls import collate, forward, losses, refuse_coupled_losses
 
@@ -66,6 +66,19 @@ CASES = [
         Case(config=TaskConfig(name=name, model=model), info=DataInfo(features=Encoded(shape=shape), target=target))
         for name, target in (("vision", LETTERS), ("regression", NumberTarget()), ("multilabel", LABELS))
         for model, shape in ((None, (81, 2, 2)), ("linear-no-bias", (7,)), ("cnn-small", (243, 8, 8)))
+    ),
+    *(
+        Case(
+            config=TaskConfig(name=name, model=model, augment=augment),
+            info=DataInfo(features=Sound(shape=(2000,), rate=8000), target=target),
+        )
+        for name, target, model in (
+            ("speech", LETTERS, None),
+            ("speech", LETTERS, "linear"),
+            ("regression", NumberTarget(), "cnn-small"),
+            ("multilabel", LABELS, "mlp"),
+        )
+        for augment in (False, True)
     ),
     *(Case(config=TaskConfig(name="own_task:build"), info=info) for info in (image(1, 8, 8), image(3, 32, 32))),
 ]

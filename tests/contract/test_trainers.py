@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fedtrain.config import TaskConfig, Training
-from fedtrain.data import ClassTarget, Columns, DataInfo, Image, LabelsTarget, NumberTarget
+from fedtrain.data import ClassTarget, Columns, DataInfo, Image, LabelsTarget, NumberTarget, Sound
 from fedtrain.privacy.noise import SeededSource
 from fedtrain.tasks import Records, build_task
 from fedtrain.training import PlainTrainer, RoundSettings
@@ -19,6 +19,7 @@ COUNT = 12
 CASES = {
     "tabular": (Columns(shape=(5,)), ClassTarget(names=("a", "b", "c"))),
     "vision": (Image(shape=(1, 8, 8)), ClassTarget(names=("a", "b", "c"))),
+    "speech": (Sound(shape=(900,), rate=8000), ClassTarget(names=("a", "b", "c"))),
     "regression": (Columns(shape=(5,)), NumberTarget()),
     "multilabel": (Columns(shape=(5,)), LabelsTarget(names=("a", "b"))),
 }

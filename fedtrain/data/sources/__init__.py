@@ -1,7 +1,7 @@
 """The registry of sources. Everything else asks the source that it finds here, and never what kind it is."""
 
 from fedtrain.data.sources.base import Decoded, Source
-from fedtrain.data.sources.kinds import Csv, Digits, Given, Hub, Images, Npz, Parquet
+from fedtrain.data.sources.kinds import Csv, Digits, Given, Hub, Images, Npz, Parquet, Sounds
 
 __all__ = ["Decoded", "Source", "register", "registered", "source_of"]
 
@@ -29,5 +29,5 @@ def source_of(kind: str) -> Source:
     return _REGISTRY[kind]
 
 
-for _source in (Digits(), Parquet(), Csv(), Npz(), Images(), Hub(), Given()):
+for _source in (Digits(), Parquet(), Csv(), Npz(), Images(), Sounds(), Hub(), Given()):
     register(_source)

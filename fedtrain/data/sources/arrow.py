@@ -4,8 +4,9 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -26,11 +27,14 @@ from fedtrain.data.sources.columns import (
 )
 from fedtrain.data.sources.images import decode_images
 from fedtrain.data.sources.plain import holds_files, holds_lists
+from fedtrain.data.sources.sounds import SoundForm, decode_sounds
 from fedtrain.data.types import (
     ClassTarget,
     Columns,
     DataInfo,
+    Features,
     Image,
+    Labels,
     LabelsTarget,
     NumberTarget,
     Split,
@@ -61,18 +65,28 @@ class Records:
 
 @dataclass(frozen=True, kw_only=True)
 class Roles:
-    """What each column is: either an image column, or columns of features; and one or more columns of the target."""
+    """What each column is: a column of files, or columns of features; and one or more columns of the target.
+
+    Attributes:
+        target: what is predicted.
+        labels: the columns of the target.
+        files: the column of images or sounds, if records are such.
+        sound: what sounds are to be; ``None`` where the files are images.
+        features: the columns of a table.
+        owner: the column of the owner.
+    """
 
     target: TargetKind
     labels: tuple[str, ...]
-    image: str | None
+    files: str | None
+    sound: SoundForm | None
     features: tuple[str, ...]
     owner: str | None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns to read."""
-        used = (*self.labels, *((self.image,) if self.image else self.features))
+        used = (*self.labels, *((self.files,) if self.files else self.features))
         return (*used, self.owner) if self.owner and self.owner not in used else used
 
     @property
@@ -105,6 +119,7 @@ def roles(schema: Any, data: Data, *, name: str, left_out: Collection[str] = ())
     named = {
         "label_column" if data.label_columns is None else "label_columns": labels,
         "image_column": (data.image_column,) if data.image_column else (),
+        "audio_column": (data.audio_column,) if data.audio_column else (),
         "feature_columns": listed or (),
         "partition.column": (owner,) if owner else (),
     }
@@ -113,24 +128,42 @@ def roles(schema: Any, data: Data, *, name: str, left_out: Collection[str] = ())
         for value in values:
             if value not in known:
                 raise DataError(f"{name}: {field} = {value!r}: {_no_column(value, columns, name)}")
-    image = data.image_column
-    if image is None and listed is None:
-        image = next(iter(image_columns(schema)), None)
-    if image is not None and not holds_files(schema.field(image).type):
-        raise DataError(
-            f"{name}: image_column = {image!r} has type {schema.field(image).type}; "
-            "an image column is a struct with a binary field 'bytes'"
-        )
+    files = _file_column(schema, data, name) if listed is None else None
     excluded = {*labels, owner}
     if listed is not None and excluded & set(listed):
         both = ", ".join(sorted(str(column) for column in excluded & set(listed)))
         raise DataError(f"{name}: feature_columns names {both}, the column of the label or the owner")
     features = listed or tuple(column for column in columns if column not in excluded and column not in left_out)
-    if image is None and not features:
+    if files is None and not features:
         index = [repr(column) for column in columns if column in left_out]
         hint = f"; pandas' index ({some(index)}) is one only if feature_columns names it" if index else ""
         raise DataError(f"{name}: there is no feature column besides {some(columns)}{hint}")
-    return Roles(target=data.target, labels=labels, image=image, features=() if image else features, owner=owner)
+    return Roles(
+        target=data.target,
+        labels=labels,
+        files=files,
+        sound=None if data.sample_rate is None else SoundForm.of(data),
+        features=() if files else features,
+        owner=owner,
+    )
+
+
+def _file_column(schema: Any, data: Data, name: str) -> str | None:
+    """Return the column of the images or sounds; ``None`` of a table."""
+    what, files = ("image", data.image_column) if data.sample_rate is None else ("audio", data.audio_column)
+    if files is None:
+        files = next(iter(file_columns(schema)), None)
+    if files is not None and not holds_files(schema.field(files).type):
+        raise DataError(
+            f"{name}: {what}_column = {files!r} has type {schema.field(files).type}; "
+            f"an {what} column is a struct with a binary field 'bytes'"
+        )
+    if files is None and data.sample_rate is not None:
+        raise DataError(
+            f"{name}: sample_rate = {data.sample_rate} says that records are sounds, and no column is a struct with a "
+            "binary field 'bytes', as a column of sounds is; unset sample_rate for a table"
+        )
+    return files
 
 
 def _no_column(value: str, columns: Sequence[str], name: str) -> str:
@@ -156,30 +189,33 @@ def decode_tables(train: Records, test: Records | None, role: Roles, *, class_na
         require_records(records.table.num_rows, records.name)
 
     target, targets = _READERS[role.target](train, test, role, class_names)
-    encoding = None if role.image else TableEncoding.fit(train.table, role.features, place=train.place)
+    encoding = None if role.files else TableEncoding.fit(train.table, role.features, place=train.place)
 
     owners = coded(train.table[role.owner], column=role.owner, place=train.place) if role.owner else None
 
     def split(records: Records, shape: tuple[int, ...] | None, *, owners: Coded | None) -> Split:
-        table, place = records.table, records.place
-        features = (
-            encoding.encode(table, place=place)
-            if encoding
-            else decode_images(_files(table[role.image], place), table.num_rows, place=place, shape=shape)
-        )
+        table, place, lengths = records.table, records.place, None
+        features: NDArray[np.uint8] | NDArray[np.float32]
+        if encoding:
+            features = encoding.encode(table, place=place)
+        elif role.sound is not None:
+            features, lengths = _sounds(table[role.files], role, role.sound, place)
+        else:
+            features = decode_images(
+                _files(table[role.files], "image", place), table.num_rows, place=place, shape=shape
+            )
         return Split(
             features=features,
             targets=targets(records),
             owners=owners.encode(owners.categories(), what="owner", place=place) if owners else None,
+            lengths=lengths,
         )
 
     training = split(train, None, owners=owners)
     shape = training.features.shape[1:]
+    features: Features = Image(shape=shape) if role.files else Columns(shape=shape, names=role.features)
     return Decoded(
-        info=DataInfo(
-            features=Image(shape=shape) if role.image else Columns(shape=shape, names=role.features),
-            target=target,
-        ),
+        info=DataInfo(features=features if role.sound is None else role.sound.features, target=target),
         train=training,
         test=split(test, shape, owners=None) if test else None,
         owners=_owner_names(train, role.owner, owners) if owners else (),
@@ -250,8 +286,8 @@ _READERS: dict[TargetKind, Callable[[Records, Records | None, Roles, tuple[str, 
 }
 
 
-def image_columns(schema: Any) -> tuple[str, ...]:
-    """Return the columns that can be the image, in their order."""
+def file_columns(schema: Any) -> tuple[str, ...]:
+    """Return the columns that can be the image or the sound, in their order."""
     return tuple(field.name for field in schema if holds_files(field.type))
 
 
@@ -303,11 +339,18 @@ def _holds_integers(schema: Any, column: str) -> bool:
     return bool(pa.types.is_integer(kind.value_type if holds_lists(kind) else kind))
 
 
-def _files(column: Any, place: Place) -> Iterator[bytes]:
+def _sounds(column: Any, role: Roles, form: SoundForm, place: Place) -> tuple[NDArray[np.float32], Labels]:
+    def place_in_column(row: int) -> str:
+        return f"{place(row)}, column {role.files!r}"
+
+    return decode_sounds(_files(column, "sound", place_in_column), len(column), form=form, place=place_in_column)
+
+
+def _files(column: Any, what: Literal["image", "sound"], place: Place) -> Iterator[bytes]:
     row = 0
     for chunk in column.chunks:
         for value in chunk:
             if not value.is_valid:
-                raise DataError(f"{place(row)}: the image is missing: 'bytes' is empty")
+                raise DataError(f"{place(row)}: the {what} is missing: 'bytes' is empty")
             yield value.as_py()
             row += 1

@@ -110,10 +110,26 @@ class Images(_Named):
         return tuple(file for path in self._paths(data) for file in files_below(existing(path, "folder")))
 
     def decode(self, data: Data) -> Decoded:
-        """See `fedtrain.data.sources.images.decode_folders`."""
-        from fedtrain.data.sources.images import decode_folders
+        """See `fedtrain.data.sources.folders.decode_image_folders`."""
+        from fedtrain.data.sources.folders import decode_image_folders
 
-        return decode_folders(data)
+        return decode_image_folders(data)
+
+
+class Sounds(_Named):
+    """Folders of sounds, with a subfolder for each class."""
+
+    kind = "sounds"
+
+    def files(self, data: Data) -> tuple[Path, ...]:
+        """Return every file in the folders."""
+        return tuple(file for path in self._paths(data) for file in files_below(existing(path, "folder")))
+
+    def decode(self, data: Data) -> Decoded:
+        """See `fedtrain.data.sources.folders.decode_sound_folders`."""
+        from fedtrain.data.sources.folders import decode_sound_folders
+
+        return decode_sound_folders(data)
 
 
 class Hub(Source):

@@ -23,7 +23,7 @@ from fedtrain.data.sources.arrow import (
     Roles,
     class_names_of,
     decode_tables,
-    image_columns,
+    file_columns,
     index_columns,
     roles,
 )
@@ -183,12 +183,13 @@ _Unasked = tuple[Callable[[_Layout], Sequence[str]], str]
 def _taken_unasked(role: Roles, data: Data, index: frozenset[str]) -> _Unasked:
     """Return which columns are taken because they are there, and how the experiment says which are wanted."""
     both = "write the files with the same columns, or set it"
-    if role.image is None and data.feature_columns is None:
+    if role.files is None and data.feature_columns is None:
         how = f"Every column is a feature unless feature_columns names those to use; {both}"
         return lambda layout: tuple(name for name in layout.schema.names if name not in index), how
-    if role.image is not None and data.image_column is None:
-        how = f"The first column of images is the image unless image_column names it; {both}"
-        return lambda layout: image_columns(layout.schema), how
+    what = "image" if role.sound is None else "audio"
+    if role.files is not None and (data.image_column if role.sound is None else data.audio_column) is None:
+        how = f"The first column of files is the {what} unless {what}_column names it; {both}"
+        return lambda layout: file_columns(layout.schema), how
     return lambda _: (), "Each file needs each column that is used"
 
 

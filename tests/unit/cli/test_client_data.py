@@ -128,6 +128,24 @@ def test_the_column_of_an_image_is_shown(node):
     assert "columns: the first image column; label: label\n" in run(node).stdout
 
 
+def test_the_column_of_a_sound_is_shown_and_how_many_are_padded_and_cut(node):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from tests.sounds import tone, wav
+
+    audio = [{"bytes": wav(tone(300, seconds))} for seconds in (0.1, 0.2, 0.3)]
+    pq.write_table(pa.table({"said": audio, "label": [0, 0, 0]}), node.path / "records.parquet")
+    text = node.site.read_text().replace('"npz"', '"parquet"\nsample_rate = 8000\nseconds = 0.2')
+    node.site.write_text(text.replace("records.npz", "records.parquet"))
+    name(node, "0")
+    assert (
+        "columns: the first column of files; label: label\n"
+        "records: 3 of kind audio, shape (1600,), float32\n"
+        "lengths: 1 of 3 sounds are shorter than 0.2 s and were padded with silence, 1 are longer and were cut\n"
+    ) in run(node).stdout
+
+
 def test_a_function_of_the_sites_own_is_shown_by_its_name(node):
     (node.path / "own.py").write_text("def load():\n    return [[1.0], [2.0]], ['a', 'b']\n")
     node.site.write_text(node.site.read_text().replace('"npz"', '"own:load"').replace('path = "records.npz"\n', ""))

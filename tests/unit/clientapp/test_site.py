@@ -81,6 +81,20 @@ def machine(tmp_path):
     return client
 
 
+def test_a_site_refuses_an_experiment_of_another_rate_or_length_of_sounds(tmp_path):
+    (tmp_path / "site.toml").write_text(
+        '[budget]\nepsilon = 1.0\ndelta = 1e-5\n[data]\nsource = "sounds"\npath = "said"\nclasses = "a, b"\n'
+        "sample_rate = 8000\nseconds = 1.0\n"
+    )
+    federation = Federation(id="0" * 32, address="localhost:1", operator=Identity.generate().public)
+    node = NodeFolder(path=tmp_path, name="site", client=0, federation=federation)
+    flat = {"data.source": "sounds", "data.test_path": "x", "data.classes": "a, b", "task.name": "speech"}
+    for changed in ({"data.sample_rate": 16_000, "data.seconds": 1.0}, {"data.sample_rate": 8000, "data.seconds": 2.0}):
+        experiment = from_flat(flat | changed)
+        with pytest.raises(SiteError, match=r"data.sample_rate and data.seconds of the experiment are not those"):
+            site_of(ClientContext(experiment=experiment, client=0, node=node))
+
+
 def test_a_machine_of_its_own_keeps_features_to_itself_and_its_ledger_to_the_stored_records(machine, tmp_path):
     with pytest.raises(TaskError, match="the digest here is") as caught:
         site_of(machine())

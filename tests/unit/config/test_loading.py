@@ -10,6 +10,8 @@ ROOT = Path(__file__).parents[3]
 RECORD = {"privacy.mode": "record", "privacy.sampling_rate": 0.1}
 CLIENT = {"privacy.mode": "client"}
 CAPPED = {**CLIENT, "privacy.cohorts": "capped"}
+PARQUET = {"data.source": "parquet", "data.path": "x", "data.test_fraction": 0.5}
+SOUND = {"data.sample_rate": 8000, "data.seconds": 1.0}
 BANDED = {**CAPPED, "privacy.mechanism": "banded", "privacy.separation": 2}
 
 
@@ -58,6 +60,20 @@ def test_a_setting_without_key_or_value_is_refused(setting):
         ({"data.source": "parquet"}, "path is not set"),
         ({"data.source": "parquet", "data.path": "x"}, "there is no test data"),
         ({"data.source": "hub"}, "dataset is not set"),
+        (
+            {"data.source": "sounds", "data.path": "x", "data.test_fraction": 0.5},
+            'source = "sounds" is for sounds, and',
+        ),
+        ({**PARQUET, "data.resample": True}, "resample is for sounds, and sample_rate, .* is not set"),
+        ({**PARQUET, "data.mix_down": True}, "mix_down is for sounds"),
+        ({**PARQUET, "data.seconds": 1.0}, "seconds is for sounds"),
+        ({**PARQUET, "data.audio_column": "a"}, "audio_column is for sounds"),
+        ({**PARQUET, "data.sample_rate": 8000}, "seconds is not set, or is less than one sample"),
+        ({**PARQUET, "data.sample_rate": 8000, "data.seconds": 1e-5}, "seconds is not set, or is less than one sample"),
+        ({**PARQUET, "data.sample_rate": 8000, "data.seconds": 601.0}, "less than or equal to 600"),
+        ({**PARQUET, **SOUND, "data.image_column": "a"}, "sample_rate and image_column are both set"),
+        ({**PARQUET, **SOUND, "data.feature_columns": "a"}, "sample_rate and feature_columns are both set"),
+        ({**SOUND, "data.source": "digits"}, 'sample_rate makes records sounds, and source = "digits" reads none'),
         ({"data.test_path": "x", "data.test_fraction": 0.5}, "both set"),
         ({"data.classes": "a,,b"}, "has an empty name, or one twice"),
         ({"data.classes": "a, b,a"}, "has an empty name, or one twice"),
@@ -137,7 +153,7 @@ def test_what_the_modes_allow(flat):
     ("flat", "message"),
     [
         ({"task.encoder": "own:build"}, 'encoder = "own:build" has no declared origin: say in encoder_origin'),
-        ({"task.encoder": "scatter"}, 'encoder = "scatter" is not known; allowed: "scattering", or your own'),
+        ({"task.encoder": "scatter"}, '"scatter" is not known; allowed: "scattering", "log-mel", or your own'),
         ({"task.encoder": "scattering", "task.encoder_origin": "mine"}, 'the origin of "scattering" is known; unset'),
         ({"task.encoder_origin": "mine"}, "encoder_origin is set, and encoder is not"),
         ({"task.encoder_digest": "0" * 64}, "encoder_digest is set, and encoder is not"),
