@@ -93,7 +93,7 @@ class Run:
         from fedtrain.tasks.least_squares import LeastSquares
 
         weights = self._weights(which)
-        task = self._task()
+        task = self.made_task()
         with torch.random.fork_rng(devices=[]):
             model = task.fitted() if isinstance(task, LeastSquares) else build_model(task)
         load_weights(model, load(weights))
@@ -113,7 +113,7 @@ class Run:
         from fedtrain.privacy.mechanisms import mechanism_of_plan, read_plan
         from fedtrain.tasks.column_statistics import ColumnStatistics
 
-        task, mechanism = self._task(), self.report.privacy.mechanism
+        task, mechanism = self.made_task(), self.report.privacy.mechanism
         if not isinstance(task, ColumnStatistics) or mechanism is None:
             raise UsageError(f'{self.path} is no run of task.name = "statistics"')
         if not self.report.round_log:
@@ -127,14 +127,26 @@ class Run:
             units=plan.spec.divisor * clients,
         )
 
-    def _task(self) -> "Task":
-        from fedtrain.data.types import DataInfo, Encoded
+    @property
+    def info(self) -> "DataInfo":
+        """The schema of a record, as it is stored."""
+        from fedtrain.data.types import DataInfo
+
+        data = self.report.data
+        schema = {"kind": data.kind, "shape": data.shape, "target": data.target, "names": data.classes}
+        return DataInfo.from_json(schema | {"columns": data.features})
+
+    def made_task(self) -> "Task":
+        """Return the task of the run, made anew.
+
+        Raises:
+            TaskError: it was an object of the program that trained, and is not the one given to `load_run`.
+        """
+        from fedtrain.data.types import Encoded
         from fedtrain.tasks import build_task
         from fedtrain.tasks.least_squares import with_solver
 
-        data, experiment = self.report.data, from_flat(self.report.config)
-        schema = {"kind": data.kind, "shape": data.shape, "target": data.target, "names": data.classes}
-        info = DataInfo.from_json(schema | {"columns": data.features})
+        info, experiment = self.info, from_flat(self.report.config)
         if (encoder := self.report.model.encoder) is not None:
             info = replace(info, features=Encoded(shape=encoder.shape))
         return with_solver(build_task(experiment.task, info, self.task), experiment, info)

@@ -17,6 +17,10 @@ from fedtrain.files import current_folder
 
 # Each command: the module that has a function or a group of its name, and the first line of its help.
 COMMANDS = {
+    "new": (
+        "fedtrain.cli.new",
+        "Make a folder with an experiment of your own, which runs as it is, and has one file to edit.",
+    ),
     "simulate": ("fedtrain.cli.simulate", "Run an experiment, or any Flower app, on this machine."),
     "sweep": ("fedtrain.cli.sweep", "Run an experiment with all combinations of some values, and compare the runs."),
     "compare": ("fedtrain.cli.compare", "Print runs side by side: what each reached, guarantees and cost."),
@@ -24,6 +28,8 @@ COMMANDS = {
         "fedtrain.cli.watch",
         "Show where a run stands: round, clients, who is late, accuracy, epsilon, time left, last errors.",
     ),
+    "predict": ("fedtrain.cli.predict", "Predict the targets of new records with a trained model."),
+    "config": ("fedtrain.cli.config", "Check the configuration of an experiment."),
     "stats": ("fedtrain.cli.stats", "Release statistics of columns over a federation, charged to the ledgers."),
     "data": ("fedtrain.cli.data", "Prepare a data set: draft the schema file of a table."),
     "audit": ("fedtrain.cli.audit", "Check everything that a report claims about privacy, trusting nothing in it."),

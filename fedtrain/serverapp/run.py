@@ -33,6 +33,7 @@ from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.progress import shown
 from fedtrain.report import Evaluation, ModelFile, Report, best_of
 from fedtrain.report.evaluation import kept, not_finite, slim
+from fedtrain.report.inputs import Inputs, inputs_of
 from fedtrain.report.numbers import short
 from fedtrain.report.wording import called, listed
 from fedtrain.serverapp import run_warnings
@@ -358,6 +359,7 @@ class RunInProgress:
             matrices=self._folder.save_matrices(matrices),
             intervals=intervals,
         )
+        self._folder.save_inputs(_inputs(self._preparation))
         self._folder.save_report(report, render_html(report, matrices))
         return report
 
@@ -382,6 +384,11 @@ class RunInProgress:
                 kind=kind,
             )
         )
+
+
+def _inputs(preparation: Preparation) -> Inputs:
+    digest = None if preparation.encoder is None else preparation.encoder.digest
+    return inputs_of(preparation.experiment, preparation.store.info, encoder_digest=digest)
 
 
 def _introduction(preparation: Preparation) -> str:

@@ -28,6 +28,8 @@ from fedtrain.status.lines import FILE as EVENTS
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+    from fedtrain.report.inputs import Inputs
+
 # The newest may be damaged by the machine itself, so one more is kept.
 _KEPT_CHECKPOINTS = 2
 
@@ -374,6 +376,10 @@ class RunFolder:
         write_atomic(path, encode_model(arrays, {}))
         data = _read_back(path, lambda data: check_model_file(data, arrays))
         return ModelFile(file=path.name, sha256=sha256(data).hexdigest())
+
+    def save_inputs(self, inputs: "Inputs") -> None:
+        """Write what the model takes and returns."""
+        write_atomic(self.path / "inputs.json", inputs.encode())
 
     def save_metrics(self, records: Iterable[dict[str, object]]) -> None:
         """Replace ``metrics.jsonl``: a resumed run starts from the lines of its checkpoint."""

@@ -228,7 +228,19 @@ def _load_archive(file: Path, suffix: str, *, owner: str | None) -> _Arrays:
 
 
 def _features(arrays: _Arrays) -> NDArray[np.uint8] | NDArray[np.float32]:
-    x, name = arrays.x, f"{arrays.file}: x{arrays.suffix}"
+    return features_of(arrays.x, f"{arrays.file}: x{arrays.suffix}")
+
+
+def features_of(x: NDArray[Any], name: str) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """Return the features of records that are an array, as `decode_npz` reads ``x``.
+
+    Args:
+        x: one row for each record.
+        name: what it is called in errors.
+
+    Raises:
+        DataError: it holds no records, or is neither pixels nor finite numbers.
+    """
     require_records(x.shape[0] if x.ndim else 0, name)
     if 0 in x.shape:
         raise DataError(f"{name} has shape {x.shape}: its records hold no value")

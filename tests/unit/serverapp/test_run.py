@@ -79,6 +79,7 @@ def test_a_run_leaves_everything(make, tmp_path, capsys):
         "config.toml",
         "events.jsonl",
         "identity.json",
+        "inputs.json",
         "keys",
         "metrics.jsonl",
         "model-best.safetensors",

@@ -1,0 +1,48 @@
+"""``fedtrain predict``: what a trained model says of new records."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from fedtrain.cli.running import reporting_errors
+from fedtrain.errors import ConfigError
+from fedtrain.files import write_atomic
+
+_JSON_LINES = ".jsonl"
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    data: Annotated[
+        Path, typer.Option("--data", help="Records: .npz, .npy, .csv, .parquet, an image or a folder of images.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write them there: .csv or .jsonl; by default CSV to the screen."),
+    ] = None,
+    which: Annotated[
+        Literal["final", "best"], typer.Option("--model", help="The weights after the last round, or the best ones.")
+    ] = "final",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on a line for each record.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Predict the targets of new records with a trained model.
+
+    The data that the model was trained on are not needed, and not read. Records of another schema are refused.
+    """
+    from fedtrain.api import load_run  # noqa: PLC0415 - torch takes seconds to import
+    from fedtrain.prediction import predict as predicted  # noqa: PLC0415 - likewise
+
+    with reporting_errors():
+        if out is not None and out.suffix not in {".csv", _JSON_LINES}:
+            raise ConfigError(f"--out {out}: predictions are written as .csv or {_JSON_LINES}")
+        sys.path.append(str(Path.cwd()))
+        found = predicted(load_run(run), data, which=which)
+        lines = as_json if out is None else out.suffix == _JSON_LINES
+        text = found.as_json_lines() if lines else found.as_csv()
+        if out is not None:
+            write_atomic(out, text.encode())
+        if out is None and not quiet:
+            sys.stdout.write(text)

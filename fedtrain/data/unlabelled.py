@@ -1,0 +1,168 @@
+"""Records without targets, to predict them: read by the public schema of a model's inputs, and by nothing else.
+
+A file is an archive of arrays (``.npz`` with ``x``, or ``.npy``), a table (``.csv``, ``.parquet``), an image, or a
+folder of images. What differs from the schema is named.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedtrain.data.types import Columns, DataInfo, Image
+from fedtrain.errors import DataError
+
+_ARRAYS, _TABLES, _IMAGES = (".npz", ".npy"), (".csv", ".parquet"), (".png", ".jpg", ".jpeg")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unlabelled:
+    """Records without targets.
+
+    Attributes:
+        features: shape (n, *info.shape), of the dtype of the schema.
+        names: what each record is called: its row from 0, or its file.
+    """
+
+    features: NDArray[np.uint8] | NDArray[np.float32]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        return len(self.features)
+
+
+def read_unlabelled(path: Path, info: DataInfo) -> Unlabelled:
+    """Read records of a schema.
+
+    Args:
+        path: a file, or a folder of images.
+        info: the schema of the records that the model was trained on.
+
+    Raises:
+        DataError: the file cannot be read, or holds records of another schema; it says what differs.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file or folder")
+    kind = path.suffix.lower()
+    if path.is_dir() or kind in _IMAGES:
+        return _images(path, info)
+    if kind in _ARRAYS:
+        return _arrays(path, info)
+    if kind in _TABLES:
+        return _table(path, info)
+    allowed = ", ".join((*_ARRAYS, *_TABLES, *_IMAGES))
+    raise DataError(f"{path}: what is in a file is told by its suffix; allowed: {allowed}, or a folder of images")
+
+
+def _refuse(path: Path, found: str, info: DataInfo) -> DataError:
+    return DataError(f"{path} holds {found}, and the model takes {words(info)}")
+
+
+def words(info: DataInfo) -> str:
+    """Return what a record is, in words."""
+    if isinstance(info.features, Image):
+        channels, height, width = info.shape
+        return f"images of {width} x {height} pixels with {channels} {'channel' if channels == 1 else 'channels'}"
+    if isinstance(info.features, Columns):
+        return f"rows of {info.shape[0]} numbers"
+    return f"records of shape {info.shape}"
+
+
+def _images(path: Path, info: DataInfo) -> Unlabelled:
+    from fedtrain.data.sources.images import decode_images  # noqa: PLC0415 - Pillow takes a second to import
+
+    if not isinstance(info.features, Image):
+        raise _refuse(path, "images", info)
+    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.suffix.lower() in _IMAGES)
+    if not files:
+        raise DataError(f"{path} holds no image: {', '.join(_IMAGES)} are read")
+    names = tuple(file.name if file == path else file.relative_to(path).as_posix() for file in files)
+    contents = (file.read_bytes() for file in files)
+    try:
+        features = decode_images(contents, len(files), place=lambda row: str(files[row]), shape=info.shape)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    return Unlabelled(features=features, names=names)
+
+
+def _arrays(path: Path, info: DataInfo) -> Unlabelled:
+    from fedtrain.data.sources.arrays import features_of  # noqa: PLC0415 - like every decoder, only where it is used
+
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.lib.npyio.NpzFile):
+            with loaded:
+                if "x" not in loaded.files:
+                    raise DataError(f"{path}: there is no array 'x'; the archive holds: {', '.join(loaded.files)}")
+                loaded = loaded["x"]
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read as a NumPy archive: {error}") from error
+    features = features_of(np.asarray(loaded), f"{path}: x")
+    if features.shape[1:] != info.shape or features.dtype != info.features.dtype:
+        raise _refuse(path, f"records of shape {features.shape[1:]} and type {features.dtype}", info)
+    return Unlabelled(features=features, names=_rows(len(features)))
+
+
+def _table(path: Path, info: DataInfo) -> Unlabelled:
+    from fedtrain.data.sources.columns import numbers  # noqa: PLC0415 - pyarrow takes a second to import
+
+    if not isinstance(info.features, Columns):
+        raise _refuse(path, "a table", info)
+    wanted = info.columns
+    if not wanted:
+        raise DataError(
+            f"{path} is a table, and the model was trained on arrays whose columns have no names; give an archive "
+            f"(.npz) with x of shape (n, {info.shape[0]})"
+        )
+    if len(set(wanted)) < info.shape[0]:
+        raise DataError(
+            "the model has columns of categories, and a run without a public schema of them does not say which feature "
+            "is which category; give an archive (.npz) with the features in the order of inputs.json"
+        )
+    table = _read_table(path, wanted)
+    if missing := [name for name in wanted if name not in table.column_names]:
+        present = ", ".join(table.column_names)
+        raise DataError(
+            f"{path} has no column {', '.join(map(repr, missing))}, which the model takes; it has: {present}"
+        )
+    if not table.num_rows:
+        raise DataError(f"{path} holds no records")
+
+    def place(row: int) -> str:
+        return f"{path}, row {row + 1}"
+
+    columns = [numbers(_numeric(table, name, path), column=name, place=place) for name in wanted]
+    return Unlabelled(features=np.stack(columns, axis=1), names=_rows(table.num_rows))
+
+
+def _read_table(path: Path, wanted: Sequence[str]) -> Any:
+    import pyarrow as pa  # noqa: PLC0415 - likewise
+    import pyarrow.csv as pc  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    try:
+        if path.suffix.lower() == ".parquet":
+            held = set(pq.read_schema(path).names)
+            return pq.read_table(path, columns=[name for name in wanted if name in held], partitioning=None)
+        # The schema says what a column is, and never what a file seems to hold.
+        types = dict.fromkeys(wanted, pa.float64())
+        return pc.read_csv(path, convert_options=pc.ConvertOptions(column_types=types, strings_can_be_null=True))
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read as a table of numbers: {error}") from error
+
+
+def _numeric(table: Any, name: str, path: Path) -> Any:
+    from fedtrain.data.sources.plain import is_numeric, named  # noqa: PLC0415 - likewise
+
+    values = table[name]
+    if not is_numeric(values.type):
+        raise DataError(f"{path}, column {name!r} has type {named(values.type)}, and the model takes numbers")
+    return values
+
+
+def _rows(count: int) -> tuple[str, ...]:
+    return tuple(map(str, range(count)))

@@ -1,0 +1,59 @@
+"""From an empty folder to a prediction for a new record, as a researcher goes."""
+
+import csv
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from fedtrain.scaffold import KINDS
+
+NEW = {
+    "image": ("new.npy", lambda file: np.save(file, np.full((2, 8, 8), 100, np.uint8))),
+    "custom": ("new.npy", lambda file: np.save(file, np.full((2, 8, 8), 100, np.uint8))),
+    "table": ("new.csv", lambda file: file.write_text("sugar,age,pressure\n170,85,180\n60,25,100\n")),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_made_runs_and_its_model_predicts_without_the_training_data(cli, kind, tmp_path):
+    app = tmp_path / "my-app"
+    made = cli.here("new", app, "--task", kind)
+    assert made.status == 0
+    assert str(app / "experiment.toml") in made.stdout
+    assert cli.here("config", "check", "experiment.toml", cwd=app).stdout == "experiment.toml: ok\n"
+    rounds = ("--set", "federation.rounds=4")
+    ran = cli.run("--config", "experiment.toml", *rounds, out=app / "runs" / "first", cwd=app)
+    assert ran.status == 0, ran.stderr
+    assert ran.report["status"] == "completed"
+    final = ran.report["evaluation"]["final"]
+    assert final["accuracy"] > ran.report["evaluation"]["baseline"]["accuracy"]
+
+    for data in app.glob("*.parquet"):
+        data.unlink()
+    shutil.rmtree(app / "runs" / "first" / "clients")
+    name, write = NEW[kind]
+    write(app / name)
+    predicted = cli.here("predict", "runs/first", "--data", name, cwd=app)
+    assert predicted.status == 0, predicted.stderr
+    rows = list(csv.DictReader(io.StringIO(predicted.stdout)))
+    assert [row["record"] for row in rows] == ["0", "1"]
+    if kind != "custom":  # what a task of one's own returns need not be logits
+        chances = [[float(value) for key, value in row.items() if key.startswith("p(")] for row in rows]
+        assert all(sum(each) == pytest.approx(1) for each in chances)
+    if kind == "table":
+        assert [row["predicted"] for row in rows] == ["yes", "no"]
+        assert cli.here("predict", "runs/first", "--data", name, "--out", "out.jsonl", cwd=app).stdout == ""
+        lines = (app / "out.jsonl").read_text().splitlines()
+        assert json.loads(lines[0])["predicted"] == "yes"
+        (app / name).write_text("sugar,age\n170,85\n")
+        refused = cli.here("predict", "runs/first", "--data", name, cwd=app)
+        assert (refused.status, refused.stdout) == (2, "")
+        assert "has no column 'pressure', which the model takes" in refused.stderr
+        inputs = json.loads((app / "runs" / "first" / "inputs.json").read_text())
+        assert inputs["columns"] == ["age", "pressure", "sugar"]
+        assert inputs["scaling"]["age"] == [55.0, 20.0]
+        assert inputs["names"] == ["no", "yes"]

@@ -1,0 +1,68 @@
+import json
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # typer imports what click deprecates
+    from typer.testing import CliRunner
+
+    from fedtrain.cli.app import app
+
+PROGRAM = """
+import sys
+from fedtrain.cli import main
+try:
+    main()
+finally:
+    print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "my.toml"
+    path.write_text('[privacy]\nmode = "record"\nsampling_rate = 0.1\ndelta = 1e-3\n')
+    return path
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, ["config", "check", *map(str, arguments)])
+
+
+def test_what_can_be_used_is_ok_and_its_plan_is_shown(file):
+    assert call(file).stdout == f"{file}: ok\n"
+    assert call(file, "--quiet").stdout == ""
+    planned = call(file, "--plan", "--set", "federation.rounds=2")
+    assert planned.exit_code == 0
+    assert "epsilon" in planned.stdout
+    none = json.loads(
+        call(file, "--set", "privacy.mode=none", "--set", "privacy.sampling_rate=", "--plan", "--json").stdout
+    )
+    assert none == {"valid": True, "problems": [], "missing": [], "plan": None}
+
+
+def test_every_problem_is_told_with_what_is_allowed(file):
+    result = call(file, "--set", "privacy.epsilon=-1", "--set", "federation.round=3")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"error: {file} has 2 problems:\n" in result.stderr
+    assert "privacy.epsilon: -1 is not allowed\n    allowed: a number above 0\n    meaning: the budget" in result.stderr
+    assert "did you mean federation.rounds?" in result.stderr
+    answer = json.loads(call(file, "--set", "privacy.epsilon=-1", "--json").stdout)
+    assert [problem["field"] for problem in answer["problems"]] == ["privacy.epsilon"]
+
+
+def test_files_that_are_not_here_are_a_warning(file, tmp_path):
+    path = tmp_path / "gone.npz"
+    result = call(file, "--set", "data.source=npz", "--set", f"data.path={path}", "--set", "data.test_fraction=0.1")
+    assert result.exit_code == 0
+    assert f"warning: data.path = '{path}': there is no such file or folder on this machine" in result.stdout
+
+
+def test_a_wrong_field_is_told_before_torch_is_imported(file):
+    arguments = ["config", "check", str(file), "--set", "privacy.epsilon=-1"]
+    process = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    packages = set(process.stderr.splitlines()[-1].split())
+    assert packages & {"torch", "flwr", "opacus", "matplotlib", "dp_accounting", "pyarrow"} == set()

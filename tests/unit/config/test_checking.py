@@ -1,0 +1,73 @@
+import pytest
+
+from fedtrain.config import Experiment, from_flat, to_flat
+from fedtrain.config.checking import missing_files, problems
+from fedtrain.config.described import described
+from fedtrain.errors import ConfigError
+
+
+def test_every_field_is_described_as_the_experiment_has_it():
+    assert list(described()) == list(to_flat(Experiment()))
+    assert described()["privacy.noise"].values == ('"seeded"', '"secure"')
+    assert described()["federation.clients"].allowed == "a whole number at least 1"
+    assert described()["privacy.sampling_rate"].allowed == 'a number above 0 and at most 1, or "" to leave it unset'
+    assert all(field.about for field in described().values())
+
+
+@pytest.mark.parametrize("flat", [{}, {"federation.rounds": 3, "privacy.mode": "record", "privacy.sampling_rate": 0.1}])
+def test_what_can_be_used_has_no_problem(flat):
+    assert problems(flat) == ()
+
+
+def test_all_problems_are_told_at_once_in_the_order_of_the_fields():
+    flat = {
+        "privacy.epsilon": -1,
+        "privacy.mode": "record",
+        "training.optimiser": "sgd",
+        "federation.clients": "3",
+        "data.source": "parquet",
+    }
+    found = problems(flat)
+    assert [problem.field for problem in found] == [
+        "federation.clients",
+        "privacy.epsilon",
+        "training.optimiser",
+        "",
+        "",
+    ]
+    clients, epsilon, unknown, *sections = found
+    assert "'3' is not allowed" in str(clients)
+    assert "allowed: a whole number at least 1" in str(clients)
+    assert "allowed: a number above 0" in str(epsilon)
+    assert "meaning: the budget of each client" in str(epsilon)
+    assert "did you mean training.optimizer?" in unknown.message
+    assert {"path is not set" in problem.message for problem in sections} == {True, False}
+    assert {"privacy.sampling_rate is not set" in problem.message for problem in sections} == {True, False}
+
+
+def test_what_rests_on_a_wrong_field_is_not_told():
+    (problem,) = problems({"privacy.mode": "record", "privacy.sampling_rate": 7})
+    assert problem.field == "privacy.sampling_rate"
+
+
+def test_a_cohort_that_is_too_small_for_its_strategy_is_a_problem():
+    (problem,) = problems({"server.strategy": "Bulyan", "federation.cohort": 2})
+    assert "needs 3 results" in problem.message
+
+
+@pytest.mark.parametrize(
+    "flat",
+    [{"privacy.epsilon": 0}, {"nothing": 1}, {"privacy.mode": "client", "privacy.sampling_rate": 0.1}, {"seed": -1}],
+)
+def test_there_is_a_problem_wherever_an_experiment_is_refused(flat):
+    with pytest.raises(ConfigError):
+        from_flat(flat)
+    assert problems(flat)
+
+
+def test_files_that_are_not_here_are_named_and_patterns_are_not(tmp_path):
+    (tmp_path / "here.npz").write_bytes(b"")
+    flat = {"data.source": "npz", "data.path": str(tmp_path / "here.npz"), "data.test_path": str(tmp_path / "gone.npz")}
+    (missing,) = missing_files(from_flat(flat))
+    assert "data.test_path" in missing
+    assert missing_files(from_flat(flat | {"data.test_path": str(tmp_path / "*.npz")})) == ()

@@ -1,0 +1,103 @@
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image as Picture
+
+from fedtrain.data.types import ClassTarget, Columns, DataInfo, Image
+from fedtrain.data.unlabelled import read_unlabelled
+from fedtrain.errors import DataError
+
+TARGET = ClassTarget(names=("no", "yes"))
+IMAGES = DataInfo(features=Image(shape=(1, 4, 5)), target=TARGET)
+TABLE = DataInfo(features=Columns(shape=(2,), names=("age", "dose")), target=TARGET)
+NAMELESS = DataInfo(features=Columns(shape=(2,)), target=TARGET)
+CATEGORIES = DataInfo(features=Columns(shape=(3,), names=("age", "sex", "sex")), target=TARGET)
+
+
+def saved(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+def test_arrays_are_read_as_training_arrays_are(tmp_path):
+    pixels = np.arange(40, dtype=np.uint8).reshape(2, 4, 5)
+    found = read_unlabelled(saved(tmp_path / "a.npz", x=pixels, y=[0, 1]), IMAGES)
+    assert (found.features.shape, found.names) == ((2, 1, 4, 5), ("0", "1"))
+    np.save(tmp_path / "a.npy", np.array([[1, 2], [3, 4]]))
+    rows = read_unlabelled(tmp_path / "a.npy", NAMELESS)
+    assert rows.features.dtype == np.float32
+    assert rows.features.tolist() == [[1, 2], [3, 4]]
+
+
+def test_columns_are_taken_by_their_names_and_others_are_left(tmp_path):
+    (tmp_path / "a.csv").write_text("dose,name,age\n0.5,x,40\n1e2,y,41\n")
+    found = read_unlabelled(tmp_path / "a.csv", TABLE)
+    assert found.features.tolist() == [[40, 0.5], [41, 100]]
+    pq.write_table(pa.table({"dose": [0.5], "age": [40], "more": ["x"]}), tmp_path / "a.parquet")
+    assert read_unlabelled(tmp_path / "a.parquet", TABLE).features.tolist() == [[40, 0.5]]
+
+
+def test_images_are_called_by_their_files(tmp_path):
+    (tmp_path / "b").mkdir()
+    for name in ("a.png", "b/c.png"):
+        Picture.fromarray(np.full((4, 5), 7, np.uint8)).save(tmp_path / name)
+    found = read_unlabelled(tmp_path, IMAGES)
+    assert found.names == ("a.png", "b/c.png")
+    assert found.features.shape == (2, 1, 4, 5)
+    assert read_unlabelled(tmp_path / "a.png", IMAGES).names == ("a.png",)
+
+
+def parquet(**columns):
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "info", "message"),
+    [
+        ("a.csv", b"age,weight\n1,2\n", TABLE, "has no column 'dose', which the model takes; it has: age, weight"),
+        ("a.csv", b"age,dose\n1,\n", TABLE, "row 1, column 'dose': the value is missing"),
+        ("a.csv", b"age,dose\n1,two\n", TABLE, "cannot be read as a table of numbers: .*dose.*two|two"),
+        ("a.csv", b"age,dose\n1,inf\n", TABLE, "row 1, column 'dose': inf is not a finite"),
+        ("a.csv", b"age,dose\n", TABLE, "holds no records"),
+        ("a.csv", b"", TABLE, "cannot be read as a table"),
+        ("a.csv", b"age,dose\n1,2\n", NAMELESS, "whose columns have no names; give an archive"),
+        ("a.csv", b"age,sex\n1,2\n", CATEGORIES, "has columns of categories"),
+        (
+            "a.csv",
+            b"age,dose\n1,2\n",
+            IMAGES,
+            "holds a table, and the model takes images of 5 x 4 pixels with 1 channel",
+        ),
+        ("a.parquet", parquet(age=["x"], dose=[1]), TABLE, "column 'age' has type string, and the model takes numbers"),
+        ("a.parquet", b"nothing", TABLE, "cannot be read as a table"),
+        ("a.png", b"nothing", TABLE, "holds images, and the model takes rows of 2 numbers"),
+        ("a.png", b"nothing", IMAGES, "the image cannot be read as PNG or JPEG"),
+        ("a.npz", b"nothing", TABLE, "cannot be read as a NumPy archive"),
+        ("a.txt", b"nothing", TABLE, r"told by its suffix; allowed: \.npz"),
+    ],
+)
+def test_what_is_no_record_of_the_model_is_refused_in_words(tmp_path, name, content, info, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_unlabelled(tmp_path / name, info)
+
+
+def test_arrays_of_another_shape_or_type_are_refused(tmp_path):
+    with pytest.raises(
+        DataError, match=r"records of shape \(3,\) and type float32, and the model takes rows of 2 numbers"
+    ):
+        read_unlabelled(saved(tmp_path / "a.npz", x=np.zeros((2, 3))), NAMELESS)
+    with pytest.raises(DataError, match=r"there is no array 'x'; the archive holds: z"):
+        read_unlabelled(saved(tmp_path / "b.npz", z=np.zeros((2, 3))), NAMELESS)
+    with pytest.raises(DataError, match=r"[Oo]bject"):
+        read_unlabelled(saved(tmp_path / "c.npz", x=np.array([{}], dtype=object)), NAMELESS)
+    with pytest.raises(DataError, match="there is no such file or folder"):
+        read_unlabelled(tmp_path / "none.npz", NAMELESS)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no image"):
+        read_unlabelled(tmp_path / "empty", IMAGES)

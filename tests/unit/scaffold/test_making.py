@@ -1,0 +1,51 @@
+import ast
+
+import pytest
+
+from fedtrain.config import from_flat, read_toml
+from fedtrain.config.checking import missing_files, problems
+from fedtrain.errors import UsageError
+from fedtrain.scaffold import KINDS, make_app
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_made_is_valid_and_named_like_its_folder(kind, tmp_path, monkeypatch):
+    made = make_app(tmp_path / "my-app", kind)
+    assert {file.name for file in made} >= {"experiment.toml", "README.md", "test_app.py"}
+    monkeypatch.chdir(tmp_path / "my-app")
+    flat = read_toml(tmp_path / "my-app" / "experiment.toml")
+    assert problems(flat) == ()
+    assert missing_files(from_flat(flat)) == ()
+    assert flat["name"] == "my-app"
+    for file in made:
+        if file.suffix == ".py":
+            ast.parse(file.read_text())
+        if file.suffix != ".parquet":
+            assert "$" not in file.read_text()
+
+
+def test_the_made_up_records_are_the_same_each_time(tmp_path):
+    for name in ("one", "two"):
+        make_app(tmp_path / name, "table")
+    assert (tmp_path / "one/patients.parquet").read_bytes() == (tmp_path / "two/patients.parquet").read_bytes()
+
+
+def test_nothing_is_written_over(tmp_path):
+    (tmp_path / "my-app").mkdir()
+    make_app(tmp_path / "my-app", "image")
+    before = (tmp_path / "my-app/experiment.toml").read_bytes()
+    with pytest.raises(UsageError, match="exists already, and is not empty"):
+        make_app(tmp_path / "my-app", "custom")
+    assert (tmp_path / "my-app/experiment.toml").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["-x", "a b", "ä", "x" * 65])
+def test_a_name_that_is_none_for_an_experiment_is_refused(name, tmp_path):
+    with pytest.raises(UsageError, match="is no name for an experiment"):
+        make_app(tmp_path / name, "image")
+    assert not (tmp_path / name).exists()
+
+
+def test_a_kind_that_there_is_not_is_refused(tmp_path):
+    with pytest.raises(UsageError, match='no task "video" to begin with; allowed: image, table'):
+        make_app(tmp_path / "x", "video")
