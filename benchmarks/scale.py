@@ -5,7 +5,7 @@
 population-N   N virtual clients of 2 records, 10 a round, 3 rounds, without privacy
 record-N       the same under record privacy, with seeded noise
 cohort-N       1,000 virtual clients, N a round, 3 rounds
-model-N        a perceptron of N million parameters, 4 clients a round, 3 rounds, each a step; two workers
+model-N        a perceptron of N million parameters, 4 clients of 5 records, all of them a round, 3 rounds
 summed-N       the same, sealed and summed
 rounds-N       10 clients, N rounds
 
@@ -181,7 +181,7 @@ def check(case: Case, run: Path, marks: list[float]) -> None:
 def experiment(case: Case, folder: Path) -> str:
     """Return the experiment of a case, and write its records and its task."""
     generator = np.random.default_rng(0)
-    labels = generator.integers(0, CLASSES, 2 * case.clients + 100)
+    labels = np.arange(100 + max(2 * case.clients, 2 * CLASSES)) % CLASSES
     features = generator.normal(0, 0.3, (len(labels), FEATURES)).astype(np.float32)
     features[np.arange(len(labels)), labels] += 1
     np.savez(folder / "records.npz", x=features[100:], y=labels[100:])
