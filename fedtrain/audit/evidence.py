@@ -33,7 +33,7 @@ from fedtrain.report.claim import ClientLedger, Spent, charged, derive_claim, de
 from fedtrain.report.parts import LedgerTrail, SignedTrail
 from fedtrain.report.privacy import Mechanism, Privacy
 from fedtrain.report.schema import Report
-from fedtrain.report.wording import Transport
+from fedtrain.report.wording import Transport, earlier_statement
 from fedtrain.trust import Roster
 
 
@@ -227,6 +227,12 @@ class Evidence:
         epsilon = self.report.privacy.epsilon or 0.0
         seen = Transport.of(self.records)
         return derive_guarantee(self.plan, self.first_record, seen, self.report.config, epsilon=epsilon)
+
+    @cached_property
+    def earlier_statement(self) -> str:
+        """The statement of the guarantee as reports had it before, in which delta was read as is usual."""
+        epsilon, seen = self.report.privacy.epsilon or 0.0, Transport.of(self.records)
+        return earlier_statement(self.plan, epsilon, self.first_record.noise, seen)
 
     def _spent(self, ledger: KnownLedger) -> Spent:
         return charged(ledger.client, _as_charged(ledger), self.plan, self.first_record, self.records)

@@ -41,7 +41,10 @@ LIMITS: Final = (
     ("software", "that the programs which ran were those of the digests in the report"),
     (
         "texts",
-        "what the report says of its name, tuning, warnings, software and durations: the server alone signs them",
+        (
+            "what the report says of its name, tuning, warnings, software and durations, what its operator states, and "
+            "how sites are called: the server alone signs them"
+        ),
     ),
 )
 """What no audit of a report can prove, by name. It is listed every time, so that nobody takes it for proven."""

@@ -6,6 +6,7 @@ from typing import Final, Literal, Self
 
 from fedtrain.report.numbers import exact, short, upper
 from fedtrain.report.schema import Report
+from fedtrain.report.statements import names, statements
 
 Status = Literal["holds", "fails", "not proven"]
 Outcome = Literal["holds", "refuted", "simulation"]
@@ -180,5 +181,11 @@ def render_audit(verdict: Verdict, report: Report | None, *, digest: str, roster
     )
     environment.filters.update(upper_bound=upper, exact=exact, short=short)
     return environment.get_template("audit.html.j2").render(
-        verdict=verdict, report=report, digest=digest, roster=roster, files=files
+        verdict=verdict,
+        report=report,
+        digest=digest,
+        roster=roster,
+        files=files,
+        statements=[] if report is None else statements(report),
+        names=[] if report is None else names(report),
     )

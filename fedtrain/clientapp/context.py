@@ -91,6 +91,20 @@ class ClientContext:
         return None if self.site_file is None else self.site_file.policy
 
     @property
+    def name(self) -> str | None:
+        """What the client allows to be called by in reports; ``None`` where it allows no name.
+
+        The site file in the folder above is for all clients there, and names none of them.
+
+        Raises:
+            SiteError: the site file cannot be used.
+        """
+        file = self.site_file
+        if file is None or (self.node is None and file.path.parent != self.folder):
+            return None
+        return file.name
+
+    @property
     def limits(self) -> SitePolicy:
         """What the client allows; without a site file, the budget, the mode and the trust of the experiment.
 

@@ -24,6 +24,7 @@ from fedtrain.config.sections import (
     TaskConfig,
     Training,
 )
+from fedtrain.config.statements import Statements
 from fedtrain.config.toml import Line
 
 _SMALLEST_SUM = 2
@@ -42,6 +43,7 @@ class Experiment(Section):
     privacy: Privacy = Field(default_factory=Privacy)
     transport: Transport = Field(default_factory=Transport)
     server: Server = Field(default_factory=Server)
+    report: Statements = Field(default_factory=Statements)
     output: Output = Field(default_factory=Output)
 
     @classmethod

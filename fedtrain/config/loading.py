@@ -53,6 +53,14 @@ _LATER: Flat = {
     "training.feature_norm": "",
     "training.target_lower": "",
     "training.target_upper": "",
+    "report.operator": "",
+    "report.contact": "",
+    "report.purpose": "",
+    "report.intended_use": "",
+    "report.limits": "",
+    "report.data_origin": "",
+    "report.people": "",
+    "report.reference": "",
 }
 # Fields that had a default before they could be unset, which stands for the same still.
 _DEFAULTS: Flat = {"transport.secagg.bits": 16}

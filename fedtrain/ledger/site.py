@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from fedtrain.config import Experiment
 from fedtrain.config.privacy import Mode, Trust
@@ -18,6 +18,8 @@ from fedtrain.errors import ConfigError, SiteError
 from fedtrain.ledger.entry import Noise
 
 SITE_FILE = "site.toml"
+LONGEST_NAME = 100
+"""Letters of the name that a site allows to be called by, at most."""
 
 
 class _Part(BaseModel):
@@ -79,7 +81,18 @@ class _Transport(_Part):
     minimum_cohort: Annotated[int, Field(ge=2)] = 2
 
 
+def _printable(name: str) -> str:
+    if not name.isprintable() or name != name.strip():
+        raise ValueError(f"{name!r} has letters that cannot be printed, or a space at an end")
+    return name
+
+
+class _Itself(_Part):
+    name: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(_printable)] | None = None
+
+
 class _Site(_Part):
+    site: _Itself = _Itself()
     budget: _Budget
     policy: _Policy = _Policy()
     transport: _Transport = _Transport()
@@ -95,11 +108,13 @@ class SiteFile:
         path: where it is.
         policy: the limits that the client keeps.
         data: the section ``[data]`` as it is written; ``None`` if there is none.
+        name: what the site allows to be called by in reports; ``None`` where it allows no name.
     """
 
     path: Path
     policy: SitePolicy
     data: Mapping[str, object] | None
+    name: str | None = None
 
 
 def read_policy(path: Path) -> SitePolicy:
@@ -162,12 +177,12 @@ def _parsed(path: Path, data: bytes) -> SiteFile:
         raise SiteError(
             f"the site file {path} cannot be used:\n{problems}\nit has [budget] epsilon and delta, and may have "
             "[policy] minimum_noise, trust, colluders, tasks, encoders, modes and noise, [transport] sealed, secagg "
-            "and minimum_cohort, and [data]"
+            "and minimum_cohort, [site] name, and [data]"
         ) from error
     except ValueError as error:
         raise SiteError(f"the site file {path} is not TOML: {error}") from error
     policy = SitePolicy(**site.budget.model_dump(), **site.policy.model_dump(), **site.transport.model_dump())
-    return SiteFile(path=path, policy=policy, data=site.data)
+    return SiteFile(path=path, policy=policy, data=site.data, name=site.site.name)
 
 
 def client_folder(experiment: Experiment, client: int) -> Path:

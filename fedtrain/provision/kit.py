@@ -34,6 +34,10 @@ path = "data/train.parquet"
 # The classes of the federation's experiments, in the order of their numbers. An experiment with others is refused.
 # classes = "healthy, ill"
 
+# [site]
+# What reports may call this site. Without a name they have its number alone. Whoever gets a report reads it.
+# name = "St. Mary's Hospital"
+
 [budget]
 # The privacy budget of each data set, over all runs there will ever be. Delta: below 1 / number of records.
 epsilon = 8.0

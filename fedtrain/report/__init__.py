@@ -26,6 +26,7 @@ from fedtrain.report.parts import (
     RoundEntry,
     SecureAggregation,
     SignedTrail,
+    SiteName,
 )
 from fedtrain.report.privacy import (
     Accountant,
@@ -74,6 +75,7 @@ __all__ = [
     "Sampling",
     "SecureAggregation",
     "SignedTrail",
+    "SiteName",
     "Threshold",
     "best_of",
     "better",

@@ -7,11 +7,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from fedtrain.report import plots
+from fedtrain.report import meaning, plots
+from fedtrain.report.checklist import checklist
 from fedtrain.report.evaluation import Evaluation, Metric
 from fedtrain.report.intervals import headline_interval, interval_table
 from fedtrain.report.numbers import count, duration, error, exact, percent, short, upper
+from fedtrain.report.scale import scale
 from fedtrain.report.schema import Report
+from fedtrain.report.statements import statements
 from fedtrain.report.tables import (
     accountants,
     adversaries,
@@ -20,7 +23,6 @@ from fedtrain.report.tables import (
     configuration,
     confused,
     drops,
-    factor,
     headline,
     measurements,
     mechanism,
@@ -30,7 +32,7 @@ from fedtrain.report.tables import (
     spending,
     thresholds,
 )
-from fedtrain.report.wording import listed, meaning_of_delta, summary, title
+from fedtrain.report.wording import listed, summary, title
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("fedtrain.report"),
@@ -41,6 +43,7 @@ _ENVIRONMENT = Environment(
 )
 _ENVIRONMENT.filters.update(
     percent=percent,
+    whole=lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%"),
     upper_bound=upper,
     exact=exact,
     thousands=count,
@@ -73,16 +76,22 @@ def render_html(report: Report, matrices: Mapping[str, NDArray[Any]] | None = No
         intervals=interval_table(report.evaluation),
         metric_name=short(title(metric.name), 40) if (metric := _metric(report)) is not None else "",
         measurements=measurements(final, report.evaluation.metrics) if final is not None else [],
+        cells=plots.cells(final.confusion)[0] if final is not None and final.confusion is not None else "",
         per_class=per_class(final, classes) if final is not None else None,
         thresholds=thresholds(final) if final is not None else None,
         confused=confused(final, classes) if final is not None else None,
-        factor=factor(report.privacy),
-        delta=meaning_of_delta(report.privacy),
+        permitted=meaning.factor(report.privacy),
+        delta=meaning.meaning_of_delta(report.privacy),
+        group=meaning.group(report.privacy),
+        opinion=meaning.second_opinion(report.privacy),
         mechanism=mechanism(report.privacy.mechanism, report.privacy) if report.privacy.mechanism else [],
         sampling=sampling(report.privacy),
         adversaries=adversaries(report.privacy),
         accountants=accountants(report.privacy),
-        spending=spending(report.privacy),
+        spending=spending(report),
+        scale=scale(report.privacy),
+        checklist=checklist(report),
+        statements=statements(report),
         rounds=rounds(report),
         transport=summary(report.round_log),
         drops=drops(report),

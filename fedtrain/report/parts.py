@@ -31,6 +31,13 @@ def ascending(rounds: tuple[int, ...]) -> bool:
     return all(before < after for before, after in pairwise(rounds))
 
 
+class SiteName(Part):
+    """What a site allows to be called by, in its own words: its site file decides, and nobody verifies it."""
+
+    client: Count = Field(description="the client")
+    name: Annotated[str, Field(min_length=1, max_length=100)] = Field(description="its name")
+
+
 class DataSummary(Part):
     """The records. In a deployment the server does not know what only the clients know: that is null."""
 
@@ -67,8 +74,19 @@ class DataSummary(Part):
         exclude_if=lambda digest: digest is None,
     )
 
+    sites: tuple[SiteName, ...] = Field(
+        (),
+        description="sites that allow a name; a site that allows none is known by its number alone. Left out where "
+        "none does",
+        exclude_if=lambda sites: not sites,
+    )
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if not ascending(tuple(site.client for site in self.sites)):
+            raise ValueError("sites is not in the order of the clients, each once")
+        if self.sites and self.sites[-1].client >= self.clients:
+            raise ValueError(f"sites names client {self.sites[-1].client}, and there are {self.clients} clients")
         if self.owners is not None and len(self.owners) != self.clients:
             raise ValueError(f"owners has {len(self.owners)} names for {self.clients} clients")
         if self.histogram is None:

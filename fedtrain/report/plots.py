@@ -12,25 +12,45 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from fedtrain.files import write_atomic
-from fedtrain.report.drawing import BLUE, COLOURS, INK, MUTED, VERMILION, plain_axes, style, to_png, to_svg
+from fedtrain.report.descriptions import of_confusion, of_curve, of_epsilon, of_f1, of_histogram, of_metric
+from fedtrain.report.drawing import (
+    BLUE,
+    COLOURS,
+    HEAT,
+    INK,
+    LETTERS,
+    MUTED,
+    ON_LITTLE_HEAT,
+    ON_MUCH_HEAT,
+    TRACK,
+    VERMILION,
+    WIDTH,
+    page_figure,
+    page_style,
+    plain_axes,
+    style,
+    to_page,
+    to_png,
+)
 from fedtrain.report.evaluation import LARGE, Best, Evaluation, Metric
 from fedtrain.report.numbers import count, exact, measured, percent, short, upper
 from fedtrain.report.privacy import PrivacyPoint
-from fedtrain.report.tables import NAMED_CLASSES
+from fedtrain.report.tables import MATRIX_CLASSES, NAMED_CLASSES
 
-_WHOLE, _HALF = 13.3, 6.5  # inches; 72 to the inch, as the page is laid out
 _MARKED_POINTS = 40
-_NUMBERED_CLASSES = 12
 _BAR_CLIENTS = 40
 _IMAGE_CLIENTS = 400  # beyond it a column of an image is narrower than a pixel
 _BLOCKS = 200  # rows of a picture of a matrix, at most
 _POINTS = 400  # of a line through all clients
-_DARK = 0.3  # a share whose shade needs white letters
+_MUCH = 0.7  # opacity of a cell from which on its number has the other colour
+_DIGIT = 8.0  # width of a digit, in units of the page
+_DASHES = ((5, 3), (1, 1.5))  # of budgets, of which there are two at most
+_NAMES_WIDTH = 84  # beside a confusion matrix
 _PERCENT = FuncFormatter(lambda value, _: f"{value:.4g} %")
 _BLUES = LinearSegmentedColormap.from_list("fedtrain", ["#ffffff", "#b9d8ea", "#4a98c9", BLUE, "#003a5d"])
 
@@ -43,62 +63,69 @@ def series(history: Sequence[Evaluation], measurement: str) -> list[tuple[int, f
 
 def metric_svg(history: Sequence[Evaluation], metric: Metric, best: Best | None, baseline: float | None = None) -> str:
     """Draw the metric that chooses the best model over the rounds, on the test records, and its baseline."""
-    with style(metric.name):
-        figure = Figure(figsize=(_HALF, 3.3))
+    with page_style(metric.name):
+        figure = page_figure(270)
         axes = plain_axes(figure, "round", "")
         points, scale = series(history, metric.name), 100 if metric.format == "percent" else 1
         _line(axes, [(number, scale * value) for number, value in points], BLUE)
         if metric.format == "percent":
             axes.yaxis.set_major_formatter(_PERCENT)
-        if baseline is not None:
-            axes.axhline(scale * baseline, color=MUTED, linewidth=1, linestyle="--", zorder=1)
-            axes.annotate(
-                f"baseline {measured(baseline, metric.direction, metric.format)}",
-                (points[-1][0], scale * baseline),
-                xytext=(0, 3),
-                textcoords="offset points",
-                ha="right",
-                fontsize=9,
-                color=MUTED,
-            )
+        keys: dict[str, Line2D] = {}
         if best is not None:
-            axes.plot(best.round, scale * best.reached, "o", color=VERMILION, markersize=6, clip_on=False, zorder=4)
-            right = best.round > (points[0][0] + points[-1][0]) / 2
-            axes.annotate(
-                f"best {measured(best.reached, metric.direction, metric.format)}",
-                (best.round, scale * best.reached),
-                xytext=(0, 9),
-                textcoords="offset points",
-                ha="right" if right else "left",
-                color=VERMILION,
+            (dot,) = axes.plot(
+                best.round, scale * best.reached, "o", color=VERMILION, markersize=7, clip_on=False, zorder=4
             )
-            axes.margins(y=0.14)
+            keys[f"best {measured(best.reached, metric.direction, metric.format)}"] = dot
+        if baseline is not None:
+            line = axes.axhline(scale * baseline, color=MUTED, linewidth=1.2, linestyle="--", zorder=1)
+            keys[f"baseline {measured(baseline, metric.direction, metric.format)}"] = line
+        _key(figure, keys)
         name = short(metric.name.capitalize(), 40)
-        return to_svg(figure, "metric", f"{name} on the test records over the rounds")
+        description = of_metric(points, metric, best, baseline)
+        return to_page(figure, "metric", f"{name} on the test records over the rounds", description)
 
 
 def curve_svg(history: Sequence[Evaluation], measurement: str) -> str:
     """Draw a measurement, for example the loss, over the rounds."""
-    with style("curve"):
-        figure = Figure(figsize=(_HALF, 3.3))
-        _line(plain_axes(figure, "round", ""), series(history, measurement), BLUE)
-        return to_svg(figure, "curve", f"{short(measurement, 40)} over the rounds")
+    with page_style("curve"):
+        figure, points = page_figure(270), series(history, measurement)
+        _line(plain_axes(figure, "round", ""), points, BLUE)
+        title = f"{short(measurement, 40)} over the rounds"
+        return to_page(figure, "curve", title[:1].upper() + title[1:], of_curve(points))
+
+
+def cells(confusion: Sequence[Sequence[int]]) -> tuple[str, list[list[str]]]:
+    """Return what the numbers in a picture of a confusion matrix are, and the numbers; none where they do not fit.
+
+    They are records where these fit into the cells, and else percent of the true class, rounded to the worse side.
+    """
+    classes = len(confusion)
+    if not 0 < classes <= MATRIX_CLASSES:
+        return "", []
+    fits = int((WIDTH - _NAMES_WIDTH) / classes / _DIGIT)
+    records = [[count(number) for number in row] for row in confusion]
+    if max(len(text) for row in records for text in row) <= fits:
+        return "records", records
+    shares: list[list[str]] = []
+    for place, row in enumerate(confusion):
+        total = max(sum(row), 1)
+        shares.append(
+            [str(100 * n // total if place == column else -(-100 * n // total)) for column, n in enumerate(row)]
+        )
+    return "percent of the true class", shares
 
 
 def confusion_svg(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
     """Draw the confusion matrix. The shade is the share of the true class, on a square-root scale."""
     counts = np.asarray(confusion, dtype=np.float64)
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    with style("confusion"):
-        figure = Figure(figsize=(_HALF, 5.6))
+    with page_style("confusion"):
+        figure = page_figure(380)
         axes = plain_axes(figure, "predicted class", "true class")
         axes.grid(visible=False)
         axes.spines["bottom"].set_visible(False)
-        norm = PowerNorm(0.5, vmin=0, vmax=1)
-        if len(counts) <= NAMED_CLASSES:
-            axes.pcolormesh(share, cmap=_BLUES, norm=norm, edgecolor="white", linewidth=1)
-            axes.invert_yaxis()
-            names = [short(name, 14) for name in classes]
+        if len(counts) <= MATRIX_CLASSES:
+            _draw_cells(axes, counts, cells(confusion)[1])
+            names = [short(name, 11) for name in classes]
             ticks = np.arange(len(counts)) + 0.5
             axes.set_xticks(ticks, names, rotation=0 if max(map(len, names)) <= _letters(len(names)) else 90)
             axes.set_yticks(ticks, names)
@@ -108,22 +135,33 @@ def confusion_svg(confusion: Sequence[Sequence[int]], classes: Sequence[str]) ->
             shown = _blocks(counts, size)
             share = shown / np.maximum(shown.sum(axis=1, keepdims=True), 1)
             extent = (-0.5, len(counts) - 0.5, len(counts) - 0.5, -0.5)
+            norm = PowerNorm(0.5, vmin=0, vmax=1)
             axes.imshow(share, cmap=_BLUES, norm=norm, aspect="auto", extent=extent, interpolation="nearest")
             if size > 1:
                 axes.set_xlabel(f"predicted class, in blocks of {size}")
                 axes.set_ylabel(f"true class, in blocks of {size}")
-        if len(counts) <= _NUMBERED_CLASSES:
-            for (row, column), number in np.ndenumerate(counts):
-                axes.text(
-                    column + 0.5,
-                    row + 0.5,
-                    count(int(number)),
-                    ha="center",
-                    va="center",
-                    fontsize=9,
-                    color="white" if share[row, column] > _DARK else INK if number else "#b6bdc6",
-                )
-        return to_svg(figure, "confusion", "Confusion matrix: true classes by predicted classes")
+        title = "Confusion matrix: true classes by predicted classes"
+        return to_page(figure, "confusion", title, of_confusion(counts, classes))
+
+
+def _draw_cells(axes: Axes, counts: NDArray[np.float64], numbers: Sequence[Sequence[str]]) -> None:
+    """Draw each cell as one colour of an opacity, which is right on a light page and on a dark one."""
+    opacity = np.sqrt(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
+    axes.set_xlim(0, len(counts))
+    axes.set_ylim(len(counts), 0)
+    for (row, column), number in np.ndenumerate(counts):
+        shade = float(opacity[row, column])
+        if number:
+            cell = Rectangle((column + 0.02, row + 0.02), 0.96, 0.96, facecolor=HEAT, alpha=shade, linewidth=0)
+            axes.add_patch(cell)
+        axes.text(
+            column + 0.5,
+            row + 0.5,
+            numbers[row][column],
+            ha="center",
+            va="center",
+            color=(ON_MUCH_HEAT if shade > _MUCH else ON_LITTLE_HEAT) if number else MUTED,
+        )
 
 
 def _blocks(counts: NDArray[np.float64], size: int) -> NDArray[np.float64]:
@@ -135,8 +173,8 @@ def _blocks(counts: NDArray[np.float64], size: int) -> NDArray[np.float64]:
 
 def f1_svg(f1: Sequence[float], classes: Sequence[str]) -> str:
     """Draw the F1 of each class: named bars, or all classes in order of F1 where they are many."""
-    with style("f1"):
-        figure = Figure(figsize=(_HALF, 5.6))
+    with page_style("f1"):
+        figure = page_figure(max(380, 20 + 19 * len(f1)) if len(f1) <= NAMED_CLASSES else 380)
         if len(f1) > NAMED_CLASSES:
             axes = plain_axes(figure, f"{count(len(f1))} classes in order of F1", "")
             order, values = np.arange(1, len(f1) + 1), 100 * np.sort(f1)
@@ -148,46 +186,56 @@ def f1_svg(f1: Sequence[float], classes: Sequence[str]) -> str:
             axes = plain_axes(figure, "", "")
             axes.grid(visible=False)
             rows = np.arange(len(f1))
-            axes.barh(rows, np.ones(len(f1)), color="#eef1f4", height=0.68)
+            axes.barh(rows, np.ones(len(f1)), color=TRACK, height=0.68)
             axes.barh(rows, f1, color=BLUE, height=0.68)
-            axes.set_yticks(rows, [short(name, 18) for name in classes], color=INK)
-            axes.set_xlim(0, 1.11)
+            axes.set_yticks(rows, [short(name, 16) for name in classes], color=INK)
+            axes.set_xlim(0, 1.28)
             axes.spines["bottom"].set_visible(False)
             axes.set_xticks([])
             axes.invert_yaxis()
             for row, value in enumerate(f1):
-                axes.text(1.02, row, percent(value).removesuffix(" %"), va="center", color=INK)
-        return to_svg(figure, "f1", "F1 of each class")
+                axes.text(1.03, row, percent(value).removesuffix(" %"), va="center", color=INK)
+        return to_page(figure, "f1", "F1 of each class", of_f1(f1, classes))
 
 
 def histogram_svg(histogram: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
     """Draw the training records of each client by class: stacked bars, or an image where they are many."""
     counts = np.asarray(histogram, dtype=np.int64)
-    with style("histogram"):
-        figure = Figure(figsize=(_WHOLE, 3.8))
+    with page_style("histogram"):
+        figure = page_figure(380)
         if len(counts) <= _BAR_CLIENTS and len(classes) <= len(COLOURS):
             axes = plain_axes(figure, "client", "")
             base = np.zeros(len(counts), dtype=np.int64)
             for colour, column in zip(COLOURS, counts.T, strict=False):
                 axes.bar(np.arange(len(counts)), column, bottom=base, color=colour, width=0.78)
                 base += column
-            axes.set_xticks(np.arange(len(counts)))
             axes.set_xlim(-0.6, len(counts) - 0.4)
-            names = [short(name, 18) for name in classes]
-            keys = [Patch(color=colour) for colour, _ in zip(COLOURS, names, strict=False)]
-            figure.legend(keys[::-1], names[::-1], loc="outside right upper", handlelength=1, handleheight=1)
+            names = [short(name, 16) for name in classes]
+            patches = [Patch(color=colour) for colour, _ in zip(COLOURS, names, strict=False)]
+            columns = max(1, min(4, int(WIDTH / (_DIGIT * max(map(len, names)) + 36))))
+            figure.legend(
+                patches,
+                names,
+                loc="outside lower left",
+                ncols=columns,
+                handlelength=1,
+                handleheight=1,
+                columnspacing=1.2,
+            )
         elif len(counts) > _IMAGE_CLIENTS or len(classes) > LARGE:
+            figure.set_size_inches(WIDTH / 72, 470 / 72)
             _sizes(figure, counts)
         else:
             axes = plain_axes(figure, "client", "class")
             axes.grid(visible=False)
             image = axes.imshow(counts.T, cmap=_BLUES, aspect="auto", interpolation="nearest")
             axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-            if len(classes) <= NAMED_CLASSES:
-                axes.set_yticks(np.arange(len(classes)), [short(name, 18) for name in classes])
-            bar = figure.colorbar(image, ax=axes, pad=0.01, label="training records")
+            if len(classes) <= MATRIX_CLASSES:
+                axes.set_yticks(np.arange(len(classes)), [short(name, 11) for name in classes])
+            bar = figure.colorbar(image, ax=axes, pad=0.03, label="training records", location="bottom")
             bar.outline.set_visible(False)
-        return to_svg(figure, "histogram", "Training records of each client by class")
+            bar.ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        return to_page(figure, "histogram", "Training records of each client by class", of_histogram(counts))
 
 
 def _sizes(figure: Figure, counts: NDArray[np.int64]) -> None:
@@ -195,13 +243,14 @@ def _sizes(figure: Figure, counts: NDArray[np.int64]) -> None:
     places = np.unique(np.linspace(0, len(counts) - 1, _POINTS).round().astype(int))
     drawn = {"training records": counts.sum(axis=1), "classes with records": np.count_nonzero(counts, axis=1)}
     for index, (label, values) in enumerate(drawn.items(), start=1):
-        axes = figure.add_subplot(1, 2, index)
-        axes.set_xlabel(f"{count(len(counts))} clients in order of their {label}")
+        axes = figure.add_subplot(2, 1, index)
+        axes.set_xlabel(f"{count(len(counts))} clients in order of size")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         axes.set_title(
-            f"{label} of a client: {count(int(values.min()))} to {count(int(values.max()))}, "
+            f"{label}: {count(int(values.min()))} to {count(int(values.max()))}, "
             f"median {exact(float(np.median(values)))}",
             loc="left",
-            fontsize=10,
+            fontsize=LETTERS,
         )
         ordered = np.sort(values)[places]
         axes.fill_between(places + 1, ordered, color=BLUE, alpha=0.12, linewidth=0)
@@ -217,33 +266,45 @@ def epsilon_svg(curve: Sequence[PrivacyPoint], budgets: Mapping[str, float]) -> 
     rounds = [point.round for point in curve]
     largest, median = [point.max for point in curve], [point.median for point in curve]
     clients = list(zip(*(point.clients for point in curve), strict=True)) if all(p.clients for p in curve) else []
-    with style("epsilon"):
-        figure = Figure(figsize=(_HALF, 4.4))
-        axes = plain_axes(figure, "round" if rounds[-1] else "round (0: all rounds are charged at the start)", "")
-        labels = [(largest[-1], f"largest {upper(largest[-1])}", BLUE)]
+    with page_style("epsilon"):
+        figure = page_figure(330)
+        axes = plain_axes(figure, "round" if rounds[-1] else "round (0: all are charged at the start)", "")
         few = 1 < len(clients) <= len(COLOURS)
         for colour, values in zip(COLOURS, clients if few else (), strict=False):
             axes.plot(rounds, values, color=colour, linewidth=1.2, alpha=0.8)
-        _line(axes, list(zip(rounds, largest, strict=True)), BLUE)
+        labels = [
+            (largest[-1], f"largest {upper(largest[-1])}", _line(axes, list(zip(rounds, largest, strict=True)), BLUE))
+        ]
         if median != largest:
             lowest = median if few or not clients else [min(point.clients) for point in curve]
-            axes.plot(rounds, median, color=MUTED, linewidth=1.4, linestyle=(0, (1, 1.5)) if few else "-")
+            (line,) = axes.plot(rounds, median, color=MUTED, linewidth=1.4, linestyle=(0, (1, 1.5)) if few else "-")
             axes.fill_between(rounds, lowest, largest, color=BLUE, alpha=0 if few else 0.12, linewidth=0)
-            labels.append((median[-1], f"median {upper(median[-1])}", MUTED))
-        for label, budget in budgets.items():
-            axes.axhline(budget, color=VERMILION, linestyle=(0, (5, 3)), linewidth=1.4)
-            labels.append((budget, f"{label} {exact(budget)}", VERMILION))
+            labels.append((median[-1], f"median {upper(median[-1])}", line))
+        for dashes, (label, budget) in zip(_DASHES, budgets.items(), strict=False):
+            line = axes.axhline(budget, color=VERMILION, linestyle=(0, dashes), linewidth=1.4)
+            labels.append((budget, f"{label} {exact(budget)}", line))
         axes.set_ylim(0, 1.15 * max(largest[-1], *budgets.values(), 0) or 1)
         if len(rounds) == 1:
             axes.set_xticks(rounds)
-        axes.legend(
-            [Line2D([], [], color=colour) for _, _, colour in sorted(labels, reverse=True)],
-            [label for _, label, _ in sorted(labels, reverse=True)],
-            loc="lower right",
-            labelcolor="linecolor",
-            handlelength=1.4,
-        )
-        return to_svg(figure, "epsilon", "Epsilon over the rounds")
+        ordered = sorted(labels, key=lambda entry: entry[:2], reverse=True)
+        _key(figure, {label: line for _, label, line in ordered})
+        return to_page(figure, "epsilon", "Epsilon over the rounds", of_epsilon(curve, budgets))
+
+
+def _key(figure: Figure, lines: Mapping[str, Line2D]) -> None:
+    """Write what lines are below a picture, where no line can run through it: side by side as far as they fit."""
+    if not lines:
+        return
+    columns = max(1, min(len(lines), int(WIDTH / (_DIGIT * max(map(len, lines)) + 40))))
+    figure.legend(
+        list(lines.values()),
+        list(lines),
+        loc="outside lower left",
+        ncols=columns,
+        labelcolor="linecolor",
+        handlelength=1.6,
+        columnspacing=1.4,
+    )
 
 
 def curve_png(path: Path, runs: Mapping[str, Sequence[Evaluation]]) -> None:
@@ -290,4 +351,4 @@ def _line(axes: Axes, points: Sequence[tuple[float, float]], colour: str) -> Lin
 
 def _letters(columns: int) -> int:
     """Return how many letters of a name fit across one of so many columns of the confusion matrix."""
-    return 60 // columns
+    return int((WIDTH - _NAMES_WIDTH) / columns / _DIGIT)

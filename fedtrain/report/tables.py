@@ -13,17 +13,17 @@ import numpy as np
 from pydantic import JsonValue
 
 from fedtrain.report.evaluation import LARGE, Evaluation, Evaluations, Metric
+from fedtrain.report.meaning import population
 from fedtrain.report.numbers import count, duration, error, exact, measured, percent, short, upper
 from fedtrain.report.parts import RoundEntry
 from fedtrain.report.privacy import Mechanism, Privacy
 from fedtrain.report.schema import Report
-from fedtrain.report.wording import TITLES, called, population, title
+from fedtrain.report.wording import TITLES, called, title
 
-NAMED_CLASSES = 25  # classes up to this number have their names in pictures
+NAMED_CLASSES = 25  # classes up to this number have a bar each
+MATRIX_CLASSES = 12  # and up to this one a row and a column of a matrix
 _ROWS = 40  # tables up to this length are shown whole
 _FEWER = 20  # rows of a table that is too long
-_PLAIN_EPSILON = 20  # beyond it the factor e^epsilon means nothing to a reader
-_WHOLE_FROM = 100
 
 Rows = Sequence[tuple[str, ...]]
 
@@ -137,7 +137,7 @@ def thresholds(evaluation: Evaluation) -> Table | None:
 
 def confused(evaluation: Evaluation, classes: tuple[str, ...]) -> Table | None:
     """Return the pairs of classes that are taken for one another most often, where a picture shows no single one."""
-    if evaluation.confusion is None or len(evaluation.confusion) <= NAMED_CLASSES:
+    if evaluation.confusion is None or len(evaluation.confusion) <= MATRIX_CLASSES:
         return None
     matrix = np.array(evaluation.confusion, dtype=np.int64)
     records = matrix.sum(axis=1)
@@ -158,14 +158,6 @@ def confused(evaluation: Evaluation, classes: tuple[str, ...]) -> Table | None:
     where = "the run folder has the whole matrix" if len(matrix) > LARGE else "report.json has the whole matrix"
     note = f"The {shown} most frequent of {count(wrong)} pairs; {where}." if wrong > shown else ""
     return Table(headings=("true class", "called", "records", "of the true class"), rows=rows, note=note)
-
-
-def factor(privacy: Privacy) -> str:
-    """Return e^epsilon, rounded up, or an empty string where it is too large to mean anything to a reader."""
-    if privacy.epsilon is None or privacy.epsilon > _PLAIN_EPSILON:
-        return ""
-    value = math.exp(privacy.epsilon)
-    return upper(value) if value < _WHOLE_FROM else count(math.ceil(value))
 
 
 def mechanism(shown: Mechanism, privacy: Privacy) -> Rows:
@@ -266,8 +258,9 @@ def clients(report: Report) -> Table | None:
     return Table(headings=("client", "owner", *counts), rows=rows, note=note)
 
 
-def spending(privacy: Privacy) -> Table:
-    """Return what each client spent; of very many clients, those that spent most."""
+def spending(report: Report) -> Table:
+    """Return what each client spent, by the name that it allows; of very many clients, those that spent most."""
+    privacy, names = report.privacy, {site.client: site.name for site in report.data.sites}
     clients = privacy.clients
     note = ""
     if len(clients) > _ROWS:
@@ -279,6 +272,7 @@ def spending(privacy: Privacy) -> Table:
         )
     columns = {
         "client": [str(client.client) for client in clients],
+        "name": [short(names.get(client.client, "allows no name"), 60) for client in clients],
         "epsilon": [upper(client.epsilon) for client in clients],
         "in this run": [upper(client.run_epsilon) for client in clients],
         "own budget": [exact(client.budget) if client.budget is not None else "not known" for client in clients],
@@ -289,6 +283,8 @@ def spending(privacy: Privacy) -> Table:
     }
     if all(client.budget is None for client in clients):
         del columns["own budget"]
+    if not names:
+        del columns["name"]
     return Table(headings=tuple(columns), rows=list(zip(*columns.values(), strict=True)), note=note)
 
 

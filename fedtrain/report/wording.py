@@ -11,19 +11,16 @@ the same work twice, in cohorts that differ in one client, and has that client's
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import ceil
 from typing import Literal, Self
 
 from fedtrain.config.sections import ENCODERS
 from fedtrain.ledger import Asked, Record
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import Seen, mechanism_of_plan
-from fedtrain.privacy.spec import counted_of
-from fedtrain.report.numbers import count, exact, short, upper
+from fedtrain.report.numbers import count, short, upper
 from fedtrain.report.parts import RoundEntry
-from fedtrain.report.privacy import Adversary, Privacy, Sampling
+from fedtrain.report.privacy import Adversary, Sampling
 
-_FAR = 0.01  # a delta times the number it is held against that is far below one
 _NAMED = 8  # clients that are named of many
 _LISTED = 20  # columns, likewise
 
@@ -82,31 +79,6 @@ def title(name: str) -> str:
     return known[:1].upper() + known[1:]
 
 
-def population(privacy: Privacy) -> tuple[str, str]:
-    """Return what delta is held against, and how many there are: a count, or about what public constants imply."""
-    assert privacy.mechanism is not None
-    assert privacy.unit is not None
-    (counted, implied), number = counted_of(privacy.unit), privacy.mechanism.population
-    if not implied:
-        return counted, exact(number)
-    return f"{counted}, by {implied}", f"about {count(round(number))}, not counted"
-
-
-def meaning_of_delta(privacy: Privacy) -> str:
-    """Return how small delta is; nothing without privacy. What public constants imply is no count, and is called so."""
-    if privacy.delta is None or privacy.mechanism is None or privacy.unit is None:
-        return ""
-    (counted, implied), number = counted_of(privacy.unit), privacy.mechanism.population
-    below = "far below" if privacy.delta * number <= _FAR else "below"
-    if not implied:
-        return f"It is {below} one in the number of {counted}, which is {exact(number)}."
-    return (
-        f"It is {below} one in about {count(round(number))}: so many {counted} are what {implied} implies. These are "
-        "public constants, and nobody's records were counted. For a client with "
-        f"{count(ceil(1 / privacy.delta))} records or more, delta is not below one in their number, and too large."
-    )
-
-
 def listed(names: Sequence[str]) -> str:
     """Return the first of names that anyone may have chosen, and how many more there are."""
     more = len(names) - _LISTED
@@ -156,11 +128,32 @@ def sampling(plan: PrivacyPlan) -> Sampling:
 
 
 def statement(plan: PrivacyPlan, epsilon: float, noise: Literal["seeded", "secure"], seen: Seen) -> str:
-    """Return the guarantee in plain language."""
+    """Return the guarantee in plain language: what the definition says of every event, and no more."""
+    odds = (
+        f"the probability of any conclusion changes by at most a factor of exp({upper(epsilon)}) and an addition of "
+        f"{_exactly(plan.spec.delta)}{_condition(plan)}"
+    )
+    return _stated(plan, odds, noise, seen)
+
+
+def earlier_statement(plan: PrivacyPlan, epsilon: float, noise: Literal["seeded", "secure"], seen: Seen) -> str:
+    """Return the guarantee as reports said it before: a usual reading of delta, which promises a little too much.
+
+    With probability delta or less the odds would change by more than the factor. That is so for a larger delta only.
+    """
     odds = (
         f"the odds of any conclusion change by a factor of at most exp({upper(epsilon)}), except with probability "
         f"{plan.spec.delta:g}{_condition(plan)}"
     )
+    return _stated(plan, odds, noise, seen)
+
+
+def _exactly(delta: float) -> str:
+    short = f"{delta:g}"
+    return short if float(short) == delta else repr(delta)
+
+
+def _stated(plan: PrivacyPlan, odds: str, noise: Literal["seeded", "secure"], seen: Seen) -> str:
     text = mechanism_of_plan(plan).statement(odds, seen)
     if noise == "seeded":
         text += (

@@ -34,6 +34,7 @@ from fedtrain.report import (
     Report,
     RoundEntry,
     SignedTrail,
+    SiteName,
     best_of,
 )
 from fedtrain.report.claim import coarse, derive_claim, no_claim
@@ -120,6 +121,9 @@ def build_report(
             owners=owners or None,
             features=info.columns,
             schema_digest=info.features.schema if isinstance(info.features, Columns) else None,
+            sites=()
+            if trail is None
+            else tuple(SiteName(client=client, name=name) for client, name in sorted(trail.names.items())),
         ),
         round_log=log,
         model=ModelSummary(

@@ -24,6 +24,7 @@ RUN = "run"
 CLIENT = "client"
 
 LEDGER = "ledger"
+NAME = "name"
 KNOWN = "known"
 KEY = "key"
 ENTRIES = "entries"

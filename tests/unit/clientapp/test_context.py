@@ -265,3 +265,22 @@ def test_a_ledger_belongs_to_the_records_and_not_to_their_order(private, node):
             pass
     # A ledger that was opened holds a lock file under the name of its data set.
     assert len({path.stem for path in (one.folder / "ledgers").iterdir()}) == 2
+
+
+NAMED = '[site]\nname = "North"\n[budget]\nepsilon = 1.0\ndelta = 1e-3\n'
+
+
+def test_a_name_is_that_of_a_clients_own_file_and_not_of_one_for_all(cache, tmp_path):
+    experiment = private_experiment(cache, federation__sites=str(tmp_path))
+    name_of = lambda client: ClientContext(experiment=experiment, client=client).name
+    assert name_of(0) is None
+    (tmp_path / "site.toml").write_text(NAMED)
+    assert name_of(0) is None
+    (tmp_path / "client-0001").mkdir()
+    (tmp_path / "client-0001" / "site.toml").write_text(NAMED)
+    assert (name_of(0), name_of(1)) == (None, "North")
+
+
+def test_a_machine_of_its_own_has_the_name_in_its_file(machine, private):
+    machine.site.write_text(NAMED)
+    assert on(machine, private).name == "North"

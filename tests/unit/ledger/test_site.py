@@ -5,6 +5,7 @@ import pytest
 from fedtrain.config import from_flat
 from fedtrain.errors import ConfigError, SiteError
 from fedtrain.ledger import SitePolicy, client_folder, find_policy, read_policy
+from fedtrain.ledger.site import read_site_file
 
 BUDGET = "[budget]\nepsilon = 8\ndelta = 1e-5\n"
 
@@ -138,3 +139,19 @@ def test_the_folder_of_a_client(flat, folder):
 def test_a_ledger_needs_a_place():
     with pytest.raises(ConfigError, match=r"set federation.sites, or output.directory"):
         client_folder(from_flat({}), 3)
+
+
+def test_a_site_is_named_where_its_file_names_it(tmp_path):
+    path = tmp_path / "site.toml"
+    path.write_text(BUDGET)
+    assert read_site_file(path).name is None
+    path.write_text(BUDGET + '[site]\nname = "St. Mary\'s Hospital"\n')
+    assert read_site_file(path).name == "St. Mary's Hospital"
+
+
+@pytest.mark.parametrize("name", ['""', '"a\\nb"', '" a"', '"\\u202Eevil"', f'"{"x" * 101}"', "3"])
+def test_a_name_that_is_not_one_visible_line_is_refused(tmp_path, name):
+    path = tmp_path / "site.toml"
+    path.write_text(BUDGET + f"[site]\nname = {name}\n")
+    with pytest.raises(SiteError, match=r"site\.name"):
+        read_site_file(path)

@@ -13,8 +13,10 @@ from flwr.app import Error
 from flwr.common.serde import message_to_proto
 
 from fedtrain.audit import audit
+from fedtrain.audit.verdict import render_audit
 from fedtrain.errors import BudgetError, TooFewResultsError
 from fedtrain.report import Report
+from fedtrain.report.statements import statements
 from fedtrain.serverapp.run import run_experiment
 from fedtrain.trust import Roster
 from tests.fakes import NODES, digits_experiment, federation, private_experiment
@@ -42,10 +44,10 @@ def finished(tmp_path):
     return finished
 
 
-def site(tmp_path, client, epsilon, delta=1e-3):
+def site(tmp_path, client, epsilon, delta=1e-3, more=""):
     folder = tmp_path / "run" / "clients" / f"client-{client:04d}"
     folder.mkdir(parents=True)
-    (folder / "site.toml").write_text(f"[budget]\nepsilon = {epsilon}\ndelta = {delta}\n")
+    (folder / "site.toml").write_text(f"[budget]\nepsilon = {epsilon}\ndelta = {delta}\n{more}")
 
 
 CLIENT = {"kind": digits_experiment, "privacy__mode": "client", "privacy__delta": 1e-2, "privacy__clip_norm": 0.5}
@@ -407,3 +409,25 @@ def test_with_secure_noise_nothing_is_counted(make, finished, capsys):
     seeded = make("seeded")
     run_experiment(federation(seeded), seeded)
     assert finished("seeded").data.histogram is not None
+
+
+def test_a_site_is_called_by_the_name_that_it_allows_and_the_operator_is_quoted(make, finished, tmp_path):
+    site(tmp_path, 1, epsilon=50, more='[site]\nname = "St. Mary\'s Hospital"\n')
+    site(tmp_path, 3, epsilon=50)
+    said = {"report__operator": "The consortium", "report__limits": "not for children"}
+    experiment = make(federation__rounds=1, **said)
+    run_experiment(federation(experiment), experiment)
+    report = finished()
+    assert [(named.client, named.name) for named in report.data.sites] == [(1, "St. Mary's Hospital")]
+    assert statements(report) == [("operator", "The consortium"), ("limits", "not for children")]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "St. Mary&#39;s Hospital" in page
+    assert page.count("allows no name") == 3
+    assert "The consortium" in page
+    roster = Roster.read(tmp_path / "run" / "roster.json")
+    verdict = audit(report, roster=roster)
+    shown = render_audit(verdict, report, digest="0" * 64, roster=roster.digest, files=0)
+    assert "What is stated, and not verified" in shown
+    assert "not for children" in shown
+    forged = report.model_copy(update={"data": report.data.model_copy(update={"sites": ()})})
+    assert "closing" in {check.name for check in audit(forged, roster=roster).of("fails")}
