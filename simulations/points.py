@@ -155,10 +155,11 @@ _DIGITS = Workload(
             what="linear, random features",
             settings={
                 **NO_PRIVACY,
+                "federation.rounds": 20,
                 "training.local_steps": None,
                 "training.local_epochs": 2.0,
                 "training.batch_size": 36,
-                "training.learning_rate": 8.0,
+                "training.learning_rate": 24.0,
             },
         ),
         "pixels": Series(
@@ -198,4 +199,19 @@ _CIFAR10 = Workload(
     },
 )
 
-WORKLOADS: Mapping[str, Workload] = {workload.name: workload for workload in (_DIGITS, _CIFAR10)}
+_ADULT = Workload(
+    name="adult",
+    title="Census income",
+    config="adult_least_squares",
+    seeds=(1,),
+    series={
+        "distributed": Series(
+            trust="distributed",
+            what="least squares",
+            settings={"transport.secagg.threshold": 9},
+            at={1: {}, 2: {}, 4: {}, 8: {}},
+        ),
+    },
+)
+
+WORKLOADS: Mapping[str, Workload] = {workload.name: workload for workload in (_DIGITS, _CIFAR10, _ADULT)}
