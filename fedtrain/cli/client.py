@@ -10,15 +10,17 @@ import numpy as np
 import typer
 
 from fedtrain.cli.running import reporting_errors, say, until_stopped
+from fedtrain.cli.streams import answering
 from fedtrain.data import WIDE, DataInfo, Split, format_histogram, lengths_of
 from fedtrain.data.site import SiteData, open_site, read_site_data
 from fedtrain.data.types import Columns
-from fedtrain.deployment.processes import only_one
+from fedtrain.deployment.processes import is_running, only_one
 from fedtrain.deployment.supernode import check_node, serve
 from fedtrain.errors import ConfigError, SiteError
 from fedtrain.ledger import read_policy
 from fedtrain.machines import NodeFolder
 from fedtrain.machines.bundles import Bundle, approve_bundle, approved, kept, withdraw
+from fedtrain.machines.connection import read_connection
 from fedtrain.machines.request import make_keys
 from fedtrain.machines.rotation import rotate as rotate_keys
 from fedtrain.progress import shown
@@ -203,16 +205,59 @@ def _say(line: str) -> None:
 
 
 @client.command()
+def status(
+    kit: Annotated[Path, typer.Argument(metavar="KIT", help="The node's folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+) -> None:
+    """Show whether the node is up and connected, and what it would run. Nothing leaves the node."""
+    with reporting_errors(), answering(as_json) as answer:
+        node = NodeFolder.open(kit)
+        running, connection = is_running(node.path), read_connection(node)
+        bundles = approved(node.approved)
+        state = "not up" if not running else "not connected" if connection is None else connection.state
+        reason = "" if connection is None or state != "not connected" else connection.reason
+        if as_json:
+            answer(
+                {
+                    "name": node.name,
+                    "client": node.client,
+                    "federation": node.federation.id,
+                    "address": node.federation.address,
+                    "state": state,
+                    "reason": reason,
+                    "since": None if connection is None or not running else connection.since,
+                    "seen": None if connection is None else connection.seen,
+                    "bundles": [bundle.sha256 for bundle in bundles],
+                }
+            )
+            return
+        _say(f"node {node.name}, client {node.client} of the federation at {node.federation.address}: {state}")
+        if reason:
+            _say(reason)
+        if connection is not None and running:
+            _say(f"since {_moment(connection.since)}")
+        if connection is not None and connection.seen is not None and state != "connected":
+            _say(f"connected last: {_moment(connection.seen)}")
+        if not running:
+            _say(f"to connect it: fedtrain client up {kit}")
+        _say(f"bundles approved: {len(bundles)}; logs: {node.logs}")
+        _say(f"what its ledgers have spent: fedtrain budget {kit}")
+
+
+def _moment(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+@client.command()
 def up(kit: Annotated[Path, typer.Argument(metavar="KIT", help="The node's folder.")]) -> None:
     """Connect to the federation's server, and take part in its runs until stopped."""
-    from fedtrain.flower.admission import ask  # noqa: PLC0415 - Flower takes a second to import
-
     with reporting_errors():
         node = NodeFolder.open(kit)
+        say(f"{node.name} is starting, to connect to {node.federation.address}")
+        from fedtrain.flower.admission import ask  # noqa: PLC0415 - Flower takes a second to import
+
         with only_one(node.path):
             ready = check_node(node)
-            if not ready.member:
-                say(f"no membership with its keys has reached this node: it connects once {node.request} is admitted")
             if not ready.bundles:
                 say(f"no bundle is approved, so that every run is refused: fedtrain client approve {kit} BUNDLE")
             until_stopped(node.logs, lambda processes: serve(node, processes, say, ask))

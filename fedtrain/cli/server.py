@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -11,19 +12,35 @@ from typing import Annotated
 
 import typer
 
+from fedtrain.cli import server_status
 from fedtrain.cli.running import reporting_errors, say, until_stopped
 from fedtrain.cli.streams import on_termination
 from fedtrain.config import Experiment, from_flat, read_flat, to_flat
 from fedtrain.deployment.processes import only_one
-from fedtrain.deployment.running import bring_back, follow, refuse_taken, stop, submit
+from fedtrain.deployment.running import (
+    Ending,
+    bring_back,
+    follow,
+    log_of,
+    note_submitted,
+    refuse_taken,
+    stop,
+    submit,
+)
 from fedtrain.deployment.superlink import Service, check, running, serve
 from fedtrain.errors import ConfigError
 from fedtrain.files import write_atomic
-from fedtrain.machines import ServerFolder
+from fedtrain.machines import ServerFolder, read_membership
+from fedtrain.machines.nodes import connected, read_nodes
+from fedtrain.machines.starts import holds_run
+from fedtrain.report.numbers import printable
+from fedtrain.status.words import with_names
 
 server = typer.Typer(name="server", help="Serve a federation, and run experiments in it.", no_args_is_help=True)
+for _command in (server_status.status, server_status.runs, server_status.logs, server_status.stop):
+    server.command()(_command)
 
-_FAILED, _INTERRUPTED = 1, 130
+_INTERRUPTED = 130
 _TIMEOUT = 20.0  # seconds for a run that was stopped to leave its report
 
 
@@ -42,6 +59,7 @@ def up(
             raise ConfigError(f"--port {port} is the port that nodes reach: the SuperLink needs another, on loopback")
         with only_one(server.path):
             service = Service(server=server, port=port)
+            say(f"starting the server of federation {server.federation.id} at {server.federation.address}")
             until_stopped(server.logs, lambda processes: serve(service, processes, say))
 
 
@@ -60,11 +78,12 @@ def run(
         Path | None,
         typer.Option("--app", help="Folder of a Flower app; by default that of the current folder, or fedtrain's own."),
     ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Submit the run once as many nodes are connected as a cohort has.")
+    ] = False,
 ) -> None:
     """Submit a run, follow it, and bring its folder back with the model and the report."""
     with reporting_errors():
-        from fedtrain.flower.app import bundled_folder, described, find_app  # noqa: PLC0415 - Flower takes a second to import
-
         server = ServerFolder.open(folder)
         flat = read_flat(config, settings)
         experiment = from_flat(flat)
@@ -74,26 +93,93 @@ def run(
         place = server.runs / out.resolve().name
         refuse_taken(place, out, resume=resume)
         service = running(server)
+        sys.stdout.write(f"run {place.name}: {experiment.federation.rounds} rounds; preparing the app\n")
+        sys.stdout.flush()
         on_termination(signal.default_int_handler)
-        chosen = find_app(app)
-        sys.stdout.write(f"app: {described(chosen)}\n")
-        with bundled_folder(chosen) as code:
-            number = submit(service, code, _placed(experiment, place, resume=resume))
-        sys.stdout.write(f"submitted as run {number} of the SuperLink\n")
-        started = datetime.now(UTC)
+        submitted = _Submitted(service=service, name=place.name, place=place, out=out)
         try:
-            follow(service, number, _complain)
+            if wait:
+                _await_nodes(server, experiment.federation.cohort)
+            number = _submit(service, app, _placed(experiment, place, resume=resume))
         except KeyboardInterrupt:
-            stop(service, number)
-            follow(service, number, lambda _: None)
-            _await_report(place, started)
-            status = _INTERRUPTED
-        else:
-            status = _outcome(place, started)
-        if place.exists():
-            bring_back(place, out.resolve())
-            sys.stdout.write(f"run folder: {out}\n")
+            sys.stdout.write("stopped; nothing was submitted\n")
+            raise typer.Exit(_INTERRUPTED) from None
+        status = _followed(submitted, number)
     raise typer.Exit(status)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Submitted:
+    """A run that was submitted: its name and folder on the server, and where it is brought back to."""
+
+    service: Service
+    name: str
+    place: Path
+    out: Path
+
+    @property
+    def log(self) -> Path:
+        return log_of(self.service.server, self.name)
+
+
+def _await_nodes(server: ServerFolder, cohort: int) -> None:
+    """Wait until as many nodes are connected as a cohort has, and say for whom."""
+    said = ""
+    while True:
+        found = read_nodes(server)
+        nodes = () if found is None else found.nodes
+        there = connected(nodes)
+        if len(there) >= cohort:
+            return
+        away = ", ".join(node.name for node in nodes if node.state != "connected") or "all"
+        line = f"waiting for nodes: {len(there)} are connected, and a cohort has {cohort}; not connected: {away}"
+        if line != said:
+            said = line
+            say(line)
+        time.sleep(1.0)
+
+
+def _submit(service: Service, app: Path | None, experiment: Experiment) -> int:
+    from fedtrain.flower.app import bundled_folder, described, find_app  # noqa: PLC0415 - Flower takes a second to import
+
+    chosen = find_app(app)
+    sys.stdout.write(f"app: {described(chosen)}\n")
+    sys.stdout.flush()
+    with bundled_folder(chosen) as code:
+        return submit(service, code, experiment)
+
+
+def _followed(run: _Submitted, number: int) -> int:
+    """Follow a run to its end, bring its folder back, and return the exit status that it stands for."""
+    server = run.service.server
+    names = read_membership(server.membership, server.federation)[0].names
+    note_submitted(server, run.name, number)
+    sys.stdout.write(f"submitted as run {number} of the SuperLink; all that it prints is in {run.log}\n")
+    sys.stdout.flush()
+    started = datetime.now(UTC)
+
+    def show(line: str) -> None:
+        sys.stdout.write(f"{printable(with_names(line, names))}\n")
+        sys.stdout.flush()
+
+    try:
+        ending = follow(run.service, number, run.log, show, _complain)
+    except KeyboardInterrupt:
+        stop(run.service, number)
+        follow(run.service, number, run.log, lambda _: None, lambda _: None)
+        _await_report(run.place, started)
+        problem, status = "stopped", _INTERRUPTED
+    else:
+        problem, status = _outcome(run, ending, started)
+    if holds_run(run.place):
+        bring_back(run.place, run.out.resolve())
+        sys.stdout.write(f"run folder: {run.out}\n")
+    if problem == "stopped":
+        go_on = "go on with the same command and --resume" if holds_run(run.place) else "the run had not begun"
+        sys.stdout.write(f"stopped; {go_on}\n")
+    elif problem:
+        sys.stderr.write(f"error: {printable(with_names(problem, names), kept=chr(10))}\n")
+    return status
 
 
 def _complain(line: str) -> None:
@@ -121,17 +207,24 @@ def _await_report(place: Path, started: datetime) -> None:
         time.sleep(0.5)
 
 
-def _outcome(place: Path, started: datetime) -> int:
-    """Return the exit status that a run's report stands for."""
-    report = _report(place, started)
-    if report is None:
-        sys.stderr.write("error: the run left no report; what it printed says why\n")
-        return _FAILED
-    status, reason = report
-    if status == "completed":
-        return 0
-    sys.stderr.write(f"error: the run {status}: {reason}\n")
-    return _FAILED
+def _outcome(run: _Submitted, ending: Ending, started: datetime) -> tuple[str, int]:
+    """Return what went wrong with a run, in words, and the exit status that it stands for."""
+    report = _report(run.place, started)
+    if report is not None and report[0] == "completed":
+        return "", 0
+    if report is not None:
+        status, reason = report
+        what, then = f"{status}: {reason}", "once that is put right, go on with the same command and --resume"
+        return f"the run {run.name} {what}\n{then}; {_see(run)}", 1
+    cause = ending.cause or f"it left no report ({ending.status})"
+    if holds_run(run.place):
+        what, then = f"ended without a report: {cause}", "go on with the same command and --resume"
+        return f"the run {run.name} {what}\n{then}; {_see(run)}", 1
+    return f"the run {run.name} did not begin: {cause}\nits name is free for the same command; {_see(run)}", 1
+
+
+def _see(run: _Submitted) -> str:
+    return f"all that it printed is in {run.log}"
 
 
 def _report(place: Path, started: datetime) -> tuple[str, str] | None:

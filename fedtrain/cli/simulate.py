@@ -88,7 +88,7 @@ def simulate(
         if as_json:
             result = {"exit_status": status, "error": error, "seconds": time.time() - started}
             answer({**result, **_summary(run_config, started)})
-        elif error is not None:
+        elif error is not None and not (status == _INTERRUPTED and _was_said(run_config, started)):
             sys.stderr.write(f"error: {error}\n")
     raise typer.Exit(status)
 
@@ -132,6 +132,9 @@ def checked(flat: Mapping[str, Any], config: Path | None) -> Experiment:
 
 
 def _run(app: FlowerApp, run_config: dict[str, Any], *, nodes: int | None, workers: int | None) -> None:
+    if sys.stdout.isatty():
+        sys.stdout.write("starting: PyTorch and Flower take some seconds\n")
+        sys.stdout.flush()
     from fedtrain.flower import simulation  # noqa: PLC0415 - Flower and torch take seconds to import
 
     count = nodes or run_config.get(simulation.CLIENTS_KEY) or app.nodes
@@ -147,6 +150,11 @@ def _run(app: FlowerApp, run_config: dict[str, Any], *, nodes: int | None, worke
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def _was_said(run_config: dict[str, Any], started: float) -> bool:
+    """Say whether the run's own screen has told that it was interrupted, and how to go on."""
+    return run_config.get("output.screen") in {"auto", "plain"} and bool(_summary(run_config, started))
 
 
 def _summary(run_config: dict[str, Any], started: float) -> dict[str, Any]:

@@ -4,11 +4,17 @@ Flower's SuperLink serves nodes and operators at one port, and lets anyone who r
 It listens on this machine's loopback alone; requests from outside pass here.
 """
 
+import errno
 import shutil
+import socket
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from ipaddress import ip_address
 from pathlib import Path
 
 from fedtrain.errors import RunError, SiteError
 from fedtrain.files import write_atomic
+from fedtrain.machines.federation import Federation
 from fedtrain.machines.folders import ServerFolder
 
 # The requests of Flower's Fleet API are all of this form. What is encoded, doubled or has a query is something else.
@@ -35,8 +41,7 @@ http {{
     limit_conn_zone $binary_remote_addr zone=address:1m;
     limit_conn_log_level info;
     server {{
-        listen {port} ssl;
-        {version_six}
+        {listen}
         ssl_certificate {certificate};
         ssl_certificate_key {key};
         ssl_protocols TLSv1.3;
@@ -85,7 +90,90 @@ def find_nginx() -> Path:
     return Path(found)
 
 
-def write_configuration(path: Path, server: ServerFolder, *, superlink: int, temporary: Path, root: bool) -> None:
+def own_addresses(federation: Federation) -> tuple[str, ...]:
+    """Return the addresses of this machine that the gateway listens at; none if those are all that it has.
+
+    They are those that the federation's address stands for, and loopback. Where it stands for none of this machine, as
+    behind a router or in a container, or only for loopback under another name, as Debian writes it for a machine's own,
+    the gateway listens at all.
+    """
+    host, found = federation.host, list[str]()
+    with suppress(OSError, UnicodeError):
+        for entry in socket.getaddrinfo(host, federation.port, type=socket.SOCK_STREAM):
+            address = str(entry[4][0])
+            if address not in found and _bound(address, 0) is None:
+                found.append(address)
+    if not found or (all(map(_loopback, found)) and host != "localhost" and host not in found):
+        return ()
+    return tuple(dict.fromkeys([*found, "127.0.0.1"]))
+
+
+def refuse_taken_port(addresses: Sequence[str], port: int, *, what: str) -> None:
+    """Refuse to start where another program listens at a port already.
+
+    Args:
+        addresses: of this machine; none for all.
+        port: the port.
+        what: what it is for.
+
+    Raises:
+        RunError: it is taken, or this user may not have it.
+    """
+    for address in addresses or (("0.0.0.0", "::") if _has_version_six() else ("0.0.0.0",)):  # noqa: S104 - as nginx will
+        problem = _bound(address, port)
+        if problem is None or problem.errno == errno.EADDRNOTAVAIL:
+            continue
+        if problem.errno == errno.EADDRINUSE:
+            raise RunError(
+                f"port {port} is in use by another program, and it is {what}: stop that program "
+                f"(`ss -ltnp 'sport = :{port}'` names it), or choose another port"
+            )
+        raise RunError(
+            f"port {port}, {what}, cannot be used: {problem.strerror or problem}; a port below 1024 takes root, or the "
+            "right to bind it"
+        )
+
+
+def _bound(address: str, port: int) -> OSError | None:
+    """Return why a port of this machine cannot be listened at; ``None`` if it can."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with closing(socket.socket(family, socket.SOCK_STREAM)) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as nginx does
+            if family == socket.AF_INET6:
+                tried.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            tried.bind((address, port))
+            tried.listen()
+    except OSError as error:
+        return error
+    return None
+
+
+def _loopback(address: str) -> bool:
+    return ip_address(address.partition("%")[0]).is_loopback
+
+
+def _has_version_six() -> bool:
+    return Path("/proc/net/if_inet6").exists()
+
+
+def _listen(addresses: Sequence[str], port: int) -> str:
+    if not addresses:
+        places = [str(port), *([f"[::]:{port}"] if _has_version_six() else [])]
+    else:
+        places = [f"[{address}]:{port}" if ":" in address else f"{address}:{port}" for address in addresses]
+    return " ".join(f"listen {place} ssl;" for place in places)
+
+
+def write_configuration(
+    path: Path,
+    server: ServerFolder,
+    *,
+    superlink: int,
+    temporary: Path,
+    root: bool,
+    addresses: Sequence[str] = (),
+) -> None:
     """Write what nginx is to do.
 
     Args:
@@ -94,6 +182,7 @@ def write_configuration(path: Path, server: ServerFolder, *, superlink: int, tem
         superlink: the SuperLink's port on loopback.
         temporary: a folder for nginx alone, that its worker processes can enter.
         root: whether it is started by root; its worker processes then run as nobody.
+        addresses: of this machine, where it listens; none for all.
 
     Raises:
         SiteError: nginx cannot read the path of the server's folder.
@@ -101,8 +190,7 @@ def write_configuration(path: Path, server: ServerFolder, *, superlink: int, tem
     """
     text = _CONFIGURATION.format(
         temporary=temporary,
-        port=server.federation.port,
-        version_six=f"listen [::]:{server.federation.port} ssl;" if Path("/proc/net/if_inet6").exists() else "",
+        listen=_listen(addresses, server.federation.port),
         certificate=_quoted(server.certificate),
         key=_quoted(server.certificate_key),
         ca=_quoted(server.ca),

@@ -3,6 +3,8 @@
 Flower's programs have in common what is at the end, on a server's machine and on a node's.
 """
 
+import errno
+import fcntl
 import os
 import random
 import shutil
@@ -26,6 +28,8 @@ _MARK = "FEDTRAIN_STARTED_BY"
 _TIMEOUT = 10.0  # seconds to end in
 _LARGEST_LOG = 50_000_000  # bytes
 _SECRET_BYTES = 32
+_RUNNING = ".running"
+_LOOK = 0.2  # seconds: a status that looks whether a folder is held keeps nobody out
 
 
 class Stopped(BaseException):
@@ -57,7 +61,7 @@ def only_one(folder: Path) -> Iterator[None]:
         SiteError: another process holds it.
         StorageError: it cannot be written.
     """
-    lock = FileLock(folder / ".running", timeout=0)
+    lock = FileLock(folder / _RUNNING, timeout=_LOOK)
     try:
         lock.acquire()
     except Timeout as error:
@@ -68,6 +72,21 @@ def only_one(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_running(folder: Path) -> bool:
+    """Say whether a process holds a folder. It is held for a moment by this, and by no other look."""
+    try:
+        descriptor = os.open(folder / _RUNNING, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in {errno.EWOULDBLOCK, errno.EAGAIN}
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def delays(*, first: float = 1.0, most: float = 60.0) -> Iterator[float]:

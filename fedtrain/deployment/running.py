@@ -6,20 +6,25 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
 from fedtrain.config import Experiment, to_flat
+from fedtrain.deployment.printed import AppLines
 from fedtrain.deployment.processes import program, unproxied
 from fedtrain.deployment.superlink import CONNECTION, Service
 from fedtrain.errors import ConfigError, RunError, StorageError
-from fedtrain.files import write_atomic
+from fedtrain.files import append_line, read_lines, write_atomic
+from fedtrain.machines import ServerFolder
+from fedtrain.machines.starts import holds_run, in_use
 
 _PAUSE = 2.0  # seconds between two looks
 _UNREACHABLE = 120.0  # seconds for a SuperLink that ended to come back
 # Keys stay on the server; checkpoints are for it to go on from.
 _LEFT_THERE = ("keys", "checkpoints")
+_SUBMITTED = "submitted.jsonl"
 
 
 def submit(service: Service, app: Path, experiment: Experiment) -> int:
@@ -49,17 +54,38 @@ def submit(service: Service, app: Path, experiment: Experiment) -> int:
         raise RunError(f"Flower does not take the run: {_refusal(answer)}") from error
 
 
-def follow(service: Service, run: int, say: Callable[[str], None]) -> str:
-    """Show what a run prints until it ends, also while the SuperLink is started again; return how it ended.
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a run ended, as Flower says: its ``status``, and why, with the exception of a ServerApp that raised one."""
+
+    status: str
+    details: str
+
+    @property
+    def cause(self) -> str:
+        """The exception of the app, or what Flower says instead."""
+        return self.details.removeprefix("ServerApp failed with exception:").strip()
+
+
+def follow(service: Service, run: int, log: Path, show: Callable[[str], None], say: Callable[[str], None]) -> Ending:
+    """Follow a run until it ends, also while the SuperLink is started again; return how it ended.
+
+    Args:
+        service: the SuperLink.
+        run: Flower's number of the run.
+        log: the file of all that it prints.
+        show: shows a line of the app.
+        say: tells a person what is wrong meanwhile.
 
     Raises:
         RunError: the SuperLink does not come back.
+        StorageError: the log cannot be written.
     """
     lost: float | None = None
     while True:
-        _flwr(service, "log", str(run), CONNECTION, "--stream", shown=True)
+        _stream(service, run, log, show)
         status = _status(service, run)
-        if status is not None and status.startswith("finished"):
+        if status is not None and status.status.startswith("finished"):
             return status
         # What was shown may have taken hours: the time is counted from the first look that nobody answered.
         lost = None if status is not None else lost or time.monotonic()
@@ -69,9 +95,69 @@ def follow(service: Service, run: int, say: Callable[[str], None]) -> str:
         time.sleep(_PAUSE)
 
 
+def _stream(service: Service, run: int, log: Path, show: Callable[[str], None]) -> None:
+    """Write what a run prints to its log, and show what is the app's, until it ends or the SuperLink does."""
+    lines = AppLines()
+    try:
+        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with log.open("ab") as file, _started(service, "log", str(run), CONNECTION, "--stream") as process:
+            assert process.stdout is not None
+            try:
+                for data in process.stdout:
+                    file.write(data)
+                    file.flush()
+                    line = lines.take(data.decode(errors="replace").rstrip("\r\n"))
+                    if line is not None:
+                        show(line)
+            except BaseException:
+                process.kill()
+                raise
+    except OSError as error:
+        raise StorageError(f"cannot write {log}: {error.strerror or error}") from error
+
+
 def stop(service: Service, run: int) -> None:
     """Stop a run."""
     _flwr(service, "stop", str(run), CONNECTION)
+
+
+def stop_run(service: Service, run: int) -> None:
+    """Stop a run that goes on.
+
+    Raises:
+        RunError: Flower does not stop it, as one that has ended.
+    """
+    answer = _flwr(service, "stop", str(run), CONNECTION, "--format", "json")
+    try:
+        stopped = bool(_answer(answer)["success"])
+    except (ValueError, KeyError, TypeError):
+        stopped = False
+    if not stopped:
+        raise RunError(f"the run is not stopped: {_refusal(answer)}")
+
+
+def log_of(server: ServerFolder, name: str) -> Path:
+    """Return the file of all that a run prints, by the name of the run."""
+    return server.logs / "runs" / f"{name}.log"
+
+
+def note_submitted(server: ServerFolder, name: str, number: int) -> None:
+    """Note Flower's number of a run.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    append_line(server.path / "run" / _SUBMITTED, {"name": name, "number": str(number)})
+
+
+def number_of(server: ServerFolder, name: str) -> int | None:
+    """Return Flower's number of the last run that was submitted under a name.
+
+    Raises:
+        StorageError: the file of them cannot be read.
+    """
+    found = [line for line in read_lines(server.path / "run" / _SUBMITTED) if line.get("name") == name]
+    return int(found[-1]["number"]) if found else None
 
 
 def bring_back(folder: Path, out: Path) -> None:
@@ -109,18 +195,21 @@ def refuse_taken(folder: Path, out: Path, *, resume: bool) -> None:
     Raises:
         ConfigError: there is a run already, or none to go on with.
     """
-    if resume and not folder.exists():
+    begun = holds_run(folder)
+    if resume and not begun:
         raise ConfigError(f"there is no run {folder} to go on with; leave --resume out")
-    if not resume and folder.exists():
+    if in_use(folder):
+        raise ConfigError(f"a run in {folder} is going on or starting: wait for it, or name another --out")
+    if not resume and begun:
         raise ConfigError(f"the server has a run {folder} already: go on with it (--resume), or name another --out")
     if not resume and out.exists():
         raise ConfigError(f"{out} is there already: name another --out")
 
 
-def _status(service: Service, run: int) -> str | None:
+def _status(service: Service, run: int) -> Ending | None:
     try:
         (found,) = _answer(_flwr(service, "list", CONNECTION, "--run-id", str(run), "--format", "json"))["runs"]
-        return str(found["status"])
+        return Ending(status=str(found["status"]), details=str(found.get("status-details") or ""))
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -138,14 +227,25 @@ def _refusal(process: subprocess.CompletedProcess[str]) -> str:
         return f"{process.stdout}{process.stderr}".strip()
 
 
-def _flwr(service: Service, *arguments: str | Path, shown: bool = False) -> subprocess.CompletedProcess[str]:
+def _flwr(service: Service, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # noqa: S603 - the command is ours
         [str(program("flwr")), *map(str, arguments)],
         env={**os.environ, **unproxied(), **service.environment()},
         # Where Flower finds a folder of the connection's name, or an app, it takes the name for something else.
         cwd=service.home,
         stdin=subprocess.DEVNULL,
-        capture_output=not shown,
+        capture_output=True,
         text=True,
         check=False,
+    )
+
+
+def _started(service: Service, *arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603 - the command is ours
+        [str(program("flwr")), *arguments],
+        env={**os.environ, **unproxied(), **service.environment(), "PYTHONUNBUFFERED": "1"},
+        cwd=service.home,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )

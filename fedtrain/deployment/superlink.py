@@ -16,7 +16,8 @@ from itertools import chain
 from pathlib import Path
 
 from fedtrain.crypto import Identity
-from fedtrain.deployment.gateway import find_nginx, write_configuration
+from fedtrain.deployment.gateway import find_nginx, own_addresses, refuse_taken_port, write_configuration
+from fedtrain.deployment.news import RunNews
 from fedtrain.deployment.processes import Processes, delays, environment, make_secret, program, superexec
 from fedtrain.errors import KeyFileError, RunError, SiteError
 from fedtrain.files import write_atomic
@@ -31,6 +32,7 @@ CONNECTION = "fedtrain"
 
 _TIMEOUT = 60.0  # seconds for the SuperLink, and then the gateway, to answer
 _PAUSE = 0.5  # seconds between two looks
+_FLOWERS = "Using SuperLink: "  # what Flower prints where it makes a client
 _STABLE = 60.0  # seconds after which an end is not taken for a failure to start
 
 
@@ -105,10 +107,13 @@ def serve(service: Service, processes: Processes, say: Callable[[str], None]) ->
 
     Raises:
         StorageError: a file cannot be written.
-        RunError: a program cannot be started, or ends at once.
+        RunError: a port is in use, or a program cannot be started, or ends at once.
     """
     server = service.server
     nginx = find_nginx()
+    addresses = own_addresses(server.federation)
+    refuse_taken_port(addresses, server.federation.port, what="where nodes reach this server")
+    refuse_taken_port(["127.0.0.1"], service.port, what="the SuperLink's, on loopback (--port)")
     make_secret(service.secret)
     service.home.mkdir(parents=True, exist_ok=True)
     connection = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "{service.address}"\n'
@@ -118,7 +123,12 @@ def serve(service: Service, processes: Processes, say: Callable[[str], None]) ->
         Path(temporary).chmod(0o711)
         configuration = server.path / "run" / "nginx.conf"
         write_configuration(
-            configuration, server, superlink=service.port, temporary=Path(temporary), root=os.geteuid() == 0
+            configuration,
+            server,
+            superlink=service.port,
+            temporary=Path(temporary),
+            root=os.geteuid() == 0,
+            addresses=addresses,
         )
         commands: dict[str, list[str | Path]] = {
             SUPERLINK: _superlink(service),
@@ -147,8 +157,12 @@ def _keep(
     waits = {name: delays() for name in commands}
     began = dict.fromkeys(commands, time.monotonic())
     due: dict[str, float] = {}
+    news, members = RunNews(service.server.runs), starts[MEMBERS]
     while True:
         time.sleep(_PAUSE)
+        members = _told(processes, members, say)
+        for line in news.lines():
+            say(line)
         processes.trim()
         for name, command in commands.items():
             if name in due:
@@ -162,6 +176,17 @@ def _keep(
                 if time.monotonic() - began[name] > _STABLE:
                     waits[name] = delays()
                 due[name] = time.monotonic() + next(waits[name])
+
+
+def _told(processes: Processes, start: int, say: Callable[[str], None]) -> int:
+    """Say what the follower of the members printed from a place in its log on; return where what follows begins."""
+    start = start if start <= processes.size(MEMBERS) else 0  # the log begins again when it has grown large
+    printed = processes.printed(MEMBERS, start=start)
+    whole = printed[: printed.rfind("\n") + 1]
+    for line in whole.splitlines():
+        if not line.startswith(_FLOWERS):
+            say(line)
+    return start + len(whole.encode())
 
 
 def _await(ready: Callable[[], bool], processes: Processes, starts: Mapping[str, int]) -> None:

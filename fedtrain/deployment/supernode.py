@@ -8,16 +8,19 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from fedtrain.crypto import Identity
 from fedtrain.deployment.processes import Processes, delays, environment, make_secret, superexec
-from fedtrain.errors import KeyFileError, SiteError
+from fedtrain.errors import KeyFileError, SiteError, StorageError
 from fedtrain.health.check import Check
 from fedtrain.health.network import reach
 from fedtrain.ledger import read_policy
 from fedtrain.machines.bundles import approved
+from fedtrain.machines.connection import Connection, read_connection, write_connection
 from fedtrain.machines.federation import read_membership
 from fedtrain.machines.folders import NODE, NodeFolder
 from fedtrain.machines.request import supernode_public
@@ -30,6 +33,8 @@ _AWAY, _BACK = "Connection attempt failed", "Connection successful"
 _TURNED_AWAY = "[code: 2004]"
 _STABLE = 60.0  # seconds after which a connection counts, and the next wait is short again
 _PAUSE = 0.5  # seconds between two looks
+_NOTED = 10.0  # seconds between two notes of a connection
+_REMEMBERED = 90.0  # seconds for which the server counts a node as connected that is gone, and some more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +97,7 @@ def serve(
         start = seen = processes.size(SUPERNODE)
         processes.start(SUPERNODE, _supernode(node, port, secret), variables)
         processes.start(SUPEREXEC, superexec(port, secret, ca=None), variables)
-        connected = False
+        connected = away = False
         while processes.status(SUPERNODE) is None and processes.status(SUPEREXEC) is None:
             time.sleep(_PAUSE)
             processes.trim()
@@ -100,33 +105,56 @@ def serve(
             connected = connected or _CONNECTED in output
             answered = max(output.rfind(_CONNECTED), output.rfind(_BACK))
             if output.rfind(_AWAY) > answered:
+                away = True
                 announcer.lost(_unreached(node))
-            elif connected and answered >= 0:
+            elif connected and (answered >= 0 or not away):
+                away = False
                 announcer.connected()
         processes.stop(SUPERNODE, SUPEREXEC)
         if connected and time.monotonic() - began > _STABLE:
             waits = delays()
-        announcer.lost(_reason(node, ask, processes.printed(SUPERNODE, start=start)))
+        printed = processes.printed(SUPERNODE, start=start)
+        announcer.lost(_reason(node, ask, printed, lately=announcer.lately))
         time.sleep(next(waits))
 
 
 class _Announcer:
-    """Tells a person what changed, once."""
+    """Tells a person what changed, once, and keeps it for a status."""
 
     def __init__(self, node: NodeFolder, say: Callable[[str], None]) -> None:
         self._node, self._say = node, say
         self._connected, self._said = False, ""
+        before = None
+        with suppress(SiteError):
+            before = read_connection(node)
+        self._seen = None if before is None else before.seen
+        self._since, self._noted = time.time(), 0.0
+
+    @property
+    def lately(self) -> bool:
+        """Whether the node was connected a short while ago, also by a process before this one."""
+        return self._seen is not None and time.time() - self._seen < _REMEMBERED
 
     def connected(self) -> None:
+        self._seen = now = time.time()
         if not self._connected:
-            self._connected, self._said = True, ""
+            self._connected, self._said, self._since = True, "", now
             self._say(f"connected to {self._node.federation.address} as {self._node.name}")
+            self._note("connected")
+        elif now - self._noted > _NOTED:
+            self._note("connected")
 
     def lost(self, reason: str | None) -> None:
         # Measured again, a clock differs by other tenths of a second: that is no change.
         if reason is not None and (known := re.sub(r"\d", "", reason)) != self._said:
-            self._connected, self._said = False, known
+            self._connected, self._said, self._since = False, known, time.time()
             self._say(f"not connected to {self._node.federation.address}, trying again: {reason}")
+            self._note("not connected", reason)
+
+    def _note(self, state: Literal["connected", "not connected"], reason: str = "") -> None:
+        self._noted = time.time()
+        with suppress(StorageError):  # a full disk keeps no node from its server
+            write_connection(self._node, Connection(state=state, since=self._since, seen=self._seen, reason=reason))
 
 
 def _new_output(processes: Processes, seen: int) -> tuple[str, int]:
@@ -161,14 +189,20 @@ def _supernode(node: NodeFolder, port: int, secret: Path) -> list[str | Path]:
     ]
 
 
-def _reason(node: NodeFolder, ask: Callable[[NodeFolder], Check], printed: str) -> str:
-    """Return what keeps a node from the server: what a try shows, or else what the SuperNode said last."""
+def _reason(node: NodeFolder, ask: Callable[[NodeFolder], Check], printed: str, *, lately: bool) -> str | None:
+    """Return what keeps a node from the server: what a try shows, or else what the SuperNode said last.
+
+    ``None`` where nothing does any more: the server let the node in since it turned it away.
+    """
     if (unreached := _unreached(node)) is not None:
         return unreached
     admitted = ask(node)
     if admitted.status == "fails":
         return admitted.detail
     if _TURNED_AWAY in printed:
+        # A node that was not connected is one that the server learned of only now.
+        if not lately:
+            return None
         return "the server counts this node as connected; it lets it in again a minute after it saw it last"
     return f"the SuperNode ended; see {node.logs}"
 

@@ -176,7 +176,7 @@ class LiveScreen(SilentScreen):
             case ClientDone():
                 self._update(clients=f"clients {event.answered}/{event.clients}")
             case RoundDone():
-                self._update(completed=event.round, figures=_figures(event))
+                self._update(completed=event.round, clients=_clients(event), figures="  ".join(_measured(event)))
                 self._say(*_drops(event, self._owners))
             case Notice():
                 self._say(event.text)
@@ -283,8 +283,15 @@ def closing_table(report: Report) -> str:
 
 
 def _figures(event: RoundDone) -> str:
-    entry, evaluation = event.entry, event.evaluation
-    parts = [f"clients {len(entry.completed or ())}/{len(entry.cohort or ())}"]
+    return "  ".join([_clients(event), *_measured(event)])
+
+
+def _clients(event: RoundDone) -> str:
+    return f"clients {len(event.entry.completed or ())}/{len(event.entry.cohort or ())}"
+
+
+def _measured(event: RoundDone) -> list[str]:
+    evaluation, parts = event.evaluation, list[str]()
     if evaluation is not None and event.metric is not None:
         value = evaluation.value(event.metric.name)
         if value is not None:
@@ -292,7 +299,7 @@ def _figures(event: RoundDone) -> str:
             parts.append(f"{event.metric.name} {value:.4f}{baseline}")
     if event.epsilon is not None:
         parts.append(f"epsilon {_rounded_up(event.epsilon)}")
-    return "  ".join(parts)
+    return parts
 
 
 def _drops(event: RoundDone, owners: tuple[str, ...]) -> list[str]:

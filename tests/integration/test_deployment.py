@@ -37,6 +37,10 @@ def test_every_command_of_the_tutorial_and_of_shared_noise_does_what_it_says(tmp
     assert privacy["mechanism"]["shares"]["honest"] == 2
     audit = said["auditor", "fedtrain audit shared.json --roster roster.json"]
     assert "The report holds as far as it can be proven" in audit
+    status = said["server", "fedtrain server status server"]
+    assert all(f"  {site} " in status for site in ("hospital-a", "hospital-b", "hospital-c"))
+    assert ": connected" in said["hospital-a", "fedtrain client status hospital-a"]
+    assert "Traceback" not in run
     doctor = said["hospital-a", "fedtrain doctor hospital-a"]
     assert "fails" not in doctor
     # Nothing that a site keeps is on another host.

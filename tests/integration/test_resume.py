@@ -81,6 +81,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(cli, short, short_arguments, tmp_pa
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert f"--out {out} --resume" in stdout
+    assert "interrupted" not in stderr  # it was said once
     report = json.loads((out / "report.json").read_text())
     assert report["status"] == "interrupted"
     assert 1 <= report["rounds"] < 6

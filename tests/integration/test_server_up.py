@@ -200,19 +200,18 @@ def test_a_node_reaches_the_fleet_api_and_nothing_else(up):
     assert up.ask("POST", "/v1/control/list-nodes", port=up.superlink) == 200
 
 
-def test_the_superlink_listens_on_loopback_alone(up):
+def test_gateway_and_superlink_listen_at_no_address_but_their_own(up):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # sends nothing
         except OSError:
             pytest.skip("this machine has no address but loopback's")
         address = probe.getsockname()[0]
-    with socket.socket() as tried:
-        tried.settimeout(5)
-        assert tried.connect_ex((address, up.port)) == 0
-    with socket.socket() as tried:
-        tried.settimeout(5)
-        assert tried.connect_ex((address, up.superlink)) != 0
+    # The federation's address is one of loopback here, and so is the gateway's.
+    for port in (up.port, up.superlink):
+        with socket.socket() as tried:
+            tried.settimeout(5)
+            assert tried.connect_ex((address, port)) != 0
 
 
 def test_members_are_registered_and_others_are_not_while_it_runs(up):
@@ -267,13 +266,35 @@ def test_the_bundle_is_what_a_run_sends_and_a_run_comes_back_without_keys(up):
 def test_a_run_that_fails_says_so(up):
     status, printed = up.run("failing", out=up.folder / "runs" / "failing")
     assert status == 1
-    assert "the run failed: planted" in printed
+    log = up.path / "logs" / "runs" / "failing.log"
+    assert "error: the run failing failed: planted\nonce that is put right, go on with the same command" in printed
+    assert f"all that it printed is in {log}" in printed
     assert (up.folder / "runs" / "failing" / "report.json").exists()
+    # What a start left that was killed: the name is free.
+    left = up.path / "runs" / "broken"
+    (left / "keys").mkdir(parents=True)
+    (left / "starts.json").write_text('{"run": "x", "starts": 1}')
+    (left / "keys" / "records.key").write_text("x")
     status, printed = up.run("broken", out=up.folder / "runs" / "broken")
     assert status == 1
-    assert "planted" in printed
-    assert "the run left no report" in printed
+    assert "error: the run broken did not begin: planted\nits name is free for the same command" in printed
+    assert "begun: broken" in printed
+    assert "Traceback" not in printed
+    assert "INFO" not in printed
     assert not (up.folder / "runs" / "broken").exists()
+    assert "Traceback" in up.do("server", "logs", up.path, "broken")
+    unknown = up.cli.call("server", "logs", up.path, "nobody", cwd=up.folder)
+    assert (unknown.status, "no log of a run 'nobody'" in unknown.stderr) == (2, True)
+
+
+def test_a_status_shows_nodes_by_name(up):
+    found = json.loads(up.do("server", "status", up.path, "--json"))
+    assert (found["up"], found["answers"], found["connected"]) == (True, True, 0)
+    assert [(node["name"], node["state"]) for node in found["nodes"]] == [("hospital-a", "never connected")]
+    shown = up.do("server", "status", up.path)
+    assert "nodes      0 of 1 are connected" in shown
+    assert "registered hospital-a" in up.do("server", "logs", up.path, "hospital-a")
+    assert "registered hospital-a" in up.printed.read_text()
 
 
 def test_what_cannot_be_run_is_refused_before_anything_is_submitted(up):
@@ -287,6 +308,18 @@ def test_what_cannot_be_run_is_refused_before_anything_is_submitted(up):
     assert len(up.flwr("list")["runs"]) == before
 
 
+def test_a_run_is_stopped_by_its_name(up):
+    out = up.folder / "runs" / "stopped"
+    process = up.begin("long", out=out)
+    until((up.path / "runs" / out.name / "records" / "file").exists, what="the run begins")
+    assert "stopped is stopped" in up.do("server", "stop", up.path, "stopped")
+    stdout, stderr = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1, stdout + stderr
+    assert "the run stopped interrupted: planted" in stderr
+    again = up.cli.call("server", "stop", up.path, "stopped", cwd=up.folder)
+    assert (again.status, "the run is not stopped" in again.stderr) == (1, True)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_interrupted_is_stopped_and_comes_back_with_its_report(up, number):
     out = up.folder / "runs" / f"long-{number}"
@@ -297,6 +330,8 @@ def test_a_run_that_is_interrupted_is_stopped_and_comes_back_with_its_report(up,
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     stdout, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, stdout + stderr
+    assert stdout.splitlines()[-1] == "stopped; go on with the same command and --resume"
+    assert stderr == ""
     assert json.loads((out / "report.json").read_text())["status"] == "interrupted"
     assert [run["status"] for run in up.flwr("list")["runs"]].count("finished:stopped") == before + 1
     until(lambda: not list(up.processes("flwr-serverapp")), what="the ServerApp ends")
@@ -374,7 +409,9 @@ def test_a_port_that_is_taken_is_named(up, tmp_path):
     with socket.create_server(("0.0.0.0", up.port)):
         refused = up.cli.call("server", "up", up.path, "--port", free_port(), cwd=up.folder)
     assert refused.status == 1
-    assert "gateway does not start" in refused.stderr
-    assert "Address already in use" in refused.stderr
+    assert f"port {up.port} is in use by another program, and it is where nodes reach this server" in refused.stderr
+    with socket.create_server(("127.0.0.1", up.superlink)):
+        refused = up.cli.call("server", "up", up.path, "--port", up.superlink, cwd=up.folder)
+    assert f"port {up.superlink} is in use by another program, and it is the SuperLink's" in refused.stderr
     assert list(up.processes("")) == []
     up.start()

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedtrain.deployment.gateway import find_nginx, write_configuration
+from fedtrain.deployment.gateway import find_nginx, own_addresses, refuse_taken_port, write_configuration
 from fedtrain.errors import RunError, SiteError
 from tests.ports import free_port
 from tests.unit.health import folders, pki, superlinks
@@ -369,3 +369,57 @@ def test_no_nginx(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     with pytest.raises(RunError, match="apt-get install nginx-light"):
         find_nginx()
+
+
+def resolving(monkeypatch, **names):
+    real = socket.getaddrinfo
+
+    def found(host, *arguments, **named):
+        if host in names:
+            return [entry for address in names[host] for entry in real(address, *arguments, **named)]
+        return real(host, *arguments, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+
+
+def pinned(members, tmp_path, ca, address):
+    return folders.server_folder(tmp_path / "server", members, ca, address=address).federation
+
+
+@pytest.mark.parametrize(
+    ("address", "addresses", "listens"),
+    [
+        ("127.0.0.1:9443", [], ("127.0.0.1",)),
+        ("localhost:9443", ["127.0.0.1"], ("127.0.0.1",)),
+        # A name that another machine has, as behind a router; and Debian's own name of a machine.
+        ("away:9443", ["192.0.2.1"], ()),
+        ("own:9443", ["127.0.1.1"], ()),
+        ("both:9443", ["192.0.2.1", "127.0.0.2"], ()),
+    ],
+)
+def test_it_listens_at_the_addresses_that_nodes_reach(monkeypatch, members, tmp_path, ca, address, addresses, listens):
+    resolving(monkeypatch, **{address.partition(":")[0]: addresses} if addresses else {})
+    assert own_addresses(pinned(members, tmp_path, ca, address)) == listens
+
+
+def test_a_name_without_an_address_is_listened_for_at_all(members, tmp_path, ca):
+    assert own_addresses(pinned(members, tmp_path, ca, "no-such-name.invalid:9443")) == ()
+
+
+def test_the_addresses_are_in_the_configuration(members, tmp_path, ca):
+    server = folders.server_folder(tmp_path / "server", members, ca, address="127.0.0.1:9443")
+    write_configuration(
+        tmp_path / "conf", server, superlink=9091, temporary=tmp_path, root=False, addresses=("10.0.0.5", "::1")
+    )
+    assert "listen 10.0.0.5:9443 ssl; listen [::1]:9443 ssl;" in (tmp_path / "conf").read_text()
+    write_configuration(tmp_path / "conf", server, superlink=9091, temporary=tmp_path, root=False)
+    assert re.search(r"listen 9443 ssl;( listen \[::\]:9443 ssl;)?\n", (tmp_path / "conf").read_text())
+
+
+@pytest.mark.parametrize("addresses", [(), ("127.0.0.1",)])
+def test_a_port_that_another_program_has_is_told(addresses):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(RunError, match=rf"port {port} is in use by another program, and it is where nodes reach"):
+            refuse_taken_port(addresses, port, what="where nodes reach this server")
+    refuse_taken_port(addresses, port, what="where nodes reach this server")

@@ -250,7 +250,7 @@ def test_a_live_screen_draws_progress_and_prints_above_it(monkeypatch):
     assert "clients 0/3" in text
     assert "clients 1/3" in text
     assert "2/5" in text
-    assert "clients 2/3  accuracy 0.2500  epsilon 2.001" in text
+    assert "clients 2/3 accuracy 0.2500  epsilon 2.001" in text
     assert "round 2: dropped client 1: OSError: gone" in text
     assert "client 3 is late" in text
     assert "stopped after round 2" in text

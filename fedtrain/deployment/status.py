@@ -1,0 +1,158 @@
+"""Where a server and its federation stand: its nodes, and its runs, read from the server's folder alone.
+
+Nobody is asked: the nodes are in a file that the server keeps while it is up, and runs write their events.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fedtrain.deployment.processes import is_running
+from fedtrain.errors import StorageError
+from fedtrain.machines import ServerFolder
+from fedtrain.machines.nodes import Nodes, NodeState, connected, read_nodes
+from fedtrain.report.numbers import duration
+from fedtrain.status import FILE, Follower, RunStatus, as_json
+from fedtrain.status.words import Said, described, fitted, site_in
+
+_FRESH = 15.0  # seconds for which the file of the nodes is not out of date
+_LOOKED = 8  # of the latest runs, for one that goes on
+_NODES = 40  # lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerStatus:
+    """Where a server stands.
+
+    Attributes:
+        federation, address: of the federation.
+        up: whether ``fedtrain server up`` runs for its folder.
+        nodes: its nodes as they were seen last; ``None`` where it was never up.
+        runs: by name, the runs that go on, or else the latest one.
+    """
+
+    federation: str
+    address: str
+    up: bool
+    nodes: Nodes | None
+    runs: tuple[tuple[str, RunStatus], ...]
+
+
+class ServerView:
+    """Looks at a server, again and again."""
+
+    def __init__(self, server: ServerFolder) -> None:
+        """Look at the server of a folder."""
+        self._server = server
+        self._followers: dict[Path, Follower] = {}
+
+    def status(self) -> ServerStatus:
+        """Return where the server stands now.
+
+        Raises:
+            SiteError: its files cannot be read.
+        """
+        server = self._server
+        return ServerStatus(
+            federation=server.federation.id,
+            address=server.federation.address,
+            up=is_running(server.path),
+            nodes=read_nodes(server),
+            runs=self._current(),
+        )
+
+    def _current(self) -> tuple[tuple[str, RunStatus], ...]:
+        found = self.runs(most=_LOOKED)
+        return tuple(run for run in found if run[1].state == "running") or tuple(found[:1])
+
+    def runs(self, *, most: int | None = None) -> list[tuple[str, RunStatus]]:
+        """Return the runs of the server by name, those first that wrote last."""
+        files = sorted(self._server.runs.glob(f"*/{FILE}"), key=_written, reverse=True)[:most]
+        found = []
+        for file in files:
+            try:
+                status = self._followers.setdefault(file, Follower(file)).status()
+            except StorageError:  # of another version of fedtrain
+                continue
+            if status is not None:
+                found.append((file.parent.name, status))
+        return found
+
+
+def _written(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def status_as_json(status: ServerStatus, *, now: float) -> dict[str, Any]:
+    """Return where a server stands as a JSON object."""
+    nodes = () if status.nodes is None else status.nodes.nodes
+    return {
+        "federation": status.federation,
+        "address": status.address,
+        "up": status.up,
+        "answers": _is_fresh(status, now),
+        "connected": len(connected(nodes)),
+        "nodes": [asdict(node) for node in nodes],
+        "runs": [{"run": name, **as_json(run, now=now)} for name, run in status.runs],
+    }
+
+
+def _is_fresh(status: ServerStatus, now: float) -> bool:
+    return status.up and status.nodes is not None and now - status.nodes.time < _FRESH
+
+
+def server_described(status: ServerStatus, *, now: float, width: int = 110) -> list[Said]:
+    """Return where a server stands, in lines of text."""
+    lines = [_headline(status, now)]
+    nodes = () if status.nodes is None else status.nodes.nodes
+    run = status.runs[0][1] if status.runs else None
+    if nodes:
+        lines.append(Said(text=f"nodes      {len(connected(nodes))} of {len(nodes)} are connected"))
+        lines += _nodes(nodes, run, now)
+    for name, each in status.runs:
+        lines += [Said(text=""), Said(text=f"run {name}", tone="title")]
+        lines += described(each, now=now, width=width, sites=False)
+    if not status.runs:
+        lines.append(Said(text="no run was begun"))
+    return fitted(lines, width)
+
+
+def _headline(status: ServerStatus, now: float) -> Said:
+    what = f"federation {status.federation[:8]} at {status.address}"
+    if not status.up:
+        return Said(text=f"{what}: the server is not up", tone="bad")
+    if not _is_fresh(status, now):
+        return Said(
+            text=f"{what}: the server is up, and its SuperLink does not answer; see logs/superlink.log", tone="bad"
+        )
+    return Said(text=f"{what}: up", tone="good")
+
+
+def _nodes(nodes: Sequence[NodeState], run: RunStatus | None, now: float) -> list[Said]:
+    late = () if run is None else run.late(now)
+    # Those that want looking at come first.
+    ordered = sorted(nodes, key=lambda node: (node.client not in late, node.state == "connected", node.client))
+    width = max(len(node.name) for node in ordered[:_NODES])
+    lines = []
+    for node in ordered[:_NODES]:
+        parts = [f"  {node.name:<{width}}", f"{node.state:<15}", f"{_times(node, now):<26}"]
+        if run is not None and run.state == "running" and not run.begun.withheld:
+            parts.append(site_in(run, node.client, late=late))
+        bad = node.state != "connected" or node.client in late
+        lines.append(Said(text="  ".join(parts), tone="bad" if bad else "text"))
+    if len(ordered) > _NODES:
+        rest = ordered[_NODES:]
+        away = len(rest) - len(connected(rest))
+        lines.append(Said(text=f"  and {len(rest)} more, {away} of them not connected", tone="faint"))
+    return lines
+
+
+def _times(node: NodeState, now: float) -> str:
+    if node.since is None:
+        return ""
+    text = f"for {duration(max(0.0, now - node.since))}"
+    return text if node.seen is None else f"{text}, seen {duration(max(0.0, now - node.seen))} ago"

@@ -1,0 +1,147 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fedtrain.deployment import status as looking
+from fedtrain.deployment.news import RunNews
+from fedtrain.deployment.processes import only_one
+from fedtrain.deployment.status import ServerView, server_described, status_as_json
+from fedtrain.machines.nodes import Nodes, NodeState, read_nodes, write_nodes
+from fedtrain.status import FILE, Asked, Begun, Done, Ended, EventLog
+from fedtrain.status.lines import Loss
+from fedtrain.status.words import plain
+from tests.unit.health import folders
+
+NOW = 1000.0
+
+
+@pytest.fixture
+def server(tmp_path, members, ca):
+    made = folders.server_folder(tmp_path / "server", members, ca)
+    (made.path / "run").mkdir(exist_ok=True)
+    made.runs.mkdir(exist_ok=True)
+    return made
+
+
+def begun(**values):
+    fixed = {"time": NOW, "name": "digits", "mode": "none", "rounds": 3, "done": 0, "clients": 2, "deadline": 60.0}
+    return Begun(**({**fixed, "names": {0: "site-a", 1: "site-b"}} | values))
+
+
+def run(server, name, *lines):
+    (server.runs / name).mkdir()
+    log = EventLog(server.runs / name / FILE)
+    for number, line in enumerate(lines):
+        (log.append if number else log.begin)(line)
+    return log
+
+
+def nodes(*states, time=NOW):
+    found = [
+        NodeState(name=f"site-{chr(97 + n)}", client=n, state=s, since=NOW - 60, seen=NOW - 5)
+        for n, s in enumerate(states)
+    ]
+    return Nodes(time=time, nodes=tuple(found))
+
+
+def test_a_server_that_was_never_up(server):
+    status = ServerView(server).status()
+    assert plain(server_described(status, now=NOW)).splitlines()[0].endswith("the server is not up")
+    assert status_as_json(status, now=NOW)["nodes"] == []
+
+
+def test_nodes_and_the_run_that_goes_on_are_shown_together(server):
+    write_nodes(server, nodes("connected", "away"))
+    run(server, "old", begun(), Ended(time=NOW, status="completed", round=3)).close()
+    lost = Loss(client=1, reason="no answer")
+    done = Done(time=NOW, round=1, clients=2, completed=1, seconds=2.0, losses=(lost,))
+    with run(server, "now", begun(), done, Asked(time=NOW, round=2, clients=2, cohort=(0, 1))), only_one(server.path):
+        status = ServerView(server).status()
+        shown = plain(server_described(status, now=NOW + 4))
+        found = status_as_json(status, now=NOW + 4)
+        runs = [name for name, _ in ServerView(server).runs()]
+    assert set(runs) == {"old", "now"}
+    assert (found["up"], found["answers"], found["connected"]) == (True, True, 1)
+    assert [each["run"] for each in found["runs"]] == ["now"]
+    assert ": up" in shown.splitlines()[0]
+    assert "nodes      1 of 2 are connected" in shown
+    assert "  site-b  away             for 1 min 04 s, seen 9.0 s ago  late" in shown
+    assert "run now" in shown
+    assert "round 1: site-b: no answer" in shown
+
+
+def test_a_superlink_that_does_not_answer_is_told(server):
+    write_nodes(server, nodes("connected"))
+    with only_one(server.path):
+        status = ServerView(server).status()
+    assert "its SuperLink does not answer" in plain(server_described(status, now=NOW + 60))
+
+
+def test_without_a_run_that_goes_on_the_latest_is_shown(server):
+    for name in ("one", "two"):
+        run(server, name, begun(), Ended(time=NOW, status="failed", reason="client 1: no answer", round=0)).close()
+    status = ServerView(server).status()
+    assert len(status.runs) == 1
+    assert "site-b (client 1): no answer" in plain(server_described(status, now=NOW))
+
+
+def test_two_hundred_nodes_take_one_file_and_one_screen(server, monkeypatch):
+    many = tuple(NodeState(name=f"site-{n:03d}", client=n, state="connected", since=1.0, seen=2.0) for n in range(200))
+    write_nodes(server, Nodes(time=NOW, nodes=(*many[:-1], replace(many[-1], state="away"))))
+    read = []
+    real = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: read.append(self.name) or real(self))
+    status = ServerView(server).status()
+    assert read == ["nodes.json"]
+    lines = plain(server_described(status, now=NOW)).splitlines()
+    assert len(lines) < 50
+    assert lines[1] == "nodes      199 of 200 are connected"
+    assert lines[2].split()[:2] == ["site-199", "away"]
+    assert len(status_as_json(status, now=NOW)["nodes"]) == 200
+
+
+def test_many_runs_are_not_all_read(server, monkeypatch):
+    for number in range(20):
+        run(server, f"run-{number:02d}", begun(), Ended(time=NOW, status="completed", round=3)).close()
+    followed = []
+    real = looking.Follower
+    monkeypatch.setattr(looking, "Follower", lambda path: followed.append(path) or real(path))
+    ServerView(server).status()
+    assert len(followed) <= 8
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": "fedtrain.nodes/9"}', '{"schema": "fedtrain.nodes/1"}'])
+def test_a_damaged_file_of_nodes_is_named(server, content):
+    (server.path / "run" / "nodes.json").write_text(content)
+    with pytest.raises(Exception, match=r"nodes\.json"):
+        read_nodes(server)
+
+
+def test_who_is_at_the_server_is_told_what_is_new_and_nothing_twice(server):
+    with run(server, "before", begun()):
+        news = RunNews(server.runs)
+        assert news.lines() == []
+        with run(server, "now", begun()) as log:
+            assert news.lines() == ["run now begins: 3 rounds"]
+            assert news.lines() == []
+            log.append(Done(time=NOW, round=1, losses=(Loss(client=1, reason="a \x1b[31mred reason"),)))
+            assert news.lines() == [
+                "run now, round 1: site-b gave no result: a \N{REPLACEMENT CHARACTER}[31mred reason"
+            ]
+        assert news.lines() == ["run now has lost its server"]
+        with run_again(server, "now", begun(done=1)) as log:
+            assert news.lines() == ["run now goes on after round 1: 3 rounds"]
+            log.append(Ended(time=NOW, status="failed", reason="first\nsecond", round=1))
+            assert news.lines() == ["run now failed: first"]
+        assert news.lines() == []
+    (server.runs / "strange").mkdir()
+    (server.runs / "strange" / FILE).write_text(json.dumps({"event": "run", "schema": "x"}) + "\n")
+    assert news.lines() == ["run before has lost its server"]
+
+
+def run_again(server, name, line):
+    log = EventLog(server.runs / name / FILE)
+    log.begin(line)
+    return log
