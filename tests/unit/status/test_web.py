@@ -18,7 +18,7 @@ from fedtrain.status.lines import Loss
 from fedtrain.status.metrics import RUN, SITE
 from fedtrain.status.web import make_app, serve
 
-TOKEN = "a token of this test"
+TOKEN = "a-token-of-this-test"
 ROOT = Path(__file__).parents[3]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _ATTEMPTS = 10
