@@ -11,6 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.models import TyperPath
 
 from fedtrain import __version__
+from fedtrain.cli.examples import EXAMPLES, PERSONAS
 from fedtrain.cli.streams import prepare_streams
 from fedtrain.errors import UsageError
 from fedtrain.files import current_folder
@@ -54,7 +55,11 @@ class LazyGroup(TyperGroup):
     def __init__(self, **attributes: Any) -> None:
         """Fill the list."""
         super().__init__(**attributes)
-        self.commands = {name: TyperCommand(name, help=summary) for name, (_, summary) in COMMANDS.items()}
+        panels = {name: panel for panel, names in PERSONAS.items() for name in names}
+        self.commands = {
+            name: TyperCommand(name, help=summary, rich_help_panel=panels.get(name))
+            for name, (_, summary) in COMMANDS.items()
+        }
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Return the command that the arguments name, imported, and the arguments that are left."""
@@ -67,12 +72,16 @@ def load(name: str) -> Any:
     found = getattr(import_module(COMMANDS[name][0]), name)
     if not isinstance(found, typer.Typer):
         single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        single.command(name)(found)
+        single.command(name, epilog=_example(name))(found)
         return _with_named_paths(typer.main.get_command(single))
     group = typer.main.get_group(found)
-    for command in group.commands.values():
-        _with_named_paths(command)
+    for leaf, command in group.commands.items():
+        _with_named_paths(command).epilog = _example(f"{name} {leaf}")
     return group
+
+
+def _example(command: str) -> str | None:
+    return f"Example: {EXAMPLES[command]}" if command in EXAMPLES else None
 
 
 class NamedPath(TyperPath):

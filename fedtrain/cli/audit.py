@@ -35,6 +35,7 @@ def audit(
         Path | None, typer.Option("--html", metavar="FILE", help="Also write the verdict as a page for a person.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Check everything that a report claims about privacy, trusting nothing in it."""
     with reporting_errors(), answering(as_json) as answer:
@@ -58,7 +59,7 @@ def audit(
             write_atomic(html, page.encode())
         if as_json:
             answer(_as_data(verdict))
-        else:
+        elif not quiet:
             _print(verdict)
     raise typer.Exit(EXIT_STATUS[verdict.outcome])
 

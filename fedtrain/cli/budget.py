@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedtrain.cli.running import reporting_errors
+from fedtrain.cli.settings import Settings
 from fedtrain.cli.streams import answering
 from fedtrain.config import from_flat, read_flat
 from fedtrain.ledger.budget import BudgetRow, budget_rows
@@ -24,9 +25,7 @@ def budget(
         Path | None,
         typer.Option("--config", "-c", help="Experiment whose rounds are to fit; by default the last run's."),
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value, over the file's. Repeatable.")
-    ] = None,
+    settings: Settings = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
 ) -> None:
     """Show the spent and the remaining budget of each data set, and how many more rounds fit."""

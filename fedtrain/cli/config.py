@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedtrain.cli.running import reporting_errors
+from fedtrain.cli.settings import Settings
 from fedtrain.cli.streams import answering
 from fedtrain.config import from_flat, read_flat
 from fedtrain.config.checking import missing_files, problems
@@ -28,9 +29,7 @@ def _group() -> None:
 @config.command()
 def check(
     file: Annotated[Path, typer.Argument(help="TOML file of the experiment.")],
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value, over the file's. Repeatable.")
-    ] = None,
+    settings: Settings = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Also show what it would guarantee and spend, as privacy plan does.")
     ] = False,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fedtrain.cli.running import reporting_errors
+from fedtrain.cli.settings import Settings
 from fedtrain.cli.simulate import checked, demo
 from fedtrain.cli.streams import answering
 from fedtrain.config import read_flat
@@ -27,9 +28,7 @@ def plan(
             "--config", "-c", help="TOML file of the experiment; the demo if unset. Its data need not be here."
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value, over the file's. Repeatable.")
-    ] = None,
+    settings: Settings = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Also draw epsilon over the rounds into a PNG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fedtrain.cli.settings import Settings
 from fedtrain.cli.streams import answering, on_termination
 from fedtrain.config import Experiment, from_flat, parse_settings, read_toml
 from fedtrain.errors import ConfigError, FedtrainError
@@ -35,9 +36,7 @@ def simulate(
             help="TOML file of the experiment, or for the run config of another app; the demo if unset.",
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value, over the file's. Repeatable.")
-    ] = None,
+    settings: Settings = None,
     out: Annotated[Path | None, typer.Option("--out", help="Run folder (output.directory).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's last checkpoint.")] = False,
     nodes: Annotated[
@@ -52,6 +51,7 @@ def simulate(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show log messages, and why there are so many workers.")
     ] = False,
@@ -74,7 +74,7 @@ def simulate(
                 overrides["output.directory"] = str(out)
             if resume:
                 overrides["output.resume"] = True
-            if as_json and "output.screen" in flower_app.config:
+            if (as_json or quiet) and "output.screen" in flower_app.config:
                 overrides["output.screen"] = "none"
             run_config = _configured(flower_app, config, overrides)
             _run(flower_app, run_config, nodes=nodes, workers=workers)

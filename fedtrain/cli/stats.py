@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedtrain.cli.running import reporting_errors
+from fedtrain.cli.settings import Settings
 from fedtrain.cli.streams import answering
 from fedtrain.config import from_flat, parse_settings, read_toml
 from fedtrain.report.numbers import upper
@@ -33,9 +34,7 @@ def stats(
     source: Annotated[
         Path, typer.Argument(help="TOML file of a federation and its columns, or the folder of a run that has ended.")
     ],
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value, over the file's. Repeatable.")
-    ] = None,
+    settings: Settings = None,
     out: Annotated[Path | None, typer.Option("--out", help="Run folder (output.directory).")] = None,
     scaling: Annotated[
         bool,

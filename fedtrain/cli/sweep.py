@@ -9,6 +9,7 @@ import typer
 
 from fedtrain.cli.compare import show
 from fedtrain.cli.running import reporting_errors
+from fedtrain.cli.settings import Settings
 from fedtrain.cli.streams import answering
 from fedtrain.comparison import ComparedRun, compared, incomparable, rows, write_csv, write_plot
 from fedtrain.config import parse_settings, read_toml
@@ -22,9 +23,7 @@ def sweep(
     over: Annotated[
         list[str], typer.Option("--over", metavar="KEY=VALUE,VALUE", help="A field and its values. Repeatable.")
     ],
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value, over the file's. Repeatable.")
-    ] = None,
+    settings: Settings = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Folder of the sweep; by default sweeps/NAME.", show_default=False),

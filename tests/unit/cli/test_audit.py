@@ -331,3 +331,8 @@ def test_a_report_without_privacy_has_nothing_to_audit(files):
     (row,) = (line for line in result.stdout.splitlines() if line.startswith("fails"))
     assert row.rstrip().endswith("claim  the report claims no privacy: there is nothing to audit")
     assert "the report claims no privacy" in (files / "a.html").read_text()
+
+
+def test_nothing_is_printed_where_nothing_is_asked_for_but_the_status(files):
+    loud, quiet = call(files / "report.json"), call(files / "report.json", "--quiet")
+    assert (quiet.exit_code, quiet.output) == (loud.exit_code, "")

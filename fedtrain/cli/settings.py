@@ -1,0 +1,30 @@
+"""The option ``--set``, which most commands have, and the completion of its keys in a shell."""
+
+from typing import Annotated
+
+import typer
+
+
+def completed(incomplete: str) -> list[tuple[str, str]]:
+    """Return how a setting that is being typed can go on, each with what it means: a key, or after ``=`` a value.
+
+    >>> completed("privacy.noi")[0][0]
+    'privacy.noise_multiplier='
+    """
+    from fedtrain.config.described import described  # noqa: PLC0415 - only where somebody completes
+
+    key, equals, begun = incomplete.partition("=")
+    if not equals:
+        return [(f"{field.key}=", field.about) for field in described().values() if field.key.startswith(key)]
+    field = described().get(key)
+    values = () if field is None else field.values
+    return [(f"{key}={value}", "") for quoted in values if (value := quoted.strip('"')).startswith(begun)]
+
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="One value, over the file's. Repeatable.", autocompletion=completed
+    ),
+]
+"""Values over those of a file, each as ``key=value``."""
