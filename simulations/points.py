@@ -176,7 +176,7 @@ _DIGITS = Workload(
                 "privacy.clip_norm": 1.0,
                 "transport.secagg.bits": 28,
             },
-            at={1: {}, 2: {}, 4: {}, 8: {}},
+            at={1: {}, 8: {}},
         ),
     },
 )
@@ -214,4 +214,23 @@ _ADULT = Workload(
     },
 )
 
-WORKLOADS: Mapping[str, Workload] = {workload.name: workload for workload in (_DIGITS, _CIFAR10, _ADULT)}
+_SPOKEN = Workload(
+    name="spoken",
+    title="Spoken digits",
+    config="spoken_digits_shared",
+    seeds=(1,),
+    series={
+        "distributed": Series(
+            trust="distributed",
+            what="linear, log-mel features",
+            at={
+                1: {"training.learning_rate": 32.0},
+                2: {"training.learning_rate": 128.0},
+                4: {"training.learning_rate": 256.0},
+                8: {"training.learning_rate": 512.0},
+            },
+        ),
+    },
+)
+
+WORKLOADS: Mapping[str, Workload] = {workload.name: workload for workload in (_DIGITS, _CIFAR10, _ADULT, _SPOKEN)}
