@@ -16,6 +16,7 @@ from points import WORKLOADS, Point, Trust, Workload
 from fedtrain.report.drawing import BLUE, MUTED, VERMILION, style, to_png
 
 _COLUMNS = 3  # panels side by side
+_LEAST_SPAN = 8.0  # of the axis of a panel, in percent
 _COLOUR: Final[Mapping[Trust, str]] = {"none": MUTED, "local": VERMILION, "distributed": BLUE}
 _WORDS: Final[Mapping[Trust, str]] = {"none": "no privacy", "local": "local noise", "distributed": "shared noise"}
 
@@ -116,6 +117,9 @@ def _draw(axes: Axes, workload: Workload, found: Sequence[Reached]) -> None:
     axes.set_xticks(sorted(ticks))
     axes.minorticks_off()
     axes.margins(x=0.06, y=0.1)
+    low, high = axes.get_ylim()
+    if (missing := _LEAST_SPAN - (high - low)) > 0:  # a line of tenths of a percent is not to look steep
+        axes.set_ylim(low - missing / 2, high + missing / 2)
     axes.legend(keys, labels, loc="lower right", fontsize=8)
 
 
