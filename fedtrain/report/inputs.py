@@ -6,10 +6,10 @@ say: the schema of a record, what is computed of it before the model, and what t
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from fedtrain.config import Experiment
-from fedtrain.data.types import DataInfo, TargetKind
+from fedtrain.data.types import DataInfo, Kind, TargetKind
 from fedtrain.statistics import parse_scaling
 
 FORMAT: Final = "fedtrain.inputs/1"
@@ -28,9 +28,10 @@ class Inputs:
 
     Attributes:
         task: the name of the task.
-        kind: what a record is: ``image`` or ``table``.
-        shape: of one record as it is stored: (channels, height, width), or (features,).
-        dtype: likewise: ``uint8`` for images and ``float32`` for tables.
+        kind: what a record is: ``image``, ``table`` or ``audio``.
+        shape: of one record as it is stored: (channels, height, width), (features,), or (samples,).
+        dtype: likewise: ``uint8`` for images, and ``float32`` for tables and sounds.
+        rate: of a sound, the samples of a second; else ``None``.
         columns: of a table, what each feature is called, where the source has names.
         encoding: what is computed of a record before the model, in words.
         scaling: of a table, each column that is standardised, with what is subtracted and what the rest is divided by.
@@ -41,9 +42,10 @@ class Inputs:
     """
 
     task: str
-    kind: Literal["image", "table", "encoded"]
+    kind: Kind
     shape: tuple[int, ...]
     dtype: str
+    rate: int | None
     columns: tuple[str, ...]
     encoding: str
     scaling: dict[str, tuple[float, float]]
@@ -80,6 +82,8 @@ def inputs_of(experiment: Experiment, info: DataInfo, *, encoder_digest: str | N
         encoding = f"the features that {task.encoder} computes"
     elif info.kind == "image":
         encoding = _PIXELS
+    elif info.kind == "audio":
+        encoding = "the spectrogram that fedtrain.tasks.log_mel computes of the samples"
     elif experiment.data.schema_file is not None:
         encoding = f"columns as the schema file {experiment.data.schema_file} decodes them"
     elif scaling:
@@ -89,6 +93,7 @@ def inputs_of(experiment: Experiment, info: DataInfo, *, encoder_digest: str | N
         kind=info.kind,
         shape=info.shape,
         dtype=str(info.features.dtype.__name__),
+        rate=info.rate,
         columns=info.columns,
         encoding=encoding,
         scaling=scaling,
