@@ -30,9 +30,11 @@ def check_retries(federation: Federation, privacy: Privacy) -> None:
             "to 0"
         )
     most, rounds = privacy.max_participations or federation.rounds, federation.rounds
-    if privacy.noise == "secure" and federation.cohort == federation.clients and most <= rounds:
+    needed = -(-federation.cohort * (rounds + 1) // federation.clients)
+    if privacy.noise == "secure" and most < needed:
         raise ValueError(
-            f"{given}, and the noise leaves no room for it: every client takes part in all {rounds} rounds, and with "
-            "secure noise a round that is asked again is charged again. Set privacy.max_participations to "
-            f"{rounds + 1} or more, which means more noise, or federation.retries = 0"
+            f"{given}, and the noise leaves no room for it: {rounds} rounds of {federation.cohort} clients take all "
+            f"that {federation.clients} clients may take part in, and with secure noise a round that is asked again is "
+            f"charged again. Set privacy.max_participations to {needed} or more, which means more noise, or "
+            "federation.retries = 0"
         )

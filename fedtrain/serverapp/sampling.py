@@ -92,7 +92,8 @@ class FixedSampler:
         generator = random.Random(derive_seed(self._seed, "cohort", round_number))  # noqa: S311 - these are no secret
         drawn = generator.sample(self.available(round_number), self._cohort)
         clients = [self._clients[node] for node in drawn]
-        self._counts.update(client for client in clients if self._recounts or self._latest.get(client) != round_number)
+        for client in clients:
+            self._counts[client] = self._taken(client, round_number) + 1
         self._latest.update(dict.fromkeys(clients, round_number))
         return drawn
 
@@ -103,7 +104,7 @@ class FixedSampler:
             BudgetError: they are fewer than a cohort; Flower would wait for ever.
             ClientError: they are enough, and too few of them are connected.
         """
-        left = [node for client, node in self._nodes.items() if self._counts[client] < self._maximum]
+        left = [node for client, node in self._nodes.items() if self._taken(client, round_number) < self._maximum]
         if len(left) < self._cohort:
             raise BudgetError(
                 f"only {len(left)} clients are left for a cohort of {self._cohort}: the others have trained in "
@@ -122,6 +123,11 @@ class FixedSampler:
         allowed = self._connected(rested)
         willing = [node for node in allowed if self._clients[node] not in self._refused]
         return willing if len(willing) >= self._cohort else allowed
+
+    def _taken(self, client: int, round_number: int) -> int:
+        """Return how many cohorts a client is charged for, besides one that a further draw for this round repeats."""
+        repeated = not self._recounts and self._latest.get(client) == round_number
+        return self._counts[client] - repeated
 
     def _rested(self, client: int, round_number: int) -> bool:
         latest = self._latest.get(client)

@@ -108,6 +108,16 @@ def test_a_setting_without_key_or_value_is_refused(setting):
             {**RECORD, "privacy.noise": "secure", "federation.retries": 1, "privacy.max_participations": 10},
             "retries = 1, and the noise leaves no room for it: .* Set privacy.max_participations to 11 or more",
         ),
+        (
+            {
+                **RECORD,
+                "privacy.noise": "secure",
+                "federation.retries": 1,
+                "federation.cohort": 5,
+                "privacy.max_participations": 5,
+            },
+            "no room for it: 10 rounds of 5 clients .* Set privacy.max_participations to 6 or more",
+        ),
         ({**BANDED, "privacy.adaptive_clipping": True}, 'adaptive_clipping = true is not for mechanism = "banded"'),
         ({"privacy.adaptive_clipping": True}, "adaptive_clipping = true is for .*client.*, and it is .none"),
         ({**RECORD, "privacy.adaptive_clipping": True}, "adaptive_clipping = true is for .*client.*record"),

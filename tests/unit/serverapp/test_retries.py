@@ -64,6 +64,16 @@ def test_a_round_that_is_asked_again_gives_the_same_model(run, settings):
         assert asked(report) == dict.fromkeys(range(4), 3)
 
 
+@pytest.mark.parametrize("settings", [PLAIN, {}], ids=["plain", "seeded"])
+def test_the_last_round_is_asked_again_too_although_no_client_may_take_part_in_more(run, settings):
+    _, model = run("whole", federation__rounds=1, **settings)
+    report, same = run(
+        "spoiled", grid=spoiled(times=1, number=1), federation__rounds=1, federation__retries=1, **settings
+    )
+    assert (report.status, report.rounds) == ("completed", 1)
+    assert all((model[name] == same[name]).all() for name in model)
+
+
 def test_with_secure_noise_each_attempt_is_charged_at_each_client_that_reserved(run):
     whole, _ = run("whole", **SECURE)
     report, _ = run("spoiled", grid=spoiled(times=1), federation__retries=1, **SECURE)

@@ -51,6 +51,15 @@ def test_a_draw_charges_and_clients_at_the_maximum_are_drawn_no_more():
         drawing.draw(3)
 
 
+def test_a_draw_for_the_same_round_repeats_the_cohort_unless_it_is_charged_again():
+    drawing = sampler(maximum=1, recounts=False)
+    first = drawing.draw(1)
+    assert drawing.draw(1) == drawing.draw(1) == first
+    assert set(first).isdisjoint(drawing.draw(2))
+    charging = sampler(maximum=1)
+    assert set(charging.draw(1)).isdisjoint(charging.draw(1))
+
+
 def test_cohorts_of_before_count():
     assert sampler(maximum=2, counts={0: 2, 2: 1}).available(1) == [70, 50, 20]
 
