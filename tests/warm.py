@@ -28,6 +28,7 @@ IMPORTED = (
     "opacus",
 )
 _LARGEST = 1 << 17
+_PATIENCE = 600  # seconds: to import all of this takes minutes where many others work
 
 
 class WarmCommand:
@@ -57,7 +58,7 @@ class WarmCommand:
             return command.wait(timeout)
         except TimeoutError:
             os.killpg(command.pid, signal.SIGKILL)
-            command.wait(60)
+            command.wait(_PATIENCE)
             raise
 
     def start(self, arguments, *, cwd, environment, stdout, stderr):
@@ -70,13 +71,13 @@ class WarmCommand:
             stdout, stderr: files for what it prints.
         """
         order = [["fedtrain", *arguments], str(cwd), environment, str(stdout), str(stderr)]
-        self._control.settimeout(60)
+        self._control.settimeout(_PATIENCE)
         self._control.send(json.dumps(order).encode())
         return Started(self._control, int(self._control.recv(_LARGEST)), (stdout, stderr))
 
     def close(self):
         self._control.close()
-        self._process.wait(timeout=60)
+        self._process.wait(timeout=_PATIENCE)
 
 
 class Started:
@@ -97,7 +98,7 @@ class Started:
             self.wait(0)
         return self.returncode
 
-    def communicate(self, timeout=60):
+    def communicate(self, timeout=_PATIENCE):
         self.wait(timeout)
         return tuple(Path(file).read_text(encoding="utf-8") for file in self._printed)
 
