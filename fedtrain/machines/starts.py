@@ -14,8 +14,11 @@ from pathlib import Path
 
 from fedtrain.errors import ConfigError
 
-LEFT = ("starts.json", "identity.json", "roster.json", "membership.json", "keys/server.pem", "keys/records.key")
-"""What a start writes before a run begins."""
+LEFT = ("starts.json", "roster.json", "membership.json", "keys/server.pem", "identity.json", "keys/records.key")
+"""What a start writes before a run begins, in the order in which it is taken away.
+
+``identity.json``, which shows that a start wrote the others, is written before them and goes after them.
+"""
 
 _FOLDERS = ("checkpoints", "keys")
 _TEMPORARY = ".tmp"

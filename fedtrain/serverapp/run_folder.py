@@ -18,7 +18,7 @@ from fedtrain.config import Experiment, read_toml, to_flat
 from fedtrain.config.loading import decisive, spelled_out
 from fedtrain.errors import ConfigError, KeyFileError, StorageError
 from fedtrain.files import append_bytes, rewrite_lines, write_atomic
-from fedtrain.machines.starts import clear, discard, held
+from fedtrain.machines.starts import LEFT, clear, discard, held
 from fedtrain.report import ModelFile, Report
 from fedtrain.serverapp.checkpoint import Arrays, RunState, check_checkpoint, check_model_file, encode_model
 from fedtrain.serverapp.history import HistoryError, lines_after
@@ -123,7 +123,8 @@ class RunFolder:
 
         Raises:
             ConfigError: the folder holds a run and ``resume`` is not set, or a run of another configuration, or
-                checkpoints or a record without a configuration; or ``resume`` is set without a folder.
+                checkpoints or a record without a configuration, or what belongs to something else; or ``resume`` is
+                set without a folder.
             KeyFileError: a key of the run is gone.
         """
         if experiment.output.resume and experiment.output.directory is None:
@@ -150,6 +151,21 @@ class RunFolder:
                 f"{self.path} holds {left} and no config.toml, which says what run that is of: put it back, or name "
                 "another folder with output.directory (--out)"
             )
+        else:
+            self._refuse_others()
+
+    def _refuse_others(self) -> None:
+        """Refuse a folder with files of the names that a start writes, and takes away, where no start wrote them."""
+        found = [name for name in LEFT if name != "keys/records.key" and (self.path / name).exists()]
+        if not found:
+            return
+        try:
+            RunIdentity.decode(self.identity.read_bytes())
+        except (OSError, StorageError) as error:
+            raise ConfigError(
+                f"{self.path} holds {found[0]} and no run, as the folder of a server or a node does: name another "
+                "folder with output.directory (--out)"
+            ) from error
 
     @classmethod
     def open(cls, experiment: Experiment) -> "RunFolder":

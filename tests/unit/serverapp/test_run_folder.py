@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from fedtrain.config import from_flat, read_toml, to_flat
 from fedtrain.crypto import Identity, read_or_create_secret
 from fedtrain.errors import ClientError, ConfigError, KeyFileError, StorageError
+from fedtrain.serverapp.identity import RunIdentity
 from fedtrain.serverapp.preparation import prepare
 from fedtrain.serverapp.reporting import build_report
 from fedtrain.serverapp.run_folder import RunFolder, open_board
@@ -21,6 +22,7 @@ from fedtrain.trust import Roster
 from tests.fakes import digits_experiment
 
 ROOT = Path(__file__).parents[3]
+ABOUT = RunIdentity(train="a", test="b", model={}, task="")
 
 
 @pytest.fixture
@@ -283,12 +285,28 @@ def test_a_start_that_fails_before_a_run_begins_leaves_its_name_free(experiment)
         start(folder, folder.started, lambda: Identity.load_or_create(folder.key))
     assert not folder.path.exists()
     (folder.path / "clients").mkdir(parents=True)
-    RunFolder.open(experiment()).started()  # and the process is killed
+    killed = RunFolder.open(experiment())
+    killed.check_identity(ABOUT)
+    killed.started()  # and the process is killed
     other = RunFolder.open(experiment(training__learning_rate=0.7))
     with pytest.raises(ClientError):
         start(other, other.started, lambda: other.begin(experiment(training__learning_rate=0.7)))
     assert other.started()[1] == 2  # the one before is the first
     assert {path.name for path in other.path.iterdir()} == {"checkpoints", "clients", "config.toml", "starts.json"}
+
+
+@pytest.mark.parametrize("name", ["membership", "roster", "identity"])
+def test_a_folder_of_something_else_is_refused_and_kept(experiment, name):
+    """A server's folder and a node's have a membership too, and a start takes away what a start wrote."""
+    folder = RunFolder(path=Path(experiment().output.directory))
+    file = getattr(folder, name)
+    file.parent.mkdir()
+    file.write_text("of a federation")
+    with pytest.raises(ConfigError, match=rf"holds {file.name} and no run, .* name another folder"):
+        RunFolder.open(experiment())
+    with pytest.raises(ConfigError, match="and no run"), folder.held(experiment()):
+        pass
+    assert file.read_text() == "of a federation"
 
 
 @pytest.mark.parametrize("name", ["key", "data_key"])
