@@ -26,8 +26,8 @@ def reporting_errors() -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """Tell a person what changed, and when."""
-    sys.stdout.write(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S}  {line}\n")
+    """Tell a person what changed, and when. It may quote what another machine said."""
+    sys.stdout.write(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S}  {printable(line, kept=chr(10))}\n")
     sys.stdout.flush()
 
 

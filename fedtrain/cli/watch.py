@@ -74,10 +74,9 @@ def on_the_web(look: Callable[[], dict[str, Any]], *, port: int, token: Path | N
         port: on loopback; 0 for a free one.
         token: the file of its token; ``None`` for one of its own.
     """
-    from fedtrain.crypto import read_or_create_secret  # noqa: PLC0415 - only the page needs them
-    from fedtrain.status.web import new_token, say_address, serve  # noqa: PLC0415
+    from fedtrain.status.web import kept_token, new_token, say_address, serve  # noqa: PLC0415 - only the page needs it
 
-    secret = new_token() if token is None else read_or_create_secret(token, lambda: new_token().encode()).decode()
+    secret = new_token() if token is None else kept_token(token)
     with suppress(KeyboardInterrupt):
         serve(look, port=port, token=secret, say=say_address)
 

@@ -142,8 +142,8 @@ class RunStatus:
         return replace(self, alive=alive, written=written, state=state)
 
     def called(self, client: int) -> str:
-        """Return the name of a client, or what it is called where it has none."""
-        return self.begun.names.get(client, f"client {client}")
+        """Return the name of a client, printable, or what it is called where it has none."""
+        return printable(self.begun.names.get(client, f"client {client}"))
 
     @property
     def value(self) -> float | None:
@@ -192,10 +192,10 @@ def as_json(status: RunStatus, *, now: float) -> dict[str, Any]:
     clients = sorted({*begun.names, *begun.budgets, *status.spent, *(status.asked or ())})
     late, waiting = set(status.late(now)), set(status.waiting)
     return {
-        "name": begun.name,
+        "name": printable(begun.name),
         "state": status.state,
         "reason": None if status.reason is None else printable(status.reason, kept="\n"),
-        "mode": begun.mode,
+        "mode": printable(begun.mode),
         "round": status.round,
         "done": status.done,
         "rounds": begun.rounds,
@@ -206,7 +206,7 @@ def as_json(status: RunStatus, *, now: float) -> dict[str, Any]:
         "late": [status.called(client) for client in status.late(now)],
         "seconds": None if status.since is None else max(0.0, now - status.since),
         "left": status.left(now),
-        "metric": begun.metric,
+        "metric": None if begun.metric is None else printable(begun.metric),
         "value": status.value,
         "baseline": begun.baseline,
         "epsilon": status.epsilon,

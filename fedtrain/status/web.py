@@ -6,11 +6,14 @@ and its policy (CSP) lets it load nothing from elsewhere.
 """
 
 import hmac
+import re
 import socket
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
+from pathlib import Path
 from secrets import token_urlsafe
 from typing import Any
 
@@ -23,7 +26,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from fedtrain.errors import FedtrainError, RunError
+from fedtrain.crypto import read_or_create_secret
+from fedtrain.errors import FedtrainError, KeyFileError, RunError
 from fedtrain.status.metrics import exposition
 
 HOST = "127.0.0.1"
@@ -45,6 +49,7 @@ _FILES = {
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
 }
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{22,512}")  # 128 bits and more
 _FRESH = 0.5  # seconds for which an answer is given again, whoever asks
 
 Look = Callable[[], dict[str, Any]]
@@ -54,6 +59,25 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 def new_token() -> str:
     """Return a token of 256 bits that nobody can guess."""
     return token_urlsafe(32)
+
+
+def kept_token(path: Path) -> str:
+    """Return the token in a file, which is made where there is none.
+
+    Raises:
+        KeyFileError: the file can be used by others, or holds what can be guessed or is no part of an address.
+        StorageError: it cannot be written.
+    """
+    try:
+        token = read_or_create_secret(path, lambda: new_token().encode()).decode().strip()
+    except UnicodeDecodeError:
+        token = ""
+    if not _TOKEN.fullmatch(token):
+        raise KeyFileError(
+            f"{path} holds no token of 22 or more letters, digits, - and _: remove it, and another is made, or name "
+            "another file with --token"
+        )
+    return token
 
 
 def make_app(look: Look, token: str) -> Starlette:
@@ -82,6 +106,7 @@ class _Guard:
         self._look = look
         self._expected = f"Bearer {token}".encode()
         self._seen: tuple[float, dict[str, Any]] = (float("-inf"), {})
+        self._one = threading.Lock()  # who looks goes on from where the look before ended
 
     def answering(self, answer: Callable[[dict[str, Any]], Response]) -> Endpoint:
         async def endpoint(request: Request) -> Response:
@@ -97,9 +122,10 @@ class _Guard:
         return endpoint
 
     def _latest(self) -> dict[str, Any]:
-        if time.monotonic() - self._seen[0] > _FRESH:
-            self._seen = (time.monotonic(), {**self._look(), "now": time.time()})
-        return self._seen[1]
+        with self._one:
+            if time.monotonic() - self._seen[0] > _FRESH:
+                self._seen = (time.monotonic(), {**self._look(), "now": time.time()})
+            return self._seen[1]
 
 
 def _static(name: str, kind: str) -> Endpoint:

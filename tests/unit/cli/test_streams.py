@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedtrain.cli import streams
+from fedtrain.cli.running import say
 
 ROOT = Path(__file__).parents[3]
 
@@ -106,3 +107,9 @@ def test_a_folder_that_was_deleted_is_refused(tmp_path):
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: the current folder cannot be found")
     assert ended.stderr.count("\n") == 1
+
+
+def test_what_a_service_tells_is_text_whoever_said_it(capsys):
+    say("the server answers: \x1b[2J\rall is well")
+    shown = capsys.readouterr().out
+    assert shown.endswith("the server answers: \N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}all is well\n")

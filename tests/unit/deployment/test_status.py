@@ -3,7 +3,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from fedtrain.cli.app import app
 from fedtrain.deployment import status as looking
 from fedtrain.deployment.news import RunNews
 from fedtrain.deployment.processes import only_one
@@ -145,3 +147,21 @@ def run_again(server, name, line):
     log = EventLog(server.runs / name / FILE)
     log.begin(line)
     return log
+
+
+def test_a_log_is_one_of_a_run_or_of_a_node_and_shows_nothing_but_text(server):
+    write_nodes(server, nodes("connected"))
+    (server.logs / "runs").mkdir(parents=True)
+    (server.logs / "runs" / "first.log").write_text("round 1\x1b[2J\n")
+    (server.logs / "members.log").write_text("site-a is connected\x1b[2J\nsite-ab is connected\n")
+    (server.path / "secret.log").write_text("a secret")
+
+    def logs(name):
+        return CliRunner().invoke(app, ["server", "logs", str(server.path), name])
+
+    assert logs("first").stdout == "round 1\N{REPLACEMENT CHARACTER}[2J\n"
+    assert logs("site-a").stdout == "site-a is connected\N{REPLACEMENT CHARACTER}[2J\n"
+    for name in ("../../secret", "../members", str(server.path / "secret"), "runs/../first", "", "none"):
+        outcome = logs(name)
+        assert (outcome.exit_code, outcome.stdout) == (2, "")
+        assert "knows no node of that name" in outcome.stderr

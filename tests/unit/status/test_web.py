@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,11 +13,11 @@ import httpx
 import pytest
 import uvicorn
 
-from fedtrain.errors import RunError, SiteError
+from fedtrain.errors import KeyFileError, RunError, SiteError
 from fedtrain.status import Answered, Asked, Begun, Done, Ended, RunStatus, as_json
 from fedtrain.status.lines import Loss
 from fedtrain.status.metrics import RUN, SITE
-from fedtrain.status.web import make_app, serve
+from fedtrain.status.web import kept_token, make_app, serve
 
 TOKEN = "a-token-of-this-test"
 ROOT = Path(__file__).parents[3]
@@ -143,6 +144,47 @@ def test_a_port_that_is_taken_is_named():
         port = taken.getsockname()[1]
         with pytest.raises(RunError, match=f"port {port} of 127.0.0.1 cannot be used: .*; choose another with --port"):
             serve(look, port=port, token=TOKEN, say=lambda _: None)
+
+
+def test_one_looks_at_a_time_and_the_others_get_the_same():
+    looking, most, looks = 0, 0, 0
+
+    def slow():
+        nonlocal looking, most, looks
+        looking, looks = looking + 1, looks + 1
+        most = max(most, looking)
+        time.sleep(0.05)
+        looking -= 1
+        return look()
+
+    async def ask():
+        transport = httpx.ASGITransport(app=make_app(slow, TOKEN))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
+            return await asyncio.gather(*(client.get("/status", headers=bearer()) for _ in range(8)))
+
+    assert {answer.status_code for answer in asyncio.run(ask())} == {200}
+    assert most == 1
+    assert looks >= 1
+
+
+def test_a_token_is_kept_in_a_file_of_its_owner(tmp_path):
+    path = tmp_path / "web.token"
+    token = kept_token(path)
+    assert (kept_token(path), path.stat().st_mode & 0o777, len(token)) == (token, 0o600, 43)
+    path.write_text(f"{token}\n")  # as an editor leaves it
+    assert kept_token(path) == token
+    path.chmod(0o644)
+    with pytest.raises(KeyFileError, match="can be used by others"):
+        kept_token(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"secret", b"a" * 21, b"a token with blanks in it", b"\xff" * 40])
+def test_a_token_that_can_be_guessed_or_is_no_part_of_an_address_is_refused(tmp_path, content):
+    path = tmp_path / "web.token"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(KeyFileError, match="holds no token of 22 or more letters"):
+        kept_token(path)
 
 
 def samples(found):
