@@ -3,30 +3,50 @@
 A line has nothing that the report of the run would withhold. With secret cohorts it does not say who was asked, how
 many answered, or when; and what is read from training records, which is for the screen alone, is in no line. No line
 says when a client answered: how long it computes can depend on how many records it has. Where a client passes an
-exception on as it is, in a simulation without privacy, its text may quote a record: of such the line has the kind.
-So it has of an error of the server that may quote a test record.
+exception on as it is, in a simulation without privacy, its text may quote a record, also by the name of a class that
+somebody wrote: of such the line has the kind, if it is one of Python's or of this library's. So it has of an error of
+the server that may quote a test record, and of one of the caller's function.
 """
 
+import builtins
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from math import isfinite
 from pathlib import Path
 from time import time
 
+from fedtrain import errors
 from fedtrain.errors import StorageError
 from fedtrain.privacy.mechanisms import guarantees_nothing
 from fedtrain.report.wording import cause
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.events import ClientDone, Event, Notice, RoundDone, RoundStarted, RunEnded
 from fedtrain.serverapp.preparation import Preparation
-from fedtrain.status.lines import NAMED, PROBLEMS, Answered, Asked, Begun, Done, Ended, Line, Loss, Note, cut, named
+from fedtrain.status.lines import (
+    NAMED,
+    PROBLEMS,
+    Answered,
+    Asked,
+    Begun,
+    Done,
+    Ended,
+    Line,
+    Loss,
+    Note,
+    cut,
+    finite,
+    named,
+    numbers,
+)
 from fedtrain.status.log import EventLog
 
 _log = logging.getLogger(__name__)
 
 _DAY = 86_400.0  # seconds
 _STEP = 0.01  # of a cohort that is too large to be named, between two lines
+# Reasons that the server itself gives, and the beginnings of others of its own.
+_OWN = ("no answer within ", "no masked update within ", "the message could not be sent")
+_UNUSABLE = frozenset({"unusable update", "unusable masked update"})
 
 
 def beginning(
@@ -56,16 +76,16 @@ def beginning(
         names=named({client: cut(name) for client, name in names.items()}),
         epsilon=None if plan is None else plan.spec.epsilon,
         delta=None if plan is None else plan.spec.delta,
-        budgets=named({client: found.epsilon for client, found in stated.items() if found is not None}),
+        budgets=numbers({client: found.epsilon for client, found in stated.items() if found is not None}),
         metric=None if metric is None else metric.name,
         direction="higher" if metric is None else metric.direction,
-        baseline=None if metric is None else (preparation.baseline or {}).get(metric.name),
+        baseline=None if metric is None else finite((preparation.baseline or {}).get(metric.name)),
         withheld=withheld,
     )
 
 
 class EventLines(AbstractContextManager["EventLines"]):
-    """Writes events to the file of a run. Where it cannot be written, the run goes on without.
+    """Writes events to the file of a run. A line that cannot be written is left out, and the run goes on.
 
     Notices from before the run began are written with its beginning, so that a start that fails leaves no file.
     """
@@ -84,12 +104,12 @@ class EventLines(AbstractContextManager["EventLines"]):
         self._early: list[str] = []
         self._cohort: tuple[int, ...] = ()
         self._since, self._written = 0.0, 0
-        self._failed = False
+        self._open = self._told = False
 
     def begin(self, line: Begun) -> None:
         """Open the file with the line of the run's beginning."""
         self._begun = line
-        self._guarded(lambda: self._log.begin(line))
+        self._open = self._guarded(lambda: self._log.begin(line))
         for text in self._early:
             self._append(Note(time=self._time, text=text))
 
@@ -113,15 +133,19 @@ class EventLines(AbstractContextManager["EventLines"]):
         return self._begun.time if self._begun.withheld else self._clock()
 
     def _append(self, line: Line) -> None:
-        if not self._failed:
+        if self._open:
             self._guarded(lambda: self._log.append(line))
 
-    def _guarded(self, write: Callable[[], None]) -> None:
+    def _guarded(self, write: Callable[[], None]) -> bool:
+        """Write, and say whether that went well. The first time that it does not, a person is told."""
         try:
             write()
         except StorageError as error:
-            self._failed = True
-            _log.warning("the run goes on, and cannot be watched any more: %s", error)
+            if not self._told:
+                _log.warning("the run goes on, and who watches it misses events: %s", error)
+            self._told = True
+            return False
+        return True
 
     def _line(self, event: Event) -> Line | None:
         assert self._begun is not None
@@ -161,8 +185,8 @@ class EventLines(AbstractContextManager["EventLines"]):
         common = Done(
             time=self._time,
             round=event.round,
-            value=value if value is None or isfinite(value) else None,
-            epsilon=event.epsilon,
+            value=finite(value),
+            epsilon=finite(event.epsilon),
         )
         if not shown:
             return common
@@ -172,7 +196,7 @@ class EventLines(AbstractContextManager["EventLines"]):
                 "clients": len(entry.cohort or ()),
                 "completed": len(entry.completed or ()),
                 "seconds": entry.seconds,
-                "spent": named(dict(event.spent)),
+                "spent": numbers(event.spent),
                 "losses": tuple(
                     Loss(client=loss.client, reason=self._reason(loss.reason)) for loss in dropped[:PROBLEMS]
                 ),
@@ -189,10 +213,18 @@ class EventLines(AbstractContextManager["EventLines"]):
         return cut(event.reason.partition("\n")[0] if self._quotes else event.reason)
 
     def _reason(self, reason: str) -> str:
-        short = cut(cause(reason))
-        if not self._quotes:
-            return short
-        return f"{short.partition(':')[0]}; the report of the run says more"
+        if not self._quotes or reason.startswith(_OWN):
+            return cut(cause(reason))
+        # The last line of a traceback may be in the middle of what the exception says.
+        kind = cause(reason).partition(":")[0].rpartition(".")[2]
+        known = kind in _UNUSABLE or _is_known(kind)
+        return f"{kind if known else 'an exception'}; the report of the run says more"
+
+
+def _is_known(kind: str) -> bool:
+    """Say whether a name is that of an exception of Python's or of this library's."""
+    found = getattr(builtins, kind, None) or getattr(errors, kind, None)
+    return isinstance(found, type) and issubclass(found, BaseException)
 
 
 def quotes_exceptions(mode: str, *, deployed: bool) -> bool:

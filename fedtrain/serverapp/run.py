@@ -166,7 +166,8 @@ def _run(
         enrollment = enroll(preparation, transport, summing, folder, done=done)
     if enrollment.trail is not None:
         for client, reason in enrollment.trail.refused.items():
-            events.emit(Notice(text=f"client {client} does not take part: {reason}"))
+            # In the client's own words.
+            events.emit(Notice(text=f"client {client} does not take part: {short(reason, 500)}"))
     run = RunInProgress(preparation, folder, screen, events, start, enrollment.trail, run=enrollment.run)
     with lines:
         lines.begin(beginning(preparation, enrollment.trail, names=names, done=done, now=time()))
@@ -217,7 +218,7 @@ class RunInProgress:
             name = "" if isinstance(error, FedtrainError) else f"{type(error).__name__}: "
             if error is self._events.error:
                 self._refresh(channel)
-                self._end("interrupted", f"stopped by on_event: {name}{error}")
+                self._end("interrupted", f"stopped by on_event: {name}{error}", kind=type(error).__name__)
                 raise
             if isinstance(error, BudgetError | AggregationError):
                 self._refresh(channel)

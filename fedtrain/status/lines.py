@@ -1,15 +1,19 @@
 """The lines of ``events.jsonl``, as the server of a run writes them and as anybody reads them.
 
-Each is a JSON object of ``event``, ``time`` and what its class says. What is long is cut where it is made: a line has
-at most so many clients and so much text. A reader passes over keys and events that it does not know.
+Each is a JSON object of ``event``, ``time`` and what its class says. What is long or cannot be shown is cut where it is
+made: a line has at most so many clients and so much text. A reader passes over keys and events that it does not know.
 
     >>> decode(Note(time=0.0, text="client 3 does not take part").encode())
     Note(event='notice', time=0.0, text='client 3 does not take part')
 """
 
+from collections.abc import Mapping
+from math import isfinite
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from fedtrain.report.numbers import printable
 
 FILE = "events.jsonl"
 SCHEMA = "fedtrain.events/1"
@@ -23,6 +27,8 @@ PROBLEMS = 20
 TEXT = 500
 """Letters of a text in a line at most."""
 
+_LATEST = 253_402_300_799  # the last second that has a date
+
 Client = Annotated[int, Field(ge=0)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
@@ -31,7 +37,7 @@ Count = Annotated[int, Field(ge=0)]
 class _Line(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    time: Number
+    time: Annotated[float, Field(ge=0, le=_LATEST)]
     """When, in seconds since 1970. With secret cohorts the day alone: how long a round takes tells how many trained."""
 
     def encode(self) -> bytes:
@@ -172,8 +178,22 @@ def decode(line: bytes) -> Line | None:
 
 
 def cut(text: str) -> str:
-    """Return the beginning of a text that is too long for a line."""
-    return text if len(text) <= TEXT else f"{text[: TEXT - 1]}\N{HORIZONTAL ELLIPSIS}"
+    """Return the beginning of a text that is too long for a line, with what is not printable replaced.
+
+    So is a lone surrogate, which no line could have.
+    """
+    short = text if len(text) <= TEXT else f"{text[: TEXT - 1]}\N{HORIZONTAL ELLIPSIS}"
+    return printable(short, kept="\n")
+
+
+def finite(value: float | None) -> float | None:
+    """Return a number as a line can have it: ``None`` for one that is infinite or none."""
+    return value if value is not None and isfinite(value) else None
+
+
+def numbers(values: Mapping[int, float]) -> dict[int, float]:
+    """Return the finite numbers of clients, or nothing where there are too many for a line."""
+    return named({client: value for client, value in values.items() if isfinite(value)})
 
 
 def named(values: dict[int, Any]) -> dict[int, Any]:

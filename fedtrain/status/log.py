@@ -11,16 +11,20 @@ gone, also where it was killed.
 import errno
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Self
 
 from fedtrain.errors import StorageError
-from fedtrain.files import write_atomic
 from fedtrain.status.lines import SCHEMA, Begun, Line, decode
 from fedtrain.status.run import RunStatus
 
 LARGEST = 4_000_000
 """Bytes of a file at most, but for the last line."""
+
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+_MODE = 0o600
 
 
 class EventLog:
@@ -36,6 +40,7 @@ class EventLog:
         self._path, self._largest = path, largest
         self._descriptor: int | None = None
         self._first = b""
+        self._torn = False
 
     def begin(self, first: Begun) -> None:
         """Open the file, and write the first line of this start of the server.
@@ -58,7 +63,11 @@ class EventLog:
         """
         assert self._descriptor is not None, "an event before the run began"
         try:
-            _write(self._descriptor, line.encode())
+            # A line that a full disk tore is ended, and passed over by readers.
+            data = b"\n" * self._torn + line.encode()
+            self._torn = True
+            _write(self._descriptor, data)
+            self._torn = False
             if os.fstat(self._descriptor).st_size > self._largest:
                 self._shorten()
         except OSError as error:
@@ -77,7 +86,7 @@ class EventLog:
         self.close()
 
     def _open(self) -> None:
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._descriptor = os.open(self._path, _FLAGS, _MODE)
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)  # a reader has it for a moment, and no longer
         # A line that a full disk tore is ended, and passed over by readers.
         size = os.fstat(self._descriptor).st_size
@@ -85,12 +94,24 @@ class EventLog:
             os.write(self._descriptor, b"\n")
 
     def _shorten(self) -> None:
-        """Replace the file by one with its first line and the newer half of the others."""
+        """Replace the file by one with its first line and the newer half of the others.
+
+        It is held before it has its name: a reader never finds a file that nobody holds while the run goes on.
+        """
         data = self._path.read_bytes()
         newer = data[-(self._largest // 2) :]
-        write_atomic(self._path, self._first + newer[newer.find(b"\n") + 1 :])
-        before, self._descriptor = self._descriptor, None
-        self._open()
+        temporary = self._path.with_name(f".{self._path.name}.{token_hex(6)}.tmp")
+        descriptor = os.open(temporary, _FLAGS | os.O_EXCL, _MODE)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _write(descriptor, self._first + newer[newer.find(b"\n") + 1 :])
+            temporary.replace(self._path)
+        except BaseException:
+            os.close(descriptor)
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        before, self._descriptor = self._descriptor, descriptor
         if before is not None:
             os.close(before)
 

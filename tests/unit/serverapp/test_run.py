@@ -313,6 +313,8 @@ def test_an_error_of_the_listener_ends_the_run_when_its_round_is_saved(make, tmp
     report = report_of(tmp_path / "run")
     assert (report.status, report.rounds) == ("interrupted", rounds)
     assert report.reason == "stopped by on_event: LookupError: no such window"
+    ended = Follower(tmp_path / "run" / "events.jsonl").status()
+    assert ended.reason == "LookupError; the report of the run says more"
     # Nothing was charged beyond the rounds that are saved.
     assert {event.round for event in report.privacy.events} == set(range(1, rounds + 1))
     again = make(kind=private_experiment, output__screen="none", output__resume=True)
@@ -389,7 +391,7 @@ def test_where_the_file_cannot_be_written_the_run_goes_on(make, tmp_path, caplog
     experiment = make(federation__rounds=1)
     run_experiment(federation(experiment), experiment)
     assert report_of(tmp_path / "run").status == "completed"
-    assert "cannot be watched any more: cannot open" in caplog.text
+    assert "misses events: cannot open" in caplog.text
 
 
 def test_an_error_of_the_listener_at_the_very_end_changes_nothing(make, tmp_path):

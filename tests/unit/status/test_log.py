@@ -1,12 +1,14 @@
 import os
+import resource
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 
 from fedtrain.errors import StorageError
 from fedtrain.status import Answered, Asked, Begun, Done, Ended, EventLog, Follower, Note
-from fedtrain.status.lines import SCHEMA, decode
+from fedtrain.status.lines import SCHEMA, cut, decode, finite, numbers
 
 
 def begun(**values):
@@ -98,6 +100,40 @@ def test_a_line_that_a_kill_or_a_full_disk_tore_is_passed_over(path):
     assert Follower(path).status().notices == ("client 0 does not take part",)
 
 
+@contextmanager
+def full(size):
+    """Let no file of this process grow above a size, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_line_that_a_full_disk_tore_harms_no_line_after_it(path):
+    with EventLog(path) as log:
+        log.begin(LINES[0])
+        with full(path.stat().st_size + 10), pytest.raises(StorageError, match="cannot write"):
+            log.append(LINES[1])
+        log.append(LINES[4])
+    assert path.read_bytes().count(b"\n") == 3
+    assert Follower(path).status().notices == ("client 0 does not take part",)
+
+
+@pytest.mark.parametrize("text", ["\ud800", "\x1b[2J", "\N{RIGHT-TO-LEFT OVERRIDE}", "x" * 1000])
+def test_whatever_a_text_holds_is_a_line(text):
+    line = decode(Note(time=1.0, text=cut(text)).encode())
+    assert line.text.isprintable()
+    assert len(line.text) <= 500
+
+
+def test_numbers_that_a_line_cannot_have_are_left_out():
+    assert (finite(None), finite(float("inf")), finite(float("nan")), finite(0.5)) == (None, None, None, 0.5)
+    assert numbers({0: 1.0, 1: float("inf")}) == {0: 1.0}
+    assert numbers(dict.fromkeys(range(1001), 1.0)) == {}
+
+
 def test_a_file_stays_below_its_bound_and_keeps_its_beginning(path):
     follower = Follower(path)
     with EventLog(path, largest=4000) as log:
@@ -106,6 +142,8 @@ def test_a_file_stays_below_its_bound_and_keeps_its_beginning(path):
             log.append(Done(time=1.0, round=number, clients=2, completed=2, seconds=0.1))
             assert path.stat().st_size < 4200
             assert follower.status().done == number
+            assert (follower.status().alive, path.stat().st_mode & 0o777) == (True, 0o600)
+    assert list(path.parent.iterdir()) == [path]
     late = Follower(path).status()
     assert (late.begun, late.done) == (LINES[0], 199)
     assert [entry.round for entry in late.history] == list(range(late.history[0].round, 200))
