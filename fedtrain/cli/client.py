@@ -12,7 +12,8 @@ import typer
 from fedtrain.cli.running import reporting_errors, say, until_stopped
 from fedtrain.cli.streams import answering
 from fedtrain.data import WIDE, DataInfo, Split, format_histogram, lengths_of
-from fedtrain.data.site import SiteData, open_site, read_site_data
+from fedtrain.data.schema import drafted_lines
+from fedtrain.data.site import SiteData, SiteRecords, begins_ledger, open_site, read_site_data
 from fedtrain.data.types import Columns
 from fedtrain.deployment.processes import is_running, only_one
 from fedtrain.deployment.supernode import check_node, serve
@@ -78,6 +79,7 @@ def data(
             f"records: {len(train)} of kind {info.kind}, shape {info.shape}, {train.features.dtype}",
             *filter(None, [lengths_of(train, info)]),
             *_targets(train, info),
+            *_rules(records),
         ]
         if source.classes is None and source.target != "number" and source.schema_file is None:
             lines.append(
@@ -90,6 +92,19 @@ def data(
                 f"first is {info.feature(int(wide[0]))}: a model hardly learns from such, whatever it spends. Scale "
                 "them with the constants that all sites of the experiment use, and never with a mean or bound of your "
                 "own records"
+            )
+        if source.schema_file is not None and (drafted := drafted_lines(Path(source.schema_file))):
+            lines.append(
+                f"warning: {drafted} lines of the schema file are still marked as drafted from data. Bounds and "
+                "categories of private records are not private in a schema: put public ones in their place, and remove "
+                "the comments"
+            )
+        if others := begins_ledger(node.path, train):
+            lines.append(
+                f"warning: these records have no ledger, and this node has {others} of other records: they would begin "
+                "with the whole budget. Where the same people are in both, since a schema, columns, classes or a few "
+                "records were changed, what was spent adds up: take it off [budget], or go back to the decoding of "
+                "before"
             )
         if policy.delta * len(train) >= 1:
             lines.append(
@@ -108,6 +123,21 @@ def _targets(train: Split, info: DataInfo) -> list[str]:
             return ["records with each label:", format_histogram(train.targets.sum(axis=0)[None], info.classes)]
         case "number":
             return [f"target: numbers from {train.targets.min():g} to {train.targets.max():g}"]
+
+
+def _rules(records: SiteRecords) -> list[str]:
+    """Say how often the rules of a schema file were needed, and where most categories are not listed."""
+    lines = []
+    for found in records.rules:
+        counts = {"missing": found.missing, "clipped": found.clipped, "not listed": found.unseen}
+        said = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+        lines.append(f"column {found.column}: {said}, of {len(records.train):,}")
+        if 2 * found.unseen > len(records.train):
+            lines.append(
+                f"warning: most values of column {found.column} are none of those that the schema file lists, and "
+                "count as one category: are they written in another way?"
+            )
+    return lines
 
 
 def _columns(source: SiteData, info: DataInfo) -> list[str]:

@@ -76,7 +76,10 @@ class Site:
 
 
 def site_of(client: ClientContext, objects: CallerObjects | None = None) -> Site:
-    """Return the site of a client, made at the first call in a process.
+    """Return the site of a client, made at the first call in a process, and anew where the schema file means otherwise.
+
+    A process keeps records that it has opened, and their ledger with them, until it ends. In a deployment each message
+    has a process of its own.
 
     Args:
         client: the client.
@@ -89,20 +92,24 @@ def site_of(client: ClientContext, objects: CallerObjects | None = None) -> Site
     refuse_task(client)
     objects = objects or NO_OBJECTS
     if client.node is None:
-        return _open(client.experiment, None, None, objects)
+        return _open(client.experiment, None, None, None, objects)
     assert client.site_file is not None  # a machine of its own has one
-    return _open(client.experiment, client.node, site_data(client.site_file.data, client.site_file.path), objects)
+    data = site_data(client.site_file.data, client.site_file.path)
+    schema = None if data.schema_file is None else schema_digest(data)
+    return _open(client.experiment, client.node, data, schema, objects)
 
 
 def open_site(run_config: Mapping[str, object]) -> Site:
     """Return the site of a simulation's run config, made at the first call in a process."""
-    return _open(from_flat(run_config), None, None, NO_OBJECTS)
+    return _open(from_flat(run_config), None, None, None, NO_OBJECTS)
 
 
 @lru_cache(maxsize=1)
-def _open(experiment: Experiment, node: NodeFolder | None, data: SiteData | None, objects: CallerObjects) -> Site:
+def _open(
+    experiment: Experiment, node: NodeFolder | None, data: SiteData | None, schema: str | None, objects: CallerObjects
+) -> Site:
     info, train, partitions = (
-        _simulated(experiment, objects) if node is None or data is None else _own(experiment, node, data)
+        _simulated(experiment, objects) if node is None or data is None else _own(experiment, node, data, schema)
     )
     device = resolve_device(experiment.device)
     encoder = open_encoder(experiment.task, info, device=device, deployed=node is not None)
@@ -126,14 +133,14 @@ def _simulated(experiment: Experiment, objects: CallerObjects) -> tuple[DataInfo
     return store.info, store.train, partitions
 
 
-def _own(experiment: Experiment, node: NodeFolder, data: SiteData) -> tuple[DataInfo, Split, None]:
+def _own(experiment: Experiment, node: NodeFolder, data: SiteData, schema: str | None) -> tuple[DataInfo, Split, None]:
     # Without the names: the error reaches the server, and they are the site's.
     if data.target != experiment.data.target:
         raise SiteError(
             f'data.target of the experiment is "{experiment.data.target}", and the site file has "{data.target}" in '
             "[data]; nothing was trained"
         )
-    _require_same_schema(experiment, data)
+    _require_same_schema(experiment, schema)
     if data.class_names is None and data.target != "number" and data.schema_file is None:
         raise SiteError("the site file names no classes: its site adds classes to [data], as the experiments have them")
     if data.class_names != experiment.data.class_names:
@@ -146,24 +153,24 @@ def _own(experiment: Experiment, node: NodeFolder, data: SiteData) -> tuple[Data
             "data.sample_rate and data.seconds of the experiment are not those in [data] of the site file; nothing was "
             "trained"
         )
-    site = open_records(data, folder=node.path)
+    site = open_records(data, folder=node.path, schema=schema)
     return site.info, site.train, None
 
 
-def _require_same_schema(experiment: Experiment, data: SiteData) -> None:
+def _require_same_schema(experiment: Experiment, schema: str | None) -> None:
     """Refuse an experiment by another schema file than the site's, or one of the two without any.
 
     The site decodes by its own file alone. So the server chooses no decoding, and with it no new ledger.
     """
     wanted = experiment.data.schema_digest
-    if data.schema_file is None:
+    if schema is None:
         if wanted is not None:
             raise SiteError(
                 "the experiment has a schema file, and the site file names none: its site adds schema_file to [data]; "
                 "nothing was trained"
             )
         return
-    if wanted is None or schema_digest(data) != wanted:
+    if wanted != schema:
         raise SiteError(
             "data.schema_digest of the experiment is not the digest of the site's schema file: one of them is another "
             "file, or was edited; nothing was trained"

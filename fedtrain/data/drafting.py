@@ -6,6 +6,7 @@ records. So each is marked, and bounds are rounded outward.
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -15,20 +16,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fedtrain.data.schema import CsvFormat
+from fedtrain.data.schema import DRAFTED, CsvFormat
 from fedtrain.data.sources.delimited import read_delimited
 from fedtrain.data.sources.parquet import read_table
 from fedtrain.data.sources.plain import is_numeric
+from fedtrain.data.sources.tables import number_pattern
 from fedtrain.errors import DataError
 
 MISSING_WORDS = ("", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "-")
 """Words that are taken for a missing value where a file has them."""
 
+_LARGE = 1e300  # a number beyond it is a word
 _CATEGORIES = 50  # more different words are text, or name something
 _CLASSES = 20  # a target of more different whole numbers is a number
 _FORMATS = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y/%m/%d", "%d.%m.%Y")
 _BOOLEANS = ({"true", "false"}, {"yes", "no"}, {"y", "n"}, {"t", "f"}, {"0", "1"})
-_LOOK = "look at this: it came from the data"
 _HEAD = """\
 # Drafted from {name}: edit it before you use it.
 # Bounds and categories below came from the data. If the data is private, they are not public: put what everybody may
@@ -65,13 +67,17 @@ def draft_schema(file: Path, *, target: str, form: CsvFormat) -> Draft:
     """
     parquet = file.suffix == ".parquet"
     plain = form.model_copy(update={"missing": ()})
-    table = read_table(file, ()) if parquet else read_delimited(file, plain, names=None if form.header else ())
+    table = read_table(file, (), plain) if parquet else read_delimited(file, plain, names=None if form.header else ())
     if target not in table.columns:
         raise DataError(f"{file}: there is no column {target!r} to predict; its columns are {', '.join(table.columns)}")
     if table.rows == 0:
         raise DataError(f"{file} holds no records")
     lines, words, found, passed_over = [], set[str](), [], []
     for name, held in table.columns.items():
+        if not name:
+            passed_over.append("a column without a name")
+            lines.append('"" = { kind = "ignore" }  # it has no name')
+            continue
         values, missing = _without_missing(held)
         words |= missing
         parts = _described(values, is_target=name == target, decimal=form.decimal)
@@ -85,7 +91,7 @@ def draft_schema(file: Path, *, target: str, form: CsvFormat) -> Draft:
             parts.append('missing = "indicator"')
         comes_from_data = len(parts) > 1
         found += [name] * comes_from_data
-        lines.append(f"{_key(name)} = {{ {', '.join(parts)} }}" + f"  # {_LOOK}" * comes_from_data)
+        lines.append(f"{_key(name)} = {{ {', '.join(parts)} }}" + f"  # {DRAFTED}" * comes_from_data)
     written = [] if parquet else _csv(form, [word for word in MISSING_WORDS if word in words])
     text = "\n".join([_HEAD.format(name=json.dumps(file.name)), 'scale = "-1 to 1"', "", *written, "[columns]", *lines])
     return Draft(text=f"{text}\n", found=tuple(found), passed_over=tuple(passed_over))
@@ -102,12 +108,14 @@ def _without_missing(values: Any) -> tuple[Any, set[str]]:
 
 def _described(values: Any, *, is_target: bool, decimal: str) -> list[str] | None:
     """Return what a schema says of a column, field by field; ``None`` if nothing can be made of it."""
+    if pa.types.is_timestamp(values.type):  # Python has no type for nanoseconds
+        values = values.cast(pa.timestamp("us", tz=values.type.tz), safe=False)
     kind = values.type
     found = pc.unique(values.drop_null()).to_pylist() if _is_read(kind) else []
     texts = [value.isoformat() if isinstance(value, date) else str(value) for value in found]
     if pa.types.is_boolean(kind):
         texts = [text.lower() for text in texts]
-    numbers = _numbers(texts, decimal)
+    numbers = _numbers(texts, "." if is_numeric(kind) else decimal)
     return _target(texts, numbers) if is_target else _feature(texts, numbers)
 
 
@@ -142,11 +150,11 @@ def _order(text: str) -> tuple[float, str]:
 
 
 def _numbers(texts: Sequence[str], decimal: str) -> list[float] | None:
-    try:
-        found = [float(text.replace(decimal, ".") if decimal != "." else text) for text in texts]
-    except ValueError:
+    pattern = re.compile(number_pattern(decimal), re.ASCII)
+    if not texts or not all(map(pattern.match, texts)):
         return None
-    return found if found and all(map(math.isfinite, found)) else None
+    found = [float(text.replace(decimal, ".")) for text in texts]
+    return found if all(abs(number) < _LARGE for number in found) else None
 
 
 def _bounds(numbers: Sequence[float]) -> list[str]:
@@ -155,7 +163,13 @@ def _bounds(numbers: Sequence[float]) -> list[str]:
     step = 10.0 ** math.floor(math.log10(high - low)) if high > low else 1.0
     lower, upper = math.floor(low / step) * step, math.ceil(high / step) * step
     upper = upper if upper > lower else lower + step
-    return [f"lower = {lower:.12g}", f"upper = {upper:.12g}"]
+    return [f"lower = {_written(lower, low, -1)}", f"upper = {_written(upper, high, 1)}"]
+
+
+def _written(bound: float, extreme: float, direction: int) -> str:
+    """Return a bound in 12 digits, or in all where that would leave out the extreme value."""
+    short = f"{bound:.12g}"
+    return short if (float(short) - extreme) * direction >= 0 else repr(float(bound))
 
 
 def _dates(texts: Sequence[str]) -> list[str] | None:

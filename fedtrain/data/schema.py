@@ -36,6 +36,12 @@ from fedtrain.errors import DataError
 MAX_CATEGORIES = 1000
 """More values are no categories, but text or an identifier."""
 
+DRAFTED = "look at this: it came from the data"
+"""The comment on each line of a draft whose bounds or categories came from the data."""
+
+LAST_MOMENT = 1 - 1e-9
+"""The end of a day, as a fraction of it: what is later counts as this, so that it is no part of the next day."""
+
 _DIRECTIVES = frozenset("YmdHMSfjy%")
 
 Missing = Literal["refuse", "indicator"]
@@ -124,8 +130,8 @@ class DateColumn(_Bounded):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The bounds, in days: from the beginning of the first to the last second of the last."""
-        return float(self.lower.toordinal()), self.upper.toordinal() + 1 - 1 / 86_400
+        """The bounds, in days: from the beginning of the first to the end of the last."""
+        return float(self.lower.toordinal()), self.upper.toordinal() + LAST_MOMENT
 
     @property
     def stand_in(self) -> float:
@@ -138,6 +144,8 @@ class DateColumn(_Bounded):
         if not found or not set(found) <= _DIRECTIVES:
             allowed = ", ".join(f"%{letter}" for letter in "YymdjHMSf")
             raise ValueError(f"format = {self.format!r} is made of other directives than {allowed}, or of none")
+        if not {"Y", "y"} & set(found):
+            raise ValueError(f"format = {self.format!r} names no year; it needs %Y or %y")
         _check_bounds(self.lower, self.upper, self.constant, self.missing)
         return self
 
@@ -256,6 +264,8 @@ _KINDS: dict[str, type[_Column]] = {
 class CsvFormat(_Strict):
     """How CSV files are written. It changes no meaning, so that each site may have its own.
 
+    ``decimal`` and ``missing`` hold for text in Parquet files too.
+
     Attributes:
         delimiter: between two values.
         quote: around a value that holds a delimiter or a line break; twice within one for itself. Empty: there is none.
@@ -282,6 +292,10 @@ class CsvFormat(_Strict):
                 raise ValueError(f"{field} is a line break")
             if letter and not letter.isascii():
                 raise ValueError(f"{field} = {letter!r} is not an ASCII character")
+            if letter.isalnum() or letter == "\0":
+                raise ValueError(f"{field} = {letter!r} is a letter, a digit or nothing that is written")
+        if self.quote.isspace():
+            raise ValueError("quote is a space, and spaces around values are removed")
         if self.delimiter == self.quote:
             raise ValueError(f"delimiter and quote are both {self.quote!r}")
         return self
@@ -340,7 +354,7 @@ class TableSchema(_Strict):
         if twice := [name for name, count in Counter(self.features).items() if count > 1]:
             raise ValueError(f"columns gives two features the name {twice[0]!r}; rename a column or a category")
         for name, column in self.columns.items():
-            if name != name.strip() or not name:
+            if name != name.strip() or (not name and not isinstance(column, IgnoredColumn)):
                 raise ValueError(f"columns has {name!r}, which is empty or has a space at an end")
             values = getattr(column, "values", None) or ()
             if both := set(self.csv.missing) & {*values, *getattr(column, "aliases", ())}:
@@ -366,6 +380,18 @@ def read_schema(path: Path) -> TableSchema:
     except ValueError as error:
         text = explain(error) if isinstance(error, ValidationError) else str(error)
         raise DataError(f"the schema file {path} cannot be used:\n{text}") from error
+
+
+def drafted_lines(path: Path) -> int:
+    """Return how many lines of a schema file are still marked as drafted from data.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return path.read_bytes().count(DRAFTED.encode())
+    except OSError as error:
+        raise DataError(f"cannot read the schema file {path}: {error.strerror or error}") from error
 
 
 def schema_of(tree: Mapping[str, Any]) -> TableSchema:

@@ -14,12 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from fedtrain.config import Data
 from fedtrain.config.loading import explain
 from fedtrain.config.toml import FilePath, Names, parse_toml
-from fedtrain.data.cache import Built, Entry, cached
+from fedtrain.data.cache import Built, Entry, cached, kept_digest
 from fedtrain.data.schema import read_schema
 from fedtrain.data.sources import Decoded, registered
-from fedtrain.data.store import decode_numbers, digest_of, entry_of, info_of, records_of, with_classes
-from fedtrain.data.types import DataInfo, Split, TargetKind
+from fedtrain.data.store import decode_numbers, digest_of, entry_of, info_of, records_of, rules_of, with_classes
+from fedtrain.data.types import Columns, DataInfo, RuleCounts, Split, TargetKind
 from fedtrain.errors import DataError, SiteError, StorageError
+from fedtrain.ledger import dataset_key
 
 _FORMATS = tuple(source.kind for source in registered() if source.deployed)
 _READ = (
@@ -115,10 +116,12 @@ class SiteRecords:
     Attributes:
         info: the kind and shape of a record, and the classes.
         train: all records, in the source's order; memory-mapped and read-only where they come from files.
+        rules: how often the rules of a schema file were needed. It is for this site alone.
     """
 
     info: DataInfo
     train: Split
+    rules: tuple[RuleCounts, ...] = ()
 
 
 def read_site_data(folder: Path) -> SiteData:
@@ -160,7 +163,7 @@ def site_data(section: object, path: Path) -> SiteData:
     return data.model_copy(update=found)
 
 
-def open_site(data: SiteData, *, folder: Path) -> SiteRecords:
+def open_site(data: SiteData, *, folder: Path, schema: str | None = None) -> SiteRecords:
     """Open the records of a site. Those of files are decoded once, and kept in the folder's own ``cache``.
 
     The same files give the arrays that a client of a simulation has with a natural split, bit for bit. How they are
@@ -170,9 +173,11 @@ def open_site(data: SiteData, *, folder: Path) -> SiteRecords:
     Args:
         data: where they are.
         folder: the folder of the site file.
+        schema: the digest that the schema file must have had when the records were decoded; ``None`` for any.
 
     Raises:
         DataError: they are missing or malformed, of other classes, or a table whose columns are in no order.
+        SiteError: they were decoded by another schema.
         StorageError: the cache cannot be written.
     """
     source = data.as_source()
@@ -181,7 +186,29 @@ def open_site(data: SiteData, *, folder: Path) -> SiteRecords:
         return SiteRecords(info=decoded.info, train=decoded.train)
     cache = folder / "cache"
     entry = kept(cache, digest_of(source, fraction=None, seed=0), lambda: entry_of(decode_numbers(source)))
-    return SiteRecords(info=info_of(entry), train=records_of(entry))
+    info = info_of(entry)
+    if schema is not None and (not isinstance(info.features, Columns) or info.features.schema != schema):
+        raise SiteError("the site's schema file was edited while its records were read; nothing was trained")
+    return SiteRecords(info=info, train=records_of(entry), rules=rules_of(entry))
+
+
+def begins_ledger(folder: Path, train: Split) -> int:
+    """Return how many ledgers a site has of other records, where it has none of these; else 0.
+
+    Another decoding of the same records is other records to a ledger, and has the whole budget again.
+
+    Args:
+        folder: the folder of the site file.
+        train: the site's records.
+
+    Raises:
+        KeyFileError: the key of the data set digests cannot be used.
+    """
+    ledgers, key = {file.stem for file in (folder / "ledgers").glob("*.jsonl")}, folder / "dataset.key"
+    if not ledgers or not key.exists():
+        return 0
+    digest = kept_digest(folder / "cache" / "digests", train.features, train.targets, dataset_key(key))
+    return 0 if digest in ledgers else len(ledgers)
 
 
 def schema_digest(data: SiteData) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from fedtrain.data.cache import Entry, cache_folder, cached
 from fedtrain.data.schema import read_schema
 from fedtrain.data.sources import Decoded, registered, source_of
 from fedtrain.data.sources.base import path_of
-from fedtrain.data.types import ClassTarget, DataInfo, DataStore, Split
+from fedtrain.data.types import ClassTarget, DataInfo, DataStore, RuleCounts, Split
 from fedtrain.errors import ConfigError, DataError
 
-FORMAT = 5
+FORMAT = 6
 """Version of the decoded arrays; raising it makes every cached store be decoded again."""
 
 _HOLD_OUT, _LIMIT = 1, 2  # independent streams of random numbers from one seed
@@ -28,8 +28,8 @@ def open_store(data: Data, *, seed: int) -> DataStore:
     """Open a data set, decoding it only where the cache does not hold it.
 
     The cache is keyed by everything that determines the decoded arrays: the source, its columns, fractions and limits,
-    the path, size and modification time of each input file, and the seed where records are drawn. A data set of the hub
-    is identified by its name alone.
+    the path, size and modification time of each input file, the content of a schema file, and the seed where records
+    are drawn. A data set of the hub is identified by its name alone.
 
     Args:
         data: where the records come from. Test records are those of the source; where ``test_fraction`` is set (and
@@ -128,13 +128,19 @@ def entry_of(decoded: Decoded) -> Entry:
     arrays: dict[str, NDArray[Any]] = {"features": decoded.train.features, "targets": decoded.train.targets}
     if decoded.train.lengths is not None:
         arrays["lengths"] = decoded.train.lengths
-    return Entry(meta=decoded.info.as_json(), arrays=arrays)
+    rules = {"rules": [asdict(each) for each in decoded.rules]} if decoded.rules else {}
+    return Entry(meta=decoded.info.as_json() | rules, arrays=arrays)
 
 
 def records_of(entry: Entry) -> Split:
     """Return the records that `entry_of` put into an entry."""
     arrays = entry.arrays
     return Split(features=arrays["features"], targets=arrays["targets"], lengths=arrays.get("lengths"))
+
+
+def rules_of(entry: Entry) -> tuple[RuleCounts, ...]:
+    """Return how often the rules of a schema file were needed for the records that `entry_of` put into an entry."""
+    return tuple(RuleCounts(**each) for each in entry.meta.get("rules", ()))
 
 
 def info_of(entry: Entry) -> DataInfo:
@@ -162,6 +168,9 @@ def digest_of(data: Data, *, fraction: float | None, seed: int) -> str:
         "files": [_identify(file) for file in source_of(data.source).files(data)],
         "has_test_path": data.test_path is not None,
     }
+    if data.schema_file is not None:
+        # An edit that leaves size and time as they were would decode by one schema, and say another.
+        facts["schema"] = _content_of(path_of(data.schema_file))
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -171,6 +180,13 @@ def _identify(file: Path) -> tuple[str, int, int]:
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error}") from error
     return str(file.resolve()), status.st_size, status.st_mtime_ns
+
+
+def _content_of(file: Path) -> str:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error}") from error
 
 
 def _build(data: Data, *, fraction: float | None, seed: int) -> Entry:

@@ -247,6 +247,23 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RuleCounts:
+    """How many values of a column a rule of its schema file was needed for. It says something of private records.
+
+    Attributes:
+        column: the column.
+        missing: values that are missing.
+        clipped: numbers and dates outside of the bounds, which count as the nearer one.
+        unseen: values that are none of the categories.
+    """
+
+    column: str
+    missing: int = 0
+    clipped: int = 0
+    unseen: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataStore:
     """A decoded data set: training records, split over clients, and test records that no client sees.
 

@@ -86,6 +86,7 @@ def inputs_of(experiment: Experiment, info: DataInfo, *, encoder_digest: str | N
         encoding = "the spectrogram that fedtrain.tasks.log_mel computes of the samples"
     elif experiment.data.schema_file is not None:
         encoding = f"columns as the schema file {experiment.data.schema_file} decodes them"
+        encoding += "; then those of scaling: less the first number, divided by the second" if scaling else ""
     elif scaling:
         encoding = "columns of scaling: less the first number, divided by the second"
     return Inputs(

@@ -1,6 +1,6 @@
 """Statistics of the columns of a table with public bounds, from one noisy sum. No model is trained."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from fedtrain.config import Experiment
 from fedtrain.config.sections import TaskConfig
-from fedtrain.data.types import DataInfo
+from fedtrain.data.types import Columns, DataInfo
 from fedtrain.errors import ConfigError, TaskError
-from fedtrain.statistics import ColumnLayout, Estimates, estimate, parse_column
+from fedtrain.statistics import Column, ColumnLayout, Estimates, estimate, parse_column
 from fedtrain.tasks.base import Batch, Metric, Metrics, Records
 from fedtrain.tasks.sums import SumTask
 
@@ -29,7 +29,8 @@ class ColumnStatistics(SumTask):
         layout: what a record adds.
 
     Raises:
-        ConfigError: no columns are named, or one without bounds, or an unbounded one.
+        ConfigError: no columns are named, or one without bounds, or an unbounded one; or, of a table by a schema file,
+            one with bounds that are not in its scaled unit.
         TaskError: the data set is no table, or has no such column.
     """
 
@@ -59,6 +60,8 @@ class ColumnStatistics(SumTask):
                 "what a run has is on its screen and in its report (data.features), and a target that is a number is "
                 f'called "{TARGET}"'
             )
+        if isinstance(info.features, Columns) and info.features.schema is not None:
+            _require_scaled(columns)
         self._places = [places[name] for name in names]
         self._classes = info.classes if info.target.kind == "class" else ()
         self.layout = ColumnLayout(columns=columns, bins=config.bins, classes=len(self._classes))
@@ -102,6 +105,16 @@ class ColumnStatistics(SumTask):
         (weights,) = sums.values()
         total = self.mean(np.asarray(weights), experiment) * units
         return estimate(self.layout, total, deviation=self.deviation(noise) * units)
+
+
+def _require_scaled(columns: Sequence[Column]) -> None:
+    """Refuse bounds in the unit of the file: all values would be in one corner of them, and the noise far larger."""
+    if wide := [column for column in columns if column.lower < -1 or column.upper > 1]:
+        column = wide[0]
+        raise ConfigError(
+            f"task.columns has {column.name!r} from {column.lower:g} to {column.upper:g}, and a schema file scales its "
+            "columns to -1 to 1, or 0 to 1: write bounds within these; its ends stand for lower and upper of the schema"
+        )
 
 
 class _Nothing:

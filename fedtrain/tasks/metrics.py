@@ -47,8 +47,8 @@ class ClassificationMetrics(ResampledClasses):
       sums in single precision: the error was 5e-6 on ten thousand and 6e-4 on a million records where measured.
 
     Where ``loss`` is ``None``, so are the areas, and there are no thresholds. The areas are of the order of the
-    outputs: torchmetrics 1.9 applies a sigmoid to scores outside [0, 1], batch by batch, and counts an area of 0 for a
-    class without records.
+    outputs: torchmetrics 1.9 applies a sigmoid to scores outside [0, 1], batch by batch, so that its area depends on
+    the batches, and counts an area of 0 under the ROC curve for a class without records.
     """
 
     def __init__(self, classes: int) -> None:

@@ -49,7 +49,9 @@ def run(cli, tmp_path):
     return simulate
 
 
-@pytest.mark.parametrize("mode", RUNS)
+@pytest.mark.parametrize(
+    "mode", [mode if mode == "record-summed" else pytest.param(mode, marks=pytest.mark.slow) for mode in RUNS]
+)
 def test_a_table_is_trained_on_in_every_mode(run, mode):
     done = run(RUNS[mode])
     assert done.status == 0, done.stdout + done.stderr

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from fedtrain import load_run
+from fedtrain.config import from_flat
+from fedtrain.data.types import Columns, DataInfo, NumberTarget
 from fedtrain.errors import DataError
 from fedtrain.prediction import Predictions, predict
 from fedtrain.report.inputs import inputs_of
@@ -65,6 +67,18 @@ def test_several_labels_are_predicted_from_one_half_on_and_numbers_as_they_are()
     assert list(number.rows()) == [{"record": "x", "predicted": 2.5}]
     raw = Predictions(records=("x",), target="class", names=("0", "1"), values=np.array([[2.5, -1.0]]), raw=True)
     assert list(raw.rows()) == [{"record": "x", "output 0": 2.5, "output 1": -1.0}]
+
+
+def test_the_description_of_a_table_says_what_its_schema_file_and_scaling_do():
+    info = DataInfo(features=Columns(shape=(1,), names=("age",), schema="0" * 64), target=NumberTarget())
+    data = {"data.source": "csv", "data.path": "x.csv", "data.schema_file": "s.toml", "data.test_fraction": 0.5}
+    task = {"data.target": "number", "task.name": "regression", "task.scaling": "age: 0.25 by 0.5"}
+    said = json.loads(inputs_of(from_flat(data | task), info).encode())
+    assert said["scaling"] == {"age": [0.25, 0.5]}
+    assert said["encoding"] == (
+        "columns as the schema file s.toml decodes them; then those of scaling: less the first number, divided by the "
+        "second"
+    )
 
 
 def test_the_description_says_nothing_that_the_report_does_not_say(run):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from fedtrain.config import Data
-from fedtrain.data.types import DataInfo, Split
+from fedtrain.data.types import DataInfo, RuleCounts, Split
 from fedtrain.errors import DataError
 
 Place = Callable[[int], str]
@@ -26,6 +26,7 @@ class Decoded:
         owners: the names of the owners, in the order of their codes; empty where the source names none.
         categorical: the columns of categories that became features: one feature for each category that occurs, or the
             number that this source gives to the category.
+        rules: of a schema file, how often the training records needed them, column by column.
     """
 
     info: DataInfo
@@ -33,6 +34,7 @@ class Decoded:
     test: Split | None
     owners: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
+    rules: tuple[RuleCounts, ...] = ()
 
 
 class Source(ABC):

@@ -7,6 +7,7 @@ is also read once by Python's own reader, which is slower and strict.
 import codecs
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -22,11 +23,14 @@ from fedtrain.data.schema import CsvFormat, TableSchema
 from fedtrain.data.sources.base import Decoded
 from fedtrain.data.sources.columns import some
 from fedtrain.data.sources.kinds import files_of
-from fedtrain.data.sources.tables import Table, decode_by_schema
+from fedtrain.data.sources.tables import Table, decode_by_schema, without_missing
 from fedtrain.errors import DataError
 
+_LINE_BREAK: Final = re.compile(rb"\r\n|\r|\n")
 _OTHER_ENCODINGS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _SHOWN: Final = 80
+_BLOCK: Final = 1 << 26
+"""Bytes that pyarrow parses together; no row may be longer. By default it is 1 MiB, and texts are longer."""
 
 
 def decode_csv(data: Data) -> Decoded:
@@ -66,7 +70,10 @@ def read_delimited(file: Path, form: CsvFormat, *, names: Sequence[str] | None) 
             pa.BufferReader(data),
             # In one thread, so that rows have numbers.
             read_options=arrow_csv.ReadOptions(
-                use_threads=False, column_names=names or None, autogenerate_column_names=names is not None and not names
+                use_threads=False,
+                block_size=_BLOCK,
+                column_names=names or None,
+                autogenerate_column_names=names is not None and not names,
             ),
             parse_options=arrow_csv.ParseOptions(
                 delimiter=form.delimiter,
@@ -119,17 +126,17 @@ def _content(file: Path, form: CsvFormat) -> tuple[bytes, int]:
     try:
         data.decode()
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = len(_LINE_BREAK.findall(data, 0, error.start)) + 1
         raise DataError(
             f"{file}, line {line} has a byte that is not UTF-8 (0x{data[error.start]:02x}); save it as UTF-8"
         ) from error
     data, passed = data.removeprefix(codecs.BOM_UTF8), 0
     while form.comment and data.startswith(form.comment.encode()):
-        data, passed = data.partition(b"\n")[2], passed + 1
+        data, passed = (*_LINE_BREAK.split(data, maxsplit=1), b"")[1], passed + 1
     if not data.strip():
         raise DataError(f"{file} is empty: it has neither a row with the names of columns nor a record")
     # Without a line break at its end, a row of names alone is no row for pyarrow.
-    return data if data.endswith(b"\n") else data + b"\n", passed
+    return data if data.endswith((b"\n", b"\r")) else data + b"\n", passed
 
 
 def _trimmed(values: Any, column: str, form: CsvFormat, place: Any) -> Any:
@@ -145,9 +152,7 @@ def _trimmed(values: Any, column: str, form: CsvFormat, place: Any) -> Any:
                 f"{place(row)}, column {column!r}: there is a space before the quote, which then is none; write the "
                 "quote directly after the delimiter"
             )
-    trimmed = pc.utf8_trim_whitespace(values)
-    missing = pc.is_in(trimmed, value_set=pa.array(form.missing, pa.large_string()))
-    return pc.if_else(missing, pa.scalar(None, pa.large_string()), trimmed)
+    return without_missing(values, form.missing)
 
 
 def _require_closed_quotes(file: Path, data: bytes, form: CsvFormat, passed: int) -> None:

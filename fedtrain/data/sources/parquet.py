@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fedtrain.config import Data
+from fedtrain.data.schema import CsvFormat
 from fedtrain.data.sources.arrow import (
     Records,
     Roles,
@@ -31,7 +32,7 @@ from fedtrain.data.sources.base import Decoded, path_of, require_records
 from fedtrain.data.sources.columns import some
 from fedtrain.data.sources.kinds import files_of
 from fedtrain.data.sources.plain import common_type, holds_lists, plain, plain_type, with_items
-from fedtrain.data.sources.tables import Table, decode_by_schema
+from fedtrain.data.sources.tables import Table, decode_by_schema, without_missing
 from fedtrain.errors import DataError
 from fedtrain.progress import working
 
@@ -73,7 +74,7 @@ def decode_parquet(data: Data) -> Decoded:
     assert data.path is not None  # Data is validated
     parquet_files = partial(files_of, suffix=".parquet")
     if data.schema_file is not None:
-        return decode_by_schema(data, parquet_files, lambda file, schema: read_table(file, schema.columns))
+        return decode_by_schema(data, parquet_files, lambda file, schema: read_table(file, schema.columns, schema.csv))
     train = parquet_files(data.path)
     test = parquet_files(data.test_path) if data.test_path else ()
     shared = {file.resolve() for file in train} & {file.resolve() for file in test}
@@ -95,12 +96,13 @@ def decode_parquet(data: Data) -> Decoded:
     return decode_tables(read(train, wanted), testing, role, class_names=data.class_names)
 
 
-def read_table(file: Path, known: Collection[str]) -> Table:
+def read_table(file: Path, known: Collection[str], form: CsvFormat) -> Table:
     """Read a file as a schema needs it: plain types, and the names of named numbers in the place of these.
 
     Args:
         file: the file.
         known: columns that are read although they are a pandas index.
+        form: what stands for a missing value in text, and how numbers in text are written.
 
     Raises:
         DataError: it cannot be read as Parquet.
@@ -116,8 +118,16 @@ def read_table(file: Path, known: Collection[str]) -> Table:
         values = plain(table[name], plain_type(table[name].type), what=f"{file}, column {name!r}")
         if name in layout.class_names and not holds_lists(values.type):
             values = _named_values(values, layout.class_names[name])
+        if pa.types.is_large_string(values.type):
+            values = without_missing(values, form.missing)
         columns[name] = values
-    return Table(columns=columns, rows=table.num_rows, name=str(file), place=lambda row: f"{file}, row {row}")
+    return Table(
+        columns=columns,
+        rows=table.num_rows,
+        name=str(file),
+        place=lambda row: f"{file}, row {row}",
+        decimal=form.decimal,
+    )
 
 
 def _named_values(numbers: Any, names: Sequence[str]) -> Any:

@@ -4,6 +4,8 @@ Values are text, as those of CSV files, or of a type of Arrow, as those of Parqu
 not fit its column is refused, with the file, the place and the column.
 """
 
+import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 from fedtrain.config import Data
 from fedtrain.config.loading import nearest
 from fedtrain.data.schema import (
+    LAST_MOMENT,
     BooleanColumn,
     CategoryColumn,
     DateColumn,
@@ -32,19 +35,32 @@ from fedtrain.data.schema import (
 from fedtrain.data.sources.base import Decoded, Place, path_of, require_records
 from fedtrain.data.sources.columns import Coded, coded, require_values, some, without_negative_zero
 from fedtrain.data.sources.plain import is_numeric, named
-from fedtrain.data.types import Columns, DataInfo, Split
+from fedtrain.data.types import Columns, DataInfo, RuleCounts, Split
 from fedtrain.errors import DataError
 from fedtrain.progress import working
 
 Numbers = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-_DAY: Final = 86_400.0
+_DAY: Final = 86_400
+_OF_SECOND: Final = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
 _MEANING: Final = {
     **dict.fromkeys(("true", "yes", "y", "t", "1"), 1.0),
     **dict.fromkeys(("false", "no", "n", "f", "0"), 0.0),
 }
 _NUMBER: Final = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+
+
+def number_pattern(decimal: str) -> str:
+    """Return the regular expression of a number that is text."""
+    return _NUMBER if decimal == "." else _NUMBER.replace(r"\.", ",")
+
+
+def without_missing(values: Any, words: Sequence[str]) -> Any:
+    """Return text without spaces around, and as null what stands for a missing value."""
+    trimmed = pc.utf8_trim_whitespace(values)
+    missing = pc.is_in(trimmed, value_set=pa.array(words, pa.large_string()))
+    return pc.if_else(missing, pa.scalar(None, pa.large_string()), trimmed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +87,7 @@ class _Encoded:
     features: NDArray[np.float32]
     targets: NDArray[Any]
     owners: Any
+    rules: Mapping[str, Counter[str]]
 
 
 def open_schema(data: Data) -> TableSchema:
@@ -144,7 +161,14 @@ def decode_by_schema(
         train=_together(parts, owners),
         test=_together(encoded(test, None), None) if test else None,
         owners=tuple(map(str, owners.categories())) if owners else (),
+        rules=_counted(parts, schema),
     )
+
+
+def _counted(parts: Sequence[_Encoded], schema: TableSchema) -> tuple[RuleCounts, ...]:
+    """Return how often rules were needed, of the columns where they were."""
+    totals = {name: sum((part.rules.get(name, Counter()) for part in parts), Counter()) for name in schema.columns}
+    return tuple(RuleCounts(column=name, **total) for name, total in totals.items() if total)
 
 
 def require_columns(table: Table, schema: TableSchema, owner: str | None) -> None:
@@ -165,8 +189,9 @@ def require_columns(table: Table, schema: TableSchema, owner: str | None) -> Non
         raise DataError(f"{table.name}: there is no column {missing[0]!r}, which is in the schema file{also}")
     if unknown:
         raise DataError(
-            f"{table.name}: the column {unknown[0]!r} is not in the schema file{nearest(unknown[0], schema.columns)}; "
-            f'to pass it over, add {unknown[0]!r} = {{ kind = "ignore" }} to [columns]'
+            f"{table.name}: the column {unknown[0]!r} is not in the schema file"
+            f"{nearest(unknown[0], schema.columns) if unknown[0] else ', and has no name'}; "
+            f'to pass it over, add {json.dumps(unknown[0], ensure_ascii=False)} = {{ kind = "ignore" }} to [columns]'
         )
 
 
@@ -187,11 +212,12 @@ def _encode(table: Table, schema: TableSchema, owner: str | None) -> _Encoded:
     features = np.zeros((table.rows, len(schema.features)), dtype=np.float32)
     targets: NDArray[Any] = np.zeros(0)
     low, high = schema.range
+    rules: dict[str, Counter[str]] = {}
     start = 0
     for name, column in schema.columns.items():
         if not column.decisive:
             continue
-        value = _Values(table=table, column=name)
+        value = _Values(table=table, column=name, counts=rules.setdefault(name, Counter()))
         width = len(column.feature_names(name))
         out = features[:, start : start + width]
         start += width
@@ -207,14 +233,15 @@ def _encode(table: Table, schema: TableSchema, owner: str | None) -> _Encoded:
             case CategoryColumn():
                 codes = value.categories(column.values, column.aliases, other=column.unseen == "other")
                 value.require(codes == _ABSENT, column.missing)
+                value.count("unseen", codes == len(column.values))
                 out[np.arange(table.rows), np.where(codes == _ABSENT, width - 1, codes)] = 1
             case TargetColumn():
                 targets = _targets(value, column, low, high)
     owners = None
     if owner is not None:
-        owners = _Values(table=table, column=owner).text()
+        owners = _Values(table=table, column=owner, counts=Counter()).text()
         require_values(owners, column=owner, place=table.place)
-    return _Encoded(features=features, targets=targets, owners=owners)
+    return _Encoded(features=features, targets=targets, owners=owners, rules=rules)
 
 
 def _targets(value: "_Values", column: TargetColumn, low: float, high: float) -> NDArray[Any]:
@@ -246,8 +273,10 @@ def _scaled(
     value.require(absent, column.missing)
     lower, upper = column.bounds
     numbers = np.where(absent, column.stand_in, numbers)
-    if column.outside == "refuse" and (bad := np.flatnonzero((numbers < lower) | (numbers > upper))).size:
-        row = int(bad[0])
+    outside = (numbers < lower) | (numbers > upper)
+    value.count("clipped", outside)
+    if column.outside == "refuse" and outside.any():
+        row = int(np.flatnonzero(outside)[0])
         raise DataError(
             f"{value.place(row)}: {value.shown(row)} is outside of lower = {column.lower} and upper = {column.upper} "
             'in the schema file; correct it, or set outside = "clip", by which it counts as the nearer bound'
@@ -260,10 +289,11 @@ _ABSENT: Final = -1
 
 @dataclass(frozen=True, kw_only=True)
 class _Values:
-    """The values of a column of a file."""
+    """The values of a column of a file, and how often rules were needed for them."""
 
     table: Table
     column: str
+    counts: Counter[str]
 
     @property
     def _held(self) -> Any:
@@ -275,10 +305,19 @@ class _Values:
 
     def shown(self, row: int) -> str:
         """Return a value as a person recognises it."""
-        return repr(text if len(text := str(self._held[row].as_py())) <= _SHOWN else f"{text[:_SHOWN]}...")
+        held = self._held[row]
+        try:
+            text = str(held.as_py())
+        except (OverflowError, ValueError):  # a time that Python has no type for
+            text = f"{held.value} {held.type.unit} after 1970"
+        return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+
+    def count(self, what: str, where: Mask) -> None:
+        """Note how many values a rule was needed for."""
+        self.counts[what] += int(where.sum())
 
     def require(self, absent: Mask, rule: str) -> None:
-        """Refuse missing values where that is the rule.
+        """Refuse missing values where that is the rule, and count them.
 
         Raises:
             DataError: there is one.
@@ -289,6 +328,7 @@ class _Values:
                 f'{self.place(row)}: the value is missing; with missing = "indicator" in the schema file a missing '
                 "value of a feature is allowed"
             )
+        self.count("missing", absent)
 
     def text(self) -> Any:
         """Return the values as strings.
@@ -320,11 +360,13 @@ class _Values:
         values = self._held
         if is_numeric(values.type):
             found = values.cast(pa.float64(), safe=False)
-            if (bad := np.flatnonzero(np.isnan(_filled(found, 0.0)))).size:
-                raise DataError(f"{self.place(int(bad[0]))}: NaN is no number; write a missing value as null")
+            if (bad := np.flatnonzero(~np.isfinite(_filled(found, 0.0)))).size:
+                row = int(bad[0])
+                what = "NaN" if np.isnan(found[row].as_py()) else "an infinite value"
+                raise DataError(f"{self.place(row)}: {what} is no number; write a missing value as null")
         else:
             text = self.text()
-            pattern = _NUMBER if self.table.decimal == "." else _NUMBER.replace(r"\.", ",")
+            pattern = number_pattern(self.table.decimal)
             if (row := pc.index(pc.match_substring_regex(text, pattern), value=False).as_py()) >= 0:
                 raise DataError(f"{self.place(row)}: {self.shown(row)} is no number{self._hint(row)}")
             if self.table.decimal == ",":
@@ -342,14 +384,21 @@ class _Values:
     def days(self, form: str) -> tuple[Numbers, Mask]:
         """Return the values, dates, as days since the first of year 1, and which are missing.
 
+        A time with a time zone counts as that of UTC.
+
         Raises:
             DataError: one is no date of that format.
         """
         values = self._held
         if pa.types.is_date(values.type) or pa.types.is_timestamp(values.type):
-            micros = values.cast(pa.timestamp("us")).cast(pa.int64())
             epoch = datetime(1970, 1, 1).toordinal()  # noqa: DTZ001 - a day of the calendar
-            return epoch + _filled(micros.cast(pa.float64(), safe=False), 0.0) / (1e6 * _DAY), _absent(values)
+            if pa.types.is_date32(values.type):
+                whole, of_day = values.cast(pa.int32()), 1
+            else:
+                unit = "ms" if pa.types.is_date64(values.type) else values.type.unit
+                whole, of_day = values.cast(pa.int64()), _DAY * _OF_SECOND[unit]
+            days, rest = np.divmod(pc.fill_null(whole, 0).to_numpy().astype(np.int64), of_day)
+            return epoch + days + np.minimum(rest / of_day, LAST_MOMENT), _absent(values)
         return self._mapped(partial(_day, form=form), f"is no date of the format {form!r}")
 
     def booleans(self) -> tuple[Numbers, Mask]:
@@ -404,7 +453,8 @@ def _day(text: str, *, form: str) -> float | None:
         found = datetime.strptime(text, form)  # noqa: DTZ007 - a day of the calendar
     except ValueError:
         return None
-    return found.toordinal() + (found - datetime.combine(found, datetime.min.time())).total_seconds() / _DAY
+    passed = (found - datetime.combine(found, datetime.min.time())).total_seconds() / _DAY
+    return found.toordinal() + min(passed, LAST_MOMENT)
 
 
 def _codes(encoded: Any) -> NDArray[np.int64]:

@@ -4,7 +4,8 @@ import warnings
 import numpy as np
 import pytest
 
-from fedtrain.data.schema import read_schema
+from fedtrain.data.schema import DRAFTED, read_schema
+from fedtrain.ledger import dataset_key
 from tests.federations import provisioned
 
 with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # typer imports what click deprecates
@@ -111,6 +112,41 @@ def test_the_digest_of_a_schema_file_is_shown(node):
     assert f"schema: {node.path}/schema.toml, data.schema_digest = {digest}\n" in result.stdout
     assert "client  n  y  total" in result.stdout
     assert "warning: [data] names no classes" not in result.stdout
+
+
+@pytest.fixture
+def table(node):
+    """Give a node whose records are a table by a schema that was drafted."""
+    (node.path / "schema.toml").write_text(
+        '[columns]\nage = { kind = "number", lower = 0, upper = 9, outside = "clip", missing = "indicator" }'
+        f'  # {DRAFTED}\nward = {{ kind = "category", values = ["1", "2"] }}\n'
+        'ill = { kind = "target", values = ["n", "y"] }\n'
+    )
+    (node.path / "records.csv").write_text("age,ward,ill\n,1.0,n\n12,2.0,y\n3,1,y\n")
+    text = re.sub(r"classes = .*\n", 'schema_file = "schema.toml"\n', node.site.read_text())
+    node.site.write_text(text.replace('"npz"', '"csv"').replace("records.npz", "records.csv"))
+    return node
+
+
+def test_it_is_shown_how_often_rules_were_needed_and_what_is_still_as_drafted(table):
+    first, again = run(table), run(table)
+    assert first.exit_code == 0, first.output
+    assert again.stdout == first.stdout  # the second time out of the cache
+    assert "column age: 1 missing, 1 clipped, of 3\ncolumn ward: 2 not listed, of 3\n" in first.stdout
+    assert "warning: most values of column ward are none of those that the schema file lists" in first.stdout
+    assert "most values of column age" not in first.stdout
+    assert "warning: 1 lines of the schema file are still marked as drafted from data" in first.stdout
+    schema = table.path / "schema.toml"
+    schema.write_text(schema.read_text().replace(f"  # {DRAFTED}", ""))
+    assert "drafted" not in run(table).stdout
+
+
+def test_records_that_would_begin_another_ledger_are_a_warning(table):
+    assert "no ledger" not in run(table).stdout
+    dataset_key(table.path / "dataset.key")
+    (table.path / "ledgers").mkdir()
+    (table.path / "ledgers" / f"{'0' * 64}.jsonl").touch()
+    assert "warning: these records have no ledger, and this node has 1 of other records" in run(table).stdout
 
 
 def test_the_column_of_an_image_is_shown(node):

@@ -149,6 +149,6 @@ def test_a_site_refuses_an_experiment_by_another_schema_before_it_reads_a_record
             site_of(table(**wrong))
     (tmp_path / "schema.toml").write_text((tmp_path / "schema.toml").read_text().replace("upper = 4", "upper = 5"))
     with pytest.raises(SiteError, match=r"is not the digest of the site's schema file"):
-        site_of(table(**of(digest), test_path="other.csv"))
+        site_of(table(**of(digest)))  # the very experiment whose site this process has opened
     with pytest.raises(SiteError, match=r"the experiment has a schema file, and the site file names none"):
         site_of(table(own='source = "npz"\npath = "records.npz"\nclasses = "n, y"\n', **of(digest)))

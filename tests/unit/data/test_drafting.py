@@ -85,7 +85,9 @@ def test_text_is_passed_over_and_is_no_target(tmp_path):
 def test_a_parquet_file_without_a_header_of_its_own_is_drafted_by_its_types(tmp_path):
     path = tmp_path / "people.parquet"
     seen = [dt.date(2020, 1, 2), dt.date(2021, 1, 2)]
-    pq.write_table(pa.table({"n": [1, 5], "b": [True, False], "seen": seen, "y": ["a", "b"]}), path)
+    exact = pa.array([1577836800 * 10**9 + 1, 1609372799 * 10**9], pa.timestamp("ns"))
+    columns = {"n": [1, 5], "b": [True, False], "seen": seen, "exact": exact, "y": ["a", "b"]}
+    pq.write_table(pa.table(columns), path)
     text = draft(path, "y").text
     assert "[csv]" not in text
     for line in (
@@ -95,6 +97,34 @@ def test_a_parquet_file_without_a_header_of_its_own_is_drafted_by_its_types(tmp_
     ):
         assert line in text
     schema_of(parse_toml(text.encode()))
+
+
+@pytest.mark.parametrize(
+    ("values", "form"),
+    [
+        (["1234567890123456", "1234567890123461", "1234567890123469"], CsvFormat()),
+        (["1_000", "2_000", "3_000"], CsvFormat()),
+        (["1.5", "2.5", "3.5"], FORM),
+        (["0.1", "0.30000000000000004", "0.2"], CsvFormat()),
+    ],
+)
+def test_a_draft_of_odd_numbers_reads_its_file_too(tmp_path, values, form):
+    path = tmp_path / "people.csv"
+    rows = [f"{row}{form.delimiter}{value}{form.delimiter}{'ab'[row % 2]}" for row, value in enumerate(values)]
+    path.write_text("\n".join([form.delimiter.join(["", "x", "y"]), *rows, ""]))
+    found = draft(path, "y", form)
+    assert found.passed_over == ("a column without a name",)
+    (tmp_path / "schema.toml").write_text(found.text)
+    fields = {"path": str(path), "schema_file": str(tmp_path / "schema.toml"), "test_fraction": 0.5}
+    decoded = source_of("csv").decode(Data(source="csv", **fields))
+    assert len(decoded.train) == 3
+    assert decoded.rules == ()
+
+
+def test_typed_numbers_are_numbers_however_text_is_written(tmp_path):
+    path = tmp_path / "people.parquet"
+    pq.write_table(pa.table({"n": [1.5, 5.25], "y": ["a", "b"]}), path)
+    assert 'n = { kind = "number", lower = 1, upper = 6 }' in draft(path, "y").text
 
 
 def test_columns_without_names_are_numbered(tmp_path):

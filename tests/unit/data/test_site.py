@@ -1,15 +1,18 @@
+import os
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from fedtrain.config import Data, Partition
 from fedtrain.data import open_store, open_test, partition
-from fedtrain.data.site import SiteData, open_site, read_site_data
+from fedtrain.data.site import SiteData, begins_ledger, open_site, read_site_data, schema_digest
+from fedtrain.data.types import RuleCounts
 from fedtrain.errors import ConfigError, DataError, SiteError, StorageError
-from fedtrain.ledger import read_policy
+from fedtrain.ledger import dataset_digest, dataset_key, read_policy
 
 CLASSES = "b, c, a"
 OWN = """
@@ -140,6 +143,52 @@ label = { kind = "target", values = ["n", "y"] }
     np.testing.assert_array_equal(server.test.features, store.test.features)
     with pytest.raises(DataError, match="it is not the schema that was agreed on"):
         open_test(alone.model_copy(update={"schema_digest": "0" * 64}))
+
+
+@pytest.fixture
+def table(site):
+    """Write a site whose table is decoded by a schema file; return a function that opens it."""
+    (site / "records.csv").write_text("a,label\n9,n\n?,y\n")
+    (site / "site.toml").write_text('[data]\nsource = "csv"\npath = "records.csv"\nschema_file = "schema.toml"\n')
+    (site / "schema.toml").write_text(
+        '[csv]\nmissing = ["?"]\n[columns]\n'
+        'a = { kind = "number", lower = 0, upper = 9, outside = "clip", missing = "indicator" }\n'
+        'label = { kind = "target", values = ["n", "y"] }\n'
+    )
+    return lambda **wanted: open_site(read_site_data(site), folder=site, **wanted)
+
+
+def test_an_edit_of_a_schema_file_that_leaves_size_and_time_decodes_anew(site, table):
+    file = site / "schema.toml"
+    before = table()
+    status = file.stat()
+    file.write_text(file.read_text().replace("upper = 9", "upper = 6"))
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    after = table()
+    assert after.info.features.schema == schema_digest(read_site_data(site)) != before.info.features.schema
+    assert (before.rules, after.rules) == (
+        (RuleCounts(column="a", missing=1),),
+        (RuleCounts(column="a", missing=1, clipped=1),),
+    )
+    assert table().rules == after.rules
+
+
+def test_records_that_were_decoded_by_another_schema_than_was_agreed_on_are_refused(table):
+    assert table(schema=table().info.features.schema).rules
+    with pytest.raises(SiteError, match="schema file was edited while its records were read; nothing was trained"):
+        table(schema="0" * 64)
+
+
+def test_other_records_begin_a_ledger(site, table):
+    assert begins_ledger(site, table().train) == 0
+    key, train = dataset_key(site / "dataset.key"), table().train
+    (site / "ledgers").mkdir()
+    (site / "ledgers" / f"{'0' * 64}.jsonl").touch()
+    assert begins_ledger(site, train) == 1
+    (site / "ledgers" / f"{dataset_digest(train.features, train.targets, key)}.jsonl").touch()
+    assert begins_ledger(site, train) == 0
+    assert begins_ledger(site, replace(train, features=train.features / 2)) == 2
 
 
 def test_folders_of_images_are_the_same_at_a_site_and_in_a_simulation(tmp_path, site, encode):

@@ -51,6 +51,7 @@ def records_of(info, seed=0):
     return Records(features=features, targets=targets)
 
 
+SCHEMED = Columns(shape=(3,), names=("a", "b", "c"), schema="0" * 64)
 CLASSES = ClassTarget(names=("no", "yes", "maybe"))
 SETTINGS = {"training__solver": "least-squares", "training__target_lower": 0.0, "training__target_upper": 1.0}
 CASES = {
@@ -189,12 +190,21 @@ def test_so_many_records_are_taken_at_once_that_their_vectors_fit():
         ),
         (lambda: statistics(CASES["classes"][1], columns="target: 0 to 1"), TaskError, "names target, which"),
         (lambda: statistics(CASES["classes"][1], columns="a: 0 to inf"), ConfigError, "an unbounded statistic"),
+        (
+            lambda: statistics(info_of(CLASSES, SCHEMED), columns="a: -1 to 1, b: 0 to 90"),
+            ConfigError,
+            "has 'b' from 0 to 90, and a schema file scales its columns to -1 to 1",
+        ),
         (lambda: statistics(CASES["classes"][1], model="mlp"), TaskError, "trains no model"),
     ],
 )
 def test_what_cannot_be_summed_is_refused(make, kind, message):
     with pytest.raises(kind, match=message):
         make()
+
+
+def test_statistics_of_a_table_by_a_schema_file_are_within_its_scale():
+    assert statistics(info_of(CLASSES, SCHEMED), columns="a: -1 to 1, b: 0 to 1").layout.columns[1].upper == 1
 
 
 def test_statistics_measure_nothing_on_test_records():

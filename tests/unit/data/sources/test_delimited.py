@@ -54,6 +54,9 @@ ONE = [[0.0, 1.0, 0.0, 1]]
         (b"5,x,,yes\n", "header = false"),
         (b"# of 2020\n#\na,b,c,label\n005,x,,yes\n", 'comment = "#"'),
         ("a,b,c,label\n5,x,Zürich,yes\n".encode(), ""),
+        (b"# of 2020\r# two\r" + HEAD.replace(b"\n", b"\r") + b"5,x,,yes\r", 'comment = "#"'),
+        (HEAD + b"5,x," + b"z" * 3_000_000 + b",yes\n", ""),
+        (HEAD + b'5,x,"' + b"z\n" * 1_000_000 + b'",yes\n', ""),
     ],
 )
 def test_a_file_is_read_as_its_schema_says(read, content, csv):
@@ -76,6 +79,7 @@ def test_files_are_one_table_and_order_of_columns_may_differ(read):
         (HEAD + b'5,x,"1\n2",yes\n5,x\n', r"0.csv, line 4: 2 values, and 4 are expected"),
         (HEAD + b"5,5,x,,yes\n", r"line 2: 5 values, .* a value that holds ',' is to be in quotes"),
         (b"a;b;c;label\n5;x;;yes\n", r"no column 'a', which is in the schema file; it has 'a;b;c;label'"),
+        (HEAD.replace(b"\n", b"\r") + b"5,x,,yes\r5,x,Z\xfcrich,yes\r", "line 3 has a byte that is not UTF-8"),
         (HEAD + b"5,x,,yes\n5,x,Z\xfcrich,yes\n", r"line 3 has a byte that is not UTF-8 \(0xfc\); save it as UTF-8"),
         ("a,b,c,label\n5,x,,yes\n".encode("utf-16"), "0.csv is in UTF-16; save it as UTF-8"),
         (HEAD + b'5,x,"open,yes\n5,x,,yes\n', r"line 2: a quote \(\"\) is not closed"),

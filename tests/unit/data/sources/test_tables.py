@@ -10,6 +10,7 @@ import pytest
 
 from fedtrain.config import Data, Partition
 from fedtrain.data.sources import source_of
+from fedtrain.data.types import RuleCounts
 from fedtrain.errors import DataError
 
 SCHEMA = """
@@ -157,14 +158,44 @@ def test_an_unseen_category_can_be_refused(table):
         (HEAD.replace("dose", "age"), "more than one column is named 'age'"),
         (
             HEAD.replace("note", "remark"),
-            "the column 'remark' is not in the schema file.*remark' = { kind = \"ignore\" }",
+            'the column \'remark\' is not in the schema file.*"remark" = { kind = "ignore" }',
         ),
-        (HEAD.replace("note", ""), "the column '' is not in the schema file"),
+        (
+            HEAD.replace("note", ""),
+            'the column \'\' is not in the schema file, and has no name; to pass it over, add "" = { kind = "ignore" }',
+        ),
     ],
 )
 def test_a_renamed_or_doubled_column_is_refused(table, head, words):
     with pytest.raises(DataError, match=rf"train.csv: {words}"):
         table(ROW, head=head)
+
+
+def test_the_column_without_a_name_that_pandas_writes_or_a_delimiter_at_the_end_makes_can_be_passed_over(table):
+    whole, schema = table(ROW), SCHEMA + '"" = { kind = "ignore" }\n'
+    for head, row in ((f",{HEAD}", f"0,{ROW}"), (f"{HEAD},", f"{ROW},")):
+        np.testing.assert_array_equal(table(row, head=head, schema=schema).train.features, whole.train.features)
+
+
+def test_it_is_counted_how_often_rules_were_needed_in_the_training_records(table):
+    decoded = table(
+        ROW.replace("50,0,", "?,7,"), ROW.replace("50,0,north,yes", ",-7,west,?"), ROW, test=[ROW.replace("50", "?")]
+    )
+    assert decoded.rules == (
+        RuleCounts(column="age", missing=2),
+        RuleCounts(column="dose", clipped=2),
+        RuleCounts(column="ward", unseen=1),
+        RuleCounts(column="smoker", missing=1),
+    )
+    assert table(ROW).rules == ()
+
+
+def test_the_whole_last_day_is_within_the_bounds(table):
+    schema = SCHEMA.replace("%d.%m.%Y", "%d.%m.%Y %H:%M:%S.%f")
+    last = table(ROW.replace("01.01.2020", "30.12.2020 23:59:59.999999"), schema=schema).train.features[0, -1]
+    assert last == 1
+    with pytest.raises(DataError, match="is outside"):
+        table(ROW.replace("01.01.2020", "31.12.2020 00:00:00.0"), schema=schema)
 
 
 def test_a_column_that_is_absent_is_refused(table):
@@ -213,13 +244,33 @@ def test_types_of_parquet_files_mean_what_their_text_does(arrow, table):
     assert typed.info == text.info
     stamped = arrow(**COLUMNS | {"seen": pa.array(np.array(["2020-01-01", "2020-07-01T12"], "datetime64[s]"))})
     assert stamped.train.features[1, -1] == pytest.approx((182.5 / 365) * 2 - 1, abs=1e-6)
+    exact = pa.array([1577836800 * 10**9 + 1, 1609372799_999999999], pa.timestamp("ns"))
+    assert arrow(**COLUMNS | {"seen": exact}).train.features[:, -1].tolist() == [-1, 1]
+    for unit in ("s", "ms", "us", "ns"):
+        zoned = pa.array(np.array(["2020-07-01T12"] * 2, f"datetime64[{unit}]"))
+        zoned = zoned.cast(pa.timestamp(unit, tz="UTC")).cast(pa.timestamp(unit, tz="Asia/Tokyo"))
+        features = arrow(**COLUMNS | {"seen": zoned}).train.features
+        assert features[0, -1] == stamped.train.features[1, -1]
+    assert arrow(**COLUMNS | {"seen": COLUMNS["seen"].cast(pa.date64())}).train.features.tolist() == (
+        typed.train.features.tolist()
+    )
     whole = arrow(**COLUMNS | {"smoker": pa.array([1, 0]), "ward": pa.array(["N", None])})
     assert whole.train.features[:, 7].tolist() == [1, -1]
+
+
+def test_text_in_parquet_files_is_read_like_that_of_csv_files(arrow):
+    schema = SCHEMA.replace("[csv]", '[csv]\ndecimal = ","')
+    text = {"age": pa.array(["?", " 7,5 "]), "ward": pa.array(["", "?"]), "seen": pa.array(["01.01.2020"] * 2)}
+    features = arrow(schema=schema, **COLUMNS | text).train.features
+    np.testing.assert_allclose(features[:, :2], [[-0.5, 1], [-0.85, 0]], atol=1e-7)
+    assert features[:, 5:7].tolist() == [[0, 1], [0, 1]]
 
 
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
+        ({"age": pa.array([1.0, float("inf")])}, "row 1, column 'age': an infinite value is no number"),
+        ({"seen": pa.array([10**15, 0], pa.timestamp("s"))}, "row 0, column 'seen': .* is outside"),
         ({"ward": pa.array([1.5, 2.5])}, r"train.parquet, column 'ward' has type double; a category, a class"),
         ({"ward": pa.array([[1], [2]])}, r"train.parquet, column 'ward' has type list"),
         ({"age": pa.array([1.0, float("nan")])}, r"train.parquet, row 1, column 'age': NaN is no number"),
