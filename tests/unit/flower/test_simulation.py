@@ -1,12 +1,14 @@
 """What becomes of a run of any app whose clients do nothing."""
 
 import logging
+import os
 import subprocess
 import sys
 from textwrap import dedent
 
 import pytest
 
+from fedtrain.engine.process import thread_variables
 from fedtrain.engine.requests import Tally
 from fedtrain.errors import RunError
 from fedtrain.flower.simulation import preloaded, refuse_fruitless
@@ -62,7 +64,9 @@ def test_what_workers_are_copies_of_has_one_thread_and_a_run_begins_without_what
         import fedtrain.serverapp.run
         print(sorted({LATE!r} & set(sys.modules)))
     """
-    run = subprocess.run([sys.executable, "-c", dedent(program)], check=True, capture_output=True, text=True)
+    environment = {**os.environ, **thread_variables(1)}  # as the engine starts it
+    command = [sys.executable, "-c", dedent(program)]
+    run = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     assert run.stdout == "1\n[]\n"
 
 
