@@ -8,26 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedtrain.cli import server_status
 from fedtrain.cli.running import reporting_errors, say, until_stopped
 from fedtrain.cli.streams import on_termination
-from fedtrain.config import Experiment, from_flat, read_flat, to_flat
 from fedtrain.deployment.processes import only_one
-from fedtrain.deployment.running import (
-    Ending,
-    bring_back,
-    follow,
-    log_of,
-    note_submitted,
-    refuse_taken,
-    stop,
-    submit,
-)
-from fedtrain.deployment.superlink import Service, check, running, serve
 from fedtrain.errors import ConfigError
 from fedtrain.files import write_atomic
 from fedtrain.machines import ServerFolder, read_membership
@@ -35,6 +23,11 @@ from fedtrain.machines.nodes import connected, read_nodes
 from fedtrain.machines.starts import holds_run
 from fedtrain.report.numbers import printable
 from fedtrain.status.words import with_names
+
+if TYPE_CHECKING:  # a status takes less time than these to import
+    from fedtrain.config import Experiment
+    from fedtrain.deployment.running import Ending
+    from fedtrain.deployment.superlink import Service
 
 server = typer.Typer(name="server", help="Serve a federation, and run experiments in it.", no_args_is_help=True)
 for _command in (server_status.status, server_status.runs, server_status.logs, server_status.stop):
@@ -52,6 +45,8 @@ def up(
     ] = 9091,
 ) -> None:
     """Serve the federation's nodes until stopped."""
+    from fedtrain.deployment.superlink import Service, check, serve  # noqa: PLC0415 - as above
+
     with reporting_errors():
         server = ServerFolder.open(folder)
         check(server)
@@ -83,6 +78,10 @@ def run(
     ] = False,
 ) -> None:
     """Submit a run, follow it, and bring its folder back with the model and the report."""
+    from fedtrain.config import from_flat, read_flat  # noqa: PLC0415 - as above
+    from fedtrain.deployment.running import refuse_taken  # noqa: PLC0415 - as above
+    from fedtrain.deployment.superlink import running  # noqa: PLC0415 - as above
+
     with reporting_errors():
         server = ServerFolder.open(folder)
         flat = read_flat(config, settings)
@@ -112,13 +111,15 @@ def run(
 class _Submitted:
     """A run that was submitted: its name and folder on the server, and where it is brought back to."""
 
-    service: Service
+    service: "Service"
     name: str
     place: Path
     out: Path
 
     @property
     def log(self) -> Path:
+        from fedtrain.deployment.running import log_of  # noqa: PLC0415 - as above
+
         return log_of(self.service.server, self.name)
 
 
@@ -139,7 +140,8 @@ def _await_nodes(server: ServerFolder, cohort: int) -> None:
         time.sleep(1.0)
 
 
-def _submit(service: Service, app: Path | None, experiment: Experiment) -> int:
+def _submit(service: "Service", app: Path | None, experiment: "Experiment") -> int:
+    from fedtrain.deployment.running import submit  # noqa: PLC0415 - as above
     from fedtrain.flower.app import bundled_folder, described, find_app  # noqa: PLC0415 - Flower takes a second to import
 
     chosen = find_app(app)
@@ -151,6 +153,8 @@ def _submit(service: Service, app: Path | None, experiment: Experiment) -> int:
 
 def _followed(run: _Submitted, number: int) -> int:
     """Follow a run to its end, bring its folder back, and return the exit status that it stands for."""
+    from fedtrain.deployment.running import bring_back, follow, note_submitted, stop  # noqa: PLC0415 - as above
+
     server = run.service.server
     names = read_membership(server.membership, server.federation)[0].names
     note_submitted(server, run.name, number)
@@ -186,8 +190,10 @@ def _complain(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
-def _placed(experiment: Experiment, place: Path, *, resume: bool) -> Experiment:
+def _placed(experiment: "Experiment", place: Path, *, resume: bool) -> "Experiment":
     """Return the experiment as the server's machine runs it."""
+    from fedtrain.config import from_flat, to_flat  # noqa: PLC0415 - as above
+
     test = experiment.data.test_path
     return from_flat(
         to_flat(experiment)
@@ -207,7 +213,7 @@ def _await_report(place: Path, started: datetime) -> None:
         time.sleep(0.5)
 
 
-def _outcome(run: _Submitted, ending: Ending, started: datetime) -> tuple[str, int]:
+def _outcome(run: _Submitted, ending: "Ending", started: datetime) -> tuple[str, int]:
     """Return what went wrong with a run, in words, and the exit status that it stands for."""
     report = _report(run.place, started)
     if report is not None and report[0] == "completed":

@@ -11,9 +11,7 @@ import typer
 from fedtrain.cli.running import reporting_errors
 from fedtrain.cli.streams import answering
 from fedtrain.cli.watch import Port, Token, Web, following, on_the_web, show
-from fedtrain.deployment.running import log_of, number_of, stop_run
 from fedtrain.deployment.status import ServerView, server_described, status_as_json
-from fedtrain.deployment.superlink import MEMBERS, running
 from fedtrain.errors import ConfigError
 from fedtrain.machines import ServerFolder
 from fedtrain.machines.nodes import read_nodes
@@ -64,6 +62,8 @@ def logs(
     name: Annotated[str, typer.Argument(metavar="RUN|NODE", help="The name of a run, or of a node.")],
 ) -> None:
     """Print all that a run printed, or what the server noted of a node."""
+    from fedtrain.deployment.running import log_of  # noqa: PLC0415 - a status takes less time than these to import
+
     with reporting_errors():
         server = ServerFolder.open(folder)
         file = log_of(server, name)
@@ -83,6 +83,8 @@ def logs(
 
 def _of_node(server: ServerFolder, name: str) -> list[str]:
     """Return the lines about a node in the log of members, and its failures in runs."""
+    from fedtrain.deployment.superlink import MEMBERS  # noqa: PLC0415 - likewise
+
     log = server.logs / f"{MEMBERS}.log"
     known = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     lines = [line for line in known if name in line.replace(",", " ").split()]
@@ -101,6 +103,9 @@ def stop(
     name: Annotated[str, typer.Argument(metavar="RUN", help="The name of the run.")],
 ) -> None:
     """Stop a run. What it has reached is kept, and it can be resumed."""
+    from fedtrain.deployment.running import number_of, stop_run  # noqa: PLC0415 - likewise
+    from fedtrain.deployment.superlink import running  # noqa: PLC0415
+
     with reporting_errors():
         server = ServerFolder.open(folder)
         service, number = running(server), number_of(server, name)

@@ -15,9 +15,8 @@ A commitment stands for a digest in public and shows nothing of it without its n
 
 import hmac
 from hashlib import sha256
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -25,10 +24,13 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from numpy.typing import NDArray
 
 from fedtrain.crypto.canonical import canonical
 from fedtrain.errors import TransportError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # Words made at once: keystream, zeros and the part of the vector that they are added to stay in a core's own cache.
 _CHUNK = 1 << 16
@@ -51,7 +53,7 @@ def derive(secret: bytes, purpose: str, *context: str | int, length: int = 32) -
     return HKDF(algorithm=SHA256(), length=length, salt=None, info=info).derive(secret)
 
 
-def apply_mask(vector: NDArray[np.uint32], *seeds: bytes, sign: Literal[1, -1]) -> None:
+def apply_mask(vector: "NDArray[np.uint32]", *seeds: bytes, sign: Literal[1, -1]) -> None:
     """Add the mask of each seed to a vector, or take it off again, modulo 2^32 and in place.
 
     A mask is the keystream as little-endian words.
@@ -61,6 +63,8 @@ def apply_mask(vector: NDArray[np.uint32], *seeds: bytes, sign: Literal[1, -1]) 
         seeds: each at least 16 secret bytes that are used for one mask.
         sign: 1 adds, -1 subtracts.
     """
+    import numpy as np  # noqa: PLC0415 - commands that only read keys do without
+
     combine = np.add if sign == 1 else np.subtract
     streams = [Cipher(AES256(derive(seed, "mask")), CTR(bytes(16))).encryptor() for seed in seeds]
     buffer = bytearray(4 * _CHUNK)

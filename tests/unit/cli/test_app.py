@@ -58,6 +58,13 @@ def test_arguments_are_checked_before_anything_heavy_is_imported(command):
     assert packages & HEAVY == set()
 
 
+@pytest.mark.parametrize("command", [["watch"], ["server", "status"]], ids=" ".join)
+def test_a_look_at_a_run_imports_little(command):
+    packages, status = imported(*command, "--nonsense")
+    assert status == 2
+    assert packages & (HEAVY | {"numpy", "scipy", "pandas", "httpx"}) == set()
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_no_path_is_empty(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
