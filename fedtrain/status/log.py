@@ -11,6 +11,7 @@ gone, also where it was killed.
 import errno
 import fcntl
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
@@ -25,19 +26,22 @@ LARGEST = 4_000_000
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 _MODE = 0o600
+_PATIENCE = 10.0  # seconds
+_PAUSE = 0.05
 
 
 class EventLog:
     """Appends lines to the file of a run, of which this process is the server."""
 
-    def __init__(self, path: Path, *, largest: int = LARGEST) -> None:
+    def __init__(self, path: Path, *, largest: int = LARGEST, patience: float = _PATIENCE) -> None:
         """Prepare; nothing is written yet.
 
         Args:
             path: the file.
             largest: bytes above which its oldest lines are left out.
+            patience: seconds to wait for readers, each of which has the file for a moment.
         """
-        self._path, self._largest = path, largest
+        self._path, self._largest, self._patience = path, largest, patience
         self._descriptor: int | None = None
         self._first = b""
         self._torn = False
@@ -87,11 +91,24 @@ class EventLog:
 
     def _open(self) -> None:
         self._descriptor = os.open(self._path, _FLAGS, _MODE)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)  # a reader has it for a moment, and no longer
+        self._hold(self._descriptor)
         # A line that a full disk tore is ended, and passed over by readers.
         size = os.fstat(self._descriptor).st_size
         if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
             os.write(self._descriptor, b"\n")
+
+    def _hold(self, descriptor: int) -> None:
+        """Lock the file. A reader that was stopped while it looked must not keep a run from going on."""
+        end = time.monotonic() + self._patience
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    raise
+                time.sleep(_PAUSE)
+            else:
+                return
 
     def _shorten(self) -> None:
         """Replace the file by one with its first line and the newer half of the others.

@@ -1,3 +1,4 @@
+import fcntl
 import os
 import resource
 import subprocess
@@ -162,6 +163,16 @@ def test_a_file_that_cannot_be_written_is_named(path):
         EventLog(path).begin(LINES[0])
     with pytest.raises(StorageError, match=r"cannot read .*events.jsonl"):
         Follower(path).status()
+
+
+def test_a_reader_that_was_stopped_while_it_looked_does_not_stop_the_server(path):
+    with EventLog(path) as log:
+        log.begin(LINES[0])
+    with path.open("rb") as stopped:
+        fcntl.flock(stopped, fcntl.LOCK_SH)
+        with EventLog(path, patience=0.1) as log, pytest.raises(StorageError, match="cannot open"):
+            log.begin(begun(done=1))
+    assert Follower(path).status().begun == LINES[0]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110
