@@ -42,8 +42,9 @@ LIMITS: Final = (
     (
         "texts",
         (
-            "what the report says of its name, tuning, warnings, software and durations, what its operator states, and "
-            "how sites are called: the server alone signs them"
+            "what the report says of its name, tuning, warnings, software and durations, and what its operator states: "
+            "the server alone signs them; and that a site is who its name says: each signed its own, and any other "
+            "could have chosen the same"
         ),
     ),
 )

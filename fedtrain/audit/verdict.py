@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Self
 
-from fedtrain.report.numbers import exact, short, upper
+from fedtrain.report.numbers import exact, quoted, short, shown, upper
 from fedtrain.report.schema import Report
 from fedtrain.report.statements import names, statements
 
@@ -176,10 +176,11 @@ def render_audit(verdict: Verdict, report: Report | None, *, digest: str, roster
         loader=PackageLoader("fedtrain.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(upper_bound=upper, exact=exact, short=short)
+    environment.filters.update(upper_bound=upper, exact=exact, quoted=quoted, short=short)
     return environment.get_template("audit.html.j2").render(
         verdict=verdict,
         report=report,

@@ -102,8 +102,8 @@ def make_client_app(objects: "CallerObjects | None" = None) -> ClientApp:
 def introduce(content: RecordDict, client: ClientContext, site: "Site") -> RecordDict:
     """Say which client this is, and if asked show its public key.
 
-    In a private mode, show its ledger with a signed statement that this is all of it, and the name that its site file
-    allows in reports.
+    In a private mode, show its ledger with a signed statement that this is all of it, in which is the name that its
+    site file allows in reports.
 
     With secret cohorts a client that is told the noise of the run reserves the whole run, or says in the statement why
     it does not.
@@ -116,7 +116,6 @@ def introduce(content: RecordDict, client: ClientContext, site: "Site") -> Recor
         client=client.client,
         key=client.identity.public if query.key else None,
         ledger=None if query.ledger is None else _consistency_proof(query.ledger, client, site),
-        name=None if query.ledger is None else client.name,
     ).to_records()
 
 
@@ -135,6 +134,7 @@ def _consistency_proof(query: LedgerQuery, client: ClientContext, site: "Site") 
             policy=client.limits,
             refusal=refusal,
             time=today() if mechanism.requires.hidden_cohorts else None,
+            name=client.name,
         )
         return client.consistency_proof(ledger, query.known, statement=statement)
 

@@ -207,7 +207,11 @@ def _train_privately(work: Work, mechanism: Mechanism) -> TrainReply:
                 plan, reservation = _reserved(ledger, work, terms)
             except (BudgetError, PrivacySpecError) as error:
                 statement = ledger.statement(
-                    run=terms.run, round_number=request.round_number, policy=client.limits, refusal=str(error)
+                    run=terms.run,
+                    round_number=request.round_number,
+                    policy=client.limits,
+                    refusal=str(error),
+                    name=client.name,
                 )
                 return TrainReply(ledger=client.consistency_proof(ledger, known, statement=statement))
         else:

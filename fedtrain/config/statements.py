@@ -2,16 +2,23 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from fedtrain.config.sections import Section
 from fedtrain.config.toml import Line
 
-Text = Annotated[Line, Field(max_length=1000)]
+
+def _shown(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError(f"{value!r} has a letter that cannot be seen, or that turns the direction of writing")
+    return value
+
+
+Text = Annotated[Line, Field(max_length=1000), AfterValidator(_shown)]
 
 
 class Statements(Section):
-    """What the operator says of the run, for its report. It is signed, and nobody verifies it."""
+    """What the operator says of the run, for its report. In a private run it is signed; nobody verifies it."""
 
     operator: Text | None = Field(None, description="who runs the federation")
     contact: Text | None = Field(None, description="who answers questions about it, and how they are reached")

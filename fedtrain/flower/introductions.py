@@ -36,10 +36,8 @@ def ask_ledgers(
     noise_multiplier: float | None,
     known: Mapping[int, int],
     timeout: float,
-) -> tuple[dict[int, tuple[ConsistencyProof, str | None]], dict[int, str]]:
-    """Return what each client shows of its ledger and the name it allows, and why the others show none.
-
-    Nothing is verified here.
+) -> tuple[dict[int, ConsistencyProof], dict[int, str]]:
+    """Return what each client shows of its ledger, and why the others show none. Nothing is verified here.
 
     Args:
         grid: where the clients are.
@@ -58,7 +56,7 @@ def ask_ledgers(
         )
         for node, client in clients.items()
     }
-    return _ask(grid, clients, queries, lambda answer: (_said(answer.ledger, "ledger"), answer.name), timeout=timeout)
+    return _ask(grid, clients, queries, lambda answer: _said(answer.ledger, "ledger"), timeout=timeout)
 
 
 def ask_keys(

@@ -14,6 +14,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from fedtrain.crypto import canonical, is_canonical
 from fedtrain.errors import ForgeryError, PrivacySpecError
@@ -64,10 +65,17 @@ def decode(adapter: TypeAdapter[P], payload: bytes) -> P:
         raise ForgeryError(f"the payload is malformed: {where}: {first['msg']}") from error
     except PrivacySpecError as error:
         raise ForgeryError(f"the payload is malformed: {error}") from error
-    # What has a default may be left out of a new payload, and not of a signed one.
-    if missing := type(value).model_fields.keys() - value.model_fields_set:
+    # What has a default may be left out of a new payload, and of a signed one only where `encode` leaves it out.
+    left_out = {name for name, field in type(value).model_fields.items() if _left_out(value, name, field)}
+    if missing := type(value).model_fields.keys() - value.model_fields_set - left_out:
         raise ForgeryError(f"the payload is malformed: {', '.join(sorted(missing))} is missing")
+    if needless := value.model_fields_set & left_out:
+        raise ForgeryError(f"the payload is malformed: {', '.join(sorted(needless))} is to be left out")
     return value
+
+
+def _left_out(value: Payload, name: str, field: FieldInfo) -> bool:
+    return field.exclude_if is not None and bool(field.exclude_if(getattr(value, name)))
 
 
 def now() -> str:

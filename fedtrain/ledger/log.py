@@ -266,7 +266,14 @@ class Ledger:
         return entry
 
     def statement(
-        self, *, run: str, round_number: int, policy: SitePolicy, refusal: str | None = None, time: str | None = None
+        self,
+        *,
+        run: str,
+        round_number: int,
+        policy: SitePolicy,
+        refusal: str | None = None,
+        time: str | None = None,
+        name: str | None = None,
     ) -> SignedEnvelope:
         """Sign that these entries are all there is in this ledger, and what its budget is.
 
@@ -279,6 +286,7 @@ class Ledger:
             policy: what the client allows.
             refusal: why the client does not train in it; ``None`` if it does not refuse.
             time: when it is said; by default now.
+            name: what the client allows to be called by in reports; ``None`` where it allows no name.
 
         Raises:
             StorageError: that it was made cannot be written; then nothing was stated.
@@ -295,6 +303,7 @@ class Ledger:
             delta=policy.delta,
             refusal=refusal,
             time=time or now(),
+            name=name,
         )
         self._stated.note(run, round_number)
         return SignedEnvelope.sign(STATEMENT_TYPE, statement.encode(), self._identity)

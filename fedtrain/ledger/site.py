@@ -9,17 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedtrain.config import Experiment
 from fedtrain.config.privacy import Mode, Trust
 from fedtrain.config.toml import parse_toml
 from fedtrain.errors import ConfigError, SiteError
 from fedtrain.ledger.entry import Noise
+from fedtrain.ledger.statement import CalledBy
 
 SITE_FILE = "site.toml"
-LONGEST_NAME = 100
-"""Letters of the name that a site allows to be called by, at most."""
 
 
 class _Part(BaseModel):
@@ -81,14 +80,8 @@ class _Transport(_Part):
     minimum_cohort: Annotated[int, Field(ge=2)] = 2
 
 
-def _printable(name: str) -> str:
-    if not name.isprintable() or name != name.strip():
-        raise ValueError(f"{name!r} has letters that cannot be printed, or a space at an end")
-    return name
-
-
 class _Itself(_Part):
-    name: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(_printable)] | None = None
+    name: CalledBy | None = None
 
 
 class _Site(_Part):

@@ -5,8 +5,9 @@ What a client has stated it also keeps on its own disk, so that its word still b
 
 from pathlib import Path
 from typing import Annotated
+from unicodedata import normalize
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from fedtrain.crypto import PublicIdentity, SignedEnvelope, canonical
 from fedtrain.errors import LedgerError, StorageError
@@ -14,6 +15,25 @@ from fedtrain.files import write_atomic
 from fedtrain.ledger.entry import Digest, Name, Number, Payload, Time, decode
 
 PAYLOAD_TYPE = "application/vnd.fedtrain.ledger-statement.v1+json"
+LONGEST_NAME = 100
+"""Letters of the name that a site allows to be called by, at most."""
+
+# Letters that take their place and show nothing.
+_BLANK = frozenset("\N{HANGUL CHOSEONG FILLER}\N{HANGUL JUNGSEONG FILLER}\N{HANGUL FILLER}\N{BRAILLE PATTERN BLANK}")
+
+
+def _visible(name: str) -> str:
+    """Return a name that is written as it is seen: normalized (NFKC), printable, and without blank letters."""
+    if not name.isprintable() or name != name.strip() or not _BLANK.isdisjoint(name):
+        raise ValueError(f"{name!r} has letters that cannot be seen, or a space at an end")
+    if (usual := normalize("NFKC", name)) != name:
+        raise ValueError(f"{name!r} has letters in an unusual form; write {usual!r}")
+    return name
+
+
+CalledBy = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(_visible)]
+"""What a site allows to be called by in reports."""
+
 _ROUNDS = TypeAdapter(dict[str, Number])
 
 
@@ -31,6 +51,8 @@ class Statement(Payload):
         refusal: why the client does not train; ``None`` if it does not refuse.
         time: when it was signed, in UTC, by the client's clock; the day alone in a run with secret cohorts, since how
             long a run took tells how many trained in it.
+        name: what the client allows to be called by in reports; ``None``, and left out of what is signed, where it
+            allows no name. Nobody but the client can say it, and nobody verifies that it is true.
     """
 
     run: Name
@@ -42,6 +64,7 @@ class Statement(Payload):
     delta: Annotated[float, Field(gt=0, lt=1)]
     refusal: str | None
     time: Time
+    name: CalledBy | None = Field(None, exclude_if=lambda name: name is None)
 
     def covers(self, count: int, head: str) -> bool:
         """Say whether a ledger is all there is, by its number of entries and the digest of its last line."""

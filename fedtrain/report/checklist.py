@@ -7,13 +7,14 @@ of the data. The questions here are in our own words, in that order. A point to 
 """
 
 from fedtrain.report.meaning import group
-from fedtrain.report.numbers import count, exact, measured, percent, short, upper
+from fedtrain.report.numbers import count, exact, measured, percent, quoted, short, upper
+from fedtrain.report.privacy import Privacy
 from fedtrain.report.schema import Report
 from fedtrain.report.statements import NOT_STATED, said
 from fedtrain.report.tables import Table, sampling
 from fedtrain.report.wording import title
 
-_LONG = 400
+_LONG = 1000
 
 
 def checklist(report: Report) -> Table | None:
@@ -25,11 +26,10 @@ def checklist(report: Report) -> Table | None:
     rows = [
         (
             "How strong is the guarantee?",
-            f"epsilon {upper(privacy.epsilon)} at delta {exact(privacy.delta)}, for the client that spent most"
-            + (f"; this run may spend {exact(privacy.budget)}" if privacy.budget is not None else ""),
+            _strength(privacy),
         ),
         ("What is the unit of privacy?", f"{group(privacy)} Neighbouring data sets: {privacy.neighbouring}."),
-        ("How do records and people go together?", said(report, "report.people") or NOT_STATED),
+        ("How do records and people go together?", _stated(report, "report.people")),
         ("Does the guarantee cover every use of the data?", privacy.composition),
         (
             "Which algorithm, and which noise?",
@@ -45,7 +45,7 @@ def checklist(report: Report) -> Table | None:
             + "; anyone can compute it again from the signed charges",
         ),
         ("Were parameters tuned on the same data?", _declared(privacy.tuning)),
-        ("Whom does it rely on?", " ".join(privacy.trusted) or "nobody"),
+        ("Whom does it rely on?", " ".join(privacy.trusted) or "nobody is listed"),
         ("From whom does it not protect?", "; ".join(unbounded) or "nobody is listed as unbounded"),
         (
             "What is not covered?",
@@ -54,23 +54,42 @@ def checklist(report: Report) -> Table | None:
         ("How useful is the result, and for whom not?", _utility(report)),
         (
             "What is it meant for, and what not?",
-            _joined(said(report, "report.intended_use"), said(report, "report.limits")),
+            _stated(report, "report.intended_use", "report.limits"),
         ),
-        ("Where are the data from?", said(report, "report.data_origin") or NOT_STATED),
+        ("Where are the data from?", _stated(report, "report.data_origin")),
         (
             "How are stored data and access to them secured?",
-            f"{NOT_STATED}: records never leave their site, and a report knows nothing of its machines",
+            f"{NOT_STATED}: a report knows nothing of the machines that hold records",
         ),
     ]
-    return Table(headings=("question", "what this report says"), rows=[(one, short(two, _LONG)) for one, two in rows])
+    return Table(headings=("question", "what this report says"), rows=rows)
 
 
 def _declared(tuning: str) -> str:
-    return NOT_STATED if tuning == "not declared" else f"{tuning} (as declared)"
+    return (
+        NOT_STATED
+        if tuning == "not declared"
+        else f"the operator declares, not verified: {quoted(short(tuning, _LONG))}"
+    )
 
 
-def _joined(*texts: str) -> str:
-    return " ".join(text for text in texts if text) or NOT_STATED
+def _stated(report: Report, *fields: str) -> str:
+    """Return what the operator says in some fields, and that it is the operator who says so."""
+    texts = [text for field in fields if (text := said(report, field))]
+    return f"the operator states, not verified: {' '.join(texts)}" if texts else NOT_STATED
+
+
+def _strength(privacy: Privacy) -> str:
+    assert privacy.epsilon is not None
+    assert privacy.delta is not None
+    text = f"epsilon {upper(privacy.epsilon)} at delta {exact(privacy.delta)}, for the client that spent most"
+    if privacy.budget is not None:
+        text += f"; this run may spend {exact(privacy.budget)}"
+    if privacy.exceeded:
+        text += f"; a budget is exceeded: {'; '.join(privacy.exceeded)}"
+    if privacy.noise == "seeded":
+        return f"none: a simulation protects nobody. A deployment with secure noise would have {text}"
+    return text
 
 
 def _utility(report: Report) -> str:

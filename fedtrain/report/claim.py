@@ -24,6 +24,7 @@ from fedtrain.privacy.mechanisms import mechanism_of, mechanism_of_plan, read_pl
 from fedtrain.privacy.shares import Grid
 from fedtrain.privacy.shares import NoiseShares as Shares
 from fedtrain.report import wording
+from fedtrain.report.parts import SiteName
 from fedtrain.report.privacy import (
     CURVE_CLIENTS,
     Accountant,
@@ -215,6 +216,16 @@ def derive_guarantee(
         "accesses_not_covered": wording.accesses_not_covered(plan, first.noise),
         "not_covered": wording.not_covered(plan, seen, config),
     }
+
+
+def site_names(stated: Mapping[int, Statement | None]) -> tuple[SiteName, ...]:
+    """Return what clients allow to be called by, in the order of their numbers: each in its own signed statement.
+
+    Args:
+        stated: the newest statement of each client, verified; ``None`` for one that gave none.
+    """
+    names = {client: said.name for client, said in sorted(stated.items()) if said is not None}
+    return tuple(SiteName(client=client, name=name) for client, name in names.items() if name is not None)
 
 
 def no_claim(experiment: Experiment) -> Privacy:

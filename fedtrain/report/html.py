@@ -11,7 +11,7 @@ from fedtrain.report import meaning, plots
 from fedtrain.report.checklist import checklist
 from fedtrain.report.evaluation import Evaluation, Metric
 from fedtrain.report.intervals import headline_interval, interval_table
-from fedtrain.report.numbers import count, duration, error, exact, percent, short, upper
+from fedtrain.report.numbers import count, duration, error, exact, percent, short, shown, upper
 from fedtrain.report.scale import scale
 from fedtrain.report.schema import Report
 from fedtrain.report.statements import statements
@@ -40,6 +40,7 @@ _ENVIRONMENT = Environment(
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
+    finalize=shown,
 )
 _ENVIRONMENT.filters.update(
     percent=percent,
@@ -50,6 +51,7 @@ _ENVIRONMENT.filters.update(
     duration=duration,
     error_bound=error,
     listed=listed,
+    short=short,
 )
 
 

@@ -126,7 +126,7 @@ def second_opinion(privacy: Privacy) -> str:
     claim, opinion = found["claim"], found["second opinion"]
     text = (
         "Each accountant computes an upper bound on the same epsilon. The claim does not rest on the others: the "
-        "second opinion, computed in another way, shows whether the claim is an error of one program. "
+        "second opinion, computed in another way, can show an error of one program. "
     )
     if opinion == claim:
         return f"{text}The two are equal."

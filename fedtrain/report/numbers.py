@@ -10,6 +10,7 @@ from typing import Literal
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _SMALLEST_POWER, _LARGEST_POWER = -4, 16  # numbers between them are written out; floats beyond are whole numbers
 _MINUTE, _HOUR = 60, 3600
+_QUOTES = dict.fromkeys(map(ord, "“”„‟"), "'")
 
 
 def percent(fraction: float) -> str:
@@ -94,6 +95,20 @@ def printable(text: str, *, kept: str = "") -> str:
     printable is replaced, but for the characters in ``kept``.
     """
     return "".join(letter if letter.isprintable() or letter in kept else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def shown(value: object) -> object:
+    """Return what a page is about to show, a text so that it only shows itself. Our own markup is as it was."""
+    return printable(value, kept="\n\N{NO-BREAK SPACE}") if type(value) is str else value
+
+
+def quoted(text: str) -> str:
+    """Return what somebody else says, so that a reader sees where it begins and ends. It cannot end its own quotation.
+
+    >>> quoted("two wards")
+    '“two wards”'
+    """
+    return f"“{text.translate(_QUOTES)}”"
 
 
 def short(text: str, limit: int) -> str:

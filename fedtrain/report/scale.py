@@ -106,7 +106,8 @@ def scale(privacy: Privacy) -> Scale | None:
     epsilon = privacy.epsilon
     here = sum(reference.place < epsilon for reference in REFERENCES)
     rows = [(one.epsilon, one.what, one.protects, str(one.source)) for one in REFERENCES]
-    own = (upper(epsilon), "this report", f"one {privacy.unit}, delta {exact(privacy.delta)}", "")
+    whose = "this report" if privacy.noise != "seeded" else "this report, a simulation: protects nobody"
+    own = (upper(epsilon), whose, f"one {privacy.unit}, delta {exact(privacy.delta)}", "")
     rows.insert(here, own)
     note = "Sources: " + "; ".join(f"{number}: {source}" for number, source in enumerate(SOURCES, start=1)) + "."
     headings = ("epsilon", "what", "what is protected", "source")

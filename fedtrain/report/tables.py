@@ -14,10 +14,11 @@ from pydantic import JsonValue
 
 from fedtrain.report.evaluation import LARGE, Evaluation, Evaluations, Metric
 from fedtrain.report.meaning import population
-from fedtrain.report.numbers import count, duration, error, exact, measured, percent, short, upper
+from fedtrain.report.numbers import count, duration, error, exact, measured, percent, quoted, short, upper
 from fedtrain.report.parts import RoundEntry
 from fedtrain.report.privacy import Mechanism, Privacy
 from fedtrain.report.schema import Report
+from fedtrain.report.statements import called as called_sites
 from fedtrain.report.wording import TITLES, called, title
 
 NAMED_CLASSES = 25  # classes up to this number have a bar each
@@ -175,7 +176,7 @@ def mechanism(shown: Mechanism, privacy: Privacy) -> Rows:
         population(privacy),
         ("plan, SHA-256", shown.plan_digest),
         ("random source", privacy.random_source),
-        ("tuning before this run", privacy.tuning),
+        ("tuning before this run, as declared", quoted(short(privacy.tuning, 1000))),
     ]
     adaptive, shares = shown.adaptive_clipping, shown.shares
     if shares is not None:
@@ -260,7 +261,7 @@ def clients(report: Report) -> Table | None:
 
 def spending(report: Report) -> Table:
     """Return what each client spent, by the name that it allows; of very many clients, those that spent most."""
-    privacy, names = report.privacy, {site.client: site.name for site in report.data.sites}
+    privacy, names = report.privacy, called_sites(report)
     clients = privacy.clients
     note = ""
     if len(clients) > _ROWS:
@@ -272,7 +273,7 @@ def spending(report: Report) -> Table:
         )
     columns = {
         "client": [str(client.client) for client in clients],
-        "name": [short(names.get(client.client, "allows no name"), 60) for client in clients],
+        "name": [names.get(client.client, "allows no name") for client in clients],
         "epsilon": [upper(client.epsilon) for client in clients],
         "in this run": [upper(client.run_epsilon) for client in clients],
         "own budget": [exact(client.budget) if client.budget is not None else "not known" for client in clients],

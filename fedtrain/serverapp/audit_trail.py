@@ -99,7 +99,6 @@ class AuditTrail:
         copies: the server's copies of the clients' ledgers.
         withheld: whether cohorts are secret, and kept out of the record.
         refused: why clients do not take part, by client.
-        names: what clients allow to be called by in the report, by client; nobody verifies it.
     """
 
     plan: PrivacyPlan
@@ -109,7 +108,6 @@ class AuditTrail:
     copies: LedgerCopyStore
     withheld: bool
     refused: dict[int, str] = field(default_factory=dict)
-    names: dict[int, str] = field(default_factory=dict)
     _questions: _Questions = field(default_factory=_Questions, repr=False, compare=False)
 
     @property
@@ -228,9 +226,8 @@ class AuditTrail:
         shown, _ = ask_ledgers(
             grid, clients, run=self.run, round_number=last, noise_multiplier=None, known=known, timeout=timeout
         )
-        for client, (ledger, name) in shown.items():
+        for client, ledger in shown.items():
             self.take(client, ledger, first=known[client])
-            self.call(client, name)
 
     def take(self, client: int, proof: ConsistencyProof, *, first: int) -> None:
         """Take over what a client shows; what does not hold is not taken over, and the client is asked no more."""
@@ -241,12 +238,6 @@ class AuditTrail:
             return
         if stated is not None and stated.refusal is not None:
             self.refused[client] = stated.refusal
-
-    def call(self, client: int, name: str | None) -> None:
-        """Call a client in the report by the name that it allows now, or by none."""
-        self.names.pop(client, None)
-        if name is not None:
-            self.names[client] = name
 
     @property
     def _time(self) -> str:
@@ -366,9 +357,8 @@ def open_trail(
         known={},
         timeout=federation.deadline,
     )
-    for client, (ledger, name) in shown.items():
+    for client, ledger in shown.items():
         trail.take(client, ledger, first=0)
-        trail.call(client, name)
     return trail
 
 

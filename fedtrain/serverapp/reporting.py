@@ -34,10 +34,9 @@ from fedtrain.report import (
     Report,
     RoundEntry,
     SignedTrail,
-    SiteName,
     best_of,
 )
-from fedtrain.report.claim import coarse, derive_claim, no_claim
+from fedtrain.report.claim import coarse, derive_claim, no_claim, site_names
 from fedtrain.report.evaluation import LARGE
 from fedtrain.serverapp import run_warnings
 from fedtrain.serverapp.audit_trail import AuditTrail
@@ -123,7 +122,7 @@ def build_report(
             schema_digest=info.features.schema if isinstance(info.features, Columns) else None,
             sites=()
             if trail is None
-            else tuple(SiteName(client=client, name=name) for client, name in sorted(trail.names.items())),
+            else site_names({client: trail.copies.stated(client) for client in trail.roster.clients}),
         ),
         round_log=log,
         model=ModelSummary(

@@ -15,6 +15,7 @@ from fedtrain.audit.checks.accounting import near
 from fedtrain.audit.evidence import Evidence
 from fedtrain.audit.verdict import Finding, decide
 from fedtrain.privacy.mechanisms import mechanism_of_plan
+from fedtrain.report.claim import site_names
 from fedtrain.report.privacy import IntegerNoise, PrivacyEvent
 
 _WORDS = (
@@ -118,7 +119,10 @@ def words(evidence: Evidence) -> Finding:
 
 
 def clients(evidence: Evidence) -> Finding:
-    """What the report says of each client is what its ledger gives; every client of the roster is there."""
+    """What the report says of each client is what its ledger gives; every client of the roster is there.
+
+    A site is called by the name in its own statement, and by none where it allows none.
+    """
     reported = {client.client: client for client in evidence.report.privacy.clients}
     problems = [
         f"client {client} is missing from privacy.clients"
@@ -138,8 +142,16 @@ def clients(evidence: Evidence) -> Finding:
                 for name in ("dataset", "entries", "steps", "rounds", "unanswered")
                 if getattr(reported[found.client], name) != getattr(found, name)
             ]
+    called = {site.client: site.name for site in evidence.report.data.sites}
+    stated = {client: ledger.statement for client, ledger in evidence.ledgers.items()}
+    allowed = {site.client: site.name for site in site_names(stated)}
+    problems += [
+        f"client {client} is called {called.get(client)!r} in the report, and signed {allowed.get(client)!r}"
+        for client in sorted(called.keys() | allowed.keys())
+        if called.get(client) != allowed.get(client)
+    ]
     return decide(
-        problems, f"data set, entries, steps and rounds of {len(reported)} clients are those of their ledgers"
+        problems, f"data set, entries, steps, rounds and names of {len(reported)} clients are those that they signed"
     )
 
 

@@ -9,7 +9,6 @@ from fedtrain.crypto import PublicIdentity, SignedEnvelope
 from fedtrain.errors import ForgeryError, TransportError
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.records import Fields, config_in
-from fedtrain.ledger.site import LONGEST_NAME
 
 _QUERY, _ANSWER = "the query", "its answer"
 
@@ -150,13 +149,11 @@ class Answer:
         client: its number; ``None`` if it does not say.
         key: its public key, if it was asked for.
         ledger: what it shows of its ledger, if it was asked for.
-        name: what it allows to be called by in reports, beside its ledger; ``None`` where it allows no name.
     """
 
     client: int | None = None
     key: PublicIdentity | None = None
     ledger: ConsistencyProof | None = None
-    name: str | None = None
 
     def to_records(self) -> RecordDict:
         """Return it as the content of a message."""
@@ -167,8 +164,6 @@ class Answer:
             content[protocol.KEY] = ConfigRecord({protocol.KEY: self.key.encode()})
         if self.ledger is not None:
             content[protocol.LEDGER] = self.ledger.to_record()
-        if self.name is not None:
-            content[protocol.NAME] = ConfigRecord({protocol.NAME: self.name})
         return content
 
     @classmethod
@@ -178,7 +173,7 @@ class Answer:
         Raises:
             TransportError: something is malformed; it names what.
         """
-        client, key, ledger, name = None, None, None, None
+        client, key, ledger = None, None, None
         if protocol.CLIENT in content:
             client = Fields(content, protocol.CLIENT, what=_ANSWER).whole(protocol.CLIENT)
         if protocol.KEY in content:
@@ -192,10 +187,4 @@ class Answer:
                 ledger = ConsistencyProof.from_record(config_in(content, protocol.LEDGER, what=_ANSWER))
             except ForgeryError as error:
                 raise TransportError(f"its answer cannot be used: {error}") from error
-        if protocol.NAME in content:
-            name = Fields(content, protocol.NAME, what=_ANSWER).text(protocol.NAME)
-            if not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
-                raise TransportError(
-                    f"its name cannot be used: it has 1 to {LONGEST_NAME} letters, all of which can be printed"
-                )
-        return cls(client=client, key=key, ledger=ledger, name=name)
+        return cls(client=client, key=key, ledger=ledger)

@@ -24,7 +24,6 @@ RUN = "run"
 CLIENT = "client"
 
 LEDGER = "ledger"
-NAME = "name"
 KNOWN = "known"
 KEY = "key"
 ENTRIES = "entries"

@@ -162,6 +162,35 @@ def test_a_clients_own_budget_is_the_one_that_it_signed(world, honest, judge):
     assert checks["budget"].detail == "client 1: its own budget is 1000000.0 in the report, and it signed 50.0"
 
 
+def test_a_site_is_called_as_it_signed_and_cannot_be_given_another_name(world, honest, judge):
+    plain = copy.deepcopy(honest)
+    for ledger, name in zip(plain["proof"]["ledgers"], ("North", "South"), strict=False):
+        ledger["statement"] = world.statement(ledger["client"], ledger["entries"], name=name)
+    first, second = ({"client": client, "name": name} for client, name in enumerate(("North", "South")))
+    plain["data"]["sites"] = [first, second]
+    assert judge(world.closed(plain), world.roster)[0].outcome == "holds"
+    for forged, message in (
+        (
+            [first | {"name": "South"}, second | {"name": "North"}],
+            "client 0 is called 'South' in the report, and signed 'North'",
+        ),
+        ([second], "client 0 is called None in the report, and signed 'North'"),
+        ([first, second, {"client": 2, "name": "West"}], "client 2 is called 'West' in the report, and signed None"),
+    ):
+        plain["data"]["sites"] = forged
+        verdict, checks = judge(world.closed(plain), world.roster)
+        assert verdict.outcome == "refuted"
+        assert message in checks["clients"].detail
+
+
+def test_a_statement_of_the_operator_that_was_edited_is_refuted(world, honest, judge):
+    for field in ("operator", "contact", "purpose", "intended_use", "limits", "data_origin", "people", "reference"):
+        forged = copy.deepcopy(honest)
+        forged["config"][f"report.{field}"] = "approved"
+        _, checks = judge(forged, world.roster)
+        assert checks["closing"].status == checks["first record"].status == "fails"
+
+
 # --- units and noise ------------------------------------------------------------------------------------------------
 
 

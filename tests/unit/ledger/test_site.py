@@ -149,7 +149,9 @@ def test_a_site_is_named_where_its_file_names_it(tmp_path):
     assert read_site_file(path).name == "St. Mary's Hospital"
 
 
-@pytest.mark.parametrize("name", ['""', '"a\\nb"', '" a"', '"\\u202Eevil"', f'"{"x" * 101}"', "3"])
+@pytest.mark.parametrize(
+    "name", ['""', '"a\\nb"', '" a"', '"\\u202Eevil"', '"\\u115F"', '"\\u3164"', '"\\uFF21"', f'"{"x" * 101}"', "3"]
+)
 def test_a_name_that_is_not_one_visible_line_is_refused(tmp_path, name):
     path = tmp_path / "site.toml"
     path.write_text(BUDGET + f"[site]\nname = {name}\n")

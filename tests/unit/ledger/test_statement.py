@@ -38,6 +38,18 @@ def test_a_statement_is_read_back():
     assert read_statement(sign(STATEMENT.encode()), IDENTITY.public) == STATEMENT
 
 
+def test_a_name_is_inside_the_signature_and_left_out_where_there_is_none():
+    assert b"name" not in STATEMENT.encode()
+    named = STATEMENT.model_copy(update={"name": "St. Mary's Hospital"})
+    signed = sign(named.encode())
+    assert read_statement(signed, IDENTITY.public) == named
+    swapped = replace(signed, payload=signed.payload.replace(b"Mary", b"John"))
+    null = sign(canonical(STATEMENT.model_dump() | {"name": None}))
+    for forged in (swapped, null, sign(canonical(STATEMENT.model_dump() | {"name": "a\u202eb"}))):
+        with pytest.raises(ForgeryError):
+            read_statement(forged, IDENTITY.public)
+
+
 def test_what_the_client_did_not_sign_is_refused():
     signed = sign(STATEMENT.encode())
     for wrong in (

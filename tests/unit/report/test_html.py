@@ -298,8 +298,9 @@ def test_reasons_are_counted_and_the_most_frequent_come_first(build, parse):
         reason = f"only in round {number}" if number > 10 else "often"
         entry.update(completed=[], dropped=[{"client": number % 10, "reason": reason}])
     page = render_html(parse(plain))
-    cells = r'<tr><td data-label="reason">(often|only in round \d+)</td><td data-label="results">(\d+)</td>'
-    rows = re.findall(cells + '<td data-label="rounds">([^<]*)</td>', page)
+    cells = r'<td role="cell" data-label="reason">(often|only in round \d+)</td>'
+    cells += r'<td role="cell" data-label="results">(\d+)</td><td role="cell" data-label="rounds">([^<]*)</td>'
+    rows = re.findall(cells, page)
     assert rows[0] == ("often", "10", "1, 2, 3, 4, 5, 6, 7, 8 and 2 more")
     assert len(rows) == 20
     assert "The 20 most frequent of 31 reasons" in page
@@ -330,11 +331,38 @@ def test_a_compliance_officer_finds_who_is_protected_against_whom_and_how_to_che
     assert "each client draws in secret Epsilon relies on this draw." in words
     assert "claim PLD (0.6.0) 7.20 second opinion PRV (1.6.0) 7.28" in words
     assert "fedtrain audit report.json --roster roster.json" in words
-    assert "the noise is seeded, and protects nobody" in words
     assert "2 7.20 7.20 10 30 2 360 60" in words
     assert "clients' own budget 10" in words
+
+
+def test_a_simulation_is_no_protected_release_anywhere_on_the_page(plain, parse):
+    html = render_html(parse(plain))
+    words = Page(html).words
+    assert "fedtrain report, a simulation that protects nobody" in words
+    assert f"simulation: protects nobody {plain['status']} federated training report" in words
+    assert 'class="status completed"' not in html
+    head = words[: words.index("What the numbers mean")]
+    assert head.count("protects nobody") >= 3
+    assert "Simulated privacy, per record" in head
+    assert "this report, a simulation: protects nobody" in words
+    assert "How strong is the guarantee? none: a simulation protects nobody." in words
     plain["privacy"]["noise"] = "secure"
-    assert "protects nobody" not in Page(render_html(parse(plain))).words
+    html = render_html(parse(plain))
+    assert "protects nobody" not in Page(html).words
+    assert "Simulated" not in html
+    assert f'class="status {plain["status"]}"' in html
+
+
+def test_nothing_on_the_page_hides_or_turns_what_is_beside_it(plain, parse):
+    hidden = "a\u202eb\u200bc\x1bd\x9be"
+    plain["name"], plain["warnings"] = hidden * 100, [hidden]
+    plain["config"]["report.people"] = plain["config"]["output.note"] = hidden
+    plain["privacy"]["trusted"] = [hidden]
+    plain["status"], plain["reason"] = "failed", hidden
+    html = render_html(parse(plain))
+    assert not [letter for letter in html if not (letter.isprintable() or letter in "\n\N{NO-BREAK SPACE}")]
+    assert "a\N{REPLACEMENT CHARACTER}b" in html
+    assert len(re.search(r"<h1>(.*?)</h1>", html)[1]) == 200
 
 
 def test_adaptive_clipping_and_secret_cohorts_are_shown(plain, parse):
@@ -356,7 +384,7 @@ def test_warnings_come_first_and_as_text(plain, parse):
     plain["warnings"] = [HOSTILE, "accuracy 0.7607 after round 30 is no better than the baseline"]
     page = Page(render_html(parse(plain)))
     assert "Warning: accuracy 0.7607 after round 30 is no better than the baseline." in page.words
-    assert page.words.index("Warning:") < page.words.index("Privacy, per record")
+    assert page.words.index("Warning:") < page.words.index("privacy, per record")
     assert "script" not in page.tags
 
 
@@ -365,8 +393,8 @@ def test_the_result_stands_beside_its_baseline(plain, parse):
     assert words.count("baseline") == words.count("baseline not stated") == 1
     plain["evaluation"]["baseline"] = {"accuracy": 0.5617, "loss": 0.6}
     text = render_html(parse(plain))
-    assert "baseline 56.17 %, which one answer for all of them reaches" in Page(text).words
-    assert Page(text).words.count("baseline 56.17 %") == 2  # once in the drawing
+    assert "one answer for all: 56.17 %" in Page(text).words.replace("\N{NO-BREAK SPACE}", " ")
+    assert Page(text).words.count("baseline 56.17 %") == 1  # in the drawing
 
 
 def test_clients_have_their_owners_names(plain, parse):
