@@ -22,7 +22,7 @@ SITE_FILE = """\
 source = "parquet"
 # A file, a folder or a glob pattern, relative to this folder.
 path = "data/train.parquet"
-# A table by a schema file, which all sites have: it names columns and classes, and the three fields below are left out.
+# A table by a schema file, which all sites have: it names columns and classes, in the place of the fields below.
 # schema_file = "schema.toml"
 # image_column = "image"
 # Records are sounds, of so many samples a second, and are cut or padded to so many seconds.

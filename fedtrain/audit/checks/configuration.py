@@ -55,6 +55,8 @@ def _repeated(evidence: Evidence, experiment: Experiment) -> list[str]:
             evidence.plan.noise_multiplier,
         ),
     }
+    if experiment.data.schema_digest is not None:
+        pairs["data.schema_digest"] = (experiment.data.schema_digest, report.data.schema_digest)
     return [
         f"{name} is {given} by the configuration, and {reported} in the report"
         for name, (given, reported) in pairs.items()

@@ -100,6 +100,14 @@ def test_a_note_that_no_accountant_gave_is_refuted(world, honest, judge):
 
 # --- the configuration ----------------------------------------------------------------------------------------------
 
+SCHEMED = {
+    "data.source": "csv",
+    "data.path": "people.csv",
+    "data.test_fraction": 0.2,
+    "data.schema_file": "schema.toml",
+    "data.schema_digest": "0" * 64,
+}
+
 
 @pytest.mark.parametrize(
     ("config", "message"),
@@ -111,6 +119,7 @@ def test_a_note_that_no_accountant_gave_is_refuted(world, honest, judge):
         ({"privacy.noise_multiplier": 100.0}, "the noise multiplier is 100.0 by the configuration, and 2.0 in the rep"),
         ({"training.local_steps": 1}, "steps_per_round is 1 by the configuration, and 3 in the plan"),
         ({"privacy.tuning": "none at all"}, "the tuning is none at all by the configuration"),
+        (SCHEMED, f"data.schema_digest is {'0' * 64} by the configuration, and None in the report"),
         ({"name": "Another run"}, "the name is Another run by the configuration, and An honest run in the report"),
         ({"federation.clients": 1000}, "there are 1000 clients by the configuration, and 4 by data.clients"),
         ({"federation.clients": 1000}, "there are 1000 clients by the configuration, and 4 by the first record"),
