@@ -148,7 +148,7 @@ class Best(Part):
 
 
 class Interval(Part):
-    """Where a measurement would be on other test records, in 95 of 100 cases."""
+    """Where the measurement over all records of the kind lies, as far as the test records tell."""
 
     lower: float = Field(description="the lower end")
     upper: float = Field(description="the upper end")
@@ -168,7 +168,10 @@ class Intervals(Part):
     left out: all resamples agree, some leave it undefined, or it has none, as the calibration error.
     """
 
-    level: Fraction = Field(description="of so many sets of test records, as a fraction, it holds the measurement")
+    level: Fraction = Field(
+        description="fraction of sets of test records whose interval holds what the model reaches on all records of"
+        " their kind, roughly"
+    )
     resamples: Annotated[int, Field(ge=1)] = Field(description="sets of test records that were drawn")
     final: dict[str, Interval] = Field(description="intervals of the last evaluation, by metric")
     best: dict[str, Interval] | None = Field(

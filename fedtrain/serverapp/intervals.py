@@ -49,7 +49,8 @@ def intervals_of(preparation: Preparation, state: RunState, best: Callable[[], A
 
 
 def _intervals(preparation: Preparation, weights: Arrays, evaluation: Evaluation) -> dict[str, Interval]:
-    measuring = preparation.task.metrics()
+    with telling("metrics of the task"):
+        measuring = preparation.task.metrics()
     if is_empty(evaluation) or not isinstance(measuring, Resampled):
         return {}
     model = preparation.released_model

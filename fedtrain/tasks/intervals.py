@@ -1,8 +1,10 @@
 """Intervals of what was measured on the test records, by the percentile bootstrap (Efron and Tibshirani 1993, ch. 13).
 
 Another set of test records would have given other measurements. The bootstrap draws sets of as many records from those
-that there are, with replacement, and measures each: the middle 95 % of the values are the interval. It says how much
-the choice of the test records matters, and nothing of other seeds, other noise or other training records.
+that there are, with replacement, and measures each: the middle 95 % of the values are the interval. Of 100 sets of test
+records about 95 have an interval that holds what this model reaches on all records of their kind; of a few dozen
+records, fewer. It is no range for the next set, which varies by itself too. It says nothing of other seeds, other noise
+or other training records.
 
 Nothing is trained or evaluated again for a resample. Metrics say what a measurement is made of for each record, their
 outcomes, and how it is made of counts: how often each record was drawn. A resample is a column of counts, and all are
@@ -54,7 +56,7 @@ class Resampled(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """Where a measurement would be on other test records, in 95 of 100 cases.
+    """Where a measurement over all records of the kind lies, as far as the test records tell: 95 % confidence, roughly.
 
     Attributes:
         lower: the lower end.
