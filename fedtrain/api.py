@@ -134,7 +134,9 @@ class Run:
 
         data = self.report.data
         schema = {"kind": data.kind, "shape": data.shape, "target": data.target, "names": data.classes}
-        return DataInfo.from_json(schema | {"columns": data.features})
+        # Sounds are at the rate that the configuration asks for.
+        rate = self.report.config.get("data.sample_rate")
+        return DataInfo.from_json(schema | {"columns": data.features, "schema": data.schema_digest, "rate": rate})
 
     def made_task(self) -> "Task":
         """Return the task of the run, made anew.

@@ -92,7 +92,8 @@ class Predictions:
 def predict(run: Run, data: str | Path, *, which: Literal["final", "best"] = "final") -> Predictions:
     """Predict the targets of records in a file or a folder (`fedtrain.data.unlabelled`).
 
-    Only the run folder and that file are read, and never the data that the model was trained on.
+    Only the run folder, that file and the public schema file of a table are read, and never the data that the model was
+    trained on. A task or an encoder of one's own, which the report names, is imported, and its code runs.
 
     Args:
         run: the run. Where its task was an object of a program, it is of `load_run` with that task.
@@ -108,16 +109,9 @@ def predict(run: Run, data: str | Path, *, which: Literal["final", "best"] = "fi
     task, info = run.made_task(), run.info
     if isinstance(task, ColumnStatistics):
         raise UsageError(f'{run.path} is a run of task.name = "statistics", and predicts nothing: see fedtrain stats')
-    if schema := run.report.config.get("data.schema_file"):
-        # Numbers of a file are not the features that a schema makes of them, and nothing would look wrong.
-        raise UsageError(
-            f"the model was trained on columns as the schema file {schema} decodes them, and predict does not read by "
-            "one; decode the records with fedtrain.data and call run.model() of fedtrain.load_run"
-        )
-    model = run.model(which)
-    found = read_unlabelled(Path(data), info)
+    model, experiment = run.model(which), from_flat(run.report.config)
+    found = read_unlabelled(Path(data), info, schema_file=experiment.data.schema_file)
     features: NDArray[Any] = found.features
-    experiment = from_flat(run.report.config)
     if (summary := run.report.model.encoder) is not None:
         # The digest of the report, where the configuration declares none.
         encoder = open_encoder(experiment.task.model_copy(update={"encoder_digest": summary.digest}), info)

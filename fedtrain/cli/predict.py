@@ -9,6 +9,7 @@ import typer
 from fedtrain.cli.running import reporting_errors
 from fedtrain.errors import ConfigError
 from fedtrain.files import write_atomic
+from fedtrain.report.numbers import printable
 
 _JSON_LINES = ".jsonl"
 
@@ -30,7 +31,8 @@ def predict(
 ) -> None:
     """Predict the targets of new records with a trained model.
 
-    The data that the model was trained on are not needed, and not read. Records of another schema are refused.
+    The data that the model was trained on are not needed, and not read. Records of another schema are refused. The code
+    of a task of your own, which the report names, is run: use run folders that you trust.
     """
     from fedtrain.api import load_run  # noqa: PLC0415 - torch takes seconds to import
     from fedtrain.prediction import predict as predicted  # noqa: PLC0415 - likewise
@@ -45,4 +47,5 @@ def predict(
         if out is not None:
             write_atomic(out, text.encode())
         if out is None and not quiet:
-            sys.stdout.write(text)
+            # Names are those of the run folder and of files, which somebody else may have written.
+            sys.stdout.write(printable(text, kept="\r\n") if sys.stdout.isatty() else text)

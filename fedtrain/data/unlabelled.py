@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedtrain.data.types import Columns, DataInfo, Image
+from fedtrain.data.types import Columns, DataInfo, Image, Sound
 from fedtrain.errors import DataError
 
 _ARRAYS, _TABLES, _IMAGES = (".npz", ".npy"), (".csv", ".parquet"), (".png", ".jpg", ".jpeg")
@@ -35,12 +35,13 @@ class Unlabelled:
         return len(self.features)
 
 
-def read_unlabelled(path: Path, info: DataInfo) -> Unlabelled:
+def read_unlabelled(path: Path, info: DataInfo, *, schema_file: str | None = None) -> Unlabelled:
     """Read records of a schema.
 
     Args:
         path: a file, or a folder of images.
         info: the schema of the records that the model was trained on.
+        schema_file: of a table that was decoded by one, the schema file, by which this one is decoded too.
 
     Raises:
         DataError: the file cannot be read, or holds records of another schema; it says what differs.
@@ -51,9 +52,14 @@ def read_unlabelled(path: Path, info: DataInfo) -> Unlabelled:
     if path.is_dir() or kind in _IMAGES:
         return _images(path, info)
     if kind in _ARRAYS:
+        if schema_file is not None:
+            raise DataError(
+                f"{path} holds arrays, and the model takes columns as the schema file {schema_file} decodes them; give "
+                f"a table: {' or '.join(_TABLES)}"
+            )
         return _arrays(path, info)
     if kind in _TABLES:
-        return _table(path, info)
+        return _table(path, info) if schema_file is None else _by_schema(path, info, schema_file)
     allowed = ", ".join((*_ARRAYS, *_TABLES, *_IMAGES))
     raise DataError(f"{path}: what is in a file is told by its suffix; allowed: {allowed}, or a folder of images")
 
@@ -69,6 +75,8 @@ def words(info: DataInfo) -> str:
         return f"images of {width} x {height} pixels with {channels} {'channel' if channels == 1 else 'channels'}"
     if isinstance(info.features, Columns):
         return f"rows of {info.shape[0]} numbers"
+    if isinstance(info.features, Sound):
+        return f"sounds of {info.shape[0]} samples at {info.features.rate:,} Hz"
     return f"records of shape {info.shape}"
 
 
@@ -90,16 +98,16 @@ def _images(path: Path, info: DataInfo) -> Unlabelled:
 
 
 def _arrays(path: Path, info: DataInfo) -> Unlabelled:
-    from fedtrain.data.sources.arrays import features_of  # noqa: PLC0415 - like every decoder, only where it is used
+    from fedtrain.data.sources.arrays import UNREADABLE, features_of  # noqa: PLC0415 - like every decoder, only where it is used
 
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            with loaded:
+        with path.open("rb") as file:  # NumPy leaves a damaged archive open
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.lib.npyio.NpzFile):
                 if "x" not in loaded.files:
                     raise DataError(f"{path}: there is no array 'x'; the archive holds: {', '.join(loaded.files)}")
                 loaded = loaded["x"]
-    except (OSError, ValueError, EOFError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: cannot be read as a NumPy archive: {error}") from error
     features = features_of(np.asarray(loaded), f"{path}: x")
     if features.shape[1:] != info.shape or features.dtype != info.features.dtype:
@@ -124,6 +132,11 @@ def _table(path: Path, info: DataInfo) -> Unlabelled:
             "is which category; give an archive (.npz) with the features in the order of inputs.json"
         )
     table = _read_table(path, wanted)
+    if twice := [name for name in wanted if table.column_names.count(name) > 1]:
+        raise DataError(
+            f"{path}: more than one column is named {twice[0]!r}, and a name cannot tell which is meant; give each "
+            "column a name of its own"
+        )
     if missing := [name for name in wanted if name not in table.column_names]:
         present = ", ".join(table.column_names)
         raise DataError(
@@ -137,6 +150,26 @@ def _table(path: Path, info: DataInfo) -> Unlabelled:
 
     columns = [numbers(_numeric(table, name, path), column=name, place=place) for name in wanted]
     return Unlabelled(features=np.stack(columns, axis=1), names=_rows(table.num_rows))
+
+
+def _by_schema(path: Path, info: DataInfo, schema_file: str) -> Unlabelled:
+    from fedtrain.data.schema import read_schema  # noqa: PLC0415 - likewise
+    from fedtrain.data.sources.base import path_of  # noqa: PLC0415
+    from fedtrain.data.sources.delimited import read_delimited  # noqa: PLC0415
+    from fedtrain.data.sources.parquet import read_table  # noqa: PLC0415
+    from fedtrain.data.sources.tables import features_by_schema  # noqa: PLC0415
+
+    schema = read_schema(path_of(schema_file))
+    if not isinstance(info.features, Columns) or schema.digest != info.features.schema:
+        raise DataError(
+            f"the schema file {schema_file} has the digest {schema.digest}, and is not the one by which the model's "
+            "records were decoded: its digest is data.schema_digest in the report. Put that file there"
+        )
+    if path.suffix.lower() == ".parquet":
+        table = read_table(path, schema.columns)
+    else:
+        table = read_delimited(path, schema.csv, names=None if schema.csv.header else tuple(schema.columns))
+    return Unlabelled(features=features_by_schema(table, schema), names=_rows(table.rows))
 
 
 def _read_table(path: Path, wanted: Sequence[str]) -> Any:

@@ -1,6 +1,7 @@
 """Predictions of models whose runs are here as little as a report and a model file."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from fedtrain import load_run
 from fedtrain.config import from_flat
-from fedtrain.data.types import Columns, DataInfo, NumberTarget
+from fedtrain.data.types import ClassTarget, Columns, DataInfo, NumberTarget, Sound
 from fedtrain.errors import DataError
 from fedtrain.prediction import Predictions, predict
 from fedtrain.report.inputs import inputs_of
@@ -87,3 +88,89 @@ def test_the_description_says_nothing_that_the_report_does_not_say(run):
     assert inputs["names"] == list(run.report.data.classes)
     assert inputs["encoding"] == "divided by 127.5, less 1: from -1 to 1"
     assert json.loads(inputs_of(digits_experiment("x"), run.info).encode()) == inputs
+
+
+SCHEMA = """
+[csv]
+delimiter = ";"
+[columns]
+age = { kind = "number", lower = 0, upper = 100, outside = "clip" }
+ward = { kind = "category", values = ["north", "south"], missing = "indicator" }
+hospital = { kind = "owner" }
+remark = { kind = "ignore" }
+outcome = { kind = "target", values = ["well", "ill"] }
+"""
+
+
+@pytest.fixture(scope="module")
+def by_schema(tmp_path_factory):
+    """Return a run on a table that a schema file decodes, with its folder."""
+    folder = tmp_path_factory.mktemp("people")
+    (folder / "schema.toml").write_text(SCHEMA)
+    rows = [
+        f"{number};{'north' if number % 3 else 'south'};a;{'ill' if number > 50 else 'well'}" for number in range(99)
+    ]
+    (folder / "people.csv").write_text("\n".join(["age;ward;hospital;outcome", *rows]))
+    experiment = digits_experiment(
+        folder / "cache",
+        federation__rounds=1,
+        data__source="csv",
+        data__path=str(folder / "people.csv"),
+        data__schema_file=str(folder / "schema.toml"),
+        data__test_fraction=0.3,
+        task__name="tabular",
+        task__model="linear",
+        output__directory=str(folder / "run"),
+        output__screen="none",
+    )
+    run_experiment(federation(experiment), experiment)
+    return load_run(folder / "run"), folder
+
+
+def test_a_table_is_decoded_by_the_schema_file_of_the_model(by_schema, tmp_path):
+    run, _ = by_schema
+    assert run.info.features.schema == run.report.data.schema_digest
+    (tmp_path / "new.csv").write_text("ward;more;age\nsouth;x;75\n;y;200\neast;z;0\n")
+    found = predict(run, tmp_path / "new.csv")
+    features = torch.tensor([[0.5, 0, 1, 0, 0], [1, 0, 0, 0, 1], [-1, 0, 0, 1, 0]])
+    with torch.no_grad():
+        expected = run.model()(features).double().softmax(dim=1).numpy()
+    assert found.values == pytest.approx(expected, abs=1e-6)
+    assert list(next(found.rows())) == ["record", "predicted", "p(well)", "p(ill)"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("age;more\n1;2\n", "has no column 'ward', which the model takes; it has: 'age', 'more'"),
+        ("age;ward\nold;north\n", "line 2, column 'age': 'old' is no number"),
+        ("age;ward\n", "holds no records"),
+    ],
+)
+def test_a_table_that_the_schema_file_cannot_decode_is_refused(by_schema, tmp_path, content, message):
+    (tmp_path / "new.csv").write_text(content)
+    with pytest.raises(DataError, match=message):
+        predict(by_schema[0], tmp_path / "new.csv")
+
+
+def test_numbers_without_their_schema_and_another_schema_file_are_refused(by_schema, tmp_path):
+    run, folder = by_schema
+    np.save(tmp_path / "new.npy", np.zeros((2, 5)))
+    with pytest.raises(DataError, match="holds arrays, and the model takes columns as the schema file"):
+        predict(run, tmp_path / "new.npy")
+    (tmp_path / "new.csv").write_text("age;ward\n1;north\n")
+    (folder / "schema.toml").write_text(SCHEMA.replace("upper = 100", "upper = 200"))
+    try:
+        with pytest.raises(DataError, match="is not the one by which the model's records were decoded"):
+            predict(run, tmp_path / "new.csv")
+    finally:
+        (folder / "schema.toml").write_text(SCHEMA)
+
+
+def test_a_sound_is_described_with_its_rate_and_read_back(run):
+    sound = DataInfo(features=Sound(shape=(2000,), rate=8000), target=ClassTarget(names=("low", "high")))
+    described = json.loads(inputs_of(digits_experiment("x"), sound).encode())
+    assert (described["kind"], described["shape"], described["rate"]) == ("audio", [2000], 8000)
+    data = run.report.data.model_copy(update={"kind": "audio", "shape": (2000,), "classes": ("low", "high")})
+    config = {**run.report.config, "data.sample_rate": 8000}
+    assert replace(run, report=run.report.model_copy(update={"data": data, "config": config})).info == sound

@@ -42,7 +42,8 @@ from fedtrain.errors import DataError
 from fedtrain.progress import working
 
 _DIGITS = tuple("0123456789")
-_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What NumPy raises for an archive that it cannot read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +208,7 @@ def _load(file: Path, suffix: str, *, owner: str | None) -> _Arrays:
 def _load_archive(file: Path, suffix: str, *, owner: str | None) -> _Arrays:
     try:
         archive = np.load(file, allow_pickle=False)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise DataError(f"{file}: cannot be read as a NumPy archive (.npz): {error}") from error
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise DataError(f"{file}: is a single array; a NumPy archive (.npz) with x and y is needed")
@@ -221,7 +222,7 @@ def _load_archive(file: Path, suffix: str, *, owner: str | None) -> _Arrays:
                 raise DataError(f"{file}: there is no array {name!r}; the archive holds: {known}")
             try:
                 return np.asarray(archive[name])
-            except _UNREADABLE as error:  # also an array of Python objects, which would need pickle
+            except UNREADABLE as error:  # also an array of Python objects, which would need pickle
                 raise DataError(f"{file}: {name} cannot be read: {error}; save it as numbers or strings") from error
 
         return _Arrays(file=file, suffix=used, x=array("x"), y=array("y"), owner=array(owner) if owner else None)

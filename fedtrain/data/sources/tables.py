@@ -24,6 +24,7 @@ from fedtrain.data.schema import (
     LAST_MOMENT,
     BooleanColumn,
     CategoryColumn,
+    Column,
     DateColumn,
     IgnoredColumn,
     NumberColumn,
@@ -195,6 +196,28 @@ def require_columns(table: Table, schema: TableSchema, owner: str | None) -> Non
         )
 
 
+def features_by_schema(table: Table, schema: TableSchema) -> NDArray[np.float32]:
+    """Return the features of a table, shape (n, features), as training records have them.
+
+    Targets are not looked at. Columns that the schema does not know are passed over.
+
+    Raises:
+        DataError: a column of a feature is missing, the table holds no records, or a value does not fit.
+    """
+    wanted = {
+        name: column
+        for name, column in schema.columns.items()
+        if column.decisive and not isinstance(column, TargetColumn)
+    }
+    if missing := [name for name in wanted if name not in table.columns]:
+        raise DataError(
+            f"{table.name} has no column {some([repr(name) for name in missing])}, which the model takes; it has: "
+            f"{some([repr(name) for name in table.columns])}"
+        )
+    require_records(table.rows, table.name)
+    return _encode(table, schema, None, columns=wanted).features
+
+
 def _owners(parts: Sequence[_Encoded], column: str) -> Coded:
     chunks = [chunk for part in parts for chunk in part.owners.chunks]
     return coded(pa.chunked_array(chunks, type=pa.large_string()), column=column, place=str)
@@ -208,13 +231,16 @@ def _together(parts: Sequence[_Encoded], owners: Coded | None) -> Split:
     )
 
 
-def _encode(table: Table, schema: TableSchema, owner: str | None) -> _Encoded:
+def _encode(
+    table: Table, schema: TableSchema, owner: str | None, *, columns: Mapping[str, Column] | None = None
+) -> _Encoded:
+    """Decode some columns of the schema, or all of them."""
     features = np.zeros((table.rows, len(schema.features)), dtype=np.float32)
     targets: NDArray[Any] = np.zeros(0)
     low, high = schema.range
     rules: dict[str, Counter[str]] = {}
     start = 0
-    for name, column in schema.columns.items():
+    for name, column in (schema.columns if columns is None else columns).items():
         if not column.decisive:
             continue
         value = _Values(table=table, column=name, counts=rules.setdefault(name, Counter()))

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image as Picture
 
-from fedtrain.data.types import ClassTarget, Columns, DataInfo, Image
+from fedtrain.data.types import ClassTarget, Columns, DataInfo, Image, Sound
 from fedtrain.data.unlabelled import read_unlabelled
 from fedtrain.errors import DataError
 
@@ -14,6 +14,7 @@ TARGET = ClassTarget(names=("no", "yes"))
 IMAGES = DataInfo(features=Image(shape=(1, 4, 5)), target=TARGET)
 TABLE = DataInfo(features=Columns(shape=(2,), names=("age", "dose")), target=TARGET)
 NAMELESS = DataInfo(features=Columns(shape=(2,)), target=TARGET)
+SOUNDS = DataInfo(features=Sound(shape=(200,), rate=8000), target=TARGET)
 CATEGORIES = DataInfo(features=Columns(shape=(3,), names=("age", "sex", "sex")), target=TARGET)
 
 
@@ -64,6 +65,7 @@ def parquet(**columns):
         ("a.csv", b"age,dose\n1,two\n", TABLE, "cannot be read as a table of numbers: .*dose.*two|two"),
         ("a.csv", b"age,dose\n1,inf\n", TABLE, "row 1, column 'dose': inf is not a finite"),
         ("a.csv", b"age,dose\n", TABLE, "holds no records"),
+        ("a.csv", b"age,dose,age\n1,2,3\n", TABLE, "more than one column is named 'age'"),
         ("a.csv", b"", TABLE, "cannot be read as a table"),
         ("a.csv", b"age,dose\n1,2\n", NAMELESS, "whose columns have no names; give an archive"),
         ("a.csv", b"age,sex\n1,2\n", CATEGORIES, "has columns of categories"),
@@ -78,6 +80,8 @@ def parquet(**columns):
         ("a.png", b"nothing", TABLE, "holds images, and the model takes rows of 2 numbers"),
         ("a.png", b"nothing", IMAGES, "the image cannot be read as PNG or JPEG"),
         ("a.npz", b"nothing", TABLE, "cannot be read as a NumPy archive"),
+        ("a.npz", b"PK\3\4nothing", TABLE, "cannot be read as a NumPy archive"),
+        ("a.csv", b"age,dose\n1,2\n", SOUNDS, "holds a table, and the model takes sounds of 200 samples at 8,000 Hz"),
         ("a.txt", b"nothing", TABLE, r"told by its suffix; allowed: \.npz"),
     ],
 )
