@@ -14,6 +14,7 @@ from fedtrain.config import from_flat, read_flat
 from fedtrain.config.checking import missing_files, problems
 from fedtrain.config.loading import Flat
 from fedtrain.errors import ConfigError
+from fedtrain.report.numbers import printable
 
 if TYPE_CHECKING:
     from fedtrain.report.plan import PlanSummary
@@ -60,7 +61,8 @@ def check(
         if found and not as_json:
             count = "1 problem" if len(found) == 1 else f"{len(found)} problems"
             listed = "\n".join(map(str, found))
-            sys.stderr.write(f"error: {file} has {count}:\n{listed}\n")
+            # It quotes the file, which somebody else may have written.
+            sys.stderr.write(printable(f"error: {file} has {count}:\n{listed}", kept="\n") + "\n")
     raise typer.Exit(ConfigError.exit_status if found else 0)
 
 

@@ -44,7 +44,7 @@ def _reason(first: ComparedRun, other: ComparedRun) -> str:
         if name in other.facts and other.facts[name] != value:
             ours, theirs = _shown(value), _shown(other.facts[name])
             also = f" is {theirs}, and {ours} in {first.label}" if ours != theirs else f" is not as in {first.label}"
-            return f"it has other test records: {name}{also}"
+            return f"it has other test records: {short(name, 2 * _SHOWN)}{also}"
     return ""
 
 

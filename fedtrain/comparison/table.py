@@ -54,7 +54,7 @@ def comparison_table(runs: Sequence[ComparedRun]) -> Table:
     """Return the table for a terminal. Numbers are rounded to what is worse."""
     different = dict(list(differences(runs).items())[:_FIELDS])
     name = runs[0].metric.name if len({run.metric.name for run in runs}) == 1 else "result"
-    headings = ("run", name, "95 % interval", "epsilon", "delta", "rounds", "bytes of an update", "duration")
+    headings = ("run", short(name, 60), "95 % interval", "epsilon", "delta", "rounds", "bytes of an update", "duration")
     table = Table(*headings, *(key.rpartition(".")[2] for key in different), box=None, padding=(0, 2, 0, 0))
     for index, run in enumerate(runs):
         form = run.metric.format

@@ -14,6 +14,7 @@ from fedtrain.config.loading import from_flat, nearest, to_flat
 from fedtrain.config.strategies import check_strategy
 from fedtrain.errors import ConfigError
 
+_SHOWN = 200  # characters of a value
 _PATHS = ("data.path", "data.test_path", "federation.sites")
 
 
@@ -49,7 +50,7 @@ def problems(flat: Mapping[str, Any]) -> tuple[Problem, ...]:
     """
     known = to_flat(Experiment())
     found = [
-        Problem(field=key, message=f"there is no such field (its value is {value!r}){nearest(key, known)}")
+        Problem(field=key, message=f"there is no such field (its value is {_shown(value)}){nearest(key, known)}")
         for key, value in flat.items()
         if key not in known
     ]
@@ -77,8 +78,15 @@ def missing_files(experiment: Experiment) -> tuple[str, ...]:
     return tuple(
         f"{key} = {name!r}: there is no such file or folder on this machine"
         for key in _PATHS
-        if (name := str(flat[key])) and not set("*?[") & set(name) and not Path(name).expanduser().exists()
+        if (name := str(flat[key])) and not set("*?[") & set(name) and not _exists(name)
     )
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).expanduser().exists()
+    except (OSError, RuntimeError):  # a path that is too long, or in the home of nobody
+        return False
 
 
 def _refused(flat: Mapping[str, Any]) -> ValidationError | None:
@@ -103,9 +111,16 @@ def _explained(error: ValidationError, flat: Mapping[str, Any]) -> list[tuple[st
             continue
         value = flat.get(scope, problem["input"])
         own = f": {message}" if problem["type"] == "value_error" else ""
-        told = Problem(field=scope, message=f"{value!r} is not allowed{own}", allowed=field.allowed, about=field.about)
+        told = Problem(
+            field=scope, message=f"{_shown(value)} is not allowed{own}", allowed=field.allowed, about=field.about
+        )
         found.append((scope, told))
     return found
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _rests_on(scope: str, problem: Problem, removed: set[str]) -> bool:

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -66,3 +67,27 @@ def test_a_wrong_field_is_told_before_torch_is_imported(file):
     assert process.returncode == 2
     packages = set(process.stderr.splitlines()[-1].split())
     assert packages & {"torch", "flwr", "opacus", "matplotlib", "dp_accounting", "pyarrow"} == set()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (r'"\u001b[2J" = 1', "there is no such field"),
+        (r'name = "a\u001b[2J\u0007"', "name"),
+        (r'task.name = "a\u009b2J"' + "\nseed = -1", "seed"),
+        ("a = " + "[" * 5000, "TOML"),
+        ("seed = 1" + "0" * 5000, "TOML|seed"),
+        ("seed = inf", "seed"),
+        ("[[privacy]]\nmode = 1", "privacy"),
+        ("privacy = 3", "privacy"),
+        ("seed = 2020-01-01", "seed"),
+        ("\0" * 9, "UTF"),
+    ],
+)
+def test_a_file_of_anybody_is_refused_in_words_that_only_show_themselves(tmp_path, content, message):
+    (tmp_path / "my.toml").write_text(content)
+    result = call(tmp_path / "my.toml")
+    assert result.exit_code == 2
+    assert re.search(message, result.stderr)
+    assert all(letter.isprintable() or letter == "\n" for letter in result.stderr)
+    assert len(result.stderr) < 10_000

@@ -158,3 +158,12 @@ def test_runs_are_read_from_folders_and_files_and_called_by_their_folders(tmp_pa
     assert [each.label for each in found] == [str(tmp_path / "x/run"), str(tmp_path / "y/run/report.json"), "z"]
     with pytest.raises(ReportError, match="cannot read"):
         read_runs([tmp_path / "none"])
+
+
+def test_names_of_a_report_of_anybody_only_show_themselves():
+    first, other = report(), report()
+    for plain, value in ((first, 0.1), (other, 0.2)):
+        plain["evaluation"]["baseline"] = {"\x1b[2J": value}
+    (reason,) = incomparable([compared("a", read(first)), compared("b", read(other))]).values()
+    assert reason.isprintable()
+    assert "the baseline of" in reason

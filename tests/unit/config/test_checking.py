@@ -71,3 +71,15 @@ def test_files_that_are_not_here_are_named_and_patterns_are_not(tmp_path):
     (missing,) = missing_files(from_flat(flat))
     assert "data.test_path" in missing
     assert missing_files(from_flat(flat | {"data.test_path": str(tmp_path / "*.npz")})) == ()
+
+
+@pytest.mark.parametrize("name", ["a/" * 4000, "~nobody-of-this-name/a.npz"])
+def test_a_path_that_cannot_be_looked_for_is_missing(name):
+    experiment = from_flat({"data.source": "npz", "data.path": name, "data.test_fraction": 0.5})
+    assert [text.partition(" ")[0] for text in missing_files(experiment)] == ["data.path"]
+
+
+def test_a_value_of_any_length_is_shown_in_a_line():
+    for key in ("federation.rounds", "nothing"):
+        (problem,) = problems({key: "x" * 10_000})
+        assert len(problem.message) < 5000
