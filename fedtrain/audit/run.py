@@ -12,6 +12,7 @@ from fedtrain.audit.reading import read_report, refuted
 from fedtrain.audit.verdict import Check, Finding, Group, UnprovenError, Verdict, fails, not_proven
 from fedtrain.errors import ContradictionError, FedtrainError
 from fedtrain.privacy.mechanisms import mechanism_of_plan, private
+from fedtrain.report.numbers import short
 from fedtrain.report.schema import Report
 from fedtrain.report.wording import Transport
 from fedtrain.trust import Roster
@@ -149,6 +150,8 @@ CHECKS: Final = tuple(check for _, checks in _GROUPED for check in checks)
 # What arithmetic and parsing raise for numbers and structures that no honest run has.
 _UNCHECKABLE = (ValueError, TypeError, ArithmeticError, LookupError, RecursionError, MemoryError, FedtrainError)
 
+_TUNING = 600  # characters of what the author of a run declares of tuning
+
 _NO_COPIES: Mapping[str, bytes] = MappingProxyType({})
 
 
@@ -186,7 +189,8 @@ def audit(
         evidence = replace(evidence, copies=files)
     for group, of_group in _GROUPED:
         checks += [Check.of(group.title, name, _found(check, evidence)) for name, check in of_group]
-    unproven = (Check(group=_LIMITS.title, name=name, status="not proven", detail=detail) for name, detail in LIMITS)
+    declared = {"texts": f"; of tuning it says: {short(report.privacy.tuning, _TUNING)}"}
+    unproven = (Check.of(_LIMITS.title, name, not_proven(detail + declared.get(name, ""))) for name, detail in LIMITS)
     return Verdict(
         checks=(*checks, *unproven),
         groups=GROUPS,

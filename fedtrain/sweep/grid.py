@@ -1,7 +1,7 @@
 """The grid of a sweep: which fields have which values, and what the report of each run says of it."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 from fedtrain.config import Experiment, from_flat, parse_settings, to_flat
 from fedtrain.config.loading import Flat, Scalar, nearest
 from fedtrain.errors import ConfigError
+from fedtrain.sweep.declaration import caution, declared
 
 MOST: Final = 1000
 """Runs of a sweep, at most."""
@@ -21,7 +22,6 @@ _REFUSED: Final = {
     "output.resume": "a sweep always goes on with what is there",
 }
 _NAME_LENGTH: Final = 80
-_UNDECLARED: Final = Experiment().privacy.tuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +90,9 @@ class Grid:
                 experiment=experiment,
             )
             points.append(point)
-        caution = _caution(experiments)
-        declared = tuple(_declared(point, varied, len(points), caution) for point in points)
-        return cls(base=base, over=varied, points=declared, caution=f"Epsilon does not cover {caution}.")
+        values = {key: tuple(map(_plain, listed)) for key, listed in varied.items()}
+        told = tuple(_telling(point, declared(point.experiment, point.number, experiments, values)) for point in points)
+        return cls(base=base, over=varied, points=told, caution=f"Epsilon does not cover {caution(experiments)}.")
 
     def as_json(self) -> dict[str, Any]:
         """Return what makes this sweep another than others, as JSON can hold it. What only shows runs is left out."""
@@ -162,35 +162,14 @@ def _experiment(base: Mapping[str, Any], settings: Mapping[str, Scalar]) -> Expe
     return found.model_copy(update={"name": f"{found.name}: {text}"})
 
 
-def _caution(experiments: Sequence[Experiment]) -> str:
-    """Return what bounds a choice among runs by their results."""
-    text = "a choice among the runs by their results, which depend on private records"
-    private = [each.privacy for each in experiments if each.privacy.mode != "none"]
-    if (plain := len(experiments) - len(private)) > 0:
-        whose = f"{plain} of them have" if plain > 1 else "one of them has"
-        return f"{text}: {whose} no privacy, and nothing bounds what a choice tells that looks at its results"
-    if len({(each.mode, each.trust, each.cohorts) for each in private}) > 1:
-        return f"{text}: the runs guarantee different things, and no sum of their epsilons bounds all together"
-    epsilon, delta = sum(each.epsilon for each in private), sum(each.delta for each in private)
-    return f"{text}: all together are bounded by the sum of their budgets, epsilon {epsilon:g} at delta {delta:.3g}"
-
-
-def _declared(point: Point, varied: Mapping[str, tuple[Scalar, ...]], runs: int, caution: str) -> Point:
-    """Return a run in whose configuration is what is to be known of the others, after what it declares itself."""
-    privacy = point.experiment.privacy
-    fields = " and ".join(f"{key} ({', '.join(map(_plain, values))})" for key, values in varied.items())
-    text = "" if privacy.tuning == _UNDECLARED else f"{privacy.tuning}; then "
-    text += f"one of {runs} runs on the same records, number {point.number} of a sweep over {fields}. "
-    alone = point.experiment.federation.sites is None
-    whose = "this run alone" if alone else "this run and of those before it in the same ledgers"
-    text += f"Epsilon is that of {whose}. It does not cover {caution}"
-    told = privacy.model_copy(update={"tuning": text})
-    return replace(point, experiment=point.experiment.model_copy(update={"privacy": told}))
+def _telling(point: Point, tuning: str) -> Point:
+    privacy = point.experiment.privacy.model_copy(update={"tuning": tuning})
+    return replace(point, experiment=point.experiment.model_copy(update={"privacy": privacy}))
 
 
 def _folder(settings: Mapping[str, Scalar]) -> str:
     text = "_".join(f"{key.rpartition('.')[2]}={_plain(value)}" for key, value in settings.items())
-    return re.sub(r"[^\w=.+-]", "-", text)[:_NAME_LENGTH].rstrip(".")
+    return re.sub(r"[^\w=.+-]", "-", text, flags=re.ASCII)[:_NAME_LENGTH].rstrip(".")
 
 
 def _plain(value: Scalar) -> str:

@@ -1,17 +1,19 @@
 """Run the runs of a sweep, one after the other, and leave out those that have ended."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fedtrain.config import Experiment, to_flat
 from fedtrain.config.loading import config_digest
-from fedtrain.errors import ConfigError, RunError, StorageError, UsageError
+from fedtrain.config.strategies import check_strategy
+from fedtrain.errors import ConfigError, PrivacySpecError, RunError, StorageError, UsageError
 from fedtrain.files import write_atomic
 from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.sweep.grid import Grid, Point
+from fedtrain.sweep.ledgers import check_room
 
 if TYPE_CHECKING:
     from fedtrain.serverapp.events import Event
@@ -52,7 +54,7 @@ def sweep(
     same call after an interrupt loses nothing. A run that fails does not keep the others from being run.
 
     The noise of every run is calibrated before the first begins, so that a run that cannot keep its budget is told
-    before anything is spent.
+    before anything is spent; so is one that ledgers which the runs share (``federation.sites``) have no room for.
 
     Args:
         grid: the runs.
@@ -67,18 +69,18 @@ def sweep(
         All runs, in the order of the grid.
 
     Raises:
-        ConfigError: the folder holds another sweep, or a run of another configuration; or a run cannot be used.
+        ConfigError: the folder holds another sweep, or a run of another configuration; or a run cannot be used, or is
+            beyond the budget of ledgers that the runs share.
         PrivacySpecError: a run cannot give its guarantee.
+        SiteError: a site file cannot be used.
         StorageError: the folder cannot be written.
         KeyboardInterrupt: a person stopped it; what is complete is kept.
     """
     from fedtrain.api import simulate  # noqa: PLC0415 - it builds on torch, which takes seconds to import
 
     folder = Path(out)
+    _check(grid.points)
     _claim(grid, folder)
-    for point in grid.points:
-        if (mechanism := mechanism_of(point.experiment)).private:
-            mechanism.plan(point.experiment)
     finished = []
     for point in grid.points:
         path = folder / point.folder
@@ -104,6 +106,21 @@ def sweep(
         if on_end is not None:
             on_end(ended)
     return tuple(finished)
+
+
+def _check(points: Sequence[Point]) -> None:
+    """Refuse a sweep of which a run cannot be run, as far as that is known before records are opened."""
+    plans = []
+    for point in points:
+        mechanism = mechanism_of(point.experiment)
+        try:
+            check_strategy(point.experiment)
+            plans.append(mechanism.plan(point.experiment) if mechanism.private else None)
+        except ConfigError as error:
+            raise ConfigError(f"the run with {point.text} cannot be run: {error}") from error
+        except PrivacySpecError as error:
+            raise PrivacySpecError(f"the run with {point.text} cannot be run: {error}") from error
+    check_room(points, plans)
 
 
 def _shown(experiment: Experiment, screen: Literal["auto", "plain", "none"]) -> Experiment:

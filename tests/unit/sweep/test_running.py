@@ -1,6 +1,7 @@
 import csv
 import json
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import tomli_w
@@ -9,8 +10,10 @@ from fedtrain import load_run
 from fedtrain.audit import audit_bytes
 from fedtrain.config import read_toml, to_flat
 from fedtrain.errors import ConfigError, PrivacySpecError
+from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.serverapp.events import RoundDone
 from fedtrain.sweep import Grid, sweep
+from fedtrain.sweep.ledgers import check_room
 from tests.fakes import private_experiment
 
 with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # typer imports what click deprecates
@@ -18,7 +21,7 @@ with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # t
 
     from fedtrain.cli.app import app
 
-OVER = "privacy.epsilon=2,4"
+OVER = "privacy.epsilon=2"
 
 
 @pytest.fixture
@@ -58,27 +61,30 @@ def test_a_sweep_goes_on_after_an_interrupt_and_runs_nothing_twice(config, tmp_p
     went_on = CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False)
     assert went_on.exit_code == 0
     answer = json.loads(went_on.stdout)
-    assert [run["how"] for run in answer["runs"]] == ["run", "run"]
+    assert [run["how"] for run in answer["runs"]] == ["run"]
     assert answer["incomparable"] == {}
     assert len((first / "record.jsonl").read_text().splitlines()) > asked
     written = (first / "report.json").stat().st_mtime_ns
     again = CliRunner().invoke(app, command, catch_exceptions=False)
-    assert "run 2 of 2: privacy.epsilon=4: complete already" in again.stdout
+    assert "run 1 of 1: privacy.epsilon=2: complete already" in again.stdout
     assert runs.caution in again.stdout
     assert (first / "report.json").stat().st_mtime_ns == written
     with (folder / "sweep.csv").open(newline="") as file:
-        assert [row["privacy.epsilon"] for row in csv.DictReader(file)] == ["2.0", "4.0"]
+        assert [row["run"] for row in csv.DictReader(file)] == ["1_epsilon=2"]
     assert (folder / "sweep.svg").read_text().startswith("<svg xmlns=")
 
-    for number, point in enumerate(runs.points, start=1):
-        report, verdict = audit_bytes((folder / point.folder / "report.json").read_bytes())
-        assert report.status == "completed"
-        assert f"one of 2 runs on the same records, number {number} of a sweep" in report.privacy.tuning
-        assert verdict.outcome == "simulation"
-    with pytest.raises(ConfigError, match=r"holds another sweep: privacy.epsilon was 2, 4 and is 2, 4, 8"):
-        sweep(grid(config, "privacy.epsilon=2,4,8"), folder)
+    report, verdict = audit_bytes((first / "report.json").read_bytes())
+    assert report.status == "completed"
+    assert "one of 1 runs on the same records, number 1 of a sweep" in report.privacy.tuning
+    assert verdict.outcome == "simulation"
+    (texts,) = (check for check in verdict.checks if check.name == "texts")
+    assert "of tuning it says: one of 1 runs on the same records, number 1 of a sweep" in texts.detail
+    with pytest.raises(ConfigError, match=r"holds another sweep: privacy.epsilon was 2 and is 2, 8"):
+        sweep(grid(config, "privacy.epsilon=2,8"), folder)
     # A report that was put there from another run is none of this sweep.
-    (first / "report.json").write_bytes((folder / runs.points[1].folder / "report.json").read_bytes())
+    other = json.loads((first / "report.json").read_bytes())
+    other["config"]["training.learning_rate"] = 9.0
+    (first / "report.json").write_text(json.dumps(other))
     with pytest.raises(ConfigError, match="holds a run of another configuration"):
         sweep(runs, folder)
 
@@ -87,6 +93,42 @@ def test_nothing_is_run_where_one_run_cannot_keep_its_budget(config, tmp_path):
     with pytest.raises(PrivacySpecError, match=r"noise multiplier 0\.3 spends epsilon"):
         sweep(grid(config, "privacy.noise_multiplier=4.0,0.3"), tmp_path / "sweep")
     assert not list((tmp_path / "sweep").glob("*/config.toml"))
+
+
+def with_sites(config, tmp_path, **more):
+    return Grid.of({**read_toml(config), "federation.sites": str(tmp_path / "sites"), **more}, ["privacy.epsilon=2,3"])
+
+
+def test_nothing_is_run_where_ledgers_that_are_shared_have_no_room_for_all(config, tmp_path):
+    runs = with_sites(config, tmp_path)
+    with pytest.raises(ConfigError, match=r"the run with privacy\.epsilon=3 .* beyond the budget of 3 at delta"):
+        sweep(runs, tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
+    plans = [mechanism_of(point.experiment).plan(point.experiment) for point in runs.points]
+    (tmp_path / "sites").mkdir()
+    for budget, room in ((2.5, False), (50.0, True)):
+        (tmp_path / "sites" / "site.toml").write_text(f"[budget]\nepsilon = {budget}\ndelta = 1e-3\n")
+        with nullcontext() if room else pytest.raises(ConfigError, match="would bring epsilon to"):
+            check_room(runs.points, plans)
+
+
+def test_ledgers_that_are_not_shared_or_not_surely_charged_are_no_reason_to_refuse(config, tmp_path):
+    for more in ({"federation.cohort": 1}, {"federation.sites": ""}):
+        runs = with_sites(config, tmp_path, **more)
+        check_room(runs.points, [mechanism_of(point.experiment).plan(point.experiment) for point in runs.points])
+
+
+def test_charges_that_do_not_add_up_are_refused_before_they_are_made(config, tmp_path):
+    runs = Grid.of({**read_toml(config), "federation.sites": str(tmp_path)}, ["privacy.noise=seeded,secure"])
+    with pytest.raises(ConfigError, match="their charges do not add up"):
+        check_room(runs.points, [mechanism_of(point.experiment).plan(point.experiment) for point in runs.points])
+
+
+def test_a_cohort_that_is_too_small_for_its_strategy_is_told_before_the_first_run(config, tmp_path):
+    runs = Grid.of(read_toml(config), ["server.strategy=FedAvg,Bulyan"])
+    with pytest.raises(ConfigError, match=r"the run with server\.strategy=Bulyan cannot be run: .* needs 3 results"):
+        sweep(runs, tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_a_folder_with_something_else_is_refused(config, tmp_path):
