@@ -166,7 +166,7 @@ def _by_schema(path: Path, info: DataInfo, schema_file: str) -> Unlabelled:
             "records were decoded: its digest is data.schema_digest in the report. Put that file there"
         )
     if path.suffix.lower() == ".parquet":
-        table = read_table(path, schema.columns)
+        table = read_table(path, schema.columns, schema.csv)
     else:
         table = read_delimited(path, schema.csv, names=None if schema.csv.header else tuple(schema.columns))
     return Unlabelled(features=features_by_schema(table, schema), names=_rows(table.rows))

@@ -4,6 +4,8 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -137,6 +139,8 @@ def test_a_table_is_decoded_by_the_schema_file_of_the_model(by_schema, tmp_path)
         expected = run.model()(features).double().softmax(dim=1).numpy()
     assert found.values == pytest.approx(expected, abs=1e-6)
     assert list(next(found.rows())) == ["record", "predicted", "p(well)", "p(ill)"]
+    pq.write_table(pa.table({"age": [75, 200, 0], "ward": ["south", None, "east"]}), tmp_path / "new.parquet")
+    assert predict(run, tmp_path / "new.parquet").values == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(
