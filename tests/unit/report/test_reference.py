@@ -12,7 +12,8 @@ from fedtrain.report.parts import Part
 
 PAGE = Path(__file__).parents[3] / "docs/reference/report.md"
 BEGIN, END = "<!-- parts:begin -->\n", "<!-- parts:end -->\n"
-PARTS = {part for part in vars(fedtrain.report).values() if isinstance(part, type) and issubclass(part, Part)}
+NAMED = (getattr(fedtrain.report, name) for name in fedtrain.report.__all__)
+PARTS = {part for part in NAMED if isinstance(part, type) and issubclass(part, Part)}
 
 
 def nested(annotation, path):
