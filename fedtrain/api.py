@@ -135,8 +135,13 @@ class Run:
         data = self.report.data
         schema = {"kind": data.kind, "shape": data.shape, "target": data.target, "names": data.classes}
         # Sounds are at the rate that the configuration asks for.
-        rate = self.report.config.get("data.sample_rate")
-        return DataInfo.from_json(schema | {"columns": data.features, "schema": data.schema_digest, "rate": rate})
+        told = {
+            "columns": data.features,
+            "schema": data.schema_digest,
+            "rate": self.report.config.get("data.sample_rate"),
+            "vocabulary": data.vocabulary,
+        }
+        return DataInfo.from_json(schema | told)
 
     def made_task(self) -> "Task":
         """Return the task of the run, made anew.
@@ -144,13 +149,15 @@ class Run:
         Raises:
             TaskError: it was an object of the program that trained, and is not the one given to `load_run`.
         """
-        from fedtrain.data.types import Encoded
+        from fedtrain.data.types import Encoded, Tokens
         from fedtrain.tasks import build_task
         from fedtrain.tasks.least_squares import with_solver
 
         info, experiment = self.info, from_flat(self.report.config)
         if (encoder := self.report.model.encoder) is not None:
-            info = replace(info, features=Encoded(shape=encoder.shape))
+            shape, vocabulary = encoder.shape, encoder.vocabulary
+            features = Encoded(shape=shape) if vocabulary is None else Tokens(shape=shape, vocabulary=vocabulary)
+            info = replace(info, features=features)
         return with_solver(build_task(experiment.task, info, self.task), experiment, info)
 
     def _weights(self, which: Literal["final", "best"]) -> bytes:

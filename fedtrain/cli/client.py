@@ -149,7 +149,7 @@ def _columns(source: SiteData, info: DataInfo) -> list[str]:
     if source.sample_rate is not None:
         read = source.audio_column or "the first column of files"
     else:
-        read = source.feature_columns or source.image_column or "the first image column"
+        read = source.feature_columns or source.text_column or source.image_column or "the first image column"
     return [f"columns: {read}; label: {source.label_columns or source.label_column}"]
 
 

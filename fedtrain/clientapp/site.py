@@ -112,7 +112,8 @@ def _open(
         _simulated(experiment, objects) if node is None or data is None else _own(experiment, node, data, schema)
     )
     device = resolve_device(experiment.device)
-    encoder = open_encoder(experiment.task, info, device=device, deployed=node is not None)
+    folder = None if node is None else node.path
+    encoder = open_encoder(experiment.task, info, device=device, deployed=node is not None, folder=folder)
     info = info if encoder is None else encoder.info
     task = with_solver(build_task(experiment.task, info, objects.task), experiment, info)
     return Site(

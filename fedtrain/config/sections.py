@@ -60,8 +60,16 @@ ROBUST = DISTANCES | {"FedMedian", "FedTrimmedAvg"}
 ENCODERS: dict[str, str] = {
     "scattering": "no records at all: the filters are formulas, and the constants are of synthetic noise",
     "log-mel": "no records at all: filters and constants are formulas",
+    "words": "no records at all: the number of a word is a public hash of it",
+    "bytes": "no records at all: the numbers are the bytes of UTF-8",
+    "minilm": "over a billion pairs of sentences from public sources of the web (Reddit, Stack Exchange, scientific "
+    "papers, questions and answers, and others), after books and Wikipedia for the network that it was distilled from; "
+    "as sentence-transformers/all-MiniLM-L6-v2 declares them",
 }
 """The encoders that are built in, each with its origin."""
+
+TOKENIZER_FILE = ".json"
+"""How the name of an encoder ends that is the file of a tokenizer."""
 
 
 class Section(BaseModel):
@@ -168,6 +176,10 @@ class Data(Section):
     feature_columns: Names | None = Field(
         None, description="tabular: columns, comma-separated; default: all but the label"
     )
+    text_column: str | None = Field(None, description="column of a text, which is then all that a record is")
+    max_bytes: Annotated[int, Field(ge=4, le=1_000_000)] = Field(
+        2048, description="text: bytes of UTF-8 that are kept of each; a longer text is cut between two characters"
+    )
     max_records: Count | None = Field(
         None, description="number of training records to use, drawn with the seed; default: all"
     )
@@ -214,7 +226,7 @@ class Data(Section):
             return
         if self.source not in {"csv", "parquet"}:
             raise ValueError(f'schema_file is for source = "csv" or "parquet", and it is "{self.source}"')
-        said = ("image_column", "label_columns", "classes", "feature_columns")
+        said = ("image_column", "text_column", "label_columns", "classes", "feature_columns")
         given = [name for name in said if getattr(self, name) is not None]
         if self.label_column != "label":
             given.append("label_column")
@@ -241,10 +253,10 @@ class Data(Section):
                 f'sample_rate makes records sounds, and source = "{self.source}" reads none; allowed: "parquet", '
                 '"sounds", "hub"'
             )
-        others = ("image_column", "feature_columns", "schema_file")
+        others = ("image_column", "text_column", "feature_columns", "schema_file")
         if given := [name for name in others if getattr(self, name) is not None]:
             raise ValueError(
-                f"sample_rate and {given[0]} are both set; a record is a sound, an image or a row of features"
+                f"sample_rate and {given[0]} are both set; a record is a sound, an image, a text or a row of features"
             )
         if self.seconds is None or round(self.seconds * self.sample_rate) < 1:
             raise ValueError("seconds is not set, or is less than one sample; it is the length of a sound")
@@ -285,7 +297,7 @@ class TaskConfig(Section):
 
     name: str = Field(
         "vision",
-        description='"vision", "tabular", "speech", "regression", "multilabel", "statistics", or your own as '
+        description='"vision", "text", "tabular", "speech", "regression", "multilabel", "statistics", or your own as '
         '"module:attribute"',
     )
     model: str | None = Field(None, description="a model of the task; default: the task's choice")
@@ -295,17 +307,22 @@ class TaskConfig(Section):
     )
     encoder: str | None = Field(
         None,
-        description='a frozen module that computes the features of each record once: "scattering" of images, '
-        '"log-mel" of sounds, or your own as "module:attribute"; default: records are trained on as they are stored',
+        description='a frozen module that computes the features of each record once: "scattering" of images; '
+        '"log-mel" of sounds; "minilm", "words", "bytes" or the file of a tokenizer, which ends in .json, of texts; or '
+        'your own as "module:attribute"; default: records are trained on as they are stored',
     )
     encoder_origin: Line | None = Field(
         None,
-        description="encoder of your own: what it was fitted on, in words. Epsilon does not cover it, so it is public",
+        description="encoder of your own, or file of a tokenizer: what it was fitted on, in words. Epsilon does not "
+        "cover it, so it is public",
     )
     encoder_digest: Digest | None = Field(
         None,
         description="SHA-256 of the encoder's source and state: with another one nothing is trained; required in a "
         "deployment",
+    )
+    max_tokens: Annotated[int, Field(ge=1, le=65_536)] = Field(
+        128, description="encoders that make tokens of a text: the first so many are kept"
     )
     scaling: Names | None = Field(
         None,
@@ -333,11 +350,12 @@ class TaskConfig(Section):
                 "augment = true with an encoder: the features of a record are computed once, and each step would need "
                 "those of another view of it; unset one of them"
             )
-        own = ":" in self.encoder
+        own = ":" in self.encoder or self.encoder.endswith(TOKENIZER_FILE)
         if not own and self.encoder not in ENCODERS:
             allowed = ", ".join(f'"{name}"' for name in ENCODERS)
             raise ValueError(
-                f'encoder = "{self.encoder}" is not known; allowed: {allowed}, or your own as "module:attribute"'
+                f'encoder = "{self.encoder}" is not known; allowed: {allowed}, or your own as "module:attribute", or '
+                f"the file of a tokenizer, which ends in {TOKENIZER_FILE}"
             )
         if own and self.encoder_origin is None:
             raise ValueError(

@@ -22,6 +22,8 @@ from fedtrain.data.types import (
     NumberTarget,
     Sound,
     Split,
+    Text,
+    Tokens,
     lengths_of,
 )
 
@@ -39,6 +41,8 @@ __all__ = [
     "Partitions",
     "Sound",
     "Split",
+    "Text",
+    "Tokens",
     "client_names",
     "format_histogram",
     "label_histogram",

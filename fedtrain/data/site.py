@@ -31,6 +31,8 @@ _READ = (
     "seconds",
     "resample",
     "mix_down",
+    "text_column",
+    "max_bytes",
     "target",
     "label_column",
     "label_columns",
@@ -59,6 +61,8 @@ class SiteData(BaseModel):
         label_column: column of the target.
         label_columns: columns of labels, comma-separated, where the target is a set of labels in columns of its own.
         feature_columns: columns of a table, comma-separated, in the order of the model's inputs.
+        text_column: column of a text, which is then all that a record is.
+        max_bytes: bytes that are kept of a text, as in the experiments.
         classes: names of the classes, comma-separated, in the order of their numbers; unset: those that occur, which
             can be looked at, and not trained on.
     """
@@ -78,6 +82,8 @@ class SiteData(BaseModel):
     label_column: str = "label"
     label_columns: Names | None = None
     feature_columns: Names | None = None
+    text_column: str | None = None
+    max_bytes: int = Data.model_fields["max_bytes"].default
     classes: Names | None = None
 
     @property

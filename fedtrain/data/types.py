@@ -17,6 +17,8 @@ Labels = NDArray[np.int64]
 WIDE = 100.0
 """An input or a target beyond it, either way, is worth a warning."""
 
+_CHARACTER = 4  # bytes of UTF-8 at most
+
 _TOGETHER = 4_000_000  # numbers that are looked at together
 
 
@@ -68,6 +70,37 @@ class Sound:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Text:
+    """Features that are a text: its UTF-8 bytes, and zeros after them.
+
+    A text is stored as it is, and its ledger is of these bytes. What a model takes of it, numbers of tokens or the
+    features of a network, an encoder computes (`fedtrain.encoders`).
+
+    Attributes:
+        shape: (bytes,), the most bytes that are kept of a text.
+    """
+
+    kind: ClassVar[Literal["text"]] = "text"
+    dtype: ClassVar[type[np.generic]] = np.uint8
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """Features that are a sequence of tokens, each a number from 1 below the size of the vocabulary; 0 is padding.
+
+    Attributes:
+        shape: (tokens,), the most tokens of a record. Shorter ones have zeros after them.
+        vocabulary: one more than the largest number of a token. It is public: no record was looked at for it.
+    """
+
+    kind: ClassVar[Literal["tokens"]] = "tokens"
+    dtype: ClassVar[type[np.generic]] = np.int32
+    shape: tuple[int, ...]
+    vocabulary: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Encoded:
     """Features that a frozen encoder computed of a record (`fedtrain.encoders`).
 
@@ -107,8 +140,8 @@ class LabelsTarget:
     names: tuple[str, ...]
 
 
-Features = Image | Columns | Sound | Encoded
-Kind = Literal["image", "table", "audio", "encoded"]
+Features = Image | Columns | Sound | Text | Tokens | Encoded
+Kind = Literal["image", "table", "audio", "text", "tokens", "encoded"]
 Target = ClassTarget | NumberTarget | LabelsTarget
 TargetKind = Literal["class", "number", "labels"]
 
@@ -132,7 +165,7 @@ class DataInfo:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one record's features: (channels, height, width), (features,), (samples,), or an encoder's."""
+        """The shape of one record's features: (channels, height, width), (features,), or as their kind says."""
         return self.features.shape
 
     @property
@@ -156,27 +189,32 @@ class DataInfo:
 
     def as_json(self) -> dict[str, Any]:
         """Return the schema as JSON can hold it."""
-        facts: dict[str, Any] = {
-            "kind": self.kind,
-            "shape": self.shape,
-            "target": self.target.kind,
-            "names": self.classes,
-        }
-        facts |= {} if self.rate is None else {"rate": self.rate}
-        schema = self.features.schema if isinstance(self.features, Columns) else None
-        return facts | ({"columns": self.columns} if self.columns else {}) | ({"schema": schema} if schema else {})
+        target = {"target": self.target.kind, "names": self.classes}
+        facts: dict[str, Any] = {"kind": self.kind, "shape": self.shape} | target
+        if isinstance(self.features, Sound):
+            facts |= {"rate": self.features.rate}
+        if isinstance(self.features, Tokens):
+            facts |= {"vocabulary": self.features.vocabulary}
+        if isinstance(self.features, Columns) and self.features.schema:
+            facts |= {"schema": self.features.schema}
+        return facts | ({"columns": self.columns} if self.columns else {})
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "DataInfo":
         """Read what `as_json` returned."""
         shape = tuple(value["shape"])
         features: Features = Image(shape=shape)
-        if value["kind"] == Columns.kind:
-            features = Columns(shape=shape, names=tuple(value.get("columns", ())), schema=value.get("schema"))
-        elif value["kind"] == Sound.kind:
-            features = Sound(shape=shape, rate=value["rate"])
-        elif value["kind"] == Encoded.kind:
-            features = Encoded(shape=shape)
+        match value["kind"]:
+            case Columns.kind:
+                features = Columns(shape=shape, names=tuple(value.get("columns", ())), schema=value.get("schema"))
+            case Sound.kind:
+                features = Sound(shape=shape, rate=value["rate"])
+            case Text.kind:
+                features = Text(shape=shape)
+            case Tokens.kind:
+                features = Tokens(shape=shape, vocabulary=value["vocabulary"])
+            case Encoded.kind:
+                features = Encoded(shape=shape)
         return cls(features=features, target=target_of(value["target"], tuple(value["names"])))
 
 
@@ -219,7 +257,7 @@ class Split:
         lengths: shape (n,), how many samples each sound had before it was padded or cut; ``None`` of all else.
     """
 
-    features: NDArray[np.uint8] | NDArray[np.float32]
+    features: NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.int32]
     targets: NDArray[np.int64] | NDArray[np.float32] | NDArray[np.uint8]
     owners: Labels | None = None
     lengths: Labels | None = None
@@ -227,6 +265,16 @@ class Split:
     def __len__(self) -> int:
         """Return the number of records."""
         return len(self.targets)
+
+    def cut_texts(self, info: DataInfo) -> int:
+        """Return how many texts, or sequences of tokens, fill the room of a record: at least so many were cut.
+
+        A text is cut between two characters, so that up to three bytes after it are zeros.
+        """
+        if info.kind not in {"text", "tokens"}:
+            return 0
+        last = self.features[:, -_CHARACTER if info.kind == "text" else -1 :]
+        return int(last.any(axis=1).sum())
 
     def wide_columns(self) -> tuple[Labels, Labels]:
         """Return the columns of a table with a value beyond 100 in size, and for each the row of its largest.

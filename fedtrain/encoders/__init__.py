@@ -12,5 +12,6 @@ of the records that it was fitted on. So it has a declared origin, and a digest 
 
 from fedtrain.encoders.base import Encoder, open_encoder
 from fedtrain.encoders.features import encoded
+from fedtrain.encoders.tokens import Tokenizer
 
-__all__ = ["Encoder", "encoded", "open_encoder"]
+__all__ = ["Encoder", "Tokenizer", "encoded", "open_encoder"]

@@ -5,18 +5,22 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedtrain.config.sections import TaskConfig
-from fedtrain.data.types import DataInfo, Encoded
+from fedtrain.config.sections import TOKENIZER_FILE, TaskConfig
+from fedtrain.data.types import DataInfo, Encoded, Tokens
 from fedtrain.encoders.log_mel import log_mel_encoder
+from fedtrain.encoders.minilm import minilm_encoder
 from fedtrain.encoders.scattering import scattering_encoder
+from fedtrain.encoders.tokens import Bytes, FileTokens, HashedWords, Tokenizer, refuse_other_than_text
 from fedtrain.errors import TaskError
 from fedtrain.tasks.named import load_named
 from fedtrain.tasks.user_code import kind_of, telling
@@ -24,7 +28,9 @@ from fedtrain.tasks.user_code import kind_of, telling
 _BUILT_IN: Final[dict[str, Callable[[DataInfo], nn.Module]]] = {
     "scattering": scattering_encoder,
     "log-mel": log_mel_encoder,
+    "minilm": minilm_encoder,
 }
+_TOKENIZERS: Final[dict[str, Callable[[int], nn.Module]]] = {"words": HashedWords, "bytes": Bytes}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,7 +53,7 @@ class Encoder:
     module: nn.Module
     device: torch.device
 
-    def encode(self, record: NDArray[np.generic]) -> NDArray[np.float32]:
+    def encode(self, record: NDArray[np.generic]) -> NDArray[Any]:
         """Return the features of one record.
 
         The module sees no other record, and so features depend on none.
@@ -56,7 +62,7 @@ class Encoder:
             record: its stored features, of shape and dtype as the data set has them.
 
         Returns:
-            Shape ``info.shape``.
+            Shape ``info.shape``, float32; of a `Tokenizer` int32.
 
         Raises:
             TaskError: the module fails, or returns other features than it is to.
@@ -68,19 +74,26 @@ class Encoder:
 
 
 def open_encoder(
-    config: TaskConfig, info: DataInfo, *, device: torch.device | None = None, deployed: bool = False
+    config: TaskConfig,
+    info: DataInfo,
+    *,
+    device: torch.device | None = None,
+    deployed: bool = False,
+    folder: Path | None = None,
 ) -> Encoder | None:
     """Return the encoder that the configuration names, for a data set; ``None`` where it names none.
 
-    ``config.encoder`` is one that is built in, or ``module:attribute``: a callable in a module on Python's path that
-    takes the ``DataInfo`` and returns a ``torch.nn.Module``. The module takes the stored features of one record, uint8
-    for images and float32 for all else, and returns what it computes of them, both with a first dimension of 1.
+    ``config.encoder`` is one that is built in; or the file of a tokenizer; or ``module:attribute``: a callable in a
+    module on Python's path that takes the ``DataInfo`` and returns a ``torch.nn.Module``. The module takes the stored
+    features of one record, uint8 for images and texts and float32 for all else, and returns what it computes of them,
+    both with a first dimension of 1. A `Tokenizer` returns tokens, any other module floating-point numbers.
 
     Args:
         config: names the encoder.
         info: the data set, as its records are stored.
         device: where the encoder computes; by default on the CPU.
         deployed: whether clients are on machines of their own, so that a digest must be declared.
+        folder: of a site, in which the file of a tokenizer lies under its own name, wherever the server has it.
 
     Raises:
         TaskError: there is no such encoder, or it fails on a record of zeros, returns something else than features, is
@@ -89,9 +102,7 @@ def open_encoder(
     if config.encoder is None:
         return None
     name, device = config.encoder, device or torch.device("cpu")
-    factory = _BUILT_IN.get(name) or load_named(
-        "task.encoder", name, example="own_encoder:build", makes="takes the DataInfo and returns a torch.nn.Module"
-    )
+    factory = _factory(config, name, folder)
     with telling(f'task.encoder = "{name}", called with the DataInfo,'), torch.random.fork_rng(devices=[]):
         module: object = factory(info)
     if not isinstance(module, nn.Module):
@@ -102,14 +113,35 @@ def open_encoder(
     module = module.to(device)
     zeros = torch.from_numpy(np.zeros((1, *info.shape), info.features.dtype))
     shape = _called(module, zeros, device).shape
+    features = (
+        Tokens(shape=shape, vocabulary=module.vocabulary) if isinstance(module, Tokenizer) else Encoded(shape=shape)
+    )
     return Encoder(
         name=name,
         origin=config.origin or "",
         digest=digest,
-        info=replace(info, features=Encoded(shape=shape)),
+        info=replace(info, features=features),
         module=module,
         device=device,
     )
+
+
+def _factory(config: TaskConfig, name: str, folder: Path | None) -> Callable[[DataInfo], object]:
+    if name in _BUILT_IN:
+        return _BUILT_IN[name]
+    if name in _TOKENIZERS:
+        return partial(_tokenizer, name, lambda: _TOKENIZERS[name](config.max_tokens))
+    if name.endswith(TOKENIZER_FILE) and ":" not in name:
+        path = Path(name).expanduser() if folder is None else folder / Path(name).name
+        return partial(_tokenizer, name, lambda: FileTokens(path, config.max_tokens))
+    return load_named(
+        "task.encoder", name, example="own_encoder:build", makes="takes the DataInfo and returns a torch.nn.Module"
+    )
+
+
+def _tokenizer(name: str, build: Callable[[], nn.Module], info: DataInfo) -> nn.Module:
+    refuse_other_than_text(name, info)
+    return build()
 
 
 def _check_digest(config: TaskConfig, digest: str, *, deployed: bool) -> None:
@@ -164,14 +196,16 @@ def _source(kind: type) -> str:
         ) from error
 
 
-def _called(module: nn.Module, record: Tensor, device: torch.device) -> NDArray[np.float32]:
+def _called(module: nn.Module, record: Tensor, device: torch.device) -> NDArray[Any]:
     """Return the features of one record.
 
     Raises:
-        TaskError: the module fails, or does not return finite numbers for the record.
+        TaskError: the module fails, or does not return finite numbers for the record, or tokens.
     """
     with telling("the encoder"), torch.no_grad():
         found: object = module(record.to(device))
+    if isinstance(module, Tokenizer):
+        return module.checked(found)
     if not isinstance(found, Tensor) or found.ndim < 2 or len(found) != 1 or not found.is_floating_point():  # noqa: PLR2004
         shape = (
             f"a tensor of {found.dtype} and shape {tuple(found.shape)}" if isinstance(found, Tensor) else kind_of(found)

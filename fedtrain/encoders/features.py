@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,8 @@ def encoded(split: Split, encoder: Encoder | None, folder: Path, *, own: bool = 
         own: whether it is the cache of a site of its own, which no other user reads.
 
     Returns:
-        The features are float32 of shape (n, *encoder.info.shape), memory-mapped and read-only.
+        The features have shape (n, *encoder.info.shape), float32, or int32 where they are tokens. They are
+        memory-mapped and read-only.
 
     Raises:
         TaskError: the encoder fails, or returns other features for a record after it has seen other records.
@@ -61,11 +63,11 @@ def _key(features: NDArray[np.generic], encoder: Encoder) -> str:
 
 def _built(records: NDArray[np.generic], encoder: Encoder) -> Built:
     shape = (len(records), *encoder.info.shape)
-    features = Streamed(dtype=np.dtype(np.float32), shape=shape, parts=_parts(records, encoder))
+    features = Streamed(dtype=np.dtype(encoder.info.features.dtype), shape=shape, parts=_parts(records, encoder))
     return Built(meta={"encoder": encoder.name}, arrays={"features": features})
 
 
-def _parts(records: NDArray[np.generic], encoder: Encoder) -> Iterator[NDArray[np.float32]]:
+def _parts(records: NDArray[np.generic], encoder: Encoder) -> Iterator[NDArray[Any]]:
     first = encoder.encode(records[0])
     with working("computing the features of the records", len(records)) as done:
         for start in range(0, len(records), _PART):

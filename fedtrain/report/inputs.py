@@ -14,6 +14,7 @@ from fedtrain.statistics import parse_scaling
 
 FORMAT: Final = "fedtrain.inputs/1"
 
+_SPECTROGRAM: Final = "its log-mel spectrogram, standardised by public constants, as fedtrain.tasks.sounds computes it"
 _PIXELS: Final = "divided by 127.5, less 1: from -1 to 1"
 _OUTPUTS: Final[dict[TargetKind, str]] = {
     "class": "a logit for each class, in the order of names: softmax gives probabilities",
@@ -28,9 +29,9 @@ class Inputs:
 
     Attributes:
         task: the name of the task.
-        kind: what a record is: ``image``, ``table`` or ``audio``.
-        shape: of one record as it is stored: (channels, height, width), (features,), or (samples,).
-        dtype: likewise: ``uint8`` for images, and ``float32`` for tables and sounds.
+        kind: what a record is: ``image``, ``table``, ``audio`` or ``text``.
+        shape: of one record as it is stored: (channels, height, width), (features,), (samples,) or (bytes,).
+        dtype: likewise: ``uint8`` for images and texts, and ``float32`` for tables and sounds.
         rate: of a sound, the samples of a second; else ``None``.
         columns: of a table, what each feature is called, where the source has names.
         encoding: what is computed of a record before the model, in words.
@@ -83,7 +84,7 @@ def inputs_of(experiment: Experiment, info: DataInfo, *, encoder_digest: str | N
     elif info.kind == "image":
         encoding = _PIXELS
     elif info.kind == "audio":
-        encoding = "the spectrogram that fedtrain.tasks.log_mel computes of the samples"
+        encoding = _SPECTROGRAM
     elif experiment.data.schema_file is not None:
         encoding = f"columns as the schema file {experiment.data.schema_file} decodes them"
         encoding += "; then those of scaling: less the first number, divided by the second" if scaling else ""

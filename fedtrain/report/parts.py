@@ -41,7 +41,7 @@ class SiteName(Part):
 class DataSummary(Part):
     """The records. In a deployment the server does not know what only the clients know: that is null."""
 
-    kind: str = Field(description="image, table or audio")
+    kind: str = Field(description="image, table, audio, text or tokens")
     shape: tuple[Round, ...] = Field(description="shape of one record")
     target: Literal["class", "number", "labels"] = Field(
         "class",
@@ -72,6 +72,11 @@ class DataSummary(Part):
         description="digest of the schema file by which features and targets were decoded: of the meaning of the "
         "columns, and not of how files are written; left out where there is none",
         exclude_if=lambda digest: digest is None,
+    )
+    vocabulary: Count | None = Field(
+        None,
+        description="of tokens: one more than the largest number of a token; left out for anything else",
+        exclude_if=lambda vocabulary: vocabulary is None,
     )
 
     sites: tuple[SiteName, ...] = Field(
@@ -194,6 +199,11 @@ class EncoderSummary(Part):
     origin: str = Field(description="what it was fitted on, as declared")
     digest: Sha256 = Field(description="SHA-256 of its source and state, in hexadecimal")
     shape: tuple[Round, ...] = Field(description="shape of the features of one record")
+    vocabulary: Count | None = Field(
+        None,
+        description="of tokens: one more than the largest number of a token; left out for anything else",
+        exclude_if=lambda vocabulary: vocabulary is None,
+    )
 
 
 class ModelSummary(Part):

@@ -243,14 +243,17 @@ def _looked_at(
             "training.batch_size to 2 or more, give clients more records, or use a model that normalises each record "
             "alone, for example with GroupNorm"
         )
+    both = (store, inputs)
+    cut = dict.fromkeys(run_warnings.of_lengths(each.test, each.info, which="test") for each in both)
     if shown is None:
-        return found, []
+        return [*found, *cut], []
     private = [] if found else run_warnings.of_ranges(task, inputs.train, inputs.info, which="training")
+    private += dict.fromkeys(run_warnings.of_lengths(each.train, each.info, which="training") for each in both)
     private.append(run_warnings.of_overlap(store.train, store.test))
     found.append(run_warnings.of_single_records(shown.sizes, shown.owners, single))
     if shown.histogram is not None:
         found += run_warnings.of_classes(shown.histogram, store.test, store.info.classes)
-    return found, private
+    return [*found, *cut], private
 
 
 def _refused_alone(model: nn.Module, task: Task, test: Split) -> str:

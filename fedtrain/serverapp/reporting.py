@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import fedtrain
 from fedtrain import __version__
 from fedtrain.config import to_flat
-from fedtrain.data.types import Columns
+from fedtrain.data.types import Columns, DataInfo, Tokens
 from fedtrain.encoders import Encoder
 from fedtrain.errors import AppError
 from fedtrain.flower.app import ENTRY_POINTS, shipped
@@ -123,6 +123,7 @@ def build_report(
             sites=()
             if trail is None
             else site_names({client: trail.copies.stated(client) for client in trail.roster.clients}),
+            vocabulary=_vocabulary(info),
         ),
         round_log=log,
         model=ModelSummary(
@@ -143,7 +144,17 @@ def build_report(
 def _encoder(encoder: Encoder | None) -> EncoderSummary | None:
     if encoder is None:
         return None
-    return EncoderSummary(name=encoder.name, origin=encoder.origin, digest=encoder.digest, shape=encoder.info.shape)
+    return EncoderSummary(
+        name=encoder.name,
+        origin=encoder.origin,
+        digest=encoder.digest,
+        shape=encoder.info.shape,
+        vocabulary=_vocabulary(encoder.info),
+    )
+
+
+def _vocabulary(info: DataInfo) -> int | None:
+    return info.features.vocabulary if isinstance(info.features, Tokens) else None
 
 
 def matrices_of(preparation: Preparation, state: RunState) -> dict[str, NDArray[np.generic]]:

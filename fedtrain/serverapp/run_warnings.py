@@ -82,6 +82,24 @@ def _still_wide(task: Task, split: Split) -> list[int]:
     return wide.tolist() if any(bool((value.abs() > WIDE).any()) for value in tensors) else []
 
 
+def of_lengths(split: Split, info: DataInfo, *, which: str) -> str:
+    """Say how many texts fill all the room that there is, so that what they have beyond it is not read.
+
+    Args:
+        split: the records, as they are stored or as tokens.
+        info: their schema.
+        which: what the records are called.
+    """
+    full = split.cut_texts(info)
+    if not full:
+        return ""
+    field, unit = ("data.max_bytes", "bytes") if info.kind == "text" else ("task.max_tokens", "tokens")
+    return (
+        f"{count(full)} of {count(len(split))} {which} texts have {field} = {info.shape[0]} {unit} or more, and what "
+        "is beyond is not read"
+    )
+
+
 def of_classes(histogram: Labels, test: Split, names: Sequence[str]) -> list[str]:
     """Say which classes only the test records have, or only the training records of all clients."""
     trained, tested = histogram.sum(axis=0) > 0, np.bincount(test.targets, minlength=len(names)) > 0

@@ -15,7 +15,7 @@ from fedtrain.errors import TaskError
 from fedtrain.tasks.base import Task, unknown
 from fedtrain.tasks.column_statistics import ColumnStatistics
 from fedtrain.tasks.named import load_named
-from fedtrain.tasks.supervised import Multilabel, Regression, Speech, Tabular, Vision
+from fedtrain.tasks.supervised import Multilabel, Regression, Speech, Tabular, TextClassification, Vision
 from fedtrain.tasks.user_code import telling
 
 OBJECT: Final = "object"
@@ -39,6 +39,7 @@ NO_OBJECTS: Final = CallerObjects()
 
 _TASKS: dict[str, Callable[[TaskConfig, DataInfo], Task]] = {
     "vision": Vision,
+    "text": TextClassification,
     "tabular": Tabular,
     "speech": Speech,
     "regression": Regression,

@@ -43,6 +43,11 @@ def with_solver(task: Task, experiment: Experiment, info: DataInfo) -> Task:
             f'training.solver = "least-squares" fits what a built-in task predicts, and task.name = '
             f'"{experiment.task.name}" is one of your own; use a built-in task with task.encoder, or another solver'
         )
+    if task.inputs.kind == "tokens":
+        raise TaskError(
+            'training.solver = "least-squares" fits numbers, and the numbers of tokens are names of words; set '
+            'task.encoder = "minilm", or unset the solver'
+        )
     return LeastSquares(task, experiment, info)
 
 

@@ -8,13 +8,15 @@ Weights are PyTorch's default initialisation, drawn from torch's global generato
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedtrain.data.types import DataInfo
+from fedtrain.data.types import DataInfo, Tokens
 from fedtrain.errors import TaskError
 from fedtrain.tasks.base import unknown
+from fedtrain.tasks.text_models import TEXT_MODELS
 
 Shape = tuple[int, ...]
 
@@ -38,6 +40,8 @@ class Architecture:
 
     def fits(self, info: DataInfo) -> bool:
         """Say whether it takes records of a schema."""
+        if info.kind == "tokens":
+            return False
         if info.kind == "table" or len(info.shape) != _IMAGE:
             return self.table
         return min(info.shape[1:]) >= self.smallest
@@ -174,7 +178,7 @@ ARCHITECTURES = {
 def choose(info: DataInfo) -> str:
     """Return the name of the model to use where the configuration names none.
 
-    Tables: ``mlp``. Features of an encoder: ``linear``. Spectrograms of sounds: ``cnn-small``.
+    Tables: ``mlp``. Features of an encoder: ``linear``. Tokens: ``bag``. Spectrograms of sounds: ``cnn-small``.
     Images by their shorter side: ``cnn-cifar`` from 32 pixels, ``cnn-small`` from 8, ``mlp`` below.
     """
     if info.kind == "table":
@@ -183,21 +187,36 @@ def choose(info: DataInfo) -> str:
         return "linear"
     if info.kind == "audio":
         return "cnn-small"
+    if info.kind == "tokens":
+        return "bag"
     side = min(info.shape[1:])
     return next((name for name, least in (("cnn-cifar", 32), ("cnn-small", 8)) if side >= least), "mlp")
 
 
-def find(name: str, info: DataInfo) -> Architecture:
-    """Return the named model, or raise ``TaskError`` if it is unknown or does not fit the records."""
+def find(name: str, info: DataInfo) -> Callable[[int], nn.Module]:
+    """Return what builds the named model for records of a schema, from the numbers that it returns for each.
+
+    Raises:
+        TaskError: the model is unknown, or does not fit the records.
+    """
+    if isinstance(info.features, Tokens) and name in TEXT_MODELS:
+        return partial(TEXT_MODELS[name], info.features)
     fits = [known for known, model in ARCHITECTURES.items() if model.fits(info)]
-    if name not in ARCHITECTURES:
+    if info.kind == "tokens":
+        fits = list(TEXT_MODELS)
+    if name not in ARCHITECTURES and name not in TEXT_MODELS:
         raise unknown("task.model", name, fits, " (those that fit the data)")
     if name not in fits:
-        needs = f"images of at least {ARCHITECTURES[name].smallest}x{ARCHITECTURES[name].smallest} pixels"
+        needs = "tokens of a text" if name in TEXT_MODELS else _needs(ARCHITECTURES[name])
         size = "x".join(str(side) for side in info.shape)
         allowed = ", ".join(f'"{fit}"' for fit in fits)
         raise TaskError(
             f'task.model = "{name}" takes {needs}, and this data set holds {info.kind} records of shape {size}; '
             f"models that fit it: {allowed}."
         )
-    return ARCHITECTURES[name]
+    return partial(ARCHITECTURES[name].build, info.shape)
+
+
+def _needs(model: Architecture) -> str:
+    side = model.smallest
+    return "numbers" if model.table else f"images of at least {side}x{side} pixels"

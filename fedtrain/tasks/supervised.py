@@ -1,4 +1,4 @@
-"""The built-in tasks: predict a class, a number or a set of labels, of an image, a sound or a row of a table."""
+"""The built-in tasks: predict a class, a number or a set of labels, of an image, a sound, a text or a table's row."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -34,6 +34,9 @@ _FITTING = {
     ("image", "labels"): "multilabel",
     ("table", "labels"): "multilabel",
     ("audio", "labels"): "multilabel",
+    ("tokens", "class"): "text",
+    ("tokens", "number"): "regression",
+    ("tokens", "labels"): "multilabel",
     ("encoded", "class"): "vision",
     ("encoded", "number"): "regression",
     ("encoded", "labels"): "multilabel",
@@ -48,7 +51,7 @@ def fitting(info: DataInfo) -> str:
 class Supervised(Task):
     """Encoding and model of a built-in task; a subclass says what it predicts.
 
-    A batch has ``inputs``, float32, and ``targets``, as stored.
+    A batch has ``inputs``, float32, or int64 where they are tokens, and ``targets``, as stored.
 
     Attributes:
         inputs: the schema of the inputs of a record.
@@ -57,10 +60,15 @@ class Supervised(Task):
         TaskError: the features or the target are of another kind, or do not fit the model.
     """
 
-    kinds: ClassVar[tuple[Kind, ...]] = ("image", "table", "audio")
+    kinds: ClassVar[tuple[Kind, ...]] = ("image", "table", "audio", "tokens")
     target: ClassVar[TargetKind]
 
     def __init__(self, config: TaskConfig, info: DataInfo) -> None:
+        if info.kind == "text":
+            raise TaskError(
+                f'task.name = "{config.name}" has no model of a text as it is stored; set task.encoder to "minilm", '
+                '"words" or "bytes", or to the file of a tokenizer'
+            )
         # Of what kind encoded records were nothing says, and any task takes them.
         if info.kind not in (*self.kinds, "encoded") or info.target.kind != self.target:
             raise TaskError(
@@ -69,13 +77,14 @@ class Supervised(Task):
                 f'{_WORDS[info.target.kind]} as target; set task.name = "{fitting(info)}", or use another data set '
                 f"(data.target says what is read as target)."
             )
-        if config.augment and info.kind == "table":
+        if config.augment and info.kind not in {"image", "audio"}:
+            kind = "a table" if info.kind == "table" else info.kind
             raise TaskError(
                 f'task.augment = true is for images and sounds, and task.name = "{config.name}" has no augmentation of '
-                "a table; unset it."
+                f"{kind}; unset it."
             )
         self.info = self.inputs = info
-        self._encode: Encoding = encode_columns
+        self._encode: Encoding = encode_tokens if info.kind == "tokens" else encode_columns
         if info.kind == "image":
             self._encode = augment_pixels if config.augment else encode_pixels
         elif info.kind == "audio":
@@ -84,7 +93,7 @@ class Supervised(Task):
         if config.scaling is not None:
             self._encode = _standardising(config.scaling, info)
         name = models.choose(info) if config.model is None else config.model
-        self._architecture = models.find(name, self.inputs)
+        self._build = models.find(name, self.inputs)
 
     @property
     @abstractmethod
@@ -93,7 +102,7 @@ class Supervised(Task):
 
     def model(self) -> nn.Module:
         """Build a model with fresh weights, drawn from torch's global generator. It returns ``outputs`` numbers."""
-        return self._architecture.build(self.inputs.shape, self.outputs)
+        return self._build(self.outputs)
 
     def collate(self, records: Records, generator: torch.Generator | None) -> Batch:
         """Return the encoded features as ``inputs``, and ``targets``."""
@@ -141,6 +150,12 @@ class Speech(Classification):
     """Puts sounds into classes, by their log-mel spectrograms. ``task.model``: a name in ``fedtrain.tasks.models``."""
 
     kinds = ("audio",)
+
+
+class TextClassification(Classification):
+    """Puts texts into classes, by their tokens. ``task.model``: ``bag`` (the default) or ``transformer``."""
+
+    kinds = ("tokens",)
 
 
 class Tabular(Classification):
@@ -210,6 +225,11 @@ def encode_columns(features: Tensor, generator: torch.Generator | None) -> Tenso
     columns to similar ranges by constants that are public, or of a private release.
     """
     return features
+
+
+def encode_tokens(features: Tensor, generator: torch.Generator | None) -> Tensor:  # noqa: ARG001 -- an `Encoding`
+    """Return tokens, int32 of shape (n, length), as int64."""
+    return features.to(torch.int64)
 
 
 def _standardising(scaling: str, info: DataInfo) -> Encoding:

@@ -9,7 +9,17 @@ import pytest
 import torch
 
 from fedtrain.config import TaskConfig
-from fedtrain.data.types import ClassTarget, Columns, DataInfo, Encoded, Image, LabelsTarget, NumberTarget, Sound
+from fedtrain.data.types import (
+    ClassTarget,
+    Columns,
+    DataInfo,
+    Encoded,
+    Image,
+    LabelsTarget,
+    NumberTarget,
+    Sound,
+    Tokens,
+)
 from fedtrain.tasks import Records, Task, build_task, refuse_batch_statistics, shared_names
 from fedtrain.tasks.calls import collate, forward, losses, refuse_coupled_losses
 
@@ -80,6 +90,14 @@ CASES = [
         )
         for augment in (False, True)
     ),
+    *(
+        Case(
+            config=TaskConfig(name=name, model=model),
+            info=DataInfo(features=Tokens(shape=(12,), vocabulary=40), target=target),
+        )
+        for name, target in (("text", LETTERS), ("regression", NumberTarget()), ("multilabel", LABELS))
+        for model in ("bag", "transformer")
+    ),
     *(Case(config=TaskConfig(name="own_task:build"), info=info) for info in (image(1, 8, 8), image(3, 32, 32))),
 ]
 
@@ -102,6 +120,8 @@ def stored(case):
     draw, n, names = torch.Generator().manual_seed(1), 6, len(case.info.classes)
     if case.info.kind == "image":
         features = torch.randint(256, (n, *case.info.shape), generator=draw).to(torch.uint8)
+    elif case.info.kind == "tokens":
+        features = torch.randint(case.info.features.vocabulary, (n, *case.info.shape), generator=draw).to(torch.int32)
     else:
         features = torch.randn(n, *case.info.shape, generator=draw)
     match case.info.target.kind:
@@ -135,7 +155,7 @@ def single(batch, row):
 @pytest.mark.parametrize("generator", [None, 2])
 def test_records_become_outputs_and_losses(task, stored, n, generator):
     batch = collate(task, stored.take(slice(n)), None if generator is None else seeded(generator))
-    assert batch["inputs"].dtype == torch.float32
+    assert batch["inputs"].dtype == (torch.int64 if stored.features.dtype == torch.int32 else torch.float32)
     outputs = forward(task, fresh(task), batch)
     assert outputs.dtype == torch.float32
     assert torch.isfinite(outputs).all()
@@ -168,7 +188,8 @@ def test_augmentation_follows_its_generator_alone(task, stored):
 
 def test_each_record_is_scored_and_has_its_loss_alone(task, stored):
     model, batch = fresh(task).double(), collate(task, stored, None)
-    batch["inputs"] = batch["inputs"].double()
+    if batch["inputs"].is_floating_point():
+        batch["inputs"] = batch["inputs"].double()
     outputs = forward(task, model, batch)
     alone = [forward(task, model, single(batch, row)) for row in range(len(stored))]
     torch.testing.assert_close(outputs, torch.cat(alone), rtol=1e-9, atol=1e-12)

@@ -28,6 +28,7 @@ from fedtrain.data.sources.columns import (
 from fedtrain.data.sources.images import decode_images
 from fedtrain.data.sources.plain import holds_files, holds_lists
 from fedtrain.data.sources.sounds import SoundForm, decode_sounds
+from fedtrain.data.sources.text import decode_texts, holds_text
 from fedtrain.data.types import (
     ClassTarget,
     Columns,
@@ -40,6 +41,7 @@ from fedtrain.data.types import (
     Split,
     Target,
     TargetKind,
+    Text,
 )
 from fedtrain.errors import DataError
 
@@ -65,13 +67,15 @@ class Records:
 
 @dataclass(frozen=True, kw_only=True)
 class Roles:
-    """What each column is: a column of files, or columns of features; and one or more columns of the target.
+    """What each column is: a column of files, a text column or columns of features; and those of the target.
 
     Attributes:
         target: what is predicted.
         labels: the columns of the target.
         files: the column of images or sounds, if records are such.
         sound: what sounds are to be; ``None`` where the files are images.
+        text: the column of texts, if records are such.
+        text_bytes: the most bytes of a text that are kept.
         features: the columns of a table.
         owner: the column of the owner.
     """
@@ -80,13 +84,16 @@ class Roles:
     labels: tuple[str, ...]
     files: str | None
     sound: SoundForm | None
+    text: str | None
+    text_bytes: int
     features: tuple[str, ...]
     owner: str | None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns to read."""
-        used = (*self.labels, *((self.files,) if self.files else self.features))
+        single = self.files or self.text
+        used = (*self.labels, *((single,) if single else self.features))
         return (*used, self.owner) if self.owner and self.owner not in used else used
 
     @property
@@ -112,14 +119,14 @@ def roles(schema: Any, data: Data, *, name: str, left_out: Collection[str] = ())
     listed = None
     if data.feature_columns is not None:
         listed = tuple(dict.fromkeys(part.strip() for part in data.feature_columns.split(",")))
-    if listed is not None and data.image_column is not None:
-        raise DataError("image_column and feature_columns are both set; a record is an image or a row of features")
+    _refuse_two_kinds(data)
     owner = data.partition.column
     labels = data.label_column_names or (data.label_column,)
     named = {
         "label_column" if data.label_columns is None else "label_columns": labels,
         "image_column": (data.image_column,) if data.image_column else (),
         "audio_column": (data.audio_column,) if data.audio_column else (),
+        "text_column": (data.text_column,) if data.text_column else (),
         "feature_columns": listed or (),
         "partition.column": (owner,) if owner else (),
     }
@@ -128,13 +135,16 @@ def roles(schema: Any, data: Data, *, name: str, left_out: Collection[str] = ())
         for value in values:
             if value not in known:
                 raise DataError(f"{name}: {field} = {value!r}: {_no_column(value, columns, name)}")
-    files = _file_column(schema, data, name) if listed is None else None
+    files = _file_column(schema, data, name) if listed is None and data.text_column is None else None
     excluded = {*labels, owner}
-    if listed is not None and excluded & set(listed):
-        both = ", ".join(sorted(str(column) for column in excluded & set(listed)))
-        raise DataError(f"{name}: feature_columns names {both}, the column of the label or the owner")
+    for field in ("feature_columns", "text_column"):
+        if both := excluded & set(named[field]):
+            listing = ", ".join(sorted(str(column) for column in both))
+            raise DataError(f"{name}: {field} names {listing}, the column of the label or the owner")
+    if data.text_column is not None:
+        _require_text(schema, data.text_column, name)
     features = listed or tuple(column for column in columns if column not in excluded and column not in left_out)
-    if files is None and not features:
+    if files is None and data.text_column is None and not features:
         index = [repr(column) for column in columns if column in left_out]
         hint = f"; pandas' index ({some(index)}) is one only if feature_columns names it" if index else ""
         raise DataError(f"{name}: there is no feature column besides {some(columns)}{hint}")
@@ -143,9 +153,19 @@ def roles(schema: Any, data: Data, *, name: str, left_out: Collection[str] = ())
         labels=labels,
         files=files,
         sound=None if data.sample_rate is None else SoundForm.of(data),
-        features=() if files else features,
+        text=data.text_column,
+        text_bytes=data.max_bytes,
+        features=() if files or data.text_column else features,
         owner=owner,
     )
+
+
+def _refuse_two_kinds(data: Data) -> None:
+    fields = ("image_column", "feature_columns", "text_column")
+    if len(both := [field for field in fields if getattr(data, field) is not None]) > 1:
+        raise DataError(
+            f"{both[0]} and {both[1]} are both set; a record is an image, a row of features, or a text: unset one"
+        )
 
 
 def _file_column(schema: Any, data: Data, name: str) -> str | None:
@@ -164,6 +184,14 @@ def _file_column(schema: Any, data: Data, name: str) -> str | None:
             "binary field 'bytes', as a column of sounds is; unset sample_rate for a table"
         )
     return files
+
+
+def _require_text(schema: Any, column: str, name: str) -> None:
+    if not holds_text(schema.field(column).type):
+        raise DataError(
+            f"{name}: text_column = {column!r} has type {schema.field(column).type}; a text column holds strings, or "
+            "bytes that are UTF-8"
+        )
 
 
 def _no_column(value: str, columns: Sequence[str], name: str) -> str:
@@ -189,38 +217,50 @@ def decode_tables(train: Records, test: Records | None, role: Roles, *, class_na
         require_records(records.table.num_rows, records.name)
 
     target, targets = _READERS[role.target](train, test, role, class_names)
-    encoding = None if role.files else TableEncoding.fit(train.table, role.features, place=train.place)
+    encoding = TableEncoding.fit(train.table, role.features, place=train.place) if role.features else None
 
     owners = coded(train.table[role.owner], column=role.owner, place=train.place) if role.owner else None
 
     def split(records: Records, shape: tuple[int, ...] | None, *, owners: Coded | None) -> Split:
-        table, place, lengths = records.table, records.place, None
-        features: NDArray[np.uint8] | NDArray[np.float32]
-        if encoding:
-            features = encoding.encode(table, place=place)
-        elif role.sound is not None:
-            features, lengths = _sounds(table[role.files], role, role.sound, place)
-        else:
-            features = decode_images(
-                _files(table[role.files], "image", place), table.num_rows, place=place, shape=shape
-            )
+        features, lengths = _features(records, role, encoding, shape=shape)
         return Split(
             features=features,
             targets=targets(records),
-            owners=owners.encode(owners.categories(), what="owner", place=place) if owners else None,
+            owners=owners.encode(owners.categories(), what="owner", place=records.place) if owners else None,
             lengths=lengths,
         )
 
     training = split(train, None, owners=owners)
     shape = training.features.shape[1:]
-    features: Features = Image(shape=shape) if role.files else Columns(shape=shape, names=role.features)
     return Decoded(
-        info=DataInfo(features=features if role.sound is None else role.sound.features, target=target),
+        info=DataInfo(features=_schema(role, shape), target=target),
         train=training,
         test=split(test, shape, owners=None) if test else None,
         owners=_owner_names(train, role.owner, owners) if owners else (),
         categorical=_categorical(train, encoding) if encoding else (),
     )
+
+
+def _features(
+    records: Records, role: Roles, encoding: TableEncoding | None, *, shape: tuple[int, ...] | None
+) -> tuple[NDArray[np.uint8] | NDArray[np.float32], Labels | None]:
+    """Return the features, and the lengths of sounds."""
+    table, place = records.table, records.place
+    if encoding is not None:
+        return encoding.encode(table, place=place), None
+    if role.text is not None:
+        return decode_texts(table[role.text], column=role.text, place=place, length=role.text_bytes), None
+    if role.sound is not None:
+        return _sounds(table[role.files], role, role.sound, place)
+    return decode_images(_files(table[role.files], "image", place), table.num_rows, place=place, shape=shape), None
+
+
+def _schema(role: Roles, shape: tuple[int, ...]) -> Features:
+    if role.text is not None:
+        return Text(shape=shape)
+    if role.sound is not None:
+        return role.sound.features
+    return Image(shape=shape) if role.files is not None else Columns(shape=shape, names=role.features)
 
 
 def _categorical(train: Records, encoding: TableEncoding) -> tuple[str, ...]:

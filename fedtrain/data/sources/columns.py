@@ -218,8 +218,8 @@ def _categories(values: Any, column: str, place: Place) -> tuple[str, ...] | Non
     if len(categories) > MAX_CATEGORIES:
         raise DataError(
             f"{place(0)}, column {column!r} holds {len(categories):,} different values, more than {MAX_CATEGORIES:,}: "
-            "it is text, which is not supported, or an identifier, which is no feature; "
-            "name the columns to use with feature_columns"
+            "it is text, or an identifier, which is no feature; name the column of a text with text_column, or the "
+            "columns to use with feature_columns"
         )
     return tuple(str(category) for category in categories)
 

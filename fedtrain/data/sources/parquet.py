@@ -193,7 +193,7 @@ _Unasked = tuple[Callable[[_Layout], Sequence[str]], str]
 def _taken_unasked(role: Roles, data: Data, index: frozenset[str]) -> _Unasked:
     """Return which columns are taken because they are there, and how the experiment says which are wanted."""
     both = "write the files with the same columns, or set it"
-    if role.files is None and data.feature_columns is None:
+    if role.files is None and role.text is None and data.feature_columns is None:
         how = f"Every column is a feature unless feature_columns names those to use; {both}"
         return lambda layout: tuple(name for name in layout.schema.names if name not in index), how
     what = "image" if role.sound is None else "audio"

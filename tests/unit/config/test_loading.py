@@ -163,7 +163,10 @@ def test_what_the_modes_allow(flat):
     ("flat", "message"),
     [
         ({"task.encoder": "own:build"}, 'encoder = "own:build" has no declared origin: say in encoder_origin'),
-        ({"task.encoder": "scatter"}, '"scatter" is not known; allowed: "scattering", "log-mel", or your own'),
+        (
+            {"task.encoder": "scatter"},
+            'encoder = "scatter" is not known; allowed: "scattering", "log-mel", "words", "bytes", "minilm"',
+        ),
         ({"task.encoder": "scattering", "task.encoder_origin": "mine"}, 'the origin of "scattering" is known; unset'),
         ({"task.encoder_origin": "mine"}, "encoder_origin is set, and encoder is not"),
         ({"task.encoder_digest": "0" * 64}, "encoder_digest is set, and encoder is not"),
@@ -178,7 +181,8 @@ def test_an_encoder_has_one_declared_origin_and_unchanging_records(flat, message
 
 def test_an_encoder_has_the_origin_that_is_declared_or_known():
     assert from_flat({}).task.origin is None
-    assert from_flat({"task.encoder": "own:build", "task.encoder_origin": "a book"}).task.origin == "a book"
+    for own in ("own:build", "words.json"):
+        assert from_flat({"task.encoder": own, "task.encoder_origin": "a book"}).task.origin == "a book"
     assert from_flat({"task.encoder": "scattering"}).task.origin.startswith("no records at all")
 
 

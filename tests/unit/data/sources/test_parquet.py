@@ -210,9 +210,11 @@ def test_a_column_of_another_type_in_the_test_data_is_refused(parquet):
         opened(train, test)
 
 
-def test_text_is_refused(parquet):
+def test_text_that_nothing_names_is_refused(parquet):
     path = parquet("train.parquet", {"text": [f"speech {row}" for row in range(1001)], "label": [0] * 1001})
-    with pytest.raises(DataError, match=r"column 'text' holds 1,001 different values.*text, which is not supported"):
+    with pytest.raises(
+        DataError, match=r"column 'text' holds 1,001 different values.*name the column of a text with text_column"
+    ):
         opened(path)
 
 
