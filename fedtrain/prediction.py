@@ -110,7 +110,9 @@ def predict(run: Run, data: str | Path, *, which: Literal["final", "best"] = "fi
     if isinstance(task, ColumnStatistics):
         raise UsageError(f'{run.path} is a run of task.name = "statistics", and predicts nothing: see fedtrain stats')
     model, experiment = run.model(which), from_flat(run.report.config)
-    found = read_unlabelled(Path(data), info, schema_file=experiment.data.schema_file)
+    found = read_unlabelled(
+        Path(data), info, schema_file=experiment.data.schema_file, text_column=experiment.data.text_column
+    )
     features: NDArray[Any] = found.features
     if (summary := run.report.model.encoder) is not None:
         # The digest of the report, where the configuration declares none.

@@ -4,15 +4,15 @@ A file is an archive of arrays (``.npz`` with ``x``, or ``.npy``), a table (``.c
 folder of images. What differs from the schema is named.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedtrain.data.types import Columns, DataInfo, Image, Sound
+from fedtrain.data.types import Columns, DataInfo, Image, Sound, Text
 from fedtrain.errors import DataError
 
 _ARRAYS, _TABLES, _IMAGES = (".npz", ".npy"), (".csv", ".parquet"), (".png", ".jpg", ".jpeg")
@@ -35,13 +35,16 @@ class Unlabelled:
         return len(self.features)
 
 
-def read_unlabelled(path: Path, info: DataInfo, *, schema_file: str | None = None) -> Unlabelled:
+def read_unlabelled(
+    path: Path, info: DataInfo, *, schema_file: str | None = None, text_column: str | None = None
+) -> Unlabelled:
     """Read records of a schema.
 
     Args:
         path: a file, or a folder of images.
         info: the schema of the records that the model was trained on.
         schema_file: of a table that was decoded by one, the schema file, by which this one is decoded too.
+        text_column: where the records are texts, the column of a table that holds them.
 
     Raises:
         DataError: the file cannot be read, or holds records of another schema; it says what differs.
@@ -59,6 +62,8 @@ def read_unlabelled(path: Path, info: DataInfo, *, schema_file: str | None = Non
             )
         return _arrays(path, info)
     if kind in _TABLES:
+        if isinstance(info.features, Text):
+            return _texts(path, info, text_column)
         return _table(path, info) if schema_file is None else _by_schema(path, info, schema_file)
     allowed = ", ".join((*_ARRAYS, *_TABLES, *_IMAGES))
     raise DataError(f"{path}: what is in a file is told by its suffix; allowed: {allowed}, or a folder of images")
@@ -75,8 +80,10 @@ def words(info: DataInfo) -> str:
         return f"images of {width} x {height} pixels with {channels} {'channel' if channels == 1 else 'channels'}"
     if isinstance(info.features, Columns):
         return f"rows of {info.shape[0]} numbers"
+    if isinstance(info.features, Text):
+        return "texts, in a column of a table"
     if isinstance(info.features, Sound):
-        return f"sounds of {info.shape[0]} samples at {info.features.rate:,} Hz"
+        return f"sounds of {info.shape[0]} samples at {info.features.rate:,} Hz, in an archive"
     return f"records of shape {info.shape}"
 
 
@@ -131,19 +138,7 @@ def _table(path: Path, info: DataInfo) -> Unlabelled:
             "the model has columns of categories, and a run without a public schema of them does not say which feature "
             "is which category; give an archive (.npz) with the features in the order of inputs.json"
         )
-    table = _read_table(path, wanted)
-    if twice := [name for name in wanted if table.column_names.count(name) > 1]:
-        raise DataError(
-            f"{path}: more than one column is named {twice[0]!r}, and a name cannot tell which is meant; give each "
-            "column a name of its own"
-        )
-    if missing := [name for name in wanted if name not in table.column_names]:
-        present = ", ".join(table.column_names)
-        raise DataError(
-            f"{path} has no column {', '.join(map(repr, missing))}, which the model takes; it has: {present}"
-        )
-    if not table.num_rows:
-        raise DataError(f"{path} holds no records")
+    table = _read_table(path, dict.fromkeys(wanted, "float64"))
 
     def place(row: int) -> str:
         return f"{path}, row {row + 1}"
@@ -172,20 +167,61 @@ def _by_schema(path: Path, info: DataInfo, schema_file: str) -> Unlabelled:
     return Unlabelled(features=features_by_schema(table, schema), names=_rows(table.rows))
 
 
-def _read_table(path: Path, wanted: Sequence[str]) -> Any:
+def _texts(path: Path, info: DataInfo, column: str | None) -> Unlabelled:
+    from fedtrain.data.sources.plain import named, plain, plain_type  # noqa: PLC0415 - likewise
+    from fedtrain.data.sources.text import decode_texts, holds_text  # noqa: PLC0415
+
+    if column is None:
+        raise DataError(f"{path} is a table, and the run does not say which column was the text (data.text_column)")
+    table = _read_table(path, {column: "string"})
+    values = table[column]
+    if not holds_text(values.type):
+        raise DataError(f"{path}, column {column!r} has type {named(values.type)}, and the model takes texts")
+
+    def place(row: int) -> str:
+        return f"{path}, row {row + 1}"
+
+    texts = plain(values, plain_type(values.type, coded=True), what=f"{path}, column {column!r}")
+    features = decode_texts(texts, column=column, place=place, length=info.shape[0])
+    return Unlabelled(features=features, names=_rows(table.num_rows))
+
+
+def _read_table(path: Path, wanted: Mapping[str, Literal["float64", "string"]]) -> Any:
     import pyarrow as pa  # noqa: PLC0415 - likewise
     import pyarrow.csv as pc  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     try:
         if path.suffix.lower() == ".parquet":
-            held = set(pq.read_schema(path).names)
-            return pq.read_table(path, columns=[name for name in wanted if name in held], partitioning=None)
-        # The schema says what a column is, and never what a file seems to hold.
-        types = dict.fromkeys(wanted, pa.float64())
-        return pc.read_csv(path, convert_options=pc.ConvertOptions(column_types=types, strings_can_be_null=True))
+            held = pq.read_schema(path).names
+            _require(path, wanted, held)
+            table = pq.read_table(path, columns=list(wanted), partitioning=None)
+        else:
+            # The schema says what a column is, and never what a file seems to hold.
+            options = pc.ConvertOptions(
+                column_types={name: pa.type_for_alias(kind) for name, kind in wanted.items()},
+                # An empty text is a record; a number that is not there is none.
+                strings_can_be_null="string" not in wanted.values(),
+            )
+            table = pc.read_csv(path, convert_options=options)
+            _require(path, wanted, table.column_names)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read as a table of numbers: {error}") from error
+        raise DataError(f"{path}: cannot be read as a table: {error}") from error
+    if not table.num_rows:
+        raise DataError(f"{path} holds no records")
+    return table
+
+
+def _require(path: Path, wanted: Collection[str], held: Sequence[str]) -> None:
+    if twice := [name for name in wanted if held.count(name) > 1]:
+        raise DataError(
+            f"{path}: more than one column is named {twice[0]!r}, and a name cannot tell which is meant; give each "
+            "column a name of its own"
+        )
+    if missing := [name for name in wanted if name not in held]:
+        raise DataError(
+            f"{path} has no column {', '.join(map(repr, missing))}, which the model takes; it has: {', '.join(held)}"
+        )
 
 
 def _numeric(table: Any, name: str, path: Path) -> Any:

@@ -78,6 +78,11 @@ class DataSummary(Part):
         description="of tokens: one more than the largest number of a token; left out for anything else",
         exclude_if=lambda vocabulary: vocabulary is None,
     )
+    rate: Count | None = Field(
+        None,
+        description="of sounds: samples a second; left out for anything else",
+        exclude_if=lambda rate: rate is None,
+    )
 
     sites: tuple[SiteName, ...] = Field(
         (),

@@ -124,6 +124,7 @@ def build_report(
             if trail is None
             else site_names({client: trail.copies.stated(client) for client in trail.roster.clients}),
             vocabulary=_vocabulary(info),
+            rate=info.rate,
         ),
         round_log=log,
         model=ModelSummary(

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fedtrain import audit_report
+from fedtrain import audit_report, load_run
 from fedtrain.report import Report
 from tests.sounds import tone, wav
 
@@ -72,6 +72,8 @@ def test_sounds_are_trained_on_in_every_mode(mode, digits, cli, tmp_path):
     assert (report.model.encoder is None) == ("features" not in mode)
     assert report.model.gradients in {None, "book-keeping"}
     assert "sounds are shorter than 0.25 s and were padded with silence" in done.stdout + done.stderr
+    assert load_run(done.out).info.rate == 8000
+    assert sum(value.numel() for value in load_run(done.out).model().parameters()) == report.model.parameters
     if mode.startswith("none-features"):
         assert report.evaluation.final.accuracy > 0.9
     if report.proof is not None:

@@ -1,13 +1,18 @@
 """Texts through the command line: every mode, both models, the report, the audit, and what is refused."""
 
 import json
+import re
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from fedtrain import audit_report, load_run
+from fedtrain.encoders.tokens import HashedWords
+from fedtrain.prediction import predict
 from fedtrain.report import Report
 
 SUMMED = ["transport.sealed=true", "transport.secagg.enabled=true"]
@@ -22,6 +27,7 @@ RUNS = {
     "record-shared-file-bag": [*FILE, *RECORD, *SHARED],
     "client-summed-file-transformer": [*FILE, *CLIENT, *SUMMED, "task.model=transformer"],
 }
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "classify-texts.md"
 TEXTS = ["good film", "bad film", "good, good plot", "a bad, bad end", "", "good é" * 30]
 
 
@@ -87,6 +93,8 @@ def _file(run, done):
         (["task.encoder=texts.json", "task.encoder_origin=none"], "the tokenizer cannot be read: No such file"),
         ([*FILE, f"task.encoder_digest={'0' * 64}"], "another encoder than the experiment declares"),
         ([*WORDS, "task.model=mlp"], "models that fit it"),
+        ([*WORDS, "training.solver=least-squares", "federation.rounds=1"], "the numbers of tokens are names of words"),
+        ([*WORDS, "data.text_column=label"], "text_column names label, the column of the label"),
     ],
 )
 def test_what_cannot_be_used_is_refused_before_anything_is_trained(settings, problem, run, tmp_path):
@@ -94,3 +102,25 @@ def test_what_cannot_be_used_is_refused_before_anything_is_trained(settings, pro
     assert done.status == 2
     assert problem in json.loads(done.stdout)["error"]
     assert not (tmp_path / "run" / "clients").exists()
+
+
+def test_the_example_of_the_page_trains(cli, tmp_path):
+    example = re.search(r"^```toml\n(.*?)^```$", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
+    (tmp_path / "news.toml").write_text(example[1])
+    (tmp_path / "news").mkdir()
+    for name, repeated in (("train", 20), ("test", 4)):
+        texts = pa.table({"text": TEXTS[:4] * repeated, "label": [0, 1, 0, 1] * repeated})
+        pq.write_table(texts, tmp_path / "news" / f"{name}.parquet")
+    settings = ("--set", "federation.rounds=2", "--workers", 1)
+    done = cli.run("-c", "news.toml", *settings, out=tmp_path / "run", cwd=tmp_path)
+    assert done.status == 0, done.stdout + done.stderr
+    trained = load_run(done.out)
+    assert trained.report.evaluation.final.records == 16
+    (tmp_path / "new.csv").write_text('id,text\n1,"good, good"\n2,\n3,a bad é\n')
+    found = predict(trained, tmp_path / "new.csv")
+    tokens = torch.tensor(
+        [[*map(int, HashedWords(128).numbers(text))] + [0] * 128 for text in ("good, good", "", "a bad é")]
+    )
+    with torch.no_grad():
+        expected = trained.model()(tokens).double().softmax(dim=1)
+    assert found.values == pytest.approx(expected.numpy(), abs=1e-6)

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image as Picture
 
-from fedtrain.data.types import ClassTarget, Columns, DataInfo, Image, Sound
+from fedtrain.data.types import ClassTarget, Columns, DataInfo, Image, Sound, Text
 from fedtrain.data.unlabelled import read_unlabelled
 from fedtrain.errors import DataError
 
@@ -15,6 +15,7 @@ IMAGES = DataInfo(features=Image(shape=(1, 4, 5)), target=TARGET)
 TABLE = DataInfo(features=Columns(shape=(2,), names=("age", "dose")), target=TARGET)
 NAMELESS = DataInfo(features=Columns(shape=(2,)), target=TARGET)
 SOUNDS = DataInfo(features=Sound(shape=(200,), rate=8000), target=TARGET)
+TEXTS = DataInfo(features=Text(shape=(6,)), target=TARGET)
 CATEGORIES = DataInfo(features=Columns(shape=(3,), names=("age", "sex", "sex")), target=TARGET)
 
 
@@ -39,6 +40,36 @@ def test_columns_are_taken_by_their_names_and_others_are_left(tmp_path):
     assert found.features.tolist() == [[40, 0.5], [41, 100]]
     pq.write_table(pa.table({"dose": [0.5], "age": [40], "more": ["x"]}), tmp_path / "a.parquet")
     assert read_unlabelled(tmp_path / "a.parquet", TABLE).features.tolist() == [[40, 0.5]]
+
+
+def test_texts_are_read_from_their_column_and_an_empty_one_is_a_record(tmp_path):
+    (tmp_path / "a.csv").write_text("id,note\n1,é\n2,\n3,longer text\n")
+    pq.write_table(pa.table({"note": ["é", "", "longer text"]}), tmp_path / "a.parquet")
+    for file in ("a.csv", "a.parquet"):
+        found = read_unlabelled(tmp_path / file, TEXTS, text_column="note")
+        assert found.features.dtype == np.uint8
+        assert [row.tobytes() for row in found.features] == ["é".encode() + bytes(4), bytes(6), b"longer"]
+
+
+@pytest.mark.parametrize(
+    ("column", "problem"),
+    [
+        (None, "does not say which column was the text"),
+        ("text", "has no column 'text', which the model takes; it has: note, number"),
+        ("number", "column 'number' has type int64, and the model takes texts"),
+    ],
+)
+def test_a_table_without_the_text_is_refused(tmp_path, column, problem):
+    pq.write_table(pa.table({"note": ["a"], "number": [1]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=problem):
+        read_unlabelled(tmp_path / "a.parquet", TEXTS, text_column=column)
+
+
+def test_sounds_are_read_as_samples(tmp_path):
+    found = read_unlabelled(saved(tmp_path / "a.npz", x=np.tile([0, 0.5, -1, 1], (1, 50))), SOUNDS)
+    assert (found.features.dtype, found.features.tolist()) == (np.float32, [[0, 0.5, -1, 1] * 50])
+    with pytest.raises(DataError, match="the model takes sounds of 200 samples at 8,000 Hz"):
+        read_unlabelled(saved(tmp_path / "b.npz", x=np.zeros((1, 4))), SOUNDS)
 
 
 def test_images_are_called_by_their_files(tmp_path):
