@@ -134,11 +134,10 @@ class Run:
 
         data = self.report.data
         schema = {"kind": data.kind, "shape": data.shape, "target": data.target, "names": data.classes}
-        # Sounds are at the rate that the configuration asks for.
         told = {
             "columns": data.features,
             "schema": data.schema_digest,
-            "rate": self.report.config.get("data.sample_rate"),
+            "rate": data.rate,
             "vocabulary": data.vocabulary,
         }
         return DataInfo.from_json(schema | told)
