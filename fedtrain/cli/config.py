@@ -69,7 +69,9 @@ def check(
 def _planned(flat: Flat) -> "PlanSummary | None":
     """Return the plan of an experiment; ``None`` for one that guarantees nothing."""
     experiment = from_flat(flat)
-    if experiment.privacy.mode == "none":
+    from fedtrain.privacy.mechanisms import mechanism_of  # noqa: PLC0415 - as below
+
+    if not mechanism_of(experiment).private:
         return None
     from fedtrain.report.plan import summarize_plan  # noqa: PLC0415 - the accountants take a second to import
 

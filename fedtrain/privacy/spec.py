@@ -27,6 +27,7 @@ class _Protected:
         counted: what the population counts, in words.
         implied: which public constants imply the population; empty where it is a count.
         adaptive: whether the norms of its contributions may be counted to adapt the clipping norm.
+        covers: what the guarantee of one unit is about, and who is covered less, in words.
     """
 
     neighbouring: frozenset[str]
@@ -36,6 +37,7 @@ class _Protected:
     counted: str
     implied: str
     adaptive: bool
+    covers: str
 
 
 PROTECTED: dict[Unit, _Protected] = {
@@ -47,6 +49,8 @@ PROTECTED: dict[Unit, _Protected] = {
         counted="records of a client",
         implied="batch size / sampling rate",
         adaptive=False,
+        covers="One record. Somebody with several records at a client is covered less, and the records of one person "
+        "at several clients add up.",
     ),
     "client": _Protected(
         neighbouring=frozenset({"add or remove one client", "zero out one client"}),
@@ -56,6 +60,7 @@ PROTECTED: dict[Unit, _Protected] = {
         counted="clients",
         implied="",
         adaptive=True,
+        covers="One client, with all its records. Somebody with records at several clients is covered less.",
     ),
 }
 
@@ -63,6 +68,11 @@ PROTECTED: dict[Unit, _Protected] = {
 def plural_of(unit: Unit) -> str:
     """Return what charges of a unit protect, in words."""
     return PROTECTED[unit].plural
+
+
+def covered_by(unit: Unit) -> str:
+    """Return what the guarantee of one unit is about, and who is covered less, in words."""
+    return PROTECTED[unit].covers
 
 
 def counted_of(unit: Unit) -> tuple[str, str]:

@@ -7,7 +7,7 @@ as the sentence shows it, which is rounded as people read it.
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context, Decimal
 
-from fedtrain.privacy.spec import counted_of
+from fedtrain.privacy.spec import counted_of, covered_by
 from fedtrain.report.numbers import count, exact, upper
 from fedtrain.report.privacy import Privacy
 
@@ -104,11 +104,7 @@ def group(privacy: Privacy) -> str:
     """
     if privacy.unit is None or privacy.epsilon is None or privacy.delta is None:
         return ""
-    what = {
-        "record": "One record. Somebody with several records at a client is covered less, and the records of one "
-        "person at several clients add up.",
-        "client": "One client, with all its records. Somebody with records at several clients is covered less.",
-    }[privacy.unit]
+    what = covered_by(privacy.unit)
     double = Decimal(upper(privacy.epsilon)) * 2 if privacy.epsilon <= _PLAIN_EPSILON else None
     if double is None:
         return what

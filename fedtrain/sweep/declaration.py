@@ -34,7 +34,7 @@ def _unbounded(experiments: Sequence[Experiment]) -> str:
     if (plain := len(experiments) - len(private)) > 0:
         whose = f"{plain} of them have" if plain > 1 else "one of them has"
         return f"{whose} no privacy, and {_NOTHING} that looks at its results"
-    by_client = mechanism_of(private[0]).unit == "client"
+    by_client = mechanism_of(private[0]).counts_clients
     found = {
         "the seed draws the test records, so that training records of one run are test records of another, which have "
         f"no privacy, and {_NOTHING}": _differ(each.seed for each in private)

@@ -97,6 +97,7 @@ CONTRACTS = {
             "MOD_FAILED_PRECONDITION",
             "INVALID_FAB",
         ),
+        "HEARTBEAT_PATIENCE": is_(2),
         "NUM_PARTITIONS_KEY": is_("num-partitions"),
         "PARTITION_ID_KEY": is_("partition-id"),
         "SType": has("NUMPY"),

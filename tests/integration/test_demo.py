@@ -77,7 +77,7 @@ def test_a_run_can_be_watched_by_its_folder(cli, demo):
     shown = cli.call("watch", demo.out)
     assert shown.status == 0
     assert re.search(
-        r"^demo: completed\nround +30 of 30\naccuracy +0\.\d{4} \(baseline 0\.\d{4}\)\nepsilon +\d\.\d\d of 8 at",
+        r"^demo: completed\nround +30 of 30\naccuracy +0\.\d{4} \(baseline 0\.\d{4}\)\nepsilon +\d\.\d\d of 6 at",
         shown.stdout,
     )
     found = json.loads(cli.call("watch", demo.out, "--json").stdout)

@@ -421,8 +421,8 @@ class _Values:
             if pa.types.is_date32(values.type):
                 whole, of_day = values.cast(pa.int32()), 1
             else:
-                unit = "ms" if pa.types.is_date64(values.type) else values.type.unit
-                whole, of_day = values.cast(pa.int64()), _DAY * _OF_SECOND[unit]
+                resolution = "ms" if pa.types.is_date64(values.type) else values.type.unit
+                whole, of_day = values.cast(pa.int64()), _DAY * _OF_SECOND[resolution]
             days, rest = np.divmod(pc.fill_null(whole, 0).to_numpy().astype(np.int64), of_day)
             return epoch + days + np.minimum(rest / of_day, LAST_MOMENT), _absent(values)
         return self._mapped(partial(_day, form=form), f"is no date of the format {form!r}")

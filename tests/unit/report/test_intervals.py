@@ -31,7 +31,7 @@ def test_a_report_without_intervals_is_as_it_always_was(build, parse):
 def test_the_page_shows_the_interval_of_each_metric_and_what_it_says(plain, parse):
     report = parse(with_intervals(plain, accuracy={"lower": 0.81239, "upper": 0.91231}))
     words = Page(render_html(report)).words
-    assert "95 % interval 81.23 to 91.24 %" in words
+    assert "95 % interval: 81.23 to 91.24 %" in words
     assert "How certain this is" in words
     assert "1,000 resamples of the test records" in words
     assert "no interval" in words
