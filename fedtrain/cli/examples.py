@@ -43,8 +43,13 @@ EXAMPLES: Final[dict[str, str]] = {
     "client data": "fedtrain client data north",
     "client approve": "fedtrain client approve north app.fab",
     "client up": "fedtrain client up north",
+    "client status": "fedtrain client status north",
     "server up": "fedtrain server up server",
     "server run": "fedtrain server run server --config experiment.toml",
+    "server status": "fedtrain server status server --watch",
+    "server runs": "fedtrain server runs server",
+    "server logs": "fedtrain server logs server first",
+    "server stop": "fedtrain server stop server first",
     "server bundle": "fedtrain server bundle --out app.fab",
     "doctor": "fedtrain doctor north",
 }

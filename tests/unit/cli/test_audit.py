@@ -166,7 +166,7 @@ def test_a_simulation_never_holds(tmp_path):
     assert result.exit_code == 4, result.output
     assert result.stdout.splitlines()[-1].startswith("Simulation: protects nobody")
     page = (tmp_path / "a.html").read_text()
-    assert '<span class="status interrupted">simulation: protects nobody</span>audit of' in page
+    assert '<span class="status interrupted">simulation: protects nobody</span>a federated training report of' in page
     assert '<span class="status completed">holds</span>audit of' not in page
     machine = json.loads(call(*arguments, "--json").stdout)
     assert (machine["exit_status"], machine["outcome"]) == (4, "simulation")
