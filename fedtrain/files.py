@@ -30,8 +30,13 @@ def current_folder() -> Path:
         ) from error
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write a file whole, durably: when this returns, the new content survives a power failure.
+
+    Args:
+        path: the file.
+        data: its content.
+        durable: whether it has to survive that. What is written again in a moment need not.
 
     Raises:
         StorageError: it cannot be written. The previous file, if any, is kept, and no temporary file is left.
@@ -40,7 +45,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
-            _write_durably(descriptor, data)
+            (_write_durably if durable else _write)(descriptor, data)
         finally:
             os.close(descriptor)
         temporary.replace(path)
@@ -52,7 +57,8 @@ def write_atomic(path: Path, data: bytes) -> None:
                 f"cannot write {path}: {error.strerror or error}; the previous file, if any, is kept"
             ) from error
         raise
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -162,10 +168,14 @@ def _encode(path: Path, record: Mapping[str, Any]) -> bytes:
 
 
 def _write_durably(descriptor: int, data: bytes) -> None:
+    _write(descriptor, data)
+    os.fsync(descriptor)
+
+
+def _write(descriptor: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
-    os.fsync(descriptor)
 
 
 def _end_of_lines(descriptor: int) -> int:

@@ -14,7 +14,7 @@ import typer
 
 from fedtrain.cli import server_status
 from fedtrain.cli.running import reporting_errors, say, until_stopped
-from fedtrain.cli.streams import on_termination
+from fedtrain.cli.streams import INTERRUPTED, on_termination
 from fedtrain.deployment.processes import only_one
 from fedtrain.errors import ConfigError
 from fedtrain.files import write_atomic
@@ -33,7 +33,6 @@ server = typer.Typer(name="server", help="Serve a federation, and run experiment
 for _command in (server_status.status, server_status.runs, server_status.logs, server_status.stop):
     server.command()(_command)
 
-_INTERRUPTED = 130
 _TIMEOUT = 20.0  # seconds for a run that was stopped to leave its report
 
 
@@ -102,7 +101,7 @@ def run(
             number = _submit(service, app, _placed(experiment, place, resume=resume))
         except KeyboardInterrupt:
             sys.stdout.write("stopped; nothing was submitted\n")
-            raise typer.Exit(_INTERRUPTED) from None
+            raise typer.Exit(INTERRUPTED) from None
         status = _followed(submitted, number)
     raise typer.Exit(status)
 
@@ -172,7 +171,7 @@ def _followed(run: _Submitted, number: int) -> int:
         stop(run.service, number)
         follow(run.service, number, run.log, lambda _: None, lambda _: None)
         _await_report(run.place, started)
-        problem, status = "stopped", _INTERRUPTED
+        problem, status = "stopped", INTERRUPTED
     else:
         problem, status = _outcome(run, ending, started)
     if holds_run(run.place):

@@ -1,4 +1,4 @@
-"""The option ``--set``, which most commands have, and the completion of its keys in a shell."""
+"""Options that several commands have: ``--set``, with the completion of its keys in a shell, and ``--workers``."""
 
 from typing import Annotated
 
@@ -28,3 +28,13 @@ Settings = Annotated[
     ),
 ]
 """Values over those of a file, each as ``key=value``."""
+
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Worker processes; by default as many as the machine or container has cores and memory for.",
+        show_default=False,
+    ),
+]
+"""How many processes run the clients of a simulation."""

@@ -12,15 +12,13 @@ from typing import Annotated, Any
 
 import typer
 
-from fedtrain.cli.settings import Settings
-from fedtrain.cli.streams import answering, on_termination
+from fedtrain.cli.settings import Settings, Workers
+from fedtrain.cli.streams import INTERRUPTED, answering, on_termination
 from fedtrain.config import Experiment, from_flat, parse_settings, read_toml
 from fedtrain.errors import ConfigError, FedtrainError
 from fedtrain.flower.app import FlowerApp, find_app, shipped
 from fedtrain.report import Report
 from fedtrain.serverapp.run_folder import RunFolder
-
-_INTERRUPTED = 130
 
 
 def simulate(
@@ -42,14 +40,7 @@ def simulate(
     nodes: Annotated[
         int | None, typer.Option(min=1, help="Nodes to simulate; by default what the app says.", show_default=False)
     ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Worker processes; by default as many as the machine or container has cores and memory for.",
-            show_default=False,
-        ),
-    ] = None,
+    workers: Workers = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     verbose: Annotated[
@@ -81,14 +72,14 @@ def simulate(
         except FedtrainError as failure:
             status, error = failure.exit_status, str(failure)
         except KeyboardInterrupt:
-            status, error = _INTERRUPTED, "interrupted"
+            status, error = INTERRUPTED, "interrupted"
         except Exception as failure:  # noqa: BLE001 - an app may raise anything, and its traceback is for its author
             traceback.print_exc()
             status, error = 1, f"{type(failure).__name__}: {failure}"
         if as_json:
             result = {"exit_status": status, "error": error, "seconds": time.time() - started}
             answer({**result, **_summary(run_config, started)})
-        elif error is not None and not (status == _INTERRUPTED and _was_said(run_config, started)):
+        elif error is not None and not (status == INTERRUPTED and _was_said(run_config, started)):
             sys.stderr.write(f"error: {error}\n")
     raise typer.Exit(status)
 

@@ -10,6 +10,9 @@ from contextlib import contextmanager, redirect_stdout
 from io import TextIOWrapper
 from types import FrameType
 
+INTERRUPTED = 130
+"""The exit status of a command that was interrupted, as shells have it."""
+
 
 def prepare_streams() -> None:
     """Make standard input, output and error usable, whatever the process was started with.

@@ -9,13 +9,11 @@ import typer
 
 from fedtrain.cli.compare import show
 from fedtrain.cli.running import reporting_errors
-from fedtrain.cli.settings import Settings
-from fedtrain.cli.streams import answering
+from fedtrain.cli.settings import Settings, Workers
+from fedtrain.cli.streams import INTERRUPTED, answering
 from fedtrain.comparison import ComparedRun, compared, incomparable, rows, write_csv, write_plot
 from fedtrain.config import parse_settings, read_toml
 from fedtrain.sweep import Finished, Grid, Point
-
-_INTERRUPTED = 130
 
 
 def sweep(
@@ -28,14 +26,7 @@ def sweep(
         Path | None,
         typer.Option("--out", help="Folder of the sweep; by default sweeps/NAME.", show_default=False),
     ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Worker processes; by default as many as the machine or container has cores and memory for.",
-            show_default=False,
-        ),
-    ] = None,
+    workers: Workers = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -53,7 +44,7 @@ def sweep(
             ended = _run(grid, folder, workers=workers, silent=as_json or quiet)
         except KeyboardInterrupt:
             sys.stderr.write(f"error: interrupted; the same command goes on with {folder}\n")
-            raise typer.Exit(_INTERRUPTED) from None
+            raise typer.Exit(INTERRUPTED) from None
         failed = [run for run in ended if run.how == "failed"]
         for run in failed:
             sys.stderr.write(f"error: the run with {run.point.text} failed: {run.error}\n")

@@ -1,13 +1,12 @@
 """How a node's own connection stands: a file in its folder that ``client up`` keeps, and a status reads."""
 
 import json
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from secrets import token_hex
 from typing import Literal
 
 from fedtrain.errors import SiteError, StorageError
+from fedtrain.files import write_atomic
 from fedtrain.machines.folders import NodeFolder
 
 
@@ -39,15 +38,11 @@ def write_connection(node: NodeFolder, connection: Connection) -> None:
         StorageError: it cannot be written.
     """
     path = _place(node)
-    temporary = path.with_name(f".{path.name}.{token_hex(6)}.tmp")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(asdict(connection)), encoding="ascii")
-        temporary.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+    write_atomic(path, json.dumps(asdict(connection)).encode(), durable=False)
 
 
 def read_connection(node: NodeFolder) -> Connection | None:

@@ -6,13 +6,12 @@ holds what the operator of the server knows: names, and when each node was there
 
 import json
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from secrets import token_hex
 from typing import Literal
 
-from fedtrain.errors import SiteError, StorageError
+from fedtrain.errors import SiteError
+from fedtrain.files import write_atomic
 from fedtrain.machines.folders import ServerFolder
 
 SCHEMA = "fedtrain.nodes/1"
@@ -58,16 +57,8 @@ def write_nodes(server: ServerFolder, nodes: Nodes) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    path = place(server)
     value = {"schema": SCHEMA, "time": nodes.time, "nodes": [asdict(node) for node in nodes.nodes]}
-    temporary = path.with_name(f".{path.name}.{token_hex(6)}.tmp")
-    try:
-        temporary.write_text(json.dumps(value), encoding="ascii")
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+    write_atomic(place(server), json.dumps(value).encode(), durable=False)
 
 
 def read_nodes(server: ServerFolder) -> Nodes | None:

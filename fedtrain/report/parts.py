@@ -83,7 +83,6 @@ class DataSummary(Part):
         description="of sounds: samples a second; left out for anything else",
         exclude_if=lambda rate: rate is None,
     )
-
     sites: tuple[SiteName, ...] = Field(
         (),
         description="sites that allow a name; a site that allows none is known by its number alone. Left out where "
