@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fedtrain import audit_report, load_run
+from fedtrain.config.sections import ENCODERS
 from fedtrain.report import Report
 
 ROOT = Path(__file__).parents[2]
@@ -111,7 +112,7 @@ def test_a_site_decides_which_encoders_compute_on_its_records(run, tmp_path):
     assert run(*SCATTERING, *RECORD, where, out="first").status == 0
     refused = run(*OWN, *RECORD, where, out="second")
     assert refused.status == 1
-    assert "its site file allows the encoders scattering; nothing was trained" in refused.stdout
+    assert f"its site file allows the encoders {', '.join(ENCODERS)}; nothing was trained" in refused.stdout
     (sites / "site.toml").write_text(site + 'encoders = ["own_encoder:build"]\n')
     # The ledger is of the records, whatever is computed of them: two such runs are beyond the budget.
     spent = run(*OWN, *RECORD, where, out="third")

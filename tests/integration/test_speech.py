@@ -73,7 +73,10 @@ def test_sounds_are_trained_on_in_every_mode(mode, digits, cli, tmp_path):
     assert report.model.gradients in {None, "book-keeping"}
     assert "sounds are shorter than 0.25 s and were padded with silence" in done.stdout + done.stderr
     assert load_run(done.out).info.rate == 8000
-    assert sum(value.numel() for value in load_run(done.out).model().parameters()) == report.model.parameters
+    numbers = sum(value.numel() for value in load_run(done.out).model().parameters())
+    # What least squares fits is smaller than the sums that are sent.
+    inputs, classes = 13 * 8, len(PITCHES)
+    assert numbers == ((inputs + 1) * classes if "fitted" in mode else report.model.parameters)
     if mode.startswith("none-features"):
         assert report.evaluation.final.accuracy > 0.9
     if report.proof is not None:

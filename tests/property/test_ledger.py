@@ -94,7 +94,8 @@ class LedgerMachine(RuleBasedStateMachine):
         if written:
             self.stated[run] = number
         elif before is None:
-            file.unlink()
+            # Of a first statement before any round nothing is written: it binds to nothing.
+            file.unlink(missing_ok=number == 0)
         else:
             file.write_bytes(before)
         self.start()
@@ -168,3 +169,15 @@ class LedgerMachine(RuleBasedStateMachine):
 
 LedgerMachine.TestCase.settings = settings(max_examples=20, stateful_step_count=15, deadline=None)
 TestLedger = LedgerMachine.TestCase
+
+
+@pytest.mark.parametrize("written", [True, False])
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_crash_in_the_first_statement_takes_no_charge_away(number, written):
+    state = LedgerMachine()
+    state.reserves(number=1, repeatable=False)
+    state.crashes_while_it_states(number=number, run="secure", written=written)
+    state.what_was_released_is_charged()
+    state.reserves(number=1, repeatable=False)
+    state.what_was_released_is_charged()
+    state.teardown()

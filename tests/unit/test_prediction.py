@@ -11,7 +11,7 @@ import torch
 
 from fedtrain import load_run
 from fedtrain.config import from_flat
-from fedtrain.data.types import ClassTarget, Columns, DataInfo, NumberTarget, Sound
+from fedtrain.data.types import ClassTarget, Columns, DataInfo, NumberTarget, Sound, Text, Tokens
 from fedtrain.errors import DataError
 from fedtrain.prediction import Predictions, predict
 from fedtrain.report.inputs import inputs_of
@@ -175,6 +175,24 @@ def test_a_sound_is_described_with_its_rate_and_read_back(run):
     sound = DataInfo(features=Sound(shape=(2000,), rate=8000), target=ClassTarget(names=("low", "high")))
     described = json.loads(inputs_of(digits_experiment("x"), sound).encode())
     assert (described["kind"], described["shape"], described["rate"]) == ("audio", [2000], 8000)
-    data = run.report.data.model_copy(update={"kind": "audio", "shape": (2000,), "classes": ("low", "high")})
-    config = {**run.report.config, "data.sample_rate": 8000}
-    assert replace(run, report=run.report.model_copy(update={"data": data, "config": config})).info == sound
+    assert read_back(run, kind="audio", shape=(2000,), classes=("low", "high"), rate=8000) == sound
+
+
+@pytest.mark.parametrize(
+    ("facts", "features"),
+    [
+        ({"kind": "text", "shape": (30,)}, Text(shape=(30,))),
+        ({"kind": "tokens", "shape": (8,), "vocabulary": 50}, Tokens(shape=(8,), vocabulary=50)),
+        (
+            {"kind": "table", "shape": (2,), "features": ("age", "ward"), "schema_digest": "a" * 64},
+            Columns(shape=(2,), names=("age", "ward"), schema="a" * 64),
+        ),
+    ],
+)
+def test_what_only_one_kind_of_records_has_is_read_back_from_the_report(run, facts, features):
+    assert read_back(run, **facts).features == features
+
+
+def read_back(run, **facts):
+    """Return the schema of a run whose report has such facts of its data."""
+    return replace(run, report=run.report.model_copy(update={"data": run.report.data.model_copy(update=facts)})).info

@@ -154,7 +154,14 @@ def test_unscaled_columns_are_said_before_anything_is_spent(cache):
     assert warning.startswith("4 of 4 features have values beyond 100 in size in the test records")
     plain = prepared(cache, store([9] * 4))
     assert plain.warnings == plain.private_warnings == ()
-    assert plain.baseline == {"accuracy": 4 / 6, "loss": pytest.approx(0.6365, abs=1e-4)}
+    # Of the commonest class, four of the six test records, and of its share.
+    assert plain.baseline == {
+        "accuracy": 4 / 6,
+        "loss": pytest.approx(0.6365, abs=1e-4),
+        "auroc": 0.5,
+        "average_precision": pytest.approx(2 / 6),
+        "balanced_accuracy": 0.5,
+    }
 
 
 def test_what_training_records_alone_show_is_for_the_screen_and_never_with_secure_noise(cache):
