@@ -15,7 +15,6 @@ What takes seconds to import is imported by the function that needs it.
 
 # ruff: noqa: PLC0415
 
-import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -244,7 +243,7 @@ def simulate(
 
     from fedtrain.clientapp.app import make_client_app
     from fedtrain.flower.app import shipped
-    from fedtrain.flower.simulation import open_grid
+    from fedtrain.flower.simulation import open_grid, quiet_flower
     from fedtrain.serverapp.run import run_experiment
     from fedtrain.tasks import NO_OBJECTS
 
@@ -252,7 +251,7 @@ def simulate(
         experiment, objects = _with_objects(experiment, task, data)
     directory = experiment.output.directory
     with (
-        _quiet_flower(),
+        quiet_flower(),
         _current_folder_last(),
         torch.random.fork_rng(devices=[]),
         open_grid(
@@ -371,19 +370,6 @@ def _with_objects(
         flat["data.source"] = section.source
         objects = replace(objects, records=(store, split))
     return from_flat(flat), objects
-
-
-@contextmanager
-def _quiet_flower() -> Iterator[None]:
-    """Keep Flower's own lines about the rounds from the screen, unless somebody debugs."""
-    logger = logging.getLogger("flwr")
-    before = logger.level
-    if not logging.getLogger("fedtrain").isEnabledFor(logging.DEBUG):
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 @contextmanager

@@ -1,13 +1,12 @@
 """The experiment, typed and validated."""
 
+from fedtrain.config.data import Data, Partition
 from fedtrain.config.experiment import Experiment, aggregation_problem
 from fedtrain.config.loading import flatten, from_flat, parse_settings, read_flat, read_toml, to_flat
 from fedtrain.config.privacy import UNKNOWN_MODE, Privacy, SecureAggregation, Transport
 from fedtrain.config.sections import (
-    Data,
     Federation,
     Output,
-    Partition,
     Server,
     StrategyParameters,
     TaskConfig,

@@ -10,13 +10,13 @@ from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
+from fedtrain.config.data import Data
 from fedtrain.config.one_sum import check_one_sum
 from fedtrain.config.privacy import Privacy, Transport
 from fedtrain.config.retries import check_retries
 from fedtrain.config.sections import (
     SINGLE_UPDATES,
     STRATEGY_PARAMETERS,
-    Data,
     Federation,
     Output,
     Section,

@@ -20,7 +20,7 @@ from fedtrain.data.schema import DRAFTED, CsvFormat
 from fedtrain.data.sources.delimited import read_delimited
 from fedtrain.data.sources.parquet import read_table
 from fedtrain.data.sources.plain import is_numeric
-from fedtrain.data.sources.tables import number_pattern
+from fedtrain.data.sources.values import number_pattern
 from fedtrain.errors import DataError
 
 MISSING_WORDS = ("", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "-")

@@ -1,7 +1,8 @@
 """Run a Flower app on the local engine."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from flwr.app import Context, MessageType, RecordDict
@@ -135,3 +136,16 @@ def refuse_fruitless(tallies: Mapping[str, Tally]) -> None:
         if not answered or (not trained and kind in training):
             raise RunError(f"no client {'trained' if training else 'answered'}: {said}{reason}")
         _log.warning("%s%s", said, reason)
+
+
+@contextmanager
+def quiet_flower() -> Iterator[None]:
+    """Keep Flower's own lines about the rounds from the screen, unless somebody debugs."""
+    logger = logging.getLogger("flwr")
+    before = logger.level
+    if not logging.getLogger("fedtrain").isEnabledFor(logging.DEBUG):
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

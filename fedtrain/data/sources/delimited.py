@@ -23,7 +23,8 @@ from fedtrain.data.schema import CsvFormat, TableSchema
 from fedtrain.data.sources.base import Decoded
 from fedtrain.data.sources.columns import some
 from fedtrain.data.sources.kinds import files_of
-from fedtrain.data.sources.tables import Table, decode_by_schema, without_missing
+from fedtrain.data.sources.tables import decode_by_schema
+from fedtrain.data.sources.values import Table, without_missing
 from fedtrain.errors import DataError
 
 _LINE_BREAK: Final = re.compile(rb"\r\n|\r|\n")

@@ -144,8 +144,8 @@ class Hub(Source):
         return files_below(folder) if folder.is_dir() else ()
 
     def decode(self, data: Data) -> Decoded:
-        """See `fedtrain.data.sources.parquet.decode_hub`."""
-        from fedtrain.data.sources.parquet import decode_hub
+        """See `fedtrain.data.sources.hub.decode_hub`."""
+        from fedtrain.data.sources.hub import decode_hub
 
         return decode_hub(data)
 

@@ -1,4 +1,4 @@
-"""Parquet files in the column layout of the Hugging Face hub, and data sets of the hub, by way of its library.
+"""Parquet files in the column layout of the Hugging Face hub.
 
 Several files are one table, whose columns mean the same in every file. The metadata of the hub names the numbers of a
 column: 0 is "cat", 1 is "dog". Each file has names of its own, and the number 0 of one may be the number 1 of another.
@@ -28,17 +28,18 @@ from fedtrain.data.sources.arrow import (
     index_columns,
     roles,
 )
-from fedtrain.data.sources.base import Decoded, path_of, require_records
+from fedtrain.data.sources.base import Decoded
 from fedtrain.data.sources.columns import some
 from fedtrain.data.sources.kinds import files_of
 from fedtrain.data.sources.plain import common_type, holds_lists, plain, plain_type, with_items
-from fedtrain.data.sources.tables import Table, decode_by_schema, without_missing
+from fedtrain.data.sources.tables import decode_by_schema
+from fedtrain.data.sources.values import Table, without_missing
 from fedtrain.errors import DataError
 from fedtrain.progress import working
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Layout:
+class Layout:
     """What a file says of its columns.
 
     Attributes:
@@ -61,7 +62,7 @@ class _Layout:
         return self.schema.field(column).type
 
 
-_Layouts = Mapping[Path, _Layout]
+Layouts = Mapping[Path, Layout]
 
 
 def decode_parquet(data: Data) -> Decoded:
@@ -80,14 +81,14 @@ def decode_parquet(data: Data) -> Decoded:
     shared = {file.resolve() for file in train} & {file.resolve() for file in test}
     if shared:
         raise DataError(f"{min(shared)} is both training and test data; give path and test_path different files")
-    layouts = _layouts((*train, *test))
-    index = _index(layouts)
+    layouts = layouts_of((*train, *test))
+    index = index_of(layouts)
     role = roles(layouts[train[0]].schema, data, name=str(train[0]), left_out=index)
     wanted = role.columns
     measured = tuple(column for column in wanted if column != role.owner or column in role.labels)
     for files, columns in ((train, wanted), (test, measured)):
         for file in files:
-            _require_same_columns(file, train[0], layouts, columns, _taken_unasked(role, data, index))
+            require_same_columns(file, train[0], layouts, columns, taken_unasked(role, data, index))
 
     def read(files: Sequence[Path], columns: Sequence[str]) -> Records:
         return _read(files, columns, layouts, role, first=train[0])
@@ -107,7 +108,7 @@ def read_table(file: Path, known: Collection[str], form: CsvFormat) -> Table:
     Raises:
         DataError: it cannot be read as Parquet.
     """
-    layout = _layouts((file,))[file]
+    layout = layouts_of((file,))[file]
     wanted = [name for name in layout.schema.names if name not in layout.index or name in known]
     try:
         table = pq.read_table(file, columns=wanted, partitioning=None)
@@ -137,19 +138,19 @@ def _named_values(numbers: Any, names: Sequence[str]) -> Any:
     return pc.take(pa.array(names, pa.large_string()), pc.if_else(known, places, pa.scalar(None, pa.int64())))
 
 
-def _layouts(files: Iterable[Path]) -> _Layouts:
+def layouts_of(files: Iterable[Path]) -> Layouts:
     """Return the layout of each file. Files of one data set mostly have the same, which is then kept once."""
-    found: dict[Path, _Layout] = {}
-    last: _Layout | None = None
+    found: dict[Path, Layout] = {}
+    last: Layout | None = None
     for file in files:
         schema = _schema(file)
         if last is None or not schema.equals(last.schema, check_metadata=True):
-            last = _Layout(schema=schema, class_names=class_names_of(schema), index=index_columns(schema))
+            last = Layout(schema=schema, class_names=class_names_of(schema), index=index_columns(schema))
         found[file] = last
     return found
 
 
-def _index(layouts: _Layouts) -> frozenset[str]:
+def index_of(layouts: Layouts) -> frozenset[str]:
     """Return the columns that are a pandas index in any file: those of files written from parts of one frame differ."""
     return frozenset[str]().union(*(layout.index for layout in layouts.values()))
 
@@ -167,9 +168,7 @@ def _schema(file: Path) -> Any:
     return schema
 
 
-def _require_same_columns(
-    file: Path, first: Path, layouts: _Layouts, wanted: Sequence[str], unasked: "_Unasked"
-) -> None:
+def require_same_columns(file: Path, first: Path, layouts: Layouts, wanted: Sequence[str], unasked: "Unasked") -> None:
     """Refuse a file that lacks a column, or has one more of those that are taken because they are there.
 
     Raises:
@@ -187,10 +186,10 @@ def _require_same_columns(
         raise DataError(f"{file} and {first} have different columns: {'; '.join(parts)}. {remedy}")
 
 
-_Unasked = tuple[Callable[[_Layout], Sequence[str]], str]
+Unasked = tuple[Callable[[Layout], Sequence[str]], str]
 
 
-def _taken_unasked(role: Roles, data: Data, index: frozenset[str]) -> _Unasked:
+def taken_unasked(role: Roles, data: Data, index: frozenset[str]) -> Unasked:
     """Return which columns are taken because they are there, and how the experiment says which are wanted."""
     both = "write the files with the same columns, or set it"
     if role.files is None and role.text is None and data.feature_columns is None:
@@ -203,7 +202,7 @@ def _taken_unasked(role: Roles, data: Data, index: frozenset[str]) -> _Unasked:
     return lambda _: (), "Each file needs each column that is used"
 
 
-def _read(files: Sequence[Path], wanted: Sequence[str], layouts: _Layouts, role: Roles, *, first: Path) -> Records:
+def _read(files: Sequence[Path], wanted: Sequence[str], layouts: Layouts, role: Roles, *, first: Path) -> Records:
     """Read files as one table of plain types, its numbers in the order of the names in the first training file."""
     parts: dict[str, list[Any]] = {column: [] for column in wanted}
     ends: list[int] = []
@@ -235,13 +234,13 @@ def _read(files: Sequence[Path], wanted: Sequence[str], layouts: _Layouts, role:
     )
 
 
-def _together(column: str, parts: Sequence[Any], files: Sequence[Path], layouts: _Layouts, role: Roles) -> Any:
+def _together(column: str, parts: Sequence[Any], files: Sequence[Path], layouts: Layouts, role: Roles) -> Any:
     """Return a column of several files as one, in a type in which all its values mean what they mean alone.
 
     Raises:
         DataError: there is no such type; it names two files and their types.
     """
-    kind = _common(column, [part.type for part in parts], files, layouts, role)
+    kind = common_kind(column, [part.type for part in parts], files, layouts, role)
     chunks = [
         chunk
         for part, file in zip(parts, files, strict=True)
@@ -250,7 +249,7 @@ def _together(column: str, parts: Sequence[Any], files: Sequence[Path], layouts:
     return pa.chunked_array(chunks, type=kind)
 
 
-def _common(column: str, kinds: Sequence[Any], files: Sequence[Path], layouts: _Layouts, role: Roles) -> Any:
+def common_kind(column: str, kinds: Sequence[Any], files: Sequence[Path], layouts: Layouts, role: Roles) -> Any:
     """Return the type in which a column means the same in every file.
 
     Raises:
@@ -269,7 +268,7 @@ def _common(column: str, kinds: Sequence[Any], files: Sequence[Path], layouts: _
     return kind
 
 
-def _renumbered(values: Any, column: str, layouts: _Layouts, *, file: Path, first: Path) -> Any:
+def _renumbered(values: Any, column: str, layouts: Layouts, *, file: Path, first: Path) -> Any:
     """Return a column with its numbers in the order of the names in the first file.
 
     A number that has no name stays as it is. Named numbers become 64-bit integers.
@@ -306,119 +305,3 @@ def _in_order(values: Any, order: Sequence[int]) -> Any:
     named = pc.and_(pc.greater_equal(numbers, 0), pc.less(numbers, len(order)))
     found = pc.take(pa.array(order, pa.int64()), pc.if_else(named, numbers, pa.scalar(None, pa.int64())))
     return pc.if_else(named, found, numbers)
-
-
-def decode_hub(data: Data) -> Decoded:
-    """Read the splits "train" and, unless ``test_fraction`` is set, "test"; downloads what is not on this machine.
-
-    Raises:
-        DataError: the data set is unknown, cannot be downloaded, lacks a split, is malformed, or is a folder of Parquet
-            files whose names of classes differ.
-    """
-    assert data.dataset is not None  # Data is validated
-    folder = path_of(data.dataset)
-    name = str(folder) if folder.is_dir() else data.dataset
-    import datasets  # noqa: PLC0415 - it takes a second, which files on this machine need not pay
-
-    files: list[Path] = []
-    try:
-        if folder.is_dir():
-            found = datasets.load_dataset_builder(name, name=data.subset).config.data_files or {}
-            used = ["train"] if data.test_fraction is not None else ["train", "test"]
-            files = [Path(file) for split in used for file in found.get(split, ()) if Path(file).suffix == ".parquet"]
-        layouts = _checked_folder(files, data)
-        with working(f"loading {_describe(data)} with the datasets library"):
-            splits = datasets.load_dataset(name, name=data.subset)
-    except DataError:
-        raise
-    except Exception as error:  # network, hub and builders raise errors of many types
-        cause = error.__cause__ or error  # of an error "while generating the dataset"
-        raise DataError(
-            f'{_describe(data)} cannot be loaded: {type(cause).__name__}: {cause}; source = "hub" downloads the data '
-            'set by name: check the name and the network, or use source = "parquet" with files on this machine'
-        ) from error
-    train = _split(data, splits, "train")
-    index = _index(layouts) | index_columns(train.schema)
-    role = roles(train.schema, data, name=_named(data, "train"), left_out=index)
-    test = None if data.test_fraction is not None else _split(data, splits, "test")
-    measured = tuple(column for column in role.columns if column != role.owner or column in role.labels)
-    if test is not None and (absent := [column for column in measured if column not in test.column_names]):
-        raise DataError(f"{_named(data, 'test')}: there is no column {absent[0]!r}")
-    records = _records(train, role.columns, role, _named(data, "train"))
-    testing = None if test is None else _records(test, measured, role, _named(data, "test"))
-    _require_same_names(layouts, role, loaded=records)
-    return decode_tables(records, testing, role, class_names=data.class_names)
-
-
-def _checked_folder(files: Sequence[Path], data: Data) -> _Layouts:
-    """Return the layouts of files that the datasets library is about to read by the columns and types of the first.
-
-    Raises:
-        DataError: columns, or what they hold, differ between files.
-    """
-    layouts = _layouts(files)
-    if files:
-        index = _index(layouts)
-        role = roles(layouts[files[0]].schema, data, name=str(files[0]), left_out=index)
-        measured = [column for column in role.columns if column != role.owner or column in role.labels]
-        for file in files:
-            _require_same_columns(file, files[0], layouts, measured, _taken_unasked(role, data, index))
-        for column in measured:
-            kinds = [plain_type(layouts[file].kind(column), coded=column in role.coded) for file in files]
-            _common(column, kinds, files, layouts, role)
-    return layouts
-
-
-def _require_same_names(layouts: _Layouts, role: Roles, *, loaded: Records) -> None:
-    """Refuse files whose names of classes are not those by which the datasets library has read their numbers."""
-    for column in role.columns:
-        names = {file: each.class_names.get(column) for file, each in layouts.items() if column in each.columns}
-        used = loaded.class_names.get(column)
-        named = [file for file, own in names.items() if own is not None]
-        for file, own in names.items():
-            if own is None and named:
-                raise DataError(
-                    f"{file}, column {column!r}: nothing says what its numbers mean; in {named[0]} the metadata names "
-                    f"them: {', '.join(names[named[0]] or ())}. Write both files with the names"
-                )
-            if own is not None and own != used:
-                raise DataError(
-                    f"{file}, column {column!r}: its numbers mean {', '.join(own)}, and {loaded.name} has been read "
-                    f"with {', '.join(used or ()) or 'no names'}, those of another file. Write all files with the same "
-                    'names in the same order, or read them with source = "parquet"'
-                )
-
-
-def _split(data: Data, splits: Any, split: str) -> Any:
-    """Return the table of a split, with the images that lie in files of their own."""
-    if split not in splits:
-        raise DataError(
-            f"{_describe(data)} has no split {split!r}; its splits are: {', '.join(splits)}"
-            + ("; set test_fraction to hold a part of the training records out" if split == "test" else "")
-        )
-    from datasets.table import embed_table_storage  # noqa: PLC0415
-
-    require_records(len(splits[split]), _named(data, split))
-    return embed_table_storage(splits[split].data.table)
-
-
-def _records(table: Any, wanted: Sequence[str], role: Roles, name: str) -> Records:
-    held = {}
-    for column in wanted:
-        values = table[column]
-        kind = plain_type(values.type, coded=column in role.coded)
-        held[column] = plain(values, kind, what=f"{name}, column {column!r}")
-    return Records(
-        table=pa.table(held),
-        class_names=class_names_of(table.schema),
-        name=name,
-        place=lambda row: f"{name}, row {row}",
-    )
-
-
-def _named(data: Data, split: str) -> str:
-    return f"{_describe(data)}, split {split!r}"
-
-
-def _describe(data: Data) -> str:
-    return f"data set {data.dataset!r}" + (f", subset {data.subset!r}" if data.subset else "")
