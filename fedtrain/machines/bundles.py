@@ -158,20 +158,30 @@ def is_approved(path: Path, data: bytes) -> bool:
     return sha256(data).hexdigest() in {approval.sha256 for approval in approved(path)}
 
 
-def kept(path: Path) -> Bundle | None:
-    """Return the bundle that was approved last, ``None`` if none was or its copy is gone or damaged.
+def kept(path: Path, *, like: Bundle | None = None) -> Bundle | None:
+    """Return a bundle that was approved, ``None`` if none was or its copy is gone or damaged.
+
+    Args:
+        path: the list.
+        like: of the same app as this one, if one was approved; by default, and where none was, the last of all.
 
     Raises:
         SiteError: the list cannot be read.
     """
     known = approved(path)
+    same = [one for one in known if like is not None and _app_of(one.name) == _app_of(like.name)]
     if not known:
         return None
+    digest = (same or known)[-1].sha256
     try:
-        data = _copy(path, known[-1].sha256).read_bytes()
+        data = _copy(path, digest).read_bytes()
     except OSError:
         return None
-    return Bundle.read(data) if sha256(data).hexdigest() == known[-1].sha256 else None
+    return Bundle.read(data) if sha256(data).hexdigest() == digest else None
+
+
+def _app_of(name: str) -> str:
+    return name.rpartition(" ")[0]
 
 
 def approve_bundle(path: Path, bundle: Bundle, *, now: datetime) -> None:
