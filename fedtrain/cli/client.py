@@ -17,12 +17,14 @@ from fedtrain.data.site import SiteData, SiteRecords, begins_ledger, open_site, 
 from fedtrain.data.types import Columns
 from fedtrain.deployment.processes import is_running, only_one
 from fedtrain.deployment.supernode import check_node, serve
+from fedtrain.files import write_atomic
 from fedtrain.ledger import read_policy
 from fedtrain.machines import NodeFolder
 from fedtrain.machines.bundles import approved
 from fedtrain.machines.connection import read_connection
 from fedtrain.machines.request import make_keys
 from fedtrain.machines.rotation import rotate as rotate_keys
+from fedtrain.machines.site_file import filled_in
 from fedtrain.progress import shown
 from fedtrain.report.numbers import printable
 
@@ -31,17 +33,33 @@ client.command()(approve)
 
 
 @client.command()
-def init(kit: Annotated[Path, typer.Argument(metavar="KIT", help="The folder that the operator gave you.")]) -> None:
-    """Make the node's keys, which stay here, and the request for the operator."""
+def init(
+    kit: Annotated[Path, typer.Argument(metavar="KIT", help="The folder that the operator gave you.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="The records: a file, a folder or a pattern, for site.toml.")
+    ] = None,
+    schema: Annotated[Path | None, typer.Option("--schema", help="Schema file of a table, for site.toml.")] = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", help="Names of the classes, comma-separated, for site.toml.")
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option("--delta", help="Delta of the budget, below 1 / number of records, for site.toml.")
+    ] = None,
+) -> None:
+    """Make the node's keys, which stay here, and the request for the operator; fill in the site file."""
     with reporting_errors():
         node = NodeFolder.open(kit)
+        given = any(value is not None for value in (data, schema, classes, delta))
+        filled = filled_in(node.site, data=data, schema=schema, classes=classes, delta=delta) if given else None
         request = make_keys(node)
+        if filled is not None:
+            write_atomic(node.site, filled)
         sys.stdout.write(
             f"node {node.name}, client {node.client} of federation {node.federation.id}\n"
             f"operator's key: {node.federation.operator.key_id[:32]} (compare it with what the operator says)\n"
             f"fingerprint of this node's keys: {request.fingerprint} (read it out to the operator)\n"
             f"give the operator {node.request}\n"
-            f"then edit {node.site}, and run: fedtrain doctor {kit}\n"
+            f"then {'look at' if given else 'edit'} {node.site}, and run: fedtrain doctor {kit}\n"
         )
 
 

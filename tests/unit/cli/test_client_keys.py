@@ -4,7 +4,9 @@ import warnings
 import pytest
 
 from fedtrain.crypto import Identity
+from fedtrain.data.site import read_site_data
 from fedtrain.deployment.processes import only_one
+from fedtrain.ledger import read_policy
 from fedtrain.machines import Federation, NodeFolder
 from fedtrain.machines.request import read_request
 
@@ -42,6 +44,21 @@ def test_init_makes_keys_that_others_cannot_read_and_a_request(node):
 def test_init_again_keeps_the_keys(node):
     first = run("init", node.path)
     assert run("init", node.path).stdout == first.stdout
+
+
+def test_init_fills_the_site_file_in_or_does_nothing(node, tmp_path):
+    node.site.write_text('[data]\nsource = "npz"\npath = "a.npz"\n[budget]\nepsilon = 8.0\ndelta = 1e-5\n')
+    refused = run("init", node.path, "--data", tmp_path / "nowhere.csv")
+    assert refused.exit_code == 2
+    assert "there are no records" in refused.stderr
+    assert not node.identity.exists()
+    (tmp_path / "records.npz").write_text("")
+    result = run("init", node.path, "--data", tmp_path / "records.npz", "--classes", "a,b", "--delta", "1e-3")
+    assert result.exit_code == 0, result.output
+    assert f"then look at {node.site}, " in result.stdout
+    data = read_site_data(node.path)
+    assert (data.source, data.path, data.class_names) == ("npz", str(tmp_path / "records.npz"), ("a", "b"))
+    assert read_policy(node.site).delta == 1e-3
 
 
 def test_init_of_something_else_is_refused(tmp_path):
