@@ -15,6 +15,7 @@ from xml.etree import ElementTree as ET
 
 import matplotlib.style
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -175,6 +176,7 @@ def to_page(figure: Figure, name: str, title: str, description: str) -> str:
 
 def _element(figure: Figure, name: str, *, transparent: bool) -> ET.Element:
     """Return the figure as an element without namespaces, whose ids begin with a prefix."""
+    _lay_out(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=transparent)
     svg = ET.fromstring(buffer.getvalue())  # noqa: S314 - matplotlib wrote it a line above
@@ -193,6 +195,17 @@ def _element(figure: Figure, name: str, *, transparent: bool) -> ET.Element:
         if "id" in element.attrib:
             element.attrib["id"] = f"{name}-{element.attrib['id']}"
     return svg
+
+
+def _lay_out(figure: Figure) -> None:
+    """Place what is in a figure by the letters of an SVG, once: else saving it would draw all of it for that."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        FigureCanvasSVG(figure)
+        figure.set_dpi(72)
+        engine.execute(figure)
+        with matplotlib.rc_context({"figure.constrained_layout.use": False}):
+            figure.set_layout_engine(None)
 
 
 def _variable(colour: re.Match[str]) -> str:

@@ -161,6 +161,7 @@ def _draw_cells(axes: Axes, counts: NDArray[np.float64], numbers: Sequence[Seque
             ha="center",
             va="center",
             color=(ON_MUCH_HEAT if shade > _MUCH else ON_LITTLE_HEAT) if number else MUTED,
+            in_layout=False,  # within the axes, so that it need not be measured
         )
 
 
