@@ -7,12 +7,13 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
+from click import ClickException
 from typer.core import TyperCommand, TyperGroup
 from typer.models import TyperPath
 
 from fedtrain import __version__
 from fedtrain.cli.examples import EXAMPLES, PERSONAS
-from fedtrain.cli.streams import prepare_streams
+from fedtrain.cli.streams import answering, prepare_streams
 from fedtrain.errors import UsageError
 from fedtrain.files import current_folder
 
@@ -48,6 +49,8 @@ COMMANDS = {
     ),
 }
 
+_AS_JSON = "fedtrain.cli.as_json"
+
 
 class LazyGroup(TyperGroup):
     """A group that lists its commands without importing them."""
@@ -60,6 +63,21 @@ class LazyGroup(TyperGroup):
             name: TyperCommand(name, help=summary, rich_help_panel=panels.get(name))
             for name, (_, summary) in COMMANDS.items()
         }
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Note whether ``--json`` is among the arguments, and read those before the name of a command."""
+        ctx.meta[_AS_JSON] = "--json" in args
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that the arguments name. With ``--json``, a mistake in them is an object too."""
+        try:
+            return super().invoke(ctx)
+        except ClickException as error:
+            if ctx.meta[_AS_JSON]:
+                with answering(True) as answer:
+                    answer({"exit_status": error.exit_code, "error": error.format_message()})
+            raise
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Return the command that the arguments name, imported, and the arguments that are left."""

@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Annotated
 import typer
 
 from fedtrain.cli.pager import page
-from fedtrain.cli.running import reporting_errors
+from fedtrain.cli.running import output
+from fedtrain.cli.settings import Json, Quiet
 from fedtrain.errors import ConfigError, SiteError
 from fedtrain.ledger import read_policy
 from fedtrain.machines import NodeFolder
@@ -33,23 +35,30 @@ def approve(
     withdrawn: Annotated[
         str | None, typer.Option("--withdraw", metavar="SHA256", help="Allow a bundle no longer.")
     ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Show a bundle, its code and what changed in it, and let this node run it. A node runs no other."""
-    with reporting_errors():
+    with output(as_json, quiet) as out:
         node = NodeFolder.open(kit)
         if withdrawn is not None:
             approval = withdraw(node.approved, withdrawn)
-            _say([f"{approval.name} ({approval.sha256}) is not approved any more; restart a node that runs it"])
+            line = f"{approval.name} ({approval.sha256}) is not approved any more; restart a node that runs it"
+            out.done({"withdrawn": asdict(approval)}, [printable(line)])
             return
         if bundle is None:
-            _say(f"{approval.sha256}  {approval.when}  {approval.name}" for approval in approved(node.approved))
+            known = approved(node.approved)
+            lines = [printable(f"{approval.sha256}  {approval.when}  {approval.name}") for approval in known]
+            out.result({"approved": [asdict(approval) for approval in known]}, lines)
             return
+        if as_json and not yes:
+            raise ConfigError("not approved: with --json nobody is asked; look at the bundle, and repeat with --yes")
         # Read once: what is shown and what is approved are the same bytes.
         found = Bundle.read(_read(bundle))
-        before = kept(node.approved, like=found)
+        before, own = kept(node.approved, like=found), _own_bundle()
         reading = read_bundle(
             found,
-            own=_own_bundle(),
+            own=own,
             before=before,
             installed=_installed,
             width=shutil.get_terminal_size((100, 24)).columns,
@@ -57,14 +66,16 @@ def approve(
         summary = [*reading.summary, *_known(node, found, before)]
         if not yes:
             page(summary, [*_experiment(node), *_content(reading, before, code=not diff)])
-        # Below what the bundle says, and on a terminal after the pager: nothing of it can pass for this.
-        _say(summary)
-        if yes and diff:
-            _say(_content(reading, before, code=False))
+        if not (yes and out.silent):  # a person who is asked has to see it
+            # Below what the bundle says, and on a terminal after the pager: nothing of it can pass for this.
+            _say(summary)
+            if yes and diff:
+                _say(_content(reading, before, code=False))
         if not yes and not _confirmed():
             raise ConfigError("not approved")
         approve_bundle(node.approved, found, now=datetime.now(UTC))
-        _say([f"approved: {found.sha256}"])
+        answer = {"name": found.name, "sha256": found.sha256, "unmodified": found.data == own.data, "summary": summary}
+        out.done(answer, [f"approved: {found.sha256}"])
 
 
 def _own_bundle() -> Bundle:

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from fedtrain.audit import EXIT_STATUS, Verdict, audit_bytes, lies_in_run_folder
 from fedtrain.audit.verdict import render_audit
-from fedtrain.cli.running import reporting_errors
-from fedtrain.cli.streams import answering
+from fedtrain.cli.running import output
+from fedtrain.cli.settings import Json, Quiet
 from fedtrain.errors import ReportError
 from fedtrain.files import write_atomic
 from fedtrain.trust import Roster
@@ -34,11 +34,11 @@ def audit(
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Also write the verdict as a page for a person.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Check everything that a report claims about privacy, trusting nothing in it."""
-    with reporting_errors(), answering(as_json) as answer:
+    with output(as_json, quiet) as out:
         file = report / "report.json" if report.is_dir() else report
         data = _read(file)
         pinned = None if roster is None else Roster.read(roster)
@@ -58,7 +58,7 @@ def audit(
             )
             write_atomic(html, page.encode())
         if as_json:
-            answer(_as_data(verdict))
+            out.answer(_as_data(verdict))
         elif not quiet:
             _print(verdict)
     raise typer.Exit(EXIT_STATUS[verdict.outcome])

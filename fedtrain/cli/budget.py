@@ -9,9 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fedtrain.cli.running import reporting_errors
-from fedtrain.cli.settings import Settings
-from fedtrain.cli.streams import answering
+from fedtrain.cli.running import output
+from fedtrain.cli.settings import Json, Quiet, Settings
 from fedtrain.config import from_flat, read_flat
 from fedtrain.ledger.budget import BudgetRow, budget_rows
 from fedtrain.report.numbers import upper
@@ -26,14 +25,15 @@ def budget(
         typer.Option("--config", "-c", help="Experiment whose rounds are to fit; by default the last run's."),
     ] = None,
     settings: Settings = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Show the spent and the remaining budget of each data set, and how many more rounds fit."""
-    with reporting_errors(), answering(as_json) as answer:
+    with output(as_json, quiet) as out:
         flat = read_flat(config, settings)
         rows = budget_rows(sites, from_flat(flat) if flat else None)
         if as_json:
-            answer({"datasets": [asdict(row) for row in rows]})
+            out.answer({"datasets": [asdict(row) for row in rows]})
         else:
             Console(width=110).print(_table(rows))
 

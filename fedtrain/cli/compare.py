@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fedtrain.cli.running import reporting_errors
-from fedtrain.cli.streams import answering
+from fedtrain.cli.running import output
+from fedtrain.cli.settings import Json, Quiet
 from fedtrain.comparison import (
     ComparedRun,
     comparison_table,
@@ -34,14 +34,14 @@ def compare(
         Path | None,
         typer.Option("--plot", metavar="FILE", help="Also draw them against epsilon, rounds and bytes (.png or .svg)."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Print runs side by side: what each reached, guarantees and cost.
 
     Only reports are read. A run with other test records than the first is named, and is not in the picture.
     """
-    with reporting_errors(), answering(as_json) as answer:
+    with output(as_json, quiet) as out:
         found = read_runs(runs, metric=metric)
         different = incomparable(found)
         if csv is not None:
@@ -49,8 +49,8 @@ def compare(
         if plot is not None:
             write_plot(plot, [run for run in found if run.label not in different])
         if as_json:
-            answer({"runs": rows(found), "incomparable": different})
-        elif not quiet:
+            out.answer({"runs": rows(found), "incomparable": different})
+        else:
             show(found)
 
 

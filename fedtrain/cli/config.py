@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedtrain.cli.running import reporting_errors
-from fedtrain.cli.settings import Settings
-from fedtrain.cli.streams import answering
+from fedtrain.cli.running import output
+from fedtrain.cli.settings import Json, Quiet, Settings
 from fedtrain.config import from_flat, read_flat
 from fedtrain.config.checking import missing_files, problems
 from fedtrain.config.loading import Flat
@@ -34,20 +33,20 @@ def check(
     plan: Annotated[
         bool, typer.Option("--plan", help="Also show what it would guarantee and spend, as privacy plan does.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Check an experiment: each field that cannot be used, and what is allowed. Exits with 2 if there is one.
 
     Neither records nor models are opened, and nothing is trained.
     """
-    with reporting_errors(), answering(as_json) as answer:
+    with output(as_json, quiet) as out:
         flat = read_flat(file, settings)
         found = problems(flat)
         missing = () if found else missing_files(from_flat(flat))
         summary = _planned(flat) if plan and not found else None
         if as_json:
-            answer(
+            out.answer(
                 {
                     "valid": not found,
                     "problems": [asdict(problem) for problem in found],

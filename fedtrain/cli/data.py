@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import typer
 from pydantic import ValidationError
 
-from fedtrain.cli.running import reporting_errors
+from fedtrain.cli.running import output
+from fedtrain.cli.settings import Json, Quiet
 from fedtrain.config.loading import explain
 from fedtrain.errors import UsageError
 from fedtrain.files import write_atomic
@@ -34,12 +35,14 @@ def schema(
     out: Annotated[
         Path | None, typer.Option("--out", help="The schema file; without it, the draft is printed.")
     ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Draft the schema file of a table, for you to edit. What came from the data is marked: it may not be public."""
     from fedtrain.data.drafting import draft_schema  # noqa: PLC0415 - pyarrow takes a second to import
     from fedtrain.data.schema import CsvFormat  # noqa: PLC0415
 
-    with reporting_errors():
+    with output(as_json, quiet) as told:
         try:
             form = CsvFormat(delimiter=delimiter, decimal=decimal, header=header)
         except ValidationError as error:
@@ -47,11 +50,21 @@ def schema(
         if out is not None and out.exists():
             raise UsageError(f"{out} is there already; remove it, or name another file with --out")
         draft = draft_schema(file, target=target, form=form)
-        if out is None:
+        if out is not None:
+            write_atomic(out, draft.text.encode())
+        if as_json:
+            told.answer(
+                {
+                    "file": None if out is None else str(out),
+                    "schema": draft.text,
+                    "drafted": list(draft.found),
+                    "passed_over": list(draft.passed_over),
+                }
+            )
+        elif out is None:
             sys.stdout.write(draft.text)
         else:
-            write_atomic(out, draft.text.encode())
-            sys.stdout.write(f"wrote {out}\n")
+            told.say(f"wrote {out}")
         if draft.found:
             sys.stderr.write(
                 f"warning: bounds or categories of {len(draft.found)} columns came from the data. Those of private "

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from fedtrain.cli.running import reporting_errors
-from fedtrain.cli.streams import answering
+from fedtrain.cli.running import output
+from fedtrain.cli.settings import Json, Quiet
 from fedtrain.errors import SiteError
 from fedtrain.health import Check
 from fedtrain.machines import NodeFolder, ServerFolder
@@ -20,22 +20,23 @@ _NAME = 21  # letters: a data set and the beginning of its digest
 
 def doctor(
     folder: Annotated[Path, typer.Argument(help="Folder of a node or of a server.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Check a node's or a server's machine: each line says ok, or what to do. Exits with 1 if anything fails.
 
     Nothing is charged, and nothing of the data leaves the machine.
     """
     failed, found = False, []
-    with reporting_errors(), answering(as_json) as answer:
+    with output(as_json, quiet) as out:
         for check in _checks(folder):
             failed |= check.status == "fails"
             found.append(asdict(check))
-            if not as_json:
+            if not as_json and not (quiet and check.status == "ok"):
                 sys.stdout.write(_line(check) + "\n")
                 sys.stdout.flush()
         if as_json:
-            answer({"ok": not failed, "checks": found})
+            out.answer({"ok": not failed, "checks": found})
     raise typer.Exit(int(failed))
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from fedtrain.cli.running import reporting_errors
+from fedtrain.cli.running import output
+from fedtrain.cli.settings import Quiet
 from fedtrain.errors import ConfigError
 from fedtrain.files import write_atomic
 from fedtrain.report.numbers import printable
@@ -27,7 +28,7 @@ def predict(
         Literal["final", "best"], typer.Option("--model", help="The weights after the last round, or the best ones.")
     ] = "final",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on a line for each record.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Predict the targets of new records with a trained model.
 
@@ -37,15 +38,19 @@ def predict(
     from fedtrain.api import load_run  # noqa: PLC0415 - torch takes seconds to import
     from fedtrain.prediction import predict as predicted  # noqa: PLC0415 - likewise
 
-    with reporting_errors():
+    with output(as_json, quiet) as told:
         if out is not None and out.suffix not in {".csv", _JSON_LINES}:
             raise ConfigError(f"--out {out}: predictions are written as .csv or {_JSON_LINES}")
         sys.path.append(str(Path.cwd()))
         found = predicted(load_run(run), data, which=which)
-        lines = as_json if out is None else out.suffix == _JSON_LINES
-        text = found.as_json_lines() if lines else found.as_csv()
         if out is not None:
+            text = found.as_json_lines() if out.suffix == _JSON_LINES else found.as_csv()
             write_atomic(out, text.encode())
-        if out is None and not quiet:
+            told.done({"file": str(out), "records": len(found.records)}, [])
+        elif as_json:
+            for row in found.rows():
+                told.answer(row)
+        else:
             # Names are those of the run folder and of files, which somebody else may have written.
+            text = found.as_csv()
             sys.stdout.write(printable(text, kept="\r\n") if sys.stdout.isatty() else text)

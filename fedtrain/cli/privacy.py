@@ -1,15 +1,13 @@
 """``fedtrain privacy plan``: what an experiment would guarantee and spend, before anyone trains."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fedtrain.cli.running import reporting_errors
-from fedtrain.cli.settings import Settings
+from fedtrain.cli.running import output
+from fedtrain.cli.settings import Json, Quiet, Settings
 from fedtrain.cli.simulate import checked, demo
-from fedtrain.cli.streams import answering
 from fedtrain.config import read_flat
 
 privacy = typer.Typer(name="privacy", help="What an experiment would guarantee and spend.", no_args_is_help=True)
@@ -30,20 +28,19 @@ def plan(
     ] = None,
     settings: Settings = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Also draw epsilon over the rounds into a PNG.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Show what an experiment would guarantee, the noise that it takes, and what it spends. Nothing is trained."""
     from fedtrain.report.plan import summarize_plan  # noqa: PLC0415 - the accountants take a second to import
 
-    with reporting_errors(), answering(as_json) as answer:
+    with output(as_json, quiet) as out:
         file = demo() if config is None else config
         summary = summarize_plan(checked(read_flat(file, settings), config))
         if plot is not None:
             from fedtrain.report.plots import plan_png  # noqa: PLC0415 - matplotlib takes a second to import
 
             plan_png(plot, [(point.rounds, point.epsilon) for point in summary.rounds[:-1]], summary.budget)
-        if as_json:
-            answer({"config": str(file), **summary.as_data()})
-        else:
-            planned = f"Without --config, this is the demo, {file}.\n\n" if config is None else ""
-            sys.stdout.write(f"{planned}{summary}\n")
+        if config is None:
+            out.say(f"Without --config, this is the demo, {file}.\n")
+        out.result({"config": str(file), **summary.as_data()}, [str(summary)])

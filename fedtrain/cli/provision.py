@@ -1,21 +1,23 @@
 """``fedtrain provision``: the operator's folder, kept offline."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from fedtrain.cli.running import reporting_errors
+from fedtrain.cli.running import output
+from fedtrain.cli.settings import Json, Quiet
 from fedtrain.deployment.processes import only_one
 from fedtrain.errors import ForgeryError
-from fedtrain.machines import Federation
+from fedtrain.machines import Federation, NodeFolder
 from fedtrain.machines.request import read_request
 from fedtrain.provision.certificates import hosts_of
 from fedtrain.provision.operator import OperatorFolder
+from fedtrain.trust.membership import Membership
 
 provision = typer.Typer(
     name="provision", help="Say who belongs to a federation: certificates, kits, members.", no_args_is_help=True
@@ -34,38 +36,50 @@ def init(
         typer.Option("--name", metavar="HOST", help="Another name or address of the server. Repeatable."),
     ] = None,
     days: _Days = 365,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make a federation: the operator's keys, a certificate authority, and the server's folder."""
-    with reporting_errors():
+    with output(as_json, quiet) as out:
         now = datetime.now(UTC)
         operator = OperatorFolder.create(federation, address=address, names=tuple(names or ()), days=days, now=now)
         _warn(operator)
-        _say(
+        out.done(
+            {**_facts(operator), "server": str(operator.server.path)},
             [
                 f"federation {operator.federation.id}, whose server is {address}",
                 f"operator's key: {operator.operator.public.key_id[:32]}",
                 f"{operator.server.path} is for the server's machine, and holds its keys: carry it there in secret",
                 f"{federation} holds the operator's keys: keep it offline, and a copy of it",
                 f"next: fedtrain provision add {federation} NAME",
-            ]
+            ],
         )
 
 
 @provision.command()
 def add(
-    federation: _Folder, name: Annotated[str, typer.Argument(metavar="NAME", help="Of the node: a-z, 0-9, hyphens.")]
+    federation: _Folder,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the node: a-z, 0-9, hyphens.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make the kit of a node. It holds no secret."""
-    with reporting_errors(), _opened(federation) as operator:
+    with output(as_json, quiet) as out, _opened(federation) as operator:
         kit = operator.add(name)
         _warn(operator)
-        _say(
+        out.done(
+            {
+                "name": name,
+                "client": NodeFolder.open(kit).client,
+                "kit": str(kit),
+                "operator": operator.operator.public.key_id,
+            },
             [
                 f"{kit} is the kit of {name}: give it to its site, with the operator's key to compare",
                 f"operator's key: {operator.operator.public.key_id[:32]}",
                 "next, on the node: fedtrain client init KIT, which makes its keys and request.json",
                 f"then: fedtrain provision admit {federation} {name} REQUEST",
-            ]
+            ],
         )
 
 
@@ -79,9 +93,11 @@ def admit(
         typer.Option("--fingerprint", help="What the site read out; without it the fingerprint is shown to compare."),
     ] = None,
     rotate: Annotated[bool, typer.Option("--rotate", help="Replace the keys of a node that is a member.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Let a node belong to the federation with the keys of its request."""
-    with reporting_errors(), _opened(federation) as operator:
+    with output(as_json, quiet) as out, _opened(federation) as operator:
         asked = read_request(request)
         if asked.name != name:
             # Whose fingerprint is compared is the operator's to say, and not the request's.
@@ -98,18 +114,26 @@ def admit(
         lines = [f"{asked.name} is a member, with the fingerprint {asked.fingerprint}"]
         if fingerprint is None:
             lines.append("before you carry the membership: compare it with what the site reads out, or revoke the node")
-        _say([*lines, *_carry(operator, membership.version)])
+        facts = {"name": asked.name, "fingerprint": asked.fingerprint, "compared": fingerprint is not None}
+        facts |= _signed(operator, membership.version)
+        # What has to be compared is said in any case.
+        (out.result if fingerprint is None else out.done)(facts, lines)
+        out.say(*_carry(operator, membership.version))
 
 
 @provision.command()
 def revoke(
-    federation: _Folder, name: Annotated[str, typer.Argument(metavar="NAME", help="Of a node that is a member.")]
+    federation: _Folder,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of a node that is a member.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Let a node not belong to the federation any more."""
-    with reporting_errors(), _opened(federation) as operator:
+    with output(as_json, quiet) as out, _opened(federation) as operator:
         membership = operator.revoke(name)
         _warn(operator)
-        _say([f"{name} is not a member any more", *_carry(operator, membership.version)])
+        lines = [f"{name} is not a member any more", *_carry(operator, membership.version)]
+        out.done({"name": name} | _signed(operator, membership.version), lines)
 
 
 @provision.command(name="rotate-server")
@@ -126,9 +150,11 @@ def rotate_server(
             "--identity", help="Also make the server another identity key, or another server if its folder is lost."
         ),
     ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Issue another certificate for the server, with another key."""
-    with reporting_errors(), _opened(federation) as operator:
+    with output(as_json, quiet) as out, _opened(federation) as operator:
         server = operator.server
         lost = not server.certificate.exists()
         membership = operator.rotate_server(
@@ -137,29 +163,39 @@ def rotate_server(
         keys = [server.certificate, server.certificate_key, *([server.identity] if identity else [])]
         what = f"{server.path}, made anew," if lost else ", ".join(map(str, keys))
         _warn(operator)
-        _say(
+        hosts = hosts_of(server.certificate.read_bytes())
+        carried = [server.path] if lost else keys
+        facts = {"hosts": list(hosts), "carry": [str(path) for path in carried]}
+        out.done(
+            facts | (_signed(operator, membership.version) if identity else {}),
             [
-                f"the certificate is for {', '.join(hosts_of(server.certificate.read_bytes()))}",
+                f"the certificate is for {', '.join(hosts)}",
                 f"carry {what} to the server's machine, in secret, and start it again",
                 *(_carry(operator, membership.version) if identity else []),
-            ]
+            ],
         )
 
 
 @provision.command(name="list")
-def show(federation: _Folder) -> None:
+def show(federation: _Folder, as_json: Json = False, quiet: Quiet = False) -> None:
     """Show the nodes: their names, numbers, and whether they are members."""
-    with reporting_errors(), _opened(federation) as operator:
+    with output(as_json, quiet) as out, _opened(federation) as operator:
         members = operator.membership
+        nodes = [_node(name, number, members) for name, number in operator.nodes.items()]
+        _warn(operator)
         lines = [
             f"federation {operator.federation.id}, {operator.federation.address}, membership version {members.version}"
         ]
-        for name, number in operator.nodes.items():
-            member = number in members.names
-            key = members.roster.clients[number].key_id[:16] if member else ""
-            lines.append(f"{number:4}  {name:24}  {'member' if member else 'not a member':12}  {key}")
-        _warn(operator)
-        _say(lines)
+        for node in nodes:
+            member = "member" if node["member"] else "not a member"
+            lines.append(f"{node['client']:4}  {node['name']:24}  {member:12}  {(node['key'] or '')[:16]}")
+        out.result(_facts(operator) | {"version": members.version, "nodes": nodes}, lines)
+
+
+def _node(name: str, number: int, members: Membership) -> dict[str, Any]:
+    member = number in members.names
+    key = members.roster.clients[number].key_id if member else None
+    return {"name": name, "client": number, "member": member, "key": key}
 
 
 @contextmanager
@@ -176,7 +212,7 @@ def _carry(operator: OperatorFolder, version: int) -> list[str]:
             f"membership version {version}: carry {operator.server.membership} to the server's machine, "
             "which tells the nodes"
         ),
-        f"{operator.path / 'rosters' / f'{version:06d}.json'} has the keys for auditors of runs from now on",
+        f"{_roster(operator, version)} has the keys for auditors of runs from now on",
     ]
 
 
@@ -189,5 +225,18 @@ def _warn(operator: OperatorFolder) -> None:
         sys.stderr.write(f"warning: {problem}\n")
 
 
-def _say(lines: Iterable[str]) -> None:
-    sys.stdout.write("\n".join(lines) + "\n")
+def _facts(operator: OperatorFolder) -> dict[str, Any]:
+    federation = operator.federation
+    return {"federation": federation.id, "address": federation.address, "operator": federation.operator.key_id}
+
+
+def _signed(operator: OperatorFolder, version: int) -> dict[str, Any]:
+    return {
+        "version": version,
+        "membership": str(operator.server.membership),
+        "roster": str(_roster(operator, version)),
+    }
+
+
+def _roster(operator: OperatorFolder, version: int) -> Path:
+    return operator.path / "rosters" / f"{version:06d}.json"

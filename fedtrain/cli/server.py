@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedtrain.cli import server_status
-from fedtrain.cli.running import reporting_errors, say, until_stopped
+from fedtrain.cli.running import Output, failed, output, until_stopped
+from fedtrain.cli.settings import Json, JsonLines, Quiet, Settings
 from fedtrain.cli.streams import INTERRUPTED, on_termination
 from fedtrain.deployment.processes import only_one
 from fedtrain.errors import ConfigError
@@ -33,6 +34,7 @@ server = typer.Typer(name="server", help="Serve a federation, and run experiment
 for _command in (server_status.status, server_status.runs, server_status.logs, server_status.stop):
     server.command()(_command)
 
+_UNSUBMITTED = "stopped; nothing was submitted"
 _TIMEOUT = 20.0  # seconds for a run that was stopped to leave its report
 
 
@@ -42,28 +44,28 @@ def up(
     port: Annotated[
         int, typer.Option("--port", min=1, max=65535, help="Port of the SuperLink, on this machine's loopback.")
     ] = 9091,
+    as_json: JsonLines = False,
+    quiet: Quiet = False,
 ) -> None:
     """Serve the federation's nodes until stopped."""
     from fedtrain.deployment.superlink import Service, check, serve  # noqa: PLC0415 - as above
 
-    with reporting_errors():
+    with output(as_json, quiet) as out:
         server = ServerFolder.open(folder)
         check(server)
         if port == server.federation.port:
             raise ConfigError(f"--port {port} is the port that nodes reach: the SuperLink needs another, on loopback")
         with only_one(server.path):
             service = Service(server=server, port=port)
-            say(f"starting the server of federation {server.federation.id} at {server.federation.address}")
-            until_stopped(server.logs, lambda processes: serve(service, processes, say))
+            out.news(f"starting the server of federation {server.federation.id} at {server.federation.address}")
+            until_stopped(server.logs, lambda processes: serve(service, processes, out.news), out.news)
 
 
 @server.command()
 def run(
     folder: Annotated[Path, typer.Argument(metavar="SERVER", help="The server's folder; it has to be up.")],
     config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file of the experiment.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value, over the file's. Repeatable.")
-    ] = None,
+    settings: Settings = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder to bring the run back to; by default runs/NAME-TIME.")
     ] = None,
@@ -75,13 +77,16 @@ def run(
     wait: Annotated[
         bool, typer.Option("--wait", help="Submit the run once as many nodes are connected as a cohort has.")
     ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Submit a run, follow it, and bring its folder back with the model and the report."""
     from fedtrain.config import from_flat, read_flat  # noqa: PLC0415 - as above
     from fedtrain.deployment.running import refuse_taken  # noqa: PLC0415 - as above
     from fedtrain.deployment.superlink import running  # noqa: PLC0415 - as above
 
-    with reporting_errors():
+    began = time.time()
+    with output(as_json, quiet) as told:
         server = ServerFolder.open(folder)
         flat = read_flat(config, settings)
         experiment = from_flat(flat)
@@ -91,16 +96,15 @@ def run(
         place = server.runs / out.resolve().name
         refuse_taken(place, out, resume=resume)
         service = running(server)
-        sys.stdout.write(f"run {place.name}: {experiment.federation.rounds} rounds; preparing the app\n")
-        sys.stdout.flush()
+        told.say(f"run {place.name}: {experiment.federation.rounds} rounds; preparing the app")
         on_termination(signal.default_int_handler)
-        submitted = _Submitted(service=service, name=place.name, place=place, out=out)
+        submitted = _Submitted(service=service, name=place.name, place=place, out=out, told=told, began=began)
         try:
             if wait:
-                _await_nodes(server, experiment.federation.cohort)
-            number = _submit(service, app, _placed(experiment, place, resume=resume))
+                _await_nodes(server, experiment.federation.cohort, told)
+            number = _submit(submitted, app, _placed(experiment, place, resume=resume))
         except KeyboardInterrupt:
-            sys.stdout.write("stopped; nothing was submitted\n")
+            told.done({"exit_status": INTERRUPTED, "error": _UNSUBMITTED}, [_UNSUBMITTED])
             raise typer.Exit(INTERRUPTED) from None
         status = _followed(submitted, number)
     raise typer.Exit(status)
@@ -108,12 +112,23 @@ def run(
 
 @dataclass(frozen=True, kw_only=True)
 class _Submitted:
-    """A run that was submitted: its name and folder on the server, and where it is brought back to."""
+    """A run that is submitted.
+
+    Attributes:
+        service: the server.
+        name: the run's name there.
+        place: its folder there.
+        out: where it is brought back to.
+        told: what the command prints by.
+        began: when the command began, in seconds since 1970.
+    """
 
     service: "Service"
     name: str
     place: Path
     out: Path
+    told: Output
+    began: float
 
     @property
     def log(self) -> Path:
@@ -122,7 +137,7 @@ class _Submitted:
         return log_of(self.service.server, self.name)
 
 
-def _await_nodes(server: ServerFolder, cohort: int) -> None:
+def _await_nodes(server: ServerFolder, cohort: int, told: Output) -> None:
     """Wait until as many nodes are connected as a cohort has, and say for whom."""
     said = ""
     while True:
@@ -135,19 +150,18 @@ def _await_nodes(server: ServerFolder, cohort: int) -> None:
         line = f"waiting for nodes: {len(there)} are connected, and a cohort has {cohort}; not connected: {away}"
         if line != said:
             said = line
-            say(line)
+            told.say(line)
         time.sleep(1.0)
 
 
-def _submit(service: "Service", app: Path | None, experiment: "Experiment") -> int:
+def _submit(run: _Submitted, app: Path | None, experiment: "Experiment") -> int:
     from fedtrain.deployment.running import submit  # noqa: PLC0415 - as above
     from fedtrain.flower.app import bundled_folder, described, find_app  # noqa: PLC0415 - Flower takes a second to import
 
     chosen = find_app(app)
-    sys.stdout.write(f"app: {described(chosen)}\n")
-    sys.stdout.flush()
+    run.told.say(f"app: {described(chosen)}")
     with bundled_folder(chosen) as code:
-        return submit(service, code, experiment)
+        return submit(run.service, code, experiment)
 
 
 def _followed(run: _Submitted, number: int) -> int:
@@ -157,13 +171,11 @@ def _followed(run: _Submitted, number: int) -> int:
     server = run.service.server
     names = read_membership(server.membership, server.federation)[0].names
     note_submitted(server, run.name, number)
-    sys.stdout.write(f"submitted as run {number} of the SuperLink; all that it prints is in {run.log}\n")
-    sys.stdout.flush()
+    run.told.say(f"submitted as run {number} of the SuperLink; all that it prints is in {run.log}")
     started = datetime.now(UTC)
 
     def show(line: str) -> None:
-        sys.stdout.write(f"{printable(with_names(line, names))}\n")
-        sys.stdout.flush()
+        run.told.say(printable(with_names(line, names)))
 
     try:
         ending = follow(run.service, number, run.log, show, _complain)
@@ -176,13 +188,20 @@ def _followed(run: _Submitted, number: int) -> int:
         problem, status = _outcome(run, ending, started)
     if holds_run(run.place):
         bring_back(run.place, run.out.resolve())
-        sys.stdout.write(f"run folder: {run.out}\n")
-    if problem == "stopped":
+        run.told.say(f"run folder: {run.out}")
+    if status == INTERRUPTED:
         go_on = "go on with the same command and --resume" if holds_run(run.place) else "the run had not begun"
-        sys.stdout.write(f"stopped; {go_on}\n")
-    elif problem:
-        sys.stderr.write(f"error: {printable(with_names(problem, names), kept=chr(10))}\n")
-    return status
+        problem = f"stopped; {go_on}"
+        run.told.say(problem)
+    said = printable(with_names(problem, names), kept="\n") or None
+    if run.told.as_json:
+        from fedtrain.cli.summary import summary  # noqa: PLC0415 - as above
+
+        result = {"exit_status": status, "error": said, "seconds": time.time() - run.began, "run": run.name}
+        brought = run.out if holds_run(run.place) else None
+        folder = {"number": number, "folder": None if brought is None else str(brought)}
+        run.told.answer(result | folder | summary(brought, since=run.began))
+    return failed(run.told, said, status) if said is not None and status != INTERRUPTED else status
 
 
 def _complain(line: str) -> None:
@@ -251,13 +270,17 @@ def bundle(
         typer.Option("--app", help="Folder of a Flower app; by default that of the current folder, or fedtrain's own."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path("app.fab"),
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write the bundle that a run of the app would send to the nodes, for their sites to approve."""
-    with reporting_errors():
+    with output(as_json, quiet) as told:
         from fedtrain.flower.app import build_bundle, described, find_app  # noqa: PLC0415 - Flower takes a second to import
 
         chosen = find_app(app)
         data = build_bundle(chosen)
         write_atomic(out, data)
         digest = sha256(data).hexdigest()
-        sys.stdout.write(f"app: {described(chosen)}\n{out}, {len(data)} bytes\nSHA-256 {digest}\n")
+        told.say(f"app: {described(chosen)}", f"{out}, {len(data)} bytes")
+        answer = {"app": described(chosen), "file": str(out), "bytes": len(data), "sha256": digest}
+        told.result(answer, [f"SHA-256 {digest}"])

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from fedtrain.cli.running import reporting_errors
-from fedtrain.cli.streams import answering
+from fedtrain.cli.running import output
+from fedtrain.cli.settings import Json, Quiet
 from fedtrain.cli.watch import Port, Token, Web, following, on_the_web, show
 from fedtrain.deployment.status import ServerView, server_described, status_as_json
 from fedtrain.errors import ConfigError
@@ -19,52 +19,55 @@ from fedtrain.report.numbers import printable
 from fedtrain.status import as_json
 
 _Folder = Annotated[Path, typer.Argument(metavar="SERVER", help="The server's folder.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
 
 
 def status(
     folder: _Folder,
     watch: Annotated[bool, typer.Option("--watch", help="Draw it again every second, until Ctrl-C.")] = False,
-    as_json_: _Json = False,
+    as_json_: Json = False,
     web: Web = False,
     port: Port = 0,
     token: Token = None,
+    quiet: Quiet = False,
 ) -> None:
     """Show the nodes of the federation, and the run that goes on: who is connected, who is late, epsilon, errors."""
-    with reporting_errors(), answering(as_json_) as answer:
+    with output(as_json_, quiet) as out:
         view = ServerView(ServerFolder.open(folder))
         if web:
-            on_the_web(lambda: status_as_json(view.status(), now=time.time()), port=port, token=token)
+            on_the_web(lambda: status_as_json(view.status(), now=time.time()), out, port=port, token=token)
         elif as_json_:
-            answer(status_as_json(view.status(), now=time.time()))
+            out.answer(status_as_json(view.status(), now=time.time()))
         elif watch and sys.stdout.isatty():
             following(lambda: (server_described(view.status(), now=time.time()), True))
         else:
             show(server_described(view.status(), now=time.time()))
 
 
-def runs(folder: _Folder, as_json_: _Json = False) -> None:
+def runs(folder: _Folder, as_json_: Json = False, quiet: Quiet = False) -> None:
     """List the runs of the server, the latest first."""
-    with reporting_errors(), answering(as_json_) as answer:
+    with output(as_json_, quiet) as out:
         found = ServerView(ServerFolder.open(folder)).runs()
         if as_json_:
-            answer({"runs": [{"run": name, **as_json(run, now=time.time())} for name, run in found]})
-        for name, run in () if as_json_ else found:
+            out.answer({"runs": [{"run": name, **as_json(run, now=time.time())} for name, run in found]})
+            return
+        for name, run in found:
             begun = f"{datetime.fromtimestamp(run.begun.time).astimezone():%Y-%m-%d %H:%M}"
             line = f"{begun}  {run.state:<11}  {run.done:>4} of {run.begun.rounds:<4}  {name}"
             sys.stdout.write(f"{printable(line)}\n")
-        if not found and not as_json_:
-            sys.stdout.write("no run was begun\n")
+        if not found:
+            out.say("no run was begun")
 
 
 def logs(
     folder: _Folder,
     name: Annotated[str, typer.Argument(metavar="RUN|NODE", help="The name of a run, or of a node.")],
+    as_json_: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Print all that a run printed, or what the server noted of a node."""
     from fedtrain.deployment.running import log_of  # noqa: PLC0415 - a status takes less time than these to import
 
-    with reporting_errors():
+    with output(as_json_, quiet) as out:
         server = ServerFolder.open(folder)
         file = log_of(server, name)
         nodes = read_nodes(server)
@@ -77,8 +80,8 @@ def logs(
                 f"the server has no log of a run {name!r} and knows no node of that name; they are listed by fedtrain "
                 f"server runs {folder} and fedtrain server status {folder}"
             )
-        for line in lines:
-            sys.stdout.write(f"{printable(line, kept=chr(9))}\n")
+        shown = [printable(line, kept="\t") for line in lines]
+        out.result({"name": name, "lines": shown}, shown)
 
 
 def _of_node(server: ServerFolder, name: str) -> list[str]:
@@ -101,15 +104,18 @@ def _of_node(server: ServerFolder, name: str) -> list[str]:
 def stop(
     folder: _Folder,
     name: Annotated[str, typer.Argument(metavar="RUN", help="The name of the run.")],
+    as_json_: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Stop a run. What it has reached is kept, and it can be resumed."""
     from fedtrain.deployment.running import number_of, stop_run  # noqa: PLC0415 - likewise
     from fedtrain.deployment.superlink import running  # noqa: PLC0415
 
-    with reporting_errors():
+    with output(as_json_, quiet) as out:
         server = ServerFolder.open(folder)
         service, number = running(server), number_of(server, name)
         if number is None:
             raise ConfigError(f"the server has no run {name!r}; fedtrain server runs {folder} lists them")
         stop_run(service, number)
-        sys.stdout.write(f"{printable(name)} is stopped; fedtrain server run --resume goes on with it\n")
+        line = f"{printable(name)} is stopped; fedtrain server run --resume goes on with it"
+        out.done({"run": name, "number": number}, [line])

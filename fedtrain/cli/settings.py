@@ -1,4 +1,7 @@
-"""Options that several commands have: ``--set``, with the completion of its keys in a shell, and ``--workers``."""
+"""Options that several commands have: ``--set``, with the completion of its keys in a shell, and ``--workers``.
+
+Every command has ``--json`` and ``--quiet``.
+"""
 
 from typing import Annotated
 
@@ -38,3 +41,12 @@ Workers = Annotated[
     ),
 ]
 """How many processes run the clients of a simulation."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
+"""Standard output has an object alone; an error is one too."""
+
+JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object on a line for each event.")]
+"""Likewise for a service, which tells of what changes."""
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but results and errors.")]
+"""What a person is told on the way is left out."""

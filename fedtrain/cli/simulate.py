@@ -12,12 +12,14 @@ from typing import Annotated, Any
 
 import typer
 
-from fedtrain.cli.settings import Settings, Workers
-from fedtrain.cli.streams import INTERRUPTED, answering, on_termination
+from fedtrain.cli.running import failed, output
+from fedtrain.cli.settings import Json, Quiet, Settings, Workers
+from fedtrain.cli.streams import INTERRUPTED, on_termination
+from fedtrain.cli.summary import summary
 from fedtrain.config import Experiment, from_flat, parse_settings, read_toml
 from fedtrain.errors import ConfigError, FedtrainError
 from fedtrain.flower.app import FlowerApp, find_app, shipped
-from fedtrain.report import Report
+from fedtrain.report.numbers import printable
 from fedtrain.serverapp.run_folder import RunFolder
 
 
@@ -41,8 +43,8 @@ def simulate(
         int | None, typer.Option(min=1, help="Nodes to simulate; by default what the app says.", show_default=False)
     ] = None,
     workers: Workers = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show log messages, and why there are so many workers.")
     ] = False,
@@ -57,7 +59,7 @@ def simulate(
     on_termination(_interrupt)
     run_config: dict[str, Any] = {}
     status, error = 0, None
-    with answering(as_json) as answer:
+    with output(as_json, quiet) as told:
         try:
             flower_app = find_app(app)
             overrides = parse_settings(settings or ())
@@ -65,9 +67,11 @@ def simulate(
                 overrides["output.directory"] = str(out)
             if resume:
                 overrides["output.resume"] = True
-            if (as_json or quiet) and "output.screen" in flower_app.config:
+            if told.silent and "output.screen" in flower_app.config:
                 overrides["output.screen"] = "none"
             run_config = _configured(flower_app, config, overrides)
+            if sys.stdout.isatty():
+                told.say("starting: PyTorch and Flower take some seconds")
             _run(flower_app, run_config, nodes=nodes, workers=workers)
         except FedtrainError as failure:
             status, error = failure.exit_status, str(failure)
@@ -78,9 +82,9 @@ def simulate(
             status, error = 1, f"{type(failure).__name__}: {failure}"
         if as_json:
             result = {"exit_status": status, "error": error, "seconds": time.time() - started}
-            answer({**result, **_summary(run_config, started)})
-        elif error is not None and not (status == INTERRUPTED and _was_said(run_config, started)):
-            sys.stderr.write(f"error: {error}\n")
+            told.answer({**result, **summary(_folder(run_config), since=started)})
+        if error is not None and not (status == INTERRUPTED and _was_said(run_config, started)):
+            failed(told, printable(error, kept="\n"), status)
     raise typer.Exit(status)
 
 
@@ -123,19 +127,16 @@ def checked(flat: Mapping[str, Any], config: Path | None) -> Experiment:
 
 
 def _run(app: FlowerApp, run_config: dict[str, Any], *, nodes: int | None, workers: int | None) -> None:
-    if sys.stdout.isatty():
-        sys.stdout.write("starting: PyTorch and Flower take some seconds\n")
-        sys.stdout.flush()
     from fedtrain.flower import simulation  # noqa: PLC0415 - Flower and torch take seconds to import
 
     count = nodes or run_config.get(simulation.CLIENTS_KEY) or app.nodes
-    directory = run_config.get("output.directory")
+    folder = _folder(run_config)
     simulation.simulate(
         app,
         run_config,
         nodes=count if isinstance(count, int) else app.nodes,
         workers=workers,
-        state_folder=Path(str(directory)) / "clients" if directory else None,
+        state_folder=None if folder is None else folder / "clients",
     )
 
 
@@ -145,28 +146,9 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 def _was_said(run_config: dict[str, Any], started: float) -> bool:
     """Say whether the run's own screen has told that it was interrupted, and how to go on."""
-    return run_config.get("output.screen") in {"auto", "plain"} and bool(_summary(run_config, started))
+    return run_config.get("output.screen") in {"auto", "plain"} and bool(summary(_folder(run_config), since=started))
 
 
-def _summary(run_config: dict[str, Any], started: float) -> dict[str, Any]:
-    """Return what the run folder's report says, if the app has written one since; an older one is of another run."""
-    file = Path(str(run_config.get("output.directory") or "")) / "report.json"
-    if not run_config.get("output.directory") or not file.is_file() or file.stat().st_mtime < started:
-        return {}
-    try:
-        report = Report.model_validate_json(file.read_bytes())
-    except ValueError:  # the app writes reports of another kind
-        return {}
-    final = report.evaluation.final
-    return {
-        "status": report.status,
-        "rounds": report.rounds,
-        "accuracy": final and final.accuracy,
-        "metrics": {metric.name: final and final.value(metric.name) for metric in report.evaluation.metrics},
-        "intervals": report.evaluation.intervals and report.evaluation.intervals.model_dump(mode="json"),
-        "baseline": report.evaluation.baseline,
-        "warnings": list(report.warnings),
-        "epsilon": report.privacy.epsilon,
-        "delta": report.privacy.delta,
-        "report": str(file.with_suffix(".html")),
-    }
+def _folder(run_config: Mapping[str, Any]) -> Path | None:
+    directory = run_config.get("output.directory")
+    return Path(str(directory)) if directory else None

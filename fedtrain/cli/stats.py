@@ -10,9 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fedtrain.cli.running import reporting_errors
-from fedtrain.cli.settings import Settings
-from fedtrain.cli.streams import answering
+from fedtrain.cli.running import output
+from fedtrain.cli.settings import Json, Quiet, Settings
 from fedtrain.config import from_flat, parse_settings, read_toml
 from fedtrain.report.numbers import upper
 
@@ -40,7 +39,8 @@ def stats(
         bool,
         typer.Option("--scaling", help="Print the line that standardises the columns in an experiment (task.scaling)."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Release statistics of columns over a federation, charged to the ledgers.
 
@@ -49,16 +49,16 @@ def stats(
     """
     from fedtrain.api import load_run, simulate  # noqa: PLC0415 - torch takes seconds to import
 
-    with reporting_errors(), answering(as_json) as answer:
+    with output(as_json, quiet) as told:
         if source.is_dir():
             run = load_run(source)
         else:
             sys.path.append(str(Path.cwd()))
             flat = _FIXED | read_toml(source) | parse_settings(settings or ())
-            experiment = from_flat(flat | ({"output.screen": "none"} if as_json else {}))
+            experiment = from_flat(flat | ({"output.screen": "none"} if told.silent else {}))
             run = simulate(experiment, out=out)
         if as_json:
-            answer(_found(run))
+            told.answer(_found(run))
         elif scaling:
             sys.stdout.write(f"{_scaling(run)}\n")
         else:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from io import TextIOWrapper
 from types import FrameType
+from typing import TextIO
 
 INTERRUPTED = 130
 """The exit status of a command that was interrupted, as shells have it."""
@@ -44,22 +45,23 @@ def answering(as_json: bool) -> Iterator[Callable[[Mapping[str, object]], None]]
     """
     stream, standard = sys.stdout, sys.__stdout__
     if not as_json:
-        yield lambda answer: _write(stream.write, answer)
+        yield lambda answer: _write(stream, answer)
         return
     if (
         standard is None or stream is not standard or standard.fileno() != 1
     ):  # a stream of the program that calls this one
         with redirect_stdout(sys.stderr):
-            yield lambda answer: _write(stream.write, answer)
+            yield lambda answer: _write(stream, answer)
         return
     standard.flush()
     with open(os.dup(1), "w", encoding="ascii") as kept:  # noqa: PTH123 - a descriptor
         os.dup2(2, 1)
-        yield lambda answer: _write(kept.write, answer)
+        yield lambda answer: _write(kept, answer)
 
 
-def _write(write: Callable[[str], object], answer: Mapping[str, object]) -> None:
-    write(json.dumps(answer) + "\n")
+def _write(stream: TextIO, answer: Mapping[str, object]) -> None:
+    stream.write(json.dumps(answer) + "\n")
+    stream.flush()
 
 
 def on_termination(handler: Callable[[int, FrameType | None], object]) -> None:

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from fedtrain.cli.compare import show
-from fedtrain.cli.running import reporting_errors
-from fedtrain.cli.settings import Settings, Workers
-from fedtrain.cli.streams import INTERRUPTED, answering
+from fedtrain.cli.running import failed, output
+from fedtrain.cli.settings import Json, Quiet, Settings, Workers
+from fedtrain.cli.streams import INTERRUPTED
 from fedtrain.comparison import ComparedRun, compared, incomparable, rows, write_csv, write_plot
 from fedtrain.config import parse_settings, read_toml
 from fedtrain.sweep import Finished, Grid, Point
@@ -27,8 +27,8 @@ def sweep(
         typer.Option("--out", help="Folder of the sweep; by default sweeps/NAME.", show_default=False),
     ] = None,
     workers: Workers = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run an experiment with all combinations of some values, and compare the runs.
 
@@ -36,25 +36,25 @@ def sweep(
     report of each run says that it is one of so many.
     """
     status = 0
-    with reporting_errors(), answering(as_json) as answer:
+    with output(as_json, quiet) as told:
         sys.path.append(str(Path.cwd()))
         grid = Grid.of({**read_toml(config), **parse_settings(settings or ())}, over)
         folder = out or Path("sweeps") / str(grid.base.get("name", config.stem))
         try:
-            ended = _run(grid, folder, workers=workers, silent=as_json or quiet)
+            ended = _run(grid, folder, workers=workers, silent=told.silent)
         except KeyboardInterrupt:
-            sys.stderr.write(f"error: interrupted; the same command goes on with {folder}\n")
-            raise typer.Exit(INTERRUPTED) from None
-        failed = [run for run in ended if run.how == "failed"]
-        for run in failed:
+            message = f"interrupted; the same command goes on with {folder}"
+            raise typer.Exit(failed(told, message, INTERRUPTED)) from None
+        without = [run for run in ended if run.how == "failed"]
+        for run in without:
             sys.stderr.write(f"error: the run with {run.point.text} failed: {run.error}\n")
-        status = 1 if failed else 0
+        status = 1 if without else 0
         found = _compared(ended)
         if found:
             _write(grid, folder, found)
         if as_json:
             runs = [{"settings": dict(run.point.settings), "folder": str(run.path), "how": run.how} for run in ended]
-            answer({"runs": runs, "compared": rows(found), "incomparable": incomparable(found)})
+            told.answer({"runs": runs, "compared": rows(found), "incomparable": incomparable(found)})
         elif found and not quiet:
             show(found)
             sys.stdout.write(f"table: {folder / 'sweep.csv'}\npicture: {folder / 'sweep.svg'}\n{grid.caution}\n")

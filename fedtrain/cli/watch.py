@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fedtrain.cli.running import reporting_errors
-from fedtrain.cli.streams import answering
+from fedtrain.cli.running import Output, output
+from fedtrain.cli.settings import Json, Quiet
 from fedtrain.errors import ConfigError
 from fedtrain.status import FILE, Follower, RunStatus, as_json
 from fedtrain.status.words import Said, described, plain
@@ -30,19 +30,20 @@ Token = Annotated[
 def watch(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")],
     once: Annotated[bool, typer.Option("--once", help="Show where the run stands now, and end.")] = False,
-    as_json_: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, and end.")] = False,
+    as_json_: Json = False,
     web: Web = False,
     port: Port = 0,
     token: Token = None,
+    quiet: Quiet = False,
 ) -> None:
     """Show where a run stands: round, clients, who is late, accuracy, epsilon, time left, last errors."""
-    with reporting_errors(), answering(as_json_) as answer:
+    with output(as_json_, quiet) as out:
         follower = Follower(run / FILE)
         status = _begun(run, follower)
         if web:
-            on_the_web(lambda: {"runs": [as_json(_begun(run, follower), now=time.time())]}, port=port, token=token)
+            on_the_web(lambda: {"runs": [as_json(_begun(run, follower), now=time.time())]}, out, port=port, token=token)
         elif as_json_:
-            answer(as_json(status, now=time.time()))
+            out.answer(as_json(status, now=time.time()))
         elif once or not sys.stdout.isatty():
             show(described(status, now=time.time()))
         else:
@@ -66,19 +67,25 @@ def _look(run: Path, follower: Follower) -> tuple[list[Said], bool]:
     return described(status, now=time.time()), status.state == "running"
 
 
-def on_the_web(look: Callable[[], dict[str, Any]], *, port: int, token: Path | None) -> None:
+def on_the_web(look: Callable[[], dict[str, Any]], out: Output, *, port: int, token: Path | None) -> None:
     """Serve a page until a person ends it.
 
     Args:
         look: returns what it shows.
+        out: tells its address.
         port: on loopback; 0 for a free one.
         token: the file of its token; ``None`` for one of its own.
     """
-    from fedtrain.status.web import kept_token, new_token, say_address, serve  # noqa: PLC0415 - only the page needs it
+    from fedtrain.status.web import kept_token, new_token, serve  # noqa: PLC0415 - only the page needs it
 
     secret = new_token() if token is None else kept_token(token)
+
+    def say(address: str) -> None:
+        out.result({"page": address}, [address])
+        out.say("only this machine reaches it, and only with the token after #; Ctrl-C ends it")
+
     with suppress(KeyboardInterrupt):
-        serve(look, port=port, token=secret, say=say_address)
+        serve(look, port=port, token=secret, say=say)
 
 
 def show(lines: Sequence[Said]) -> None:

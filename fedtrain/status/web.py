@@ -8,7 +8,6 @@ and its policy (CSP) lets it load nothing from elsewhere.
 import hmac
 import re
 import socket
-import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -173,9 +172,3 @@ def serve(look: Look, *, port: int, token: str, say: Callable[[str], None]) -> N
             ws="none",
         )
         uvicorn.Server(config).run(sockets=[listening])
-
-
-def say_address(address: str) -> None:
-    """Print the address of the page for the person who started it."""
-    sys.stdout.write(f"{address}\nonly this machine reaches it, and only with the token after #; Ctrl-C ends it\n")
-    sys.stdout.flush()

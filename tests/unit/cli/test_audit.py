@@ -10,7 +10,7 @@ from fedtrain import audit_report
 from fedtrain.audit import CHECKS
 from fedtrain.audit.run import LIMITS
 from fedtrain.cli.app import app
-from fedtrain.cli.running import reporting_errors
+from fedtrain.cli.running import output
 from fedtrain.errors import KeyFileError
 from fedtrain.report import Report
 from tests.unit.audit.world import client_world, line
@@ -295,7 +295,7 @@ def test_a_hostile_text_reaches_no_terminal_and_forges_no_row(files, world):
 
 
 def test_an_error_of_our_own_keeps_its_lines(capsys):
-    with pytest.raises(typer.Exit) as stopped, reporting_errors():
+    with pytest.raises(typer.Exit) as stopped, output(False, False):
         raise KeyFileError("first\nsecond \x1b[2J\r")
     assert stopped.value.exit_code == 2
     replaced = "\N{REPLACEMENT CHARACTER}"

@@ -45,7 +45,7 @@ def refused(*arguments):
     assert result.stderr.startswith("error: ")
     machine = call("simulate", *arguments, "--json")
     assert machine.exit_code == 2
-    assert machine.stderr == ""
+    assert machine.stderr == result.stderr
     (line,) = machine.stdout.splitlines()
     answer = json.loads(line)
     assert set(answer) == {"exit_status", "error", "seconds"}
