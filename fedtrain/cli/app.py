@@ -23,6 +23,7 @@ COMMANDS = {
         "fedtrain.cli.new",
         "Make a folder with an experiment of your own, which runs as it is, and has one file to edit.",
     ),
+    "init": ("fedtrain.cli.init", "Write an experiment that runs as it is, with a comment on every field."),
     "simulate": ("fedtrain.cli.simulate", "Run an experiment, or any Flower app, on this machine."),
     "sweep": ("fedtrain.cli.sweep", "Run an experiment with all combinations of some values, and compare the runs."),
     "compare": ("fedtrain.cli.compare", "Print runs side by side: what each reached, guarantees and cost."),

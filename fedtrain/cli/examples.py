@@ -5,6 +5,7 @@ from typing import Final
 PERSONAS: Final[dict[str, tuple[str, ...]]] = {
     "Researchers: experiments on this machine": (
         "new",
+        "init",
         "config",
         "privacy",
         "simulate",
@@ -21,6 +22,7 @@ PERSONAS: Final[dict[str, tuple[str, ...]]] = {
 
 EXAMPLES: Final[dict[str, str]] = {
     "new": "fedtrain new my-app --task table",
+    "init": "fedtrain init experiment.toml --set federation.clients=5",
     "config check": "fedtrain config check experiment.toml --set privacy.epsilon=4 --plan",
     "privacy plan": "fedtrain privacy plan -c experiment.toml --set federation.rounds=50",
     "simulate": "fedtrain simulate -c experiment.toml --set privacy.epsilon=4 --out runs/first",

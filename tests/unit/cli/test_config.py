@@ -11,6 +11,9 @@ with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # t
 
     from fedtrain.cli.app import app
 
+from fedtrain.cli.simulate import demo
+from fedtrain.config import read_toml
+
 PROGRAM = """
 import sys
 from fedtrain.cli import main
@@ -91,3 +94,16 @@ def test_a_file_of_anybody_is_refused_in_words_that_only_show_themselves(tmp_pat
     assert re.search(message, result.stderr)
     assert all(letter.isprintable() or letter == "\n" for letter in result.stderr)
     assert len(result.stderr) < 10_000
+
+
+def test_a_file_to_begin_with_is_every_field_and_the_demo(tmp_path):
+    path = tmp_path / "mine.toml"
+    result = CliRunner().invoke(app, ["init", str(path), "--set", "name=mine", "--set", "privacy.epsilon=4"])
+    assert (result.exit_code, result.stdout.splitlines()[0]) == (0, f"wrote {path}")
+    assert call(path).stdout == f"{path}: ok\n"
+    assert read_toml(path) == read_toml(demo()) | {"name": "mine", "privacy.epsilon": 4}
+    again = CliRunner().invoke(app, ["init", str(path)])
+    assert (again.exit_code, again.stderr) == (2, f"error: {path} is there already; remove it, or name another file\n")
+    other = CliRunner().invoke(app, ["init", str(tmp_path / "other.toml"), "--set", "privacy.epsilon=-1"])
+    assert other.exit_code == 2
+    assert not (tmp_path / "other.toml").exists()
