@@ -32,6 +32,10 @@ COMMANDS = {
         "Show where a run stands: round, clients, who is late, accuracy, epsilon, time left, last errors.",
     ),
     "predict": ("fedtrain.cli.predict", "Predict the targets of new records with a trained model."),
+    "export": (
+        "fedtrain.cli.export",
+        "Write a trained model with a model card: safetensors, and ONNX where it can be.",
+    ),
     "config": ("fedtrain.cli.config", "Check the configuration of an experiment."),
     "stats": ("fedtrain.cli.stats", "Release statistics of columns over a federation, charged to the ledgers."),
     "data": ("fedtrain.cli.data", "Prepare a data set: draft the schema file of a table."),
