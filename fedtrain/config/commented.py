@@ -3,7 +3,6 @@
 import json
 import textwrap
 from collections.abc import Mapping
-from itertools import groupby
 
 from fedtrain.config.described import Described, described
 from fedtrain.config.loading import Scalar
@@ -31,8 +30,8 @@ def commented(values: Mapping[str, Scalar], *, head: str) -> str:
     """
     fields = sorted(described().values(), key=lambda field: _table(field) != "")  # those of no table come first
     tables: dict[str, list[Described]] = {}
-    for table, members in groupby(fields, _table):
-        tables.setdefault(table, []).extend(members)
+    for field in fields:
+        tables.setdefault(_table(field), []).append(field)
     parts = [f'# {head}\n# A field after "#" without a blank is not set: take the "#" away to set it.\n']
     for table, members in tables.items():
         title = [f"[{table}]\n"] if table else []
