@@ -12,7 +12,7 @@ from fedtrain.deployment.processes import is_running
 from fedtrain.errors import StorageError
 from fedtrain.machines import ServerFolder
 from fedtrain.machines.nodes import Nodes, NodeState, connected, read_nodes
-from fedtrain.report.numbers import duration
+from fedtrain.report.numbers import duration, printable
 from fedtrain.status import FILE, Follower, RunStatus, as_json
 from fedtrain.status.words import Said, described, fitted, site_in
 
@@ -96,9 +96,15 @@ def status_as_json(status: ServerStatus, *, now: float) -> dict[str, Any]:
         "up": status.up,
         "answers": _is_fresh(status, now),
         "connected": len(connected(nodes)),
-        "nodes": [asdict(node) for node in nodes],
+        "nodes": [{**asdict(node), "software": _software(status, node)} for node in nodes],
         "runs": [{"run": name, **as_json(run, now=now)} for name, run in status.runs],
     }
+
+
+def _software(status: ServerStatus, node: NodeState) -> str | None:
+    """Return the version of fedtrain that a node said it runs, in the latest run that it took part in."""
+    said = (run.begun.software.get(node.client) for _, run in status.runs)
+    return next((printable(text) for text in said if text), None)
 
 
 def _is_fresh(status: ServerStatus, now: float) -> bool:
@@ -112,7 +118,7 @@ def server_described(status: ServerStatus, *, now: float, width: int = 110) -> l
     run = status.runs[0][1] if status.runs else None
     if nodes:
         lines.append(Said(text=f"nodes      {len(connected(nodes))} of {len(nodes)} are connected"))
-        lines += _nodes(nodes, run, now)
+        lines += _nodes(status, nodes, run, now)
     for name, each in status.runs:
         lines += [Said(text=""), Said(text=f"run {name}", tone="title")]
         lines += described(each, now=now, width=width, sites=False)
@@ -132,14 +138,18 @@ def _headline(status: ServerStatus, now: float) -> Said:
     return Said(text=f"{what}: up", tone="good")
 
 
-def _nodes(nodes: Sequence[NodeState], run: RunStatus | None, now: float) -> list[Said]:
+def _nodes(status: ServerStatus, nodes: Sequence[NodeState], run: RunStatus | None, now: float) -> list[Said]:
     late = () if run is None else run.late(now)
     # Those that want looking at come first.
     ordered = sorted(nodes, key=lambda node: (node.client not in late, node.state == "connected", node.client))
     width = max(len(node.name) for node in ordered[:_NODES])
+    shown = ordered[:_NODES]
+    software = [f"says {found}" if (found := _software(status, node)) else "" for node in shown]
     lines = []
-    for node in ordered[:_NODES]:
+    for node, said in zip(shown, software, strict=True):
         parts = [f"  {node.name:<{width}}", f"{node.state:<15}", f"{_times(node, now):<26}"]
+        if any(software):
+            parts.append(f"{said:<{max(map(len, software))}}")
         if run is not None and run.state == "running" and not run.begun.withheld:
             parts.append(site_in(run, node.client, late=late))
         bad = node.state != "connected" or node.client in late

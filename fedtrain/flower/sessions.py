@@ -33,6 +33,7 @@ class ServerSession:
         roster: the pinned identities.
         announcements: the signed keys of each client that takes part.
         sealing: the sealing key of each.
+        software: the version of fedtrain that each says it runs, where it says one.
     """
 
     run: str
@@ -44,6 +45,7 @@ class ServerSession:
     roster: Roster
     announcements: Mapping[int, SignedEnvelope]
     sealing: Mapping[int, PublicSealingKey]
+    software: Mapping[int, str]
 
 
 def open_session(
@@ -149,6 +151,7 @@ class _Announced:
     client: int
     envelope: SignedEnvelope
     sealing: PublicSealingKey
+    software: str
 
 
 def _session(
@@ -171,6 +174,7 @@ def _session(
         roster=roster,
         announcements={one.client: one.envelope for one in announced},
         sealing={one.client: one.sealing for one in announced},
+        software={one.client: one.software for one in announced if one.software},
     )
 
 
@@ -185,7 +189,7 @@ def _announcement(
         raise TransportError("its keys are announced for another session, or in another name")
     if announced.sealing.digest != keys.sealing:
         raise TransportError("its sealing key is not the one that it signed")
-    return _Announced(client=client, envelope=announced.keys, sealing=announced.sealing)
+    return _Announced(client=client, envelope=announced.keys, sealing=announced.sealing, software=announced.software)
 
 
 def _signer(envelope: SignedEnvelope, roster: Roster) -> int:

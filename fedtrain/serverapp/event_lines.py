@@ -50,7 +50,13 @@ _UNUSABLE = frozenset({"unusable update", "unusable masked update"})
 
 
 def beginning(
-    preparation: Preparation, trail: AuditTrail | None, *, names: Mapping[int, str], done: int, now: float
+    preparation: Preparation,
+    trail: AuditTrail | None,
+    *,
+    names: Mapping[int, str],
+    software: Mapping[int, str],
+    done: int,
+    now: float,
 ) -> Begun:
     """Return the line with which a run begins, or goes on.
 
@@ -58,6 +64,7 @@ def beginning(
         preparation: what was made before.
         trail: the record of a private run.
         names: of the clients that have one.
+        software: the version of fedtrain that each client says it runs; that of those with names is told.
         done: rounds that are complete.
         now: the time, in seconds since 1970.
     """
@@ -74,6 +81,7 @@ def beginning(
         clients=experiment.federation.clients,
         deadline=experiment.federation.deadline,
         names=named({client: cut(name) for client, name in names.items()}),
+        software=named({client: cut(text) for client, text in software.items() if client in names}),
         epsilon=None if plan is None else plan.spec.epsilon,
         delta=None if plan is None else plan.spec.delta,
         budgets=numbers({client: found.epsilon for client, found in stated.items() if found is not None}),

@@ -170,7 +170,9 @@ def _run(
             events.emit(Notice(text=f"client {client} does not take part: {short(reason, 500)}"))
     run = RunInProgress(preparation, folder, screen, events, start, enrollment.trail, run=enrollment.run)
     with lines:
-        lines.begin(beginning(preparation, enrollment.trail, names=names, done=done, now=time()))
+        session = enrollment.channel.session
+        software = {} if session is None else session.software
+        lines.begin(beginning(preparation, enrollment.trail, names=names, software=software, done=done, now=time()))
         run.execute(enrollment.channel)
 
 

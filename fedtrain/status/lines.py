@@ -56,6 +56,7 @@ class Begun(_Line):
         clients: in the federation.
         deadline: seconds that a round waits for its clients.
         names: of clients that have one.
+        software: the version of fedtrain that each of them says it runs, which nobody has checked.
         epsilon: the budget of the run for each unit; ``None`` without privacy.
         delta: likewise.
         budgets: the epsilon that each client's own site allows over all runs, as it signed.
@@ -74,6 +75,7 @@ class Begun(_Line):
     clients: Count
     deadline: Number
     names: dict[Client, str] = {}
+    software: dict[Client, str] = {}
     epsilon: Number | None = None
     delta: Number | None = None
     budgets: dict[Client, Number] = {}

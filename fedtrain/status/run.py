@@ -218,6 +218,7 @@ def as_json(status: RunStatus, *, now: float) -> dict[str, Any]:
             {
                 "client": client,
                 "name": status.called(client),
+                "software": printable(begun.software.get(client, "")) or None,
                 "epsilon": status.spent.get(client),
                 "budget": begun.budgets.get(client),
                 "answered": None if status.asked is None or client not in status.asked else client in status.answered,

@@ -9,11 +9,13 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from fedtrain.crypto import PublicSealingKey, SignedEnvelope, canonical
 from fedtrain.errors import TransportError
 from fedtrain.messaging import PROTOCOL
+from fedtrain.report.numbers import printable
 from fedtrain.trust import Roster
 
 _RECORD = "fedtrain.session"
 _OFFER, _END, _ROSTER, _MEMBERSHIP = "offer", "end", "roster", "membership"
-_KEYS, _SEALING, _VERSION = "keys", "sealing", "protocol"
+_KEYS, _SEALING, _VERSION, _SOFTWARE = "keys", "sealing", "protocol", "fedtrain"
+_LONGEST = 40  # letters of a version
 _SAME_VERSION = "install the same version of fedtrain on both machines"
 
 
@@ -109,16 +111,20 @@ class AnnouncedKeys:
     Attributes:
         keys: its public keys of the session, signed.
         sealing: the key to which messages to it are sealed; what it signed has the digest of it.
+        software: the version of fedtrain that it says it runs, for people; empty if it says none. Nobody signed it, and
+            nothing may depend on it.
     """
 
     keys: SignedEnvelope
     sealing: PublicSealingKey
+    software: str = ""
 
     def to_records(self) -> RecordDict:
         """Return it as the content of a message."""
-        return RecordDict(
-            {_RECORD: ConfigRecord({_KEYS: self.keys.line(), _SEALING: self.sealing.key, _VERSION: PROTOCOL})}
-        )
+        record = ConfigRecord({_KEYS: self.keys.line(), _SEALING: self.sealing.key, _VERSION: PROTOCOL})
+        if self.software:
+            record[_SOFTWARE] = self.software
+        return RecordDict({_RECORD: record})
 
     @classmethod
     def from_records(cls, content: RecordDict) -> Self:
@@ -136,8 +142,10 @@ class AnnouncedKeys:
             raise TransportError(
                 f"it speaks protocol {protocol!r}, and this server protocol {PROTOCOL}: {_SAME_VERSION}"
             )
+        said = record.get(_SOFTWARE)
+        software = printable(said[:_LONGEST]) if isinstance(said, str) else ""
         try:
-            return cls(keys=SignedEnvelope.from_line(line), sealing=PublicSealingKey(key=sealing))
+            return cls(keys=SignedEnvelope.from_line(line), sealing=PublicSealingKey(key=sealing), software=software)
         except ValueError as error:
             raise TransportError(f"its sealing key cannot be used: {error}") from error
 

@@ -3,6 +3,7 @@
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable, Mod
 
+from fedtrain import __version__
 from fedtrain.errors import TransportError
 from fedtrain.flower.messages.session import (
     AnnouncedKeys,
@@ -43,7 +44,7 @@ def _announced(offered: OfferedSession, endpoint: Endpoint) -> AnnouncedKeys:
     endpoint.accept(offered.roster, offered.membership)
     secrets = endpoint.sessions.begin(run=offer.run, session=offer.session, roster=offer.roster, start=offer.start)
     keys = SessionKeys.of(secrets, run=offer.run, session=offer.session, roster=offer.roster, party=endpoint.name)
-    return AnnouncedKeys(keys=keys.sign(endpoint.identity), sealing=secrets.sealing.public)
+    return AnnouncedKeys(keys=keys.sign(endpoint.identity), sealing=secrets.sealing.public, software=__version__)
 
 
 def _end(ended: EndedSession, endpoint: Endpoint) -> None:

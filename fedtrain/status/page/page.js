@@ -155,8 +155,9 @@ function nodes(found) {
       [node.state, node.state === "connected" ? "good" : "bad"],
       [node.since === null ? "" : `for ${duration(now - node.since)}`],
       [node.seen === null ? "" : `${duration(now - node.seen)} ago`],
+      [node.software === null ? "" : `says ${node.software}`],
     ]);
-  made.append(table(["node", "state", "", "last seen"], rows));
+  made.append(table(["node", "state", "", "last seen", "fedtrain"], rows));
   return made;
 }
 

@@ -74,6 +74,19 @@ def test_nodes_and_the_run_that_goes_on_are_shown_together(server):
     assert "round 1: site-b: no answer" in shown
 
 
+def test_a_node_is_shown_with_the_version_that_it_said(server):
+    write_nodes(server, nodes("connected", "connected"))
+    with run(server, "now", begun(software={1: "0.1\x1b[2J"})), only_one(server.path):
+        status = ServerView(server).status()
+    shown = plain(server_described(status, now=NOW)).splitlines()
+    assert [node["software"] for node in status_as_json(status, now=NOW)["nodes"]] == [
+        None,
+        "0.1\N{REPLACEMENT CHARACTER}[2J",
+    ]
+    assert "says" not in next(line for line in shown if "site-a" in line)
+    assert "says 0.1\N{REPLACEMENT CHARACTER}[2J" in next(line for line in shown if "site-b" in line)
+
+
 def test_a_superlink_that_does_not_answer_is_told(server):
     write_nodes(server, nodes("connected"))
     with only_one(server.path):

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from sklearn.datasets import load_digits
 
 from clients.app import app
+from fedtrain import __version__
 from fedtrain.audit import audit
 from fedtrain.config import from_flat, to_flat
 from fedtrain.crypto import Identity
@@ -19,6 +20,7 @@ from fedtrain.ledger import Ledger
 from fedtrain.machines import NODE, SERVER_VARIABLE, write_membership
 from fedtrain.report import Report
 from fedtrain.serverapp.run import run_experiment
+from fedtrain.status import FILE, Follower
 from fedtrain.trust import Roster
 from tests.fakes import RUN_ID, InProcessGrid
 from tests.federations import SITE, provisioned
@@ -117,6 +119,8 @@ def test_a_private_run_is_sealed_and_summed_and_an_auditor_can_check_it(run, mad
     assert verdict.holds
     for node in made.nodes:
         assert [entry.status for entry in entries(node)] == ["reserved", "settled"] * 2
+    # Who watches the run sees which version each member says it runs.
+    assert Follower(tmp_path / "run" / FILE).status().begun.software == dict.fromkeys(NUMBERS, __version__)
 
 
 def test_before_the_session_nothing_is_sent_but_its_offer(run):

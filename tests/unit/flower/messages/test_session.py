@@ -37,6 +37,10 @@ SHOWN = canonical(ROSTER.as_json())
             AnnouncedKeys(keys=SIGNED, sealing=SEALING),
             {"keys": SIGNED.line(), "sealing": SEALING.key, "protocol": PROTOCOL},
         ),
+        (
+            AnnouncedKeys(keys=SIGNED, sealing=SEALING, software="0.1.0"),
+            {"keys": SIGNED.line(), "sealing": SEALING.key, "protocol": PROTOCOL, "fedtrain": "0.1.0"},
+        ),
     ],
 )
 def test_a_message_has_the_names_that_it_always_had_and_is_read_as_it_was_written(message, records):
@@ -92,6 +96,15 @@ def test_a_malformed_announcement_is_refused(change, error):
         AnnouncedKeys.from_records(RecordDict({"fedtrain.session": ConfigRecord(whole | change)}))
     with pytest.raises(TransportError, match="malformed"):
         AnnouncedKeys.from_records(RecordDict({"fedtrain.session": MetricRecord()}))
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"), [("0.1\x1b[2J", "0.1\N{REPLACEMENT CHARACTER}[2J"), ("9" * 500, "9" * 40), (3, ""), (b"1", "")]
+)
+def test_a_version_that_a_client_says_is_short_text(said, shown):
+    whole = dict(AnnouncedKeys(keys=SIGNED, sealing=SEALING).to_records()["fedtrain.session"])
+    content = RecordDict({"fedtrain.session": ConfigRecord(whole | {"fedtrain": said})})
+    assert AnnouncedKeys.from_records(content).software == shown
 
 
 def test_what_calls_itself_a_message_about_a_session_carries_nothing_else():
