@@ -79,6 +79,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/simulation.py
 	$(BIN)/python benchmarks/accounting.py
 	$(BIN)/python benchmarks/audit.py
+	PYTHONPATH=. $(BIN)/python benchmarks/watching.py
 	$(BIN)/python benchmarks/private_step.py
 	$(BIN)/python benchmarks/integer_noise.py
 	$(BIN)/python benchmarks/data.py

@@ -11,6 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 
 from fedtrain.errors import TransportError
 from fedtrain.flower.messages.training import TrainRequest
+from fedtrain.machines import ServerFolder
 from tests.fakes import InProcessGrid
 
 ROOT = Path(__file__).parents[3]
@@ -245,3 +246,14 @@ def test_a_wide_table_that_is_decoded_wrong_or_slowly_is_refused(script, tmp_pat
         data.check([(1000, 0.1, 0.4), (20_000, 2.0, 8.0)])
     with refuses("is 3.0 times what 1,000 columns promise"):
         data.check([(1000, 0.1, 0.1), (20_000, 2.0, 6.0)])
+
+
+def test_a_status_without_all_nodes_ends_the_measurement(script, monkeypatch, tmp_path):
+    watching = script("watching")
+    server = ServerFolder(path=tmp_path, federation=None)
+    monkeypatch.setattr(watching, "COMMAND", [sys.executable, "-c", "print('2 of 3 are connected')"])
+    with refuses("the status does not show all nodes:\n2 of 3"):
+        watching.command(server, nodes=3, repeat=1)
+    monkeypatch.setattr(watching, "COMMAND", [sys.executable, "-c", "print('3 of 3 are connected')"])
+    with refuses("the status does not show the run"):
+        watching.command(server, nodes=3, repeat=1)
