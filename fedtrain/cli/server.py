@@ -1,6 +1,5 @@
 """``fedtrain server``: what the operator does on the server's machine."""
 
-import json
 import signal
 import sys
 import time
@@ -27,7 +26,6 @@ from fedtrain.status.words import with_names
 
 if TYPE_CHECKING:  # a status takes less time than these to import
     from fedtrain.config import Experiment
-    from fedtrain.deployment.running import Ending
     from fedtrain.deployment.superlink import Service
 
 server = typer.Typer(name="server", help="Serve a federation, and run experiments in it.", no_args_is_help=True)
@@ -35,7 +33,6 @@ for _command in (server_status.status, server_status.runs, server_status.logs, s
     server.command()(_command)
 
 _UNSUBMITTED = "stopped; nothing was submitted"
-_TIMEOUT = 20.0  # seconds for a run that was stopped to leave its report
 
 
 @server.command()
@@ -166,6 +163,7 @@ def _submit(run: _Submitted, app: Path | None, experiment: "Experiment") -> int:
 
 def _followed(run: _Submitted, number: int) -> int:
     """Follow a run to its end, bring its folder back, and return the exit status that it stands for."""
+    from fedtrain.deployment.ending import await_app, outcome  # noqa: PLC0415 - as above
     from fedtrain.deployment.running import bring_back, follow, note_submitted, stop  # noqa: PLC0415 - as above
 
     server = run.service.server
@@ -177,28 +175,31 @@ def _followed(run: _Submitted, number: int) -> int:
     def show(line: str) -> None:
         run.told.say(printable(with_names(line, names)))
 
+    interrupted = False
     try:
-        ending = follow(run.service, number, run.log, show, _complain)
+        ending = follow(run.service, number, run.log, run.place, show, _complain)
     except KeyboardInterrupt:
         stop(run.service, number)
-        follow(run.service, number, run.log, lambda _: None, lambda _: None)
-        _await_report(run.place, started)
-        problem, status = "stopped", INTERRUPTED
-    else:
-        problem, status = _outcome(run, ending, started)
-    if holds_run(run.place):
+        ending = follow(run.service, number, run.log, run.place, lambda _: None, lambda _: None)
+        interrupted = True
+    ended = await_app(run.place)
+    if ended and holds_run(run.place):
         bring_back(run.place, run.out.resolve())
         run.told.say(f"run folder: {run.out}")
-    if status == INTERRUPTED:
+    if interrupted:
         go_on = "go on with the same command and --resume" if holds_run(run.place) else "the run had not begun"
-        problem = f"stopped; {go_on}"
+        problem, status = f"stopped; {go_on}", INTERRUPTED
         run.told.say(problem)
+    else:
+        found = outcome(run.name, run.place, ending, started=started, ended=ended)
+        problem = f"{found.problem}; all that it printed is in {run.log}" if found.problem else ""
+        status = found.status
     said = printable(with_names(problem, names), kept="\n") or None
     if run.told.as_json:
         from fedtrain.cli.summary import summary  # noqa: PLC0415 - as above
 
         result = {"exit_status": status, "error": said, "seconds": time.time() - run.began, "run": run.name}
-        brought = run.out if holds_run(run.place) else None
+        brought = run.out if ended and holds_run(run.place) else None
         folder = {"number": number, "folder": None if brought is None else str(brought)}
         run.told.answer(result | folder | summary(brought, since=run.began))
     return failed(run.told, said, status) if said is not None and status != INTERRUPTED else status
@@ -222,45 +223,6 @@ def _placed(experiment: "Experiment", place: Path, *, resume: bool) -> "Experime
             "data.test_path": "" if test is None else str(Path(test).expanduser().absolute()),
         }
     )
-
-
-def _await_report(place: Path, started: datetime) -> None:
-    """Give a run that was stopped the time to learn of it and to write what it reached."""
-    end = time.monotonic() + _TIMEOUT
-    while place.exists() and _report(place, started) is None and time.monotonic() < end:
-        time.sleep(0.5)
-
-
-def _outcome(run: _Submitted, ending: "Ending", started: datetime) -> tuple[str, int]:
-    """Return what went wrong with a run, in words, and the exit status that it stands for."""
-    report = _report(run.place, started)
-    if report is not None and report[0] == "completed":
-        return "", 0
-    if report is not None:
-        status, reason = report
-        what, then = f"{status}: {reason}", "once that is put right, go on with the same command and --resume"
-        return f"the run {run.name} {what}\n{then}; {_see(run)}", 1
-    cause = ending.cause or f"it left no report ({ending.status})"
-    if holds_run(run.place):
-        what, then = f"ended without a report: {cause}", "go on with the same command and --resume"
-        return f"the run {run.name} {what}\n{then}; {_see(run)}", 1
-    return f"the run {run.name} did not begin: {cause}\nits name is free for the same command; {_see(run)}", 1
-
-
-def _see(run: _Submitted) -> str:
-    return f"all that it printed is in {run.log}"
-
-
-def _report(place: Path, started: datetime) -> tuple[str, str] | None:
-    """Return the status and the reason in a run's report. One from before says nothing of this run."""
-    try:
-        file = place / "report.json"
-        report = json.loads(file.read_bytes())
-        if file.stat().st_mtime < started.timestamp():
-            return None
-        return str(report["status"]), str(report["reason"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 @server.command()

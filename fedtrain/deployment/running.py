@@ -4,14 +4,18 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
 from fedtrain.config import Experiment, to_flat
+from fedtrain.deployment.ending import GONE, STOPPED, Ending, app_is_gone
 from fedtrain.deployment.printed import AppLines
 from fedtrain.deployment.processes import program, unproxied
 from fedtrain.deployment.superlink import CONNECTION, Service
@@ -54,26 +58,18 @@ def submit(service: Service, app: Path, experiment: Experiment) -> int:
         raise RunError(f"Flower does not take the run: {_refusal(answer)}") from error
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ending:
-    """How a run ended, as Flower says: its ``status``, and why, with the exception of a ServerApp that raised one."""
-
-    status: str
-    details: str
-
-    @property
-    def cause(self) -> str:
-        """The exception of the app, or what Flower says instead."""
-        return self.details.removeprefix("ServerApp failed with exception:").strip()
-
-
-def follow(service: Service, run: int, log: Path, show: Callable[[str], None], say: Callable[[str], None]) -> Ending:
+def follow(
+    service: Service, run: int, log: Path, folder: Path, show: Callable[[str], None], say: Callable[[str], None]
+) -> Ending:
     """Follow a run until it ends, also while the SuperLink is started again; return how it ended.
+
+    A run whose app has ended without a word, as one that is killed, is stopped. Flower notices it after a minute.
 
     Args:
         service: the SuperLink.
         run: Flower's number of the run.
         log: the file of all that it prints.
+        folder: the run's folder on the server.
         show: shows a line of the app.
         say: tells a person what is wrong meanwhile.
 
@@ -82,17 +78,39 @@ def follow(service: Service, run: int, log: Path, show: Callable[[str], None], s
         StorageError: the log cannot be written.
     """
     lost: float | None = None
-    while True:
-        _stream(service, run, log, show)
-        status = _status(service, run)
-        if status is not None and status.status.startswith("finished"):
-            return status
-        # What was shown may have taken hours: the time is counted from the first look that nobody answered.
-        lost = None if status is not None else lost or time.monotonic()
-        if lost is not None and time.monotonic() - lost > _UNREACHABLE:
-            raise RunError(f"the SuperLink does not answer at {service.address}; the run may go on when it does")
-        say("the SuperLink does not send what the run prints; trying again")
-        time.sleep(_PAUSE)
+    gone = threading.Event()
+    with _stopping_if_gone(folder, gone, lambda: stop(service, run)):
+        while True:
+            _stream(service, run, log, show)
+            status = _status(service, run)
+            if status is not None and status.status.startswith("finished"):
+                stopped_here = gone.is_set() and status.status == STOPPED
+                return replace(status, details=GONE) if stopped_here else status
+            # What was shown may have taken hours: the time is counted from the first look that nobody answered.
+            lost = None if status is not None else lost or time.monotonic()
+            if lost is not None and time.monotonic() - lost > _UNREACHABLE:
+                raise RunError(f"the SuperLink does not answer at {service.address}; the run may go on when it does")
+            say("the SuperLink does not send what the run prints; trying again")
+            time.sleep(_PAUSE)
+
+
+@contextmanager
+def _stopping_if_gone(folder: Path, gone: threading.Event, end: Callable[[], None]) -> Iterator[None]:
+    """While the block goes on, end a run whose folder nobody holds any more after somebody did, and say so."""
+    over = threading.Event()
+
+    def watch() -> None:
+        if app_is_gone(partial(in_use, folder), pause=partial(over.wait, _PAUSE), over=over.is_set):
+            gone.set()
+            end()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
 
 
 def _stream(service: Service, run: int, log: Path, show: Callable[[str], None]) -> None:
@@ -222,9 +240,10 @@ def _answer(process: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 def _refusal(process: subprocess.CompletedProcess[str]) -> str:
     try:
-        return " ".join(str(_answer(process)["error-message"]).split())
+        said = " ".join(str(_answer(process)["error-message"] or "").split())
     except (ValueError, KeyError, TypeError):
-        return f"{process.stdout}{process.stderr}".strip()
+        said = f"{process.stdout}{process.stderr}".strip()
+    return said or "Flower gives no reason"
 
 
 def _flwr(service: Service, *arguments: str | Path) -> subprocess.CompletedProcess[str]:

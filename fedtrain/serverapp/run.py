@@ -26,6 +26,7 @@ from fedtrain.errors import (
     TransportError,
 )
 from fedtrain.files import append_line
+from fedtrain.flower.endings import allow_last_word
 from fedtrain.flower.grids.prompt import PromptGrid
 from fedtrain.flower.summing import Summing
 from fedtrain.machines import ServerFolder
@@ -105,6 +106,7 @@ def run_experiment(
     transport = Transport.of(experiment, remote=server is not None or remote)
     summing = checked_summing(experiment, preparation.model, preparation.plan) if transport.secagg else None
     if remote:
+        allow_last_word()
         grid = PromptGrid(grid)
     federation = experiment.federation
     if server is None:

@@ -16,9 +16,13 @@ from http.client import HTTPSConnection
 from pathlib import Path
 
 import pytest
+from flwr.cli.typing import SuperLinkConnection
+from flwr.cli.utils import init_http_client_from_connection
+from flwr.proto.control_pb2 import ListRunsRequest
 
-from fedtrain.deployment.processes import unproxied
+from fedtrain.deployment.running import number_of
 from fedtrain.deployment.superlink import CONNECTION, Service
+from fedtrain.flower.members import known_nodes
 from fedtrain.machines import ServerFolder
 from tests.integration.conftest import ROOT
 from tests.integration.deployed import NEEDS_NGINX
@@ -38,11 +42,15 @@ APP = """
 import json
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
+
+from fedtrain.flower.endings import allow_last_word
+from fedtrain.machines.starts import held
 
 server = ServerApp()
 client = ClientApp()
@@ -54,16 +62,26 @@ def main(grid, context):
     print("begun:", name, flush=True)
     if name == "broken":
         raise ValueError("planted")
+    folder.mkdir(parents=True, exist_ok=True)
+    allow_last_word()  # as an experiment does
+    with held(folder):
+        run(grid, folder, name)
+
+
+def run(grid, folder, name):
     for part in ("keys", "checkpoints", "records"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
+        (folder / part).mkdir(exist_ok=True)
         (folder / part / "file").write_text(part)
     status = "failed" if name == "failing" else "completed"
     try:
-        while name == "long":
+        while name in ("long", "late"):
             list(grid.get_node_ids())
-            time.sleep(0.5)
+            time.sleep(0.2)
     except BaseException:
         status = "interrupted"
+        while name == "late" and not (folder / "keys" / "report").exists():
+            with suppress(BaseException):  # that of the request, or of Flower's own word, comes first
+                time.sleep(0.2)
         raise
     finally:
         report = {"status": status, "reason": "planted", "created": datetime.now(UTC).isoformat()}
@@ -103,7 +121,9 @@ class Up:
         (self.app / "tiny" / "app.py").write_text(APP)
 
     def do(self, *arguments):
-        outcome = self.cli.call(*arguments, cwd=self.folder)
+        # What Flower bundles with warns of its age.
+        command = self.cli.call if arguments[1] == "bundle" else self.cli.here
+        outcome = command(*arguments, cwd=self.folder)
         assert outcome.status == 0, outcome.stderr
         return outcome.stdout
 
@@ -133,20 +153,23 @@ class Up:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=PATIENCE)
 
-    def flwr(self, *arguments):
-        done = subprocess.run(
-            [str(Path(sys.executable).parent / "flwr"), *arguments, CONNECTION, "--format", "json"],
-            env={**os.environ, **unproxied(), **self.service.environment()},
-            cwd=self.service.home,
-            capture_output=True,
-            text=True,
-            check=False,
+    @property
+    def control(self):
+        """Flower's API for the operator, on loopback."""
+        connection = SuperLinkConnection(
+            name=CONNECTION, address=self.service.address, root_certificates=str(self.path / "ca.pem")
         )
-        return json.loads(done.stdout[done.stdout.index("{") :])
+        return closing(init_http_client_from_connection(connection))
+
+    def runs(self):
+        """Return how each run ended that the SuperLink knows, or else that it goes on."""
+        with self.control as client:
+            found = client.ListRuns(ListRunsRequest()).run_dict
+        return {number: f"{run.status.status}:{run.status.sub_status}" for number, run in found.items()}
 
     def registered(self):
-        nodes = self.flwr("supernode", "list")["nodes"]
-        return sum(node["status"] != "unregistered" for node in nodes)
+        with self.control as client:
+            return sum(node.status != "unregistered" for node in known_nodes(client))
 
     def ask(self, method, path, *, port=None):
         context = ssl.create_default_context(cafile=self.path / "ca.pem")
@@ -167,15 +190,16 @@ class Up:
                     yield int(entry.name)
 
     def run(self, name, *arguments, out):
-        process = self.begin(name, *arguments, out=out)
-        stdout, stderr = process.communicate(timeout=PATIENCE)
-        return process.returncode, stdout + stderr
+        """Run an experiment to its end, and return the exit status of its command, and what it printed."""
+        outcome = self.cli.call(*self._command(name, out), *arguments, cwd=self.folder)
+        return outcome.status, outcome.stdout + outcome.stderr
 
-    def begin(self, name, *arguments, out):
-        setting = ("--set", f"name={name}")
-        return self.cli.start(
-            "server", "run", self.path, *setting, "--app", self.app, "--out", out, *arguments, cwd=self.folder
-        )
+    def begin(self, name, *, out):
+        """Begin an experiment by the command as it is installed."""
+        return self.cli.start(*self._command(name, out), cwd=self.folder)
+
+    def _command(self, name, out):
+        return ("server", "run", self.path, "--set", f"name={name}", "--app", self.app, "--out", out)
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +307,7 @@ def test_a_run_that_fails_says_so(up):
     assert "INFO" not in printed
     assert not (up.folder / "runs" / "broken").exists()
     assert "Traceback" in up.do("server", "logs", up.path, "broken")
-    unknown = up.cli.call("server", "logs", up.path, "nobody", cwd=up.folder)
+    unknown = up.cli.here("server", "logs", up.path, "nobody", cwd=up.folder)
     assert (unknown.status, "no log of a run 'nobody'" in unknown.stderr) == (2, True)
 
 
@@ -298,32 +322,37 @@ def test_a_status_shows_nodes_by_name(up):
 
 
 def test_what_cannot_be_run_is_refused_before_anything_is_submitted(up):
-    before = len(up.flwr("list")["runs"])
+    before = len(up.runs())
     status, printed = up.run("good", "--set", "federation.rounds=0", out=up.folder / "runs" / "none")
     assert status == 2
     assert "federation.rounds" in printed
     status, printed = up.run("good", "--app", up.folder, out=up.folder / "runs" / "none")
     assert status != 0
     assert not (up.path / "runs" / "none").exists()
-    assert len(up.flwr("list")["runs"]) == before
+    assert len(up.runs()) == before
 
 
-def test_a_run_is_stopped_by_its_name(up):
+def test_a_run_is_stopped_by_its_name_and_its_last_word_is_waited_for(up):
     out = up.folder / "runs" / "stopped"
-    process = up.begin("long", out=out)
-    until((up.path / "runs" / out.name / "records" / "file").exists, what="the run begins")
+    place = up.path / "runs" / out.name
+    process = up.begin("late", out=out)
+    until((place / "records" / "file").exists, what="the run begins")
+    until(lambda: number_of(up.service.server, out.name), what="the command that submitted it has noted its number")
     assert "stopped is stopped" in up.do("server", "stop", up.path, "stopped")
+    # Flower calls it ended. The app has not said so.
+    assert not (place / "report.json").exists()
+    (place / "keys" / "report").write_text("now")
     stdout, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1, stdout + stderr
     assert "the run stopped interrupted: planted" in stderr
-    again = up.cli.call("server", "stop", up.path, "stopped", cwd=up.folder)
+    again = up.cli.here("server", "stop", up.path, "stopped", cwd=up.folder)
     assert (again.status, "the run is not stopped" in again.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_interrupted_is_stopped_and_comes_back_with_its_report(up, number):
     out = up.folder / "runs" / f"long-{number}"
-    before = [run["status"] for run in up.flwr("list")["runs"]].count("finished:stopped")
+    before = list(up.runs().values()).count("finished:stopped")
     process = up.begin("long", out=out)
     until((up.path / "runs" / out.name / "records" / "file").exists, what="the run begins")
     # A terminal's Ctrl-C goes to all in the foreground; who asks one process to end, asks that one.
@@ -333,7 +362,7 @@ def test_a_run_that_is_interrupted_is_stopped_and_comes_back_with_its_report(up,
     assert stdout.splitlines()[-1] == "stopped; go on with the same command and --resume"
     assert stderr == ""
     assert json.loads((out / "report.json").read_text())["status"] == "interrupted"
-    assert [run["status"] for run in up.flwr("list")["runs"]].count("finished:stopped") == before + 1
+    assert list(up.runs().values()).count("finished:stopped") == before + 1
     until(lambda: not list(up.processes("flwr-serverapp")), what="the ServerApp ends")
 
 
@@ -388,7 +417,7 @@ def _answers(up):
 
 
 def test_it_ends_with_all_that_it_started_and_begins_again_on_its_database(up):
-    runs = {run["run-id"] for run in up.flwr("list")["runs"]}
+    runs = set(up.runs())
     assert list(up.processes(""))
     assert up.stop() == 0
     assert up.printed.read_text().splitlines()[-1].endswith("stopped")
@@ -400,7 +429,7 @@ def test_it_ends_with_all_that_it_started_and_begins_again_on_its_database(up):
     assert up.registered() == 1
     status, printed = up.run("good", out=up.folder / "runs" / "again")
     assert status == 0, printed
-    known = {run["run-id"] for run in up.flwr("list")["runs"]}
+    known = set(up.runs())
     assert (known > runs, len(known - runs)) == (True, 1)
 
 
