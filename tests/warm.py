@@ -21,9 +21,11 @@ IMPORTED = (
     "fedtrain.audit",
     "fedtrain.cli.audit",
     "fedtrain.cli.simulate",
+    "fedtrain.deployment.running",
     "fedtrain.report",
     "fedtrain.serverapp.run",
     "fedtrain.tasks",
+    "flwr.cli.build",
     "flwr.serverapp.strategy",
     "opacus",
 )

@@ -74,25 +74,33 @@ class Gate:
 
     def __init__(self, target):
         self.port, self.target = free_port(), target
-        self.listener, self.links = None, []
+        self.listener, self.links, self.lock = None, [], threading.Lock()
 
     def open(self):
         self.listener = socket.create_server(("127.0.0.1", self.port))
         threading.Thread(target=self._accept, args=(self.listener,), daemon=True).start()
 
     def close(self):
-        for each in (self.listener, *self.links):
+        """Close it, and what passes. A gate that was not opened stays closed."""
+        with self.lock:
+            closing, self.listener, self.links = [self.listener, *self.links], None, []
+        for each in filter(None, closing):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
-        self.links.clear()
 
     def _accept(self, listener):
         with suppress(OSError):
             while True:
                 near, _ = listener.accept()
                 far = socket.create_connection(("127.0.0.1", self.target))
-                self.links += [near, far]
+                with self.lock:
+                    passes = self.listener is listener
+                    self.links += [near, far] if passes else []
+                if not passes:  # it was closed meanwhile
+                    near.close()
+                    far.close()
+                    return
                 for ends in ((near, far), (far, near)):
                     threading.Thread(target=self._carry, args=ends, daemon=True).start()
 
@@ -127,21 +135,22 @@ def test_a_node_says_once_why_it_waits_and_connects_again_whenever_the_server_is
             bare = {**os.environ, "PATH": "/usr/bin:/bin"}  # as under systemd, where no venv is active
             process = subprocess.Popen([*map(str, command)], stdout=file, stderr=file, env=bare)
         try:
-            assert "no bundle is approved" in said(log, 1)[0]
+            assert said(log, 1)[0] == f"site-a is starting, to connect to 127.0.0.1:{gate.port}"
+            assert "no bundle is approved" in said(log, 2)[1]
             waiting = f"not connected to 127.0.0.1:{gate.port}, trying again: TCP: 127.0.0.1 refuses port {gate.port}"
             connected = f"connected to 127.0.0.1:{gate.port} as site-a"
-            assert said(log, 2)[1].startswith(waiting)
+            assert said(log, 3)[2].startswith(waiting)
             gate.open()
-            assert said(log, 3)[2] == connected
+            assert said(log, 4)[3] == connected
             gate.close()
-            assert said(log, 4)[3].startswith(waiting)
+            assert said(log, 5)[4].startswith(waiting)
             gate.open()
-            assert said(log, 5)[4] == connected
+            assert said(log, 6)[5] == connected
             assert link.status_of_nodes() == ["online"]
             assert shutil.which("flwr-clientapp", path=path_of_superexec(node.path))
             process.terminate()
             assert process.wait(timeout=PATIENCE) == 0
-            assert said(log, 6)[5:] == ["stopped"]
+            assert said(log, 7)[6:] == ["stopped"]
             assert not commands_for(node.path)
         finally:
             process.terminate()
