@@ -156,10 +156,10 @@ def up(
     with output(as_json, quiet) as out:
         node = NodeFolder.open(kit)
         out.news(f"{node.name} is starting, to connect to {node.federation.address}")
-        from fedtrain.flower.admission import ask  # noqa: PLC0415 - Flower takes a second to import
+        from fedtrain.flower.admission import ask, leave  # noqa: PLC0415 - Flower takes a second to import
 
         with only_one(node.path):
             ready = check_node(node)
             if not ready.bundles:
                 out.news(f"no bundle is approved, so that every run is refused: fedtrain client approve {kit} BUNDLE")
-            until_stopped(node.logs, lambda processes: serve(node, processes, out.news, ask), out.news)
+            until_stopped(node.logs, lambda processes: serve(node, processes, out.news, ask=ask, leave=leave), out.news)

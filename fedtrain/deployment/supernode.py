@@ -28,6 +28,7 @@ from fedtrain.machines.request import supernode_public
 SUPERNODE, SUPEREXEC = "supernode", "superexec"
 
 _CONNECTED = "SuperNode ID: "
+_NUMBER = re.compile(rf"{_CONNECTED}(\d+)")
 # Where the server is away, the SuperNode tries for ever, and tells its log alone.
 _AWAY, _BACK = "Connection attempt failed", "Connection successful"
 _TURNED_AWAY = "[code: 2004]"
@@ -35,6 +36,7 @@ _STABLE = 60.0  # seconds after which a connection counts, and the next wait is 
 _PAUSE = 0.5  # seconds between two looks
 _NOTED = 10.0  # seconds between two notes of a connection
 _REMEMBERED = 90.0  # seconds for which the server counts a node as connected that is gone, and some more
+_LEFT = 4.0  # seconds: a server asks for replies every three, and learns that those of a killed node do not come
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,12 @@ def check_node(node: NodeFolder) -> Readiness:
 
 
 def serve(
-    node: NodeFolder, processes: Processes, say: Callable[[str], None], ask: Callable[[NodeFolder], Check]
+    node: NodeFolder,
+    processes: Processes,
+    say: Callable[[str], None],
+    *,
+    ask: Callable[[NodeFolder], Check],
+    leave: Callable[[NodeFolder, int], bool],
 ) -> None:
     """Keep a node in service until this process is stopped.
 
@@ -81,6 +88,8 @@ def serve(
         processes: starts and ends its programs.
         say: tells a person what changed.
         ask: asks the server whether it lets the node in.
+        leave: takes leave of the server for a SuperNode that was killed, whose number this is, and says whether the
+            server counted it as connected.
 
     Raises:
         StorageError: a file cannot be written.
@@ -92,17 +101,21 @@ def serve(
     announcer = _Announcer(node, say)
     waits: Iterator[float] = delays()
     while True:
+        if announcer.lately and (number := _number(processes)) is not None and leave(node, number):
+            time.sleep(_LEFT)
         port = _free_port()
         began = time.monotonic()
         start = seen = processes.size(SUPERNODE)
         processes.start(SUPERNODE, _supernode(node, port, secret), variables)
-        processes.start(SUPEREXEC, superexec(port, secret, ca=None), variables)
         connected = away = False
-        while processes.status(SUPERNODE) is None and processes.status(SUPEREXEC) is None:
+        while processes.status(SUPERNODE) is None and not (connected and processes.status(SUPEREXEC) is not None):
             time.sleep(_PAUSE)
             processes.trim()
             output, seen = _new_output(processes, seen)
-            connected = connected or _CONNECTED in output
+            if not connected and _CONNECTED in output:
+                connected = True
+                # Where no server lets the node in, there is nothing to be done, and torch need not be imported.
+                processes.start(SUPEREXEC, superexec(port, secret, ca=None), variables)
             answered = max(output.rfind(_CONNECTED), output.rfind(_BACK))
             if output.rfind(_AWAY) > answered:
                 away = True
@@ -162,6 +175,12 @@ def _new_output(processes: Processes, seen: int) -> tuple[str, int]:
     end = processes.size(SUPERNODE)
     # The log begins again when it has grown large.
     return processes.printed(SUPERNODE, start=seen if seen <= end else 0), end
+
+
+def _number(processes: Processes) -> int | None:
+    """Return the number of the last SuperNode that was connected, also one of a process before this one."""
+    found = _NUMBER.findall(processes.printed(SUPERNODE))
+    return int(found[-1]) if found else None
 
 
 def _supernode(node: NodeFolder, port: int, secret: Path) -> list[str | Path]:

@@ -1,15 +1,20 @@
-"""Ask the SuperLink whether it knows a node's key, without becoming the node.
+"""Ask the SuperLink whether it knows a node's key, without becoming the node, and take leave for one that was killed.
 
 A SuperNode activates its node with a signed request. The SuperLink looks the key up first, then at the interval of the
 heartbeats, and only then changes anything (Flower 1.41, ``fleet_handlers.activate_node``). A request with an interval
 that is not allowed is thus refused either way, for a reason that tells whether the key is known, and a SuperNode that
 runs meanwhile is not disturbed.
+
+A SuperNode that is killed takes no leave. The SuperLink counts it as connected for another minute, and turns its
+successor away.
 """
+
+from typing import Any
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-from flwr.proto.fleet_pb2 import ActivateNodeRequest
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest
 from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
@@ -28,23 +33,52 @@ _NAME = "registered"
 def ask(node: NodeFolder) -> Check:
     """Ask the server that the node pins whether it lets the node's SuperNode in."""
     try:
-        private = load_ssh_private_key(read_secret(node.supernode_key), password=None)
-        certificates = node.ca.read_bytes()
+        private, certificates = _files(node)
     except (KeyFileError, OSError, ValueError) as error:
         return warns(_NAME, f"the server was not asked, since the node's files cannot be used: {error}")
-    if not isinstance(private, EllipticCurvePrivateKey):
-        return warns(_NAME, "the server was not asked, since the SuperNode's key is of another kind")
-    public = private.public_key()
-    request = ActivateNodeRequest(public_key=public_key_to_bytes(public), heartbeat_interval=_NEVER)
-    signing = NodeAuthHttpInterceptor(private, public)
+    request = ActivateNodeRequest(public_key=public_key_to_bytes(private.public_key()), heartbeat_interval=_NEVER)
     try:
-        with FleetHttpClient.from_server_address(node.federation.address, False, certificates, [signing]) as client:
+        with _client(node, private, certificates) as client:
             client.ActivateNode(request)
     except httpx.HTTPStatusError as error:
         return judged(error.response.status_code, error.response.text, node.name)
     except (httpx.HTTPError, OSError) as error:
         return warns(_NAME, f"the server was not asked: {error}")
     return warns(_NAME, "the server answers in a way that this version of fedtrain does not know")
+
+
+def leave(node: NodeFolder, number: int) -> bool:
+    """Take leave of the server for a SuperNode of this node that was killed, as it would have done itself.
+
+    Call this where no SuperNode of the node runs: the server sends nothing to one that has taken leave.
+
+    Args:
+        node: its folder.
+        number: the SuperNode's, as the server knows it.
+
+    Returns:
+        Whether the server counted it as connected, and does not any more.
+    """
+    try:
+        private, certificates = _files(node)
+        with _client(node, private, certificates) as client:
+            client.DeactivateNode(DeactivateNodeRequest(node_id=number))
+    except (KeyFileError, httpx.HTTPError, OSError, ValueError):
+        return False
+    return True
+
+
+def _files(node: NodeFolder) -> tuple[EllipticCurvePrivateKey, bytes]:
+    """Return the SuperNode's key, and the certificate of the server's CA."""
+    private = load_ssh_private_key(read_secret(node.supernode_key), password=None)
+    if not isinstance(private, EllipticCurvePrivateKey):
+        raise KeyFileError(f"{node.supernode_key} is a key of another kind")
+    return private, node.ca.read_bytes()
+
+
+def _client(node: NodeFolder, private: EllipticCurvePrivateKey, certificates: bytes) -> Any:
+    signing = NodeAuthHttpInterceptor(private, private.public_key())
+    return FleetHttpClient.from_server_address(node.federation.address, False, certificates, [signing])
 
 
 def judged(status: int, text: str, name: str) -> Check:

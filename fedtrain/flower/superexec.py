@@ -22,6 +22,7 @@ from typing import Any
 
 from fedtrain.engine.forking import ForkedProcess, Template, draw_apart
 from fedtrain.errors import RunError, UsageError
+from fedtrain.flower.looks import Looks
 
 CLIENTAPP = "flwr-clientapp"
 
@@ -86,10 +87,16 @@ def _run(_number: int, connection: Any, _alive: int) -> None:
         atexit._run_exitfuncs()  # noqa: SLF001 - likewise
 
 
-def launching(apps: ClientApps) -> Any:
-    """Return what stands for the module ``subprocess`` where Flower launches programs."""
+def launching(apps: ClientApps, looks: Looks) -> Any:
+    """Return what stands for the module ``subprocess`` where Flower launches programs.
+
+    Args:
+        apps: starts ClientApps.
+        looks: is told of each program.
+    """
 
     def start(arguments: list[str], **options: Any) -> object:
+        looks.found()
         if arguments[0] == CLIENTAPP and not options:
             with suppress(RunError, OSError):
                 return apps.start(arguments)
@@ -101,8 +108,10 @@ def launching(apps: ClientApps) -> Any:
 def main() -> None:
     """Be ``flower-superexec``. Where this process cannot be copied, it is Flower's own."""
     launcher = importlib.import_module("flwr.supercore.superexec.executor.subprocess_executor")
+    looks = Looks()
     with suppress(UsageError):
-        vars(launcher)["subprocess"] = launching(ClientApps())
+        vars(launcher)["subprocess"] = launching(ClientApps(), looks)
+    vars(importlib.import_module("flwr.supercore.superexec.run_superexec"))["time"] = looks.time
     importlib.import_module("flwr.supercore.cli").flower_superexec()
 
 

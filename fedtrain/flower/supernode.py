@@ -1,4 +1,4 @@
-"""Flower's SuperNode, which runs the app bundles that its site has approved, and no others.
+"""Flower's SuperNode, which runs the app bundles that its site has approved, and no others, and looks often in a round.
 
 The server sends a node the code to run. Flower can check signatures of its own hub on it, at one place; this check
 takes that place. Where Flower's source is not the one that this was written for, the SuperNode does not start: a check
@@ -23,6 +23,7 @@ from flwr.supercore.fab import Fab
 from flwr.supercore.run import Run
 
 from fedtrain.errors import AppError, FedtrainError
+from fedtrain.flower.looks import Looks
 from fedtrain.machines.bundles import approved, is_approved
 
 # What fetches, checks, stores and hands on a bundle: SHA-256 of the source of each, which is the same in Flower
@@ -79,7 +80,7 @@ def _source_digest(module: str, name: str) -> str | None:
 
 @contextmanager
 def checking(approved_list: Path) -> Iterator[None]:
-    """Let the SuperNode that this process starts run approved bundles alone.
+    """Let the SuperNode that this process starts run approved bundles alone, and look for messages often in a round.
 
     Args:
         approved_list: the list of the site, which is read at each check.
@@ -91,11 +92,13 @@ def checking(approved_list: Path) -> Iterator[None]:
     internal = importlib.import_module("flwr.supernode.start_client_internal")
     command = importlib.import_module("flwr.supernode.cli.flower_supernode")
     connect, start = internal._init_connection, internal.start_client_internal  # noqa: SLF001 - Flower has no seam here
+    looks = Looks()
 
     @contextmanager
     def connected(*arguments: Any, **named: Any) -> Iterator[tuple[Any, ...]]:
         with connect(*arguments, **named) as (node, receive, send, get_run, get_fab, *rest):
-            yield node, receive, send, _naming(get_run, approved_list), _marking(get_fab), *rest
+            heard, sent = _noting(receive, looks), _noting(send, looks)
+            yield node, heard, sent, _naming(get_run, approved_list), _marking(get_fab), *rest
 
     def verified(fab: Fab, _trusted: dict[str, str]) -> bool:
         digest = sha256(fab.content).hexdigest()
@@ -113,6 +116,7 @@ def checking(approved_list: Path) -> Iterator[None]:
         start(**{**named, "trusted_entities": {_CHECKED: _CHECKED}})
 
     patches: dict[tuple[Any, str], Any] = {
+        (internal, "time"): looks.time,
         (internal, "_init_connection"): connected,
         (internal, "_verify_fab"): verified,
         (command, "start_client_internal"): started,
@@ -125,6 +129,17 @@ def checking(approved_list: Path) -> Iterator[None]:
     finally:
         for (module, name), function in before.items():
             setattr(module, name, function)
+
+
+def _noting(exchange: Callable[..., Any], looks: Looks) -> Callable[..., Any]:
+    """Note when a message came, or was sent: the next may follow soon."""
+
+    def noted(*arguments: Any) -> Any:
+        if (found := exchange(*arguments)) is not None:
+            looks.found()
+        return found
+
+    return noted
 
 
 def _naming(get_run: Callable[[int], Run], approved_list: Path) -> Callable[[int], Run]:

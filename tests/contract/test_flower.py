@@ -124,7 +124,10 @@ CONTRACTS = {
         "RegisterNodeRequest": has_fields("public_key", "name"),
         "UnregisterNodeRequest": has_fields("node_id"),
     },
-    "flwr.proto.fleet_pb2": {"ActivateNodeRequest": has_fields("public_key", "heartbeat_interval")},
+    "flwr.proto.fleet_pb2": {
+        "ActivateNodeRequest": has_fields("public_key", "heartbeat_interval"),
+        "DeactivateNodeRequest": has_fields("node_id"),
+    },
     "flwr.proto.node_pb2": {"NodeInfo": has_fields("node_id", "public_key", "status")},
     "flwr.serverapp.server_app": {"LoadServerAppError": is_error},
     "flwr.supercore.cli": {"flower_superexec": called()},
@@ -134,11 +137,13 @@ CONTRACTS = {
         "ApiErrorCode": has("FLEET_INVALID_HEARTBEAT_INTERVAL", "FLEET_NODE_ACTIVATION_FAILED"),
         "FlowerError": lambda found: is_(None)(found.from_json("nonsense")),
     },
+    "flwr.supercore.exit.exit": {"FORCE_EXIT_TIMEOUT_SECONDS": is_there},
     "flwr.supercore.fab": {"Fab": called(hash_str="", content=b"", verifications={})},
     "flwr.supercore.object_ref": {"load_app": called("", ValueError, Path())},
     "flwr.supercore.primitives.asymmetric": {"public_key_to_bytes": called(0)},
     "flwr.supercore.run": {"Run": is_run, "RunNotRunningException": is_error},
     "flwr.supercore.superexec.executor.subprocess_executor": {"subprocess": has("Popen", "DEVNULL")},
+    "flwr.supercore.superexec.run_superexec": {"time": has("sleep")},
     "flwr.supercore.task_identity": {"TaskIdentity": is_identity},
     "flwr.superlink.grid.http_grid": {"HttpGrid": has("push_messages", "pull_messages", "send_and_receive")},
     "flwr.supernode.cli": {"flwr_clientapp": called()},
@@ -148,7 +153,7 @@ CONTRACTS = {
     },
     "flwr.supernode.fleet_http_client": {
         "FleetHttpClient": lambda found: (
-            has("ActivateNode", "__enter__", "__exit__")(found),
+            has("ActivateNode", "DeactivateNode", "__enter__", "__exit__")(found),
             called("", False, b"", [])(found.from_server_address),
         )
     },
@@ -159,6 +164,7 @@ CONTRACTS = {
         "_init_connection": is_there,
         "_verify_fab": called(0, {}),
         "FAB_VERIFICATION_ERROR": is_there,
+        "time": has("sleep"),
     },
 }
 

@@ -1,9 +1,13 @@
+import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from flwr.proto.fleet_pb2 import ActivateNodeRequest
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from fedtrain.crypto import Identity
-from fedtrain.flower.admission import ask, judged
+from fedtrain.flower import admission
+from fedtrain.flower.admission import ask, judged, leave
 from fedtrain.machines import Federation, NodeFolder
 from tests.ports import free_port
 from tests.unit.health import pki, superlinks
@@ -41,6 +45,37 @@ def test_a_key_that_the_superlink_knows_and_one_that_it_does_not(superlink, tmp_
     assert ask(node).status == "ok"
     assert superlink.status_of_nodes() == before == ["registered"]
     assert ask(node_at(tmp_path / "b", superlink.address, superlink.ca)).status == "fails"
+
+
+def test_leave_is_taken_for_a_node_that_was_killed_and_its_successor_is_let_in_at_once(superlink, tmp_path):
+    node = node_at(tmp_path / "a", superlink.address, superlink.ca)
+    superlink.flwr("supernode", "register", str(node.path / "supernode.pub"))
+    number = activated(node)
+    assert superlink.status_of_nodes()[-1] == "online"
+    with pytest.raises(httpx.HTTPStatusError):  # its predecessor has taken no leave
+        activated(node)
+    stranger = node_at(tmp_path / "b", superlink.address, superlink.ca)
+    assert not leave(stranger, number)
+    assert superlink.status_of_nodes()[-1] == "online"
+    assert leave(node, number)
+    assert superlink.status_of_nodes()[-1] == "offline"
+    assert not leave(node, number)
+    assert activated(node) == number
+
+
+def activated(node, interval=30.0):
+    """Become the node, as a SuperNode does, and return its number."""
+    private, certificates = admission._files(node)
+    request = ActivateNodeRequest(public_key=public_key_to_bytes(private.public_key()), heartbeat_interval=interval)
+    with admission._client(node, private, certificates) as client:
+        return client.ActivateNode(request).node_id
+
+
+def test_no_leave_is_taken_of_a_server_that_is_away_or_without_a_key(tmp_path):
+    node = node_at(tmp_path / "a", f"127.0.0.1:{free_port()}", pki.authority())
+    assert not leave(node, 7)
+    node.supernode_key.unlink()
+    assert not leave(node, 7)
 
 
 def test_a_superlink_that_another_ca_speaks_for_is_not_asked(superlink, tmp_path):

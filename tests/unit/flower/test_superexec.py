@@ -10,13 +10,14 @@ import pytest
 
 SCRIPT = """
 import json, os, sys
+from fedtrain.flower.looks import Looks
 from fedtrain.flower.superexec import CLIENTAPP, ClientApps, launching
 
 apps = ClientApps()
 children = lambda: set(map(int, open(f"/proc/self/task/{os.getpid()}/children").read().split()))
 (template,) = children()
 threads = len(os.listdir(f"/proc/{template}/task"))
-module = launching(apps)
+module = launching(apps, Looks())
 found = {"threads": threads}
 copy = module.Popen([CLIENTAPP, "--help"])
 copy.join()
@@ -145,9 +146,10 @@ def test_a_copy_ends_as_a_program_and_leaves_no_temporary_files_of_an_app():
 
 WITHOUT_DESCRIPTORS = """
 import os, resource
+from fedtrain.flower.looks import Looks
 from fedtrain.flower.superexec import CLIENTAPP, ClientApps, launching
 
-module = launching(ClientApps())
+module = launching(ClientApps(), Looks())
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 taken = []
 try:

@@ -5,6 +5,7 @@ import sys
 import zipfile
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 
 import pytest
@@ -19,6 +20,7 @@ from flwr.supernode.nodestate import NodeStateFactory
 
 from fedtrain.errors import AppError
 from fedtrain.flower import supernode as module
+from fedtrain.flower.looks import Looks
 from fedtrain.flower.supernode import checking, refuse_other_source
 from fedtrain.machines.bundles import Bundle, approve_bundle, withdraw
 
@@ -230,7 +232,12 @@ def test_a_function_that_is_gone_refuses(place):
 
 
 def test_flower_is_as_before_when_the_check_ends(approved):
-    places = [(internal, "_init_connection"), (internal, "_verify_fab"), (command, "start_client_internal")]
+    places = [
+        (internal, "time"),
+        (internal, "_init_connection"),
+        (internal, "_verify_fab"),
+        (command, "start_client_internal"),
+    ]
     before = [getattr(*place) for place in places]
     with checking(approved):
         assert not {id(getattr(*place)) for place in places} & {id(function) for function in before}
@@ -262,3 +269,15 @@ def test_a_supernode_that_gives_its_connection_up_ends_with_the_threads_that_it_
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, timeout=120, check=False)
     assert done.returncode == 1, done.stderr
     assert (b"ZeroDivisionError" in done.stderr) == (end != "None")
+
+
+@pytest.mark.usefixtures("pinned_but_the_connection")
+def test_after_a_message_the_next_is_looked_for_soon(monkeypatch, approved):
+    waits = []
+    monkeypatch.setattr(module, "Looks", partial(Looks, wait=waits.append))
+    node = Node(monkeypatch, GOOD)
+    with checking(approved):
+        internal.time.sleep(3)
+        node.pull({"anybody": "trusted"})
+        internal.time.sleep(3)
+    assert waits == [3, pytest.approx(0.3, abs=0.05)]
