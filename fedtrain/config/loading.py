@@ -134,6 +134,18 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Flat:
     return flat
 
 
+def nested(flat: Mapping[str, Scalar]) -> dict[str, object]:
+    """Return the sections of a flat mapping, as a file of TOML has them: the opposite of `flatten`."""
+    tree: dict[str, object] = {}
+    for key, value in flat.items():
+        *sections, name = key.split(".")
+        branch = tree
+        for section in sections:
+            branch = branch.setdefault(section, {})  # type: ignore[assignment]
+        branch[name] = value
+    return tree
+
+
 def _scalar(key: str, value: object) -> Scalar:
     """Return a value as Flower's run config can hold it: a list of names as one string, a path as a string."""
     if isinstance(value, list | tuple) and key in _LISTS:

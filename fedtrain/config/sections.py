@@ -288,4 +288,12 @@ class Output(Section):
     directory: FilePath | None = Field(None, description="the run folder")
     resume: bool = Field(False, description="continue from the last checkpoint in the run folder")
     tensorboard: bool = Field(False, description="also write TensorBoard event files")
+    mlflow: Line | None = Field(
+        None, description="also keep measurements in this store of MLflow: the address of a database or a server"
+    )
+    wandb: Line | None = Field(
+        None,
+        description="also keep measurements for this project of Weights & Biases, in files of the run folder: nothing "
+        "is sent",
+    )
     screen: Literal["auto", "plain", "none"] = Field("auto", description="progress: a live display, lines, or nothing")

@@ -131,6 +131,10 @@ class Events:
         self._listener = listener
         self.error: Exception | None = None
 
+    def follow(self, *displays: Display) -> None:
+        """Pass events to some more displays, from now on."""
+        self._displays = (*self._displays, *displays)
+
     def emit(self, event: Event) -> None:
         """Pass an event on. ``KeyboardInterrupt`` and its like end the run at once, as they do anywhere else."""
         for display in self._displays:

@@ -25,7 +25,8 @@ import numpy as np
 
 from fedtrain.crypto import read_or_create_secret
 from fedtrain.data import DataInfo, Split
-from fedtrain.errors import StorageError
+from fedtrain.errors import ConfigError, StorageError
+from fedtrain.files import write_atomic
 from fedtrain.progress import working
 
 if TYPE_CHECKING:
@@ -136,6 +137,35 @@ def _records_digest(info: DataInfo, split: Split, owners: tuple[str, ...], key: 
     for array in arrays:
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def check_identity(path: Path, now: RunIdentity, *, begun: bool) -> str:
+    """Hold what a run is about against what it was about before; see `RunFolder.check_identity`.
+
+    Args:
+        path: where that is noted, in the run folder.
+        now: what the run is about.
+        begun: whether rounds of it are complete.
+    """
+    try:
+        before = RunIdentity.decode(path.read_bytes())
+    except FileNotFoundError:
+        write_atomic(path, now.encode())
+        if not begun:
+            return ""
+        return (
+            f"{path.parent} is a run of an earlier version, which noted no digests of its records, model and task: "
+            "whether they are those of before is not checked this time"
+        )
+    except (OSError, StorageError) as error:
+        raise StorageError(f"cannot read {path}, which says what the run is about: {error}") from error
+    if differences := before.differences(now):
+        raise ConfigError(
+            f"the run in {path.parent} cannot be resumed, since it would go on with something else: "
+            f"{'; '.join(differences)} changed since it began. Put back what it was, or begin another run in "
+            "another folder (--out)"
+        )
+    return ""
 
 
 def source_digest(task: "Task", model: "nn.Module") -> str:

@@ -12,8 +12,18 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedtrain.config import Experiment
-from fedtrain.config.strategies import check_strategy
-from fedtrain.data import DataStore, Partitions, Split, client_names, label_histogram, open_simulated, open_test
+from fedtrain.config.strategies import check_strategy, condition_of, results_needed
+from fedtrain.data import (
+    DataStore,
+    Partitions,
+    Split,
+    client_names,
+    format_histogram,
+    label_histogram,
+    lengths_of,
+    open_simulated,
+    open_test,
+)
 from fedtrain.data.cache import cache_folder
 from fedtrain.encoders import Encoder, encoded, open_encoder
 from fedtrain.errors import PrivacySpecError, TaskError
@@ -22,7 +32,9 @@ from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.progress import working
 from fedtrain.report import Metric
+from fedtrain.report.numbers import short
 from fedtrain.report.parts import Way
+from fedtrain.report.wording import called, listed
 from fedtrain.seeding import derive_seed
 from fedtrain.serverapp import run_warnings
 from fedtrain.serverapp.checkpoint import Arrays
@@ -310,3 +322,44 @@ def metrics_of(task: Task) -> tuple[Metric, ...]:
             'fedtrain.tasks.Metric, each with a name, a direction ("higher" or "lower") and a format ("percent" or '
             '"number")'
         ) from error
+
+
+def introduction(preparation: Preparation) -> str:
+    """Say what is trained, by whom and under which guarantee."""
+    experiment, info = preparation.experiment, preparation.store.info
+    federation = experiment.federation
+    text = (
+        f"{experiment.name}: {federation.rounds} rounds, {federation.cohort} of {federation.clients} clients a round, "
+    )
+    records = "" if preparation.shown_records is None else f"{preparation.shown_records} training and "
+    text += f"{records}{len(preparation.store.test)} test records\n"
+    if info.columns:
+        text += f"features: {listed(info.columns)}\n"
+    if preparation.shown_records is not None and (lengths := lengths_of(preparation.store.train, info)):
+        text += f"training {lengths}\n"
+    if lengths := lengths_of(preparation.store.test, info):
+        text += f"test {lengths}\n"
+    if (encoder := preparation.encoder) is not None:
+        shape = "x".join(map(str, encoder.info.shape))
+        text += f"encoder: {short(encoder.name, 60)}, {shape} numbers for each record; "
+        text += f"origin: {short(encoder.origin, 200)}\n"
+    owners = preparation.shown_owners
+    if (histogram := preparation.shown_histogram) is not None:
+        table = format_histogram(histogram, info.classes, owners)
+        text += f"training records of each client and class:\n{table}\n"
+    elif owners:
+        text += f"{called(range(len(owners)), owners)}\n"
+    metric, baseline = next(iter(preparation.metrics), None), preparation.baseline or {}
+    if metric is not None and metric.name in baseline:
+        text += f"baseline: one answer for all test records reaches {metric.name} {baseline[metric.name]:.4f}\n"
+    if effect := condition_of(experiment).effect:
+        text += f"{experiment.server.strategy} {effect}; a round needs {results_needed(experiment)} results\n"
+    if (plan := preparation.plan) is None:
+        return f"{text}no privacy: no guarantee is given"
+    spec, noise = plan.spec, experiment.privacy.noise
+    whose = mechanism_of(experiment).protects
+    source = "noise from a seed, for simulation only" if noise == "seeded" else "noise that cannot be repeated"
+    return (
+        f"{text}{spec.unit} privacy: epsilon <= {spec.epsilon:g} at delta {spec.delta:g} {whose}, noise multiplier "
+        f"{plan.noise_multiplier:g}, sampling rate {spec.sampling_rate:g}, {spec.steps} steps; {source}"
+    )

@@ -13,8 +13,6 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import RunNotRunningException
 
 from fedtrain.config import Experiment
-from fedtrain.config.strategies import condition_of, results_needed
-from fedtrain.data import format_histogram, lengths_of
 from fedtrain.errors import (
     AggregationError,
     BudgetError,
@@ -30,13 +28,11 @@ from fedtrain.flower.endings import allow_last_word
 from fedtrain.flower.grids.prompt import PromptGrid
 from fedtrain.flower.summing import Summing
 from fedtrain.machines import ServerFolder
-from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.progress import shown
 from fedtrain.report import Evaluation, ModelFile, Report, best_of
 from fedtrain.report.evaluation import kept, not_finite, slim
 from fedtrain.report.inputs import Inputs, inputs_of
 from fedtrain.report.numbers import short
-from fedtrain.report.wording import called, listed
 from fedtrain.serverapp import run_warnings
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.channel import Channel, Transport, checked_summing
@@ -55,11 +51,12 @@ from fedtrain.serverapp.events import (
 )
 from fedtrain.serverapp.identity import RunIdentity
 from fedtrain.serverapp.intervals import intervals_of
-from fedtrain.serverapp.preparation import Preparation, prepare
+from fedtrain.serverapp.preparation import Preparation, introduction, prepare
 from fedtrain.serverapp.reporting import Status, build_report, largest_epsilon, matrices_of, spent_epsilons
 from fedtrain.serverapp.rounds import Rounds, initial_state
-from fedtrain.serverapp.run_folder import RunFolder, open_board
+from fedtrain.serverapp.run_folder import RunFolder
 from fedtrain.serverapp.screen import Screen, make_screen
+from fedtrain.serverapp.trackers import check_trackers, open_trackers
 from fedtrain.tasks import NO_OBJECTS, CallerObjects
 from fedtrain.tasks.weights import second_names
 
@@ -99,6 +96,7 @@ def run_experiment(
         RunError: the run failed; its folder holds what was reached, and it can be resumed.
         KeyboardInterrupt: likewise, when a person stopped it.
     """
+    check_trackers(experiment)
     server = ServerFolder.of_environment()
     with nullcontext() if experiment.output.screen == "none" else shown():
         preparation = prepare(experiment, deployed=server is not None, objects=objects)
@@ -153,7 +151,7 @@ def _run(
                 path=folder.path,
                 rounds=experiment.federation.rounds,
                 done=done,
-                introduction=_introduction(preparation),
+                introduction=introduction(preparation),
                 owners=preparation.shown_owners,
             )
         )
@@ -175,7 +173,11 @@ def _run(
         session = enrollment.channel.session
         software = {} if session is None else session.software
         lines.begin(beginning(preparation, enrollment.trail, names=names, software=software, done=done, now=time()))
-        run.execute(enrollment.channel)
+        with open_trackers(
+            folder.path, experiment, after=done, tell=lambda text: events.emit(Notice(text=text))
+        ) as trackers:
+            events.follow(*trackers)
+            run.execute(enrollment.channel)
 
 
 def _is_remote(grid: Grid) -> bool:
@@ -251,10 +253,7 @@ class RunInProgress:
         )
         self._save_if_best()
         metric, baseline = next(iter(self._preparation.metrics), None), self._preparation.baseline or {}
-        tensorboard = open_board(
-            self._folder.path, enabled=self._experiment.output.tensorboard, after=self._state.round_number
-        )
-        with tensorboard as board, self._screen:
+        with self._screen:
             while self._state.round_number < self._experiment.federation.rounds:
                 self._events.check()
                 self._save(self._next(rounds))
@@ -262,13 +261,8 @@ class RunInProgress:
                 spent = {} if self._trail is None else spent_epsilons(self._trail, up_to=entry.round)
                 epsilon = None if self._trail is None else max(spent.values(), default=0.0)
                 if evaluation.round == entry.round:
-                    line = self._line(evaluation, epsilon)
-                    append_line(self._folder.metrics, line)
+                    append_line(self._folder.metrics, self._line(evaluation, epsilon))
                     self._save_if_best()
-                    if board is not None:
-                        for name, value in line.items():
-                            if isinstance(value, int | float):
-                                board.add_scalar(name, value, entry.round)
                 self._events.emit(
                     RoundDone(
                         round=entry.round,
@@ -394,43 +388,3 @@ class RunInProgress:
 def _inputs(preparation: Preparation) -> Inputs:
     digest = None if preparation.encoder is None else preparation.encoder.digest
     return inputs_of(preparation.experiment, preparation.store.info, encoder_digest=digest)
-
-
-def _introduction(preparation: Preparation) -> str:
-    experiment, info = preparation.experiment, preparation.store.info
-    federation = experiment.federation
-    text = (
-        f"{experiment.name}: {federation.rounds} rounds, {federation.cohort} of {federation.clients} clients a round, "
-    )
-    records = "" if preparation.shown_records is None else f"{preparation.shown_records} training and "
-    text += f"{records}{len(preparation.store.test)} test records\n"
-    if info.columns:
-        text += f"features: {listed(info.columns)}\n"
-    if preparation.shown_records is not None and (lengths := lengths_of(preparation.store.train, info)):
-        text += f"training {lengths}\n"
-    if lengths := lengths_of(preparation.store.test, info):
-        text += f"test {lengths}\n"
-    if (encoder := preparation.encoder) is not None:
-        shape = "x".join(map(str, encoder.info.shape))
-        text += f"encoder: {short(encoder.name, 60)}, {shape} numbers for each record; "
-        text += f"origin: {short(encoder.origin, 200)}\n"
-    owners = preparation.shown_owners
-    if (histogram := preparation.shown_histogram) is not None:
-        table = format_histogram(histogram, info.classes, owners)
-        text += f"training records of each client and class:\n{table}\n"
-    elif owners:
-        text += f"{called(range(len(owners)), owners)}\n"
-    metric, baseline = next(iter(preparation.metrics), None), preparation.baseline or {}
-    if metric is not None and metric.name in baseline:
-        text += f"baseline: one answer for all test records reaches {metric.name} {baseline[metric.name]:.4f}\n"
-    if effect := condition_of(experiment).effect:
-        text += f"{experiment.server.strategy} {effect}; a round needs {results_needed(experiment)} results\n"
-    if (plan := preparation.plan) is None:
-        return f"{text}no privacy: no guarantee is given"
-    spec, noise = plan.spec, experiment.privacy.noise
-    whose = mechanism_of(experiment).protects
-    source = "noise from a seed, for simulation only" if noise == "seeded" else "noise that cannot be repeated"
-    return (
-        f"{text}{spec.unit} privacy: epsilon <= {spec.epsilon:g} at delta {spec.delta:g} {whose}, noise multiplier "
-        f"{plan.noise_multiplier:g}, sampling rate {spec.sampling_rate:g}, {spec.steps} steps; {source}"
-    )

@@ -1,4 +1,4 @@
-"""The run folder: everything that a run leaves behind, with TensorBoard's event files for those who ask for them."""
+"""The run folder: everything that a run leaves behind."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,19 +15,17 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from fedtrain.config import Experiment, read_toml, to_flat
-from fedtrain.config.loading import decisive, spelled_out
+from fedtrain.config.loading import decisive, nested, spelled_out
 from fedtrain.errors import ConfigError, KeyFileError, StorageError
 from fedtrain.files import append_bytes, rewrite_lines, write_atomic
 from fedtrain.machines.starts import LEFT, clear, discard, held
 from fedtrain.report import ModelFile, Report
 from fedtrain.serverapp.checkpoint import Arrays, RunState, check_checkpoint, check_model_file, encode_model
 from fedtrain.serverapp.history import HistoryError, lines_after
-from fedtrain.serverapp.identity import RunIdentity
+from fedtrain.serverapp.identity import RunIdentity, check_identity
 from fedtrain.status.lines import FILE as EVENTS
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
     from fedtrain.report.inputs import Inputs
 
 # The newest may be damaged by the machine itself, so one more is kept.
@@ -233,7 +231,7 @@ class RunFolder:
             StorageError: it cannot be written.
         """
         if not self.config.exists():
-            write_atomic(self.config, tomli_w.dumps(_nested(to_flat(experiment))).encode())
+            write_atomic(self.config, tomli_w.dumps(nested(to_flat(experiment))).encode())
 
     @staticmethod
     def _check_same(experiment: Experiment, config: Path) -> None:
@@ -275,26 +273,7 @@ class RunFolder:
             ConfigError: the records, the model or the task are others; it names which.
             StorageError: the note cannot be read or written.
         """
-        path = self.identity
-        try:
-            before = RunIdentity.decode(path.read_bytes())
-        except FileNotFoundError:
-            write_atomic(path, now.encode())
-            if not self._checkpoints():
-                return ""
-            return (
-                f"{self.path} is a run of an earlier version, which noted no digests of its records, model and task: "
-                "whether they are those of before is not checked this time"
-            )
-        except (OSError, StorageError) as error:
-            raise StorageError(f"cannot read {path}, which says what the run is about: {error}") from error
-        if differences := before.differences(now):
-            raise ConfigError(
-                f"the run in {self.path} cannot be resumed, since it would go on with something else: "
-                f"{'; '.join(differences)} changed since it began. Put back what it was, or begin another run in "
-                "another folder (--out)"
-            )
-        return ""
+        return check_identity(self.identity, now, begun=bool(self._checkpoints()))
 
     def save_checkpoint(self, state: RunState) -> RunState:
         """Write the history and the checkpoint of a round, then drop the checkpoints that are no longer kept.
@@ -422,35 +401,3 @@ def _read_back(path: Path, check: Callable[[bytes], object]) -> bytes:
     except (OSError, StorageError) as error:
         raise StorageError(f"{path} was written, and cannot be used: {error}") from error
     return data
-
-
-def _nested(flat: dict[str, bool | int | float | str]) -> dict[str, object]:
-    tree: dict[str, object] = {}
-    for key, value in flat.items():
-        *sections, name = key.split(".")
-        branch = tree
-        for section in sections:
-            branch = branch.setdefault(section, {})  # type: ignore[assignment]
-        branch[name] = value
-    return tree
-
-
-@contextmanager
-def open_board(folder: Path, *, enabled: bool, after: int) -> "Iterator[SummaryWriter | None]":
-    """Open the event files of a run that continues after a round; ``None`` if they are not wanted.
-
-    Raises:
-        ConfigError: TensorBoard is not installed.
-    """
-    if not enabled:
-        yield None
-        return
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise ConfigError(
-            "output.tensorboard is set and TensorBoard is not installed: pip install 'fedtrain[tensorboard]'"
-        ) from error
-    # What was written beyond the checkpoint is written again.
-    with SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1) as writer:
-        yield writer

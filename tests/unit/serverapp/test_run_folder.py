@@ -1,4 +1,3 @@
-import builtins
 import dataclasses
 import json
 import subprocess
@@ -17,7 +16,7 @@ from fedtrain.errors import ClientError, ConfigError, KeyFileError, StorageError
 from fedtrain.serverapp.identity import RunIdentity
 from fedtrain.serverapp.preparation import prepare
 from fedtrain.serverapp.reporting import build_report
-from fedtrain.serverapp.run_folder import RunFolder, open_board
+from fedtrain.serverapp.run_folder import RunFolder
 from fedtrain.trust import Roster
 from tests.fakes import digits_experiment
 
@@ -218,42 +217,6 @@ def test_a_full_disk_leaves_the_checkpoints_before(tmp_path):
     # Neither has the failed one pushed an old one out, nor is a part of it left.
     assert checkpoints(folder) == ["round-000001.safetensors", "round-000002.safetensors"]
     assert folder.load_checkpoint().model["w"].tolist() == [2] * 1000
-
-
-def scalars(folder, name):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder / "tensorboard"))
-    events.Reload()
-    return [(event.step, event.value) for event in events.Scalars(name)]
-
-
-def test_values_are_written_and_those_beyond_the_checkpoint_again(tmp_path):
-    with open_board(tmp_path, enabled=True, after=0) as board:
-        for step in (1, 2, 3):
-            board.add_scalar("loss", float(step), step)
-    with open_board(tmp_path, enabled=True, after=1) as board:
-        board.add_scalar("loss", 20.0, 2)
-    assert scalars(tmp_path, "loss") == [(1, 1.0), (2, 20.0)]
-
-
-def test_nothing_is_written_unless_asked_for(tmp_path):
-    with open_board(tmp_path, enabled=False, after=0) as board:
-        assert board is None
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_missing_installation_is_an_error_that_says_what_to_install(tmp_path, monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *arguments, **keywords):
-        if name == "torch.utils.tensorboard":
-            raise ImportError(name)
-        return real(name, *arguments, **keywords)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ConfigError, match=r"fedtrain\[tensorboard\]"), open_board(tmp_path, enabled=True, after=0):
-        pass
 
 
 def test_checkpoints_of_an_unknown_run_are_not_continued(tmp_path, make_state):

@@ -1,0 +1,270 @@
+"""What others keep of a run: TensorBoard, MLflow, and Weights & Biases without its servers. Each is off by default.
+
+A tracker is told the configuration, the central measurements of each round and the largest epsilon: what the report
+has, too. It gets no number of a client, and nobody's name. It also notes when it is told, from which the length of a
+round follows: with secret cohorts that is not to be published, as events are not.
+
+A tracker never ends a run. What it lacks is told before anything is spent; where it fails later, the run goes on
+without it.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, Final, Protocol
+
+from fedtrain.config import Experiment, to_flat
+from fedtrain.errors import ConfigError
+from fedtrain.files import write_atomic
+from fedtrain.report import Evaluation
+from fedtrain.report.evaluation import slim
+from fedtrain.serverapp.events import Display, Event, RoundDone, RunEnded
+
+IDS: Final = "trackers.json"
+"""The file of a run folder that says by which ids trackers know the run, so that a resumed run goes on in them."""
+
+_STORES: Final = ("sqlite:", "postgresql:", "mysql:", "mssql:", "http:", "https:")
+_PACKAGES: Final = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
+_LONGEST: Final = 500  # letters of a field of the configuration
+
+
+class Tracker(Protocol):
+    """Keeps numbers of a run."""
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Keep the numbers of a round."""
+
+    def end(self, status: str) -> None:
+        """Note how the run ended."""
+
+
+def check_trackers(experiment: Experiment) -> None:
+    """Refuse trackers that cannot be used, before anything is prepared.
+
+    Raises:
+        ConfigError: a package is not installed, or ``output.mlflow`` is no address of a store.
+    """
+    for name in _wanted(experiment):
+        if find_spec(_PACKAGES[name]) is None:
+            raise ConfigError(
+                f"output.{name} is set and its package is not installed: pip install 'fedtrain[{name}]', or unset it"
+            )
+    store = experiment.output.mlflow
+    if store is not None and not store.startswith(_STORES):
+        raise ConfigError(
+            f"output.mlflow = {store!r} is no address of a store of MLflow; allowed: a database, as "
+            '"sqlite:///mlflow.db", or a server, as "http://127.0.0.1:5000"'
+        )
+
+
+def measured(evaluation: Evaluation, epsilon: float | None) -> dict[str, float]:
+    """Return the measurements of an evaluation that are single numbers, with epsilon, by name."""
+    found = slim(evaluation).model_dump(mode="json", exclude_none=True)
+    values = {name: value for name, value in found.items() if isinstance(value, int | float)}
+    values.pop("round", None)
+    return values if epsilon is None else {**values, "epsilon": epsilon}
+
+
+@contextmanager
+def open_trackers(
+    folder: Path, experiment: Experiment, *, after: int, tell: Callable[[str], None]
+) -> Iterator[tuple[Display, ...]]:
+    """Open the trackers that an experiment asks for, which follow its events until they are closed.
+
+    Args:
+        folder: of the run.
+        experiment: the experiment.
+        after: the round that a resumed run goes on after; 0 for a new one.
+        tell: says to a person what went wrong with one.
+    """
+    opening: dict[str, Callable[[], AbstractContextManager[Tracker]]] = {
+        "tensorboard": lambda: _open_tensorboard(folder, after),
+        "mlflow": lambda: _open_mlflow(folder, experiment),
+        "wandb": lambda: _open_wandb(folder, experiment),
+    }
+    with ExitStack() as stack:
+        found = []
+        for name in _wanted(experiment):
+            try:
+                tracker = stack.enter_context(_closing(name, opening[name](), tell))
+            except Exception as error:  # noqa: BLE001 - of a library, a disk or another machine
+                tell(_failed(name, error))
+            else:
+                found.append(_Following(name, tracker, tell))
+        yield tuple(found)
+
+
+def _wanted(experiment: Experiment) -> tuple[str, ...]:
+    output = experiment.output
+    asked = {
+        "tensorboard": output.tensorboard,
+        "mlflow": output.mlflow is not None,
+        "wandb": output.wandb is not None,
+    }
+    return tuple(name for name, is_set in asked.items() if is_set)
+
+
+def _failed(name: str, error: Exception) -> str:
+    text = (str(error).strip().splitlines() or [""])[0]
+    return f"warning: output.{name} fails, and the run goes on without it: {type(error).__name__}: {text:.300}"
+
+
+@contextmanager
+def _closing(name: str, opened: AbstractContextManager[Tracker], tell: Callable[[str], None]) -> Iterator[Tracker]:
+    """Close a tracker at the end. What fails then is told, and hides no error of the run."""
+    tracker = opened.__enter__()
+    try:
+        yield tracker
+    finally:
+        try:
+            opened.__exit__(None, None, None)
+        except Exception as error:  # noqa: BLE001 - as in opening
+            tell(_failed(name, error))
+
+
+class _Following:
+    """Passes what events say to a tracker, until it fails."""
+
+    def __init__(self, name: str, tracker: Tracker, tell: Callable[[str], None]) -> None:
+        self._name, self._tell = name, tell
+        self._tracker: Tracker | None = tracker
+
+    def show(self, event: Event) -> None:
+        """Keep the numbers of a round that was evaluated, and the end."""
+        tracker = self._tracker
+        if tracker is None:
+            return
+        try:
+            if isinstance(event, RoundDone) and event.evaluation is not None:
+                tracker.log(measured(event.evaluation, event.epsilon), event.round)
+            elif isinstance(event, RunEnded):
+                tracker.end(event.status)
+        except Exception as error:  # noqa: BLE001 - of a library, a disk or another machine
+            self._tracker = None
+            self._tell(_failed(self._name, error))
+
+
+class _TensorBoard:
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def end(self, status: str) -> None:
+        """Event files have no place for it."""
+
+
+@contextmanager
+def _open_tensorboard(folder: Path, after: int) -> Iterator[Tracker]:
+    """Open event files in ``tensorboard/`` of the run folder."""
+    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an extra
+
+    # What was written beyond the checkpoint is written again.
+    with SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1) as writer:
+        yield _TensorBoard(writer)
+
+
+class _Mlflow:
+    def __init__(self, client: Any, run: str) -> None:
+        self._client, self._run = client, run
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        from mlflow.entities import Metric  # noqa: PLC0415 - an extra
+
+        now = int(1000 * time.time())
+        self._client.log_batch(self._run, metrics=[Metric(name, value, now, step) for name, value in values.items()])
+
+    def end(self, status: str) -> None:
+        self._client.set_terminated(self._run, {"completed": "FINISHED", "interrupted": "KILLED"}.get(status, "FAILED"))
+
+
+@contextmanager
+def _open_mlflow(folder: Path, experiment: Experiment) -> Iterator[Tracker]:
+    """Open a run in a store of MLflow: its experiment has the name of ours, its parameters are the configuration."""
+    # It would tell its makers that a run began.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow import MlflowClient  # noqa: PLC0415 - an extra
+    from mlflow.entities import Param  # noqa: PLC0415 - likewise
+
+    client = MlflowClient(tracking_uri=experiment.output.mlflow)
+    run = _known(folder).get("mlflow")
+    if run is None:
+        found = client.get_experiment_by_name(experiment.name)
+        number = client.create_experiment(experiment.name) if found is None else found.experiment_id
+        run = client.create_run(number, run_name=folder.resolve().name).info.run_id
+        client.log_batch(run, params=[Param(key, value) for key, value in _configuration(experiment).items()])
+        _note(folder, "mlflow", run)
+    else:
+        client.update_run(run, status="RUNNING")
+    yield _Mlflow(client, run)
+
+
+class _Wandb:
+    def __init__(self, run: Any) -> None:
+        self._run = run
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(values), step=step)
+
+    def end(self, status: str) -> None:
+        self._run.summary["status"] = status
+
+
+@contextmanager
+def _open_wandb(folder: Path, experiment: Experiment) -> Iterator[Tracker]:
+    """Open a run whose files lie in ``wandb/`` of the run folder. Nothing is sent: ``wandb sync`` does it."""
+    import wandb  # noqa: PLC0415 - an extra
+
+    # An offline run has one set of files, so a resumed one begins another, of the same id.
+    name = _known(folder).get("wandb")
+    if name is None:
+        name = token_hex(4)
+        _note(folder, "wandb", name)
+    run = wandb.init(
+        mode="offline",
+        project=experiment.output.wandb,
+        name=folder.resolve().name,
+        id=name,
+        resume="allow",
+        dir=str(folder),
+        config=_configuration(experiment),
+        # Neither what this machine is nor what stands on its screen is anybody's matter.
+        settings=wandb.Settings(
+            silent=True,
+            console="off",
+            disable_git=True,
+            save_code=False,
+            x_disable_meta=True,
+            x_disable_stats=True,
+            x_disable_machine_info=True,
+        ),
+    )
+    try:
+        yield _Wandb(run)
+    finally:
+        run.finish()
+
+
+def _configuration(experiment: Experiment) -> dict[str, str]:
+    """Return the fields of an experiment that are set, but for those of the output, as text."""
+    fields = to_flat(experiment).items()
+    return {key: str(value)[:_LONGEST] for key, value in fields if value != "" and not key.startswith("output.")}
+
+
+def _known(folder: Path) -> dict[str, str]:
+    try:
+        found = json.loads((folder / IDS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return {str(name): str(value) for name, value in found.items()}
+
+
+def _note(folder: Path, name: str, value: str) -> None:
+    write_atomic(folder / IDS, json.dumps(_known(folder) | {name: value}).encode())
