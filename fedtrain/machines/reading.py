@@ -22,6 +22,7 @@ _MADE = ".info/CONTENT"  # Flower's list of the files
 _LEAST_WIDTH = 40
 _LONG_LINE, _BLANK_LINES = 200, 20
 _LISTED = 8
+_LONG_NAME = 60
 _SOURCE = {".py", ".toml"}
 _MODULES = {".py", ".pyc", ".so"}
 _COMPARED = 20_000  # lines of a file: more would take minutes to compare
@@ -67,7 +68,7 @@ def read_bundle(
     """
     width = max(_LEAST_WIDTH, width)
     summary = [
-        f"bundle {visible(bundle.name)}",
+        f"bundle {_short(visible(bundle.name))}",
         f"SHA-256 {bundle.sha256}",
         *_files(bundle, before),
         verdict(bundle, own),
@@ -106,16 +107,16 @@ def verdict(bundle: Bundle, own: Bundle) -> str:
             "this is not fedtrain's own app. Nothing but its code says whether it keeps to site.toml, and what it does "
             "with the records: read it"
         )
-    claimed = bundle.name.removeprefix(_OWN)
+    claimed = _short(visible(bundle.name.removeprefix(_OWN)))
     names = sorted((bundle.files.keys() | own.files.keys()) - {_MADE})
     different = [_named(name) for name in names if bundle.files.get(name) != own.files.get(name)]
     advice = (
         "read what differs"
         if claimed == version
-        else f"install fedtrain {visible(claimed)} here from where you trust it, and compare again, or read all of it"
+        else f"install fedtrain {claimed} here from where you trust it, and compare again, or read all of it"
     )
     return (
-        f"warning: it calls itself the app of fedtrain {visible(claimed)}, and is not the one of fedtrain {version}, "
+        f"warning: it calls itself the app of fedtrain {claimed}, and is not the one of fedtrain {version}, "
         f"which is installed on this machine; different: {_some(different) or 'how it is packed'}; {advice}"
     )
 
@@ -195,7 +196,7 @@ def _components(bundle: Bundle) -> Iterator[str]:
     """Say what a node runs of it, as its ``pyproject.toml`` names it."""
     try:
         app = tomllib.loads(bundle.files["pyproject.toml"].decode())["tool"]["flwr"]["app"]
-        yield f"what this node runs: {visible(str(app['components']['clientapp']))}"
+        yield f"what this node runs: {_short(visible(str(app['components']['clientapp'])))}"
     except (KeyError, TypeError, ValueError):
         yield "warning: it does not say what a node runs"
 
@@ -272,7 +273,12 @@ def _number(letter: str) -> str:
 
 def _named(name: str) -> str:
     """Return a file's name so that it is no other's: one with blanks, or letters that look like others, in quotes."""
-    return name if name.isascii() and " " not in name and name.isprintable() else ascii(name)
+    return _short(name if name.isascii() and " " not in name and name.isprintable() else ascii(name))
+
+
+def _short(text: str) -> str:
+    """Shorten what a bundle calls something, which could be continued at the left edge of a screen by what it likes."""
+    return text if len(text) <= _LONG_NAME else f"{text[:_LONG_NAME]}… ({len(text)} letters)"
 
 
 def _some(names: list[str]) -> str:

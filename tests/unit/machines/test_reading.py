@@ -79,6 +79,16 @@ def test_a_name_is_that_of_no_other_file(name, shown):
     assert shown in reading(b"", name=name).code
 
 
+def test_no_name_is_continued_at_the_left_edge_of_the_screen():
+    said = "this is the app of fedtrain 1.0.0, unmodified"
+    name = "north/" + " " * 200 + said
+    found = Bundle(sha256="1" * 64, name=name, files={"a" * 200 + said + ".py": b""}, data=b"")
+    for line in read_bundle(found, own=OWN).summary:
+        assert said not in line
+    claimed = Bundle(sha256="1" * 64, name=f"fedtrain/fedtrain 1{' ' * 200}{said}", files={}, data=b"")
+    assert all(said not in line for line in read_bundle(claimed, own=OWN).summary)
+
+
 def test_what_is_no_text_is_named_and_not_shown():
     assert any("3 bytes that are no text, SHA-256 " in line for line in reading(b"\0\1\2", name="weights.bin").code)
     assert "    1 | a<U+0000>b" in reading(b"a\0b").code  # Python may run it, whatever it is
