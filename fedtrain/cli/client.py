@@ -1,7 +1,7 @@
 """``fedtrain client``: what a site does on its own node."""
 
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +13,13 @@ from fedtrain.cli.running import output, until_stopped
 from fedtrain.cli.settings import Json, JsonLines, Quiet
 from fedtrain.deployment.processes import is_running, only_one
 from fedtrain.deployment.supernode import check_node, serve
+from fedtrain.errors import SiteError
 from fedtrain.files import write_atomic
-from fedtrain.machines import NodeFolder
+from fedtrain.health.keys import ending
+from fedtrain.machines import NodeFolder, read_directions
 from fedtrain.machines.bundles import approved
 from fedtrain.machines.connection import read_connection
+from fedtrain.machines.following import follow as follow_directions
 from fedtrain.machines.request import Request, make_keys
 from fedtrain.machines.rotation import rotate as rotate_keys
 from fedtrain.machines.site_file import filled_in
@@ -96,6 +99,32 @@ def rotate(
         )
 
 
+@client.command()
+def follow(
+    kit: Annotated[Path, typer.Argument(metavar="KIT", help="The node's folder.")],
+    directions: Annotated[Path, typer.Argument(metavar="DIRECTIONS", help="The directions.json of the operator.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Follow the server to another address or CA, as the operator signed it. A node that is up does so by itself."""
+    with output(as_json, quiet) as out:
+        node = NodeFolder.open(kit)
+        found = read_directions(directions, node.federation)
+        if found is None:
+            raise SiteError(f"there is no {directions}: the operator has it, in the folder server/")
+        new = follow_directions(node, found[1]) is not None
+        federation = NodeFolder.open(kit).federation
+        former = {one.address: f"{one.until:%Y-%m-%d}" for one in federation.former}
+        out.done(
+            {"directions": federation.directions, "address": federation.address, "former": former, "new": new},
+            [
+                f"directions version {federation.directions}: the server is at {federation.address}",
+                "they are new to this node" if new else "this node has them already",
+                *(f"until {until} it also tries {address}" for address, until in former.items()),
+            ],
+        )
+
+
 def _say(line: str) -> None:
     # It may quote what another machine said.
     sys.stdout.write(printable(line, kept="\t") + "\n")
@@ -111,7 +140,8 @@ def status(
     with output(as_json, quiet) as out:
         node = NodeFolder.open(kit)
         running, connection = is_running(node.path), read_connection(node)
-        bundles = approved(node.approved)
+        bundles, now = approved(node.approved), datetime.now(UTC)
+        soon = ending([("the CA", node.ca)], now)
         state = "not up" if not running else "not connected" if connection is None else connection.state
         reason = "" if connection is None or state != "not connected" else connection.reason
         if as_json:
@@ -121,6 +151,9 @@ def status(
                     "client": node.client,
                     "federation": node.federation.id,
                     "address": node.federation.address,
+                    "directions": node.federation.directions,
+                    "former": [route.address for route in node.federation.routes(now)[1:]],
+                    "ending": soon,
                     "state": state,
                     "reason": reason,
                     "since": None if connection is None or not running else connection.since,
@@ -130,6 +163,10 @@ def status(
             )
             return
         _say(f"node {node.name}, client {node.client} of the federation at {node.federation.address}: {state}")
+        for route in node.federation.routes(now)[1:]:
+            _say(f"it also tries {route.address}, where the server was")
+        for line in soon:
+            _say(f"warning: {line}")
         if reason:
             _say(reason)
         if connection is not None and running:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,12 +16,15 @@ from fedtrain.errors import ForgeryError
 from fedtrain.machines import Federation, NodeFolder
 from fedtrain.machines.request import read_request
 from fedtrain.provision.certificates import hosts_of
+from fedtrain.provision.directing import begin_renewal, finish_renewal, readdress
 from fedtrain.provision.operator import OperatorFolder
-from fedtrain.trust.membership import Membership
+from fedtrain.trust import Directions, Membership
 
 provision = typer.Typer(
     name="provision", help="Say who belongs to a federation: certificates, kits, members.", no_args_is_help=True
 )
+
+_LONGEST = 3650  # days: as long as a certificate authority is valid
 
 _Folder = Annotated[Path, typer.Argument(metavar="FEDERATION", help="The operator's folder, kept offline.")]
 _Days = Annotated[int, typer.Option("--days", min=1, help="For how long the server's certificate is valid.")]
@@ -176,6 +179,102 @@ def rotate_server(
         )
 
 
+@provision.command(name="readdress")
+def move(
+    federation: _Folder,
+    address: Annotated[str, typer.Option("--address", metavar="HOST:PORT", help="Where nodes will reach the server.")],
+    grace: Annotated[
+        int,
+        typer.Option("--grace", min=0, max=_LONGEST, help="For how many days nodes also try the address of before."),
+    ] = 30,
+    days: _Days = 365,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Move the server to another address, which nodes follow by themselves."""
+    with output(as_json, quiet) as out, _opened(federation) as operator:
+        before, now = operator.federation.address, datetime.now(UTC)
+        directions = readdress(operator, address, grace=timedelta(days=grace), days=days, now=now)
+        _warn(operator)
+        carried, lines = _carry_directions(operator, certificate=True)
+        out.done(
+            {"address": address, "directions": directions.version, "former": _former(directions), "carry": carried},
+            [
+                f"the server is at {address}, and was at {before}: directions version {directions.version}",
+                *(f"until {until} nodes also try {former}" for former, until in _former(directions).items()),
+                *lines,
+            ],
+        )
+
+
+@provision.command(name="renew-ca")
+def renew_ca(
+    federation: _Folder,
+    grace: Annotated[
+        int,
+        typer.Option(
+            "--grace", min=0, max=_LONGEST, help="For how many days the former CA is to be used beside the next one."
+        ),
+    ] = 90,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="End the renewal: nodes trust the next CA alone from then on.")
+    ] = False,
+    days: _Days = 365,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Renew the certificate authority, which nodes follow by themselves: once to begin, and again to finish."""
+    with output(as_json, quiet) as out, _opened(federation) as operator:
+        now = datetime.now(UTC)
+        if finish:
+            before = _retires(operator.directions)
+            directions = finish_renewal(operator, days=days, now=now)
+            if before is not None and now < before:
+                sys.stderr.write(
+                    f"warning: the former CA was to be used until {before:%Y-%m-%d}; a node that has not asked since "
+                    "the renewal began connects again after: fedtrain client follow KIT directions.json\n"
+                )
+            said = [f"nodes trust the new CA alone: directions version {directions.version}"]
+            then = []
+        else:
+            directions = begin_renewal(operator, grace=timedelta(days=grace), now=now)
+            said = [
+                f"nodes trust the next CA beside the former one: directions version {directions.version}",
+                f"the former one retires on {_retires(directions):%Y-%m-%d}",
+            ]
+            then = [f"then, when all nodes have asked: fedtrain provision renew-ca {federation} --finish"]
+        _warn(operator)
+        carried, lines = _carry_directions(operator, certificate=finish)
+        retires = _retires(directions)
+        out.done(
+            {
+                "directions": directions.version,
+                "retires": None if retires is None else f"{retires:%Y-%m-%d}",
+                "carry": carried,
+            },
+            [*said, *lines, *then],
+        )
+
+
+def _former(directions: Directions) -> dict[str, str]:
+    return {one.address: f"{one.until:%Y-%m-%d}" for one in directions.former}
+
+
+def _retires(directions: Directions | None) -> datetime | None:
+    return None if directions is None else directions.authorities[-1].retires
+
+
+def _carry_directions(operator: OperatorFolder, *, certificate: bool) -> tuple[list[str], list[str]]:
+    """Return what is to be carried to the server's machine, and how to say so."""
+    server = operator.server
+    files = [server.directions, server.ca, *([server.certificate, server.certificate_key] if certificate else [])]
+    carried, secret = [str(file) for file in files], ", in secret" if certificate else ""
+    return carried, [
+        f"carry {', '.join(carried)} to the server's machine{secret}, and start it again; it tells the nodes",
+        f"a node that is away meanwhile: give its site {server.directions}, and let it run fedtrain client follow",
+    ]
+
+
 @provision.command(name="list")
 def show(federation: _Folder, as_json: Json = False, quiet: Quiet = False) -> None:
     """Show the nodes: their names, numbers, and whether they are members."""
@@ -186,16 +285,29 @@ def show(federation: _Folder, as_json: Json = False, quiet: Quiet = False) -> No
         lines = [
             f"federation {operator.federation.id}, {operator.federation.address}, membership version {members.version}"
         ]
+        lines += _directed(operator.directions)
         for node in nodes:
             member = "member" if node["member"] else "not a member"
             lines.append(f"{node['client']:4}  {node['name']:24}  {member:12}  {(node['key'] or '')[:16]}")
-        out.result(_facts(operator) | {"version": members.version, "nodes": nodes}, lines)
+        facts = _facts(operator) | {"version": members.version, "directions": operator.federation.directions}
+        out.result(facts | {"nodes": nodes}, lines)
 
 
 def _node(name: str, number: int, members: Membership) -> dict[str, Any]:
     member = number in members.names
     key = members.roster.clients[number].key_id if member else None
     return {"name": name, "client": number, "member": member, "key": key}
+
+
+def _directed(directions: Directions | None) -> list[str]:
+    """Say what the directions are, where there are any."""
+    if directions is None:
+        return []
+    lines = [f"directions version {directions.version}"]
+    lines += [f"until {until} nodes also try {address}" for address, until in _former(directions).items()]
+    if (retires := _retires(directions)) is not None:
+        lines.append(f"the CA is being renewed; the former one retires on {retires:%Y-%m-%d}")
+    return lines
 
 
 @contextmanager

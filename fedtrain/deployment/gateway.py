@@ -7,13 +7,15 @@ It listens on this machine's loopback alone; requests from outside pass here.
 import errno
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
+from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
 
 from fedtrain.errors import RunError, SiteError
 from fedtrain.files import write_atomic
+from fedtrain.health.directions import PATH
 from fedtrain.machines.federation import Federation
 from fedtrain.machines.folders import ServerFolder
 
@@ -59,6 +61,7 @@ http {{
             if ($request_method !~ "^(GET|HEAD)$") {{ return 405; }}
             proxy_pass https://superlink/health;
         }}
+{directions}
         location ~ ^/v1/fleet/ {{
             if ($request_uri !~ "^/v1/fleet/[a-z-]+$") {{ return 404; }}
             if ($request_method != POST) {{ return 405; }}
@@ -73,6 +76,13 @@ http {{
     }}
 }}
 """
+# It is signed by the operator, and for anybody to read.
+_DIRECTIONS = """\
+        location = {path} {{
+            if ($request_method !~ "^(GET|HEAD)$") {{ return 405; }}
+            default_type application/json;
+            alias "{file}";
+        }}"""
 
 
 def find_nginx() -> Path:
@@ -106,6 +116,26 @@ def own_addresses(federation: Federation) -> tuple[str, ...]:
     if not found or (all(map(_loopback, found)) and host != "localhost" and host not in found):
         return ()
     return tuple(dict.fromkeys([*found, "127.0.0.1"]))
+
+
+def places(federation: Federation, now: datetime) -> dict[int, tuple[str, ...]]:
+    """Return where the gateway listens: for each port the addresses of this machine, none for all of them.
+
+    A former address of the server is served too while nodes may try it, if it is still one of this machine.
+
+    Args:
+        federation: says where nodes reach the server.
+        now: the time, with its zone.
+    """
+    newest, *former = federation.routes(now)
+    everywhere = not (own := own_addresses(newest))
+    found = {newest.port: own}
+    for route in former:
+        addresses = own_addresses(route)
+        if addresses or everywhere:  # behind a router no address is known to be this machine's, or not to be
+            known = found.setdefault(route.port, addresses)
+            found[route.port] = tuple(dict.fromkeys([*known, *addresses])) if known and addresses else ()
+    return found
 
 
 def refuse_taken_port(addresses: Sequence[str], port: int, *, what: str) -> None:
@@ -159,10 +189,10 @@ def _has_version_six() -> bool:
 
 def _listen(addresses: Sequence[str], port: int) -> str:
     if not addresses:
-        places = [str(port), *([f"[::]:{port}"] if _has_version_six() else [])]
+        named = [str(port), *([f"[::]:{port}"] if _has_version_six() else [])]
     else:
-        places = [f"[{address}]:{port}" if ":" in address else f"{address}:{port}" for address in addresses]
-    return " ".join(f"listen {place} ssl;" for place in places)
+        named = [f"[{address}]:{port}" if ":" in address else f"{address}:{port}" for address in addresses]
+    return " ".join(f"listen {place} ssl;" for place in named)
 
 
 def write_configuration(
@@ -172,7 +202,7 @@ def write_configuration(
     superlink: int,
     temporary: Path,
     root: bool,
-    addresses: Sequence[str] = (),
+    listens: Mapping[int, Sequence[str]] | None = None,
 ) -> None:
     """Write what nginx is to do.
 
@@ -182,15 +212,26 @@ def write_configuration(
         superlink: the SuperLink's port on loopback.
         temporary: a folder for nginx alone, that its worker processes can enter.
         root: whether it is started by root; its worker processes then run as nobody.
-        addresses: of this machine, where it listens; none for all.
+        listens: where it listens: for each port the addresses of this machine, none for all; by default at all, at the
+            port of the federation's address.
 
     Raises:
         SiteError: nginx cannot read the path of the server's folder.
         StorageError: it cannot be written.
     """
+    directions = ""
+    if server.directions.exists():
+        # The workers of a gateway of root cannot enter the server's folder.
+        copy = temporary / "directions.json"
+        write_atomic(copy, server.directions.read_bytes(), durable=False)
+        copy.chmod(0o644)
+        directions = _DIRECTIONS.format(path=PATH, file=copy)
     text = _CONFIGURATION.format(
         temporary=temporary,
-        listen=_listen(addresses, server.federation.port),
+        listen=" ".join(
+            _listen(addresses, port) for port, addresses in (listens or {server.federation.port: ()}).items()
+        ),
+        directions=directions,
         certificate=_quoted(server.certificate),
         key=_quoted(server.certificate_key),
         ca=_quoted(server.ca),

@@ -5,11 +5,13 @@ Nobody is asked: the nodes are in a file that the server keeps while it is up, a
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from fedtrain.deployment.processes import is_running
 from fedtrain.errors import StorageError
+from fedtrain.health.keys import ending
 from fedtrain.machines import ServerFolder
 from fedtrain.machines.nodes import Nodes, NodeState, connected, read_nodes
 from fedtrain.report.numbers import duration, printable
@@ -30,6 +32,7 @@ class ServerStatus:
         up: whether ``fedtrain server up`` runs for its folder.
         nodes: its nodes as they were seen last; ``None`` where it was never up.
         runs: by name, the runs that go on, or else the latest one.
+        ending: what to say of certificates that end soon.
     """
 
     federation: str
@@ -37,6 +40,7 @@ class ServerStatus:
     up: bool
     nodes: Nodes | None
     runs: tuple[tuple[str, RunStatus], ...]
+    ending: tuple[str, ...] = ()
 
 
 class ServerView:
@@ -60,6 +64,9 @@ class ServerView:
             up=is_running(server.path),
             nodes=read_nodes(server),
             runs=self._current(),
+            ending=tuple(
+                ending([("the server's certificate", server.certificate), ("the CA", server.ca)], datetime.now(UTC))
+            ),
         )
 
     def _current(self) -> tuple[tuple[str, RunStatus], ...]:
@@ -96,6 +103,7 @@ def status_as_json(status: ServerStatus, *, now: float) -> dict[str, Any]:
         "up": status.up,
         "answers": _is_fresh(status, now),
         "connected": len(connected(nodes)),
+        "ending": list(status.ending),
         "nodes": [{**asdict(node), "software": _software(status, node)} for node in nodes],
         "runs": [{"run": name, **as_json(run, now=now)} for name, run in status.runs],
     }
@@ -113,7 +121,7 @@ def _is_fresh(status: ServerStatus, now: float) -> bool:
 
 def server_described(status: ServerStatus, *, now: float, width: int = 110) -> list[Said]:
     """Return where a server stands, in lines of text."""
-    lines = [_headline(status, now)]
+    lines = [_headline(status, now), *(Said(text=line, tone="bad") for line in status.ending)]
     nodes = () if status.nodes is None else status.nodes.nodes
     run = status.runs[0][1] if status.runs else None
     if nodes:

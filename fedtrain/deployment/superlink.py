@@ -11,17 +11,18 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from http import HTTPStatus
 from itertools import chain
 from pathlib import Path
 
 from fedtrain.crypto import Identity
-from fedtrain.deployment.gateway import find_nginx, own_addresses, refuse_taken_port, write_configuration
+from fedtrain.deployment.gateway import find_nginx, places, refuse_taken_port, write_configuration
 from fedtrain.deployment.news import RunNews
 from fedtrain.deployment.processes import Processes, delays, environment, make_secret, program, superexec
 from fedtrain.errors import KeyFileError, RunError, SiteError
 from fedtrain.files import write_atomic
-from fedtrain.health.keys import covers, read_certificate
+from fedtrain.health.keys import covers, read_certificate, read_certificates
 from fedtrain.health.network import trusting
 from fedtrain.health.server import certificate_checks
 from fedtrain.machines.federation import read_membership
@@ -90,9 +91,9 @@ def check(server: ServerFolder) -> None:
     if membership.roster.server != identity:
         raise KeyFileError(f"{server.identity} is not the key of the server that {server.membership} names")
     # Nodes would turn away from any other certificate, each with an error of its own.
-    ca, own = read_certificate(server.ca), read_certificate(server.certificate)
+    authorities, own = read_certificates(server.ca), read_certificate(server.certificate)
     local = (covers(own, host) for host in ("localhost", "127.0.0.1"))
-    for found in chain(certificate_checks(server, ca, own), local):
+    for found in chain(certificate_checks(server, authorities, own), local):
         if found.status == "fails":
             raise KeyFileError(f"{found.name}: {found.detail}")
 
@@ -111,8 +112,9 @@ def serve(service: Service, processes: Processes, say: Callable[[str], None]) ->
     """
     server = service.server
     nginx = find_nginx()
-    addresses = own_addresses(server.federation)
-    refuse_taken_port(addresses, server.federation.port, what="where nodes reach this server")
+    listens = places(server.federation, datetime.now(UTC))
+    for port, addresses in listens.items():
+        refuse_taken_port(addresses, port, what="where nodes reach this server")
     refuse_taken_port(["127.0.0.1"], service.port, what="the SuperLink's, on loopback (--port)")
     make_secret(service.secret)
     service.home.mkdir(parents=True, exist_ok=True)
@@ -128,7 +130,7 @@ def serve(service: Service, processes: Processes, say: Callable[[str], None]) ->
             superlink=service.port,
             temporary=Path(temporary),
             root=os.geteuid() == 0,
-            addresses=addresses,
+            listens=listens,
         )
         commands: dict[str, list[str | Path]] = {
             SUPERLINK: _superlink(service),
@@ -154,6 +156,8 @@ def _keep(
     _await(lambda: service.healthy(gateway=True), processes, starts)
     write_atomic(service.server.path / "run" / "port", str(service.port).encode())
     say(f"serving federation {service.server.federation.id} at {service.server.federation.address}")
+    for former in service.server.federation.routes(datetime.now(UTC))[1:]:
+        say(f"nodes that have not followed yet may try {former.address}, too")
     waits = {name: delays() for name in commands}
     began = dict.fromkeys(commands, time.monotonic())
     due: dict[str, float] = {}

@@ -9,20 +9,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from fedtrain.crypto import Identity
 from fedtrain.deployment.processes import Processes, delays, environment, make_secret, superexec
-from fedtrain.errors import KeyFileError, SiteError, StorageError
+from fedtrain.errors import FedtrainError, ForgeryError, KeyFileError, RunError, SiteError, StorageError
 from fedtrain.health.check import Check
+from fedtrain.health.directions import ask_directions, lost_advice
 from fedtrain.health.network import reach
 from fedtrain.ledger import read_policy
 from fedtrain.machines.bundles import approved
 from fedtrain.machines.connection import Connection, read_connection, write_connection
 from fedtrain.machines.federation import read_membership
 from fedtrain.machines.folders import NODE, NodeFolder
+from fedtrain.machines.following import follow, settle
 from fedtrain.machines.request import supernode_public
 
 SUPERNODE, SUPEREXEC = "supernode", "superexec"
@@ -35,6 +38,7 @@ _TURNED_AWAY = "[code: 2004]"
 _STABLE = 60.0  # seconds after which a connection counts, and the next wait is short again
 _PAUSE = 0.5  # seconds between two looks
 _NOTED = 10.0  # seconds between two notes of a connection
+_ASKED = 600.0  # seconds between two questions for directions
 _REMEMBERED = 90.0  # seconds for which the server counts a node as connected that is gone, and some more
 _LEFT = 4.0  # seconds: a server asks for replies every three, and learns that those of a killed node do not come
 
@@ -99,8 +103,12 @@ def serve(
     make_secret(secret)
     variables = environment(node.path / "run" / "flwr")
     announcer = _Announcer(node, say)
+    guide = Guide(node, say)
     waits: Iterator[float] = delays()
     while True:
+        node, moved = guide.located(), False
+        trusted = _trusted(node)
+        announcer.turn_to(node)
         if announcer.lately and (number := _number(processes)) is not None and leave(node, number):
             time.sleep(_LEFT)
         port = _free_port()
@@ -111,6 +119,7 @@ def serve(
         while processes.status(SUPERNODE) is None and not (connected and processes.status(SUPEREXEC) is not None):
             time.sleep(_PAUSE)
             processes.trim()
+            guide.ask_now_and_then(node)
             output, seen = _new_output(processes, seen)
             if not connected and _CONNECTED in output:
                 connected = True
@@ -120,15 +129,87 @@ def serve(
             if output.rfind(_AWAY) > answered:
                 away = True
                 announcer.lost(_unreached(node))
+                found = guide.located()
+                moved = found.federation.address != node.federation.address or _trusted(found) != trusted
+                if moved:  # Flower would try the former for ever
+                    break
             elif connected and (answered >= 0 or not away):
                 away = False
                 announcer.connected()
         processes.stop(SUPERNODE, SUPEREXEC)
         if connected and time.monotonic() - began > _STABLE:
             waits = delays()
+        if moved:
+            continue
         printed = processes.printed(SUPERNODE, start=start)
         announcer.lost(_reason(node, ask, printed, lately=announcer.lately))
         time.sleep(next(waits))
+
+
+class Guide:
+    """Says where a node's server is, by the operator's newest directions, and asks the server for them."""
+
+    def __init__(self, node: NodeFolder, say: Callable[[str], None]) -> None:
+        """Guide a node; ``say`` tells a person what changed."""
+        self._node, self._say = node, say
+        self._asked, self._said = time.monotonic(), ""
+
+    def located(self) -> NodeFolder:
+        """Return the node with the address to connect to: the newest that answers, or else the newest.
+
+        Raises:
+            SiteError, StorageError: its directions cannot be read or written.
+        """
+        settle(self._node)
+        node = NodeFolder.open(self._node.path)
+        routes = node.federation.routes(datetime.now(UTC))
+        for route in routes:
+            reached, followed = self._follow(node, replace(node, federation=route))
+            if followed:  # they may name another address
+                return self.located()
+            if reached:
+                return replace(node, federation=route)
+        return replace(node, federation=routes[0])
+
+    def ask_now_and_then(self, node: NodeFolder) -> None:
+        """Ask the server that a node is connected to for directions, if that was not done for a while.
+
+        They hold from the next connection on: that of now may be in the middle of a round.
+        """
+        if time.monotonic() - self._asked > _ASKED:
+            self._asked = time.monotonic()
+            with suppress(FedtrainError):
+                self._follow(NodeFolder.open(node.path), node)
+
+    def _follow(self, node: NodeFolder, route: NodeFolder) -> tuple[bool, bool]:
+        """Follow what the server at a route says; return whether it was reached, and whether it said something new.
+
+        Raises:
+            SiteError, StorageError: the directions of the node cannot be read or written.
+        """
+        found = None
+        try:
+            envelope = ask_directions(route.federation, route.ca)
+        except ForgeryError as error:
+            self._complain(f"{route.federation.address} shows directions that count for nothing: {error}")
+            return True, False
+        except (RunError, KeyFileError):
+            return False, False
+        try:
+            found = None if envelope is None else follow(node, envelope)
+        except ForgeryError as error:
+            self._complain(f"{route.federation.address} shows directions that count for nothing: {error}")
+        if found is not None:
+            self._say(
+                f"the operator has directed this node to {found.address} (directions version {found.version})"
+                + ("; the CA is being renewed" if len(found.authorities) > 1 else "")
+            )
+        return True, found is not None
+
+    def _complain(self, line: str) -> None:
+        if line != self._said:
+            self._said = line
+            self._say(line)
 
 
 class _Announcer:
@@ -142,6 +223,10 @@ class _Announcer:
             before = read_connection(node)
         self._seen = None if before is None else before.seen
         self._since, self._noted = time.time(), 0.0
+
+    def turn_to(self, node: NodeFolder) -> None:
+        """Speak of another address of the server from now on."""
+        self._node = node
 
     @property
     def lately(self) -> bool:
@@ -168,6 +253,13 @@ class _Announcer:
         self._noted = time.time()
         with suppress(StorageError):  # a full disk keeps no node from its server
             write_connection(self._node, Connection(state=state, since=self._since, seen=self._seen, reason=reason))
+
+
+def _trusted(node: NodeFolder) -> bytes:
+    try:
+        return node.ca.read_bytes()
+    except OSError:
+        return b""
 
 
 def _new_output(processes: Processes, seen: int) -> tuple[str, int]:
@@ -228,8 +320,8 @@ def _reason(node: NodeFolder, ask: Callable[[NodeFolder], Check], printed: str, 
 
 def _unreached(node: NodeFolder) -> str | None:
     """Return why a try does not reach the server, ``None`` if it does."""
-    failed = (check for check in reach(node.federation, node.ca) if check.status == "fails")
-    return next((f"{check.name}: {check.detail}" for check in failed), None)
+    failed = [check for check in reach(node.federation, node.ca) if check.status == "fails"]
+    return None if not failed else f"{failed[0].name}: {failed[0].detail}; {lost_advice(node)}"
 
 
 def _free_port() -> int:

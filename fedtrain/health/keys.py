@@ -5,6 +5,7 @@ And whether the certificates in a folder hold: for how long, by whom, for which 
 
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -24,6 +25,8 @@ from fedtrain.trust import Membership
 
 # A new certificate has to be made, copied and loaded by people.
 NOTICE = timedelta(days=30)
+# While an authority is renewed both are trusted, for as long as it takes all nodes to follow.
+AUTHORITY_NOTICE = timedelta(days=180)
 
 
 def closed(folder: Path) -> Check:
@@ -138,7 +141,23 @@ def read_certificate(path: Path) -> x509.Certificate:
         raise KeyFileError(f"{path} holds no certificate in PEM: {error}") from error
 
 
-def validity(name: str, certificate: x509.Certificate, now: datetime, *, advice: str) -> Check:
+def read_certificates(path: Path) -> list[x509.Certificate]:
+    """Read all certificates of a PEM file: those of two authorities while one is renewed.
+
+    Raises:
+        KeyFileError: it cannot be read, or holds none.
+    """
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes())
+    except OSError as error:
+        raise KeyFileError(f"cannot read the certificate {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise KeyFileError(f"{path} holds no certificate in PEM: {error}") from error
+
+
+def validity(
+    name: str, certificate: x509.Certificate, now: datetime, *, advice: str, notice: timedelta = NOTICE
+) -> Check:
     """Judge when a certificate begins and ends.
 
     Args:
@@ -146,6 +165,7 @@ def validity(name: str, certificate: x509.Certificate, now: datetime, *, advice:
         certificate: the certificate.
         now: the time, with its zone.
         advice: what to do when it ends.
+        notice: how long before its end somebody should look.
     """
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now < begins:
@@ -156,22 +176,39 @@ def validity(name: str, certificate: x509.Certificate, now: datetime, *, advice:
         )
     if now > ends:
         return fails(name, f"expired on {ends:%Y-%m-%d %H:%M} UTC; {advice}")
-    if ends - now < NOTICE:
+    if ends - now < notice:
         return warns(name, f"expires on {ends:%Y-%m-%d %H:%M} UTC, in {(ends - now).days} days; {advice}")
     return ok(name, f"valid until {ends:%Y-%m-%d}")
 
 
-def issued(certificate: x509.Certificate, ca: x509.Certificate) -> Check:
-    """Judge whether the CA signed the certificate."""
-    try:
-        certificate.verify_directly_issued_by(ca)
-    except (ValueError, TypeError, InvalidSignature):
-        return fails(
-            "chain",
-            f"server.crt was not issued by the CA in ca.pem ({ca.subject.rfc4514_string()}) but by "
-            f"{certificate.issuer.rfc4514_string()}; copy both from one `fedtrain provision rotate-server`",
-        )
-    return ok("chain", f"server.crt was issued by {ca.subject.rfc4514_string()}")
+def ending(files: Sequence[tuple[str, Path]], now: datetime) -> list[str]:
+    """Return a line for each certificate that has ended, or ends soon.
+
+    Args:
+        files: what each is, and where; those that are not there, or hold none, are for the doctor.
+        now: the time, with its zone.
+    """
+    lines = []
+    for what, path in files:
+        with suppress(KeyFileError):
+            for certificate in read_certificates(path):
+                found = validity(what, certificate, now, advice="fedtrain doctor says what to do")
+                lines += [f"{what}: {found.detail}"] if found.status != "ok" else []
+    return lines
+
+
+def issued(certificate: x509.Certificate, authorities: Sequence[x509.Certificate]) -> Check:
+    """Judge whether the CA signed the certificate, or one of two while it is renewed."""
+    for ca in authorities:
+        with suppress(ValueError, TypeError, InvalidSignature):
+            certificate.verify_directly_issued_by(ca)
+            return ok("chain", f"server.crt was issued by {ca.subject.rfc4514_string()}")
+    return fails(
+        "chain",
+        f"server.crt was not issued by the CA in ca.pem ({authorities[0].subject.rfc4514_string()}) but by "
+        f"{certificate.issuer.rfc4514_string()}, or by one of that name with another key; copy both from one folder "
+        "server/ of the operator's",
+    )
 
 
 def covers(certificate: x509.Certificate, host: str) -> Check:

@@ -66,11 +66,15 @@ def reach(federation: Federation, ca: Path) -> Iterator[Check]:
 
 def proxy(host: str) -> str | None:
     """Return the proxy, without a password, that Flower's HTTP client takes for TLS to a host by the environment."""
+    found = proxy_address(host)
+    return found.rpartition("@")[2] if found is not None and "@" in found else found
+
+
+def proxy_address(host: str) -> str | None:
+    """Return the same with its password: it is for connections, and not for people."""
     proxies = getproxies()
     found = proxies.get("https") or proxies.get("all")
-    if not found or proxy_bypass(host):
-        return None
-    return found.rpartition("@")[2] if "@" in found else found
+    return found if found and not proxy_bypass(host) else None
 
 
 def resolve(federation: Federation) -> tuple[Check, list[str]]:
@@ -247,7 +251,8 @@ def _untrusted(error: ssl.SSLCertVerificationError, shown: x509.Certificate | No
         issuer = "" if shown is None else f" (it is by {shown.issuer.rfc4514_string()})"
         return (
             f"wrong CA: the certificate that is shown was not issued by the CA in ca.pem{issuer}. Another server, or a "
-            "proxy that opens TLS, answers; do not trust it, and do not replace ca.pem by what it shows"
+            "proxy that opens TLS, answers, or the operator has renewed the CA; do not trust it, and do not replace "
+            "ca.pem by what it shows: a new CA comes in directions that the operator signed"
         )
     return f"the certificate of the server cannot be trusted: {error.verify_message}"
 

@@ -5,6 +5,7 @@ budgets.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,12 +15,13 @@ from fedtrain.crypto import Identity
 from fedtrain.data.site import open_site, read_site_data
 from fedtrain.errors import FedtrainError, KeyFileError, LedgerError, SiteError
 from fedtrain.health.check import Check, fails, ok, warns
+from fedtrain.health.directions import lost_advice
 from fedtrain.health.keys import (
     admitted,
     closed,
     identity,
     membership,
-    read_certificate,
+    read_certificates,
     requested,
     supernode_key,
     validity,
@@ -29,7 +31,9 @@ from fedtrain.health.network import reach
 from fedtrain.health.rehearsal import rehearse, task_names
 from fedtrain.ledger import Ledger, SitePolicy, dataset_key, read_policy, spent
 from fedtrain.machines.bundles import approved
+from fedtrain.machines.federation import read_directions
 from fedtrain.machines.folders import NodeFolder
+from fedtrain.machines.following import trusts
 from fedtrain.report.numbers import upper
 
 _SHOWN = 12  # letters of a digest
@@ -53,19 +57,64 @@ def node_checks(node: NodeFolder, ask: Callable[[NodeFolder], Check]) -> Iterato
     for check in _keys(node):
         usable &= check.status != "fails"
         yield check
-    for check in reach(node.federation, node.ca):
-        usable &= check.status != "fails"
-        yield check
-    if usable:
-        yield ask(node)
+    yield from directed(node)
+    reached, checks = _reached(node)
+    yield from checks
+    if usable and reached is not None:
+        yield ask(reached)
     yield from site(node)
+
+
+def directed(node: NodeFolder) -> Iterator[Check]:
+    """Check the directions of a node, if it has any, and say which addresses it tries."""
+    found = read_directions(node.directions, node.federation)
+    if found is None:
+        return
+    directions, _ = found
+    if not trusts(node, directions):
+        yield fails(
+            "directions", f"{node.ca.name} is not what {node.directions.name} names; fedtrain client up writes it anew"
+        )
+        return
+    detail = f"version {directions.version}, signed by the operator: the server is at {directions.address}"
+    for former in directions.former:
+        tried = "is also tried until" if datetime.now(UTC) < former.until else "was also tried until"
+        detail += f"; {former.address} {tried} {former.until:%Y-%m-%d}"
+    retires = directions.authorities[-1].retires
+    if retires is not None:
+        detail += f"; the CA is being renewed, and the former one retires on {retires:%Y-%m-%d}"
+    yield ok("directions", detail)
+
+
+def _reached(node: NodeFolder) -> tuple[NodeFolder | None, list[Check]]:
+    """Check the way to the server at each address that the node tries.
+
+    Returns:
+        The node with the address that it connects to, ``None`` if none is reached; and what to say.
+    """
+    routes = [replace(node, federation=route) for route in node.federation.routes(datetime.now(UTC))]
+    tried = [(route, list(reach(route.federation, route.ca))) for route in routes]
+    works = [(route, checks) for route, checks in tried if all(check.status != "fails" for check in checks)]
+    if not works:
+        return None, [*tried[0][1], warns("directions", f"the server is not reached; {lost_advice(node)}")]
+    chosen, checks = works[0]
+    said = list(checks)
+    for route, others in tried:
+        if route is chosen:
+            continue
+        failed = [check for check in others if check.status == "fails"]
+        newest = "the newest address" if route is routes[0] else "a former address"
+        state = f"is not reached ({failed[0].name}: {failed[0].detail})" if failed else "is reached, too"
+        note = f"{newest}, {route.federation.address}, {state}; this node connects to {chosen.federation.address}"
+        said.append(warns("address", note) if route is routes[0] else ok("address", note))
+    return chosen, said
 
 
 def _keys(node: NodeFolder) -> Iterator[Check]:
     try:
-        ca = read_certificate(node.ca)
-        advice = "the operator makes a federation anew, and every node needs the new ca.pem"
-        yield validity("CA", ca, datetime.now(UTC), advice=advice)
+        for ca in read_certificates(node.ca):
+            advice = "the operator renews it: fedtrain provision renew-ca"
+            yield validity("CA", ca, datetime.now(UTC), advice=advice)
     except KeyFileError as error:
         yield fails("CA", f"{error}; copy ca.pem from the kit again")
     check, own = identity(node.identity, made_by="fedtrain client init")

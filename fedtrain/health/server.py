@@ -13,7 +13,7 @@ import sqlite3
 import ssl
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -33,16 +33,17 @@ from fedtrain.health.keys import (
     membership,
     opened_by,
     read_certificate,
+    read_certificates,
     server_admitted,
     validity,
 )
 from fedtrain.health.machine import free_space, installed, writable
 from fedtrain.health.network import TIMEOUT, presented, resolve, secure, trusting
-from fedtrain.machines.federation import Federation
+from fedtrain.machines.federation import Federation, read_directions
 from fedtrain.machines.folders import ServerFolder
 
 _RENEW = "the operator makes a new one with fedtrain provision rotate-server"
-_NEW_CA = "every machine needs a new ca.pem: the operator makes a federation anew"
+_NEW_CA = "the operator renews it with fedtrain provision renew-ca"
 # Lists all runs to anyone: the Control API of the open-source SuperLink has no authentication.
 CONTROL = "/v1/control/list-runs"
 _REFUSALS = {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}
@@ -60,11 +61,12 @@ def server_checks(server: ServerFolder) -> Iterator[Check]:
     yield database(server.database)
     yield from _identity(server)
     try:
-        ca, own = read_certificate(server.ca), read_certificate(server.certificate)
+        authorities, own = read_certificates(server.ca), read_certificate(server.certificate)
     except KeyFileError as error:
         yield fails("certificate", f"{error}; copy the folder server/ from the operator again")
         return
-    yield from certificate_checks(server, ca, own)
+    yield from certificate_checks(server, authorities, own)
+    yield from _directions(server, own)
     name, _ = resolve(server.federation)
     # Here the name may be known inside another network only.
     yield name if name.status == "ok" else warns(name.name, f"{name.detail}; nodes need it, this machine does not")
@@ -81,12 +83,35 @@ def _identity(server: ServerFolder) -> Iterator[Check]:
         yield server_admitted(found, own)
 
 
-def certificate_checks(server: ServerFolder, ca: x509.Certificate, own: x509.Certificate) -> Iterator[Check]:
+def _directions(server: ServerFolder, own: x509.Certificate) -> Iterator[Check]:
+    """Check what the server tells nodes of its address and its authorities, if it tells them anything."""
+    found = read_directions(server.directions, server.federation)
+    if found is None:
+        return
+    directions, _ = found
+    if server.ca.read_bytes() != directions.certificates:
+        yield fails("directions", "ca.pem is not what directions.json names; copy both from the operator's server/")
+        return
+    detail = f"version {directions.version}, signed by the operator: nodes are told {directions.address}"
+    for route in server.federation.routes(datetime.now(UTC))[1:]:
+        detail += f"; {route.address} is served too, if it is this machine's"
+        if (check := covers(own, route.host)).status == "fails":
+            yield check
+    retires = directions.authorities[-1].retires
+    if retires is not None:
+        detail += f"; the CA is being renewed, and the former one retires on {retires:%Y-%m-%d}"
+    yield ok("directions", detail)
+
+
+def certificate_checks(
+    server: ServerFolder, authorities: Sequence[x509.Certificate], own: x509.Certificate
+) -> Iterator[Check]:
     """Check that a server's certificates hold now, and belong to one another, to its name and to its key."""
     now = datetime.now(UTC)
-    yield validity("CA", ca, now, advice=_NEW_CA)
+    for ca in authorities:
+        yield validity("CA", ca, now, advice=_NEW_CA)
     yield validity("certificate", own, now, advice=_RENEW)
-    yield issued(own, ca)
+    yield issued(own, authorities)
     yield covers(own, server.federation.host)
     yield opened_by(own, server.certificate_key)
 

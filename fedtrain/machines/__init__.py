@@ -1,6 +1,6 @@
 """The folders of a federation's machines: what a node and a server keep on disk, and what each approves or requests."""
 
-from fedtrain.machines.federation import Federation, read_membership, write_membership
+from fedtrain.machines.federation import Federation, read_directions, read_membership, write_membership
 from fedtrain.machines.folders import NODE, SERVER_VARIABLE, NodeFolder, ServerFolder
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Federation",
     "NodeFolder",
     "ServerFolder",
+    "read_directions",
     "read_membership",
     "write_membership",
 ]

@@ -1,24 +1,27 @@
-"""What every machine of a federation pins: its id, the operator's key and the server's address.
+"""What every machine of a federation pins: its id, the operator's key and the server's first address.
 
-Who belongs to it is in the file of a signed membership.
+Who belongs to it is in the file of a signed membership. Where the operator has moved the server since, or renewed its
+certificate authority, signed directions say so.
 """
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Self
 
 from fedtrain.crypto import PublicIdentity, SignedEnvelope
 from fedtrain.errors import ForgeryError, SiteError
 from fedtrain.files import write_atomic
-from fedtrain.trust import Membership
+from fedtrain.trust import Directions, Former, Membership
+from fedtrain.trust.directions import MOST_BYTES, check_address
 
 SCHEMA = "fedtrain.federation/1"
 FILE = "federation.json"
+DIRECTIONS = "directions.json"
 
 _ID = re.compile(r"[0-9a-f]{32}")
-_ADDRESS = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 
 
 def resolved(path: Path, what: str) -> Path:
@@ -45,6 +48,8 @@ class Federation:
         id: 32 hexadecimal digits.
         address: the server's host and port, as nodes reach it; an IPv6 address in brackets.
         operator: the key that signs who belongs to the federation.
+        directions: the version of the directions that the address is from; 0 for the address of the kit.
+        former: addresses that the server had, with the times until which they are tried.
 
     Raises:
         ValueError: the id or the address is malformed.
@@ -53,12 +58,13 @@ class Federation:
     id: str
     address: str
     operator: PublicIdentity
+    directions: int = 0
+    former: tuple[Former, ...] = ()
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):
             raise ValueError(f"the id of a federation is 32 hexadecimal digits, and not {self.id!r}")
-        if not _ADDRESS.fullmatch(self.address) or not 0 < self.port < 1 << 16:
-            raise ValueError(f"an address is HOST:PORT, for example fl.example.org:9443, and not {self.address!r}")
+        check_address(self.address)
 
     @property
     def host(self) -> str:
@@ -70,16 +76,30 @@ class Federation:
         """The server's port."""
         return int(self.address.rpartition(":")[2])
 
+    def routes(self, now: datetime) -> tuple[Self, ...]:
+        """Return the federation at each address that may be tried, the newest first.
+
+        Args:
+            now: the time, with its zone; a former address counts until its own time.
+        """
+        former = [one.address for one in self.former if now < one.until]
+        return tuple(replace(self, address=address, former=()) for address in (self.address, *former))
+
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read it from a folder of a server, of a node, or of a kit.
+        """Read it from a folder of a server, of a node, or of a kit, with the directions that are there.
 
         Raises:
             SiteError: it is missing or unreadable, or something else.
         """
         path = folder / FILE
         try:
-            return cls._from_json(json.loads(path.read_bytes()))
+            pinned = cls._from_json(json.loads(path.read_bytes()))
+            found = read_directions(folder / DIRECTIONS, pinned)
+            if found is None:
+                return pinned
+            directions, _ = found
+            return replace(pinned, address=directions.address, directions=directions.version, former=directions.former)
         except OSError as error:
             raise SiteError(f"cannot read {path}: {error.strerror or error}") from error
         except (ValueError, RecursionError) as error:
@@ -106,6 +126,39 @@ class Federation:
         """
         value = {"schema": SCHEMA, "id": self.id, "address": self.address, "operator": self.operator.encode()}
         write_atomic(folder / FILE, json.dumps(value, indent=2).encode() + b"\n")
+
+
+def read_directions(path: Path, federation: Federation) -> tuple[Directions, SignedEnvelope] | None:
+    """Return the directions in a file, and the envelope that they came in; ``None`` where there is no file.
+
+    Raises:
+        SiteError: it cannot be read, or is of another federation, or was not signed by its operator.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise SiteError(f"{path} is larger than any directions")
+        envelope = SignedEnvelope.from_line(data)
+        return verified_directions(envelope, federation), envelope
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise SiteError(f"cannot read {path}: {error.strerror or error}") from error
+    except ForgeryError as error:
+        raise SiteError(f"{path} cannot be used: {error}; ask the operator for it again") from error
+
+
+def verified_directions(envelope: SignedEnvelope, federation: Federation) -> Directions:
+    """Return the directions that the operator of a federation signed for it.
+
+    Raises:
+        ForgeryError: somebody else signed, or they are no directions, or those of another federation.
+    """
+    directions = Directions.verify(envelope, federation.operator)
+    if directions.federation != federation.id:
+        raise ForgeryError(f"the directions are of another federation, {directions.federation}")
+    return directions
 
 
 def read_membership(path: Path, federation: Federation) -> tuple[Membership, SignedEnvelope]:

@@ -13,13 +13,13 @@ from typing import Self
 from fedtrain.crypto import SignedEnvelope
 from fedtrain.errors import SiteError
 from fedtrain.files import write_atomic
-from fedtrain.machines.federation import Federation, resolved
+from fedtrain.machines.federation import DIRECTIONS, Federation, resolved
 from fedtrain.trust.membership import NAME
 
 # In the configuration of a SuperNode: where its own folder is.
 NODE = "fedtrain-node"
 
-_FILE = "node.json"
+NODE_FILE = "node.json"
 # Names the folder to the ServerApp. A run's configuration comes from its submitter, and names no keys.
 SERVER_VARIABLE = "FEDTRAIN_SERVER"
 
@@ -48,7 +48,7 @@ class NodeFolder:
             SiteError: it is not one.
         """
         path = resolved(path, "node")
-        file = path / _FILE
+        file = path / NODE_FILE
         try:
             name, client = _name_and_number(json.loads(file.read_bytes()))
             return cls(path=path, name=name, client=client, federation=Federation.read(path))
@@ -67,7 +67,7 @@ class NodeFolder:
         """
         self.federation.write(self.path)
         value = {"name": self.name, "client": self.client}
-        write_atomic(self.path / _FILE, json.dumps(value, indent=2).encode() + b"\n")
+        write_atomic(self.path / NODE_FILE, json.dumps(value, indent=2).encode() + b"\n")
 
     def write_request(self, envelope: SignedEnvelope) -> None:
         """Write the request to be admitted, durably.
@@ -79,8 +79,13 @@ class NodeFolder:
 
     @property
     def ca(self) -> Path:
-        """The certificate of the federation's CA, PEM. From the kit."""
+        """The certificates of the federation's CA, PEM. From the kit, then from the directions."""
         return self.path / "ca.pem"
+
+    @property
+    def directions(self) -> Path:
+        """The newest signed directions that the node has, if there are any."""
+        return self.path / DIRECTIONS
 
     @property
     def site(self) -> Path:
@@ -183,8 +188,13 @@ class ServerFolder:
 
     @property
     def ca(self) -> Path:
-        """The certificate of the federation's CA, PEM."""
+        """The certificates of the federation's CA, PEM: two while it is renewed."""
         return self.path / "ca.pem"
+
+    @property
+    def directions(self) -> Path:
+        """The newest signed directions, if there are any."""
+        return self.path / DIRECTIONS
 
     @property
     def certificate(self) -> Path:

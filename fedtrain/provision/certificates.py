@@ -100,15 +100,27 @@ def hosts_of(certificate: bytes) -> tuple[str, ...]:
     return tuple(str(name.value) for name in names)
 
 
-def expiry_problem(certificate: bytes, what: str, *, now: datetime) -> str | None:
-    """Return what to say of a certificate's end, ``None`` if it is more than 30 days away."""
+def end_of(certificate: bytes) -> datetime:
+    """Return when a certificate ends, UTC.
+
+    Raises:
+        KeyFileError: it is none.
+    """
+    try:
+        return x509.load_pem_x509_certificate(certificate).not_valid_after_utc
+    except ValueError as error:
+        raise KeyFileError(f"the certificate cannot be read: {error}") from error
+
+
+def expiry_problem(certificate: bytes, what: str, *, now: datetime, notice: timedelta = NOTICE) -> str | None:
+    """Return what to say of a certificate's end, ``None`` if it is further away than the notice."""
     try:
         end = x509.load_pem_x509_certificate(certificate).not_valid_after_utc
     except ValueError as error:
         return f"{what} cannot be read: {error}"
     if end <= now:
         return f"{what} expired on {end:%Y-%m-%d}: no node connects any more"
-    if end - now < NOTICE:
+    if end - now < notice:
         return f"{what} expires on {end:%Y-%m-%d}, in {(end - now).days} days"
     return None
 

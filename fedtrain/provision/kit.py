@@ -70,7 +70,13 @@ _NEXT = "identity.new.pem"
 
 
 def write_kit(
-    path: Path, name: str, client: int, federation: Federation, ca: bytes, membership: SignedEnvelope
+    path: Path,
+    name: str,
+    client: int,
+    federation: Federation,
+    ca: bytes,
+    membership: SignedEnvelope,
+    directions: SignedEnvelope | None = None,
 ) -> None:
     """Write a kit into a folder that is made for it.
 
@@ -79,8 +85,9 @@ def write_kit(
         name: the node's name.
         client: its number.
         federation: what it pins.
-        ca: the certificate of the CA, PEM.
+        ca: the certificates of the CA, PEM.
         membership: who belongs to the federation so far.
+        directions: how its server is reached, if that was changed.
 
     Raises:
         StorageError: it cannot be written.
@@ -90,6 +97,8 @@ def write_kit(
     node = NodeFolder(path=path, name=name, client=client, federation=federation)
     write_atomic(node.ca, ca)
     write_membership(node.membership, membership)
+    if directions is not None:
+        write_atomic(node.directions, directions.line())
     write_atomic(node.site, SITE_FILE.encode())
     # Last: a folder without it is no kit.
     node.write()
@@ -100,7 +109,7 @@ def make_folder(server: ServerFolder, ca: bytes) -> None:
 
     Args:
         server: the folder.
-        ca: certificate of the CA, PEM.
+        ca: certificates of the CA, PEM.
 
     Raises:
         StorageError: it cannot be made or written.

@@ -1,6 +1,7 @@
 """The operator's folder, whose holder decides who belongs to a federation. It is kept offline.
 
-``federation.json`` and ``membership.json`` are what all pin and see; ``operator.pem`` and ``ca.key`` are secret;
+``federation.json``, ``membership.json`` and ``directions.json`` are what all pin and see; ``operator.pem`` and
+``ca.key`` are secret;
 ``nodes.json`` has the number of every node there ever was; ``kits/`` and ``server/`` are to be carried to the machines;
 ``rosters/`` has the keys of each version of the membership, for auditors.
 """
@@ -14,15 +15,19 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Self, TypeVar
 
-from fedtrain.crypto import Identity, PublicIdentity
-from fedtrain.crypto.secrets import read_or_create_secret, read_secret
+from fedtrain.crypto import Identity, PublicIdentity, SignedEnvelope
+from fedtrain.crypto.secrets import read_or_create_secret
 from fedtrain.errors import ConfigError, SiteError, StorageError
 from fedtrain.files import sync_folder, write_atomic
-from fedtrain.machines import Federation, ServerFolder, read_membership, write_membership
+from fedtrain.health.keys import AUTHORITY_NOTICE
+from fedtrain.machines import Federation, ServerFolder, read_directions, read_membership, write_membership
+from fedtrain.machines.federation import DIRECTIONS
+from fedtrain.machines.folders import NODE_FILE
 from fedtrain.machines.request import Request
-from fedtrain.provision.certificates import Pair, expiry_problem, issue, make_ca
+from fedtrain.provision.certificates import expiry_problem, issue, make_ca
 from fedtrain.provision.kit import former_hosts, make_folder, next_identity, take_over, write_certificate, write_kit
-from fedtrain.trust import Membership, Roster
+from fedtrain.provision.renewal import present_authority, present_certificate
+from fedtrain.trust import Directions, Membership, Roster
 from fedtrain.trust.membership import NAME
 
 _T = TypeVar("_T")
@@ -37,6 +42,7 @@ class OperatorFolder:
         federation: what every machine pins.
         operator: the key that signs memberships.
         membership: the newest one.
+        directions: the newest ones; ``None`` where the server's first address and authority hold.
         nodes: the number of each node that was ever added, by name.
     """
 
@@ -44,6 +50,7 @@ class OperatorFolder:
     federation: Federation
     operator: Identity
     membership: Membership
+    directions: Directions | None
     nodes: Mapping[str, int]
 
     @classmethod
@@ -104,7 +111,7 @@ class OperatorFolder:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Read the folder, and bring the copies of the membership up to date, where a command was interrupted.
+        """Read the folder, and bring the copies of what was signed up to date, where a command was interrupted.
 
         Raises:
             SiteError: it is not an operator's folder, or damaged.
@@ -130,12 +137,31 @@ class OperatorFolder:
         if server.path.exists():
             write_membership(server.membership, envelope)
             take_over(server, membership)
-        return cls(path=path, federation=federation, operator=operator, membership=membership, nodes=nodes)
+        directions, signed = read_directions(path / DIRECTIONS, federation) or (None, None)
+        if directions is not None and signed is not None:
+            spread(path, server, directions, signed)
+        return cls(
+            path=path,
+            federation=federation,
+            operator=operator,
+            membership=membership,
+            directions=directions,
+            nodes=nodes,
+        )
 
     @property
     def server(self) -> ServerFolder:
         """The server's folder, to be carried to its machine."""
         return ServerFolder(path=self.path / "server", federation=self.federation)
+
+    @property
+    def trusted(self) -> bytes:
+        """The certificates of the authorities that nodes trust, PEM.
+
+        Raises:
+            SiteError: they cannot be read.
+        """
+        return present_certificate(self.path) if self.directions is None else self.directions.certificates
 
     def kit(self, name: str) -> Path:
         """Return the folder of a node's kit."""
@@ -160,7 +186,9 @@ class OperatorFolder:
         _, envelope = read_membership(self.path / "membership.json", self.federation)
         temporary = kit.with_name(f".{name}.{token_hex(6)}.tmp")
         try:
-            write_kit(temporary, name, number, self.federation, (self.path / "ca.pem").read_bytes(), envelope)
+            known = read_directions(self.path / DIRECTIONS, self.federation)
+            directions = None if known is None else known[1]
+            write_kit(temporary, name, number, self.federation, self.trusted, envelope, directions)
             if kit.exists():  # of a command that was interrupted before it numbered the node
                 shutil.rmtree(kit)
             temporary.rename(kit)
@@ -255,13 +283,11 @@ class OperatorFolder:
         """
         server = self.server
         hosts = [self.federation.host, *former_hosts(server, lost=identity), *names]
-        try:
-            ca = (self.path / "ca.pem").read_bytes()
-        except OSError as error:
-            raise SiteError(f"cannot read {error.filename}: {error.strerror or error}") from error
-        authority = Pair(certificate=ca, key=read_secret(self.path / "ca.key"))
-        pair = issue(authority, hosts, now=now, days=days)
-        make_folder(server, ca)
+        pair = issue(present_authority(self.path), hosts, now=now, days=days)
+        make_folder(server, self.trusted)
+        known = read_directions(self.path / DIRECTIONS, self.federation)
+        if known is not None:
+            write_atomic(server.directions, known[1].line())
         write_certificate(server, pair)
         if not identity:
             return self.membership
@@ -276,13 +302,19 @@ class OperatorFolder:
 
     def warnings(self, *, now: datetime) -> list[str]:
         """Return what is to be said of certificates that end soon, and what to do."""
-        found = []
-        for what, path, advice in (
-            ("the certificate of the CA", self.path / "ca.pem", "every machine pins it: begin another federation"),
-            ("the server's certificate", self.server.certificate, f"run: fedtrain provision rotate-server {self.path}"),
-        ):
-            if path.is_file() and (problem := expiry_problem(path.read_bytes(), what, now=now)) is not None:
-                found.append(f"{problem}; {advice}")
+        found, renews = [], f"fedtrain provision renew-ca {self.path}"
+        retires = None if self.directions is None else self.directions.authorities[-1].retires
+        if retires is not None and retires <= now:
+            found.append(f"the former CA was to retire on {retires:%Y-%m-%d}; run: {renews} --finish")
+        certificate, authority = self.server.certificate, self.path / "ca.pem"
+        if retires is None and authority.is_file():
+            problem = expiry_problem(
+                authority.read_bytes(), "the certificate of the CA", now=now, notice=AUTHORITY_NOTICE
+            )
+            found += [] if problem is None else [f"{problem}; run: {renews}"]
+        if certificate.is_file():
+            problem = expiry_problem(certificate.read_bytes(), "the server's certificate", now=now)
+            found += [] if problem is None else [f"{problem}; run: fedtrain provision rotate-server {self.path}"]
         return found
 
     def _sign(
@@ -315,6 +347,16 @@ def _publish(path: Path, server: ServerFolder, membership: Membership, operator:
     membership.roster.write(_roster_file(path, membership))
     if server.path.exists():
         write_membership(server.membership, envelope)
+
+
+def spread(path: Path, server: ServerFolder, directions: Directions, signed: SignedEnvelope) -> None:
+    """Copy directions, and the certificates that they name, to the server's folder and to the kits that are here."""
+    folders = [kit for kit in sorted((path / "kits").glob("*")) if (kit / NODE_FILE).exists()]
+    for folder in [*([server.path] if server.path.exists() else []), *folders]:
+        for name, content in (("ca.pem", directions.certificates), (DIRECTIONS, signed.line())):
+            file = folder / name
+            if not file.exists() or file.read_bytes() != content:
+                write_atomic(file, content)
 
 
 def _roster_file(path: Path, membership: Membership) -> Path:

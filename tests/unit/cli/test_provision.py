@@ -1,6 +1,8 @@
+import json
 import re
 import shutil
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -158,3 +160,41 @@ def test_two_commands_do_not_sign_at_once(federation, node):
     assert result.exit_code == 2
     assert "is in use" in result.stderr
     done("admit", federation, "north", node.request)
+
+
+def test_a_server_moves_and_its_ca_is_renewed_in_words(federation, node, tmp_path):
+    first = done("list", federation).stdout
+    moved = done("readdress", federation, "--address", "fl.example.net:9444", "--grace", "7").stdout
+    assert "the server is at fl.example.net:9444, and was at fl.example.org:9443: directions version 1\n" in moved
+    assert re.search(r"until 20\d\d-\d\d-\d\d nodes also try fl\.example\.org:9443\n", moved)
+    files = ", ".join(
+        str(federation / "server" / name) for name in ("directions.json", "ca.pem", "server.crt", "server.key")
+    )
+    assert f"carry {files} to the server's machine, in secret, and start it again; it tells the nodes\n" in moved
+    again = run("readdress", federation, "--address", "fl.example.net:9444")
+    assert (again.exit_code, "is at fl.example.net:9444 already" in again.stderr) == (2, True)
+
+    begun = json.loads(done("renew-ca", federation, "--json").stdout)
+    assert (begun["directions"], [Path(file).name for file in begun["carry"]]) == (2, ["directions.json", "ca.pem"])
+    shutil.copy2(federation / "directions.json", tmp_path / "earlier.json")
+    listed = done("list", federation).stdout
+    assert "directions version 2\n" in listed
+    assert f"the CA is being renewed; the former one retires on {begun['retires']}\n" in listed
+    assert "directions" not in first
+    finished = done("renew-ca", federation, "--finish")
+    assert "nodes trust the new CA alone: directions version 3\n" in finished.stdout
+    assert f"the former CA was to be used until {begun['retires']}" in finished.stderr
+    assert run("renew-ca", federation, "--finish").exit_code == 2
+
+    def follow(file):
+        return CliRunner().invoke(app, ["client", "follow", str(node.path), str(file)])
+
+    taken = follow(federation / "directions.json")
+    assert taken.exit_code == 0, taken.output
+    assert "directions version 3: the server is at fl.example.net:9444\nthey are new to this node\n" in taken.stdout
+    assert "this node has them already\n" in follow(federation / "directions.json").stdout
+    older = follow(tmp_path / "earlier.json")
+    assert (older.exit_code, "has others of version 3" in older.stderr) == (1, True)
+    assert (follow(tmp_path / "nowhere").exit_code, follow(node.site).exit_code) == (2, 2)
+    status = CliRunner().invoke(app, ["client", "status", str(node.path)]).stdout
+    assert "of the federation at fl.example.net:9444: not up\nit also tries fl.example.org:9443, " in status

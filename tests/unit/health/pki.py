@@ -75,17 +75,32 @@ def _general(name):
 
 
 @contextlib.contextmanager
-def serving(folder, issued, *, status=200, ahead=timedelta(0), dated=True, version=ssl.TLSVersion.TLSv1_3, statuses=()):
+def serving(
+    folder,
+    issued,
+    *,
+    status=200,
+    ahead=timedelta(0),
+    dated=True,
+    version=ssl.TLSVersion.TLSv1_3,
+    statuses=(),
+    bodies=(),
+):
     """Serve HTTPS on a free port of loopback, by a clock that is ahead of ours; yields the port."""
-    named = dict(statuses)
+    named, content = dict(statuses), dict(bodies)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            self.send_response_only(named.get(self.path, status if self.path == "/health" else 404))
+            known = 200 if self.path in content else 404
+            self.send_response_only(named.get(self.path, status if self.path == "/health" else known))
             if dated:
                 self.send_header("Date", format_datetime(datetime.now(UTC) + ahead, usegmt=True))
-            self.send_header("Content-Length", "0")
+            if named.get(self.path) == 302:
+                self.send_header("Location", "/elsewhere")
+            body = content.get(self.path, b"")
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
+            self.wfile.write(body)
 
         do_POST = do_GET  # noqa: N815 - the name is http.server's
 

@@ -174,15 +174,16 @@ def test_how_long_a_certificate_holds(now, status, said):
 
 def test_who_issued_a_certificate(ca):
     certificate = pki.certificate_of(ca, "a.example").certificate
-    assert issued(certificate, ca.certificate).status == "ok"
-    other = issued(certificate, pki.authority("another").certificate)
+    assert issued(certificate, [ca.certificate]).status == "ok"
+    other = issued(certificate, [pki.authority("another").certificate])
     assert (other.status, "CN=another" in other.detail, "CN=CA of the federation" in other.detail) == (
         "fails",
         True,
         True,
     )
     same_name = pki.authority("CA of the federation").certificate
-    assert issued(certificate, same_name).status == "fails"
+    assert issued(certificate, [same_name]).status == "fails"
+    assert issued(certificate, [same_name, ca.certificate]).status == "ok"
 
 
 @pytest.mark.parametrize(

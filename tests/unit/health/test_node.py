@@ -53,7 +53,12 @@ def test_a_node_in_order(tmp_path, members, ca):
 def test_a_node_without_a_network_is_checked_as_far_as_it_goes(tmp_path, members, ca):
     node = folders.node_folder(tmp_path / "node", members, ca, address="fl.invalid:9443")
     found = statuses(node)
-    assert found == {**dict.fromkeys(BEFORE_THE_SITE, "ok"), "DNS": "fails", "connection": "warns"}
+    assert found == {
+        **dict.fromkeys(BEFORE_THE_SITE, "ok"),
+        "DNS": "fails",
+        "connection": "warns",
+        "directions": "warns",
+    }
 
 
 def test_a_kit_whose_keys_were_not_made_yet(tmp_path, members, ca):

@@ -307,7 +307,7 @@ def test_certificates_that_end_soon_are_warned_of(operator):
     (operator.path / "ca.pem").write_bytes(b"damaged")
     damaged, _ = operator.warnings(now=NOW)
     assert damaged.startswith("the certificate of the CA cannot be read")
-    assert damaged.endswith("begin another federation")
+    assert damaged.endswith(f"; run: fedtrain provision renew-ca {operator.path}")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,68 @@
+"""A node follows the directions that the operator signed, and never back to older ones."""
+
+from filelock import FileLock
+
+from fedtrain.crypto import SignedEnvelope
+from fedtrain.errors import ForgeryError, StorageError
+from fedtrain.files import write_atomic
+from fedtrain.machines.federation import read_directions, verified_directions
+from fedtrain.machines.folders import NodeFolder
+from fedtrain.trust import Directions
+
+
+def follow(node: NodeFolder, envelope: SignedEnvelope) -> Directions | None:
+    """Take directions over, durably, in the place of older ones.
+
+    Args:
+        node: the node.
+        envelope: what somebody says that the operator signed.
+
+    Returns:
+        The directions, or ``None`` if the node had them already.
+
+    Raises:
+        ForgeryError: the operator did not sign them for this federation, or the node has newer ones, or others of the
+            same version.
+        SiteError: the directions of the node cannot be read.
+        StorageError: they cannot be written.
+    """
+    directions = verified_directions(envelope, node.federation)
+    lock = FileLock(node.path / ".directions.lock")
+    try:
+        # Two at once must not both be compared with the same version, and the older one be written last.
+        with lock:
+            known = read_directions(node.directions, node.federation)
+            if known is not None and (
+                directions.version < known[0].version
+                or (directions.version == known[0].version and envelope != known[1])
+            ):
+                raise ForgeryError(
+                    f"the directions are of version {directions.version}, and {node.name} has others of version "
+                    f"{known[0].version}: ask the operator for the newest ones"
+                )
+            if known is None or directions.version > known[0].version:
+                write_atomic(node.directions, envelope.line())
+            settle(node)
+            return directions if known is None or directions.version > known[0].version else None
+    except OSError as error:
+        raise StorageError(f"cannot lock {node.path}: {error.strerror or error}") from error
+
+
+def settle(node: NodeFolder) -> None:
+    """Make TLS trust whom the directions of a node name, where taking them over was interrupted before that.
+
+    Raises:
+        SiteError: the directions cannot be read.
+        StorageError: the certificates cannot be written.
+    """
+    known = read_directions(node.directions, node.federation)
+    if known is not None and not trusts(node, known[0]):
+        write_atomic(node.ca, known[0].certificates)
+
+
+def trusts(node: NodeFolder, directions: Directions) -> bool:
+    """Say whether the certificates that a node trusts are those that directions name."""
+    try:
+        return node.ca.read_bytes() == directions.certificates
+    except OSError:
+        return False
