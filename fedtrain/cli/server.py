@@ -50,7 +50,7 @@ def up(
     with output(as_json, quiet) as out:
         server = ServerFolder.open(folder)
         check(server)
-        if port == server.federation.port:
+        if port in {route.port for route in server.federation.routes(datetime.now(UTC))}:
             raise ConfigError(f"--port {port} is the port that nodes reach: the SuperLink needs another, on loopback")
         with only_one(server.path):
             service = Service(server=server, port=port)

@@ -25,8 +25,6 @@ from fedtrain.trust import Membership
 
 # A new certificate has to be made, copied and loaded by people.
 NOTICE = timedelta(days=30)
-# While an authority is renewed both are trusted, for as long as it takes all nodes to follow.
-AUTHORITY_NOTICE = timedelta(days=180)
 
 
 def closed(folder: Path) -> Check:
@@ -155,9 +153,7 @@ def read_certificates(path: Path) -> list[x509.Certificate]:
         raise KeyFileError(f"{path} holds no certificate in PEM: {error}") from error
 
 
-def validity(
-    name: str, certificate: x509.Certificate, now: datetime, *, advice: str, notice: timedelta = NOTICE
-) -> Check:
+def validity(name: str, certificate: x509.Certificate, now: datetime, *, advice: str) -> Check:
     """Judge when a certificate begins and ends.
 
     Args:
@@ -165,7 +161,6 @@ def validity(
         certificate: the certificate.
         now: the time, with its zone.
         advice: what to do when it ends.
-        notice: how long before its end somebody should look.
     """
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now < begins:
@@ -176,9 +171,28 @@ def validity(
         )
     if now > ends:
         return fails(name, f"expired on {ends:%Y-%m-%d %H:%M} UTC; {advice}")
-    if ends - now < notice:
+    if ends - now < NOTICE:
         return warns(name, f"expires on {ends:%Y-%m-%d %H:%M} UTC, in {(ends - now).days} days; {advice}")
     return ok(name, f"valid until {ends:%Y-%m-%d}")
+
+
+def authorities_hold(authorities: Sequence[x509.Certificate], now: datetime, *, advice: str) -> list[Check]:
+    """Judge when the authorities of a ``ca.pem`` begin and end.
+
+    The first one is to stay. A former one beside it may end while the authority is renewed: what it issued ends before.
+
+    Args:
+        authorities: those that are trusted.
+        now: the time, with its zone.
+        advice: what to do when the first one ends.
+    """
+    first, *former = authorities
+    checks = [validity("CA", first, now, advice=advice)]
+    ended = [one.not_valid_after_utc for one in former if one.not_valid_after_utc < now]
+    return checks + [
+        warns("former CA", f"expired on {end:%Y-%m-%d %H:%M} UTC; the operator ends the renewal with --finish")
+        for end in ended
+    ]
 
 
 def ending(files: Sequence[tuple[str, Path]], now: datetime) -> list[str]:
@@ -191,9 +205,8 @@ def ending(files: Sequence[tuple[str, Path]], now: datetime) -> list[str]:
     lines = []
     for what, path in files:
         with suppress(KeyFileError):
-            for certificate in read_certificates(path):
-                found = validity(what, certificate, now, advice="fedtrain doctor says what to do")
-                lines += [f"{what}: {found.detail}"] if found.status != "ok" else []
+            found = validity(what, read_certificates(path)[0], now, advice="fedtrain doctor says what to do")
+            lines += [f"{what}: {found.detail}"] if found.status != "ok" else []
     return lines
 
 

@@ -18,13 +18,13 @@ from fedtrain.health.check import Check, fails, ok, warns
 from fedtrain.health.directions import lost_advice
 from fedtrain.health.keys import (
     admitted,
+    authorities_hold,
     closed,
     identity,
     membership,
     read_certificates,
     requested,
     supernode_key,
-    validity,
 )
 from fedtrain.health.machine import free_space, installed, writable
 from fedtrain.health.network import reach
@@ -112,9 +112,8 @@ def _reached(node: NodeFolder) -> tuple[NodeFolder | None, list[Check]]:
 
 def _keys(node: NodeFolder) -> Iterator[Check]:
     try:
-        for ca in read_certificates(node.ca):
-            advice = "the operator renews it: fedtrain provision renew-ca"
-            yield validity("CA", ca, datetime.now(UTC), advice=advice)
+        advice = "the operator renews it: fedtrain provision renew-ca"
+        yield from authorities_hold(read_certificates(node.ca), datetime.now(UTC), advice=advice)
     except KeyFileError as error:
         yield fails("CA", f"{error}; copy ca.pem from the kit again")
     check, own = identity(node.identity, made_by="fedtrain client init")

@@ -26,6 +26,7 @@ from cryptography import x509
 from fedtrain.errors import KeyFileError
 from fedtrain.health.check import Check, fails, ok, warns
 from fedtrain.health.keys import (
+    authorities_hold,
     closed,
     covers,
     identity,
@@ -108,8 +109,7 @@ def certificate_checks(
 ) -> Iterator[Check]:
     """Check that a server's certificates hold now, and belong to one another, to its name and to its key."""
     now = datetime.now(UTC)
-    for ca in authorities:
-        yield validity("CA", ca, now, advice=_NEW_CA)
+    yield from authorities_hold(authorities, now, advice=_NEW_CA)
     yield validity("certificate", own, now, advice=_RENEW)
     yield issued(own, authorities)
     yield covers(own, server.federation.host)

@@ -21,6 +21,8 @@ from fedtrain.errors import ConfigError, KeyFileError
 from fedtrain.health.keys import NOTICE
 
 _CA_DAYS = 3650
+# While an authority is renewed both are trusted, for as long as it takes all nodes to follow.
+AUTHORITY_NOTICE = timedelta(days=180)
 # A clock that is a little behind does not find a new certificate "not yet valid".
 _BEFORE = timedelta(hours=1)
 # nginx reaches the SuperLink on the server's own machine, under the same certificate.

@@ -19,12 +19,11 @@ from fedtrain.crypto import Identity, PublicIdentity, SignedEnvelope
 from fedtrain.crypto.secrets import read_or_create_secret
 from fedtrain.errors import ConfigError, SiteError, StorageError
 from fedtrain.files import sync_folder, write_atomic
-from fedtrain.health.keys import AUTHORITY_NOTICE
 from fedtrain.machines import Federation, ServerFolder, read_directions, read_membership, write_membership
 from fedtrain.machines.federation import DIRECTIONS
 from fedtrain.machines.folders import NODE_FILE
 from fedtrain.machines.request import Request
-from fedtrain.provision.certificates import expiry_problem, issue, make_ca
+from fedtrain.provision.certificates import AUTHORITY_NOTICE, expiry_problem, issue, make_ca
 from fedtrain.provision.kit import former_hosts, make_folder, next_identity, take_over, write_certificate, write_kit
 from fedtrain.provision.renewal import present_authority, present_certificate
 from fedtrain.trust import Directions, Membership, Roster

@@ -9,6 +9,7 @@ from fedtrain.errors import KeyFileError
 from fedtrain.health.keys import (
     NOTICE,
     admitted,
+    authorities_hold,
     closed,
     covers,
     identity,
@@ -170,6 +171,14 @@ def test_how_long_a_certificate_holds(now, status, said):
     check = judged_at(now)
     assert (check.name, check.status) == ("CA", status)
     assert said in check.detail
+
+
+def test_a_former_authority_may_end_while_it_is_replaced(ca):
+    ended = pki.authority("CA of the federation", begins=-3 * DAY, ends=-DAY).certificate
+    now = datetime.now(UTC)
+    found = authorities_hold([ca.certificate, ended], now, advice="renew it")
+    assert [(check.name, check.status) for check in found] == [("CA", "ok"), ("former CA", "warns")]
+    assert [check.status for check in authorities_hold([ended, ca.certificate], now, advice="renew it")] == ["fails"]
 
 
 def test_who_issued_a_certificate(ca):
