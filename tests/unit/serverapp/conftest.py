@@ -1,5 +1,7 @@
 import pytest
 import torch
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from fedtrain.report import Evaluation, RoundEntry
 from fedtrain.serverapp.checkpoint import RunState
@@ -15,6 +17,22 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="package")
+def empty_pictures():
+    """Let matplotlib draw nothing: the pictures of a run's page take as long as its training, and nobody looks at them.
+
+    What is in them is composed as ever. Tests of the page and of the command have them drawn.
+    """
+
+    def save(figure, file, **_):
+        file.write(b'<svg xmlns="http://www.w3.org/2000/svg"/>')
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        patch.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: None)
+        yield
 
 
 @pytest.fixture(scope="session")
