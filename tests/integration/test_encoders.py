@@ -37,6 +37,7 @@ RUNS = {
     "record-shared-summed": [*SCATTERING, *RECORD, "privacy.trust=distributed", "privacy.colluders=0", *SUMMED],
     "client-summed": [*SCATTERING, *CLIENT, *SUMMED],
 }
+QUICK = {"none", "record-own-summed"}  # the others in CI alone: each runs a whole command, for seconds
 
 
 @pytest.fixture
@@ -62,7 +63,9 @@ def _with_another_origin(run):
     return file
 
 
-@pytest.mark.parametrize("mode", RUNS)
+@pytest.mark.parametrize(
+    "mode", [mode if mode in QUICK else pytest.param(mode, marks=pytest.mark.slow) for mode in RUNS]
+)
 def test_features_are_trained_on_in_every_mode_and_the_report_says_whose_they_are(mode, run):
     done = run(*RUNS[mode])
     assert done.status == 0, done.stdout + done.stderr

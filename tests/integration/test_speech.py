@@ -26,6 +26,7 @@ RUNS = {
     ],
     "client-features-summed": [*FEATURES, *CLIENT, *SUMMED],
 }
+QUICK = {"none", "record-features-shared"}  # the others in CI alone: each runs a whole command, for seconds
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,9 @@ def digits(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("mode", RUNS)
+@pytest.mark.parametrize(
+    "mode", [mode if mode in QUICK else pytest.param(mode, marks=pytest.mark.slow) for mode in RUNS]
+)
 def test_sounds_are_trained_on_in_every_mode(mode, digits, cli, tmp_path):
     fields = [
         "task.name=speech",

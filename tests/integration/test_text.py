@@ -28,6 +28,10 @@ RUNS = {
     "record-shared-file-bag": [*FILE, *RECORD, *SHARED],
     "client-summed-file-transformer": [*FILE, *CLIENT, *SUMMED, "task.model=transformer"],
 }
+QUICK = {
+    "none-summed-words-bag",
+    "record-file-transformer",
+}  # the others in CI alone: each runs a whole command, for seconds
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "classify-texts.md"
 TEXTS = ["good film", "bad film", "good, good plot", "a bad, bad end", "", "good é" * 30]
 
@@ -58,7 +62,9 @@ def run(cli, tmp_path):
     return simulate
 
 
-@pytest.mark.parametrize("mode", RUNS)
+@pytest.mark.parametrize(
+    "mode", [mode if mode in QUICK else pytest.param(mode, marks=pytest.mark.slow) for mode in RUNS]
+)
 def test_texts_are_trained_on_in_every_mode_and_the_report_says_whose_their_tokens_are(mode, run):
     done = run(*RUNS[mode])
     assert done.status == 0, done.stdout + done.stderr

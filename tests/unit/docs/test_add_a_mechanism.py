@@ -101,6 +101,7 @@ def folder(tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
 def test_the_registration_touches_nothing_of_fedtrain(folder):
     done = python(folder, "-c", UNTOUCHED)
     assert done.returncode == 0, done.stderr
@@ -112,6 +113,7 @@ def test_the_row_runs_the_contract_suite(folder):
     assert re.search(rf"^{len(CHECKS)} passed", done.stdout, flags=re.MULTILINE), done.stdout
 
 
+@pytest.mark.slow
 def test_a_mechanism_that_breaks_the_contract_fails_in_its_row(folder, tmp_path):
     for path in folder.glob("**/*.py"):
         target = tmp_path / path.relative_to(folder)
@@ -133,6 +135,7 @@ def test_a_simulation_with_it_passes_the_audit(ran):
     assert "Its numbers are consistent" in ran.stdout
 
 
+@pytest.mark.slow
 def test_the_command_audits_it_in_a_process_that_has_imported_it(ran, folder):
     (line,) = re.findall(r"^python (-c .* audit .*)$", PAGE.read_text(), flags=re.MULTILINE)
     done = python(folder, *shlex.split(line))
@@ -148,6 +151,7 @@ def test_an_audit_refuses_a_mode_that_is_not_registered_by_name(ran, folder):
     ), done.stderr
 
 
+@pytest.mark.slow
 def test_an_audit_refuses_the_plan_of_a_mechanism_that_is_not_registered_by_name(ran, folder):
     known = dict.fromkeys(mechanism.plan_kind for mechanism in registered())
     done = python(folder / "my_mechanisms", "-c", STRANGE.replace("runs/local", "../runs/local"))
