@@ -33,14 +33,41 @@ print(json.dumps(found))
 """
 
 
-DRAWS = """
+# One after another, with a template for each, in one process: to import it all takes seconds.
+SCENES = """
+import atexit, subprocess, sys, tempfile, threading, time
 import flwr.supernode.cli as command, numpy, torch
+from flwr.supercore.app_utils import start_parent_process_monitor
 from fedtrain.flower.superexec import CLIENTAPP, ClientApps
 
-command.flwr_clientapp = lambda: print(numpy.random.random(), torch.rand(1).item())
-apps = ClientApps()
-for _ in range(2):
-    apps.start([CLIENTAPP]).join()
+def draws():
+    print(numpy.random.random(), torch.rand(1).item())
+
+ended = subprocess.Popen([sys.executable, "-S", "-c", ""])
+ended.wait()
+
+def without_parent():
+    start_parent_process_monitor(ended.pid)
+    try:
+        for _ in range(6000):
+            time.sleep(0.01)  # the signal comes to another thread, and so ends no sleep
+    except KeyboardInterrupt:
+        print("ended")
+
+def leaves():
+    global kept
+    kept = tempfile.TemporaryDirectory()
+    atexit.register(print, "at the end")
+    threading.Thread(target=lambda: (threading.main_thread().join(), print(kept.name))).start()
+    sys.exit(1)
+
+for scene, times in ((draws, 2), (without_parent, 1), (leaves, 1)):
+    command.flwr_clientapp = scene
+    apps = ClientApps()
+    for _ in range(times):
+        apps.start([CLIENTAPP]).join()
+    apps.close()
+    print("--", flush=True)
 """
 
 
@@ -83,63 +110,26 @@ def test_where_no_copy_can_be_made_the_program_is_started(answered, found):
     assert "one of the arguments --token --token-file is required" in answered.stderr
 
 
-def test_copies_draw_different_numbers_where_an_app_seeds_nothing():
-    answered = run_apart(DRAWS)
+@pytest.fixture(scope="module")
+def scenes():
+    """Return the lines of each scene."""
+    answered = run_apart(SCENES)
     assert answered.returncode == 0, answered.stderr
-    first, second = (line.split() for line in answered.stdout.splitlines())
+    return [scene.splitlines() for scene in answered.stdout.split("--\n")]
+
+
+def test_copies_draw_different_numbers_where_an_app_seeds_nothing(scenes):
+    first, second = (line.split() for line in scenes[0])
     assert first[0] != second[0]
     assert first[1] != second[1]
 
 
-WITHOUT_PARENT = """
-import subprocess, sys, time
-import flwr.supernode.cli as command
-from flwr.supercore.app_utils import start_parent_process_monitor
-from fedtrain.flower.superexec import CLIENTAPP, ClientApps
-
-ended = subprocess.Popen([sys.executable, "-c", ""])
-ended.wait()
-
-def clientapp():
-    start_parent_process_monitor(ended.pid)
-    try:
-        for _ in range(6000):
-            time.sleep(0.01)  # the signal comes to another thread, and so ends no sleep
-    except KeyboardInterrupt:
-        print("ended")
-
-command.flwr_clientapp = clientapp
-ClientApps().start([CLIENTAPP]).join()
-"""
+def test_a_copy_ends_when_what_started_it_has_ended(scenes):
+    assert scenes[1] == ["ended"]
 
 
-def test_a_copy_ends_when_what_started_it_has_ended():
-    answered = run_apart(WITHOUT_PARENT)
-    assert answered.returncode == 0, answered.stderr
-    assert answered.stdout == "ended\n"
-
-
-LEFT = """
-import atexit, sys, tempfile, threading, time
-import flwr.supernode.cli as command
-from fedtrain.flower.superexec import CLIENTAPP, ClientApps
-
-def clientapp():
-    global kept
-    kept = tempfile.TemporaryDirectory()
-    atexit.register(print, "at the end")
-    threading.Thread(target=lambda: (threading.main_thread().join(), print(kept.name))).start()
-    sys.exit(1)
-
-command.flwr_clientapp = clientapp
-ClientApps().start([CLIENTAPP]).join()
-"""
-
-
-def test_a_copy_ends_as_a_program_and_leaves_no_temporary_files_of_an_app():
-    answered = run_apart(LEFT)
-    assert answered.returncode == 0, answered.stderr
-    folder, last = answered.stdout.splitlines()
+def test_a_copy_ends_as_a_program_and_leaves_no_temporary_files_of_an_app(scenes):
+    folder, last = scenes[2]
     assert last == "at the end"
     assert not Path(folder).exists()
 
