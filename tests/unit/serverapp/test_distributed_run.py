@@ -34,6 +34,19 @@ def run(cache, tmp_path):
     return runner(cache, tmp_path, federation__cohort=4, federation__rounds=2)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(cache, tmp_path_factory):
+    """Give what several tests compare other runs with: each of these runs is made once, by its name."""
+    run, made = runner(cache, tmp_path_factory.mktemp("runs"), federation__cohort=4, federation__rounds=2), {}
+
+    def undisturbed(name, **settings):
+        if name not in made:
+            made[name] = run(name, **settings)
+        return made[name]
+
+    return undisturbed
+
+
 def same(one, other):
     return {name: value.tobytes() for name, value in one.items()} == {
         name: value.tobytes() for name, value in other.items()
@@ -59,10 +72,10 @@ def losing(*clients):
 
 
 @UNITS
-def test_the_unmasked_sum_is_that_of_the_plain_whole_numbers_bit_for_bit(run, unit):
+def test_the_unmasked_sum_is_that_of_the_plain_whole_numbers_bit_for_bit(run, undisturbed, unit):
     """The server adds up the same whole numbers that masked vectors add up to, and nothing is rounded after that."""
     plain, model = run("plain", **unit)
-    masked, other = run("masked", **unit, **MASKED)
+    masked, other = undisturbed(f"masked-{unit['kind'].__name__}", **unit, **MASKED)
     assert same(model, other)
     assert plain.privacy.epsilon == masked.privacy.epsilon
     assert [entry.secagg for entry in plain.round_log] == [None, None]
@@ -109,10 +122,10 @@ def test_a_round_with_fewer_survivors_is_aborted_and_stays_charged(run, tmp_path
 
 
 @pytest.mark.parametrize("strategy", ["FedAvgM", "FedAdam"])
-def test_the_optimizer_is_the_servers(run, strategy):
+def test_the_optimizer_is_the_servers(run, undisturbed, strategy):
     """Of one round, momentum has nothing to add to the step of FedAvg, and Adam takes steps of its own length."""
     settings = {**RECORD, "federation__rounds": 1}
-    _, model = run("averaged", **settings)
+    _, model = undisturbed("averaged", **settings)
     _, other = run("optimized", **settings, server__strategy=strategy)
     close = all(np.allclose(model[name], other[name], atol=1e-6) for name in model)
     assert close is (strategy == "FedAvgM")
@@ -136,7 +149,7 @@ def test_without_masks_it_is_for_simulations(cache):
         Transport.of(off, remote=True)
 
 
-def test_a_run_that_is_stopped_goes_on_to_the_same_model(run):
+def test_a_run_that_is_stopped_goes_on_to_the_same_model(run, undisturbed):
     def stopping(experiment):
         grid = federation(experiment)
         push, calls = grid.push_messages, []
@@ -152,7 +165,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_model(run):
         grid.push_messages = push_messages
         return grid
 
-    _, model = run("whole", **RECORD, **MASKED)
+    _, model = undisturbed(f"masked-{RECORD['kind'].__name__}", **RECORD, **MASKED)
     with pytest.raises(KeyboardInterrupt):
         run("stopped", grid=stopping, **RECORD, **MASKED)
     _, other = run("stopped", output__resume=True, **RECORD, **MASKED)

@@ -35,15 +35,15 @@ def audited(path):
 SHARED = {"privacy__trust": "distributed", "privacy__colluders": 1, "transport__secagg__enabled": True}
 
 
-@pytest.fixture(params=[{}, SHARED], ids=["local", "shared"])
-def fitted(request, cache, tmp_path):
+@pytest.fixture(scope="module", params=[{}, SHARED], ids=["local", "shared"])
+def fitted(request, cache, tmp_path_factory):
     experiment = private_experiment(
         cache,
         **ONE_SUM,
         **request.param,
         training__solver="least-squares",
         training__feature_norm=6.0,
-        output__directory=str(tmp_path / "run"),
+        output__directory=str(tmp_path_factory.mktemp("fitted") / "run"),
     )
     return audited(run_experiment(federation(experiment), experiment))
 
