@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fedtrain.api import Run, audit_report
 from fedtrain.config import from_flat
-from fedtrain.data.types import DataInfo, Encoded, Tokens
+from fedtrain.data.types import DataInfo, Encoded, Tokens, stored_shape
 from fedtrain.errors import ConfigError, ReportError, StorageError, TaskError, UsageError
 from fedtrain.files import write_atomic
 from fedtrain.report.inputs import inputs_of
@@ -169,8 +169,7 @@ def _network(task: Task, model: nn.Module, run: Run, *, must: bool) -> tuple[Net
         features = Encoded(shape=shape) if vocabulary is None else Tokens(shape=shape, vocabulary=vocabulary)
         info = replace(info, features=features)
     target = info.target
-    row = (len(target.names),) if target.kind == "labels" else ()
-    stored = row, torch.from_numpy(np.zeros(0, target.dtype)).dtype
+    stored = stored_shape(target, 0)[1:], torch.from_numpy(np.zeros(0, target.dtype)).dtype
     few, examples = _examples(info, _TRACED), {count: _examples(info, count) for count in _TRIED}
     reasons = []
     for takes, targets in (("records", stored), ("inputs", None)):

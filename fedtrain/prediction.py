@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 
 from fedtrain.api import Run
 from fedtrain.config import from_flat
-from fedtrain.data.types import DataInfo, TargetKind
+from fedtrain.data.types import DataInfo, TargetKind, stored_shape
 from fedtrain.data.unlabelled import read_unlabelled
 from fedtrain.encoders import open_encoder
 from fedtrain.errors import TaskError, UsageError
 from fedtrain.tasks import Records, Task
 from fedtrain.tasks.calls import collate, forward
 from fedtrain.tasks.column_statistics import ColumnStatistics
+from fedtrain.tasks.language import Language
 from fedtrain.tasks.least_squares import LeastSquares
 from fedtrain.tasks.supervised import Supervised
 from fedtrain.tasks.user_code import telling
@@ -109,6 +110,11 @@ def predict(run: Run, data: str | Path, *, which: Literal["final", "best"] = "fi
     task, info = run.made_task(), run.info
     if isinstance(task, ColumnStatistics):
         raise UsageError(f'{run.path} is a run of task.name = "statistics", and predicts nothing: see fedtrain stats')
+    if isinstance(task, Language):
+        raise UsageError(
+            f"{run.path} is a run on texts whose next tokens are predicted, and says nothing of a text as a whole: "
+            "what it writes is in its report (sample), and fedtrain.tasks.language.write draws more"
+        )
     model, experiment = run.model(which), from_flat(run.report.config)
     found = read_unlabelled(
         Path(data), info, schema_file=experiment.data.schema_file, text_column=experiment.data.text_column
@@ -134,8 +140,8 @@ def _outputs(model: torch.nn.Module, task: Task, features: NDArray[Any], info: D
     for start in range(0, len(features), _BATCH):
         some = np.array(features[start : start + _BATCH])
         # A task may look at targets that nobody has; those of a class, a number or no label at all stand for them.
-        shape = (len(some), len(target.names)) if target.kind == "labels" else (len(some),)
-        records = Records(features=torch.from_numpy(some), targets=torch.from_numpy(np.zeros(shape, target.dtype)))
+        stored = np.zeros(stored_shape(target, len(some)), target.dtype)
+        records = Records(features=torch.from_numpy(some), targets=torch.from_numpy(stored))
         with telling("collate of the task"):
             batch = collate(task, records, None)
         with telling("forward of the task"), torch.no_grad():
@@ -152,5 +158,5 @@ def _probabilities(outputs: torch.Tensor, target: TargetKind) -> torch.Tensor:
             return outputs.softmax(dim=1)
         case "labels":
             return outputs.sigmoid()
-        case "number":
+        case "number" | "text":
             return outputs

@@ -72,7 +72,7 @@ def _warnings(node: NodeFolder, source: SiteData, records: SiteRecords, *, delta
                 f"most values of column {found.column} are none of those that the schema file lists, and count as one "
                 "category: are they written in another way?"
             )
-    if source.classes is None and source.target != "number" and source.schema_file is None:
+    if source.as_source().names_needed:
         yield (
             "[data] names no classes, and without them nothing is trained: add "
             f'classes = "{", ".join(info.classes)}", or as many as the experiments have, in their order'
@@ -114,6 +114,8 @@ def _targets(train: Split, info: DataInfo) -> list[str]:
             return ["records with each label:", format_histogram(_counts(train, info)[None], info.classes)]
         case "number":
             return [f"target: numbers from {train.targets.min():g} to {train.targets.max():g}"]
+        case "text":
+            return ["target: the text itself"]
 
 
 def _rules(records: SiteRecords) -> list[str]:
@@ -140,4 +142,6 @@ def _columns(source: SiteData, info: DataInfo) -> list[str]:
         read = source.audio_column or "the first column of files"
     else:
         read = source.feature_columns or source.text_column or source.image_column or "the first image column"
+    if source.target == "text":
+        return [f"columns: {read}"]
     return [f"columns: {read}; label: {source.label_columns or source.label_column}"]

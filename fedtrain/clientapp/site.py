@@ -142,7 +142,7 @@ def _own(experiment: Experiment, node: NodeFolder, data: SiteData, schema: str |
             "[data]; nothing was trained"
         )
     _require_same_schema(experiment, schema)
-    if data.class_names is None and data.target != "number" and data.schema_file is None:
+    if data.as_source().names_needed:
         raise SiteError("the site file names no classes: its site adds classes to [data], as the experiments have them")
     if data.class_names != experiment.data.class_names:
         raise SiteError(

@@ -59,8 +59,10 @@ class Data(Section):
         False, description="sounds: bring files of another rate to sample_rate, by a polyphase filter"
     )
     mix_down: bool = Field(False, description="sounds: take the mean over the channels of a file that has several")
-    target: Literal["class", "number", "labels"] = Field(
-        "class", description="what is predicted of a record: its class, a number, or a set of labels"
+    target: Literal["class", "number", "labels", "text"] = Field(
+        "class",
+        description="what is predicted of a record: its class, a number, or a set of labels; text: each of its own "
+        "tokens, from those before it, so that there is no column of labels",
     )
     label_column: str = Field("label", description="column of the target")
     label_columns: Names | None = Field(
@@ -159,8 +161,10 @@ class Data(Section):
         if self.seconds is None or round(self.seconds * self.sample_rate) < 1:
             raise ValueError("seconds is not set, or is less than one sample; it is the length of a sound")
 
-    def _check_target(self, target: Literal["number", "labels"]) -> None:
+    def _check_target(self, target: Literal["number", "labels", "text"]) -> None:
         """Refuse what a target without classes cannot be combined with."""
+        if target == "text":
+            self._check_text()
         if self.source in {"digits", "images", "sounds"}:
             raise ValueError(f'source = "{self.source}" has classes, and target = "{target}"; unset target')
         if self.partition.kind in {"dirichlet", "pathological"}:
@@ -168,8 +172,8 @@ class Data(Section):
                 f'partition.kind = "{self.partition.kind}" splits by classes, and target = "{target}" has none; '
                 'allowed: "iid", "natural"'
             )
-        if target == "number" and (self.classes is not None or self.label_columns is not None):
-            raise ValueError('classes and label_columns are not for target = "number"; unset them')
+        if target != "labels" and (self.classes is not None or self.label_columns is not None):
+            raise ValueError(f'classes and label_columns are not for target = "{target}"; unset them')
         columns = self.label_column_names
         if columns is not None and (not all(columns) or len(set(columns)) < len(columns)):
             raise ValueError(f"label_columns = {self.label_columns!r} has an empty name, or one twice")
@@ -178,6 +182,23 @@ class Data(Section):
                 f"classes names {len(self.class_names)} labels and label_columns {len(columns)} columns; they are one "
                 "for each other, in order"
             )
+
+    def _check_text(self) -> None:
+        """Refuse what a target that is the text itself does not go with."""
+        if self.source not in {"parquet", "hub", "object"}:
+            raise ValueError(
+                f'target = "text" is for records that are texts, and source = "{self.source}" reads none; allowed: '
+                '"parquet", "hub"'
+            )
+        if self.source != "object" and self.text_column is None:
+            raise ValueError('text_column is not set, and target = "text" predicts the tokens of the texts in it')
+        if self.label_column != "label":
+            raise ValueError('label_column is not for target = "text", which reads no labels; unset it')
+
+    @property
+    def names_needed(self) -> bool:
+        """Whether sites have to agree on the names of classes or labels, and these are not given."""
+        return self.target in {"class", "labels"} and self.classes is None and self.schema_file is None
 
     @property
     def label_column_names(self) -> tuple[str, ...] | None:

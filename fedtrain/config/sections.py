@@ -115,8 +115,8 @@ class TaskConfig(Section):
 
     name: str = Field(
         "vision",
-        description='"vision", "text", "tabular", "speech", "regression", "multilabel", "statistics", or your own as '
-        '"module:attribute"',
+        description='"vision", "text", "language", "tabular", "speech", "regression", "multilabel", "statistics", or '
+        'your own as "module:attribute"',
     )
     model: str | None = Field(None, description="a model of the task; default: the task's choice")
     augment: bool = Field(

@@ -23,6 +23,7 @@ from fedtrain.data.types import (
     Sound,
     Split,
     Text,
+    TextTarget,
     Tokens,
     lengths_of,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "Sound",
     "Split",
     "Text",
+    "TextTarget",
     "Tokens",
     "client_names",
     "format_histogram",

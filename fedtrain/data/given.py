@@ -6,14 +6,14 @@ is read once, item by item in the order of its indices, and is then what an arch
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedtrain.config import Data
 from fedtrain.data.store import with_classes
-from fedtrain.data.types import DataInfo, DataStore, Split, Target
+from fedtrain.data.types import DataInfo, DataStore, Split, Target, TargetKind, Text, Tokens, stored_shape
 from fedtrain.errors import DataError
 from fedtrain.progress import working
 
@@ -233,6 +233,8 @@ def _checked(name: str, split: Split, info: DataInfo) -> Split:
         )
     if len(targets) == 0:
         raise DataError(f"{name} has no records; it needs at least one")
+    if info.target.kind == "text" and not isinstance(info.features, Text | Tokens):
+        raise DataError(f'{name} has {info.kind} records, and a target of kind "text" is for texts or tokens')
     _check_targets(f"{name}.targets", targets, info.target)
     bad = np.argwhere(~np.isfinite(features))
     if len(bad):
@@ -248,10 +250,12 @@ def _checked(name: str, split: Split, info: DataInfo) -> Split:
     return replace(split, features=contiguous, targets=in_order)
 
 
+_SHAPES: Final[dict[TargetKind, str]] = {"class": "(n,)", "number": "(n,)", "labels": "(n, labels)", "text": "(n, 0)"}
+
+
 def _check_targets(name: str, targets: NDArray[Any], target: Target) -> None:
-    dtype, wanted = np.dtype(target.dtype), "(n, labels)" if target.kind == "labels" else "(n,)"
-    shape = (len(targets), len(target.names)) if target.kind == "labels" else (len(targets),)
-    if targets.shape != shape or targets.dtype != dtype:
+    dtype, wanted = np.dtype(target.dtype), _SHAPES[target.kind]
+    if targets.shape != stored_shape(target, len(targets)) or targets.dtype != dtype:
         raise DataError(
             f"{name} has shape {targets.shape} and dtype {targets.dtype}; it is {dtype.name} of shape {wanted}"
         )
@@ -260,6 +264,8 @@ def _check_targets(name: str, targets: NDArray[Any], target: Target) -> None:
             bad = np.flatnonzero(~np.isfinite(targets))
             if bad.size:
                 raise DataError(f"{name} has a value that is not finite, in record {bad[0]}")
+            return
+        case "text":
             return
         case "labels":
             most, what = 1, "a record has a label or not"

@@ -57,7 +57,7 @@ class SiteData(BaseModel):
         seconds: length of a sound as it is trained on.
         resample: whether files of another rate are brought to ``sample_rate``.
         mix_down: whether the mean over the channels of a file is taken.
-        target: what is predicted of a record: ``class``, ``number`` or ``labels``.
+        target: what is predicted of a record: ``class``, ``number``, ``labels`` or ``text``.
         label_column: column of the target.
         label_columns: columns of labels, comma-separated, where the target is a set of labels in columns of its own.
         feature_columns: columns of a table, comma-separated, in the order of the model's inputs.

@@ -107,7 +107,7 @@ def _refuse_simulated(data: Data) -> None:
             "data.schema_digest is not set: in a deployment each site has a copy of the schema file, and trains only "
             f'by one of this digest. For {data.schema_file} it is "{read_schema(path_of(data.schema_file)).digest}"'
         )
-    if data.classes is None and data.target != "number" and data.schema_file is None:
+    if data.names_needed:
         raise ConfigError(
             "data.classes is not set: in a deployment it names the classes, since no site has to have records of all"
         )

@@ -140,10 +140,19 @@ class LabelsTarget:
     names: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class TextTarget:
+    """A target that is the text of the record itself, so that nothing is stored beside it: uint8, shape (0,)."""
+
+    kind: ClassVar[Literal["text"]] = "text"
+    dtype: ClassVar[type[np.generic]] = np.uint8
+    names: tuple[str, ...] = field(default=(), init=False)
+
+
 Features = Image | Columns | Sound | Text | Tokens | Encoded
 Kind = Literal["image", "table", "audio", "text", "tokens", "encoded"]
-Target = ClassTarget | NumberTarget | LabelsTarget
-TargetKind = Literal["class", "number", "labels"]
+Target = ClassTarget | NumberTarget | LabelsTarget | TextTarget
+TargetKind = Literal["class", "number", "labels", "text"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +193,7 @@ class DataInfo:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes, or of the labels; empty where the target is a number."""
+        """The names of the classes, or of the labels; empty where the target has none."""
         return self.target.names
 
     def as_json(self) -> dict[str, Any]:
@@ -236,7 +245,7 @@ def lengths_of(split: "Split", info: DataInfo) -> str:
 
 
 def target_of(kind: TargetKind, names: tuple[str, ...]) -> Target:
-    """Return the target of a kind, with the names of its classes or labels; a number has none."""
+    """Return the target of a kind, with the names of its classes or labels; a number and a text have none."""
     match kind:
         case "class":
             return ClassTarget(names=names)
@@ -244,6 +253,19 @@ def target_of(kind: TargetKind, names: tuple[str, ...]) -> Target:
             return LabelsTarget(names=names)
         case "number":
             return NumberTarget()
+        case "text":
+            return TextTarget()
+
+
+def stored_shape(target: Target, records: int) -> tuple[int, ...]:
+    """Return the shape that the targets of so many records are stored in."""
+    match target.kind:
+        case "labels":
+            return records, len(target.names)
+        case "text":
+            return records, 0
+        case "class" | "number":
+            return (records,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +274,8 @@ class Split:
 
     Attributes:
         features: shape (n, *info.shape), of the dtype of ``info.features``; may be memory-mapped.
-        targets: n rows of the dtype of ``info.target``: class numbers (n,), numbers (n,), or labels (n, labels).
+        targets: n rows of the dtype of ``info.target``: class numbers (n,), numbers (n,), labels (n, labels), or
+            nothing (n, 0) where the text is the target.
         owners: shape (n,), codes 0, 1, ... of the owners in sorted order where the source names owners, else ``None``.
         lengths: shape (n,), how many samples each sound had before it was padded or cut; ``None`` of all else.
     """

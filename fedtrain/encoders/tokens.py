@@ -12,6 +12,7 @@ True
 import re
 import unicodedata
 from abc import abstractmethod
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -55,6 +56,11 @@ class Tokenizer(nn.Module):
     @abstractmethod
     def numbers(self, text: str) -> list[int]:
         """Return the tokens of a text, all of them, each from 1 to ``vocabulary - 1``."""
+
+    def written(self, tokens: Sequence[int]) -> str | None:
+        """Return the text of tokens, as a model of a language draws them; ``None`` where tokens do not say it."""
+        del tokens
+        return None
 
     def forward(self, texts: Tensor) -> Tensor:
         """Return tokens, int32 of shape (1, length) with zeros after them, of stored bytes, uint8 (1, bytes)."""
@@ -110,6 +116,10 @@ class Bytes(Tokenizer):
         """Return the bytes."""
         return [byte + 1 for byte in text.encode()]
 
+    def written(self, tokens: Sequence[int]) -> str:
+        """Return the text; bytes that are no character are replaced."""
+        return bytes(token - 1 for token in tokens).decode(errors="replace")
+
 
 class FileTokens(Tokenizer):
     """The tokens of a file of the library `tokenizers`, each by its number there plus one.
@@ -146,6 +156,11 @@ class FileTokens(Tokenizer):
     def numbers(self, text: str) -> list[int]:
         """Return the numbers of the file, plus one."""
         return [number + 1 for number in self._library.encode(text, add_special_tokens=False).ids]
+
+    def written(self, tokens: Sequence[int]) -> str:
+        """Return what the file says that the tokens read."""
+        found: str = self._library.decode([token - 1 for token in tokens], skip_special_tokens=False)
+        return found
 
 
 def open_tokenizer(content: bytes, *, what: str) -> "Library":

@@ -171,9 +171,14 @@ def _data(node: NodeFolder, policy: SitePolicy) -> Iterator[Check]:
         yield fails("data", str(error))
         return
     info, train = records.info, records.train
-    target = {"class": f"in {len(info.classes)} classes", "labels": f"with {len(info.classes)} labels"}
-    found = f"{len(train)} records of kind {info.kind}, shape {info.shape}, {target.get(data.target, 'with a number')}"
-    if data.classes is None and data.target != "number" and data.schema_file is None:
+    target = {
+        "class": f"in {len(info.classes)} classes",
+        "labels": f"with {len(info.classes)} labels",
+        "number": "with a number",
+        "text": "whose text is the target",
+    }
+    found = f"{len(train)} records of kind {info.kind}, shape {info.shape}, {target[data.target]}"
+    if data.as_source().names_needed:
         yield fails(
             "classes",
             "[data] in site.toml names none, and every run is refused: add classes, as the experiments have them",

@@ -46,6 +46,8 @@ def rehearse(task_name: str, info: DataInfo, train: Split) -> Check:
     name = f"train {task_name}"
     if ":" in task_name:
         return warns(name, "not rehearsed: its code comes with the app that the server sends; read it before approving")
+    if info.kind == "text":
+        return warns(name, "not rehearsed: what a model takes of a text an encoder computes, which an experiment names")
     device = resolve_device("auto")
     try:
         seconds = _step(task_name, _enough(info), train, device)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         SecureAggregation,
         SignedTrail,
         SiteName,
+        TextSample,
     )
     from fedtrain.report.privacy import (
         Accountant,
@@ -82,6 +83,7 @@ __all__ = [
     "SecureAggregation",
     "SignedTrail",
     "SiteName",
+    "TextSample",
     "Threshold",
     "best_of",
     "better",
@@ -114,6 +116,7 @@ __getattr__ = imported_when_used(
             "SecureAggregation",
             "SignedTrail",
             "SiteName",
+            "TextSample",
         ),
         "fedtrain.report.privacy": (
             "Accountant",

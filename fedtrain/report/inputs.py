@@ -20,6 +20,7 @@ _OUTPUTS: Final[dict[TargetKind, str]] = {
     "class": "a logit for each class, in the order of names: softmax gives probabilities",
     "number": "the number, in the unit of the target",
     "labels": "a logit for each label, in the order of names: a sigmoid gives each its probability",
+    "text": "at each place a logit for each token that may stand there, and for 0, the end of the text",
 }
 
 
@@ -37,7 +38,7 @@ class Inputs:
         encoding: what is computed of a record before the model, in words.
         scaling: of a table, each column that is standardised, with what is subtracted and what the rest is divided by.
         encoder: the frozen module that computes the features of a record first; ``None`` without one.
-        target: what is predicted: ``class``, ``number`` or ``labels``.
+        target: what is predicted: ``class``, ``number``, ``labels`` or ``text``.
         names: the classes or labels, in the order of the outputs.
         outputs: what the model returns for a record, in words.
     """

@@ -24,6 +24,7 @@ _PIPELINES: Final = {
     ("table", "class"): "tabular-classification",
     ("table", "number"): "tabular-regression",
     ("text", "class"): "text-classification",
+    ("text", "text"): "text-generation",
     ("audio", "class"): "audio-classification",
 }
 _RECORDS: Final = {"image": "an image", "table": "a row of a table", "audio": "a sound", "text": "a text"}
@@ -138,6 +139,7 @@ def _introduction(report: Report, which: Literal["final", "best"]) -> str:
         "class": f"which of {many} classes {record} is of",
         "number": f"a number of {record}",
         "labels": f"which of {many} labels {record} has",
+        "text": f"each token of {record} from those before it",
     }[data.target]
     text = (
         f"Predicts {what}. {clients} clients trained it together by federated learning, in "

@@ -43,12 +43,12 @@ class DataSummary(Part):
 
     kind: str = Field(description="image, table, audio, text or tokens")
     shape: tuple[Round, ...] = Field(description="shape of one record")
-    target: Literal["class", "number", "labels"] = Field(
+    target: Literal["class", "number", "labels", "text"] = Field(
         "class",
         description="what is predicted of a record; left out where it is a class",
         exclude_if=lambda target: target == "class",
     )
-    classes: tuple[str, ...] = Field(description="names of the classes, or of the labels; none for a number")
+    classes: tuple[str, ...] = Field(description="names of the classes, or of the labels; none for a number or a text")
     train_records: Count | None = Field(description="training records of all clients; null in a deployment")
     test_records: Count = Field(description="test records, which no client sees")
     clients: Count = Field(description="clients in the federation")
@@ -227,6 +227,18 @@ class ModelSummary(Part):
         description="what computed the features that the model takes; left out where it takes the records themselves",
         exclude_if=lambda encoder: encoder is None,
     )
+
+
+class TextSample(Part):
+    """What the final model writes, where it predicts the tokens of texts.
+
+    It is drawn with the seed of the run from the released model alone, and so costs no privacy. Without privacy it may
+    repeat what was trained on.
+    """
+
+    texts: tuple[str, ...] = Field(description="texts that begin with nothing, each up to its end or to so many tokens")
+    tokens: Round = Field(description="the most tokens of a text")
+    temperature: Positive = Field(description="what logits were divided by; 1 draws as the model says")
 
 
 # Envelopes are kept as they were signed, so that an audit can verify their bytes.

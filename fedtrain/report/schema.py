@@ -25,6 +25,7 @@ from fedtrain.report.parts import (
     Scalar,
     Sha256,
     SignedTrail,
+    TextSample,
     ascending,
 )
 from fedtrain.report.privacy import Privacy
@@ -58,6 +59,12 @@ class Report(Part):
     data: DataSummary = Field(description="the records")
     round_log: tuple[RoundEntry, ...] = Field(description="every round")
     model: ModelSummary = Field(description="the trained model")
+    sample: TextSample | None = Field(
+        None,
+        description="what the final model writes, where it predicts the tokens of texts; left out of a run that did "
+        "not complete, and of any other model",
+        exclude_if=lambda sample: sample is None,
+    )
     matrices: ModelFile | None = Field(
         None,
         description="file of confusion matrices and of the histogram, where they are too large for a report; left out "

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
+from math import prod
 
 import numpy as np
 import torch
@@ -14,12 +15,14 @@ from fedtrain.errors import RunError, TaskError
 from fedtrain.report import Evaluation, Metric
 from fedtrain.tasks import Batch, Records, Task
 from fedtrain.tasks.calls import collate, forward, to_device
+from fedtrain.tasks.supervised import Supervised
 from fedtrain.tasks.trial import measurements, require_same_model, try_training
 from fedtrain.tasks.user_code import copied, telling
 
 _log = logging.getLogger(__name__)
 
 _BATCH = 500  # test records that are evaluated at once
+_NUMBERS = 1 << 26  # that a model returns for as many
 _TRIED = 8  # test records on which a task is tried
 
 
@@ -47,8 +50,9 @@ def outputs_of(model: nn.Module, task: Task, test: Split) -> Iterator[tuple[Tens
     """
     device = next(model.parameters()).device
     model.eval()
-    for start in range(0, len(test), _BATCH):
-        records = _records(test, np.arange(start, min(start + _BATCH, len(test))))
+    together = min(_BATCH, max(1, _NUMBERS // prod(task.returned))) if isinstance(task, Supervised) else _BATCH
+    for start in range(0, len(test), together):
+        records = _records(test, np.arange(start, min(start + together, len(test))))
         with telling("collate of the task"):
             batch = to_device(collate(task, records, None), device)
         with telling("forward of the task"), torch.no_grad():

@@ -195,7 +195,7 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
         fitted=fitted,
         slower=checked.notice if checked else "",
         gradients=checked.way if checked else None,
-        baseline=baseline_of(task, store.test),
+        baseline=baseline_of(task, inputs),
         owners=owners,
         warnings=tuple(filter(None, found)),
         private_warnings=tuple(filter(None, private)),
@@ -275,8 +275,10 @@ def _refused_alone(model: nn.Module, task: Task, test: Split) -> str:
         return refused_alone(model, task, two)
 
 
-def baseline_of(task: Task, test: Split) -> dict[str, float] | None:
+def baseline_of(task: Task, records: DataStore) -> dict[str, float] | None:
     """Return what the best constant answer reaches on the test records, where the task's metrics say it.
+
+    They are asked with the targets; of a text that is its own target, with the tokens.
 
     Raises:
         TaskError: they say something else than a finite number for each of some names.
@@ -284,8 +286,9 @@ def baseline_of(task: Task, test: Split) -> dict[str, float] | None:
     measured = getattr(task.metrics(), "baseline", None)
     if not callable(measured):
         return None
+    asked = records.test.features if records.info.target.kind == "text" else records.test.targets
     with telling("baseline of the task's metrics"):
-        found: object = measured(torch.from_numpy(np.array(test.targets)))
+        found: object = measured(torch.from_numpy(np.array(asked)))
     if not isinstance(found, Mapping):
         raise TaskError(f"baseline of the task's metrics is to return a number for each metric by name: {_MAPPING}")
     for name, value in found.items():

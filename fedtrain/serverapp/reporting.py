@@ -34,6 +34,7 @@ from fedtrain.report import (
     Report,
     RoundEntry,
     SignedTrail,
+    TextSample,
     best_of,
 )
 from fedtrain.report.claim import coarse, derive_claim, no_claim, site_names
@@ -64,6 +65,7 @@ def build_report(
     best: ModelFile | None,
     matrices: ModelFile | None = None,
     intervals: Intervals | None = None,
+    sample: TextSample | None = None,
 ) -> Report:
     """Return the report of a run that stands at ``state``, signed where the run has a trail.
 
@@ -134,6 +136,7 @@ def build_report(
             gradients=preparation.gradients,
             encoder=_encoder(preparation.encoder),
         ),
+        sample=sample,
         matrices=matrices,
         software=software_versions(),
         software_digests=software_digests(),

@@ -55,6 +55,7 @@ from fedtrain.serverapp.preparation import Preparation, introduction, prepare
 from fedtrain.serverapp.reporting import Status, build_report, largest_epsilon, matrices_of, spent_epsilons
 from fedtrain.serverapp.rounds import Rounds, initial_state
 from fedtrain.serverapp.run_folder import RunFolder
+from fedtrain.serverapp.sample import sample_of
 from fedtrain.serverapp.screen import Screen, make_screen
 from fedtrain.serverapp.trackers import check_trackers, open_trackers
 from fedtrain.tasks import NO_OBJECTS, CallerObjects
@@ -343,9 +344,10 @@ class RunInProgress:
         from fedtrain.report.html import render_html  # noqa: PLC0415 - the library of the pictures waits for the end
 
         matrices = matrices_of(self._preparation, self._state)
-        intervals = None
+        intervals = sample = None
         if status == "completed":
             intervals = intervals_of(self._preparation, self._state, lambda: self._folder.load_model("best"))
+            sample = sample_of(self._preparation, self._state)
         report = build_report(
             self._preparation,
             self._state,
@@ -357,6 +359,7 @@ class RunInProgress:
             best=self._folder.model_file("best"),
             matrices=self._folder.save_matrices(matrices),
             intervals=intervals,
+            sample=sample,
         )
         self._folder.save_inputs(_inputs(self._preparation))
         self._folder.save_report(report, render_html(report, matrices))

@@ -144,6 +144,8 @@ def _hashes(split: Split) -> NDArray[np.uint64]:
     generator = np.random.default_rng(0)
     for array in (split.features, split.targets):
         size = array[:1].nbytes
+        if not size:  # the target is in the features
+            continue
         weights = generator.integers(1, 2**64, -(-size // 4), np.uint64)
         together = max(1, _NUMBERS // len(weights))
         padded = np.zeros((min(together, len(split)), 4 * len(weights)), np.uint8)

@@ -22,7 +22,8 @@ class Records:
 
     Attributes:
         features: shape (n, *record), dtype uint8 for images and float32 for tables.
-        targets: n rows: int64 class numbers (n,), float32 numbers (n,), or uint8 labels (n, labels).
+        targets: n rows: int64 class numbers (n,), float32 numbers (n,), uint8 labels (n, labels), or
+            uint8 (n, 0) where the text itself is the target.
     """
 
     features: Tensor

@@ -14,6 +14,7 @@ from fedtrain.data import DataInfo, DataStore, Partitions
 from fedtrain.errors import TaskError
 from fedtrain.tasks.base import Task, unknown
 from fedtrain.tasks.column_statistics import ColumnStatistics
+from fedtrain.tasks.language import Language
 from fedtrain.tasks.named import load_named
 from fedtrain.tasks.supervised import Multilabel, Regression, Speech, Tabular, TextClassification, Vision
 from fedtrain.tasks.user_code import telling
@@ -40,6 +41,7 @@ NO_OBJECTS: Final = CallerObjects()
 _TASKS: dict[str, Callable[[TaskConfig, DataInfo], Task]] = {
     "vision": Vision,
     "text": TextClassification,
+    "language": Language,
     "tabular": Tabular,
     "speech": Speech,
     "regression": Regression,

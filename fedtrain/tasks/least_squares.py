@@ -43,7 +43,7 @@ def with_solver(task: Task, experiment: Experiment, info: DataInfo) -> Task:
             f'training.solver = "least-squares" fits what a built-in task predicts, and task.name = '
             f'"{experiment.task.name}" is one of your own; use a built-in task with task.encoder, or another solver'
         )
-    if task.inputs.kind == "tokens":
+    if task.inputs.kind == "tokens" and info.target.kind != "text":
         raise TaskError(
             'training.solver = "least-squares" fits numbers, and the numbers of tokens are names of words; set '
             'task.encoder = "minilm", or unset the solver'
@@ -135,6 +135,11 @@ class Fitted(nn.Module):
 
 def _code_of(experiment: Experiment, info: DataInfo) -> TargetCode:
     match info.target.kind:
+        case "text":
+            raise ConfigError(
+                'training.solver = "least-squares" fits classes, labels or numbers, and data.target = "text" has none '
+                "of them; unset training.solver"
+            )
         case "class":
             return ClassCode(columns=len(info.classes))
         case "labels":

@@ -16,6 +16,7 @@ from torch.nn import functional
 from fedtrain.data.types import DataInfo, Tokens
 from fedtrain.errors import TaskError
 from fedtrain.tasks.base import unknown
+from fedtrain.tasks.language_models import LANGUAGE_MODELS
 from fedtrain.tasks.text_models import TEXT_MODELS
 
 Shape = tuple[int, ...]
@@ -178,8 +179,9 @@ ARCHITECTURES = {
 def choose(info: DataInfo) -> str:
     """Return the name of the model to use where the configuration names none.
 
-    Tables: ``mlp``. Features of an encoder: ``linear``. Tokens: ``bag``. Spectrograms of sounds: ``cnn-small``.
-    Images by their shorter side: ``cnn-cifar`` from 32 pixels, ``cnn-small`` from 8, ``mlp`` below.
+    Tables: ``mlp``. Features of an encoder: ``linear``. Tokens: ``bag``, and ``lstm`` where they are predicted.
+    Spectrograms of sounds: ``cnn-small``. Images by their shorter side: ``cnn-cifar`` from 32 pixels,
+    ``cnn-small`` from 8, ``mlp`` below.
     """
     if info.kind == "table":
         return "mlp"
@@ -188,7 +190,7 @@ def choose(info: DataInfo) -> str:
     if info.kind == "audio":
         return "cnn-small"
     if info.kind == "tokens":
-        return "bag"
+        return "lstm" if info.target.kind == "text" else "bag"
     side = min(info.shape[1:])
     return next((name for name, least in (("cnn-cifar", 32), ("cnn-small", 8)) if side >= least), "mlp")
 
@@ -199,15 +201,16 @@ def find(name: str, info: DataInfo) -> Callable[[int], nn.Module]:
     Raises:
         TaskError: the model is unknown, or does not fit the records.
     """
-    if isinstance(info.features, Tokens) and name in TEXT_MODELS:
-        return partial(TEXT_MODELS[name], info.features)
+    sequences = LANGUAGE_MODELS if info.target.kind == "text" else TEXT_MODELS
+    if isinstance(info.features, Tokens) and name in sequences:
+        return partial(sequences[name], info.features)
     fits = [known for known, model in ARCHITECTURES.items() if model.fits(info)]
     if info.kind == "tokens":
-        fits = list(TEXT_MODELS)
-    if name not in ARCHITECTURES and name not in TEXT_MODELS:
+        fits = list(sequences)
+    if name not in ARCHITECTURES and name not in _NEEDS:
         raise unknown("task.model", name, fits, " (those that fit the data)")
     if name not in fits:
-        needs = "tokens of a text" if name in TEXT_MODELS else _needs(ARCHITECTURES[name])
+        needs = _NEEDS[name] if name in _NEEDS else _needs(ARCHITECTURES[name])
         size = "x".join(str(side) for side in info.shape)
         allowed = ", ".join(f'"{fit}"' for fit in fits)
         raise TaskError(
@@ -215,6 +218,12 @@ def find(name: str, info: DataInfo) -> Callable[[int], nn.Module]:
             f"models that fit it: {allowed}."
         )
     return partial(ARCHITECTURES[name].build, info.shape)
+
+
+_NEEDS = {
+    **dict.fromkeys(TEXT_MODELS, "tokens of a text"),
+    **dict.fromkeys(LANGUAGE_MODELS, 'tokens of a text with data.target = "text"'),
+}
 
 
 def _needs(model: Architecture) -> str:

@@ -37,9 +37,15 @@ _FITTING = {
     ("tokens", "class"): "text",
     ("tokens", "number"): "regression",
     ("tokens", "labels"): "multilabel",
+    ("tokens", "text"): "language",
+    ("text", "class"): "text",
+    ("text", "number"): "regression",
+    ("text", "labels"): "multilabel",
+    ("text", "text"): "language",
     ("encoded", "class"): "vision",
     ("encoded", "number"): "regression",
     ("encoded", "labels"): "multilabel",
+    ("encoded", "text"): "language",
 }
 
 
@@ -98,7 +104,12 @@ class Supervised(Task):
     @property
     @abstractmethod
     def outputs(self) -> int:
-        """How many numbers the model returns for a record."""
+        """How many numbers the model returns for a record, or at each place of a sequence."""
+
+    @property
+    def returned(self) -> tuple[int, ...]:
+        """The shape of what the model returns for a record."""
+        return (self.outputs,)
 
     def model(self) -> nn.Module:
         """Build a model with fresh weights, drawn from torch's global generator. It returns ``outputs`` numbers."""
@@ -215,7 +226,7 @@ class Multilabel(Supervised):
         return MultilabelMetrics(self.outputs)
 
 
-_WORDS: dict[TargetKind, str] = {"class": "class", "number": "number", "labels": "set of labels"}
+_WORDS: dict[TargetKind, str] = {"class": "class", "number": "number", "labels": "set of labels", "text": "text"}
 
 
 def encode_columns(features: Tensor, generator: torch.Generator | None) -> Tensor:  # noqa: ARG001 -- an `Encoding`

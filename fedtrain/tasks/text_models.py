@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from fedtrain.data.types import Tokens
 
+WIDTH, HEADS, LAYERS = 64, 4, 2
 _BAG = 64
-_WIDTH, _HEADS, _LAYERS = 64, 4, 2
 
 
 class Bag(nn.Module):
@@ -44,12 +44,14 @@ class Attention(nn.Module):
         self.joined = nn.Linear(width, width)
 
     def forward(self, hidden: Tensor, seen: Tensor) -> Tensor:
-        """Map (n, length, width) to the same shape; ``seen`` says which positions are looked at, (n, length)."""
+        """Map (n, length, width) to the same shape.
+
+        ``seen`` says which positions are looked at: of a shape that expands to (n, heads, length, length).
+        """
         count, length, width = hidden.shape
         parts = self.parts(hidden).reshape(count, length, 3, self.heads, width // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
-        mask = seen[:, None, None, :]
-        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
         result: Tensor = self.joined(attended.transpose(1, 2).reshape(count, length, width))
         return result
 
@@ -66,7 +68,7 @@ class TransformerBlock(nn.Module):
         self.fall = nn.Linear(2 * width, width)
 
     def forward(self, hidden: Tensor, seen: Tensor) -> Tensor:
-        """Map (n, length, width) to the same shape."""
+        """Map (n, length, width) to the same shape; ``seen`` is as in `Attention`."""
         hidden = hidden + self.attention(self.norm1(hidden), seen)
         made: Tensor = hidden + self.fall(functional.gelu(self.rise(self.norm2(hidden))))
         return made
@@ -82,11 +84,11 @@ class TextTransformer(nn.Module):
 
     def __init__(self, vocabulary: int, length: int, outputs: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary, _WIDTH, padding_idx=0)
-        self.register_buffer("positions", _sines(length, _WIDTH), persistent=False)
-        self.blocks = nn.ModuleList(TransformerBlock(_WIDTH, _HEADS) for _ in range(_LAYERS))
-        self.norm = nn.LayerNorm(_WIDTH)
-        self.dense = nn.Linear(_WIDTH, outputs)
+        self.embedding = nn.Embedding(vocabulary, WIDTH, padding_idx=0)
+        self.register_buffer("positions", sines(length, WIDTH), persistent=False)
+        self.blocks = nn.ModuleList(TransformerBlock(WIDTH, HEADS) for _ in range(LAYERS))
+        self.norm = nn.LayerNorm(WIDTH)
+        self.dense = nn.Linear(WIDTH, outputs)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens (n, length) to outputs (n, outputs)."""
@@ -95,7 +97,7 @@ class TextTransformer(nn.Module):
         # A record without tokens looks at its first position: nothing to look at would be no number.
         first = torch.arange(tokens.shape[1], device=tokens.device) == 0
         for block in self.blocks:
-            hidden = block(hidden, there | first)
+            hidden = block(hidden, (there | first)[:, None, None, :])
         logits: Tensor = self.dense(_mean(self.norm(hidden), there))
         return logits
 
@@ -106,7 +108,7 @@ def _mean(hidden: Tensor, there: Tensor) -> Tensor:
     return (hidden * there.unsqueeze(-1)).sum(1) / counts
 
 
-def _sines(length: int, width: int) -> Tensor:
+def sines(length: int, width: int) -> Tensor:
     """Return positions, shape (length, width): sines and cosines of periods from 2 pi to 20,000 pi."""
     periods = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
     angles = torch.arange(length).unsqueeze(1) * periods

@@ -59,10 +59,11 @@ def try_training(task: Task, model: nn.Module, records: Records) -> None:
         batch = to_device(collate(task, records, torch.Generator().manual_seed(0)), device)
     with telling("forward of the task"):
         outputs = forward(task, model, batch)
-    if isinstance(task, Supervised) and outputs.shape[1:] != (task.outputs,):
+    if isinstance(task, Supervised) and outputs.shape[1:] != task.returned:
+        takes = " x ".join(map(str, task.returned))
         raise TaskError(
-            f"the model returns {_numbers(outputs)} for a record, and the task takes {task.outputs}; set the size "
-            "of its last layer"
+            f"the model returns {_numbers(outputs)} for a record, and the task takes {takes}; set the size of its last "
+            "layer"
         )
     with telling("losses of the task"):
         found = losses(task, outputs, batch)

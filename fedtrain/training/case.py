@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from fedtrain.data.types import Columns, DataInfo, Encoded, Image, Sound, Text, Tokens
+from fedtrain.data.types import Columns, DataInfo, Encoded, Image, Sound, Text, Tokens, stored_shape
 from fedtrain.errors import TaskError
 from fedtrain.tasks import Batch, Records, Task
 from fedtrain.tasks.calls import collate, to_device
@@ -67,6 +67,8 @@ def synthetic(info: DataInfo, count: int, *, values: str) -> Records:
             targets = torch.randn(count, generator=draw)
         case "labels":
             targets = torch.randint(2, (count, len(info.classes)), generator=draw).to(torch.uint8)
+        case "text":
+            targets = torch.zeros(stored_shape(info.target, count), dtype=torch.uint8)
     return Records(features=features, targets=targets)
 
 

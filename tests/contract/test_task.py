@@ -18,6 +18,7 @@ from fedtrain.data.types import (
     LabelsTarget,
     NumberTarget,
     Sound,
+    TextTarget,
     Tokens,
 )
 from fedtrain.tasks import Records, Task, build_task, refuse_batch_statistics, shared_names
@@ -98,6 +99,13 @@ CASES = [
         for name, target in (("text", LETTERS), ("regression", NumberTarget()), ("multilabel", LABELS))
         for model in ("bag", "transformer")
     ),
+    *(
+        Case(
+            config=TaskConfig(name="language", model=model),
+            info=DataInfo(features=Tokens(shape=(12,), vocabulary=40), target=TextTarget()),
+        )
+        for model in (None, "lstm", "causal")
+    ),
     *(Case(config=TaskConfig(name="own_task:build"), info=info) for info in (image(1, 8, 8), image(3, 32, 32))),
 ]
 
@@ -131,6 +139,8 @@ def stored(case):
             targets = torch.randn(n, generator=draw)
         case "labels":
             targets = torch.randint(2, (n, names), generator=draw).to(torch.uint8)
+        case "text":
+            targets = torch.zeros(n, 0, dtype=torch.uint8)
     return Records(features=features, targets=targets)
 
 

@@ -155,6 +155,11 @@ def _target(
             found = train.y.shape[1] if train.y.ndim == 2 else 0  # noqa: PLR2004  # (n, labels)
             target = LabelsTarget(names=names or tuple(map(str, range(found))))
             return target, lambda arrays: _label_sets(arrays, target.names)
+        case "text":
+            raise DataError(
+                f'{train.file}: data.target = "text" is for records that are texts, and arrays hold none; write them '
+                "into a column of a Parquet file, or give a DataStore whose features are texts"
+            )
         case "class":
             categories = label_categories(_labels(train), place=train.place)
             if names is not None and test:

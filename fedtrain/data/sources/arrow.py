@@ -42,6 +42,8 @@ from fedtrain.data.types import (
     Target,
     TargetKind,
     Text,
+    TextTarget,
+    stored_shape,
 )
 from fedtrain.errors import DataError
 
@@ -71,7 +73,7 @@ class Roles:
 
     Attributes:
         target: what is predicted.
-        labels: the columns of the target.
+        labels: the columns of the target; none where the text itself is the target.
         files: the column of images or sounds, if records are such.
         sound: what sounds are to be; ``None`` where the files are images.
         text: the column of texts, if records are such.
@@ -121,7 +123,7 @@ def roles(schema: Any, data: Data, *, name: str, left_out: Collection[str] = ())
         listed = tuple(dict.fromkeys(part.strip() for part in data.feature_columns.split(",")))
     _refuse_two_kinds(data)
     owner = data.partition.column
-    labels = data.label_column_names or (data.label_column,)
+    labels = () if data.target == "text" else data.label_column_names or (data.label_column,)
     named = {
         "label_column" if data.label_columns is None else "label_columns": labels,
         "image_column": (data.image_column,) if data.image_column else (),
@@ -319,10 +321,18 @@ def _read_labels(
     return LabelsTarget(names=tuple(map(str, wanted))), lambda records: lists(records).matrix(wanted)
 
 
+def _read_no_targets(
+    _train: Records, _test: Records | None, _role: Roles, _names: tuple[str, ...] | None
+) -> TargetReader:
+    target = TextTarget()
+    return target, lambda records: np.zeros(stored_shape(target, records.table.num_rows), target.dtype)
+
+
 _READERS: dict[TargetKind, Callable[[Records, Records | None, Roles, tuple[str, ...] | None], TargetReader]] = {
     "class": _read_classes,
     "number": _read_numbers,
     "labels": _read_labels,
+    "text": _read_no_targets,
 }
 
 

@@ -8,7 +8,9 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from fedtrain.config import Data, Partition
-from fedtrain.data.given import opened
+from fedtrain.data import DataInfo, Image, Split, Text, TextTarget
+from fedtrain.data.given import check_store, opened
+from fedtrain.data.types import DataStore
 from fedtrain.errors import DataError
 
 
@@ -214,3 +216,27 @@ def test_a_store_keeps_the_names_of_its_owners_and_needs_one_for_each_code():
     for strange in (replace(owned, owners=("ann",)), replace(store, owners=("ann",))):
         with pytest.raises(DataError, match=r"data\.owners has 1 names; each code in data\.train\.owners is an index"):
             opened(strange, section())
+
+
+def texts(count, *, targets=None, features=None):
+    """Return a store of texts that are their own targets."""
+    stored = np.full((count, 8), ord("a"), np.uint8) if features is None else features
+    split = Split(features=stored, targets=np.zeros((count, 0), np.uint8) if targets is None else targets)
+    return DataStore(info=DataInfo(features=Text(shape=(8,)), target=TextTarget()), train=split, test=split)
+
+
+def test_texts_may_be_their_own_targets():
+    store = check_store(texts(3))
+    assert store.train.targets.shape == (3, 0)
+    with pytest.raises(
+        DataError, match=r"train.targets has shape \(3,\) and dtype uint8; it is uint8 of shape \(n, 0\)"
+    ):
+        check_store(texts(3, targets=np.zeros(3, np.uint8)))
+    strange = replace(texts(3), info=DataInfo(features=Image(shape=(8,)), target=TextTarget()))
+    with pytest.raises(DataError, match='a target of kind "text" is for texts or tokens'):
+        check_store(strange)
+
+
+def test_items_of_a_data_set_are_no_texts():
+    with pytest.raises(DataError, match=r'data.target = "text" is for records that are texts, and arrays hold none'):
+        both(Items(4, table), target="text")

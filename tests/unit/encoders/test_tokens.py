@@ -163,3 +163,15 @@ def test_a_tokenizer_of_ones_own_whose_numbers_are_too_large_is_refused(tmp_path
     with pytest.raises(TaskError, match="not from 0 to 11"):
         tokens(encoder, "abc", tmp_path=tmp_path)
     sys.modules.pop("own_tokens")
+
+
+def test_a_text_of_tokens_is_written_where_they_say_it(tmp_path):
+    text = "O! \u00e9\U0001f642"
+    found = Bytes(64)
+    assert found.written(found.numbers(text)) == text
+    assert found.written(found.numbers(text)[:-1]) == "O! \u00e9\ufffd"
+    assert found.written([]) == ""
+    saved(tmp_path / "own.json")
+    words = of_file(tmp_path / "own.json").module
+    assert words.written(words.numbers("the cat [PAD]")) == "the cat [UNK] [UNK] [UNK]"
+    assert HashedWords(5).written([1, 2]) is None

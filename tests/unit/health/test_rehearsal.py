@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
-from fedtrain.data import ClassTarget, Columns, DataInfo, Image, Split
-from fedtrain.health.rehearsal import MOST_RECORDS, rehearse
+from fedtrain.data import ClassTarget, Columns, DataInfo, Image, LabelsTarget, NumberTarget, Split, Text, TextTarget
+from fedtrain.data.types import stored_shape
+from fedtrain.health.rehearsal import MOST_RECORDS, rehearse, task_names
+from fedtrain.ledger import SitePolicy
 
 IMAGES = DataInfo(features=Image(shape=(1, 8, 8)), target=ClassTarget(names=("0", "1", "2")))
 TABLE = DataInfo(features=Columns(shape=(5,)), target=ClassTarget(names=("no", "yes")))
@@ -70,3 +72,15 @@ def test_a_record_that_is_not_finite_is_silenced_as_in_a_run(value):
     train = table(20)
     train.features[3, 2] = value
     assert rehearse("tabular", TABLE, train).status == "ok"
+
+
+@pytest.mark.parametrize(
+    "target", [ClassTarget(names=("no", "yes")), NumberTarget(), LabelsTarget(names=("a",)), TextTarget()]
+)
+def test_a_site_with_texts_is_told_that_the_encoder_is_the_experiments(target):
+    info = DataInfo(features=Text(shape=(8,)), target=target)
+    train = Split(features=np.zeros((4, 8), np.uint8), targets=np.zeros(stored_shape(target, 4), target.dtype))
+    (name,) = task_names(SitePolicy(epsilon=1.0, delta=1e-5), info)
+    check = rehearse(name, info, train)
+    assert check.status == "warns"
+    assert "which an experiment names" in check.detail

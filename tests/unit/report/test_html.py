@@ -155,6 +155,20 @@ def test_text_of_users_is_escaped_everywhere(plain, parse):
     assert page.words.count("<script>") >= 15
 
 
+@pytest.mark.parametrize("private", [True, False])
+def test_what_the_model_writes_is_shown_as_text_and_with_what_it_may_repeat(build, parse, private):
+    report = build(rounds=3, private=private)
+    report["sample"] = {"texts": [HOSTILE, "two\nlines", "\x1b[2J\u202e", ""], "tokens": 200, "temperature": 0.8}
+    text = render_html(parse(report))
+    page = Page(text)
+    assert "<script" not in text
+    assert "two\nlines</pre>" in text
+    assert not set("\x1b\u202e") & set(text)
+    assert text.count('<pre class="sample">') == 4
+    assert ("may be the words of a record" in page.words) != private
+    assert ("they tell no more of a record than it does" in page.words) == private
+
+
 def test_a_run_without_privacy_says_so(build, parse):
     words = Page(render_html(parse(build(rounds=3, private=False)))).words
     assert words.count("No privacy guarantee") == 2

@@ -77,6 +77,14 @@ def test_test_records_that_are_training_records_are_said(dtype, monkeypatch):
     assert run_warnings.of_overlap(train, other) == ""
 
 
+def test_texts_that_are_their_own_targets_overlap_too():
+    rows = np.random.default_rng(0).integers(1, 128, (1000, 30)).astype(np.uint8)
+    train, test = (Split(features=part, targets=np.zeros((len(part), 0), np.uint8)) for part in (rows, rows[500:]))
+    assert run_warnings.of_overlap(train, test).startswith("100 % of the test records")
+    other = Split(features=rows[::-1] ^ 128, targets=np.zeros((1000, 0), np.uint8))
+    assert run_warnings.of_overlap(train, other) == ""
+
+
 def test_records_that_are_often_equal_by_their_nature_are_not_said():
     rows = np.random.default_rng(0).integers(0, 2, (2000, 3)).astype(np.float32)
     targets = np.zeros(1000, np.int64)

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fedtrain.config import Data, Partition
-from fedtrain.data import open_store
+from fedtrain.data import DataInfo, Text, TextTarget, open_store
 from fedtrain.errors import DataError
 
 
@@ -208,6 +208,23 @@ def test_a_column_of_another_type_in_the_test_data_is_refused(parquet):
     test = parquet("test.parquet", {"a": ["1", "2"], "label": [0, 1]})
     with pytest.raises(DataError, match=r"test.parquet, row 0, column 'a' has type string, but in the training data"):
         opened(train, test)
+
+
+def test_texts_that_are_their_own_target_need_no_label(parquet):
+    texts, owners = ["Ay, sir.", "", "Well, well.", "O!"], ["a", "b", "a", "b"]
+    path = parquet("train.parquet", {"text": texts, "speaker": owners})
+    test = parquet("test.parquet", {"text": texts[:1]})
+    natural = Partition(kind="natural", column="speaker")
+    # The second time from the cache.
+    for _ in range(2):
+        store = opened(path, test, target="text", text_column="text", max_bytes=12, partition=natural)
+        assert store.info == DataInfo(features=Text(shape=(12,)), target=TextTarget())
+        assert (store.train.targets.shape, store.train.targets.dtype, len(store.train)) == ((4, 0), np.uint8, 4)
+        assert store.test.targets.shape == (1, 0)
+        assert store.owners == ("a", "b")
+        assert [row.tobytes().rstrip(b"\0").decode() for row in store.train.features] == texts
+    store = opened(path, target="text", text_column="text", max_records=1)
+    assert (store.train.targets.shape, store.test.targets.shape) == ((1, 0), (2, 0))
 
 
 def test_text_that_nothing_names_is_refused(parquet):
