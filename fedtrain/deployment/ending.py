@@ -16,7 +16,7 @@ _RAISED = "ServerApp failed with exception:"
 _NOTHING = ("", "N/A", "None")
 STOPPED = "finished:stopped"
 GONE = "its app ended without a word, as one that is killed or has no memory left"
-_LOOKS = 4  # in a row, in which nobody holds a folder: an app that ends lets go of it a moment before Flower knows
+_LOOKS = 6  # in a row, in which nobody holds a folder: an app that ends lets go of it a moment before Flower knows
 _BY_ITSELF = {
     STOPPED: "it was stopped",
     "finished:completed": "its app came to its end and wrote none",
@@ -110,7 +110,7 @@ def outcome(name: str, folder: Path, ending: Ending, *, started: datetime, ended
         ended: whether its app has let go of the folder, as `await_app` says.
     """
     go_on = "go on with the same command and --resume"
-    report = _report(folder, started)
+    report = report_since(folder, started)
     if report is not None:
         status, reason = report
         if status == "completed":
@@ -126,8 +126,8 @@ def outcome(name: str, folder: Path, ending: Ending, *, started: datetime, ended
     )
 
 
-def _report(folder: Path, started: datetime) -> tuple[str, str] | None:
-    """Return the status and the reason in a run's report."""
+def report_since(folder: Path, started: datetime) -> tuple[str, str] | None:
+    """Return the status and the reason in a run's report; ``None`` where there is none, or one from before."""
     try:
         file = folder / "report.json"
         report = json.loads(file.read_bytes())

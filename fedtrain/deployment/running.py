@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
 from fedtrain.config import Experiment, to_flat
-from fedtrain.deployment.ending import GONE, STOPPED, Ending, app_is_gone
+from fedtrain.deployment.ending import GONE, STOPPED, Ending, app_is_gone, report_since
 from fedtrain.deployment.printed import AppLines
 from fedtrain.deployment.processes import program, unproxied
 from fedtrain.deployment.superlink import CONNECTION, Service
@@ -97,10 +98,14 @@ def follow(
 @contextmanager
 def _stopping_if_gone(folder: Path, gone: threading.Event, end: Callable[[], None]) -> Iterator[None]:
     """While the block goes on, end a run whose folder nobody holds any more after somebody did, and say so."""
-    over = threading.Event()
+    over, started = threading.Event(), datetime.now(UTC)
+
+    def held() -> bool:
+        # One that has left its report ends in good order, however long Flower takes to learn of it.
+        return in_use(folder) or report_since(folder, started) is not None
 
     def watch() -> None:
-        if app_is_gone(partial(in_use, folder), pause=partial(over.wait, _PAUSE), over=over.is_set):
+        if app_is_gone(held, pause=partial(over.wait, _PAUSE), over=over.is_set):
             gone.set()
             end()
 

@@ -115,7 +115,7 @@ def looked(states):
 
 
 def test_an_app_that_lets_go_of_its_folder_and_is_not_called_ended_is_gone():
-    assert looked([False] * 9 + [True] * 3 + [False] * 9) == (True, 16)
+    assert looked([False] * 9 + [True] * 3 + [False] * 9) == (True, 18)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_an_app_that_lets_go_of_its_folder_and_is_not_called_ended_is_gone():
     [
         [False] * 20,  # one that has not begun, or holds none
         [True] * 20,
-        [True] + [False] * 3,  # Flower has learned of its end
+        [True] + [False] * 5,  # Flower has learned of its end
         [True, False, False, False, True, False, False, False],  # it was looked at, or is started again
     ],
 )
