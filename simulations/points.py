@@ -162,6 +162,17 @@ _DIGITS = Workload(
                 "training.learning_rate": 24.0,
             },
         ),
+        "products": Series(
+            trust="distributed",
+            what="linear, products of pixels",
+            main=False,
+            settings={
+                "task.encoder": "simulations.pixel_products:build",
+                "task.encoder_origin": "a formula",
+                "training.learning_rate": 128.0,
+            },
+            at={1: {}, 2: {"federation.rounds": 12, "training.learning_rate": 192.0}},
+        ),
         "pixels": Series(
             trust="distributed",
             what="least squares, pixels",
@@ -218,7 +229,7 @@ _SPOKEN = Workload(
     name="spoken",
     title="Spoken digits",
     config="spoken_digits_shared",
-    seeds=(1,),
+    seeds=(1, 2, 3),
     series={
         "distributed": Series(
             trust="distributed",
@@ -230,7 +241,92 @@ _SPOKEN = Workload(
                 8: {"training.learning_rate": 512.0},
             },
         ),
+        "local": Series(
+            trust="local",
+            what="linear, log-mel features",
+            settings=LOCAL,
+            at={
+                1: {"federation.rounds": 10, "training.learning_rate": 128.0},
+                2: {"federation.rounds": 20, "training.learning_rate": 128.0},
+                4: {"training.learning_rate": 128.0},
+                8: {"training.learning_rate": 256.0},
+            },
+        ),
+        "none": Series(
+            trust="none",
+            what="linear, log-mel features",
+            settings={**NO_PRIVACY, "training.local_steps": 5, "training.learning_rate": 128.0},
+        ),
     },
 )
 
-WORKLOADS: Mapping[str, Workload] = {workload.name: workload for workload in (_DIGITS, _CIFAR10, _ADULT, _SPOKEN)}
+_AG_NEWS_TUNING = "rates, rounds and clip_norm: 20 settings for each budget, on the first 3,520 training records alone"
+
+_AG_NEWS = Workload(
+    name="ag_news",
+    title="AG News",
+    config="ag_news_shared",
+    seeds=(1,),
+    series={
+        "distributed": Series(
+            trust="distributed",
+            what="linear, MiniLM",
+            settings={
+                "federation.rounds": 10,
+                "federation.min_results": 9,
+                "training.learning_rate": 1600.0,
+                "privacy.colluders": 1,
+                "privacy.tuning": _AG_NEWS_TUNING,
+                "transport.secagg.enabled": None,
+                "transport.secagg.threshold": 9,
+            },
+            at={1: {}, 2: {}, 4: {}, 8: {}},
+        ),
+        "local": Series(
+            trust="local",
+            what="linear, MiniLM",
+            settings={
+                **LOCAL,
+                "federation.rounds": 10,
+                "training.learning_rate": 1600.0,
+                "privacy.tuning": _AG_NEWS_TUNING,
+                "transport.secagg.enabled": None,
+            },
+            at={1: {"training.learning_rate": 800.0}, 2: {}, 4: {}, 8: {}},
+        ),
+        "least-squares": Series(
+            trust="distributed",
+            what="least squares, MiniLM",
+            main=False,
+            settings={
+                "federation.rounds": 1,
+                "federation.min_results": 9,
+                "task.model": None,
+                "training.solver": "least-squares",
+                "training.feature_norm": 1.0,
+                "training.schedule": "constant",
+                "privacy.clip_norm": 1.0,
+                "privacy.colluders": 1,
+                "privacy.tuning": "none",
+                "transport.secagg.enabled": None,
+                "transport.secagg.threshold": 9,
+                "transport.secagg.bits": 28,
+            },
+            at={1: {}, 2: {}, 4: {}, 8: {}},
+        ),
+        "none": Series(
+            trust="none",
+            what="linear, MiniLM",
+            settings={
+                **NO_PRIVACY,
+                "transport.secagg.enabled": None,
+                "federation.rounds": 20,
+                "training.learning_rate": 64.0,
+            },
+        ),
+    },
+)
+
+WORKLOADS: Mapping[str, Workload] = {
+    workload.name: workload for workload in (_DIGITS, _CIFAR10, _AG_NEWS, _ADULT, _SPOKEN)
+}

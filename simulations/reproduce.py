@@ -1,6 +1,6 @@
 """Reproduce the published runs, and draw their curves.
 
-    python simulations/reproduce.py cifar10 cifar10_dp --picture docs/images/cifar10.png
+    python simulations/reproduce.py cifar10 cifar10_dp --picture runs/cifar10.png
 
 Each name is that of a configuration in this folder. Its run is left in runs/NAME; a run that was interrupted goes on.
 """

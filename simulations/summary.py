@@ -100,9 +100,10 @@ def as_png(found: Sequence[Reached]) -> bytes:
 
 def _draw(axes: Axes, workload: Workload, found: Sequence[Reached]) -> None:
     keys, labels, ticks = [], [], set[float]()
+    others = iter("s^Dv")
     for name, series in workload.series.items():
         means = _means(found, workload, name)
-        mark = "o" if series.main else "s"
+        mark = "o" if series.main else next(others)
         private = sorted((epsilon, 100 * value) for epsilon, value in means.items() if epsilon is not None)
         ticks |= {epsilon for epsilon, _ in private}
         drawn: list[Line2D] = []
