@@ -41,10 +41,11 @@ def export(
     Everything in the card is of the report, which is audited first: a report that is refuted has no card. The code of a
     task of your own, which the report names, is run: use run folders that you trust.
     """
-    from fedtrain.api import load_run  # noqa: PLC0415 - torch takes seconds to import
-    from fedtrain.export import export as exported  # noqa: PLC0415 - likewise
-
     with output(as_json, quiet) as told:
+        told.starting()
+        from fedtrain.api import load_run  # noqa: PLC0415 - torch takes seconds to import
+        from fedtrain.export import export as exported  # noqa: PLC0415 - likewise
+
         sys.path.append(str(Path.cwd()))
         found = exported(load_run(run), run / "export" if out is None else out, which=which, onnx=onnx)
         lines = [f"{printable(str(found.folder))}: {', '.join(found.files)}"]

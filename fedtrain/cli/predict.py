@@ -35,12 +35,13 @@ def predict(
     The data that the model was trained on are not needed, and not read. Records of another schema are refused. The code
     of a task of your own, which the report names, is run: use run folders that you trust.
     """
-    from fedtrain.api import load_run  # noqa: PLC0415 - torch takes seconds to import
-    from fedtrain.prediction import predict as predicted  # noqa: PLC0415 - likewise
-
     with output(as_json, quiet) as told:
         if out is not None and out.suffix not in {".csv", _JSON_LINES}:
             raise ConfigError(f"--out {out}: predictions are written as .csv or {_JSON_LINES}")
+        told.starting()
+        from fedtrain.api import load_run  # noqa: PLC0415 - torch takes seconds to import
+        from fedtrain.prediction import predict as predicted  # noqa: PLC0415 - likewise
+
         sys.path.append(str(Path.cwd()))
         found = predicted(load_run(run), data, which=which)
         if out is not None:

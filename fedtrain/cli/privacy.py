@@ -32,11 +32,13 @@ def plan(
     quiet: Quiet = False,
 ) -> None:
     """Show what an experiment would guarantee, the noise that it takes, and what it spends. Nothing is trained."""
-    from fedtrain.report.plan import summarize_plan  # noqa: PLC0415 - the accountants take a second to import
-
     with output(as_json, quiet) as out:
         file = demo() if config is None else config
-        summary = summarize_plan(checked(read_flat(file, settings), config))
+        experiment = checked(read_flat(file, settings), config)
+        out.starting()
+        from fedtrain.report.plan import summarize_plan  # noqa: PLC0415 - the accountants take a second to import
+
+        summary = summarize_plan(experiment)
         if plot is not None:
             from fedtrain.report.plots import plan_png  # noqa: PLC0415 - matplotlib takes a second to import
 

@@ -44,6 +44,15 @@ class Output:
         if not self.silent:
             _print(lines)
 
+    def starting(self) -> None:
+        """Tell a person at a terminal that the command has begun, before what takes seconds to import.
+
+        It is no part of the result, and goes to standard error.
+        """
+        if not self.silent and sys.stderr.isatty():
+            sys.stderr.write("starting: PyTorch and Flower take some seconds\n")
+            sys.stderr.flush()
+
     def result(self, result: Mapping[str, object], lines: Iterable[str]) -> None:
         """Print the result of a command that was asked for it: as JSON, or as lines."""
         if self.as_json:

@@ -70,8 +70,7 @@ def simulate(
             if told.silent and "output.screen" in flower_app.config:
                 overrides["output.screen"] = "none"
             run_config = _configured(flower_app, config, overrides)
-            if sys.stdout.isatty():
-                told.say("starting: PyTorch and Flower take some seconds")
+            told.starting()
             _run(flower_app, run_config, nodes=nodes, workers=workers)
         except FedtrainError as failure:
             status, error = failure.exit_status, str(failure)

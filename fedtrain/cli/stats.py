@@ -47,16 +47,16 @@ def stats(
     A file is run on this machine, as by simulate. Those of a run folder are shown: nothing is released anew, and
     nothing is charged.
     """
-    from fedtrain.api import load_run, simulate  # noqa: PLC0415 - torch takes seconds to import
-
     with output(as_json, quiet) as told:
-        if source.is_dir():
-            run = load_run(source)
-        else:
+        experiment = None
+        if not source.is_dir():
             sys.path.append(str(Path.cwd()))
             flat = _FIXED | read_toml(source) | parse_settings(settings or ())
             experiment = from_flat(flat | ({"output.screen": "none"} if told.silent else {}))
-            run = simulate(experiment, out=out)
+        told.starting()
+        from fedtrain.api import load_run, simulate  # noqa: PLC0415 - torch takes seconds to import
+
+        run = load_run(source) if experiment is None else simulate(experiment, out=out)
         if as_json:
             told.answer(_found(run))
         elif scaling:

@@ -39,6 +39,7 @@ def sweep(
     with output(as_json, quiet) as told:
         sys.path.append(str(Path.cwd()))
         grid = Grid.of({**read_toml(config), **parse_settings(settings or ())}, over)
+        told.starting()
         folder = out or Path("sweeps") / str(grid.base.get("name", config.stem))
         try:
             ended = _run(grid, folder, workers=workers, silent=told.silent)

@@ -1,3 +1,4 @@
+import copy
 import html.parser
 import json
 import re
@@ -336,3 +337,58 @@ def test_a_report_without_privacy_has_nothing_to_audit(files):
 def test_nothing_is_printed_where_nothing_is_asked_for_but_the_status(files):
     loud, quiet = call(files / "report.json"), call(files / "report.json", "--quiet")
     assert (quiet.exit_code, quiet.output) == (loud.exit_code, "")
+
+
+def lower_epsilon(plain):
+    plain["privacy"]["epsilon"] /= 2
+
+
+def another_noise(plain):
+    plain["config"]["privacy.noise_multiplier"] = 99.0
+
+
+def without_a_round(plain):
+    plain["round_log"].pop()
+    plain["rounds"] -= 1
+    plain["status"] = "interrupted"
+
+
+def another_signature(plain):
+    entries = plain["proof"]["ledgers"][1]["entries"]
+    entries[0]["signatures"], entries[1]["signatures"] = entries[1]["signatures"], entries[0]["signatures"]
+
+
+WALK = (
+    (lower_epsilon, "consistency"),
+    (another_noise, "closing"),
+    (without_a_round, "closing"),
+    (another_signature, "clients' ledgers"),
+)
+
+
+def test_an_auditor_tells_four_edited_reports_and_a_simulation_from_an_honest_one(files, world):
+    """The auditor's walk, with nothing but report, roster and a ledger that a site gave."""
+    honest = json.loads((files / "report.json").read_text())
+    pinned, ledger = ("--roster", files / "roster.json"), ("--ledger", files / "mine.jsonl")
+    first = call(files / "report.json", *pinned, *ledger, "--html", files / "honest.html")
+    assert first.exit_code == 0, first.output
+    assert "Do not rely" not in (files / "honest.html").read_text()
+    for edit, check in WALK:
+        plain = copy.deepcopy(honest)
+        edit(plain)
+        file = files / "edited.json"
+        file.write_text(json.dumps(plain))
+        result = call(file, *pinned, *ledger, "--html", files / "edited.html", "--json")
+        found = json.loads(result.stdout)
+        assert (result.exit_code, found["outcome"]) == (1, "refuted"), edit.__name__
+        assert check in {each["name"] for each in found["checks"] if each["status"] == "fails"}, edit.__name__
+        assert "Do not rely on this report" in (files / "edited.html").read_text()
+    seeded = client_world("capped", noise="seeded")
+    (files / "simulation.json").write_text(json.dumps(seeded.report()))
+    seeded.roster.write(files / "theirs.json")
+    simulation = call(files / "simulation.json", "--roster", files / "theirs.json", "--html", files / "simulation.html")
+    assert simulation.exit_code == 4
+    assert simulation.stdout.splitlines()[-1].startswith("Simulation: protects nobody")
+    assert "simulation: protects nobody" in (files / "simulation.html").read_text()
+    unreadable = call(files / "mine.jsonl", *pinned, "--json")
+    assert (unreadable.exit_code, json.loads(unreadable.stdout)["exit_status"]) == (2, 2)

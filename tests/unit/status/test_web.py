@@ -60,7 +60,7 @@ def look():
 
 
 def server_look():
-    node = {"name": "hospital-a", "client": 0, "state": "away", "since": 100.0, "seen": 90.0}
+    node = {"name": "hospital-a", "client": 0, "state": "away", "since": 100.0, "seen": 90.0, "software": "0.1.0"}
     server = {"federation": "0" * 32, "address": "fl.example.org:9443", "up": True, "answers": True, "connected": 0}
     return {**server, "nodes": [node], **look()}
 
