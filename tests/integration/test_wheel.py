@@ -4,6 +4,7 @@ The environments have other people's packages from this one, by a path or by lin
 is imported as fedtrain is the wheel alone.
 """
 
+import csv
 import json
 import os
 import re
@@ -126,6 +127,37 @@ def test_an_experiment_and_a_task_of_ones_own_run_beside_each_other(installed, t
     done = installed.run("fedtrain", "simulate", "-c", "my.toml", "--out", "runs/mine", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert report(tmp_path, "mine")["name"] == "mine"
+
+
+def test_a_researcher_goes_from_pip_install_to_a_prediction_for_a_new_row(installed, tmp_path):
+    """The researcher's walk, in a folder without a checkout: each step is one command of the page of that name."""
+
+    def walk(*arguments, cwd, status=0):
+        done = installed.run("fedtrain", *arguments, cwd=cwd)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout if status == 0 else done.stderr
+
+    assert "fedtrain simulate -c experiment.toml" in walk("new", "patients", "--task", "table", cwd=tmp_path)
+    app = tmp_path / "patients"
+    wrong = walk("config", "check", "experiment.toml", "--set", "privacy.epsilom=4", cwd=app, status=2)
+    assert "did you mean privacy.epsilon?" in wrong
+    rounds = ("--set", "federation.rounds=4")
+    checked = json.loads(walk("config", "check", "experiment.toml", *rounds, "--plan", "--json", cwd=app))
+    assert (checked["valid"], checked["missing"]) == (True, [])
+    trained = walk("simulate", "-c", "experiment.toml", *rounds, "--out", "runs/first", "--json", cwd=app)
+    found = json.loads(trained)
+    assert (found["exit_status"], found["status"], found["rounds"]) == (0, "completed", 4)
+    assert found["epsilon"] == pytest.approx(checked["plan"]["epsilon"])
+    assert found["metrics"]["accuracy"] > found["baseline"]["accuracy"]
+    watched = json.loads(walk("watch", "runs/first", "--json", cwd=app))
+    assert (watched["state"], watched["done"]) == ("completed", 4)
+    # Whoever has the run folder needs neither the records nor the configuration.
+    (app / "patients.parquet").unlink()
+    (app / "experiment.toml").unlink()
+    (app / "new.csv").write_text("sugar,age,pressure\n170,85,180\n")
+    (row,) = csv.DictReader(walk("predict", "runs/first", "--data", "new.csv", "--quiet", cwd=app).splitlines())
+    assert (row["record"], row["predicted"]) == ("0", "yes")
+    assert float(row["p(yes)"]) + float(row["p(no)"]) == pytest.approx(1)
 
 
 def test_the_report_is_audited_where_it_was_made(installed, first):
