@@ -1,8 +1,9 @@
-"""Make the pictures of docs/images anew: the report and the audit of a demo run, as a person sees them.
+"""Make the pictures of docs/images anew: report, audit and live page of demo runs, as a person sees them.
 
 ``python -m tests.browser.pictures`` runs the demo, with names of sites and statements of an operator, audits it, and
-shows both pages to a Chromium: on a desk and on a phone in light and in dark, and on paper. Each picture has few
-colours, so that it stays below 150 kB.
+shows both pages to a Chromium: on a desk and on a phone in light and in dark, and on paper. It does the same with the
+page of ``fedtrain watch --web`` while a longer demo goes on. Each picture has few colours, so that it stays below
+150 kB.
 """
 
 import io
@@ -10,17 +11,22 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
+from fedtrain.status import FILE, Follower
 from tests.browser.conftest import DESK, DESK_DARK, PAPER, PHONE, PHONE_DARK, PROGRAMS, View
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "docs" / "images"
 LARGEST = 150_000
 COLOURS = 160
+ROUNDS = 100  # of the demo whose page is seen while it goes on
 SETTINGS = {
     "name": "Handwritten digits, ten sites",
     "report.operator": "Digits Consortium, c/o Example University",
@@ -57,8 +63,40 @@ def make_pages(folder: Path) -> dict[str, str]:
     return {"report": (run / "report.html").read_text(), "audit": audit.read_text()}
 
 
+@contextmanager
+def watched(folder: Path) -> Iterator[str]:
+    """Run a longer demo, and give the address of its page once half of the rounds are done."""
+    run = folder / "watched"
+    settings = ("--set", f"federation.rounds={ROUNDS}", "--set", f"name={SETTINGS['name']}")
+    command = [str(Path(sys.executable).with_name("fedtrain"))]
+    running = subprocess.Popen(
+        [*command, "simulate", "--config", "simulations/demo.toml", *settings, "--out", str(run), "--quiet"], cwd=ROOT
+    )
+    try:
+        while done(run) < ROUNDS // 2:
+            if running.poll() is not None:
+                sys.exit(f"the demo ended with {running.returncode} before its page was seen")
+            time.sleep(0.5)
+        page = subprocess.Popen([*command, "watch", str(run), "--web"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        try:
+            assert page.stdout is not None
+            yield page.stdout.readline().strip()
+        finally:
+            page.terminate()
+            page.wait()
+    finally:
+        running.terminate()
+        running.wait()
+
+
+def done(run: Path) -> int:
+    """Give how many rounds of a run are complete."""
+    status = Follower(run / FILE).status()
+    return 0 if status is None else status.done
+
+
 def taken(browser: Browser, html: str, view: View, height: int) -> Image.Image:
-    """Give what is seen of a page in a view, from its top on."""
+    """Give what is seen of a page in a view, from its top on; ``html`` is its text or its address."""
     context = browser.new_context(
         viewport={"width": view.width, "height": height},
         color_scheme=view.scheme,
@@ -66,7 +104,11 @@ def taken(browser: Browser, html: str, view: View, height: int) -> Image.Image:
     )
     page = context.new_page()
     page.emulate_media(media=view.media, color_scheme=view.scheme)
-    page.set_content(html)
+    if html.startswith("http://"):
+        page.goto(html)
+        page.wait_for_selector("html[data-shown=yes]")
+    else:
+        page.set_content(html)
     image = Image.open(io.BytesIO(page.screenshot()))
     context.close()
     return image.convert("RGB")
@@ -96,16 +138,21 @@ def main() -> None:
     chromium = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if chromium is None:
         sys.exit("there is no Chromium here: apt-get install chromium")
-    with tempfile.TemporaryDirectory() as folder:
-        pages = make_pages(Path(folder))
-    with sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        for name, html in pages.items():
-            save(f"{name}-desk", taken(browser, html, DESK, 900))
-            save(f"{name}-desk-dark", taken(browser, html, DESK_DARK, 900))
-            save(f"{name}-phone", beside(*(taken(browser, html, view, 800) for view in (PHONE, PHONE_DARK))))
-            save(f"{name}-paper", taken(browser, html, PAPER, 976))
+        for name, html in make_pages(Path(folder)).items():
+            show(browser, name, html)
+        with watched(Path(folder)) as address:
+            show(browser, "live", address)
         browser.close()
+
+
+def show(browser: Browser, name: str, html: str) -> None:
+    """Make the pictures of a page."""
+    save(f"{name}-desk", taken(browser, html, DESK, 900))
+    save(f"{name}-desk-dark", taken(browser, html, DESK_DARK, 900))
+    save(f"{name}-phone", beside(*(taken(browser, html, view, 800) for view in (PHONE, PHONE_DARK))))
+    save(f"{name}-paper", taken(browser, html, PAPER, 976))
 
 
 if __name__ == "__main__":

@@ -113,11 +113,12 @@ function clock(seconds) {
   return new Date(1000 * seconds).toLocaleTimeString();
 }
 
+const tone = (run) => (run.state === "running" ? "" : run.state === "completed" ? "good" : "bad");
+
 function section(run) {
   const made = element("section");
-  made.append(element("h2", run.run === undefined ? run.name : `run ${run.run}`));
-  const kind = run.state === "running" ? "" : run.state === "completed" ? "good" : "bad";
-  made.append(element("p", STATES[run.state] || run.state, kind));
+  // A run that is alone on the page has its name and its state in the head.
+  if (run.run !== undefined) made.append(element("h2", `run ${run.run}`), element("p", STATES[run.state] || run.state, tone(run)));
   if (run.reason) made.append(element("p", run.reason, "bad reason"));
   const bar = element("progress");
   bar.max = run.rounds || 1;
@@ -170,7 +171,7 @@ function show(found) {
   } else {
     document.getElementById("title").textContent = found.runs[0].name;
     state.textContent = STATES[found.runs[0].state];
-    state.className = "";
+    state.className = tone(found.runs[0]);
   }
   document.title = `${document.getElementById("title").textContent} – fedtrain`;
   const parts = found.runs.map(section);

@@ -1,0 +1,52 @@
+"""The live page as people see it: on a desk, on a phone and on paper, in light and in dark."""
+
+import re
+
+import pytest
+
+from tests.browser.conftest import DESK, DESK_DARK, PAPER, PHONE, PHONE_DARK, VIEWS
+from tests.browser.test_pages import MEASURE, SMALLEST
+from tests.unit.status.test_web import TOKEN, look, served, server_look
+
+
+def alone():
+    """Return what `fedtrain watch --web` shows of a run."""
+    (run,) = look()["runs"]
+    return {"runs": [{key: value for key, value in run.items() if key != "run"}]}
+
+
+@pytest.fixture
+def opened(browser):
+    """Give a function that opens an address as somebody looks at it, once it shows something."""
+    contexts = []
+
+    def open_page(address, view):
+        context = browser.new_context(viewport={"width": view.width, "height": 900}, color_scheme=view.scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.emulate_media(media=view.media, color_scheme=view.scheme)
+        page.goto(f"{address}#{TOKEN}")
+        page.wait_for_selector("html[data-shown=yes]")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def test_the_live_page_is_whole_and_says_each_thing_once(opened):
+    papers = {}
+    with served(alone) as address:
+        for view in VIEWS:
+            page = opened(address, view)
+            found = page.evaluate(MEASURE, SMALLEST[view.media])
+            assert {name: list(where) for name, where in found["problems"].items() if where} == {}, view
+            papers[view] = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            words = page.inner_text("body")
+            assert words.count("digits") == words.count("running") == 1
+    with served(server_look) as address:
+        found = opened(address, PHONE).evaluate(MEASURE, SMALLEST["screen"])
+        assert {name: list(where) for name, where in found["problems"].items() if where} == {}
+    assert papers[DESK] == papers[PHONE] == papers[PAPER] == "rgb(255, 255, 255)"
+    for dark in (DESK_DARK, PHONE_DARK):
+        assert sum(map(int, re.findall(r"\d+", papers[dark]))) < 120
