@@ -1,5 +1,6 @@
 """Who and what a deployment turns away, each with its reason; and that its model is the simulated one."""
 
+import json
 import shutil
 import signal
 import time
@@ -13,6 +14,7 @@ from fedtrain.cli.provision import OperatorFolder
 from fedtrain.machines import ServerFolder
 from fedtrain.provision.certificates import Pair, issue
 from tests.integration.deployed import CONNECTED, SERVER, SHARING, SITES, await_that, up
+from tests.ports import free_port
 
 pytestmark = [*SHARING, pytest.mark.deployment]
 A, B, C = SITES
@@ -72,6 +74,59 @@ def test_a_bundle_that_no_site_approved_does_not_run(deployment):
     finally:
         for site in SITES:
             (deployment.node(site) / "approved.kept").rename(deployment.node(site) / "approved.json")
+
+
+def shown(deployment):
+    """Return the run that the server's status shows first."""
+    said = deployment.hosts.run(SERVER, "fedtrain server status server --json").stdout
+    return json.loads(said)["runs"][0]
+
+
+@pytest.mark.timeout(1800)
+def test_an_operator_sees_which_port_is_in_use_who_has_not_approved_and_who_is_late(deployment):
+    """The operator's walk: one thing after the other goes wrong, is named, is put right, and the run completes."""
+    shutil.copytree(
+        deployment.server, deployment.hosts.home(SERVER) / "second", ignore=shutil.ignore_patterns("run", ".running")
+    )
+    second = deployment.hosts.run(SERVER, f"fedtrain server up second --port {free_port()}")
+    assert second.returncode == 1
+    (error,) = [line for line in second.stdout.splitlines() if line.startswith("error:")]
+    assert f"port {deployment.hosts.address.rpartition(':')[2]}" in error
+    assert "is in use" in error
+
+    everyone = ("federation.cohort=3", "federation.min_results=2", "federation.rounds=1", "federation.deadline=80.0")
+    approved = deployment.node(B) / "approved.json"
+    approved.rename(approved.with_suffix(".kept"))
+    try:
+        deployment.hosts.stop(B, up(B))  # a node that has run a bundle holds it
+        deployment.connect(B)
+        status, said = deployment.run("walk", *everyone)
+        assert status == 1
+        error = said[said.index("error: the run walk did not begin") :]
+        assert "has not approved the bundle" in error
+        assert f"client 1, {B}, is not in the session" in error
+        assert "its name is free for the same command" in error
+        assert "Traceback" not in said
+    finally:
+        approved.with_suffix(".kept").rename(approved)
+
+    programs = "flwr-clientapp|superexec|flower.supernode"
+    before = deployment.lines(C)
+    run = deployment.begin("walk", *everyone)
+    try:
+        await_that(lambda: deployment.lines(C) > before, "the client has begun")
+        deployment.kill(programs, deployment.node(C), signal.SIGSTOP)
+        await_that(lambda: shown(deployment)["late"] == [C], "the status names who is late")
+    finally:
+        deployment.kill(programs, deployment.node(C), signal.SIGCONT)
+    status, said = deployment.finish(run)
+    assert status == 0, said
+    (only,) = deployment.report("walk")["round_log"]
+    assert sorted([*only["completed"], *(drop["client"] for drop in only["dropped"])]) == [0, 1, 2]
+    assert {0, 1} <= set(only["completed"])
+    now = shown(deployment)
+    assert (now["run"], now["state"], now["late"]) == ("walk", "completed", [])
+    assert deployment.holds("walk")
 
 
 def refused(deployment, site, line, reason):
