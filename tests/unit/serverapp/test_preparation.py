@@ -208,8 +208,8 @@ def test_a_baseline_of_a_users_metrics_is_checked_before_anything_is_trained(pla
         return SimpleNamespace(metrics=lambda: SimpleNamespace(baseline=baseline))
 
     with pytest.raises(TaskError, match=words):
-        baseline_of(task(lambda targets: found), plain.store.test)
+        baseline_of(task(lambda targets: found), plain.store)
     with pytest.raises(TaskError, match=r"baseline of the task's metrics raised ZeroDivisionError"):
-        baseline_of(task(lambda targets: 1 / 0), plain.store.test)
-    assert baseline_of(task(lambda targets: {"accuracy": 1}), plain.store.test) == {"accuracy": 1.0}
-    assert baseline_of(task(0.5), plain.store.test) is None
+        baseline_of(task(lambda targets: 1 / 0), plain.store)
+    assert baseline_of(task(lambda targets: {"accuracy": 1}), plain.store) == {"accuracy": 1.0}
+    assert baseline_of(task(0.5), plain.store) is None
