@@ -244,4 +244,4 @@ def test_errors_for_machines(cli, tmp_path):
     answer = json.loads(stdout)
     assert (process.returncode, answer["exit_status"]) == (2, 2)
     assert "did you mean privacy.epsilon" in answer["error"]
-    assert stderr == ""
+    assert stderr == f"error: {answer['error']}\n"

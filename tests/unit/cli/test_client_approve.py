@@ -1,3 +1,4 @@
+import json
 import warnings
 import zipfile
 from hashlib import sha256
@@ -50,6 +51,17 @@ def test_a_bundle_is_shown_and_allowed_if_a_person_says_so(node, tmp_path):
     assert f"bundle north/app 1.0.0\nSHA-256 {digest}\n        8  client.py\n" in result.stdout
     assert is_approved(node.approved, path.read_bytes())
     assert run(node).stdout.startswith(f"{digest}  20")
+
+
+def test_a_program_approves_only_what_it_says_that_it_approves(node, tmp_path):
+    path = bundle(tmp_path, client="app = 1\n")
+    asked = run(node, path, "--json", answer="y\n")
+    assert (asked.exit_code, json.loads(asked.stdout)["exit_status"]) == (2, 2)
+    assert not is_approved(node.approved, path.read_bytes())
+    found = json.loads(run(node, path, "--json", "--yes").stdout)
+    assert (found["sha256"], found["unmodified"]) == (sha256(path.read_bytes()).hexdigest(), False)
+    assert is_approved(node.approved, path.read_bytes())
+    assert [each["sha256"] for each in json.loads(run(node, "--json").stdout)["approved"]] == [found["sha256"]]
 
 
 def test_what_changed_since_the_last_is_shown(node, tmp_path):
