@@ -154,7 +154,7 @@ def once_run(cli, once, name, *arguments):
     return Outcome(status=0, **json.loads((folder / "printed.json").read_text()), out=folder / "run")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared_deployment(tmp_path_factory):
     with Shared(tmp_path_factory.mktemp) as shared:
         yield shared
@@ -171,6 +171,6 @@ def budgets(deployment):
     for site in SITES:
         shutil.rmtree(deployment.node(site) / "ledgers", ignore_errors=True)
     yield
-    for site in deployment.members:
+    for site in SITES:
         if (site, up(site)) not in deployment.hosts._staying:
             deployment.connect(site)

@@ -1,4 +1,4 @@
-"""A federation of three sites on hosts of their own, provisioned by the commands of the tutorial."""
+"""A federation of three sites on hosts of their own, brought into service by the commands of the tutorial."""
 
 import json
 import os
@@ -14,6 +14,7 @@ import pytest
 
 from deploy.hosts import Hosts, namespaces_allowed
 from deploy.story import HOSTS, ROOT, SERVER, commands, do, prepare
+from fedtrain import audit_report
 from fedtrain.crypto import Identity
 from fedtrain.ledger import Ledger
 from tests.ports import free_port
@@ -37,28 +38,44 @@ def up(site):
 
 
 class Deployment:
-    """The hosts of the tutorial, up to the point where server and nodes can go into service."""
+    """The hosts of the tutorial, up to the point where server and nodes are in service.
+
+    Attributes:
+        said: what each command of the tutorial printed so far.
+        left: the commands that follow.
+        changed: whether it has had other members, or another server.
+    """
 
     def __init__(self, folder):
         self.namespaces = namespaces_allowed()
-        self.members = list(SITES)
         self.hosts = Hosts(folder, HOSTS, server=SERVER, namespaces=self.namespaces, port=free_port())
-        self.superlink_port = free_port()
+        # A server of its own network has the port that the tutorial has.
+        self.superlink_port = 9091 if self.namespaces else free_port()
+        self.said, self.left, self.changed = {}, list(commands(PAGE)), False
 
     def __enter__(self):
         self.hosts.__enter__()
         try:
             prepare(self.hosts)
-            for host, line in commands(PAGE):
-                if line.startswith("fedtrain server up"):
-                    break
-                do(self.hosts, host, line)
+            while not self.left[0][1].startswith("fedtrain server up"):
+                self.follow()
             for site in SITES:
                 self.edit_site(site, ("minimum_cohort = 3", "minimum_cohort = 2"))
+            while self.left[0][1].split()[2] == "up":
+                self.follow()
         except BaseException:
             self.hosts.__exit__()
             raise
         return self
+
+    def follow(self):
+        """Do the next command of the tutorial."""
+        host, line = self.left.pop(0)
+        if line == UP:
+            self.serve()
+            self.said[host, line] = self.hosts.log(host, self.up_line).read_text()
+        else:
+            self.said[host, line] = do(self.hosts, host, line)
 
     def __exit__(self, *exception):
         self.hosts.__exit__(*exception)
@@ -83,7 +100,7 @@ class Deployment:
 
     @property
     def up_line(self):
-        return f"{UP} --port {self.superlink_port}"
+        return UP if self.namespaces else f"{UP} --port {self.superlink_port}"
 
     def connect(self, *sites):
         for site in sites or SITES:
@@ -91,7 +108,7 @@ class Deployment:
 
     def whole(self):
         """Say whether the server and all nodes are in service, which a fault may take a while to be followed by."""
-        return self.members == list(SITES) and holds_within(self._in_service, seconds=90)
+        return holds_within(self._in_service, seconds=90)
 
     def _in_service(self):
         ca, address = self.node(SITES[0]) / "ca.pem", self.hosts.address
@@ -143,21 +160,15 @@ class Deployment:
     def model(self, out):
         return (self.hosts.home(SERVER) / "runs" / out / "model-final.safetensors").read_bytes()
 
-    def audit(self, out):
-        """Audit a run with the operator's keys, and every site's own ledger."""
-        rosters = sorted((self.hosts.home("operator") / "federation" / "rosters").glob("*.json"))
-        roster = self.hosts.home(SERVER) / "runs" / out / "roster.json"
-        (pinned,) = [path for path in rosters if json.loads(path.read_text()) == json.loads(roster.read_text())][-1:]
-        ledgers = " ".join(
-            f"--ledger {file}" for site in SITES for file in (self.node(site) / "ledgers").glob("*.jsonl")
-        )
-        report = self.hosts.home(SERVER) / "runs" / out / "report.json"
-        return self.hosts.run("auditor", f"fedtrain audit {report} --roster {pinned} {ledgers}")
-
     def holds(self, out):
-        """Say whether an audit of a run finds nothing wrong."""
-        audit = self.audit(out)
-        assert audit.returncode == 0, audit.stdout
+        """Say whether an audit of a run with the operator's keys, and every site's own ledger, finds nothing wrong."""
+        rosters = sorted((self.hosts.home("operator") / "federation" / "rosters").glob("*.json"))
+        folder = self.hosts.home(SERVER) / "runs" / out
+        used = json.loads((folder / "roster.json").read_text())
+        (pinned,) = [path for path in rosters if json.loads(path.read_text()) == used][-1:]
+        ledgers = [file for site in SITES for file in (self.node(site) / "ledgers").glob("*.jsonl")]
+        verdict = audit_report(folder / "report.json", roster=pinned, ledgers=ledgers)
+        assert verdict.outcome == "holds", verdict.summary
         return True
 
     def entries(self, site):
@@ -208,7 +219,7 @@ class Deployment:
 
 
 class Shared:
-    """A deployment for all tests of a module, as long as each leaves it whole: otherwise the next gets another one."""
+    """A deployment for all tests, as long as each leaves it whole: otherwise the next gets another one."""
 
     def __init__(self, make_folder):
         self._make_folder = make_folder
@@ -222,16 +233,14 @@ class Shared:
         if made is not None:
             made.__exit__(*exception)
 
-    def take(self):
+    def take(self, *, unchanged=False):
         """Return a deployment that is in service. Where none can be made, no other test tries it for minutes again."""
         if self._failed is not None:
             raise RuntimeError("an earlier test could not make a deployment") from self._failed
-        if self._made is None or not self._made.whole():
+        if self._made is None or (unchanged and self._made.changed) or not self._made.whole():
             self.__exit__()
             try:
                 self._made = Deployment(self._make_folder("deployment")).__enter__()
-                self._made.serve()
-                self._made.connect()
             except Exception as error:
                 self._failed = error
                 raise

@@ -22,6 +22,7 @@ def test_a_server_app_that_is_killed_leaves_a_run_that_goes_on(deployment, when)
     assert deployment.kill("flwr-serverapp", deployment.server) > 0
     status, said = deployment.finish(run)
     assert status == 1, said
+    assert "ended without a report: its app ended without a word, as one that is killed" in said
     status, said = deployment.run(out, resume=True)
     assert status == 0, said
     assert deployment.report(out)["status"] == "completed"
@@ -40,6 +41,7 @@ def test_a_superlink_that_is_killed_is_started_again_and_the_run_completes(deplo
 
 
 def test_a_server_whose_machine_is_lost_is_replaced_by_another_and_nodes_come_to_it(deployment):
+    deployment.changed = True
     logged = deployment.logged()
     deployment.hosts.stop(SERVER, deployment.up_line)
     former = (deployment.server / "identity.pem").read_bytes()

@@ -19,7 +19,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "private-statistics.md"
 
 def configuration(name):
     blocks = re.findall(r"^```toml\n(.*?)^```$", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
-    (found,) = (block for block in blocks if tomllib.loads(block)["name"] == name)
+    (found,) = (block for block in blocks if tomllib.loads(block).get("name") == name)
     return found
 
 
