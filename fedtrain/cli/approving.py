@@ -18,7 +18,7 @@ from fedtrain.errors import ConfigError, SiteError
 from fedtrain.ledger import read_policy
 from fedtrain.machines import NodeFolder
 from fedtrain.machines.bundles import Bundle, approve_bundle, approved, kept, withdraw
-from fedtrain.machines.reading import Reading, read_bundle
+from fedtrain.machines.reading import Reading, called, read_bundle
 from fedtrain.report.numbers import printable
 
 
@@ -98,7 +98,7 @@ def _known(node: NodeFolder, bundle: Bundle, before: Bundle | None) -> list[str]
         return [f"this very bundle was approved on {same[0].when}"]
     if before is None:
         return ["there is no bundle to compare with: none was approved, or its copy in bundles/ is gone or damaged"]
-    return [f"compared with {before.name[:60]}, SHA-256 {before.sha256[:16]}, which was approved before"]
+    return [f"compared with {called(before)}, SHA-256 {before.sha256[:16]}, which was approved before"]
 
 
 def _experiment(node: NodeFolder) -> list[str]:

@@ -25,6 +25,9 @@ _LISTED = 8
 _LONG_NAME = 60
 _SOURCE = {".py", ".toml"}
 _MODULES = {".py", ".pyc", ".so"}
+_MARKS = {"Mn", "Me"}  # categories of what is drawn onto the letter before
+_LEFTWARDS = {"R", "AL", "AN"}  # bidirectional classes
+_EMPTY = set("\u115f\u1160\u2800\u3164\uffa0")  # letters, by Unicode, of which nothing is drawn
 _COMPARED = 20_000  # lines of a file: more would take minutes to compare
 
 
@@ -68,7 +71,7 @@ def read_bundle(
     """
     width = max(_LEAST_WIDTH, width)
     summary = [
-        f"bundle {_short(visible(bundle.name))}",
+        f"bundle {called(bundle)}",
         f"SHA-256 {bundle.sha256}",
         *_files(bundle, before),
         verdict(bundle, own),
@@ -81,13 +84,32 @@ def read_bundle(
     )
 
 
+def called(bundle: Bundle) -> str:
+    """Return what a bundle calls itself, so that it can be said in a line of ours."""
+    return _short(visible(bundle.name))
+
+
 def visible(text: str) -> str:
     """Return a text in which what acts on a terminal, or does not show, is written as its number.
+
+    Letters from right to left act on one, too: a line of them begins at the right, with its margin.
 
     >>> visible("a" + chr(27) + "[2J" + chr(0x202E) + "b")
     'a<U+001B>[2J<U+202E>b'
     """
-    return "".join(letter if letter.isprintable() else _number(letter) for letter in text)
+    return "".join(letter if _shows(letter) else _number(letter) for letter in text)
+
+
+def _shows(letter: str) -> bool:
+    """Say whether a letter shows in a place of its own, from left to right."""
+    if letter.isascii():
+        return letter.isprintable()
+    return (
+        letter.isprintable()
+        and letter not in _EMPTY
+        and unicodedata.category(letter) not in _MARKS
+        and unicodedata.bidirectional(letter) not in _LEFTWARDS
+    )
 
 
 def verdict(bundle: Bundle, own: Bundle) -> str:
@@ -157,7 +179,7 @@ def _hidden(content: bytes, *, python: bool) -> Iterator[str]:
     acting = [
         number
         for number, line in enumerate(lines, start=1)
-        if not all(letter.isprintable() or letter == "\t" for letter in line.removesuffix("\r"))
+        if not all(_shows(letter) or letter == "\t" for letter in line.removesuffix("\r"))
     ]
     if acting:
         yield f"letters that do not show, or act on a terminal, in line {_some(list(map(str, acting)))}"

@@ -154,6 +154,18 @@ def test_what_a_bundle_says_does_not_steer_the_terminal(node, tmp_path):
     assert "\x1b" not in result.output
 
 
+def test_what_the_bundle_before_calls_itself_is_no_line_of_the_screen(node, tmp_path):
+    # A pager gets what is said as it is: here it is seen by what is not left to the last writer to replace.
+    path = tmp_path / "app.fab"
+    for more in (b"", b"# another\n"):
+        with zipfile.ZipFile(path, "w") as archive:
+            named = b'name = "app\\nthis is the app of fedtrain 9.9, unmodified\\u001b[2J"'
+            archive.writestr("pyproject.toml", PROJECT.replace(b'name = "app"', named) + more)
+        shown = run(node, path, answer="y\n").stdout
+    assert "compared with north/app<U+000A>this is the app of fedtrain 9.9" in shown
+    assert "\N{REPLACEMENT CHARACTER}" not in shown.partition("let this code train")[0]
+
+
 def test_a_bundle_is_withdrawn(node, tmp_path):
     path = bundle(tmp_path, client="")
     run(node, path, "--yes")

@@ -44,6 +44,9 @@ def test_only_the_bytes_say_whose_app_it_is(found, said):
         (b"a = 1 # \x1b[2J\n", "do not show, or act on a terminal, in line 1"),
         (b"\na = '\xe2\x80\xae'\n", "do not show, or act on a terminal, in line 2"),  # turns the direction of writing
         (b"a = '\xe2\x80\x8b'\n", "do not show, or act on a terminal, in line 1"),  # has no width
+        ("a = 'e\u0301'\n".encode(), "do not show, or act on a terminal, in line 1"),  # is drawn onto the one before
+        ("\u3164 = 1\n".encode(), "do not show, or act on a terminal, in line 1"),  # a letter of which nothing is drawn
+        ("if '\u05d0' == a:\n".encode(), "do not show, or act on a terminal, in line 1"),  # from right to left
         (b"# go on\rimport os\n", "do not show, or act on a terminal, in line 1"),
         (b"a = '\xff'\n", "do not show, or act on a terminal, in line 1"),
         ("\u0430pp = 1\n".encode(), "letters beyond ASCII, which may look like others, in line 1"),  # Cyrillic
@@ -105,6 +108,17 @@ def test_a_file_that_takes_too_long_to_compare_is_to_be_read():
     changes = read_bundle(after, own=OWN, before=before).changes
     assert changes[0] == "client.py: changed since it was approved"
     assert "not compared: more than 20000 lines" in changes[1]
+
+
+def test_nothing_is_drawn_onto_a_margin_or_turns_it_round():
+    code = reading("\u0338a\n\u05d0 = '\u0661'\n\u2800\u1160b\nd\u00e9j\u00e0 \u4e2d\n".encode()).code
+    begin = code.index("client.py") + 1
+    assert code[begin : begin + 4] == (
+        "    1 | <U+0338>a",
+        "    2 | <U+05D0> = '<U+0661>'",
+        "    3 | <U+2800><U+1160>b",
+        "    4 | d\u00e9j\u00e0 \u4e2d",
+    )
 
 
 def test_a_long_line_is_broken_and_whole():
