@@ -195,6 +195,11 @@ def move(
     with output(as_json, quiet) as out, _opened(federation) as operator:
         before, now = operator.federation.address, datetime.now(UTC)
         directions = readdress(operator, address, grace=timedelta(days=grace), days=days, now=now)
+        if grace == 0:
+            sys.stderr.write(
+                f"warning: without a time of grace no node is told at {before}: each site runs fedtrain client follow "
+                "KIT directions.json\n"
+            )
         _warn(operator)
         carried, lines = _carry_directions(operator, certificate=True)
         out.done(

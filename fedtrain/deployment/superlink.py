@@ -24,7 +24,7 @@ from fedtrain.errors import KeyFileError, RunError, SiteError
 from fedtrain.files import write_atomic
 from fedtrain.health.keys import covers, read_certificate, read_certificates
 from fedtrain.health.network import trusting
-from fedtrain.health.server import certificate_checks
+from fedtrain.health.server import certificate_checks, directions_hold
 from fedtrain.machines.federation import read_membership
 from fedtrain.machines.folders import SERVER_VARIABLE, ServerFolder
 
@@ -83,8 +83,9 @@ def check(server: ServerFolder) -> None:
     """Check the files of a server that its service needs.
 
     Raises:
-        KeyFileError: a key cannot be used, or is not the one that the membership or certificate is for.
-        SiteError: the membership cannot be used.
+        KeyFileError: a key cannot be used, or is not the one that the membership or certificate is for; or nodes would
+            follow the directions to where they do not trust this server.
+        SiteError: the membership or the directions cannot be used.
     """
     identity = Identity.load(server.identity).public
     membership, _ = read_membership(server.membership, server.federation)
@@ -93,7 +94,7 @@ def check(server: ServerFolder) -> None:
     # Nodes would turn away from any other certificate, each with an error of its own.
     authorities, own = read_certificates(server.ca), read_certificate(server.certificate)
     local = (covers(own, host) for host in ("localhost", "127.0.0.1"))
-    for found in chain(certificate_checks(server, authorities, own), local):
+    for found in chain(certificate_checks(server, authorities, own), local, directions_hold(server, own)):
         if found.status == "fails":
             raise KeyFileError(f"{found.name}: {found.detail}")
 

@@ -67,7 +67,7 @@ def server_checks(server: ServerFolder) -> Iterator[Check]:
         yield fails("certificate", f"{error}; copy the folder server/ from the operator again")
         return
     yield from certificate_checks(server, authorities, own)
-    yield from _directions(server, own)
+    yield from directions_hold(server, own)
     name, _ = resolve(server.federation)
     # Here the name may be known inside another network only.
     yield name if name.status == "ok" else warns(name.name, f"{name.detail}; nodes need it, this machine does not")
@@ -84,8 +84,11 @@ def _identity(server: ServerFolder) -> Iterator[Check]:
         yield server_admitted(found, own)
 
 
-def _directions(server: ServerFolder, own: x509.Certificate) -> Iterator[Check]:
-    """Check what the server tells nodes of its address and its authorities, if it tells them anything."""
+def directions_hold(server: ServerFolder, own: x509.Certificate) -> Iterator[Check]:
+    """Check what the server tells nodes of its address and its authorities, if it tells them anything.
+
+    Nodes that followed directions to an authority that did not issue its certificate would not reach it any more.
+    """
     found = read_directions(server.directions, server.federation)
     if found is None:
         return

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from fedtrain.errors import ConfigError
+from fedtrain.errors import ConfigError, SiteError
 from fedtrain.files import write_atomic
 from fedtrain.machines.federation import DIRECTIONS
 from fedtrain.provision.certificates import end_of, issue, make_ca
@@ -65,12 +65,17 @@ def begin_renewal(operator: OperatorFolder, *, grace: timedelta, now: datetime) 
 
     Raises:
         ConfigError: one was begun already.
-        SiteError: the present authority's certificate cannot be read.
+        SiteError: the present authority's certificate cannot be read, or there is no folder of the server.
         KeyFileError, StorageError: a file cannot be read or written.
     """
     if (begun := _renewal(operator)) is not None:
         raise ConfigError(
             f"the CA is being renewed already, and the former one retires on {begun:%Y-%m-%d}: end it with --finish"
+        )
+    if not operator.server.path.exists():
+        raise SiteError(
+            f"there is no {operator.server.path}, from which directions.json and ca.pem are carried: if it was moved "
+            "to the server's machine, make the folder again, and bring server.crt back, which --finish needs"
         )
     present = present_certificate(operator.path)
     # One that was interrupted before its directions were signed is known to nobody, and goes on.

@@ -281,7 +281,8 @@ class OperatorFolder:
             StorageError: a file cannot be written.
         """
         server = self.server
-        hosts = [self.federation.host, *former_hosts(server, lost=identity), *names]
+        reached = [route.host for route in self.federation.routes(now)]  # those of before, too, within their grace
+        hosts = [*reached, *former_hosts(server, lost=identity), *names]
         pair = issue(present_authority(self.path), hosts, now=now, days=days)
         make_folder(server, self.trusted)
         known = read_directions(self.path / DIRECTIONS, self.federation)

@@ -162,6 +162,12 @@ def test_two_commands_do_not_sign_at_once(federation, node):
     done("admit", federation, "north", node.request)
 
 
+def test_a_move_without_grace_is_one_that_sites_are_told_of(federation):
+    told = done("readdress", federation, "--address", "fl.example.net:9444", "--grace", "0")
+    assert "warning: without a time of grace no node is told at fl.example.org:9443: " in told.stderr
+    assert "without a time of grace" not in done("readdress", federation, "--address", "fl.example.com:1").stderr
+
+
 def test_a_server_moves_and_its_ca_is_renewed_in_words(federation, node, tmp_path):
     first = done("list", federation).stdout
     moved = done("readdress", federation, "--address", "fl.example.net:9444", "--grace", "7").stdout

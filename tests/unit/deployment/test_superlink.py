@@ -1,13 +1,16 @@
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from fedtrain.crypto import Identity
 from fedtrain.deployment.superlink import Service, check, running
 from fedtrain.errors import KeyFileError, SiteError
-from fedtrain.machines import write_membership
+from fedtrain.machines import ServerFolder, write_membership
+from fedtrain.trust import Authority, Directions, Former
 from tests.unit.health import folders, pki
 from tests.unit.health.pki import DAY
 
@@ -75,6 +78,30 @@ def test_certificates_that_do_not_belong_together(server, ca):
 def test_an_expired_ca(tmp_path, members):
     old = pki.authority("old", begins=-3 * DAY, ends=-DAY)
     refused(folders.server_folder(tmp_path / "server", members, old), KeyFileError, "CA: expired on")
+
+
+def test_directions_that_nodes_would_follow_away_from_this_server(server, members, ca):
+    following, until = pki.authority("CA of the federation"), datetime.now(UTC).replace(microsecond=0) + DAY
+
+    def directed(*authorities, former="localhost:9443"):
+        directions = Directions(
+            federation=folders.ID,
+            version=1,
+            address=server.federation.address,
+            former=(Former(address=former, until=until),),
+            authorities=tuple(
+                Authority(certificate=one.certificate.public_bytes(Encoding.PEM).decode()) for one in authorities
+            ),
+        )
+        server.directions.write_bytes(directions.sign(members.operator).line())
+        return ServerFolder.open(server.path)
+
+    check(directed(ca))
+    # Carried without ca.pem, and without the certificate by the authority that it names.
+    refused(directed(following), KeyFileError, r"directions: ca\.pem is not what directions\.json names; copy both")
+    refused(directed(following, ca), KeyFileError, r"directions: ca\.pem is not what directions\.json names")
+    # Nodes that have not followed yet know no other host.
+    refused(directed(ca, former="fl.example.org:9443"), KeyFileError, r"does not name fl\.example\.org")
 
 
 def test_an_identity_that_the_membership_does_not_name(server):

@@ -84,6 +84,24 @@ def test_a_move_needs_the_servers_certificate(operator):
     assert not (operator.path / "directions.json").exists()
 
 
+def test_another_server_in_the_place_of_a_lost_one_is_known_where_the_former_was(operator):
+    moved(operator, "fl.example.net:9444", grace=30)
+    shutil.rmtree(operator.server.path)
+    again(operator).rotate_server(names=(), days=30, identity=True, now=NOW + DAY)
+    assert {"fl.example.org", "fl.example.net"} <= set(hosts_of(operator.server.certificate.read_bytes()))
+    shutil.rmtree(operator.server.path)
+    again(operator).rotate_server(names=(), days=30, identity=True, now=NOW + 31 * DAY)
+    assert "fl.example.org" not in hosts_of(operator.server.certificate.read_bytes())
+
+
+def test_a_renewal_needs_the_folder_that_its_files_are_carried_from(operator):
+    shutil.rmtree(operator.server.path)
+    with pytest.raises(SiteError, match=r"there is no .*/server, .*bring server\.crt back"):
+        begin_renewal(again(operator), grace=DAY, now=NOW)
+    assert not (operator.path / "ca.new.pem").exists()
+    assert not (operator.path / "directions.json").exists()
+
+
 def test_an_authority_is_renewed_in_two_steps_that_a_node_follows(operator, tmp_path):
     former = (operator.path / "ca.pem").read_bytes()
     node = shutil.copytree(operator.add("north"), tmp_path / "north")
