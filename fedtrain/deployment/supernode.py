@@ -158,9 +158,12 @@ class Guide:
         """Return the node with the address to connect to: the newest that answers, or else the newest.
 
         Raises:
-            SiteError, StorageError: its directions cannot be read or written.
+            SiteError: its directions cannot be read.
         """
-        settle(self._node)
+        try:
+            settle(self._node)
+        except StorageError as error:  # a full disk keeps no node from its server
+            self._complain(f"the directions of the operator are not taken over: {error}")
         node = NodeFolder.open(self._node.path)
         routes = node.federation.routes(datetime.now(UTC))
         for route in routes:
@@ -185,7 +188,7 @@ class Guide:
         """Follow what the server at a route says; return whether it was reached, and whether it said something new.
 
         Raises:
-            SiteError, StorageError: the directions of the node cannot be read or written.
+            SiteError: the directions of the node cannot be read.
         """
         found = None
         try:
@@ -199,6 +202,8 @@ class Guide:
             found = None if envelope is None else follow(node, envelope)
         except ForgeryError as error:
             self._complain(f"{route.federation.address} shows directions that count for nothing: {error}")
+        except StorageError as error:
+            self._complain(f"the directions of the operator are not taken over: {error}")
         if found is not None:
             self._say(
                 f"the operator has directed this node to {found.address} (directions version {found.version})"

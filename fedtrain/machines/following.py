@@ -1,5 +1,8 @@
 """A node follows the directions that the operator signed, and never back to older ones."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from filelock import FileLock
 
 from fedtrain.crypto import SignedEnvelope
@@ -27,25 +30,20 @@ def follow(node: NodeFolder, envelope: SignedEnvelope) -> Directions | None:
         StorageError: they cannot be written.
     """
     directions = verified_directions(envelope, node.federation)
-    lock = FileLock(node.path / ".directions.lock")
-    try:
-        # Two at once must not both be compared with the same version, and the older one be written last.
-        with lock:
-            known = read_directions(node.directions, node.federation)
-            if known is not None and (
-                directions.version < known[0].version
-                or (directions.version == known[0].version and envelope != known[1])
-            ):
-                raise ForgeryError(
-                    f"the directions are of version {directions.version}, and {node.name} has others of version "
-                    f"{known[0].version}: ask the operator for the newest ones"
-                )
-            if known is None or directions.version > known[0].version:
-                write_atomic(node.directions, envelope.line())
-            settle(node)
-            return directions if known is None or directions.version > known[0].version else None
-    except OSError as error:
-        raise StorageError(f"cannot lock {node.path}: {error.strerror or error}") from error
+    with _alone(node):
+        known = read_directions(node.directions, node.federation)
+        if known is not None and (
+            directions.version < known[0].version or (directions.version == known[0].version and envelope != known[1])
+        ):
+            raise ForgeryError(
+                f"the directions are of version {directions.version}, and {node.name} has others of version "
+                f"{known[0].version}: ask the operator for the newest ones"
+            )
+        new = known is None or directions.version > known[0].version
+        if new:
+            write_atomic(node.directions, envelope.line())
+        _settle(node, directions)
+        return directions if new else None
 
 
 def settle(node: NodeFolder) -> None:
@@ -55,9 +53,40 @@ def settle(node: NodeFolder) -> None:
         SiteError: the directions cannot be read.
         StorageError: the certificates cannot be written.
     """
+    if _unsettled(node) is not None:
+        with _alone(node):
+            known = _unsettled(node)  # somebody may have followed meanwhile
+            if known is not None:
+                _settle(node, known)
+
+
+def _unsettled(node: NodeFolder) -> Directions | None:
+    """Return the directions of a node if TLS does not trust whom they name."""
     known = read_directions(node.directions, node.federation)
-    if known is not None and not trusts(node, known[0]):
-        write_atomic(node.ca, known[0].certificates)
+    return None if known is None or trusts(node, known[0]) else known[0]
+
+
+def _settle(node: NodeFolder, directions: Directions) -> None:
+    if not trusts(node, directions):
+        write_atomic(node.ca, directions.certificates)
+
+
+@contextmanager
+def _alone(node: NodeFolder) -> Iterator[None]:
+    """Let nobody else write the directions: of two at once the older ones might be written last.
+
+    Raises:
+        StorageError: the folder cannot be locked.
+    """
+    lock = FileLock(node.path / ".directions.lock")
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise StorageError(f"cannot lock {node.path}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def trusts(node: NodeFolder, directions: Directions) -> bool:

@@ -1,7 +1,8 @@
+import resource
 import socket
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,13 +10,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from fedtrain.crypto import Identity
 from fedtrain.deployment.supernode import Guide
-from fedtrain.errors import KeyFileError, RunError
+from fedtrain.errors import ForgeryError, KeyFileError, RunError
 from fedtrain.health import directions as module
 from fedtrain.health import ok
 from fedtrain.health.directions import ask_directions
 from fedtrain.health.node import node_checks
 from fedtrain.machines import NodeFolder
-from fedtrain.machines.following import follow
+from fedtrain.machines.following import follow, settle
 from fedtrain.trust import Authority, Directions, Former
 from tests.ports import free_port
 from tests.unit.health import folders, pki
@@ -39,6 +40,16 @@ def directed(members, ca, version, address, *former, until=NOW + DAY, signer=Non
             Authority(certificate=one.certificate.public_bytes(Encoding.PEM).decode()) for one in (ca, *authorities)
         ),
     ).sign(signer or members.operator)
+
+
+@contextmanager
+def full_disk():
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @contextmanager
@@ -118,6 +129,45 @@ def test_what_the_operator_did_not_sign_last_moves_nobody(node, members, ca, tmp
         assert guide.located().federation.address == guide.located().federation.address == address
         assert len(said) == 1
         assert said[0].startswith(f"{address} shows directions that count for nothing: ")
+
+
+def test_a_full_disk_keeps_no_node_from_its_server(members, ca, tmp_path):
+    with serving(tmp_path, ca) as new:
+        signed = directed(members, ca, 1, new, authorities=(pki.authority("next"),))
+        with serving(tmp_path, ca, signed) as old:
+            node = folders.node_folder(tmp_path / "node", members, ca, address=old)
+            said = []
+            guide = Guide(node, said.append)
+            with full_disk():
+                assert guide.located().federation.address == guide.located().federation.address == old
+            assert len(said) == 1
+            assert said[0].startswith("the directions of the operator are not taken over: cannot write ")
+            # Full after the directions, and before the certificates.
+            node.directions.write_bytes(signed.line())
+            with full_disk():
+                assert guide.located().federation.address == new
+            assert node.ca.read_bytes().count(b"BEGIN") == 1
+            assert guide.located().federation.address == new
+        assert node.ca.read_bytes().count(b"BEGIN") == 2
+
+
+def test_two_that_follow_at_once_leave_the_newest_and_its_certificates(node, members, ca):
+    signed = [
+        directed(members, ca, version, "a:1", authorities=(pki.authority(f"{version}"),)) for version in (1, 2, 3)
+    ]
+
+    def take(envelope):
+        with suppress(ForgeryError):
+            follow(node, envelope)
+
+    threads = [threading.Thread(target=take, args=(one,)) for one in signed]
+    threads += [threading.Thread(target=settle, args=(node,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert NodeFolder.open(node.path).federation.directions == 3
+    assert node.ca.read_bytes() == Directions.verify(signed[2], members.operator.public).certificates
 
 
 def test_only_a_trusted_authority_is_asked(node, members, ca, tmp_path):
