@@ -7,7 +7,7 @@ It listens on this machine's loopback alone; requests from outside pass here.
 import errno
 import shutil
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from datetime import datetime
 from ipaddress import ip_address
@@ -135,6 +135,29 @@ def places(federation: Federation, now: datetime) -> dict[int, tuple[str, ...]]:
         if addresses or everywhere:  # behind a router no address is known to be this machine's, or not to be
             known = found.setdefault(route.port, addresses)
             found[route.port] = tuple(dict.fromkeys([*known, *addresses])) if known and addresses else ()
+    return found
+
+
+def free_places(federation: Federation, now: datetime, say: Callable[[str], None]) -> dict[int, tuple[str, ...]]:
+    """Return `places` without the ports of former addresses that other programs have by now, and say which those are.
+
+    Args:
+        federation: says where nodes reach the server.
+        now: the time, with its zone.
+        say: tells a person.
+
+    Raises:
+        RunError: the port of the newest address is taken, or this user may not have it.
+    """
+    found = places(federation, now)
+    for port, addresses in tuple(found.items()):
+        try:
+            refuse_taken_port(addresses, port, what="where nodes reach this server")
+        except RunError as error:
+            if port == federation.port:
+                raise
+            del found[port]
+            say(f"the former address is not served, and nodes that have not followed find nobody there: {error}")
     return found
 
 

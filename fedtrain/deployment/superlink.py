@@ -8,7 +8,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 
 from fedtrain.crypto import Identity
-from fedtrain.deployment.gateway import find_nginx, places, refuse_taken_port, write_configuration
+from fedtrain.deployment.gateway import find_nginx, free_places, refuse_taken_port, write_configuration
 from fedtrain.deployment.news import RunNews
 from fedtrain.deployment.processes import Processes, delays, environment, make_secret, program, superexec
 from fedtrain.errors import KeyFileError, RunError, SiteError
@@ -113,9 +113,9 @@ def serve(service: Service, processes: Processes, say: Callable[[str], None]) ->
     """
     server = service.server
     nginx = find_nginx()
-    listens = places(server.federation, datetime.now(UTC))
-    for port, addresses in listens.items():
-        refuse_taken_port(addresses, port, what="where nodes reach this server")
+    now = datetime.now(UTC)
+    listens = free_places(server.federation, now, say)
+    former = [route.address for route in server.federation.routes(now)[1:] if route.port in listens]
     refuse_taken_port(["127.0.0.1"], service.port, what="the SuperLink's, on loopback (--port)")
     make_secret(service.secret)
     service.home.mkdir(parents=True, exist_ok=True)
@@ -140,13 +140,18 @@ def serve(service: Service, processes: Processes, say: Callable[[str], None]) ->
             MEMBERS: [sys.executable, "-m", "fedtrain.flower.members", server.path, service.address],
         }
         try:
-            _keep(service, processes, commands, say)
+            _keep(service, processes, commands, say, former=former)
         finally:
             processes.stop(GATEWAY)  # while its folder is there
 
 
 def _keep(
-    service: Service, processes: Processes, commands: dict[str, list[str | Path]], say: Callable[[str], None]
+    service: Service,
+    processes: Processes,
+    commands: dict[str, list[str | Path]],
+    say: Callable[[str], None],
+    *,
+    former: Sequence[str],
 ) -> None:
     variables = service.environment() | {SERVER_VARIABLE: str(service.server.path)}
     starts = {name: processes.size(name) for name in commands}
@@ -157,8 +162,8 @@ def _keep(
     _await(lambda: service.healthy(gateway=True), processes, starts)
     write_atomic(service.server.path / "run" / "port", str(service.port).encode())
     say(f"serving federation {service.server.federation.id} at {service.server.federation.address}")
-    for former in service.server.federation.routes(datetime.now(UTC))[1:]:
-        say(f"nodes that have not followed yet may try {former.address}, too")
+    for address in former:
+        say(f"nodes that have not followed yet may try {address}, too")
     waits = {name: delays() for name in commands}
     began = dict.fromkeys(commands, time.monotonic())
     due: dict[str, float] = {}

@@ -16,7 +16,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedtrain.deployment.gateway import find_nginx, own_addresses, places, refuse_taken_port, write_configuration
+from fedtrain.deployment.gateway import (
+    find_nginx,
+    free_places,
+    own_addresses,
+    places,
+    refuse_taken_port,
+    write_configuration,
+)
 from fedtrain.errors import RunError, SiteError
 from fedtrain.trust import Former
 from tests.ports import free_port
@@ -456,6 +463,22 @@ def test_a_former_address_is_served_while_nodes_try_it_if_it_is_this_machines(mo
     assert served("127.0.0.1:1", "localhost:1") == {1: own}
     ended = replace(members.federation("127.0.0.1:1"), former=(Former(address="127.0.0.1:2", until=now),))
     assert places(ended, now) == {1: own}
+
+
+def test_a_former_port_that_another_program_has_by_now_keeps_no_server_from_its_newest(members):
+    now, own = datetime.now(UTC).replace(microsecond=0), ("127.0.0.1",)
+    with socket.create_server((*own, 0)) as taken:
+        port, free, said = taken.getsockname()[1], free_port(), []
+        until = (Former(address=f"127.0.0.1:{port}", until=now + timedelta(days=1)),)
+        moved = replace(members.federation(f"127.0.0.1:{free}"), former=until)
+        assert free_places(moved, now, said.append) == {free: own}
+        (line,) = said
+        assert "the former address is not served" in line
+        assert f"port {port} is in use by another program" in line
+        with pytest.raises(RunError, match=f"port {port} is in use by another program"):
+            free_places(members.federation(f"127.0.0.1:{port}"), now, said.append)
+    assert free_places(moved, now, said.append) == {free: own, port: own}
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("addresses", [(), ("127.0.0.1",)])
