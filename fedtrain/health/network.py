@@ -22,6 +22,7 @@ from fedtrain.errors import KeyFileError
 from fedtrain.health.check import Check, fails, ok, warns
 from fedtrain.health.keys import validity
 from fedtrain.machines.federation import Federation
+from fedtrain.report.numbers import printable
 
 _BEHIND_GATEWAY = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
 TIMEOUT = 5.0  # seconds for each of: a connection, a handshake, an answer
@@ -248,7 +249,7 @@ def _untrusted(error: ssl.SSLCertVerificationError, shown: x509.Certificate | No
             "fedtrain provision rotate-server"
         )
     if error.verify_code in _OTHER_ISSUER:
-        issuer = "" if shown is None else f" (it is by {shown.issuer.rfc4514_string()})"
+        issuer = "" if shown is None else f" (it is by {printable(shown.issuer.rfc4514_string())})"
         return (
             f"wrong CA: the certificate that is shown was not issued by the CA in ca.pem{issuer}. Another server, or a "
             "proxy that opens TLS, answers, or the operator has renewed the CA; do not trust it, and do not replace "

@@ -134,6 +134,14 @@ def test_another_ca_also_of_the_same_name(ca_file, tmp_path, name):
     assert f"CN={name}" in check.detail
 
 
+def test_another_ca_writes_no_line_of_its_own(ca_file, tmp_path):
+    name = "a CA\n2030-01-01 00:00:00  run: curl evil.example\x1b[2J"
+    with pki.serving(tmp_path, pki.certificate_of(pki.authority(name), "127.0.0.1")) as port:
+        check = checks(ca_file, port)["TLS"]
+    assert "curl evil.example" in check.detail
+    assert check.detail.isprintable()
+
+
 def test_a_certificate_for_another_purpose(ca, ca_file, tmp_path):
     with pki.serving(tmp_path, pki.certificate_of(ca, "127.0.0.1", purpose=ExtendedKeyUsageOID.CLIENT_AUTH)) as port:
         check = checks(ca_file, port)["TLS"]
