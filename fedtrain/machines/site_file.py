@@ -1,5 +1,6 @@
 """Fill in a kit's site file: where the records are, and what their classes are. Its comments stay."""
 
+import glob
 import re
 import tomllib
 from collections.abc import Mapping
@@ -20,7 +21,6 @@ _SOURCES = {
     ".jpeg": "images",
 }
 _LOOKED = 1000  # files of a folder
-_PATTERN = set("*?[")
 
 Value = str | float
 
@@ -101,12 +101,14 @@ def _edited(text: str, before: Mapping[str, object], section: str, fields: Mappi
 
 def _source(data: Path) -> str:
     """Return what format records have, by their names."""
-    if _PATTERN & set(data.name):
-        files = [file for file in islice(data.parent.glob(data.name), _LOOKED) if file.is_file()]
+    # In the order in which it is read: what is there is no pattern.
+    if data.is_file():
+        files = [data]
     elif data.is_dir():
         files = [file for file in islice(data.rglob("*"), _LOOKED) if file.is_file()]
     else:
-        files = [data] if data.is_file() else []
+        matches = islice(glob.iglob(str(data), recursive=True), _LOOKED)  # noqa: PTH207 - as it is read
+        files = [file for file in map(Path, matches) if file.is_file()]
     if not files:
         raise ConfigError(f"there are no records {data} (--data): name a file, a folder or a pattern that is there")
     found = {_SOURCES.get(file.suffix.lower(), "") for file in files}

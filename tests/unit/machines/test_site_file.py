@@ -61,6 +61,9 @@ def test_a_file_that_a_person_has_edited_is_filled_in_again(site, tmp_path):
         (["a.parquet", "b.parquet"], "", "parquet"),
         (["a.npz", "b.npz", "notes.txt"], "*.npz", "npz"),
         (["ill/1.png", "healthy/2.JPG"], "", "images"),
+        (["a/x.npz", "b/x.npz", "b/notes.txt"], "*/x.npz", "npz"),
+        (["a/b/x.parquet", "y.parquet", "notes.txt"], "**/*.parquet", "parquet"),
+        (["records[1].npz", "other.csv"], "records[1].npz", "npz"),
     ],
 )
 def test_a_folder_or_a_pattern_says_its_format(site, tmp_path, names, given, source):
