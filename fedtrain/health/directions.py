@@ -23,6 +23,9 @@ _PATIENCE = 3 * TIMEOUT  # seconds for a whole answer, which might come a byte a
 PATH = "/directions"
 """Where the gateway has them."""
 
+# By address, who still reads an answer that was not waited for: a server that never ends it has one of them at most.
+_reading: dict[str, threading.Thread] = {}
+
 
 def ask_directions(federation: Federation, ca: Path) -> SignedEnvelope | None:
     """Return what the server says that the operator signed; ``None`` where it has no directions.
@@ -36,19 +39,23 @@ def ask_directions(federation: Federation, ca: Path) -> SignedEnvelope | None:
         ForgeryError: what it answers is no signed statement. Its signature is not verified here.
         KeyFileError: the certificates cannot be read.
     """
-    context = trusting(ca)
+    context, address = trusting(ca), federation.address
+    if address in _reading and _reading[address].is_alive():
+        raise RunError(f"{address} is not reached: it still gives the answer before, and does not end it")
     answers = list[bytes | OSError | http.client.HTTPException | None]()
     asking = threading.Thread(target=lambda: answers.append(_answer(federation, context)), daemon=True)
     asking.start()
     asking.join(_PATIENCE)
+    if asking.is_alive():
+        _reading[address] = asking
     data = answers[0] if answers else TimeoutError(f"no whole answer within {_PATIENCE:g} s")
     if isinstance(data, Exception):
         reason = getattr(data, "reason", None) or data
-        raise RunError(f"{federation.address} is not reached: {reason}") from data
+        raise RunError(f"{address} is not reached: {reason}") from data
     if data is None:
         return None
     if len(data) > MOST_BYTES:
-        raise ForgeryError(f"{federation.address} answers with more than any directions have")
+        raise ForgeryError(f"{address} answers with more than any directions have")
     return SignedEnvelope.from_line(data)
 
 

@@ -198,6 +198,10 @@ def test_an_answer_that_does_not_end_is_not_waited_for(monkeypatch, members, ca,
         ca.write(tmp_path / "ca.pem")
         with pytest.raises(RunError, match=r"no whole answer within 0\.3 s"):
             ask_directions(federation, tmp_path / "ca.pem")
+        reading = threading.active_count()
+        with pytest.raises(RunError, match="still gives the answer before, and does not end it"):
+            ask_directions(federation, tmp_path / "ca.pem")
+        assert threading.active_count() <= reading  # and no connection more, ask as often as it likes
         for connection, _ in held:
             connection.close()
 
