@@ -21,8 +21,13 @@ def present_authority(folder: Path) -> Pair:
 
     Raises:
         KeyFileError: its key cannot be used.
-        SiteError: its certificate cannot be read.
+        SiteError: its certificate cannot be read, or the next one was on the way to its place.
     """
+    if (folder / _NEXT_CERTIFICATE).exists() and not (folder / _NEXT_KEY).exists():
+        raise SiteError(
+            f"the renewal of the CA in {folder} was interrupted: go on with fedtrain provision renew-ca "
+            f"{folder} --finish"
+        )
     return Pair(certificate=present_certificate(folder), key=read_secret(folder / _KEY))
 
 

@@ -149,6 +149,18 @@ def test_an_operator_is_warned_half_a_year_before_and_when_the_overlap_ends(oper
     assert warning.endswith("--finish")
 
 
+def test_between_two_authorities_the_operator_is_told_to_finish(operator):
+    begin_renewal(again(operator), grace=DAY, now=NOW)
+    (operator.path / "ca.new.key").replace(operator.path / "ca.key")  # killed there
+    with pytest.raises(SiteError, match=r"was interrupted: go on with fedtrain provision renew-ca .* --finish"):
+        moved(operator, "fl.example.net:9444")
+    with pytest.raises(SiteError, match="was interrupted"):
+        again(operator).rotate_server(names=(), days=30, identity=False, now=NOW)
+    finished = finish_renewal(again(operator), days=90, now=NOW)
+    assert issuer_works(operator, finished.certificates)
+    moved(operator, "fl.example.net:9444")
+
+
 @pytest.mark.parametrize("step", [3, 5, 8, 13])
 def test_killed_while_it_moves_or_renews_the_operator_goes_on(operator, tmp_path, step):
     with killed_after(step, tmp_path):
