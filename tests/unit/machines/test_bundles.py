@@ -1,6 +1,7 @@
 import io
 import json
 import zipfile
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from hashlib import sha256
 
@@ -84,6 +85,14 @@ def test_a_copy_that_is_gone_or_damaged_is_not_taken_for_one(tmp_path):
         assert kept(path) is None
     copy.unlink()
     assert kept(path) is None
+
+
+def test_a_bundle_that_is_taken_no_more_is_not_compared_with(tmp_path):
+    path, data = tmp_path / "approved.json", b"what an earlier version took"
+    first = Bundle.read(FIRST)
+    approve_bundle(path, replace(first, sha256=sha256(data).hexdigest(), data=data), now=NOW)
+    assert is_approved(path, data)
+    assert kept(path, like=first) is None
 
 
 def test_a_place_that_cannot_be_made_is_an_error_that_names_it(tmp_path):
