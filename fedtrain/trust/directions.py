@@ -9,6 +9,7 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from ipaddress import IPv6Address
 from typing import Self
 
 from cryptography import x509
@@ -23,7 +24,7 @@ PAYLOAD_TYPE = "application/vnd.fedtrain.directions.v1+json"
 MOST_BYTES = 64 * 1024
 """The length of the largest signed directions that are read."""
 
-ADDRESS = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
+ADDRESS = re.compile(r"(?:[A-Za-z0-9.-]+|\[([0-9A-Fa-f:.]+)\]):([0-9]{1,5})")
 _FORMER, _AUTHORITIES = 8, 4
 
 
@@ -34,8 +35,13 @@ def check_address(address: str) -> None:
         ValueError: it is none.
     """
     found = ADDRESS.fullmatch(address)
-    if found is None or not 0 < int(found[1]) < 1 << 16:
+    if found is None or not 0 < int(found[2]) < 1 << 16:
         raise ValueError(f"an address is HOST:PORT, for example fl.example.org:9443, and not {address!r}")
+    if found[1] is not None:
+        try:
+            IPv6Address(found[1])
+        except ValueError as error:
+            raise ValueError(f"in brackets is an IPv6 address, and not {found[1]!r}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,7 +68,9 @@ def test_moves_in_a_row_keep_the_addresses_within_their_grace(operator):
     assert moved(operator, "d:4", now=NOW + 60 * DAY).former[0].address == "fl.example.org:9443"
 
 
-@pytest.mark.parametrize("address", ["fl.example.org:9443", "fl.example.net", "fl:0", "fl:65536", "a b:1", "-:1"])
+@pytest.mark.parametrize(
+    "address", ["fl.example.org:9443", "fl.example.net", "fl:0", "fl:65536", "a b:1", "-:1", "[cafe]:1", "[10.0.0.5]:1"]
+)
 def test_what_is_no_other_address_is_refused_and_nothing_is_signed(operator, address):
     before = operator.server.certificate.read_bytes()
     with pytest.raises(ConfigError):
