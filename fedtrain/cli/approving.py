@@ -30,7 +30,10 @@ def approve(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Approve without asking, and without showing the code.")] = False,
     diff: Annotated[
-        bool, typer.Option("--diff", help="Show what changed since the bundle approved last, and not all of the code.")
+        bool,
+        typer.Option(
+            "--diff", help="Show what changed since the bundle approved last, and all of the code only without one."
+        ),
     ] = False,
     withdrawn: Annotated[
         str | None, typer.Option("--withdraw", metavar="SHA256", help="Allow a bundle no longer.")
@@ -65,7 +68,7 @@ def approve(
         )
         summary = [*reading.summary, *_known(node, found, before)]
         if not yes:
-            page(summary, [*_experiment(node), *_content(reading, before, code=not diff)])
+            page(summary, [*_experiment(node), *_content(reading, before, code=not diff or before is None)])
         if not (yes and out.silent):  # a person who is asked has to see it
             # Below what the bundle says, and on a terminal after the pager: nothing of it can pass for this.
             _say(summary)

@@ -147,6 +147,11 @@ def test_a_difference_to_nothing_is_said_to_be_none(node, tmp_path):
     assert "there is no bundle to compare with" in result.stdout
 
 
+def test_where_there_is_nothing_to_compare_with_a_person_who_asks_for_changes_gets_all_of_the_code(node, tmp_path):
+    shown = run(node, bundle(tmp_path, client="app = 1\n"), "--diff", answer="n\n").stdout
+    assert "all of the code:\nclient.py\n    1 | app = 1\n" in shown
+
+
 def test_what_a_bundle_says_does_not_steer_the_terminal(node, tmp_path):
     assert run(node, bundle(tmp_path, client="a = 1\n"), "--yes").exit_code == 0
     result = run(node, bundle(tmp_path, client="a = '\x1b[2J'\n"), "--yes", "--diff")
