@@ -28,6 +28,7 @@ from fedtrain.machines import NodeFolder
 _NEVER = 0.0  # seconds between two heartbeats: not allowed
 
 _NAME = "registered"
+_UNKNOWN = "the server answers in a way that this version of fedtrain does not know"
 
 
 def ask(node: NodeFolder) -> Check:
@@ -42,9 +43,11 @@ def ask(node: NodeFolder) -> Check:
             client.ActivateNode(request)
     except httpx.HTTPStatusError as error:
         return judged(error.response.status_code, error.response.text, node.name)
-    except (httpx.HTTPError, OSError) as error:
+    except (httpx.HTTPError, OSError, UnicodeError) as error:  # also of a name that cannot be one
         return warns(_NAME, f"the server was not asked: {error}")
-    return warns(_NAME, "the server answers in a way that this version of fedtrain does not know")
+    except ValueError:  # its answer is none of Flower's
+        return warns(_NAME, _UNKNOWN)
+    return warns(_NAME, _UNKNOWN)
 
 
 def leave(node: NodeFolder, number: int) -> bool:
@@ -89,7 +92,10 @@ def judged(status: int, text: str, name: str) -> Check:
         text: of the answer.
         name: the node's.
     """
-    refusal = FlowerError.from_json(text)
+    try:
+        refusal = FlowerError.from_json(text)
+    except (ValueError, RecursionError):  # it may be whatever somebody likes to write
+        refusal = None
     if refusal is not None and refusal.code == ApiErrorCode.FLEET_INVALID_HEARTBEAT_INTERVAL:
         return ok(_NAME, f"the server lets {name} in (it was asked, and nothing was changed)")
     if refusal is not None and refusal.code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED:

@@ -99,6 +99,25 @@ def test_a_server_that_answers_otherwise(tmp_path):
     assert "does not know" in check.detail
 
 
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(200, b"\xff\xff"), (400, b"[" * 100_000), (400, b'{"code": ' + b"1" * 5000 + b"}"), (302, b"")],
+)
+def test_a_server_that_answers_what_it_likes_ends_no_node(tmp_path, status, body):
+    ca, paths = pki.authority(), [f"/v1/fleet/{name}-node" for name in ("activate", "deactivate")]
+    answers = {"statuses": dict.fromkeys(paths, status), "bodies": dict.fromkeys(paths, body)}
+    with pki.serving(tmp_path, pki.certificate_of(ca, "127.0.0.1"), **answers) as port:
+        node = node_at(tmp_path / "a", f"127.0.0.1:{port}", ca)
+        assert ask(node).status == "warns"
+        assert not leave(node, 7)
+
+
+def test_a_server_whose_name_cannot_be_one(tmp_path):
+    node = node_at(tmp_path / "a", "..:1", pki.authority())
+    assert ask(node).status == "warns"
+    assert not leave(node, 7)
+
+
 def test_the_proxy_of_the_environment_is_taken_as_by_the_supernode(tmp_path, monkeypatch):
     ca = pki.authority()
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{free_port()}")
