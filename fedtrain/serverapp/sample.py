@@ -14,6 +14,7 @@ from fedtrain.serverapp.checkpoint import RunState
 from fedtrain.serverapp.preparation import Preparation
 from fedtrain.tasks import load_weights
 from fedtrain.tasks.language import Language, write
+from fedtrain.tasks.user_code import telling
 
 TEXTS, TOKENS, TEMPERATURE = 5, 200, 0.8
 
@@ -36,10 +37,11 @@ def sample_of(preparation: Preparation, state: RunState) -> TextSample | None:
     length = min(TOKENS, task.info.shape[0])
     generator = torch.Generator().manual_seed(derive_seed(preparation.experiment.seed, "sample"))
     try:
-        with working("writing texts with the final model"):
+        # A task or a tokenizer of one's own may take no beginning of a text, or write none.
+        with working("writing texts with the final model"), telling("writing texts with the final model"):
             drawn = write(model, texts=TEXTS, length=length, temperature=TEMPERATURE, generator=generator)
+            written = [text for tokens in drawn if (text := tokenizer.written(tokens)) is not None]
+            return TextSample(texts=tuple(written), tokens=length, temperature=TEMPERATURE) if written else None
     except TaskError as error:
         _log.warning("the report has no sample of text: %s", error)
         return None
-    texts = [text for tokens in drawn if (text := tokenizer.written(tokens)) is not None]
-    return TextSample(texts=tuple(texts), tokens=length, temperature=TEMPERATURE) if texts else None
