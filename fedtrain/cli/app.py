@@ -3,6 +3,8 @@
 import atexit
 import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -72,22 +74,29 @@ class LazyGroup(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Note whether ``--json`` is among the arguments, and read those before the name of a command."""
         ctx.meta[_AS_JSON] = "--json" in args
-        return super().parse_args(ctx, args)
+        with _mistakes_told(ctx):
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that the arguments name. With ``--json``, a mistake in them is an object too."""
-        try:
+        with _mistakes_told(ctx):
             return super().invoke(ctx)
-        except ClickException as error:
-            if ctx.meta[_AS_JSON]:
-                with answering(True) as answer:
-                    answer({"exit_status": error.exit_code, "error": error.format_message()})
-            raise
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Return the command that the arguments name, imported, and the arguments that are left."""
         name, _, rest = super().resolve_command(ctx, args)
         return name, None if name is None else load(name), rest
+
+
+@contextmanager
+def _mistakes_told(ctx: Any) -> Iterator[None]:
+    try:
+        yield
+    except ClickException as error:
+        if ctx.meta[_AS_JSON]:
+            with answering(True) as answer:
+                answer({"exit_status": error.exit_code, "error": error.format_message()})
+        raise
 
 
 def load(name: str) -> Any:

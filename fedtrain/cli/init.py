@@ -1,5 +1,6 @@
 """``fedtrain init``: a file with every field of an experiment, commented, to begin with."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,7 @@ def init(
     Its values are those of the demo. Those of --set take their place.
     """
     with output(as_json, quiet) as out:
-        if file.exists():
+        if os.path.lexists(file):  # a link that leads nowhere is there, too
             raise UsageError(f"{file} is there already; remove it, or name another file")
         values = read_flat(demo(), settings)
         checked(values, None)

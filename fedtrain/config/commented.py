@@ -47,8 +47,9 @@ def _field(field: Described, values: Mapping[str, Scalar]) -> str:
     name = field.key.rpartition(".")[2]
     lines = [*_wrapped(field.about), *_wrapped(f"takes: {field.allowed}")]
     if field.key in values:
-        # JSON's scalars and strings are TOML's.
-        lines.append(f"{name} = {json.dumps(values[field.key], ensure_ascii=False)}")
+        # JSON's scalars and strings are TOML's, but for one character that TOML wants escaped.
+        value = json.dumps(values[field.key], ensure_ascii=False).replace("\x7f", "\\u007f")
+        lines.append(f"{name} = {value}")
     else:
         default = '""' if field.default == "unset" else field.default
         lines.append(f"#{name} = {default}")

@@ -104,6 +104,12 @@ def test_a_file_to_begin_with_is_every_field_and_the_demo(tmp_path):
     assert read_toml(path) == read_toml(demo()) | {"name": "mine", "privacy.epsilon": 4}
     again = CliRunner().invoke(app, ["init", str(path)])
     assert (again.exit_code, again.stderr) == (2, f"error: {path} is there already; remove it, or name another file\n")
+    link = tmp_path / "link.toml"
+    link.symlink_to(tmp_path / "nowhere.toml")
+    assert CliRunner().invoke(app, ["init", str(link)]).exit_code == 2
+    assert link.is_symlink()
+    long = CliRunner().invoke(app, ["init", str(tmp_path / f"{'a' * 300}.toml")])
+    assert (long.exit_code, long.exception.__class__) == (1, SystemExit)
     other = CliRunner().invoke(app, ["init", str(tmp_path / "other.toml"), "--set", "privacy.epsilon=-1"])
     assert other.exit_code == 2
     assert not (tmp_path / "other.toml").exists()
