@@ -5,6 +5,7 @@ Records are in `fedtrain.config.data`, what protects them is in `fedtrain.config
 set"; in Flower's flat run config, which has no such value, an empty string stands for it.
 """
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -297,3 +298,24 @@ class Output(Section):
         "is sent",
     )
     screen: Literal["auto", "plain", "none"] = Field("auto", description="progress: a live display, lines, or nothing")
+
+    @model_validator(mode="after")
+    def _without_secrets(self) -> Self:
+        if self.mlflow is not None and _has_password(self.mlflow):
+            raise ValueError(  # of the section, since one of the field would show it
+                "mlflow has a password, and the report holds every field; leave it out, and give it to a server of "
+                "MLflow by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, to a database by its own file, for "
+                "example ~/.pgpass"
+            )
+        return self
+
+
+def _has_password(address: str) -> bool:
+    """Say whether the address of a store names a password or a token, or may: rather too often than too rarely."""
+    kind, _, rest = address.partition("://")
+    place, _, options = rest.partition("?")
+    user, at, _ = place.rpartition("@")
+    if kind.startswith("sqlite"):
+        return False
+    named = re.search(r"pass|pwd|secret|token|odbc_connect", options, re.IGNORECASE)
+    return named is not None or (at != "" and (":" in user or kind.startswith("http")))

@@ -1,7 +1,8 @@
 """What others keep of a run: TensorBoard, MLflow, and Weights & Biases without its servers. Each is off by default.
 
 A tracker is told the configuration, the central measurements of each round and the largest epsilon: what the report
-has, too. It gets no number of a client, and nobody's name. It also notes when it is told, from which the length of a
+has, too. It gets no number of a client and nobody's name: neither that of a client nor what the operator states of
+itself for the report. It also notes when it is told, from which the length of a
 round follows: with secret cohorts that is not to be published, as events are not.
 
 A tracker never ends a run. What it lacks is told before anything is spent; where it fails later, the run goes on
@@ -10,6 +11,8 @@ without it.
 
 import json
 import os
+import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -28,9 +31,11 @@ from fedtrain.serverapp.events import Display, Event, RoundDone, RunEnded
 IDS: Final = "trackers.json"
 """The file of a run folder that says by which ids trackers know the run, so that a resumed run goes on in them."""
 
-_STORES: Final = ("sqlite:", "postgresql:", "mysql:", "mssql:", "http:", "https:")
+_STORE: Final = re.compile(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?:|https?:")
 _PACKAGES: Final = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
 _LONGEST: Final = 500  # letters of a field of the configuration
+_PARAMETERS: Final = 100  # that MLflow takes at once
+_NO_NAME: Final = re.compile(r"[^\w. :/-]", re.ASCII)  # in no name of a metric that MLflow takes
 
 
 class Tracker(Protocol):
@@ -55,7 +60,7 @@ def check_trackers(experiment: Experiment) -> None:
                 f"output.{name} is set and its package is not installed: pip install 'fedtrain[{name}]', or unset it"
             )
     store = experiment.output.mlflow
-    if store is not None and not store.startswith(_STORES):
+    if store is not None and not _STORE.match(store):
         raise ConfigError(
             f"output.mlflow = {store!r} is no address of a store of MLflow; allowed: a database, as "
             '"sqlite:///mlflow.db", or a server, as "http://127.0.0.1:5000"'
@@ -179,7 +184,9 @@ class _Mlflow:
         from mlflow.entities import Metric  # noqa: PLC0415 - an extra
 
         now = int(1000 * time.time())
-        self._client.log_batch(self._run, metrics=[Metric(name, value, now, step) for name, value in values.items()])
+        # Metrics of a task of one's own may be called as they like, for example recall@5.
+        metrics = [Metric(_NO_NAME.sub("_", name), value, now, step) for name, value in values.items()]
+        self._client.log_batch(self._run, metrics=metrics)
 
     def end(self, status: str) -> None:
         self._client.set_terminated(self._run, {"completed": "FINISHED", "interrupted": "KILLED"}.get(status, "FAILED"))
@@ -196,14 +203,27 @@ def _open_mlflow(folder: Path, experiment: Experiment) -> Iterator[Tracker]:
     client = MlflowClient(tracking_uri=experiment.output.mlflow)
     run = _known(folder).get("mlflow")
     if run is None:
-        found = client.get_experiment_by_name(experiment.name)
-        number = client.create_experiment(experiment.name) if found is None else found.experiment_id
-        run = client.create_run(number, run_name=folder.resolve().name).info.run_id
-        client.log_batch(run, params=[Param(key, value) for key, value in _configuration(experiment).items()])
+        run = client.create_run(_experiment_of(client, experiment.name), run_name=folder.resolve().name).info.run_id
+        parameters = [Param(key, value) for key, value in _configuration(experiment).items()]
+        for start in range(0, len(parameters), _PARAMETERS):
+            client.log_batch(run, params=parameters[start : start + _PARAMETERS])
         _note(folder, "mlflow", run)
     else:
         client.update_run(run, status="RUNNING")
     yield _Mlflow(client, run)
+
+
+def _experiment_of(client: Any, name: str) -> str:
+    """Return the number of the experiment of a name, which is made where there is none."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name))
+        except Exception:
+            found = client.get_experiment_by_name(name)  # another run has made it in the meantime
+            if found is None:
+                raise
+    return str(found.experiment_id)
 
 
 class _Wandb:
@@ -220,6 +240,8 @@ class _Wandb:
 @contextmanager
 def _open_wandb(folder: Path, experiment: Experiment) -> Iterator[Tracker]:
     """Open a run whose files lie in ``wandb/`` of the run folder. Nothing is sent: ``wandb sync`` does it."""
+    # Its makers would get errors of its own, from runs that send nothing, too.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb  # noqa: PLC0415 - an extra
 
     # An offline run has one set of files, so a resumed one begins another, of the same id.
@@ -227,35 +249,42 @@ def _open_wandb(folder: Path, experiment: Experiment) -> Iterator[Tracker]:
     if name is None:
         name = token_hex(4)
         _note(folder, "wandb", name)
-    run = wandb.init(
-        mode="offline",
-        project=experiment.output.wandb,
-        name=folder.resolve().name,
-        id=name,
-        resume="allow",
-        dir=str(folder),
-        config=_configuration(experiment),
-        # Neither what this machine is nor what stands on its screen is anybody's matter.
-        settings=wandb.Settings(
-            silent=True,
-            console="off",
-            disable_git=True,
-            save_code=False,
-            x_disable_meta=True,
-            x_disable_stats=True,
-            x_disable_machine_info=True,
-        ),
-    )
+    # It takes the place of these, and leaves it so.
+    ends = sys.exit, sys.excepthook
     try:
-        yield _Wandb(run)
+        run = wandb.init(
+            mode="offline",
+            project=experiment.output.wandb,
+            name=folder.resolve().name,
+            id=name,
+            resume="allow",
+            dir=str(folder),
+            config=_configuration(experiment),
+            # Neither what this machine is nor what stands on its screen is anybody's matter.
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                disable_git=True,
+                save_code=False,
+                x_disable_meta=True,
+                x_disable_stats=True,
+                x_disable_machine_info=True,
+                x_save_requirements=False,
+            ),
+        )
+        try:
+            yield _Wandb(run)
+        finally:
+            run.finish()
     finally:
-        run.finish()
+        sys.exit, sys.excepthook = ends
 
 
 def _configuration(experiment: Experiment) -> dict[str, str]:
-    """Return the fields of an experiment that are set, but for those of the output, as text."""
+    """Return the fields of an experiment that are set, but for those of the output and of the report, as text."""
     fields = to_flat(experiment).items()
-    return {key: str(value)[:_LONGEST] for key, value in fields if value != "" and not key.startswith("output.")}
+    left_out = ("output.", "report.")
+    return {key: str(value)[:_LONGEST] for key, value in fields if value != "" and not key.startswith(left_out)}
 
 
 def _known(folder: Path) -> dict[str, str]:

@@ -83,3 +83,31 @@ def test_a_value_of_any_length_is_shown_in_a_line():
     for key in ("federation.rounds", "nothing"):
         (problem,) = problems({key: "x" * 10_000})
         assert len(problem.message) < 5000
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://measurements:hunter2@db.example.org/mlflow",
+        "mysql+pymysql://measurements:hun/ter2@db.example.org/mlflow",
+        "postgresql://db.example.org/mlflow?password=hunter2",
+        "mssql+pyodbc:///?odbc_connect=DRIVER%3DX%3BPWD%3Dhunter2",
+        "https://hunter2@mlflow.example.org",
+        "https://mlflow.example.org/?access_token=hunter2",
+    ],
+)
+def test_a_password_in_a_field_which_the_report_would_hold_is_refused_and_not_shown(address):
+    (problem,) = problems({"output.mlflow": address})
+    with pytest.raises(ConfigError, match="mlflow has a password") as refused:
+        from_flat({"output.mlflow": address})
+    for text in (problem.message, str(refused.value)):
+        assert "has a password" in text
+        assert "ter2" not in text
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["sqlite:///m:l@flow.db", "http://127.0.0.1:5000", "postgresql://measurements@db.example.org:5432/mlflow"],
+)
+def test_an_address_without_a_password_has_no_problem(address):
+    assert problems({"output.mlflow": address}) == ()

@@ -1,6 +1,7 @@
 """Others keep the numbers of a run, and none of them can end it."""
 
 import json
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -9,7 +10,15 @@ from fedtrain.errors import ConfigError, UsageError
 from fedtrain.serverapp import trackers
 from fedtrain.serverapp.events import RoundDone
 from fedtrain.serverapp.run import run_experiment
-from fedtrain.serverapp.trackers import IDS, check_trackers, measured, open_trackers
+from fedtrain.serverapp.trackers import (
+    IDS,
+    _configuration,
+    _experiment_of,
+    _Mlflow,
+    check_trackers,
+    measured,
+    open_trackers,
+)
 from fedtrain.tasks import ClassificationMetrics
 from tests.fakes import digits_experiment, federation, private_experiment
 
@@ -79,6 +88,16 @@ def test_an_address_that_is_none_is_refused(make, address):
         check_trackers(make(output__mlflow=address))
 
 
+def test_the_address_of_a_store_may_name_a_driver(make):
+    check_trackers(make(output__mlflow="postgresql+psycopg2://measurements@db.example.org/mlflow"))
+
+
+def test_what_the_operator_states_of_itself_is_not_told(make):
+    told = _configuration(make(report__operator="Ward 7", report__contact="ward@example.org", output__wandb="wards"))
+    assert told["privacy.mode"] == "none"
+    assert not {key for key in told if key.startswith(("report.", "output."))}
+
+
 class Broken:
     """Fails where it is told to."""
 
@@ -138,6 +157,7 @@ def test_what_is_kept_are_numbers_of_the_whole_run_alone(make):
 def test_mlflow_and_weights_and_biases_know_the_run_by_one_id_each(make, tmp_path):
     from mlflow import MlflowClient
 
+    ends = sys.exit, sys.excepthook
     store = f"sqlite:///{tmp_path / 'm.db'}"
     settings = {"output__mlflow": store, "output__wandb": "wards", "federation__rounds": 2}
     experiment = make(private_experiment, **settings)
@@ -163,3 +183,20 @@ def test_mlflow_and_weights_and_biases_know_the_run_by_one_id_each(make, tmp_pat
     files = sorted((tmp_path / "run" / "wandb").glob(f"offline-run-*-{ids['wandb']}/run-{ids['wandb']}.wandb"))
     assert len(files) == 2
     assert all(b"accuracy" in file.read_bytes() for file in files)
+    assert not list((tmp_path / "run" / "wandb").rglob("requirements.txt"))
+    assert (sys.exit, sys.excepthook) == ends
+    _Mlflow(client, ids["mlflow"]).log({"recall@5": 0.5, "top-1 %": 0.25}, 1)
+    assert {"recall_5", "top-1 _"} <= client.get_run(ids["mlflow"]).data.metrics.keys()
+
+    class Late(MlflowClient):
+        """Sees the experiment once another run has made it."""
+
+        looked = False
+
+        def get_experiment_by_name(self, name):
+            if not self.looked:
+                self.looked = True
+                return None
+            return super().get_experiment_by_name(name)
+
+    assert _experiment_of(Late(tracking_uri=store), experiment.name) == run.info.experiment_id
