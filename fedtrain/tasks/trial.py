@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from fedtrain.errors import TaskError
-from fedtrain.tasks.base import Records, Task
+from fedtrain.tasks.base import Batch, Records, Task
 from fedtrain.tasks.calls import collate, forward, losses, to_device
+from fedtrain.tasks.language import Language
 from fedtrain.tasks.supervised import Supervised
 from fedtrain.tasks.user_code import kind_of, made_model, telling
 
@@ -51,7 +52,8 @@ def try_training(task: Task, model: nn.Module, records: Records) -> None:
         records: two or more.
 
     Raises:
-        TaskError: the code of the task fails, returns something else than it is to, or no gradient reaches the model.
+        TaskError: the code of the task fails, returns something else than it is to, a model of a language looks
+            at what it predicts, or no gradient reaches the model.
     """
     device = next(model.parameters()).device
     model.train()
@@ -65,6 +67,8 @@ def try_training(task: Task, model: nn.Module, records: Records) -> None:
             f"the model returns {_numbers(outputs)} for a record, and the task takes {takes}; set the size of its last "
             "layer"
         )
+    if isinstance(task, Language) and type(task).collate is Language.collate:
+        _refuse_foresight(task, model, batch)
     with telling("losses of the task"):
         found = losses(task, outputs, batch)
     if not bool(found.isfinite().any()):
@@ -79,6 +83,27 @@ def try_training(task: Task, model: nn.Module, records: Records) -> None:
         )
     with telling("the backward pass from losses of the task"):
         torch.autograd.backward(found.mean())
+
+
+def _refuse_foresight(task: Language, model: nn.Module, batch: Batch) -> None:
+    """Refuse a model that looks at the tokens which it predicts: it would be measured by what it copies.
+
+    Raises:
+        TaskError: what it says of the first places depends on the tokens behind them.
+    """
+    place = task.info.shape[0] // 2
+    changed = batch["inputs"].clone()
+    changed[:, place:] = (changed[:, place:] + 1) % task.outputs
+    model.eval()
+    with telling("forward of the task"), torch.no_grad():
+        before, after = (forward(task, model, batch | {"inputs": inputs}) for inputs in (batch["inputs"], changed))
+    model.train()
+    if not torch.allclose(before[:, :place], after[:, :place], rtol=1e-3, atol=1e-4, equal_nan=True):
+        raise TaskError(
+            "the model looks at tokens behind the place of which it says what stands there, so that it would copy them "
+            "and not predict: let each place see those before it alone, for example with a causal mask, or a recurrent "
+            "layer of one direction"
+        )
 
 
 def _numbers(outputs: Tensor) -> str:

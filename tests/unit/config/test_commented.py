@@ -8,7 +8,13 @@ from fedtrain.config.described import described
 
 
 def test_the_values_are_those_that_were_given_and_every_field_is_there():
-    values = {"name": 'a "b" \\ é \x7f \x85 \U0001f642', "seed": 7, "privacy.mode": "record", "data.partition.alpha": 0.5, "device": "cpu"}
+    values = {
+        "name": 'a "b" \\ é \x7f \x85 \U0001f642',
+        "seed": 7,
+        "privacy.mode": "record",
+        "data.partition.alpha": 0.5,
+        "device": "cpu",
+    }
     text = commented(values, head="head")
     assert flatten(tomllib.loads(text)) == values
     assert text.startswith("# head\n")

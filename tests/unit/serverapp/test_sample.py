@@ -43,7 +43,7 @@ class Strange(Bytes):
         return self.does(tokens)
 
 
-@pytest.mark.parametrize("does", [lambda tokens: 1 / 0, lambda tokens: list(tokens), lambda tokens: tokens[10**6]])
+@pytest.mark.parametrize("does", [lambda tokens: 1 / 0, list, lambda tokens: tokens[10**6]])
 def test_a_tokenizer_that_cannot_write_costs_the_sample_and_no_report(prepared, caplog, does):
     tokenizer = Strange(12)
     tokenizer.does = does

@@ -12,6 +12,7 @@ from fedtrain.errors import TaskError
 from fedtrain.tasks import build_task
 from fedtrain.tasks.language import LanguageMetrics, counted_places, write
 from fedtrain.tasks.language_models import LANGUAGE_MODELS
+from fedtrain.tasks.trial import try_training
 from fedtrain.training.gradients import by_loop, by_vmap, collate_alone
 from fedtrain.training.preflight import bookkeeping, preflight
 from fedtrain.training.steps import Records
@@ -195,6 +196,36 @@ def test_what_is_not_finite_is_null():
     assert metrics.compute()["perplexity"] is None
     with pytest.raises(TaskError, match="nothing to measure"):
         LanguageMetrics(3).compute()
+
+
+class BothWays(nn.Module):
+    """Looks at all of a text before it says what stands anywhere in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, 8)
+        self.recurrent = nn.LSTM(8, 8, batch_first=True, bidirectional=True)
+        self.dense = nn.Linear(16, VOCABULARY)
+
+    def forward(self, before):
+        return self.dense(self.recurrent(self.embedding(before))[0])
+
+
+def test_a_model_that_looks_at_what_it_predicts_is_refused():
+    task, _ = made(None)
+    torch.manual_seed(0)
+    with pytest.raises(TaskError, match="looks at tokens behind the place"):
+        try_training(task, BothWays(), records())
+
+
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+@pytest.mark.parametrize("length", [1, 2, 9])
+def test_a_model_that_looks_at_what_came_before_is_tried_and_trains(name, length):
+    task, model = made(name, DataInfo(features=Tokens(shape=(length,), vocabulary=VOCABULARY), target=TextTarget()))
+    found = records()
+    try_training(task, model, Records(features=found.features[:, :length], targets=found.targets))
+    assert model.training
+    assert all(value.grad is not None for value in model.parameters())
 
 
 class Counting(nn.Module):
