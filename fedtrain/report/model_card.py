@@ -119,13 +119,20 @@ def _front(report: Report, inputs: Inputs, which: Literal["final", "best"]) -> s
             f"  - task: {{type: {pipeline or 'other'}}}",
             '    dataset: {type: "private", name: "central test records of the run"}',
             "    metrics:",
-            *(f"    - {{type: {_json(name)}, value: {value!r}}}" for name, value in found),
+            *(f"    - {{type: {_json(name)}, value: {_number(value)}}}" for name, value in found),
         ]
     return "\n".join((*lines, "---"))
 
 
 def _json(text: str) -> str:
-    return json.dumps(short(text, _NAMES))
+    # As they are: YAML takes the two halves of an escaped character beyond U+FFFF for two.
+    return json.dumps(short(text, _NAMES), ensure_ascii=False)
+
+
+def _number(value: float) -> str:
+    """Return a number as YAML 1.1 has it, where 1e-05 is a text."""
+    text = repr(value)
+    return text if "." in text else text.replace("e", ".0e")
 
 
 def _bounded(report: Report) -> bool:
@@ -241,7 +248,7 @@ def _use(report: Report, inputs: Inputs, weights: str, network: Network | None) 
     )
     parts = [
         described,
-        f"`{weights}` has the weights, to be loaded into the network of the task `{inputs.task}` in torch:",
+        f"`{weights}` has the weights, to be loaded into the network of the task {_span(inputs.task)} in torch:",
         _code("python", "from safetensors.torch import load_file", "", f'weights = load_file("{weights}")'),
     ]
     if network is not None:
@@ -260,9 +267,7 @@ def _use(report: Report, inputs: Inputs, weights: str, network: Network | None) 
             ),
         ]
     if (encoder := report.model.encoder) is not None:
-        parts.append(
-            f"The features come from the encoder `{escaped(short(encoder.name, _NAMES))}`, which is not in these files."
-        )
+        parts.append(f"The features come from the encoder {_span(encoder.name)}, which is not in these files.")
     return parts
 
 
@@ -283,8 +288,16 @@ def _provenance(report: Report, digest: str) -> str:
     return (
         f"Every number here is of `report.json` of the run, whose SHA-256 is `{digest}`. `fedtrain audit report.json "
         "--roster ROSTER`, with the public keys of the federation from a source that you trust, checks what it claims "
-        f"about privacy. The run is `{escaped(report.run)}`, trained with fedtrain {escaped(report.fedtrain)}."
+        f"about privacy. The run is {_span(report.run)}, trained with fedtrain {escaped(report.fedtrain)}."
     )
+
+
+def _span(text: str) -> str:
+    """Return a text as code in a line. It shows itself, and cannot end its span."""
+    line = short(" ".join(text.split()), _NAMES)
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    space = " " if "`" in (line[:1], line[-1:]) else ""
+    return f"{fence}{space}{line}{space}{fence}"
 
 
 def _code(language: str, *lines: str) -> str:

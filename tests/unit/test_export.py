@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from hashlib import sha256
 
 import numpy as np
@@ -24,7 +25,7 @@ from fedtrain.data.types import (
 )
 from fedtrain.errors import ConfigError, ReportError, StorageError, TaskError, UsageError
 from fedtrain.export import _network, export
-from fedtrain.report.model_card import escaped
+from fedtrain.report.model_card import _span, escaped
 from fedtrain.serverapp.run import run_experiment
 from fedtrain.tasks import Task, build_model, build_task
 from fedtrain.tasks.supervised import fitting
@@ -90,6 +91,33 @@ def test_what_an_operator_says_cannot_pass_for_words_of_the_card(runs, tmp_path)
 )
 def test_markup_is_shown_as_it_is(text, shown):
     assert escaped(text) == shown
+
+
+def test_the_metadata_has_numbers_and_names_as_they_are(runs, tmp_path):
+    run = load_run(runs / "plain")
+    evaluation = run.report.evaluation
+    final = evaluation.final.model_copy(update={"loss": 5e-05, "accuracy": 1.0})
+    report = run.report.model_copy(
+        update={
+            "name": '\U0001f642 "é" \\: {a} # b\u2028- c: 1',
+            "evaluation": evaluation.model_copy(update={"final": final}),
+        }
+    )
+    export(replace(run, report=report), tmp_path / "out", onnx=False)
+    front, _ = card(tmp_path / "out")
+    (model,) = front["model-index"]
+    assert model["name"] == '\U0001f642 "é" \\: {a} # b\ufffd- c: 1'
+    values = {each["type"]: each["value"] for each in model["results"][0]["metrics"]}
+    assert (values["loss"], values["accuracy"]) == (5e-05, 1.0)
+    assert all(isinstance(value, float) for value in values.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "span"),
+    [("mini_lm <1>", "`mini_lm <1>`"), ("a`b", "``a`b``"), ("``", "``` `` ```"), ("a\nb", "`a b`")],
+)
+def test_code_shows_itself_and_cannot_end_its_span(text, span):
+    assert _span(text) == span
 
 
 def test_a_simulation_is_said_to_protect_nobody_and_has_been_audited(runs, tmp_path):
