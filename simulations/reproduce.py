@@ -20,19 +20,30 @@ ROOT = Path(__file__).resolve().parent.parent
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", choices=sorted(path.stem for path in Path(__file__).parent.glob("*.toml")))
-    parser.add_argument("--picture", type=Path, help="PNG file for the accuracy over the rounds")
+    parser.add_argument("--picture", type=Path, help="PNG file for the first metric over the rounds")
     arguments = parser.parse_args()
-    curves = {}
+    curves, metrics = {}, {}
     for name in arguments.names:
         report = run(name)
-        final = report.evaluation.final
-        epsilon = report.privacy.epsilon
-        guarantee = "no privacy" if epsilon is None else f"epsilon {upper(epsilon)}, delta {report.privacy.delta:g}"
-        curves[f"{name}: {guarantee}"] = report.evaluation.history
-        print(f"{name}: accuracy {final.accuracy if final else None} after {report.rounds} rounds, {guarantee}")
+        curves[f"{name}: {guarantee(report)}"] = report.evaluation.history
+        metrics |= {metric.name: metric for metric in report.evaluation.metrics[:1]}
+        print(f"{name}: {reached(report)} after {report.rounds} rounds, {guarantee(report)}")
     if arguments.picture is not None:
+        if len(metrics) != 1:
+            sys.exit(f"no picture: the runs are measured by {', '.join(metrics) or 'nothing'}; name runs of one metric")
         arguments.picture.parent.mkdir(parents=True, exist_ok=True)
-        curve_png(arguments.picture, curves)
+        curve_png(arguments.picture, curves, *metrics.values())
+
+
+def guarantee(report: Report) -> str:
+    epsilon = report.privacy.epsilon
+    return "no privacy" if epsilon is None else f"epsilon {upper(epsilon)}, delta {report.privacy.delta:g}"
+
+
+def reached(report: Report) -> str:
+    """Return the first metric of the last evaluation, as the report has it."""
+    final, metric = report.evaluation.final, next(iter(report.evaluation.metrics), None)
+    return "no metric" if final is None or metric is None else f"{metric.name} {final.value(metric.name)}"
 
 
 def run(name: str) -> Report:

@@ -37,7 +37,7 @@ from fedtrain.report.drawing import (
     to_page,
     to_png,
 )
-from fedtrain.report.evaluation import LARGE, Best, Evaluation, Metric
+from fedtrain.report.evaluation import CLASSIFICATION, LARGE, Best, Evaluation, Metric
 from fedtrain.report.numbers import count, exact, measured, percent, short, upper
 from fedtrain.report.privacy import PrivacyPoint
 from fedtrain.report.tables import MATRIX_CLASSES, NAMED_CLASSES
@@ -308,21 +308,27 @@ def _key(figure: Figure, lines: Mapping[str, Line2D]) -> None:
     )
 
 
-def curve_png(path: Path, runs: Mapping[str, Sequence[Evaluation]]) -> None:
-    """Write a PNG of the accuracy over the rounds, a line for each run, labelled by its key.
+def curve_png(path: Path, runs: Mapping[str, Sequence[Evaluation]], metric: Metric = CLASSIFICATION[0]) -> None:
+    """Write a PNG of a metric over the rounds, by default the accuracy, a line for each run, labelled by its key.
 
     Raises:
         StorageError: the file cannot be written; the previous one is kept.
     """
     with style("runs"):
         figure = Figure(figsize=(7.2, 3.8))
-        axes = plain_axes(figure, "round", "accuracy on the test records")
-        axes.yaxis.set_major_formatter(_PERCENT)
+        axes = plain_axes(figure, "round", f"{short(metric.name, 40).replace('_', ' ')} on the test records")
+        if metric.format == "percent":
+            axes.yaxis.set_major_formatter(_PERCENT)
+        scale = 100 if metric.format == "percent" else 1
         lines = []
         for index, history in enumerate(runs.values()):
-            points = [(number, 100 * value) for number, value in series(history, "accuracy")]
+            points = [(number, scale * value) for number, value in series(history, metric.name)]
             lines.append(_line(axes, points, COLOURS[index % len(COLOURS)]))
-        axes.legend(lines, [short(label, 40) for label in runs], loc="lower right")
+        axes.legend(
+            lines,
+            [short(label, 40) for label in runs],
+            loc=f"{'lower' if metric.direction == 'higher' else 'upper'} right",
+        )
         write_atomic(path, to_png(figure))
 
 

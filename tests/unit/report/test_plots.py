@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedtrain.report import Evaluation, PrivacyPoint, plots
+from fedtrain.report import Evaluation, Metric, PrivacyPoint, plots
 from fedtrain.report.evaluation import CLASSIFICATION
 
 HOSTILE = (
@@ -212,3 +212,16 @@ def test_a_block_of_a_large_matrix_shows_what_a_pixel_would_lose():
     assert blocks.shape == (200, 200)
     assert blocks.sum() == matrix.sum()
     assert blocks[180, 4] == matrix[900:905, 20:25].sum()
+
+
+def test_a_png_compares_runs_by_the_metric_that_they_have(tmp_path):
+    metric = Metric(name="perplexity", direction="lower", format="number")
+    falling = [Evaluation(round=number, perplexity=20.0 / (1 + number)) for number in range(5)]
+    plots.curve_png(tmp_path / "perplexity.png", {"languages": falling}, metric)
+    plots.curve_png(tmp_path / "accuracy.png", {"languages": falling})
+    sizes = []
+    for name in ("perplexity", "accuracy"):
+        with Image.open(tmp_path / f"{name}.png") as image:
+            # Of the blue of the first line there is much where it is drawn, and little in the legend alone.
+            sizes.append({colour: count for count, colour in image.convert("RGB").getcolors(1 << 24)}[0x33, 0x22, 0x88])
+    assert sizes[0] > 2 * sizes[1]
