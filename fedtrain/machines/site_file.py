@@ -1,6 +1,7 @@
 """Fill in a kit's site file: where the records are, and what their classes are. Its comments stay."""
 
 import glob
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -48,9 +49,12 @@ def filled_in(
     """
     fields: dict[str, Value] = {}
     if data is not None:
-        fields |= {"source": _source(data), "path": _place(data, path.parent)}
+        try:
+            fields |= {"source": _source(data), "path": _place(data, path.parent)}
+        except OSError as error:
+            raise ConfigError(f"cannot look at {data} (--data): {error.strerror or error}") from error
     if schema is not None:
-        if not schema.is_file():
+        if not os.path.isfile(schema):  # noqa: PTH113 - false too where it cannot be looked at
             raise ConfigError(f"there is no schema file {schema} (--schema)")
         fields["schema_file"] = _place(schema, path.parent)
     if classes is not None:
@@ -121,6 +125,15 @@ def _source(data: Path) -> str:
 
 
 def _place(file: Path, folder: Path) -> str:
-    """Return a path as the site file has it: relative where it is in the same folder, which may be moved."""
+    """Return a path as the site file has it: relative where it is in the same folder, which may be moved.
+
+    Raises:
+        ConfigError: its name is no text.
+    """
     real, own = file.absolute(), folder.absolute()
-    return str(real.relative_to(own)) if real.is_relative_to(own) else str(real)
+    place = str(real.relative_to(own)) if real.is_relative_to(own) else str(real)
+    try:
+        place.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"a site file is UTF-8, and cannot name {place!r}: rename it") from error
+    return place

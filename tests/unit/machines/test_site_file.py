@@ -92,6 +92,19 @@ def test_what_is_not_there_is_refused(site, tmp_path):
         filled_in(site, schema=tmp_path / "schema.toml")
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("x" * 300, "cannot look at .*File name too long"), ("\udcff.npz", "cannot name .*rename it")],
+)
+def test_a_place_that_cannot_be_looked_at_or_written_is_refused(site, tmp_path, name, message):
+    if len(name) < 256:
+        (tmp_path / name).write_text("")
+    with pytest.raises(ConfigError, match=message):
+        filled_in(site, data=tmp_path / name)
+    with pytest.raises(ConfigError, match=message if len(name) < 256 else "there is no schema file"):
+        filled_in(site, schema=tmp_path / name)
+
+
 @pytest.mark.parametrize("delta", [0.0, 1.0, -1.0, float("nan"), float("inf")])
 def test_a_delta_that_is_none_is_refused(site, delta):
     with pytest.raises(ConfigError, match="is not between 0 and 1"):
