@@ -46,12 +46,12 @@ def approve(
         node = NodeFolder.open(kit)
         if withdrawn is not None:
             approval = withdraw(node.approved, withdrawn)
-            line = f"{approval.name} ({approval.sha256}) is not approved any more; restart a node that runs it"
+            line = f"{called(approval.name)} ({approval.sha256}) is not approved any more; restart a node that runs it"
             out.done({"withdrawn": asdict(approval)}, [printable(line)])
             return
         if bundle is None:
             known = approved(node.approved)
-            lines = [printable(f"{approval.sha256}  {approval.when}  {approval.name}") for approval in known]
+            lines = [printable(f"{approval.sha256}  {approval.when}  {called(approval.name)}") for approval in known]
             out.result({"approved": [asdict(approval) for approval in known]}, lines)
             return
         if as_json and not yes:
@@ -101,7 +101,7 @@ def _known(node: NodeFolder, bundle: Bundle, before: Bundle | None) -> list[str]
         return [f"this very bundle was approved on {same[0].when}"]
     if before is None:
         return ["there is no bundle to compare with: none was approved, or its copy in bundles/ is gone or damaged"]
-    return [f"compared with {called(before)}, SHA-256 {before.sha256[:16]}, which was approved before"]
+    return [f"compared with {called(before.name)}, SHA-256 {before.sha256[:16]}, which was approved before"]
 
 
 def _experiment(node: NodeFolder) -> list[str]:

@@ -34,6 +34,7 @@ from fedtrain.machines.bundles import approved
 from fedtrain.machines.federation import read_directions
 from fedtrain.machines.folders import NodeFolder
 from fedtrain.machines.following import trusts
+from fedtrain.machines.reading import called
 from fedtrain.report.numbers import upper
 
 _SHOWN = 12  # letters of a digest
@@ -160,7 +161,7 @@ def _bundles(node: NodeFolder) -> Check:
             "bundles",
             f"none is approved, so that every run is refused; run: fedtrain client approve {node.path} BUNDLE",
         )
-    return ok("bundles", "approved: " + ", ".join(f"{one.name} ({one.sha256[:_SHOWN]})" for one in found))
+    return ok("bundles", "approved: " + ", ".join(f"{called(one.name)} ({one.sha256[:_SHOWN]})" for one in found))
 
 
 def _data(node: NodeFolder, policy: SitePolicy) -> Iterator[Check]:

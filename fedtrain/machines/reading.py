@@ -71,7 +71,7 @@ def read_bundle(
     """
     width = max(_LEAST_WIDTH, width)
     summary = [
-        f"bundle {called(bundle)}",
+        f"bundle {called(bundle.name)}",
         f"SHA-256 {bundle.sha256}",
         *_files(bundle, before),
         verdict(bundle, own),
@@ -84,9 +84,9 @@ def read_bundle(
     )
 
 
-def called(bundle: Bundle) -> str:
+def called(name: str) -> str:
     """Return what a bundle calls itself, so that it can be said in a line of ours."""
-    return _short(visible(bundle.name))
+    return _short(visible(name))
 
 
 def visible(text: str) -> str:

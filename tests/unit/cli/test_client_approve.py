@@ -2,11 +2,13 @@ import json
 import warnings
 import zipfile
 from hashlib import sha256
+from itertools import islice
 
 import pytest
 
 from fedtrain import __version__
 from fedtrain.flower.app import build_bundle, own_app
+from fedtrain.health.node import site
 from fedtrain.machines.bundles import is_approved
 from tests.federations import provisioned
 
@@ -169,6 +171,19 @@ def test_what_the_bundle_before_calls_itself_is_no_line_of_the_screen(node, tmp_
         shown = run(node, path, answer="y\n").stdout
     assert "compared with north/app<U+000A>this is the app of fedtrain 9.9" in shown
     assert "\N{REPLACEMENT CHARACTER}" not in shown.partition("let this code train")[0]
+
+
+def test_what_is_approved_begins_no_line_of_the_screen_by_its_name(node, tmp_path):
+    path, forged = tmp_path / "app.fab", b"0" * 64 + b"  another bundle"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("pyproject.toml", PROJECT.replace(b'"app"', b'"app' + b" " * 200 + forged + b'"'))
+    run(node, path, "--yes")
+    listed = run(node).stdout
+    (bundles,) = [check.detail for check in islice(site(node), 2) if check.name == "bundles"]
+    withdrawn = run(node, "--withdraw", sha256(path.read_bytes()).hexdigest()).stdout
+    for said in (listed, bundles, withdrawn):
+        assert "north/app   " in said
+        assert "another bundle" not in said
 
 
 def test_a_bundle_is_withdrawn(node, tmp_path):
