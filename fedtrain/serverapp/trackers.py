@@ -34,6 +34,7 @@ IDS: Final = "trackers.json"
 _STORE: Final = re.compile(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?:|https?:")
 _PACKAGES: Final = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
 _LONGEST: Final = 500  # letters of a field of the configuration
+_BRIEF: Final = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 _PARAMETERS: Final = 100  # that MLflow takes at once
 _NO_NAME: Final = re.compile(r"[^\w. :/-]", re.ASCII)  # in no name of a metric that MLflow takes
 
@@ -186,10 +187,25 @@ class _Mlflow:
         now = int(1000 * time.time())
         # Metrics of a task of one's own may be called as they like, for example recall@5.
         metrics = [Metric(_NO_NAME.sub("_", name), value, now, step) for name, value in values.items()]
-        self._client.log_batch(self._run, metrics=metrics)
+        with _giving_up_soon():
+            self._client.log_batch(self._run, metrics=metrics)
 
     def end(self, status: str) -> None:
-        self._client.set_terminated(self._run, {"completed": "FINISHED", "interrupted": "KILLED"}.get(status, "FAILED"))
+        state = {"completed": "FINISHED", "interrupted": "KILLED"}.get(status, "FAILED")
+        with _giving_up_soon():
+            self._client.set_terminated(self._run, state)
+
+
+@contextmanager
+def _giving_up_soon() -> Iterator[None]:
+    """Let MLflow ask a server for half a minute, and not for several, unless the environment says so: a run waits."""
+    unset = {name: value for name, value in _BRIEF.items() if name not in os.environ}
+    os.environ.update(unset)
+    try:
+        yield
+    finally:
+        for name in unset:
+            del os.environ[name]
 
 
 @contextmanager
@@ -200,16 +216,17 @@ def _open_mlflow(folder: Path, experiment: Experiment) -> Iterator[Tracker]:
     from mlflow import MlflowClient  # noqa: PLC0415 - an extra
     from mlflow.entities import Param  # noqa: PLC0415 - likewise
 
-    client = MlflowClient(tracking_uri=experiment.output.mlflow)
-    run = _known(folder).get("mlflow")
-    if run is None:
-        run = client.create_run(_experiment_of(client, experiment.name), run_name=folder.resolve().name).info.run_id
-        parameters = [Param(key, value) for key, value in _configuration(experiment).items()]
-        for start in range(0, len(parameters), _PARAMETERS):
-            client.log_batch(run, params=parameters[start : start + _PARAMETERS])
-        _note(folder, "mlflow", run)
-    else:
-        client.update_run(run, status="RUNNING")
+    with _giving_up_soon():
+        client = MlflowClient(tracking_uri=experiment.output.mlflow)
+        run = _known(folder).get("mlflow")
+        if run is None:
+            run = client.create_run(_experiment_of(client, experiment.name), run_name=folder.resolve().name).info.run_id
+            parameters = [Param(key, value) for key, value in _configuration(experiment).items()]
+            for start in range(0, len(parameters), _PARAMETERS):
+                client.log_batch(run, params=parameters[start : start + _PARAMETERS])
+            _note(folder, "mlflow", run)
+        else:
+            client.update_run(run, status="RUNNING")
     yield _Mlflow(client, run)
 
 

@@ -1,6 +1,7 @@
 """Others keep the numbers of a run, and none of them can end it."""
 
 import json
+import os
 import sys
 from contextlib import contextmanager
 
@@ -21,6 +22,7 @@ from fedtrain.serverapp.trackers import (
 )
 from fedtrain.tasks import ClassificationMetrics
 from tests.fakes import digits_experiment, federation, private_experiment
+from tests.ports import free_port
 
 
 @pytest.fixture
@@ -150,6 +152,33 @@ def test_what_is_kept_are_numbers_of_the_whole_run_alone(make):
     assert values["epsilon"] == max(done.spent.values())
     described = {metric.name for metric in ClassificationMetrics(10).described}
     assert values.keys() == {*described, "records", "epsilon"}
+
+
+def test_mlflow_gives_a_server_up_soon_unless_the_environment_says_otherwise(monkeypatch):
+    names = ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT")
+    monkeypatch.delenv(names[0], raising=False)
+    monkeypatch.setenv(names[1], "77")
+    seen = []
+
+    class Store:
+        def log_batch(self, run, metrics):
+            seen.extend(os.environ[name] for name in names)
+
+    _Mlflow(Store(), "run").log({}, 1)
+    assert seen == ["2", "77"]
+    assert names[0] not in os.environ
+
+
+@pytest.mark.slow  # it tries three times, over six seconds
+def test_a_server_of_mlflow_that_is_not_there_is_told_and_the_run_begins(make, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    told = []
+    with open_trackers(
+        tmp_path, make(output__mlflow=f"http://127.0.0.1:{free_port()}"), after=0, tell=told.append
+    ) as found:
+        assert found == ()
+    (text,) = told
+    assert "output.mlflow fails, and the run goes on without it" in text
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")  # of SQLAlchemy, about MLflow
