@@ -1,7 +1,9 @@
 """The ``fedtrain`` command. Its subcommands are imported when they are run, and not to list them."""
 
 import atexit
+import errno
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from typer.models import TyperPath
 
 from fedtrain import __version__
 from fedtrain.cli.examples import EXAMPLES, PERSONAS
-from fedtrain.cli.streams import answering, prepare_streams
+from fedtrain.cli.streams import INTERRUPTED, answering, prepare_streams
 from fedtrain.errors import UsageError
 from fedtrain.files import current_folder
 
@@ -57,6 +59,7 @@ COMMANDS = {
 }
 
 _AS_JSON = "fedtrain.cli.as_json"
+_INTERRUPT = (INTERRUPTED, "interrupted")
 
 
 class LazyGroup(TyperGroup):
@@ -90,12 +93,14 @@ class LazyGroup(TyperGroup):
 
 @contextmanager
 def _mistakes_told(ctx: Any) -> Iterator[None]:
+    """With ``--json``, make an object of what ends a command before it answers itself, as while it is imported."""
     try:
         yield
-    except ClickException as error:
+    except (ClickException, KeyboardInterrupt) as error:
+        told = (error.exit_code, error.format_message()) if isinstance(error, ClickException) else _INTERRUPT
         if ctx.meta[_AS_JSON]:
             with answering(True) as answer:
-                answer({"exit_status": error.exit_code, "error": error.format_message()})
+                answer({"exit_status": told[0], "error": told[1]})
         raise
 
 
@@ -117,12 +122,21 @@ def _example(command: str) -> str | None:
 
 
 class NamedPath(TyperPath):
-    """A path of a command line. An empty one is refused: it would be the current folder."""
+    """A path of a command line. An empty one is refused: it would be the current folder.
+
+    So is one of which the system does not say whether it is there: too long a name, or in a folder that is not to be
+    searched.
+    """
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         """Return the path, or end the command where it is empty."""
         if not value:
             self.fail("the path is empty, as that of an unset variable is; write . for the current folder", param, ctx)
+        try:
+            os.lstat(value)
+        except OSError as error:
+            if error.errno in {errno.ENAMETOOLONG, errno.EACCES}:
+                self.fail(f"{value}: {error.strerror}", param, ctx)
         return super().convert(value, param, ctx)
 
 

@@ -109,7 +109,7 @@ def test_a_file_to_begin_with_is_every_field_and_the_demo(tmp_path):
     assert CliRunner().invoke(app, ["init", str(link)]).exit_code == 2
     assert link.is_symlink()
     long = CliRunner().invoke(app, ["init", str(tmp_path / f"{'a' * 300}.toml")])
-    assert (long.exit_code, long.exception.__class__) == (1, SystemExit)
+    assert (long.exit_code, long.exception.__class__) == (2, SystemExit)
     other = CliRunner().invoke(app, ["init", str(tmp_path / "other.toml"), "--set", "privacy.epsilon=-1"])
     assert other.exit_code == 2
     assert not (tmp_path / "other.toml").exists()

@@ -110,6 +110,27 @@ def test_an_interrupt_is_one_line_and_an_object(monkeypatch, tmp_path):
     assert objects(result.stdout) == [{"exit_status": 130, "error": "interrupted"}]
 
 
+def test_an_interrupt_while_a_command_is_imported_is_an_object_too(monkeypatch):
+    def interrupted(_name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedtrain.cli.app.import_module", interrupted)
+    result = call("audit", "report.json", "--json")
+    assert (result.exit_code, objects(result.stdout)) == (130, [{"exit_status": 130, "error": "interrupted"}])
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_a_path_of_which_the_system_does_not_say_whether_it_is_there_is_refused(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = arguments_of(LEAVES[name], tmp_path / ("a" * 300))
+    result = call(*name.split(), *arguments, "--json")
+    (found,) = objects(result.stdout)
+    assert (result.exit_code, found["exit_status"]) in {(1, 1), (2, 2)}
+    if any("a" * 300 in argument for argument in arguments):
+        assert "File name too long" in found["error"]
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(("as_json", "quiet"), [(True, False), (False, True), (False, False)])
 def test_what_changes_at_a_service_is_an_object_on_a_line(capsys, as_json, quiet):
     with output(as_json, quiet) as out:
