@@ -213,6 +213,8 @@ def _open_mlflow(folder: Path, experiment: Experiment) -> Iterator[Tracker]:
     """Open a run in a store of MLflow: its experiment has the name of ours, its parameters are the configuration."""
     # It would tell its makers that a run began.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # Of its database it would say on standard error what it makes.
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     from mlflow import MlflowClient  # noqa: PLC0415 - an extra
     from mlflow.entities import Param  # noqa: PLC0415 - likewise
 

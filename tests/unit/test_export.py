@@ -21,6 +21,7 @@ from fedtrain.data.types import (
     Image,
     LabelsTarget,
     Sound,
+    TextTarget,
     Tokens,
 )
 from fedtrain.errors import ConfigError, ReportError, StorageError, TaskError, UsageError
@@ -230,6 +231,8 @@ INFOS = {
     "image": (DataInfo(features=Image(shape=(3, 18, 18)), target=CLASSES), "cnn-small", "records"),
     "labels": (DataInfo(features=Columns(shape=(4,)), target=LabelsTarget(names=("a", "b"))), None, "records"),
     "transformer": (DataInfo(features=Tokens(shape=(6,), vocabulary=9), target=CLASSES), "transformer", "records"),
+    "lstm": (DataInfo(features=Tokens(shape=(6,), vocabulary=9), target=TextTarget()), "lstm", "records"),
+    "causal": (DataInfo(features=Tokens(shape=(6,), vocabulary=9), target=TextTarget()), "causal", "records"),
     # The preparation goes through records one by one, and is traced for so many.
     "sound": (DataInfo(features=Sound(shape=(4000,), rate=8000), target=CLASSES), None, "inputs"),
 }
