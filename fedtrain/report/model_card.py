@@ -95,7 +95,7 @@ def escaped(text: str) -> str:
     a\|b \*c\* &lt;i&gt;
     """
     line = printable(" ".join(text.split()))
-    line = re.sub(r"([\\`*_\[\]#|~])", r"\\\1", line)
+    line = re.sub(r"([\\`*_\[\]#|~$])", r"\\\1", line)
     return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

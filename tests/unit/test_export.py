@@ -88,7 +88,14 @@ def test_what_an_operator_says_cannot_pass_for_words_of_the_card(runs, tmp_path)
 
 @pytest.mark.parametrize(
     ("text", "shown"),
-    [("a\nb", "a b"), ("a\\b", "a\\\\b"), ("`x`", "\\`x\\`"), ("[a](b)", "\\[a\\](b)"), ("a\u202eb", "a\ufffdb")],
+    [
+        ("a\nb", "a b"),
+        ("a\\b", "a\\\\b"),
+        ("`x`", "\\`x\\`"),
+        ("[a](b)", "\\[a\\](b)"),
+        ("$a$", "\\$a\\$"),
+        ("a\u202eb", "a\ufffdb"),
+    ],
 )
 def test_markup_is_shown_as_it_is(text, shown):
     assert escaped(text) == shown
