@@ -2,7 +2,8 @@
 
 Every command has ``--json`` and ``--quiet``, and prints by an `Output`. `output` makes it, and turns an error of the
 library, an interrupt included, into a message on standard error and, with ``--json``, into the object
-``{"exit_status": ..., "error": ...}`` on standard output.
+``{"exit_status": ..., "error": ...}`` on standard output. Any other error ends the command with its trace, and such an
+object too.
 """
 
 import sys
@@ -12,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 import typer
+from click import ClickException
 
 from fedtrain.cli.streams import INTERRUPTED, answering
 from fedtrain.deployment.processes import Processes, Stopped, stopped_by_signals
@@ -93,6 +95,13 @@ def output(as_json: bool, quiet: bool) -> Iterator[Output]:
             raise typer.Exit(failed(out, printable(str(error), kept="\n"), error.exit_status)) from None
         except KeyboardInterrupt:
             raise typer.Exit(failed(out, "interrupted", INTERRUPTED)) from None
+        except (typer.Exit, typer.Abort, ClickException, BrokenPipeError):  # which are told elsewhere, or to nobody
+            raise
+        except Exception as error:
+            # A fault of this program's or of other people's code, whose trace follows. Its text may quote records.
+            if out.as_json and not out.answered:
+                out.answer({"exit_status": 1, "error": f"unexpected {type(error).__name__}: see standard error"})
+            raise
 
 
 def failed(out: Output, message: str, status: int) -> int:

@@ -110,6 +110,17 @@ def test_an_interrupt_is_one_line_and_an_object(monkeypatch, tmp_path):
     assert objects(result.stdout) == [{"exit_status": 130, "error": "interrupted"}]
 
 
+def test_a_fault_is_a_trace_and_an_object_that_quotes_nothing(monkeypatch, tmp_path):
+    def faulty(_path):
+        raise LookupError("the record of Ms Miller")
+
+    monkeypatch.setattr(Path, "read_bytes", faulty)
+    result = call("audit", tmp_path / "report.json", "--json")
+    assert (result.exit_code, type(result.exception)) == (1, LookupError)
+    assert objects(result.stdout) == [{"exit_status": 1, "error": "unexpected LookupError: see standard error"}]
+    assert call("audit", tmp_path / "report.json").stdout == ""
+
+
 def test_an_interrupt_while_a_command_is_imported_is_an_object_too(monkeypatch):
     def interrupted(_name):
         raise KeyboardInterrupt
