@@ -17,8 +17,8 @@ from fedtrain.report.evaluation import PerClass, kept
 from fedtrain.report.html import render_html
 from fedtrain.report.numbers import upper
 from fedtrain.report.schema import body_digest
+from fedtrain.serverapp.preparation import introduction
 from fedtrain.serverapp.reporting import build_report, largest_epsilon, matrices_of
-from fedtrain.serverapp.run import _introduction as introduction
 from tests.notary import Notary
 
 # Client 0 trained in all rounds, 2 in one, 3 never.
