@@ -33,7 +33,7 @@ class Node:
         return open_site(self.run_config)
 
 
-@pytest.fixture(autouse=True, scope="package")
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     """Train as the engine's workers do: several threads wait for one another where others use the cores too."""
     threads = torch.get_num_threads()

@@ -10,7 +10,7 @@ from tests.fakes import digits_experiment, private_experiment
 from tests.notary import Notary
 
 
-@pytest.fixture(autouse=True, scope="package")
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     """Train as the engine's workers do: several threads wait for one another where others use the cores too."""
     threads = torch.get_num_threads()
@@ -19,7 +19,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(autouse=True, scope="package")
+@pytest.fixture(autouse=True, scope="module")
 def empty_pictures():
     """Let matplotlib draw nothing: the pictures of a run's page take as long as its training, and nobody looks at them.
 

@@ -40,8 +40,8 @@ def test_an_unknown_task_is_refused_with_the_nearest(name, hint):
     with pytest.raises(TaskError) as refused:
         build_task(TaskConfig(name=name), IMAGES)
     assert str(refused.value) == (
-        f'task.name = "{name}" is not known{hint} Allowed: "vision", "text", "tabular", "speech", "regression", '
-        '"multilabel", "statistics", or your own as "module:attribute".'
+        f'task.name = "{name}" is not known{hint} Allowed: "vision", "text", "language", "tabular", "speech", '
+        '"regression", "multilabel", "statistics", or your own as "module:attribute".'
     )
 
 
