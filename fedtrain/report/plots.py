@@ -327,7 +327,7 @@ def curve_png(path: Path, runs: Mapping[str, Sequence[Evaluation]], metric: Metr
         axes.legend(
             lines,
             [short(label, 40) for label in runs],
-            loc=f"{'lower' if metric.direction == 'higher' else 'upper'} right",
+            loc="lower right" if metric.direction == "higher" else "upper right",
         )
         write_atomic(path, to_png(figure))
 
