@@ -91,7 +91,7 @@ class Run:
         from fedtrain.tasks import build_model, load_weights
         from fedtrain.tasks.least_squares import LeastSquares
 
-        weights = self._weights(which)
+        weights = self.weights(which)
         task = self.made_task()
         with torch.random.fork_rng(devices=[]):
             model = task.fitted() if isinstance(task, LeastSquares) else build_model(task)
@@ -120,7 +120,7 @@ class Run:
         clients = len(self.report.round_log[0].completed or ())
         plan = read_plan(mechanism.plan)
         return task.read(
-            load(self._weights("final")),
+            load(self.weights("final")),
             from_flat(self.report.config),
             noise=mechanism_of_plan(plan).deviation(plan, clients),
             units=plan.spec.divisor * clients,
@@ -133,13 +133,20 @@ class Run:
 
         data = self.report.data
         schema = {"kind": data.kind, "shape": data.shape, "target": data.target, "names": data.classes}
-        told = {
-            "columns": data.features,
-            "schema": data.schema_digest,
-            "rate": data.rate,
-            "vocabulary": data.vocabulary,
-        }
-        return DataInfo.from_json(schema | told)
+        told = {"columns": data.features, "schema": data.schema_digest, "rate": data.rate}
+        return DataInfo.from_json(schema | told | {"vocabulary": data.vocabulary})
+
+    @property
+    def encoded_info(self) -> "DataInfo":
+        """The schema of a record as its task gets it: encoded, where the run has an encoder."""
+        from fedtrain.data.types import Encoded, Tokens
+
+        encoder = self.report.model.encoder
+        if encoder is None:
+            return self.info
+        shape, vocabulary = encoder.shape, encoder.vocabulary
+        features = Encoded(shape=shape) if vocabulary is None else Tokens(shape=shape, vocabulary=vocabulary)
+        return replace(self.info, features=features)
 
     def made_task(self) -> "Task":
         """Return the task of the run, made anew.
@@ -147,18 +154,14 @@ class Run:
         Raises:
             TaskError: it was an object of the program that trained, and is not the one given to `load_run`.
         """
-        from fedtrain.data.types import Encoded, Tokens
         from fedtrain.tasks import build_task
         from fedtrain.tasks.least_squares import with_solver
 
-        info, experiment = self.info, from_flat(self.report.config)
-        if (encoder := self.report.model.encoder) is not None:
-            shape, vocabulary = encoder.shape, encoder.vocabulary
-            features = Encoded(shape=shape) if vocabulary is None else Tokens(shape=shape, vocabulary=vocabulary)
-            info = replace(info, features=features)
+        info, experiment = self.encoded_info, from_flat(self.report.config)
         return with_solver(build_task(experiment.task, info, self.task), experiment, info)
 
-    def _weights(self, which: Literal["final", "best"]) -> bytes:
+    def weights(self, which: Literal["final", "best"] = "final") -> bytes:
+        """Return the file of the weights, as safetensors; raises `StorageError` where it is not that of the report."""
         saved = self.report.model.final if which == "final" else self.report.model.best
         if saved is None:
             raise StorageError(f"the run in {self.path} has saved no {which} model")

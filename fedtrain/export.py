@@ -11,7 +11,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fedtrain.api import Run, audit_report
 from fedtrain.config import from_flat
-from fedtrain.data.types import DataInfo, Encoded, Tokens, stored_shape
+from fedtrain.data.types import DataInfo, Tokens, stored_shape
 from fedtrain.errors import ConfigError, ReportError, StorageError, TaskError, UsageError
 from fedtrain.files import write_atomic
 from fedtrain.report.inputs import inputs_of
@@ -90,7 +90,9 @@ def export(
         raise UsageError(f'{run.path} is a run of task.name = "statistics", and has no model: see fedtrain stats')
     audited = _audited(run)
     model = run.model(which)
-    network, graph, note = (None, b"", "") if onnx is False else _network(task, model, run, must=onnx is True)
+    network, graph, note = (
+        (None, b"", "") if onnx is False else _network(task, model, run.encoded_info, must=onnx is True)
+    )
     encoder = run.report.model.encoder
     inputs = inputs_of(from_flat(run.report.config), info, encoder_digest=None if encoder is None else encoder.digest)
     card = model_card(
@@ -102,7 +104,7 @@ def export(
         which=which,
         network=network,
     )
-    content = {WEIGHTS: _read(run.path / f"model-{which}.safetensors"), INPUTS: inputs.encode(), CARD: card.encode()}
+    content = {WEIGHTS: run.weights(which), INPUTS: inputs.encode(), CARD: card.encode()}
     if network is not None:
         content[NETWORK] = graph
     try:
@@ -152,7 +154,7 @@ class _Graph(nn.Module):
         return self.task.forward(self.model, self.task.collate(Records(features=records, targets=targets), None))
 
 
-def _network(task: Task, model: nn.Module, run: Run, *, must: bool) -> tuple[Network | None, bytes, str]:
+def _network(task: Task, model: nn.Module, info: DataInfo, *, must: bool) -> tuple[Network | None, bytes, str]:
     """Return the graph and what it takes, or why there is none."""
     try:
         import onnxruntime  # noqa: F401, PLC0415 - an extra
@@ -163,11 +165,6 @@ def _network(task: Task, model: nn.Module, run: Run, *, must: bool) -> tuple[Net
                 "an ONNX graph needs packages that are not installed: pip install 'fedtrain[export]'"
             ) from error
         return None, b"", "no model.onnx: pip install 'fedtrain[export]' for it"
-    info = run.info
-    if (encoder := run.report.model.encoder) is not None:
-        shape, vocabulary = encoder.shape, encoder.vocabulary
-        features = Encoded(shape=shape) if vocabulary is None else Tokens(shape=shape, vocabulary=vocabulary)
-        info = replace(info, features=features)
     target = info.target
     stored = stored_shape(target, 0)[1:], torch.from_numpy(np.zeros(0, target.dtype)).dtype
     few, examples = _examples(info, _TRACED), {count: _examples(info, count) for count in _TRIED}

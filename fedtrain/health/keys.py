@@ -4,11 +4,12 @@ And whether the certificates in a folder hold: for how long, by whom, for which 
 """
 
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -22,6 +23,8 @@ from fedtrain.machines.federation import Federation, read_membership
 from fedtrain.machines.folders import NodeFolder
 from fedtrain.machines.request import read_request, supernode_public
 from fedtrain.trust import Membership
+
+_Held = TypeVar("_Held")
 
 # A new certificate has to be made, copied and loaded by people.
 NOTICE = timedelta(days=30)
@@ -131,12 +134,7 @@ def read_certificate(path: Path) -> x509.Certificate:
     Raises:
         KeyFileError: it cannot be read, or holds none.
     """
-    try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
-    except OSError as error:
-        raise KeyFileError(f"cannot read the certificate {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise KeyFileError(f"{path} holds no certificate in PEM: {error}") from error
+    return _loaded(path, x509.load_pem_x509_certificate)
 
 
 def read_certificates(path: Path) -> list[x509.Certificate]:
@@ -145,8 +143,12 @@ def read_certificates(path: Path) -> list[x509.Certificate]:
     Raises:
         KeyFileError: it cannot be read, or holds none.
     """
+    return _loaded(path, x509.load_pem_x509_certificates)
+
+
+def _loaded(path: Path, load: Callable[[bytes], _Held]) -> _Held:
     try:
-        return x509.load_pem_x509_certificates(path.read_bytes())
+        return load(path.read_bytes())
     except OSError as error:
         raise KeyFileError(f"cannot read the certificate {path}: {error.strerror or error}") from error
     except ValueError as error:

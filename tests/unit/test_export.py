@@ -225,14 +225,6 @@ def test_the_graph_takes_stored_records_and_returns_what_the_model_returns(runs,
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path / "out", check=True, timeout=120)
 
 
-class _Run:
-    """What `_network` looks at."""
-
-    def __init__(self, info):
-        self.info = info
-        self.report = type("Report", (), {"model": type("Model", (), {"encoder": None})})
-
-
 CLASSES = ClassTarget(names=("a", "b", "c"))
 INFOS = {
     "image": (DataInfo(features=Image(shape=(3, 18, 18)), target=CLASSES), "cnn-small", "records"),
@@ -250,7 +242,7 @@ INFOS = {
 def test_a_model_of_every_kind_has_a_graph(name):
     info, model, takes = INFOS[name]
     task = build_task(TaskConfig(name=fitting(info), model=model), info)
-    network, graph, note = _network(task, build_model(task).eval(), _Run(info), must=True)
+    network, graph, note = _network(task, build_model(task).eval(), info, must=True)
     assert network.takes == takes
     assert graph
     assert bool(note) == (takes == "inputs")
@@ -285,7 +277,7 @@ def test_a_model_that_no_graph_holds_is_told():
     info = DataInfo(features=Columns(shape=(4,)), target=ClassTarget(names=("a", "b")))
     task = Sorted()
     with pytest.raises(TaskError, match="cannot be written as an ONNX graph"):
-        _network(task, task.model().eval(), _Run(info), must=True)
-    network, graph, note = _network(task, task.model().eval(), _Run(info), must=False)
+        _network(task, task.model().eval(), info, must=True)
+    network, graph, note = _network(task, task.model().eval(), info, must=False)
     assert (network, graph) == (None, b"")
     assert note.startswith("no model.onnx: ")
