@@ -6,13 +6,16 @@ that is killed leaves it. It binds nobody, so the name of the folder is free.
 
 import errno
 import fcntl
+import json
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 
-from fedtrain.errors import ConfigError
+from fedtrain.errors import ConfigError, StorageError
+from fedtrain.files import write_atomic
 
 LEFT = ("starts.json", "roster.json", "membership.json", "keys/server.pem", "identity.json", "keys/records.key")
 """What a start writes before a run begins, in the order in which it is taken away.
@@ -59,6 +62,29 @@ def discard(folder: Path) -> None:
     clear(folder)
     with suppress(OSError):
         folder.rmdir()
+
+
+def count_start(path: Path) -> tuple[str, int]:
+    """Count a start of the server of a run.
+
+    Args:
+        path: the file of the count, which is made where there is none.
+
+    Returns:
+        The id of a run without a record, and which start this is, from 1.
+
+    Raises:
+        StorageError: it cannot be read or written.
+    """
+    try:
+        before = json.loads(path.read_text(encoding="ascii"))
+        run, count = str(before["run"]), int(before["starts"])
+    except FileNotFoundError:
+        run, count = token_hex(16), 0
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"cannot read {path}, which counts the starts of the run: {error}") from error
+    write_atomic(path, json.dumps({"run": run, "starts": count + 1}).encode())
+    return run, count + 1
 
 
 @contextmanager

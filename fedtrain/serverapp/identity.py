@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from fedtrain.config import Experiment, read_toml, to_flat
+from fedtrain.config.loading import decisive, spelled_out
 from fedtrain.crypto import read_or_create_secret
 from fedtrain.data import DataInfo, Split
 from fedtrain.errors import ConfigError, StorageError
@@ -166,6 +168,31 @@ def check_identity(path: Path, now: RunIdentity, *, begun: bool) -> str:
             "another folder (--out)"
         )
     return ""
+
+
+def check_configuration(before: Path, now: Experiment) -> None:
+    """Refuse to go on with a run of another configuration.
+
+    Fields that decide nothing of the result may change. A folder of an earlier version lacks the fields that came
+    later; its run had their defaults.
+
+    Args:
+        before: the file of the run's configuration, in the run folder.
+        now: the configuration to go on with.
+
+    Raises:
+        ConfigError: they differ; it names each field with both values.
+    """
+    was, wanted = spelled_out(to_flat(Experiment()) | read_toml(before)), spelled_out(decisive(now))
+    changed = [
+        f"{key} was {'unset' if was[key] == '' else repr(was[key])} and is {'unset' if value == '' else repr(value)}"
+        for key, value in wanted.items()
+        if was[key] != value
+    ]
+    if changed:
+        raise ConfigError(
+            f"the run in {before.parent} cannot be resumed with another configuration: {'; '.join(changed)}"
+        )
 
 
 def source_digest(task: "Task", model: "nn.Module") -> str:

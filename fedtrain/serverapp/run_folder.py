@@ -1,28 +1,26 @@
 """The run folder: everything that a run leaves behind."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from secrets import token_hex
 from typing import TYPE_CHECKING
 
 import tomli_w
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from fedtrain.config import Experiment, read_toml, to_flat
-from fedtrain.config.loading import decisive, nested, spelled_out
+from fedtrain.config import Experiment, to_flat
+from fedtrain.config.loading import nested
 from fedtrain.errors import ConfigError, KeyFileError, StorageError
 from fedtrain.files import append_bytes, rewrite_lines, write_atomic
-from fedtrain.machines.starts import LEFT, clear, discard, held
+from fedtrain.machines.starts import LEFT, clear, count_start, discard, held
 from fedtrain.report import ModelFile, Report
 from fedtrain.serverapp.checkpoint import Arrays, RunState, check_checkpoint, check_model_file, encode_model
 from fedtrain.serverapp.history import HistoryError, lines_after
-from fedtrain.serverapp.identity import RunIdentity, check_identity
+from fedtrain.serverapp.identity import RunIdentity, check_configuration, check_identity
 from fedtrain.status.lines import FILE as EVENTS
 
 if TYPE_CHECKING:
@@ -79,16 +77,7 @@ class RunFolder:
         Raises:
             StorageError: it cannot be read or written.
         """
-        path = self.starts
-        try:
-            before = json.loads(path.read_text(encoding="ascii"))
-            run, count = str(before["run"]), int(before["starts"])
-        except FileNotFoundError:
-            run, count = token_hex(16), 0
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StorageError(f"cannot read {path}, which counts the starts of the run: {error}") from error
-        write_atomic(path, json.dumps({"run": run, "starts": count + 1}).encode())
-        return run, count + 1
+        return count_start(self.starts)
 
     @property
     def key(self) -> Path:
@@ -142,7 +131,7 @@ class RunFolder:
                     f"{self.path} holds a run already: continue it with output.resume (--resume), or name another "
                     "folder with output.directory (--out)"
                 )
-            self._check_same(experiment, self.config)
+            check_configuration(self.config, experiment)
             self._check_keys()
         elif left := "checkpoints" if self._checkpoints() else "a record" if self.record.exists() else "":
             raise ConfigError(
@@ -232,21 +221,6 @@ class RunFolder:
         """
         if not self.config.exists():
             write_atomic(self.config, tomli_w.dumps(nested(to_flat(experiment))).encode())
-
-    @staticmethod
-    def _check_same(experiment: Experiment, config: Path) -> None:
-        # A folder of an earlier version lacks the fields that came later; its run had their defaults.
-        before, now = spelled_out(to_flat(Experiment()) | read_toml(config)), spelled_out(decisive(experiment))
-        changed = [
-            f"{key} was {'unset' if before[key] == '' else repr(before[key])} and is "
-            f"{'unset' if value == '' else repr(value)}"
-            for key, value in now.items()
-            if before[key] != value
-        ]
-        if changed:
-            raise ConfigError(
-                f"the run in {config.parent} cannot be resumed with another configuration: {'; '.join(changed)}"
-            )
 
     def _check_keys(self) -> None:
         """Refuse to go on without a key, before another is made in its place, with which nothing of before holds."""

@@ -1,13 +1,10 @@
 """Arrow tables in the column layout of the Hugging Face hub, decoded to records."""
 
-import json
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from fedtrain.config import Data
@@ -46,8 +43,6 @@ from fedtrain.data.types import (
     stored_shape,
 )
 from fedtrain.errors import DataError
-
-_INDEX = re.compile(r"__index_level_\d+__")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -339,54 +334,6 @@ _READERS: dict[TargetKind, Callable[[Records, Records | None, Roles, tuple[str, 
 def file_columns(schema: Any) -> tuple[str, ...]:
     """Return the columns that can be the image or the sound, in their order."""
     return tuple(field.name for field in schema if holds_files(field.type))
-
-
-def index_columns(schema: Any) -> frozenset[str]:
-    """Return the columns that hold the index of a pandas data frame, which numbers or names rows and describes none.
-
-    The metadata of pandas lists them. An index without a name is a column of a name that pandas keeps for it, and is
-    known by that where another program has dropped the metadata.
-    """
-    text = (schema.metadata or {}).get(b"pandas")
-    try:
-        listed = [] if text is None else list(json.loads(text)["index_columns"])
-    except (ValueError, KeyError, TypeError):
-        listed = []
-    # A range is in the metadata alone, as an object of its bounds.
-    named = {column for column in listed if isinstance(column, str)}
-    return frozenset(column for column in schema.names if column in named or _INDEX.fullmatch(column))
-
-
-def class_names_of(schema: Any) -> dict[str, tuple[str, ...]]:
-    """Return the names that the metadata of the hub gives to the integers of columns, or of columns of lists."""
-    text = (schema.metadata or {}).get(b"huggingface")
-    try:
-        described = {} if text is None else json.loads(text)["info"]["features"].items()
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return {}
-    names = {}
-    for column, feature in dict(described).items():
-        if (found := _named_numbers(feature)) is not None and _holds_integers(schema, column):
-            names[column] = found
-    return names
-
-
-def _named_numbers(feature: Any) -> tuple[str, ...] | None:
-    try:
-        if isinstance(feature, list):  # a list, as datasets wrote it before version 4
-            (feature,) = feature
-        feature = feature.get("feature", feature)
-        return tuple(str(name) for name in feature["names"]) if feature["_type"] == "ClassLabel" else None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def _holds_integers(schema: Any, column: str) -> bool:
-    place = schema.get_field_index(column)
-    if place < 0:
-        return False
-    kind = schema.field(place).type
-    return bool(pa.types.is_integer(kind.value_type if holds_lists(kind) else kind))
 
 
 def _sounds(column: Any, role: Roles, form: SoundForm, place: Place) -> tuple[NDArray[np.float32], Labels]:

@@ -7,8 +7,9 @@ from typing import Any
 import pyarrow as pa
 
 from fedtrain.config import Data
-from fedtrain.data.sources.arrow import Records, Roles, class_names_of, decode_tables, index_columns, roles
+from fedtrain.data.sources.arrow import Records, Roles, decode_tables, roles
 from fedtrain.data.sources.base import Decoded, path_of, require_records
+from fedtrain.data.sources.metadata import class_names_of, index_columns
 from fedtrain.data.sources.parquet import (
     Layouts,
     common_kind,

@@ -19,18 +19,11 @@ import pyarrow.parquet as pq
 
 from fedtrain.config import Data
 from fedtrain.data.schema import CsvFormat
-from fedtrain.data.sources.arrow import (
-    Records,
-    Roles,
-    class_names_of,
-    decode_tables,
-    file_columns,
-    index_columns,
-    roles,
-)
+from fedtrain.data.sources.arrow import Records, Roles, decode_tables, file_columns, roles
 from fedtrain.data.sources.base import Decoded
 from fedtrain.data.sources.columns import some
 from fedtrain.data.sources.kinds import files_of
+from fedtrain.data.sources.metadata import class_names_of, index_columns
 from fedtrain.data.sources.plain import common_type, holds_lists, plain, plain_type, with_items
 from fedtrain.data.sources.tables import decode_by_schema
 from fedtrain.data.sources.values import Table, without_missing
