@@ -84,6 +84,7 @@ def beginning(
         software=named({client: cut(text) for client, text in software.items() if client in names}),
         epsilon=None if plan is None else plan.spec.epsilon,
         delta=None if plan is None else plan.spec.delta,
+        noise=None if plan is None else experiment.privacy.noise,
         budgets=numbers({client: found.epsilon for client, found in stated.items() if found is not None}),
         metric=None if metric is None else metric.name,
         direction="higher" if metric is None else metric.direction,

@@ -66,7 +66,7 @@ class _Lines:
                 line = f"round {event.round}/{self._rounds}  {_figures(event)}  time left {left:.0f} s"
                 return [line, *_drops(event, self._owners)]
             case RunEnded():
-                return [line for line in _closing(event) if line not in self._said]
+                return _closing(event, self._said)
         return []
 
 
@@ -152,6 +152,7 @@ class LiveScreen(SilentScreen):
         )
         self._task: TaskID | None = None
         self._owners: tuple[str, ...] = ()
+        self._said: set[str] = set()
 
     def __enter__(self) -> Self:
         """Begin to draw."""
@@ -179,9 +180,10 @@ class LiveScreen(SilentScreen):
                 self._update(completed=event.round, clients=_clients(event), figures="  ".join(_measured(event)))
                 self._say(*_drops(event, self._owners))
             case Notice():
+                self._said.add(event.text)
                 self._say(event.text)
             case RunEnded():
-                self._say(*_closing(event))
+                self._say(*_closing(event, self._said))
 
     def _update(self, *, figures: str | None = None, **fields: Any) -> None:
         assert self._task is not None
@@ -231,7 +233,8 @@ def _gone_on(event: RunStarted) -> list[str]:
     return [f"goes on after round {event.done} of {event.rounds}"]
 
 
-def _closing(event: RunEnded) -> list[str]:
+def _closing(event: RunEnded, said: set[str]) -> list[str]:
+    """Return what is said when a run is over, without what was said before."""
     if event.status == "interrupted":
         how = (
             f"stopped after round {event.round}; completed rounds are saved. To go on, run the same command with --out "
@@ -240,10 +243,13 @@ def _closing(event: RunEnded) -> list[str]:
         return [how]
     if event.status == "failed" or event.report is None:  # the error says it
         return []
+    seeded = event.report.privacy.noise == "seeded"
+    warnings = [f"warning: {warning}" for warning in event.report.warnings]
     return [
         closing_table(event.report),
+        *(["simulation: its epsilon protects nobody, since its noise is seeded"] if seeded else []),
         *_interval(event.report),
-        *(f"warning: {warning}" for warning in event.report.warnings),
+        *(warning for warning in warnings if warning not in said),
         f"transport: {summary(event.report.round_log)}",
         f"report: {event.path / 'report.html'}",
     ]

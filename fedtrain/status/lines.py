@@ -59,6 +59,8 @@ class Begun(_Line):
         software: the version of fedtrain that each of them says it runs, which nobody has checked.
         epsilon: the budget of the run for each unit; ``None`` without privacy.
         delta: likewise.
+        noise: whose source it is; ``seeded`` protects nobody. ``None`` without privacy, and in a run of an earlier
+            version.
         budgets: the epsilon that each client's own site allows over all runs, as it signed.
         metric: what is measured after a round.
         direction: which of two measurements is better.
@@ -78,6 +80,7 @@ class Begun(_Line):
     software: dict[Client, str] = {}
     epsilon: Number | None = None
     delta: Number | None = None
+    noise: Literal["seeded", "secure"] | None = None
     budgets: dict[Client, Number] = {}
     metric: str | None = None
     direction: Literal["higher", "lower"] = "higher"

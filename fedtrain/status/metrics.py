@@ -1,6 +1,6 @@
 """Where runs and nodes stand, as Prometheus reads it. It needs the extra ``metrics``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 _STATES = ("running", "completed", "interrupted", "failed", "gone")
@@ -16,12 +16,22 @@ RUN = {
     "fedtrain_left_seconds": ("left", "How long the run will still take."),
     "fedtrain_value": ("value", "The latest measurement of the run's metric."),
     "fedtrain_baseline": ("baseline", "What the best constant answer reaches of that metric."),
-    "fedtrain_epsilon": ("epsilon", "The largest epsilon that any client has spent so far."),
-    "fedtrain_epsilon_budget": ("budget", "The budget of the run."),
+}
+
+# What has the label ``noise``, too: ``seeded`` or ``secure``.
+EPSILON = {
+    "fedtrain_epsilon": (
+        "epsilon",
+        "The largest epsilon that any client has spent so far. With seeded noise, a simulation, it protects nobody.",
+    ),
+    "fedtrain_epsilon_budget": ("budget", "The budget of the run. With seeded noise it protects nobody."),
 }
 
 SITE = {
-    "fedtrain_site_epsilon": ("epsilon", "The epsilon that a site has spent so far, over all runs."),
+    "fedtrain_site_epsilon": (
+        "epsilon",
+        "The epsilon that a site has spent so far, over all runs. With seeded noise, a simulation, it protects nobody.",
+    ),
     "fedtrain_site_epsilon_budget": ("budget", "The epsilon that a site's own budget allows over all runs."),
 }
 
@@ -53,12 +63,12 @@ class _Collector:
         from prometheus_client.core import GaugeMetricFamily  # noqa: PLC0415 - an extra
 
         runs = [(str(run.get("run", run["name"])), run) for run in self._found["runs"]]
-        for name, (key, meaning) in RUN.items():
-            family = GaugeMetricFamily(name, meaning, labels=["run"])
-            for run, status in runs:
-                if status[key] is not None:
-                    family.add_metric([run], float(status[key]))
-            yield family
+        of_runs = [((run,), status, status) for run, status in runs]
+        of_sites = [((run, site["name"]), status, site) for run, status in runs for site in status["sites"]]
+        yield from _families(GaugeMetricFamily, RUN, ["run"], [(label, found) for label, _, found in of_runs])
+        for gauges, labels, known in ((EPSILON, ["run"], of_runs), (SITE, ["run", "site"], of_sites)):
+            noisy = [((*label, status["noise"] or ""), found) for label, status, found in known]
+            yield from _families(GaugeMetricFamily, gauges, [*labels, "noise"], noisy)
         late = GaugeMetricFamily("fedtrain_late_clients", "Clients that keep a round waiting.", labels=["run"])
         state = GaugeMetricFamily("fedtrain_run_state", "1 for the state of a run.", labels=["run", "state"])
         for run, status in runs:
@@ -67,12 +77,6 @@ class _Collector:
             for each in _STATES:
                 state.add_metric([run, each], float(status["state"] == each))
         yield from (late, state)
-        for name, (key, meaning) in SITE.items():
-            family = GaugeMetricFamily(name, meaning, labels=["run", "site"])
-            for run, site in ((run, site) for run, status in runs for site in status["sites"]):
-                if site[key] is not None:
-                    family.add_metric([run, site["name"]], float(site[key]))
-            yield family
         yield from self._nodes(GaugeMetricFamily)
 
     def _nodes(self, family: Any) -> Iterator[Any]:
@@ -84,3 +88,18 @@ class _Collector:
         for each in self._found["nodes"]:
             node.add_metric([each["name"]], float(each["state"] == "connected"))
         yield from (up, node)
+
+
+def _families(
+    family: Any,
+    gauges: dict[str, tuple[str, str]],
+    labels: list[str],
+    known: Sequence[tuple[tuple[str, ...], dict[str, Any]]],
+) -> Iterator[Any]:
+    """Yield a family for each gauge, with a sample for each of what is known that has its key."""
+    for name, (key, meaning) in gauges.items():
+        made = family(name, meaning, labels=labels)
+        for label, found in known:
+            if found[key] is not None:
+                made.add_metric(label, float(found[key]))
+        yield made

@@ -212,6 +212,7 @@ def as_json(status: RunStatus, *, now: float) -> dict[str, Any]:
         "epsilon": status.epsilon,
         "budget": begun.epsilon,
         "delta": begun.delta,
+        "noise": begun.noise,
         "withheld": begun.withheld,
         "written": status.written,
         "sites": [

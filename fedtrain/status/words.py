@@ -89,6 +89,8 @@ def described(status: RunStatus, *, now: float, width: int = 100, sites: bool = 
         baseline = "" if begun.baseline is None else f" (baseline {begun.baseline:.4f})"
         lines.append(_labelled(begun.metric, f"{status.value:.4f}{baseline}"))
     lines.append(_labelled("epsilon", _epsilon(status)))
+    if begun.noise == "seeded":
+        lines.append(_labelled("", "simulation: protects nobody, since its noise is seeded", tone="bad"))
     if sites:
         lines += _sites(status, late)
     lines += [

@@ -9,9 +9,9 @@ from tests.browser.test_pages import MEASURE, SMALLEST
 from tests.unit.status.test_web import TOKEN, look, served, server_look
 
 
-def alone():
+def alone(noise="secure"):
     """Return what `fedtrain watch --web` shows of a run."""
-    (run,) = look()["runs"]
+    (run,) = look(noise)["runs"]
     return {"runs": [{key: value for key, value in run.items() if key != "run"}]}
 
 
@@ -50,3 +50,14 @@ def test_the_live_page_is_whole_and_says_each_thing_once(opened):
     assert papers[DESK] == papers[PHONE] == papers[PAPER] == "rgb(255, 255, 255)"
     for dark in (DESK_DARK, PHONE_DARK):
         assert sum(map(int, re.findall(r"\d+", papers[dark]))) < 120
+
+
+def test_the_live_page_says_that_a_simulation_protects_nobody(opened):
+    for noise, said in (("seeded", 1), ("secure", 0)):
+        with served(lambda noise=noise: alone(noise)) as address:
+            for view in (DESK, PHONE_DARK):
+                page = opened(address, view)
+                assert page.inner_text("body").count("simulation: protects nobody, since its noise is seeded") == said
+                assert page.inner_text("thead").count("(simulated)") == said
+                found = page.evaluate(MEASURE, SMALLEST["screen"])
+                assert {name: list(where) for name, where in found["problems"].items() if where} == {}, view

@@ -43,7 +43,8 @@ function figures(run) {
   if (run.cohort !== null) add("answered", `${run.answers} of ${run.cohort}`);
   if (run.value !== null) add(run.metric, run.value.toFixed(4), run.baseline === null ? null : `baseline ${run.baseline.toFixed(4)}`);
   if (run.budget !== null) {
-    add("epsilon", run.epsilon === null ? "0" : epsilon(run.epsilon), `of ${run.budget} at delta ${run.delta}`);
+    const protects = run.noise === "seeded" ? "; simulation: protects nobody, since its noise is seeded" : "";
+    add("epsilon", run.epsilon === null ? "0" : epsilon(run.epsilon), `of ${run.budget} at delta ${run.delta}${protects}`);
   } else {
     add("privacy", "none", "no guarantee is given");
   }
@@ -106,7 +107,8 @@ function sites(run) {
     const spent = site.budget === null ? "" : `${site.epsilon === null ? "0" : epsilon(site.epsilon)} of ${site.budget}`;
     return [[site.name], [answer, site.late ? "bad" : ""], [spent]];
   });
-  return table(["site", "this round", "epsilon of its own budget"], rows);
+  const simulated = run.noise === "seeded" ? " (simulated)" : "";
+  return table(["site", "this round", `epsilon of its own budget${simulated}`], rows);
 }
 
 function clock(seconds) {

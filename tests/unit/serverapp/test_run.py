@@ -345,7 +345,7 @@ def test_a_run_can_be_watched_from_its_folder_and_when_it_goes_on(make, tmp_path
     assert (status.state, status.done, status.begun.done) == ("completed", 3, 2)
     assert status.value == report.evaluation.final.accuracy
     assert status.begun.baseline == report.evaluation.baseline["accuracy"]
-    assert (status.begun.epsilon, status.begun.delta) == (2.0, 1e-3)
+    assert (status.begun.epsilon, status.begun.delta, status.begun.noise) == (2.0, 1e-3, "seeded")
     assert status.epsilon >= report.privacy.epsilon
     assert status.spent[0] >= next(client.epsilon for client in report.privacy.clients if client.client == 0)
     assert status.begun.budgets.keys() == set(range(4))

@@ -375,12 +375,28 @@ def test_warnings_are_said_at_the_end(plain, make_state, capsys):
     assert "warning: accuracy 0.1000 after round 1 is no better than the baseline of 0.1086" in capsys.readouterr().out
 
 
-def test_a_warning_of_the_beginning_is_not_said_again_at_the_end(plain, make_state, capsys):
+@pytest.mark.parametrize("kind", [PlainScreen, LiveScreen])
+def test_a_warning_of_the_beginning_is_not_said_again_at_the_end(plain, make_state, monkeypatch, kind):
     report, _ = table(plain, make_state({1: (0, 1)}, accuracies=(0.1, 0.1)))
-    screen, (warning, *others) = PlainScreen(), report.warnings
+    warning, *others = report.warnings
+    monkeypatch.setattr(sys, "stdout", stream := io.StringIO())
+    monkeypatch.setattr(
+        "fedtrain.serverapp.screen.Console", lambda **how: Console(**{"file": stream, "width": 400} | how)
+    )
+    screen = kind()
     screen.show(Notice(text=f"warning: {warning}"))
     screen.show(replace(ended("completed"), report=report))
-    said = capsys.readouterr().out
+    said = stream.getvalue()
     assert said.count(warning) == 1
     assert all(other in said for other in others)
     assert "report: " in said
+
+
+def test_the_end_of_a_simulation_says_that_its_epsilon_protects_nobody(private, plain, notary, make_state, capsys):
+    notary.round(1, (0, 1))
+    simulated, _ = table(private, make_state({1: (0, 1)}), notary.trail)
+    bare, _ = table(plain, make_state({1: (0, 1)}))
+    for report, said in ((simulated, 1), (bare, 0)):
+        PlainScreen().show(replace(ended("completed"), report=report))
+        text = capsys.readouterr().out
+        assert text.count("simulation: its epsilon protects nobody, since its noise is seeded") == said

@@ -96,6 +96,17 @@ def test_a_page_of_a_run_names_sites_and_what_they_spent():
     assert [site["late"] for site in found["sites"]] == [False, True, False]
 
 
+def test_the_epsilon_of_a_simulation_protects_nobody_and_says_so():
+    said = "           simulation: protects nobody, since its noise is seeded"
+    for noise, expected in (("seeded", [said]), ("secure", []), (None, [])):
+        status = run(done(1, epsilon=0.7, spent={0: 0.7}), noise=noise)
+        lines = described(status, now=0.0, width=80)
+        assert [line.text for line in lines if "nobody" in line.text] == expected
+        assert as_json(status, now=0.0)["noise"] == noise
+    place = [line.text[:7] for line in described(run(noise="seeded"), now=0.0)]
+    assert place.index("epsilon") + 1 == [line.text for line in described(run(noise="seeded"), now=0.0)].index(said)
+
+
 def test_secret_cohorts_leave_no_trace():
     withheld = run(Asked(time=0.0, round=1), Done(time=0.0, round=1, value=0.5, epsilon=0.7), withheld=True)
     shown = plain(described(withheld, now=1e9))

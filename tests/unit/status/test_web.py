@@ -16,7 +16,7 @@ import uvicorn
 from fedtrain.errors import KeyFileError, RunError, SiteError
 from fedtrain.status import Answered, Asked, Begun, Done, Ended, RunStatus, as_json
 from fedtrain.status.lines import Loss
-from fedtrain.status.metrics import RUN, SITE
+from fedtrain.status.metrics import EPSILON, RUN, SITE
 from fedtrain.status.web import kept_token, make_app, serve
 
 TOKEN = "a-token-of-this-test"
@@ -26,7 +26,7 @@ _ATTEMPTS = 10
 HOSTILE = '<img src=x onerror=alert(1)> \N{RIGHT-TO-LEFT OVERRIDE} & "quoted"'
 
 
-def status():
+def status(noise="secure"):
     names = {0: "hospital-a", 1: "hospital-b", 2: "hospital-c"}
     begun = Begun(
         time=100.0,
@@ -39,6 +39,7 @@ def status():
         names=names,
         epsilon=2.0,
         delta=1e-3,
+        noise=noise,
         budgets=dict.fromkeys(names, 8.0),
         metric="accuracy",
         baseline=0.1,
@@ -55,8 +56,8 @@ def status():
     return found.seen(alive=True, written=101.0)
 
 
-def look():
-    return {"runs": [{"run": "first", **as_json(status(), now=110.0)}]}
+def look(noise="secure"):
+    return {"runs": [{"run": "first", **as_json(status(noise), now=110.0)}]}
 
 
 def server_look():
@@ -196,12 +197,24 @@ def samples(found):
 def test_prometheus_reads_runs_sites_and_nodes():
     found = samples(server_look())
     assert found['fedtrain_round{run="first"}'] == "3.0"
-    assert found['fedtrain_epsilon{run="first"}'] == "0.4"
+    assert found['fedtrain_epsilon{noise="secure",run="first"}'] == "0.4"
     assert found['fedtrain_late_clients{run="first"}'] == "2.0"
-    assert found['fedtrain_site_epsilon{run="first",site="hospital-a"}'] == "0.301"
-    assert found['fedtrain_site_epsilon_budget{run="first",site="hospital-c"}'] == "8.0"
+    assert found['fedtrain_site_epsilon{noise="secure",run="first",site="hospital-a"}'] == "0.301"
+    assert found['fedtrain_site_epsilon_budget{noise="secure",run="first",site="hospital-c"}'] == "8.0"
     assert found['fedtrain_node_connected{node="hospital-a"}'] == "0.0"
     assert found['fedtrain_run_state{run="first",state="running"}'] == "1.0"
+
+
+def test_each_epsilon_of_a_simulation_says_that_its_noise_is_seeded():
+    found = samples(look("seeded"))
+    epsilons = [name for name in found if "epsilon" in name]
+    assert len(epsilons) == 6  # the run and its budget, a site that has spent, and three budgets of sites
+    assert all('noise="seeded"' in name for name in epsilons)
+    assert not any("noise" in name for name in found.keys() - epsilons)
+    text = Client(lambda: look("seeded")).get("/metrics", headers=bearer()).text
+    meanings = [line for line in text.splitlines() if re.match(r"# HELP fedtrain_(site_)?epsilon ", line)]
+    assert len(meanings) == 2
+    assert all(line.endswith("With seeded noise, a simulation, it protects nobody.") for line in meanings)
 
 
 def test_secret_cohorts_are_in_no_metric():
@@ -224,7 +237,8 @@ def test_the_dashboard_asks_for_metrics_that_there_are():
         for name in re.findall(r"fedtrain_\w+", target["expr"])
     }
     others = {"fedtrain_late_clients", "fedtrain_node_connected", *SITE}
-    assert asked <= RUN.keys() | others
+    assert asked <= RUN.keys() | EPSILON.keys() | others
+    assert EPSILON.keys() <= asked
     assert others <= asked
 
 
