@@ -18,11 +18,15 @@ from fedtrain.tasks.calls import collate, forward, to_device
 from fedtrain.tasks.supervised import Supervised
 from fedtrain.tasks.trial import measurements, require_same_model, try_training
 from fedtrain.tasks.user_code import copied, telling
+from fedtrain.training.steps import fast_layout
 
 _log = logging.getLogger(__name__)
 
 _BATCH = 500  # test records that are evaluated at once
 _NUMBERS = 1 << 26  # that a model returns for as many
+# On a processor, numbers that it takes at once, and records at least. What a convolution makes of more is memory that
+# the allocator gives back to the system each time, which costs as much as the convolution.
+_TAKEN, _FEWEST = 1 << 18, 16
 _TRIED = 8  # test records on which a task is tried
 
 
@@ -50,14 +54,23 @@ def outputs_of(model: nn.Module, task: Task, test: Split) -> Iterator[tuple[Tens
     """
     device = next(model.parameters()).device
     model.eval()
-    together = min(_BATCH, max(1, _NUMBERS // prod(task.returned))) if isinstance(task, Supervised) else _BATCH
-    for start in range(0, len(test), together):
-        records = _records(test, np.arange(start, min(start + together, len(test))))
-        with telling("collate of the task"):
-            batch = to_device(collate(task, records, None), device)
-        with telling("forward of the task"), torch.no_grad():
-            outputs = forward(task, model, batch)
-        yield outputs, batch
+    together = _together(task, test, device)
+    with fast_layout(model):
+        for start in range(0, len(test), together):
+            records = _records(test, np.arange(start, min(start + together, len(test))))
+            with telling("collate of the task"):
+                batch = to_device(collate(task, records, None), device)
+            with telling("forward of the task"), torch.no_grad():
+                outputs = forward(task, model, batch)
+            yield outputs, batch
+
+
+def _together(task: Task, test: Split, device: torch.device) -> int:
+    """Return how many test records are evaluated at once."""
+    most = _BATCH
+    if device.type == "cpu":
+        most = min(most, max(_FEWEST, _TAKEN // max(1, prod(test.features.shape[1:]))))
+    return min(most, max(1, _NUMBERS // prod(task.returned))) if isinstance(task, Supervised) else most
 
 
 def _measured(model: nn.Module, task: Task, test: Split, round_number: int) -> tuple[Evaluation, tuple[str, ...]]:

@@ -171,23 +171,33 @@ def areas(scores: Tensor, truth: Tensor, counts: Tensor) -> tuple[Tensor, Tensor
         truth: 0 or 1, shape (n,).
         counts: shape (n, resamples).
     """
-    order = torch.argsort(scores, stable=True)
-    scores, truth = scores[order], truth[order].to(torch.bool)
-    held = scores[truth].contiguous()
-    # Of each record with the label: how many records, and how many with the label, come before and through its score.
-    before, through = torch.searchsorted(scores, held), torch.searchsorted(scores, held, right=True)
-    before_held, through_held = torch.searchsorted(held, held), torch.searchsorted(held, held, right=True)
-    counts = counts[order]
-    positive = counts[truth]
-    all_so_far, held_so_far = _running(counts), _running(positive)
+    if torch.isnan(scores).any():
+        unknown = counts.new_full((counts.shape[1],), torch.nan)
+        return unknown, unknown
+    truth, scores = truth.to(torch.bool), scores.contiguous()
+    held, order = torch.sort(scores[truth], stable=True)
+    positive = counts[truth][order]
+    # Records are counted by where they are among the scores with the label: at one of them, or between two. So sums run
+    # over twice as many rows as there are records with the label, and not over all records.
+    edges = torch.unique(held)
+    places = torch.searchsorted(edges, scores) + torch.searchsorted(edges, scores, right=True)
+    all_so_far = _running(_added(2 * len(edges) + 1, places, counts))
+    edge = torch.searchsorted(edges, held)
+    held_so_far = _running(_added(len(edges), edge, positive))
     positives, records = held_so_far[-1], all_so_far[-1]
     negatives = records - positives
-    below, at_most = all_so_far[before] - held_so_far[before_held], all_so_far[through] - held_so_far[through_held]
+    before, before_held = all_so_far[2 * edge + 1], held_so_far[edge]
+    below, at_most = before - before_held, all_so_far[2 * edge + 2] - held_so_far[edge + 1]
     auroc = (positive * (below + at_most)).sum(dim=0) / 2 / (positives * negatives)
-    called = (records - all_so_far[before]).clamp(min=1)
-    precision = (positive * (positives - held_so_far[before_held]) / called).sum(dim=0) / positives
+    called = (records - before).clamp(min=1)
+    precision = (positive * (positives - before_held) / called).sum(dim=0) / positives
     known = (positives > 0) & (negatives > 0)
     return torch.where(known, auroc, torch.nan), torch.where(known, precision, torch.nan)
+
+
+def _added(rows: int, places: Tensor, counts: Tensor) -> Tensor:
+    """Return the sums of the rows of each place: shape (rows, resamples)."""
+    return counts.new_zeros((rows, counts.shape[1])).index_add_(0, places, counts)
 
 
 def _running(counts: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from fedtrain.errors import RunError, TaskError
 from fedtrain.report import Evaluation
 from fedtrain.serverapp.preparation import metrics_of, prepare
 from fedtrain.serverapp.rounds import evaluate
-from fedtrain.tasks import Records, Task
+from fedtrain.tasks import ClassificationMetrics, Records, Task
 from tests.fakes import digits_experiment
 
 
@@ -74,6 +74,63 @@ def test_the_model_is_not_changed_and_is_measured_as_it_is_used(trained):
     assert evaluate(model, trained.task, trained.store.test, round_number=0) == first
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.norm.parameters())
+
+
+class Images(Task):
+    """Images of three channels, and what a convolution is given of them."""
+
+    def __init__(self):
+        self.seen = []
+
+    def model(self):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * 15 * 15, 10))
+        model[0].register_forward_pre_hook(
+            lambda layer, inputs: self.seen.append((len(inputs[0]), layer.weight.stride()))
+        )
+        return model
+
+    def collate(self, records, generator):
+        return {"inputs": records.features, "targets": records.targets}
+
+    def losses(self, outputs, batch):
+        return functional.cross_entropy(outputs, batch["targets"], reduction="none")
+
+    def metrics(self):
+        return ClassificationMetrics(10)
+
+
+def test_images_are_measured_some_at_a_time_with_channels_last_and_the_weights_stay_as_they_are():
+    draw, task = np.random.default_rng(0), Images()
+    split = Split(
+        features=draw.standard_normal((203, 3, 32, 32), dtype=np.float32), targets=draw.integers(10, size=203)
+    )
+    model = task.model()
+    measured = evaluate(model, task, split, round_number=0)
+    assert [records for records, _ in task.seen] == [85, 85, 33]
+    assert {strides for _, strides in task.seen} == {(27, 1, 9, 3)}
+    assert model[0].weight.stride() == (27, 9, 3, 1)
+    with torch.no_grad():
+        logits = model(torch.from_numpy(split.features)).double()
+    loss = float(functional.cross_entropy(logits, torch.from_numpy(split.targets)))
+    assert measured.loss == pytest.approx(loss, rel=1e-6)
+    assert measured.accuracy == float((logits.argmax(1) == torch.from_numpy(split.targets)).double().mean())
+
+
+@pytest.mark.parametrize(("shape", "together"), [((64,), 500), ((3, 32, 32), 85), ((3, 224, 224), 16)])
+def test_fewer_large_records_are_evaluated_at_once(trained, shape, together):
+    counted = []
+
+    class Counting(Images):
+        def collate(self, records, generator):
+            counted.append(len(records))
+            return {"inputs": records.features.flatten(1)[:, :4], "targets": records.targets}
+
+    features = np.broadcast_to(np.float32(1), (501, *shape))
+    model = nn.Linear(4, 10)
+    evaluate(model, Counting(), Split(features=features, targets=np.zeros(501, dtype=np.int64)), round_number=0)
+    assert counted[0] == together
+    assert sum(counted) == 501
 
 
 class Own(Task):

@@ -188,3 +188,17 @@ def test_areas_are_counted_by_pairs():
     none, precision = areas(torch.arange(3.0), torch.ones(3), torch.ones((3, 1), dtype=torch.float64))
     assert math.isnan(float(none[0]))
     assert math.isnan(float(precision[0]))
+
+
+def test_areas_of_scores_that_are_equal_or_infinite_are_those_of_their_order():
+    scores = torch.tensor([-math.inf, 0.0, 0.0, 1.0, math.inf, math.inf])
+    truth = torch.tensor([0, 0, 1, 1, 0, 1])
+    auroc, precision = areas(scores, truth, torch.ones((6, 2), dtype=torch.float64))
+    assert auroc.tolist() == pytest.approx([(1.5 + 2 + 2.5) / 9] * 2)
+    assert precision.tolist() == pytest.approx([(3 / 5 + 2 / 3 + 1 / 2) / 3] * 2)
+
+
+def test_scores_that_are_not_numbers_have_no_areas():
+    scores = torch.tensor([0.0, math.nan, 1.0, 2.0])
+    found = areas(scores, torch.tensor([0, 1, 0, 1]), torch.ones((4, 3), dtype=torch.float64))
+    assert all(values.isnan().tolist() == [True] * 3 for values in found)
