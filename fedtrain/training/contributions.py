@@ -138,8 +138,7 @@ class Gram:
         """The products, float64 of shape (n, G, T, T), computed in blocks that a cache holds."""
         count, groups, positions, width = self._vectors.shape
         found = self._vectors.new_empty(count, groups, positions, positions, dtype=torch.float64)
-        step = max(1, _BLOCK // max(1, groups * positions * width))
-        for block in (slice(start, start + step) for start in range(0, count, step)):
+        for block in _blocks(count, groups * positions * width):
             vectors = self._vectors[block].double().flatten(0, 1)
             torch.bmm(vectors, vectors.mT, out=found[block].flatten(0, 1))
         return found
@@ -172,8 +171,7 @@ class Products:
     def _measured(self) -> tuple[Tensor, Tensor]:
         """Squared norms, and what they would be if no terms cancelled."""
         if self.taken.shape[2] == 1:
-            taken, made = self.taken.double(), self.made.double()
-            squares = (taken.square().sum(-1) * made.square().sum(-1)).flatten(1).sum(1)
+            squares = (_squares(self.taken) * _squares(self.made)).flatten(1).sum(1)
             return squares, squares
         grams = Gram(self.taken).values * (self.gram or Gram(self.made)).values
         lengths = grams.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt().sum(-1).square()
@@ -198,7 +196,14 @@ class Products:
 
     def total(self, factors: Tensor, *, exact: bool = False) -> Tensor:
         """Return the weighted sum."""
-        taken, made = (self.taken.double(), self.made.double()) if exact else (self.taken, self.made)
+        if not exact:
+            return self._total(self.taken, self.made, factors)
+        blocks = _blocks(len(self.made), self.taken.shape[1:].numel() + self.made.shape[1:].numel())
+        return reduce(
+            add, (self._total(self.taken[part].double(), self.made[part].double(), factors[part]) for part in blocks)
+        )
+
+    def _total(self, taken: Tensor, made: Tensor, factors: Tensor) -> Tensor:
         factors = factors.to(made).reshape(-1, 1, 1, 1)
         # The narrower one is scaled.
         if taken.shape[3] < made.shape[3]:
@@ -276,11 +281,22 @@ class Lookups:
         return Lookups(words=words, made=made, size=self.size)
 
 
+def _blocks(count: int, width: int) -> list[slice]:
+    """Return parts of so many records whose temporaries of so many values a record a cache holds; one at least."""
+    step = max(1, _BLOCK // max(1, width))
+    return [slice(start, start + step) for start in range(0, count, step)] or [slice(0, 0)]
+
+
+def _squares(vectors: Tensor) -> Tensor:
+    """Return the squared norms of vectors in their last dimension, in float64."""
+    blocks = _blocks(len(vectors), vectors.shape[1:].numel())
+    return torch.cat([vectors[block].double().square().sum(-1) for block in blocks])
+
+
 def _summed(factors: Tensor, lines: Tensor) -> Tensor:
     """Return the weighted sum of lines in float64, in blocks that a cache holds."""
     total = lines.new_zeros(lines.shape[1], dtype=torch.float64)
-    step = max(1, _BLOCK // max(1, lines.shape[1]))
-    for block in (slice(start, start + step) for start in range(0, len(lines), step)):
+    for block in _blocks(len(lines), lines.shape[1]):
         total += factors[block].double() @ lines[block].double()
     return total
 
