@@ -8,6 +8,7 @@ from fedtrain.crypto import Identity
 from fedtrain.ledger import FirstRecord, Ledger, LedgerCopyStore, RunLog, SitePolicy
 from fedtrain.report import Dropped, RoundEntry
 from fedtrain.serverapp.audit_trail import AuditTrail
+from fedtrain.serverapp.pinned import PinnedKeys
 from fedtrain.trust import Roster
 
 
@@ -42,7 +43,7 @@ class Notary:
         copies = LedgerCopyStore(folder / "copies", roster.clients)
         self.plan = preparation.plan
         self.trail = AuditTrail(
-            plan=preparation.plan, noise=noise, log=log, roster=roster, copies=copies, withheld=withheld
+            plan=preparation.plan, noise=noise, log=log, keys=PinnedKeys(roster), copies=copies, withheld=withheld
         )
 
     def ledger(self, client):

@@ -23,6 +23,7 @@ from fedtrain.ledger import (
     LedgerEntry,
     Record,
     Statement,
+    enrolled_keys,
     read_chain,
     read_records,
     read_statement,
@@ -168,6 +169,13 @@ class Evidence:
         if not isinstance(last, Closed):
             raise UnprovenError("the server's record has no end")
         return last
+
+    @cached_property
+    def opening(self) -> Roster:
+        """The keys that were pinned before anyone was asked: those of the roster that the record pins nowhere else."""
+        later = enrolled_keys(self.records)
+        clients = {client: public for client, public in self.roster.clients.items() if client not in later}
+        return Roster(server=self.roster.server, clients=clients)
 
     @cached_property
     def asked(self) -> tuple[Asked, ...]:

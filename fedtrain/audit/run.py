@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from fedtrain.audit.checks import accounting, claims, configuration, matching, rounds, signatures, transport
+from fedtrain.audit.checks import accounting, claims, configuration, enrollment, matching, rounds, signatures, transport
 from fedtrain.audit.evidence import Evidence, read_copy
 from fedtrain.audit.reading import read_report, refuted
 from fedtrain.audit.verdict import Check, Finding, Group, UnprovenError, Verdict, fails, not_proven
@@ -102,6 +102,7 @@ _GROUPED: Final[tuple[tuple[Group, tuple[tuple[str, Callable[[Evidence], Finding
         (
             ("pinned keys", signatures.keys),
             ("server's record", signatures.record),
+            ("enrollment", enrollment.enrolled),
             ("clients' ledgers", signatures.ledgers),
             ("clients' statements", signatures.statements),
             ("clients' own files", signatures.copies),

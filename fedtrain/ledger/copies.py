@@ -31,13 +31,24 @@ class LedgerCopyStore:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"copies of ledgers cannot be kept in {folder}: {error.strerror or error}") from error
-        self._keys = dict(keys)
-        self._envelopes: dict[int, list[SignedEnvelope]] = {client: [] for client in keys}
-        self._entries: dict[int, list[LedgerEntry]] = {client: [] for client in keys}
-        self._totals = {client: Totals() for client in keys}
+        self._keys: dict[int, PublicIdentity] = {}
+        self._envelopes: dict[int, list[SignedEnvelope]] = {}
+        self._entries: dict[int, list[LedgerEntry]] = {}
+        self._totals: dict[int, Totals] = {}
         self._holders: defaultdict[str, set[int]] = defaultdict(set)  # the clients of each data set
         self._statements: dict[int, tuple[SignedEnvelope, Statement]] = {}
-        for client in keys:
+        self.add(keys)
+
+    def add(self, keys: Mapping[int, PublicIdentity]) -> None:
+        """Keep copies of the ledgers of further clients, too, from what is in the folder on.
+
+        Raises:
+            LedgerError: a copy in the folder is damaged.
+            StorageError: it cannot be read.
+        """
+        for client, public in keys.items():
+            self._keys[client] = public
+            self._envelopes[client], self._entries[client], self._totals[client] = [], [], Totals()
             self._load(client)
 
     def entries(self, client: int) -> tuple[LedgerEntry, ...]:

@@ -26,6 +26,11 @@ def _promising(mode: str) -> str:
     return mode
 
 
+def _public(key: str) -> str:
+    PublicIdentity.decode(key)
+    return key
+
+
 class ChainedRecord(Payload):
     """What each record begins with. The log that it is appended to fills it in.
 
@@ -51,7 +56,7 @@ class FirstRecord(ChainedRecord):
         config: digest of its configuration.
         plan: the privacy plan as data.
         noise: where noise comes from.
-        roster: digest of the pinned keys.
+        roster: digest of the keys that were pinned before. Others may be pinned by `Enrolled`.
         clients: number of clients.
         rounds: planned rounds.
         fedtrain: version of the program.
@@ -67,6 +72,30 @@ class FirstRecord(ChainedRecord):
     clients: Number
     rounds: Number
     fedtrain: Name
+
+
+class ClientKey(Part):
+    """The public key that a client showed.
+
+    Attributes:
+        client: its number.
+        key: the key, in base64.
+    """
+
+    client: Number
+    key: Annotated[str, AfterValidator(_public)]
+
+
+class Enrolled(ChainedRecord):
+    """Clients showed their keys, which are pinned from here on: in a simulation that asks them when first drawn.
+
+    Attributes:
+        kind: "enrolled".
+        keys: the key of each.
+    """
+
+    kind: Literal["enrolled"] = "enrolled"
+    keys: tuple[ClientKey, ...]
 
 
 class Asked(ChainedRecord):
@@ -171,8 +200,32 @@ class Closed(ChainedRecord):
     report: Digest
 
 
-Record = Annotated[FirstRecord | Asked | Completed | Closed, Field(discriminator="kind")]
-_RECORD: TypeAdapter[FirstRecord | Asked | Completed | Closed] = TypeAdapter(Record)
+Record = Annotated[FirstRecord | Enrolled | Asked | Completed | Closed, Field(discriminator="kind")]
+_RECORD: TypeAdapter[FirstRecord | Enrolled | Asked | Completed | Closed] = TypeAdapter(Record)
+
+
+def enrolled_keys(records: Sequence[Record]) -> dict[int, PublicIdentity]:
+    """Return the keys that a record pins after it was opened; of a client that it enrolls twice, the last."""
+    return {
+        each.client: PublicIdentity.decode(each.key)
+        for record in records
+        if isinstance(record, Enrolled)
+        for each in record.keys
+    }
+
+
+def named_clients(records: Sequence[Record]) -> frozenset[int]:
+    """Return every client that a record names: enrolled, asked, used or dropped."""
+    named = set[int]()
+    for record in records:
+        match record:
+            case Enrolled():
+                named.update(each.client for each in record.keys)
+            case Asked():
+                named.update(record.cohort)
+            case Completed():
+                named.update(each.client for each in (*record.updates, *record.dropped))
+    return frozenset(named)
 
 
 def read_records(envelopes: Sequence[SignedEnvelope], public: PublicIdentity) -> tuple[Record, ...]:

@@ -4,6 +4,7 @@ A simulated client has a folder of its own in the folder of all sites, or in tha
 its own has one such folder, and no other.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fedtrain.config import Experiment
 from fedtrain.config.privacy import Mode, Trust
 from fedtrain.config.toml import parse_toml
-from fedtrain.errors import ConfigError, SiteError
+from fedtrain.errors import ConfigError, SiteError, StorageError
 from fedtrain.ledger.entry import Noise
 from fedtrain.ledger.statement import CalledBy
 
 SITE_FILE = "site.toml"
+
+_FOLDER = re.compile(r"client-([0-9]{4,})")
 
 
 class _Part(BaseModel):
@@ -158,6 +161,57 @@ def find_site_file(folder: Path) -> SiteFile | None:
         except OSError as error:
             raise SiteError(f"cannot read the site file {path}: {error.strerror or error}") from error
     return None
+
+
+def find_policies(experiment: Experiment) -> None:
+    """Read every site file that a client of a simulation would find, to refuse what is wrong with one.
+
+    Only folders that are there are looked at: a client without one has the site file of all, if there is one.
+
+    Raises:
+        ConfigError: as `client_folder`.
+        SiteError: as `read_site_file`.
+    """
+    find_policy(client_folder(experiment, 0))
+    for folder in _client_folders(experiment).values():
+        find_policy(folder)
+
+
+def clients_with_ledgers(experiment: Experiment) -> frozenset[int]:
+    """Return the clients of a simulation that have a ledger, of whatever run and data set.
+
+    Every other one has spent nothing that a ledger in these folders could show.
+
+    Raises:
+        ConfigError: as `client_folder`.
+        StorageError: a folder cannot be read.
+    """
+    found = set()
+    for client, folder in _client_folders(experiment).items():
+        try:
+            if any(file.suffix in {".jsonl", ".intent"} for file in (folder / "ledgers").iterdir()):
+                found.add(client)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise StorageError(f"cannot read {folder / 'ledgers'}: {error.strerror or error}") from error
+    return frozenset(found)
+
+
+def _client_folders(experiment: Experiment) -> dict[int, Path]:
+    """Return the folders of clients that are there, by one look at the folder of all."""
+    sites = client_folder(experiment, 0).parent
+    try:
+        names = {entry.name for entry in sites.iterdir()}
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise StorageError(f"cannot read {sites}: {error.strerror or error}") from error
+    numbers = sorted(int(found[1]) for name in names if (found := _FOLDER.fullmatch(name)))
+    folders = {
+        client: client_folder(experiment, client) for client in numbers if client < experiment.federation.clients
+    }
+    return {client: folder for client, folder in folders.items() if folder.name in names}
 
 
 def _parsed(path: Path, data: bytes) -> SiteFile:

@@ -15,7 +15,7 @@ from typing import Any
 
 from fedtrain.config import Experiment, to_flat
 from fedtrain.errors import PrivacySpecError
-from fedtrain.ledger import FirstRecord, LedgerEntry, Record, Statement, unanswered
+from fedtrain.ledger import FirstRecord, LedgerEntry, Record, Statement, named_clients, unanswered
 from fedtrain.privacy import COARSE, Event, PrivacyPlan, ceiling, claim, epsilon_of, merge, second_opinion
 from fedtrain.privacy.accounting import Bound
 from fedtrain.privacy.correlation import mean_error
@@ -114,6 +114,9 @@ class Spent:
         return tuple(points)
 
 
+_NOTHING = Spent(charges=(), unanswered=())
+
+
 def charged(
     client: int, ledger: ClientLedger, plan: PrivacyPlan, first: FirstRecord, records: Sequence[Record]
 ) -> Spent:
@@ -161,24 +164,30 @@ def derive_claim(
 
     Raises:
         PrivacySpecError: the record lacks its first, its plan is of no mechanism that is registered, a client of the
-            roster has no ledger, or an epsilon cannot be bounded.
+            roster has no ledger, the record names a client that is not in the roster, or an epsilon cannot be bounded.
     """
     first = records[0] if records else None
     if not isinstance(first, FirstRecord):
         raise PrivacySpecError("a claim needs the record of a run from its first record on")
     if missing := [client for client in roster.clients if client not in ledgers]:
         raise PrivacySpecError(f"a claim needs the ledger of each client of the roster, and lacks client {missing[0]}")
+    if strangers := sorted(named_clients(records) - roster.clients.keys()):
+        raise PrivacySpecError(
+            f"the record names client {strangers[0]}, and the roster has no key of it: what it spent is unknown"
+        )
     plan = read_plan(first.plan)
     spec, seen = plan.spec, Transport.of(records)
     spent = {client: charged(client, ledgers[client], plan, first, records) for client in sorted(roster.clients)}
     clients = tuple(
         _client(client, mine, ledgers[client], run=first.run, delta=spec.delta) for client, mine in spent.items()
     )
-    most = max(clients, key=lambda client: client.epsilon)
+    # Where clients are asked when they are first drawn, a run may end before anybody was.
+    most = max(clients, key=lambda client: client.epsilon, default=None)
+    epsilon, charges = (0.0, _NOTHING) if most is None else (most.epsilon, spent[most.client])
     return Privacy(
-        **derive_guarantee(plan, first, seen, to_flat(experiment), epsilon=most.epsilon),
-        epsilon=most.epsilon,
-        accountants=_accountants(spent[most.client], spec.delta, others=rounds is not None),
+        **derive_guarantee(plan, first, seen, to_flat(experiment), epsilon=epsilon),
+        epsilon=epsilon,
+        accountants=_accountants(charges, spec.delta, others=rounds is not None),
         tuning=experiment.privacy.tuning,
         clients=clients,
         events=tuple(_event(client, charge) for client, mine in spent.items() for charge in mine.charges),
@@ -382,8 +391,8 @@ def _curve(spent: Mapping[int, Spent], run: str, delta: float, *, rounds: Iterab
         points.append(
             PrivacyPoint(
                 round=number,
-                max=max(values),
-                median=median_high(values),
+                max=max(values, default=0.0),
+                median=median_high(values or [0.0]),
                 clients=tuple(values) if len(values) <= CURVE_CLIENTS else (),
             )
         )

@@ -1,6 +1,7 @@
 """The parts of a run that a round calls: its sampler, the grids one around another, the collector, the strategy."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -118,6 +119,9 @@ def _sampler(channel: Channel, preparation: Preparation, trail: AuditTrail | Non
     federation, seed = preparation.experiment.federation, preparation.experiment.seed
     if trail is not None and trail.withheld:
         return PoissonSampler(trail, clients=channel.clients, seed=seed)
+    asking = {}
+    if trail is not None and trail.keys.when_drawn:
+        asking["meet"] = partial(trail.meet, channel.grid, channel.clients, timeout=federation.deadline)
     correlation = None if trail is None else trail.plan.spec.correlation
     return FixedSampler(
         channel.grid,
@@ -131,6 +135,7 @@ def _sampler(channel: Channel, preparation: Preparation, trail: AuditTrail | Non
         separation=1 if correlation is None else correlation.separation,
         latest={} if trail is None else trail.latest(done=done),
         recounts=trail is not None and trail.noise == "secure",
+        **asking,
     )
 
 

@@ -4,7 +4,7 @@ It begins with a run, and goes on where the run is resumed.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, cast
@@ -17,7 +17,7 @@ from fedtrain.config import to_flat
 from fedtrain.config.loading import config_digest
 from fedtrain.crypto import SignedEnvelope
 from fedtrain.errors import BudgetError, ForgeryError, LedgerError
-from fedtrain.flower.introductions import ask_ledgers
+from fedtrain.flower.introductions import ask_keys, ask_ledgers
 from fedtrain.flower.messages.introduction import ConsistencyProof
 from fedtrain.ledger import (
     Asked,
@@ -30,6 +30,7 @@ from fedtrain.ledger import (
     RunLog,
     SecureSum,
     Update,
+    clients_with_ledgers,
     now,
 )
 from fedtrain.privacy import PrivacyPlan
@@ -37,54 +38,11 @@ from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.report import LedgerTrail, Report, RoundEntry, SignedTrail
 from fedtrain.report.claim import ClientLedger
 from fedtrain.report.schema import body_digest
+from fedtrain.serverapp.pinned import PinnedKeys
 from fedtrain.serverapp.preparation import Preparation
+from fedtrain.serverapp.questions import Questions
 from fedtrain.serverapp.run_folder import RunFolder
 from fedtrain.trust import Roster
-
-
-class _Questions:
-    """What was asked of whom, read from the record as it grows.
-
-    Attributes:
-        times: how often each client was asked.
-    """
-
-    def __init__(self) -> None:
-        self.times: Counter[int] = Counter()
-        self._read = 0
-        self._highest = 0
-        self._cohorts: dict[tuple[int, str], tuple[int, ...]] = {}
-        self._distinct: Counter[int] = Counter()
-
-    def read(self, records: Sequence[Record]) -> None:
-        """Read the records that are new."""
-        for record in records[self._read :]:
-            if isinstance(record, Asked):
-                self.times.update(record.cohort)
-                self._distinct.subtract(self._cohorts.get((record.round, record.model), ()))
-                self._distinct.update(record.cohort)
-                self._cohorts[record.round, record.model] = record.cohort
-                self._highest = max(self._highest, record.round)
-        self._read = len(records)
-
-    @property
-    def highest(self) -> int:
-        """The highest round that anyone was asked in; 0 if there is none."""
-        return self._highest
-
-    def distinct(self, *, done: int) -> Counter[int]:
-        """Return how often each client was asked in so many rounds, the same question counted once."""
-        if done >= self._highest:
-            return Counter(self._distinct)
-        return Counter(client for (number, _), cohort in self._cohorts.items() if number <= done for client in cohort)
-
-    def latest(self, *, done: int) -> dict[int, int]:
-        """Return the highest round up to one that each client was asked in."""
-        found: dict[int, int] = {}
-        for (number, _), cohort in sorted(self._cohorts.items()):
-            if number <= done:
-                found.update(dict.fromkeys(cohort, number))
-        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +53,7 @@ class AuditTrail:
         plan: the privacy plan.
         noise: where noise comes from.
         log: the server's signed record, on the disk.
-        roster: the public keys of server and clients.
+        keys: the public keys of server and clients.
         copies: the server's copies of the clients' ledgers.
         withheld: whether cohorts are secret, and kept out of the record.
         refused: why clients do not take part, by client.
@@ -104,16 +62,21 @@ class AuditTrail:
     plan: PrivacyPlan
     noise: Literal["seeded", "secure"]
     log: RunLog
-    roster: Roster
+    keys: PinnedKeys
     copies: LedgerCopyStore
     withheld: bool
     refused: dict[int, str] = field(default_factory=dict)
-    _questions: _Questions = field(default_factory=_Questions, repr=False, compare=False)
+    _questions: Questions = field(default_factory=Questions, repr=False, compare=False)
 
     @property
     def run(self) -> str:
         """The id of the run."""
         return first_record(self.log).run
+
+    @property
+    def roster(self) -> Roster:
+        """The public keys that are pinned so far."""
+        return self.keys.roster
 
     def asked(self, round_number: int, cohort: tuple[int, ...], model: str, *, sealed: bool, secagg: bool) -> None:
         """Note durably what is about to be asked of whom. From here on it is charged, whatever becomes of it.
@@ -216,11 +179,46 @@ class AuditTrail:
             and any((entry.run, entry.round) == (self.run, 0) for entry in self.copies.entries(client))
         ]
 
-    def refresh(self, grid: Grid, clients: Mapping[int, int], *, timeout: float) -> None:
+    def meet(
+        self, grid: Grid, clients: Mapping[int, int], wanted: Collection[int], *, timeout: float
+    ) -> dict[int, str]:
+        """Pin the keys of those of some clients that nobody has asked so far, and return why others show none.
+
+        To be called before a message goes to any of them.
+
+        Args:
+            grid: where the clients are.
+            clients: the client of each node.
+            wanted: the clients that are about to be asked.
+            timeout: seconds to wait.
+
+        Raises:
+            LedgerError: a copy of a ledger in the run folder is damaged.
+            StorageError: the record cannot be written; then nobody is enrolled.
+        """
+        missing = set(wanted) - self.roster.clients.keys()
+        new = {node: client for node, client in clients.items() if client in missing} if missing else {}
+        if not new:
+            return {}
+        shown, silent = ask_keys(grid, new, timeout=timeout)
+        pinned, taken = self.keys.enroll(shown, self.log)
+        self.copies.add(pinned)
+        return silent | dict.fromkeys(taken, "it shows the key of another")
+
+    def refresh(self, grid: Grid, clients: Mapping[int, int], *, timeout: float, spent: Collection[int] = ()) -> None:
         """Ask every client for the rest of its ledger, with a statement that this is all, up to the last round asked.
 
-        To be called when no message is under way, and none follows.
+        To be called when no message is under way, and none follows. Where clients are enrolled when they are first
+        drawn, the others are asked that have spent something elsewhere.
+
+        Args:
+            grid: where the clients are.
+            clients: the client of each node.
+            timeout: seconds to wait.
+            spent: clients that are known to have a ledger.
         """
+        self.meet(grid, clients, spent, timeout=timeout)
+        clients = {node: client for node, client in clients.items() if client in self.roster.clients}
         known = {client: self.copies.length(client) for client in clients.values()}
         last = max((record.round for record in self.log.records if isinstance(record, Asked)), default=0)
         shown, _ = ask_ledgers(
@@ -291,20 +289,20 @@ def open_trail(
     *,
     log: RunLog,
     run: str,
-    roster: Roster,
+    keys: PinnedKeys,
     done: int,
 ) -> AuditTrail:
     """Begin the record of a run, or go on with that of a run that is resumed.
 
     Args:
         grid: where the clients are.
-        clients: the client of each node; all are in the roster.
+        clients: the client of each node; those that have a key are asked what they have spent.
         preparation: what was made before.
         plan: the privacy plan.
         folder: the run folder.
         log: the record so far.
         run: id of the run.
-        roster: the pinned identities.
+        keys: the pinned identities.
         done: rounds that are complete.
 
     Raises:
@@ -324,12 +322,12 @@ def open_trail(
             )
         if mechanism.reserves_run or mechanism.correlates:
             _refuse_repetition(log.records, done)
-    copies = LedgerCopyStore(folder.path / "ledgers", roster.clients)
+    copies = LedgerCopyStore(folder.path / "ledgers", keys.roster.clients)
     trail = AuditTrail(
         plan=plan,
         noise=privacy.noise,
         log=log,
-        roster=roster,
+        keys=keys,
         copies=copies,
         withheld=mechanism.requires.hidden_cohorts,
     )
@@ -341,12 +339,15 @@ def open_trail(
                 config=config_digest(to_flat(experiment)),
                 plan=plan.as_data(),
                 noise=privacy.noise,
-                roster=roster.digest,
+                roster=keys.roster.digest,
                 clients=federation.clients,
                 rounds=federation.rounds,
                 fedtrain=__version__,
             )
         )
+    if keys.when_drawn:
+        trail.meet(grid, clients, clients_with_ledgers(experiment), timeout=federation.deadline)
+        clients = {node: client for node, client in clients.items() if client in trail.roster.clients}
     # What clients state now covers the rounds that are complete: later ones are asked again.
     shown, _ = ask_ledgers(
         grid,

@@ -21,8 +21,10 @@ from fedtrain.flower.summing import Summing
 from fedtrain.ledger import RunLog
 from fedtrain.machines import ServerFolder, read_membership
 from fedtrain.messaging import SessionOffer
+from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.serverapp.audit_trail import AuditTrail, first_record, open_trail
 from fedtrain.serverapp.channel import SESSION_TIMEOUT, Channel, Transport, open_channel
+from fedtrain.serverapp.pinned import PinnedKeys, begun_when_drawn, check_pinned
 from fedtrain.serverapp.preparation import Preparation
 from fedtrain.serverapp.run_folder import RunFolder
 from fedtrain.trust import Membership, Roster
@@ -92,6 +94,9 @@ def enroll_simulated(
         return Enrollment(run=run, channel=Channel(grid=grid, clients=clients), trail=None)
     identity = Identity.load_or_create(folder.key)
     run, start, log = _begun(folder, preparation, identity, done=done)
+    if log is not None and _when_drawn(grid, preparation, log, identity, layered=layered):
+        keys = PinnedKeys.opened(folder, identity, log)
+        return _enrolled(preparation, folder, Channel(grid=grid, clients=clients), keys, log, run=run, done=done)
     roster = _pinned_roster(grid, clients, folder, identity, cohort=federation.cohort, timeout=federation.deadline)
     channel = Channel(grid=grid, clients={node: client for node, client in clients.items() if client in roster.clients})
     if layered:
@@ -105,7 +110,29 @@ def enroll_simulated(
             roster=roster,
             summing=summing,
         )
-    return _enrolled(preparation, folder, channel, roster, log, run=run, done=done)
+    return _enrolled(preparation, folder, channel, PinnedKeys(roster), log, run=run, done=done)
+
+
+def _when_drawn(grid: Grid, preparation: Preparation, log: RunLog, identity: Identity, *, layered: bool) -> bool:
+    """Say whether clients are asked for their keys when they are first drawn.
+
+    Only the local engine knows, of clients that it never sent anything, that they spent nothing. A session needs the
+    keys of all of its members at its beginning, and where cohorts are secret each client reserves the run.
+
+    Raises:
+        LedgerError: the run was begun so, and goes on where it cannot.
+    """
+    can = isinstance(grid, LocalGrid) and not layered and not mechanism_of(preparation.experiment).reserves_run
+    if not log.records:
+        return can
+    begun = begun_when_drawn(first_record(log), identity)
+    if begun and not can:
+        raise LedgerError(
+            "the run was begun by the local engine, which asks clients who they are when they are first drawn; what "
+            "those that it did not draw have spent is known there alone. Go on with fedtrain simulate, or begin "
+            "another run"
+        )
+    return begun
 
 
 def _pinned_roster(
@@ -224,7 +251,7 @@ def enroll_members(
         lines = "\n".join([*away, *said])
         raise ClientError(f"{len(clients)} members take part, and federation.cohort = {federation.cohort}:\n{lines}")
     channel = Channel.over(grid, clients, session, transport, summing)
-    return _enrolled(preparation, folder, channel, roster, log, run=run, done=done)
+    return _enrolled(preparation, folder, channel, PinnedKeys(roster), log, run=run, done=done)
 
 
 def _begun(
@@ -257,12 +284,7 @@ def _open_log(folder: RunFolder, identity: Identity, *, done: int) -> RunLog:
             "Put it back, or begin another run"
         )
     if log.records:
-        pinned = first_record(log).roster
-        if not folder.roster.exists() or Roster.read(folder.roster).digest != pinned:
-            raise LedgerError(
-                f"{folder.roster} is gone, or does not hold the keys that the run was opened with. Put it back, or "
-                "begin another run"
-            )
+        check_pinned(folder, identity, log)
     return log
 
 
@@ -270,7 +292,7 @@ def _enrolled(
     preparation: Preparation,
     folder: RunFolder,
     channel: Channel,
-    roster: Roster,
+    keys: PinnedKeys,
     log: RunLog | None,
     *,
     run: str,
@@ -287,7 +309,7 @@ def _enrolled(
         folder,
         log=log,
         run=run,
-        roster=roster,
+        keys=keys,
         done=done,
     )
     return Enrollment(run=run, channel=channel, trail=trail)

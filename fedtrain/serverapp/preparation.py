@@ -27,7 +27,7 @@ from fedtrain.data import (
 from fedtrain.data.cache import cache_folder
 from fedtrain.encoders import Encoder, encoded, open_encoder
 from fedtrain.errors import PrivacySpecError, TaskError
-from fedtrain.ledger import client_folder, find_policy
+from fedtrain.ledger import find_policies
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.progress import working
@@ -149,9 +149,9 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
             raise PrivacySpecError(
                 'privacy.noise = "seeded" is for simulations: anyone with the seed can subtract the noise; set "secure"'
             )
-        for client in () if deployed else range(experiment.federation.clients):
+        if not deployed:
             # A simulated client's site file is here: what is wrong with it is better said before anything is trained.
-            find_policy(client_folder(experiment, client))
+            find_policies(experiment)
     store, partitions = (open_test(experiment.data), None) if deployed else _simulated(experiment, objects)
     encoder = open_encoder(experiment.task, store.info, device=device, deployed=deployed)
     inputs = store if encoder is None else _encoded(store, encoder, cache_folder(experiment.data.cache))

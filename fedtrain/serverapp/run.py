@@ -27,6 +27,7 @@ from fedtrain.files import append_line
 from fedtrain.flower.endings import allow_last_word
 from fedtrain.flower.grids.prompt import PromptGrid
 from fedtrain.flower.summing import Summing
+from fedtrain.ledger import clients_with_ledgers
 from fedtrain.machines import ServerFolder
 from fedtrain.progress import shown
 from fedtrain.report import Evaluation, ModelFile, Report, best_of
@@ -240,8 +241,9 @@ class RunInProgress:
         self._events.check()
 
     def _refresh(self, channel: Channel) -> None:
-        if self._trail is not None:
-            self._trail.refresh(channel.grid, channel.clients, timeout=self._experiment.federation.deadline)
+        if (trail := self._trail) is not None:
+            spent = clients_with_ledgers(self._experiment) if trail.keys.when_drawn else frozenset()
+            trail.refresh(channel.grid, channel.clients, timeout=self._experiment.federation.deadline, spent=spent)
 
     def _train(self, channel: Channel) -> None:
         rounds = Rounds(channel, self._preparation, self._trail, done=self._state.round_number)
@@ -343,6 +345,8 @@ class RunInProgress:
     def _report(self, status: Status, reason: str | None) -> Report:
         from fedtrain.report.html import render_html  # noqa: PLC0415 - the library of the pictures waits for the end
 
+        if self._trail is not None and self._trail.keys.when_drawn:
+            self._trail.roster.write(self._folder.roster)
         matrices = matrices_of(self._preparation, self._state)
         intervals = sample = None
         if status == "completed":

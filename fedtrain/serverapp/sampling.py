@@ -3,20 +3,21 @@
 import random
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Protocol
 
 from flwr.serverapp import Grid
 
 from fedtrain.errors import BudgetError, ClientError
-from fedtrain.flower.grids.base import GridWrapper
+from fedtrain.flower.grids.base import GridWrapper, by_client
 from fedtrain.privacy.client_level import poisson_cohort
 from fedtrain.privacy.noise import open_source
 from fedtrain.seeding import derive_seed
 from fedtrain.serverapp.audit_trail import AuditTrail
 
 _NONE: Mapping[int, int] = MappingProxyType({})
+_NOBODY: Mapping[int, str] = MappingProxyType({})
 _PAUSE = 0.5  # seconds between two looks at who is connected
 
 
@@ -52,6 +53,7 @@ class FixedSampler:
         separation: int = 1,
         latest: Mapping[int, int] = _NONE,
         recounts: bool = True,
+        meet: Callable[[Collection[int]], Mapping[int, str]] = lambda _: _NOBODY,
     ) -> None:
         """Draw from the nodes of a grid.
 
@@ -67,6 +69,8 @@ class FixedSampler:
             separation: rounds from one draw of a client to its next, at least.
             latest: the last round that each client was drawn for before.
             recounts: whether a client that is drawn for the same round again is charged again, as with secure noise.
+            meet: asks clients that are drawn who they are, where that was not asked before, and returns why some do
+                not say so. Others are drawn in the place of these.
         """
         self._grid = grid
         self._nodes = {client: node for node, client in sorted(clients.items(), key=lambda item: item[1])}
@@ -80,18 +84,24 @@ class FixedSampler:
         self._separation = separation
         self._latest = dict(latest)
         self._recounts = recounts
+        self._meet = meet
+        self._unknown: dict[int, str] = {}
 
     def draw(self, round_number: int) -> list[int]:
         """Draw the cohort of a round, and charge its clients, whatever becomes of the round.
 
         Raises:
             BudgetError: fewer clients than a cohort may train in this round.
-            ClientError: they are enough, and too few of them are connected.
+            ClientError: they are enough, and too few of them are connected, or say who they are.
         """
         # Not by the strategy, which draws from Python's global generator: so do heartbeats of Flower, at any time.
         generator = random.Random(derive_seed(self._seed, "cohort", round_number))  # noqa: S311 - these are no secret
-        drawn = generator.sample(self.available(round_number), self._cohort)
-        clients = [self._clients[node] for node in drawn]
+        while True:
+            drawn = generator.sample(self.available(round_number), self._cohort)
+            clients = [self._clients[node] for node in drawn]
+            if not (unknown := self._meet(clients)):
+                break
+            self._unknown.update(unknown)
         for client in clients:
             self._counts[client] = self._taken(client, round_number) + 1
         self._latest.update(dict.fromkeys(clients, round_number))
@@ -120,9 +130,23 @@ class FixedSampler:
                 f"and privacy.separation = {self._separation}; begin another run with a lower privacy.separation, a "
                 "smaller cohort or more clients"
             )
-        allowed = self._connected(rested)
+        allowed = self._known(self._connected(rested))
         willing = [node for node in allowed if self._clients[node] not in self._refused]
         return willing if len(willing) >= self._cohort else allowed
+
+    def _known(self, nodes: list[int]) -> list[int]:
+        """Return some nodes without those of clients that did not say who they are.
+
+        Raises:
+            ClientError: too few are left for a cohort.
+        """
+        known = [node for node in nodes if self._clients[node] not in self._unknown]
+        if len(known) < self._cohort:
+            raise ClientError(
+                f"only {len(known)} clients are left for a cohort of {self._cohort}; the others were asked who they "
+                f"are:\n{by_client(self._unknown)}"
+            )
+        return known
 
     def _taken(self, client: int, round_number: int) -> int:
         """Return how many cohorts a client is charged for, besides one that a further draw for this round repeats."""

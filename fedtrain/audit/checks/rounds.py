@@ -21,7 +21,7 @@ def first_record(evidence: Evidence) -> Finding:
         "noise": (first.noise, report.privacy.noise),
         "clients": (first.clients, report.data.clients),
         "planned rounds": (first.rounds, report.planned_rounds),
-        "roster digest": (first.roster, evidence.roster.digest),
+        "roster digest": (first.roster, evidence.opening.digest),
     }
     problems = [
         f"{name}: {signed} in the first record, {reported} in the report"
