@@ -40,6 +40,10 @@ COMMANDS = {
         "fedtrain.cli.export",
         "Write a trained model with a model card: safetensors, and ONNX where it can be.",
     ),
+    "explain": (
+        "fedtrain.cli.explain",
+        "Explain what a trained model's outputs depend on, on central test records alone.",
+    ),
     "config": ("fedtrain.cli.config", "Check the configuration of an experiment."),
     "stats": ("fedtrain.cli.stats", "Release statistics of columns over a federation, charged to the ledgers."),
     "data": ("fedtrain.cli.data", "Prepare a data set: draft the schema file of a table."),

