@@ -46,7 +46,7 @@ COMMANDS = {
     ),
     "config": ("fedtrain.cli.config", "Check the configuration of an experiment."),
     "stats": ("fedtrain.cli.stats", "Release statistics of columns over a federation, charged to the ledgers."),
-    "data": ("fedtrain.cli.data", "Prepare a data set: draft the schema file of a table."),
+    "data": ("fedtrain.cli.data", "Prepare a data set: the schema file of a table, texts without names and numbers."),
     "audit": ("fedtrain.cli.audit", "Check everything that a report claims about privacy, trusting nothing in it."),
     "privacy": ("fedtrain.cli.privacy", "What an experiment would guarantee and spend."),
     "budget": (

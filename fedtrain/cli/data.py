@@ -12,13 +12,18 @@ from fedtrain.cli.settings import Json, Quiet
 from fedtrain.config.loading import explain
 from fedtrain.errors import UsageError
 from fedtrain.files import write_atomic
+from fedtrain.report.numbers import printable
 
-data = typer.Typer(name="data", help="Prepare a data set: draft the schema file of a table.", no_args_is_help=True)
+data = typer.Typer(
+    name="data",
+    help="Prepare a data set: the schema file of a table, texts without names and numbers.",
+    no_args_is_help=True,
+)
 
 
 @data.callback()
 def _group() -> None:
-    """Prepare a data set: draft the schema file of a table."""
+    """Prepare a data set: the schema file of a table, texts without names and numbers."""
 
 
 @data.command()
@@ -72,3 +77,60 @@ def schema(
             )
         if draft.passed_over:
             sys.stderr.write(f"warning: passed over: {', '.join(draft.passed_over)}\n")
+
+
+@data.command()
+def deidentify(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A CSV file (.csv) or a Parquet file (.parquet).")],
+    column: Annotated[str, typer.Option("--column", metavar="NAME", help="The column of texts.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="The new file, of the same kind; nothing is overwritten.")
+    ],
+    entity: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--entity",
+            metavar="ENTITY",
+            help="What is replaced, over the default policy. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            help="An installed spaCy model, or its folder, which finds names and places.",
+            show_default=False,
+        ),
+    ] = None,
+    language: Annotated[
+        str, typer.Option("--language", metavar="CODE", help="The language of the texts, that of the model.")
+    ] = "en",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Replace e-mail addresses, numbers and, with a model, names in a column of texts. It is no anonymisation."""
+    from fedtrain.deidentification import deidentify as deidentified  # noqa: PLC0415 - only this command needs it
+
+    with output(as_json, quiet) as told:
+        done = deidentified(file, out, column=column, entities=tuple(entity or ()), model=model, language=language)
+        notes = [] if model else ["names and places stay: only a spaCy model finds them (--model), and none was named"]
+        notes += [
+            "nicknames, ages, misspelt names, numbers of an unusual form and rare facts stay, as all that is not found"
+        ]
+        notes += ["this is no anonymisation and no differential privacy: look at the new file before you use it"]
+        lines = [f"wrote {printable(str(out))}: {done.changed:,} of {done.rows:,} texts are changed"]
+        lines += [f"  {name}: {count:,}" for name, count in done.replaced.items()]
+        told.done(
+            {
+                "file": str(out),
+                "rows": done.rows,
+                "changed": done.changed,
+                "replaced": done.replaced,
+                "language": language,
+                "model": model,
+                "notes": notes,
+            },
+            [*lines, *notes],
+        )

