@@ -66,7 +66,12 @@ def preloaded(mode: object) -> tuple[str, ...]:
     if mode is None:  # an app of somebody else
         return ("torch",)
     needs = [mechanism.requires for mechanism in registered() if mechanism.mode == mode]
-    private = ("fedtrain.training.private",) if any(each.per_record_gradients for each in needs) else ()
+    private: tuple[str, ...] = (
+        ("fedtrain.training.private",) if any(each.per_record_gradients for each in needs) else ()
+    )
+    if any(mechanism.private for mechanism in registered() if mechanism.mode == mode):
+        # Clients check the plan by accounting of their own, on the way to their first answer.
+        private = (*private, "fedtrain.privacy.accounting.pld", "fedtrain.privacy.accounting.rdp")
     return ("torch", "fedtrain.clientapp.app", "fedtrain.clientapp.training", *private)
 
 

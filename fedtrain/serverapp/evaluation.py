@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 
 import numpy as np
@@ -30,24 +30,41 @@ _TAKEN, _FEWEST = 1 << 18, 16
 _TRIED = 8  # test records on which a task is tried
 
 
-def evaluate(model: nn.Module, task: Task, test: Split, *, round_number: int) -> Evaluation:
+def evaluate(
+    model: nn.Module, task: Task, test: Split, *, round_number: int, kept: Callable[[Tensor], None] | None = None
+) -> Evaluation:
     """Measure the model on all test records.
 
     A measurement that is not finite is null, and a warning names it and the round.
+
+    Args:
+        model: the model.
+        task: its task.
+        test: the test records.
+        round_number: the round after which it is measured.
+        kept: called with what the model returns for some of them, as `outputs_of` gives it.
 
     Raises:
         TaskError: the code of the task fails.
         RunError: what the task measures is not what a report can hold.
     """
-    evaluation, broken = _measured(model, task, test, round_number)
+    evaluation, broken = _measured(model, task, test, round_number, kept)
     if broken:
         names = ", ".join(broken)
         _log.warning("round %d: the task measured %s as not finite; the report has null for it", round_number, names)
     return evaluation
 
 
-def outputs_of(model: nn.Module, task: Task, test: Split) -> Iterator[tuple[Tensor, Batch]]:
+def outputs_of(
+    model: nn.Module, task: Task, test: Split, known: Sequence[Tensor] = ()
+) -> Iterator[tuple[Tensor, Batch]]:
     """Give what the model returns for the test records, some at a time, and what it returned it for.
+
+    Args:
+        model: the model.
+        task: its task.
+        test: the test records.
+        known: what it returns, where that is known; then it is not asked.
 
     Raises:
         TaskError: the code of the task fails.
@@ -56,10 +73,13 @@ def outputs_of(model: nn.Module, task: Task, test: Split) -> Iterator[tuple[Tens
     model.eval()
     together = _together(task, test, device)
     with fast_layout(model):
-        for start in range(0, len(test), together):
+        for number, start in enumerate(range(0, len(test), together)):
             records = _records(test, np.arange(start, min(start + together, len(test))))
             with telling("collate of the task"):
                 batch = to_device(collate(task, records, None), device)
+            if known:
+                yield known[number].to(device), batch
+                continue
             with telling("forward of the task"), torch.no_grad():
                 outputs = forward(task, model, batch)
             yield outputs, batch
@@ -73,10 +93,14 @@ def _together(task: Task, test: Split, device: torch.device) -> int:
     return min(most, max(1, _NUMBERS // prod(task.returned))) if isinstance(task, Supervised) else most
 
 
-def _measured(model: nn.Module, task: Task, test: Split, round_number: int) -> tuple[Evaluation, tuple[str, ...]]:
+def _measured(
+    model: nn.Module, task: Task, test: Split, round_number: int, kept: Callable[[Tensor], None] | None = None
+) -> tuple[Evaluation, tuple[str, ...]]:
     with telling("metrics of the task"):
         metrics = task.metrics()
     for outputs, batch in outputs_of(model, task, test):
+        if kept is not None:
+            kept(outputs)
         with telling("update of the task's metrics"), torch.no_grad():
             metrics.update(outputs, batch)
     with telling("compute of the task's metrics"):

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, Message
+from torch import Tensor
 
 from fedtrain.config.strategies import results_needed, shortage
 from fedtrain.errors import AggregationError, BudgetError, RunError, TaskError, TooFewResultsError
@@ -23,7 +24,7 @@ from fedtrain.flower.summing import Outcome
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.privacy.noise import RandomSource, open_source
-from fedtrain.report import Dropped, Evaluation, RoundEntry, SecureAggregation
+from fedtrain.report import Dropped, Evaluation, RoundEntry, SecureAggregation, best_of
 from fedtrain.report.evaluation import kept
 from fedtrain.seeding import derive_seed
 from fedtrain.serverapp.aggregation import Aggregation
@@ -42,6 +43,8 @@ _log = logging.getLogger(__name__)
 # An error's whole traceback is in the log; the report holds its first line and its end, one of which has the cause.
 _REASON_LENGTH = 2000
 _FIRST_LENGTH = 300
+# Outputs of a model for the test records, of one evaluation: 64 MB.
+_KEPT = 1 << 24
 
 
 class Rounds:
@@ -49,6 +52,10 @@ class Rounds:
 
     What a round does depends on the state and the configuration alone: everything random is seeded by its round, so a
     run that continues from a checkpoint reaches the same model as one that was never interrupted.
+
+    Attributes:
+        outputs: what the model returned for the test records at the last and at the best evaluation, by round, where
+            they were made here and are not too many to keep.
     """
 
     def __init__(self, channel: Channel, preparation: Preparation, trail: AuditTrail | None, *, done: int) -> None:
@@ -71,6 +78,7 @@ class Rounds:
         self._parts = assemble(channel, preparation, trail, done=done)
         self._noise = None if trail is None else self._mechanism.noise(trail.plan, self._draws)
         self._repeatable = False
+        self.outputs: dict[int, list[Tensor]] = {}
 
     def may_ask_again(self, error: Exception) -> bool:
         """Say whether the round that just failed with an error may be asked again in this run.
@@ -256,20 +264,46 @@ class Rounds:
         """
         released, model = self._preparation.released(state.model), self._preparation.released_model
         load_weights(model, {name: torch.from_numpy(np.array(value)) for name, value in released.items()})
+        outputs = _Outputs()
         try:
             evaluation = evaluate(
                 model,
                 self._preparation.task,
                 self._preparation.inputs.test,
                 round_number=state.round_number,
+                kept=outputs.add,
             )
         except (TaskError, RunError) as error:
             if state.round_number == 0:
                 raise
             _log.warning("round %d is not evaluated, and its model is kept: %s", state.round_number, error)
-            evaluation = Evaluation(round=state.round_number)
+            evaluation, outputs = Evaluation(round=state.round_number), _Outputs()
         history = kept((*state.evaluations, evaluation), self._preparation.metrics)
+        best = best_of(history, self._preparation.metrics)
+        needed = {state.round_number} if best is None else {state.round_number, best.round}
+        made = {**self.outputs, state.round_number: outputs.parts}
+        self.outputs = {number: parts for number, parts in made.items() if number in needed and parts}
         return replace(state, evaluations=history)
+
+
+class _Outputs:
+    """What a model returned for the test records, unless it is too much to keep.
+
+    Attributes:
+        parts: copies on the CPU, in their order; empty if it is too much.
+    """
+
+    def __init__(self) -> None:
+        self.parts: list[Tensor] = []
+        self._room = _KEPT
+
+    def add(self, outputs: Tensor) -> None:
+        """Take a part."""
+        self._room -= outputs.numel()
+        if self._room >= 0:
+            self.parts.append(outputs.detach().to("cpu", copy=True))
+        else:
+            self.parts = []
 
 
 def _reasons(entry: RoundEntry) -> str:

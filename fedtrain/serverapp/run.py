@@ -214,6 +214,7 @@ class RunInProgress:
         self._state = start
         self._trail = trail
         self._run = run
+        self._rounds: Rounds | None = None
 
     def execute(self, channel: Channel) -> None:
         """Run the rounds that are left, and leave a report however they end."""
@@ -247,6 +248,7 @@ class RunInProgress:
 
     def _train(self, channel: Channel) -> None:
         rounds = Rounds(channel, self._preparation, self._trail, done=self._state.round_number)
+        self._rounds = rounds
         if not self._state.evaluations:
             self._state = rounds.evaluated(self._state)
             self._warn_if_not_finite(self._state.evaluations)
@@ -350,7 +352,8 @@ class RunInProgress:
         matrices = matrices_of(self._preparation, self._state)
         intervals = sample = None
         if status == "completed":
-            intervals = intervals_of(self._preparation, self._state, lambda: self._folder.load_model("best"))
+            known = {} if self._rounds is None else self._rounds.outputs
+            intervals = intervals_of(self._preparation, self._state, lambda: self._folder.load_model("best"), known)
             sample = sample_of(self._preparation, self._state)
         report = build_report(
             self._preparation,

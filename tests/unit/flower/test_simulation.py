@@ -54,23 +54,39 @@ def test_messages_of_one_type_that_all_failed_are_a_warning(tallies, warnings, c
 LATE = {"alembic", "dp_accounting", "fastapi", "jinja2", "matplotlib", "opacus", "scipy", "sqlalchemy", "torchmetrics"}
 
 
-def test_what_workers_are_copies_of_has_one_thread_and_a_run_begins_without_what_it_needs_later():
-    program = f"""
-        import importlib, os, sys
+def printed(program):
+    environment = {**os.environ, **thread_variables(1)}  # as the engine starts it
+    command = [sys.executable, "-c", dedent(program)]
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+def test_what_workers_are_copies_of_has_one_thread():
+    program = """
+        import importlib, os
         from fedtrain.flower.simulation import preloaded
         for name in preloaded("record"):
             importlib.import_module(name)
         print(len(os.listdir("/proc/self/task")))
-        import fedtrain.serverapp.run
+    """
+    assert printed(program) == "1\n"
+
+
+def test_a_run_begins_without_what_it_needs_later():
+    program = f"""
+        import sys
+        import fedtrain.clientapp.training, fedtrain.serverapp.run, fedtrain.training.private
         print(sorted({LATE!r} & set(sys.modules)))
     """
-    environment = {**os.environ, **thread_variables(1)}  # as the engine starts it
-    command = [sys.executable, "-c", dedent(program)]
-    run = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    assert run.stdout == "1\n[]\n"
+    assert printed(program) == "[]\n"
 
 
 def test_nothing_of_ours_is_imported_for_an_app_of_somebody_else():
     assert preloaded(None) == ("torch",)
     assert "fedtrain.training.private" in preloaded("record")
     assert "fedtrain.training.private" not in preloaded("none")
+
+
+@pytest.mark.parametrize("mode", ["record", "client"])
+def test_workers_of_private_clients_are_copies_of_a_process_that_can_account(mode):
+    assert {f"fedtrain.privacy.accounting.{name}" for name in ("pld", "rdp")} <= set(preloaded(mode))
+    assert not any("accounting" in name for name in preloaded("none"))

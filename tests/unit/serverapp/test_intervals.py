@@ -2,8 +2,13 @@ import logging
 from dataclasses import replace
 
 import pytest
+import torch
+from torch import nn
 
 from fedtrain.errors import StorageError
+from fedtrain.report import best_of
+from fedtrain.serverapp import rounds
+from fedtrain.serverapp import run as run_module
 from fedtrain.serverapp.evaluation import evaluate
 from fedtrain.serverapp.intervals import intervals_of
 from fedtrain.serverapp.rounds import initial_state
@@ -125,3 +130,48 @@ def test_an_error_leaves_the_intervals_out_and_not_the_report(ended, caplog):
     with caplog.at_level(logging.WARNING):
         assert intervals_of(preparation, two, gone) is None
     assert "the disk is gone" in caplog.text
+
+
+class Unasked(nn.Linear):
+    """A model that is not to be asked."""
+
+    def forward(self, inputs):
+        raise AssertionError
+
+
+def test_what_a_model_returned_is_not_computed_again_and_gives_the_same_intervals(ended):
+    preparation, state = ended
+    outputs = []
+    evaluate(preparation.model, preparation.task, preparation.inputs.test, round_number=0, kept=outputs.append)
+    found = intervals_of(preparation, state, unread)
+    silent = replace(preparation, model=Unasked(1, 1))
+    assert intervals_of(silent, state, unread, {0: outputs}) == found
+    worse = state.evaluations[0].model_copy(update={"round": 1, "accuracy": 0.0, "loss": 9.0})
+    two = replace(state, evaluations=(*state.evaluations, worse))
+    both = intervals_of(silent, two, unread, {0: outputs, 1: outputs})
+    assert both.best == found.final
+    assert intervals_of(silent, two, unread, {0: outputs}) is None
+
+
+def test_outputs_that_are_too_many_are_not_kept(monkeypatch):
+    monkeypatch.setattr(rounds, "_KEPT", 12)
+    kept = rounds._Outputs()
+    for _ in range(3):
+        kept.add(torch.ones(4, 1))
+    assert [each.tolist() for each in kept.parts] == [[[1.0]] * 4] * 3
+    kept.add(torch.ones(1, 1))
+    kept.add(torch.ones(0, 1))
+    assert kept.parts == []
+
+
+def test_the_outputs_of_the_last_and_the_best_evaluation_are_kept(cache, tmp_path, monkeypatch):
+    seen = []
+
+    def known(preparation, state, best, outputs):
+        seen.append((set(outputs), best_of(state.evaluations, preparation.metrics).round, state.round_number))
+        return intervals_of(preparation, state, best, outputs)
+
+    monkeypatch.setattr(run_module, "intervals_of", known)
+    runner(cache, tmp_path)(kind=digits_experiment)
+    ((kept, best, last),) = seen
+    assert kept == {best, last}
