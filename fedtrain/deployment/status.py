@@ -12,7 +12,7 @@ from typing import Any
 from fedtrain.deployment.processes import is_running
 from fedtrain.errors import StorageError
 from fedtrain.health.keys import ending
-from fedtrain.machines import ServerFolder
+from fedtrain.machines import Federation, ServerFolder
 from fedtrain.machines.nodes import Nodes, NodeState, connected, read_nodes
 from fedtrain.report.numbers import duration, printable
 from fedtrain.status import FILE, Follower, RunStatus, as_json
@@ -21,6 +21,7 @@ from fedtrain.status.words import Said, described, fitted, site_in
 _FRESH = 15.0  # seconds for which the file of the nodes is not out of date
 _LOOKED = 8  # of the latest runs, for one that goes on
 _NODES = 40  # lines
+_NAMED = 8  # nodes in a line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class ServerStatus:
 
     Attributes:
         federation, address: of the federation.
+        directions: the version of the operator's directions that the server has; 0 where its first address holds.
         up: whether ``fedtrain server up`` runs for its folder.
         nodes: its nodes as they were seen last; ``None`` where it was never up.
         runs: by name, the runs that go on, or else the latest one.
@@ -37,6 +39,7 @@ class ServerStatus:
 
     federation: str
     address: str
+    directions: int
     up: bool
     nodes: Nodes | None
     runs: tuple[tuple[str, RunStatus], ...]
@@ -57,10 +60,11 @@ class ServerView:
         Raises:
             SiteError: its files cannot be read.
         """
-        server = self._server
+        server, federation = self._server, Federation.read(self._server.path)  # directions may be new
         return ServerStatus(
-            federation=server.federation.id,
-            address=server.federation.address,
+            federation=federation.id,
+            address=federation.address,
+            directions=federation.directions,
             up=is_running(server.path),
             nodes=read_nodes(server),
             runs=self._current(),
@@ -100,11 +104,15 @@ def status_as_json(status: ServerStatus, *, now: float) -> dict[str, Any]:
     return {
         "federation": status.federation,
         "address": status.address,
+        "directions": status.directions,
         "up": status.up,
         "answers": _is_fresh(status, now),
         "connected": len(connected(nodes)),
         "ending": list(status.ending),
-        "nodes": [{**asdict(node), "software": _software(status, node)} for node in nodes],
+        "nodes": [
+            {**asdict(node), "software": _software(status, node), "directions": _followed(status, node)}
+            for node in nodes
+        ],
         "runs": [{"run": name, **as_json(run, now=now)} for name, run in status.runs],
     }
 
@@ -113,6 +121,12 @@ def _software(status: ServerStatus, node: NodeState) -> str | None:
     """Return the version of fedtrain that a node said it runs, in the latest run that it took part in."""
     said = (run.begun.software.get(node.client) for _, run in status.runs)
     return next((printable(text) for text in said if text), None)
+
+
+def _followed(status: ServerStatus, node: NodeState) -> int | None:
+    """Return the version of the directions that a node said it follows, in the latest run that it took part in."""
+    said = (run.begun.directions.get(node.client) for _, run in status.runs)
+    return next((version for version in said if version is not None), None)
 
 
 def _is_fresh(status: ServerStatus, now: float) -> bool:
@@ -127,6 +141,7 @@ def server_described(status: ServerStatus, *, now: float, width: int = 110) -> l
     if nodes:
         lines.append(Said(text=f"nodes      {len(connected(nodes))} of {len(nodes)} are connected"))
         lines += _nodes(status, nodes, run, now)
+        lines += _following(status, nodes)
     for name, each in status.runs:
         lines += [Said(text=""), Said(text=f"run {name}", tone="title")]
         lines += described(each, now=now, width=width, sites=False)
@@ -167,6 +182,29 @@ def _nodes(status: ServerStatus, nodes: Sequence[NodeState], run: RunStatus | No
         away = len(rest) - len(connected(rest))
         lines.append(Said(text=f"  and {len(rest)} more, {away} of them not connected", tone="faint"))
     return lines
+
+
+def _following(status: ServerStatus, nodes: Sequence[NodeState]) -> list[Said]:
+    """Return which nodes follow the newest directions, as each said when the run began that is shown."""
+    if not status.directions:
+        return []
+    silent, by_version = list[str](), dict[int, list[str]]()
+    for node in sorted(nodes, key=lambda node: node.client):
+        version = _followed(status, node)
+        (silent if version is None else by_version.setdefault(version, [])).append(node.name)
+    lines = [Said(text=f"directions of the operator, version {status.directions}, as nodes say when a run begins")]
+    for version, names in sorted(by_version.items(), reverse=True):
+        newest = version >= status.directions
+        what = "follow them" if newest else f"follow version {version}" if version else "follow their kit"
+        lines.append(Said(text=f"  {what}: {_listed(names)}", tone="text" if newest else "bad"))
+    if silent:
+        lines.append(Said(text=f"  not known: {_listed(silent)}", tone="faint"))
+    return lines
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def _times(node: NodeState, now: float) -> str:

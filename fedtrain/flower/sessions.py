@@ -34,6 +34,7 @@ class ServerSession:
         announcements: the signed keys of each client that takes part.
         sealing: the sealing key of each.
         software: the version of fedtrain that each says it runs, where it says one.
+        directions: the version of the operator's directions that each says it follows, where it says one.
     """
 
     run: str
@@ -46,6 +47,7 @@ class ServerSession:
     announcements: Mapping[int, SignedEnvelope]
     sealing: Mapping[int, PublicSealingKey]
     software: Mapping[int, str]
+    directions: Mapping[int, int]
 
 
 def open_session(
@@ -152,6 +154,7 @@ class _Announced:
     envelope: SignedEnvelope
     sealing: PublicSealingKey
     software: str
+    directions: int | None
 
 
 def _session(
@@ -175,6 +178,7 @@ def _session(
         announcements={one.client: one.envelope for one in announced},
         sealing={one.client: one.sealing for one in announced},
         software={one.client: one.software for one in announced if one.software},
+        directions={one.client: one.directions for one in announced if one.directions is not None},
     )
 
 
@@ -189,7 +193,13 @@ def _announcement(
         raise TransportError("its keys are announced for another session, or in another name")
     if announced.sealing.digest != keys.sealing:
         raise TransportError("its sealing key is not the one that it signed")
-    return _Announced(client=client, envelope=announced.keys, sealing=announced.sealing, software=announced.software)
+    return _Announced(
+        client=client,
+        envelope=announced.keys,
+        sealing=announced.sealing,
+        software=announced.software,
+        directions=announced.directions,
+    )
 
 
 def _signer(envelope: SignedEnvelope, roster: Roster) -> int:

@@ -150,8 +150,7 @@ def _introduction(report: Report, which: Literal["final", "best"]) -> str:
     }[data.target]
     text = (
         f"Predicts {what}. {clients} clients trained it together by federated learning, in "
-        f"{count(report.rounds)} rounds, and no client sent its records. It has {count(report.model.parameters)} "
-        "trained numbers."
+        f"{count(report.rounds)} rounds, and no client sent its records. {_size(report)}"
     )
     if report.status != "completed":
         text += f" The run was {report.status} before its {count(report.planned_rounds)} rounds were over."
@@ -161,6 +160,13 @@ def _introduction(report: Report, which: Literal["final", "best"]) -> str:
             "records."
         )
     return text
+
+
+def _size(report: Report) -> str:
+    numbers = count(report.model.parameters)
+    if report.config.get("training.solver") == "least-squares":
+        return f"It is fitted in closed form from {numbers} sums over the records."
+    return f"It has {numbers} parameters."
 
 
 def _results(report: Report, which: Literal["final", "best"]) -> list[str]:

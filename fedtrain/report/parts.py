@@ -213,7 +213,10 @@ class EncoderSummary(Part):
 class ModelSummary(Part):
     """The trained model."""
 
-    parameters: Count = Field(description="trained numbers in the model")
+    parameters: Count = Field(
+        description="parameters that are sent in a round: those of the model, frozen ones too if they are sent; with "
+        'training.solver = "least-squares" the sums that the model is fitted from'
+    )
     final: ModelFile | None = Field(description="weights after the last round; null if none were saved")
     best: ModelFile | None = Field(description="weights of evaluation.best; null if none were saved")
     gradients: Way | None = Field(

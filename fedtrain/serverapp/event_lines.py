@@ -17,6 +17,7 @@ from time import time
 
 from fedtrain import errors
 from fedtrain.errors import StorageError
+from fedtrain.flower.sessions import ServerSession
 from fedtrain.privacy.mechanisms import guarantees_nothing
 from fedtrain.report.wording import cause
 from fedtrain.serverapp.audit_trail import AuditTrail
@@ -54,7 +55,7 @@ def beginning(
     trail: AuditTrail | None,
     *,
     names: Mapping[int, str],
-    software: Mapping[int, str],
+    session: ServerSession | None,
     done: int,
     now: float,
 ) -> Begun:
@@ -64,7 +65,7 @@ def beginning(
         preparation: what was made before.
         trail: the record of a private run.
         names: of the clients that have one.
-        software: the version of fedtrain that each client says it runs; that of those with names is told.
+        session: what clients said of themselves when it was opened; that of those with names is told.
         done: rounds that are complete.
         now: the time, in seconds since 1970.
     """
@@ -72,6 +73,8 @@ def beginning(
     metric = next(iter(preparation.metrics), None)
     withheld = trail is not None and trail.withheld
     stated = {} if trail is None else {client: trail.copies.stated(client) for client in trail.roster.clients}
+    software = {} if session is None else session.software
+    directions = {} if session is None else session.directions
     return Begun(
         time=now - now % _DAY if withheld else now,
         name=cut(experiment.name),
@@ -82,6 +85,7 @@ def beginning(
         deadline=experiment.federation.deadline,
         names=named({client: cut(name) for client, name in names.items()}),
         software=named({client: cut(text) for client, text in software.items() if client in names}),
+        directions=named({client: version for client, version in directions.items() if client in names}),
         epsilon=None if plan is None else plan.spec.epsilon,
         delta=None if plan is None else plan.spec.delta,
         noise=None if plan is None else experiment.privacy.noise,

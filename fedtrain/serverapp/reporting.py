@@ -101,6 +101,7 @@ def build_report(
             *preparation.warnings,
             *run_warnings.of_rounds(log, owners),
             *run_warnings.of_results(evaluations, info.classes),
+            *filter(None, [run_warnings.of_sample(sample, experiment.privacy.mode)]),
         ),
         rounds=state.round_number,
         planned_rounds=experiment.federation.rounds,

@@ -173,8 +173,8 @@ def _run(
     run = RunInProgress(preparation, folder, screen, events, start, enrollment.trail, run=enrollment.run)
     with lines:
         session = enrollment.channel.session
-        software = {} if session is None else session.software
-        lines.begin(beginning(preparation, enrollment.trail, names=names, software=software, done=done, now=time()))
+        begun = beginning(preparation, enrollment.trail, names=names, session=session, done=done, now=time())
+        lines.begin(begun)
         with open_trackers(
             folder.path, experiment, after=done, tell=lambda text: events.emit(Notice(text=text))
         ) as trackers:

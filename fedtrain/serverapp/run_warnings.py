@@ -19,8 +19,8 @@ from fedtrain.config.sections import ROBUST
 from fedtrain.data import WIDE, DataInfo, Labels, Split
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.correlation import errors
-from fedtrain.privacy.mechanisms import mechanism_of, mechanism_of_plan
-from fedtrain.report import Evaluation, Evaluations, Metric, RoundEntry, better
+from fedtrain.privacy.mechanisms import guarantees_nothing, mechanism_of, mechanism_of_plan
+from fedtrain.report import Evaluation, Evaluations, Metric, RoundEntry, TextSample, better
 from fedtrain.report.evaluation import is_empty, not_finite
 from fedtrain.report.numbers import count, short
 from fedtrain.report.trusts import nothing_gained
@@ -318,6 +318,16 @@ def _when(rounds: Sequence[int]) -> str:
     if len(rounds) == 1:
         return f"after round {rounds[0]}"
     return f"in {len(rounds)} evaluations, the first after round {rounds[0]}"
+
+
+def of_sample(sample: TextSample | None, mode: str) -> str:
+    """Say that a model without privacy may have written the words of a record into the sample of a report."""
+    if sample is None or not guarantees_nothing(mode):
+        return ""
+    return (
+        "the texts in sample, which the final model wrote, may repeat the words of training records: nothing keeps a "
+        "model that is trained without privacy from it. Read them before you give the report to others"
+    )
 
 
 def of_loss(history: Sequence[Evaluation], metrics: Sequence[Metric]) -> str:

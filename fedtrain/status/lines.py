@@ -57,6 +57,8 @@ class Begun(_Line):
         deadline: seconds that a round waits for its clients.
         names: of clients that have one.
         software: the version of fedtrain that each of them says it runs, which nobody has checked.
+        directions: the version of the operator's directions that each of them says it follows, likewise; 0 for the
+            address of its kit.
         epsilon: the budget of the run for each unit; ``None`` without privacy.
         delta: likewise.
         noise: whose source it is; ``seeded`` protects nobody. ``None`` without privacy, and in a run of an earlier
@@ -78,6 +80,7 @@ class Begun(_Line):
     deadline: Number
     names: dict[Client, str] = {}
     software: dict[Client, str] = {}
+    directions: dict[Client, Count] = {}
     epsilon: Number | None = None
     delta: Number | None = None
     noise: Literal["seeded", "secure"] | None = None

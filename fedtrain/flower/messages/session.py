@@ -14,8 +14,9 @@ from fedtrain.trust import Roster
 
 _RECORD = "fedtrain.session"
 _OFFER, _END, _ROSTER, _MEMBERSHIP = "offer", "end", "roster", "membership"
-_KEYS, _SEALING, _VERSION, _SOFTWARE = "keys", "sealing", "protocol", "fedtrain"
+_KEYS, _SEALING, _VERSION, _SOFTWARE, _DIRECTIONS = "keys", "sealing", "protocol", "fedtrain", "directions"
 _LONGEST = 40  # letters of a version
+_HIGHEST = 1 << 31  # of the versions of directions
 _SAME_VERSION = "install the same version of fedtrain on both machines"
 
 
@@ -113,17 +114,22 @@ class AnnouncedKeys:
         sealing: the key to which messages to it are sealed; what it signed has the digest of it.
         software: the version of fedtrain that it says it runs, for people; empty if it says none. Nobody signed it, and
             nothing may depend on it.
+        directions: the version of the operator's directions that it says it follows, likewise; 0 for the address of its
+            kit, ``None`` if it says none, as in a simulation.
     """
 
     keys: SignedEnvelope
     sealing: PublicSealingKey
     software: str = ""
+    directions: int | None = None
 
     def to_records(self) -> RecordDict:
         """Return it as the content of a message."""
         record = ConfigRecord({_KEYS: self.keys.line(), _SEALING: self.sealing.key, _VERSION: PROTOCOL})
         if self.software:
             record[_SOFTWARE] = self.software
+        if self.directions is not None:
+            record[_DIRECTIONS] = self.directions
         return RecordDict({_RECORD: record})
 
     @classmethod
@@ -144,8 +150,15 @@ class AnnouncedKeys:
             )
         said = record.get(_SOFTWARE)
         software = printable(said[:_LONGEST]) if isinstance(said, str) else ""
+        version = record.get(_DIRECTIONS)
+        counts = isinstance(version, int) and not isinstance(version, bool) and 0 <= version < _HIGHEST
         try:
-            return cls(keys=SignedEnvelope.from_line(line), sealing=PublicSealingKey(key=sealing), software=software)
+            return cls(
+                keys=SignedEnvelope.from_line(line),
+                sealing=PublicSealingKey(key=sealing),
+                software=software,
+                directions=version if isinstance(version, int) and counts else None,
+            )
         except ValueError as error:
             raise TransportError(f"its sealing key cannot be used: {error}") from error
 

@@ -44,7 +44,12 @@ def _announced(offered: OfferedSession, endpoint: Endpoint) -> AnnouncedKeys:
     endpoint.accept(offered.roster, offered.membership)
     secrets = endpoint.sessions.begin(run=offer.run, session=offer.session, roster=offer.roster, start=offer.start)
     keys = SessionKeys.of(secrets, run=offer.run, session=offer.session, roster=offer.roster, party=endpoint.name)
-    return AnnouncedKeys(keys=keys.sign(endpoint.identity), sealing=secrets.sealing.public, software=__version__)
+    return AnnouncedKeys(
+        keys=keys.sign(endpoint.identity),
+        sealing=secrets.sealing.public,
+        software=__version__,
+        directions=None if endpoint.node is None else endpoint.node.federation.directions,
+    )
 
 
 def _end(ended: EndedSession, endpoint: Endpoint) -> None:

@@ -147,6 +147,20 @@ function section(run) {
   return made;
 }
 
+// Which nodes follow the newest directions of the operator, as they said when the run began that is shown.
+function following(found) {
+  const groups = new Map();
+  for (const node of [...found.nodes].sort((one, other) => (other.directions ?? -1) - (one.directions ?? -1))) {
+    const version = node.directions;
+    const what = version === null ? "not known" : version >= found.directions ? "follow them" : version ? `follow version ${version}` : "follow their kit";
+    groups.set(what, [...(groups.get(what) || []), node.name]);
+  }
+  return [...groups].map(([what, names]) => {
+    const more = names.length > 20 ? ` and ${names.length - 20} more` : "";
+    return element("p", `${what}: ${names.slice(0, 20).join(", ")}${more}`, ["follow them", "not known"].includes(what) ? "" : "bad");
+  });
+}
+
 function nodes(found) {
   const now = found.now;
   const made = element("section");
@@ -161,6 +175,9 @@ function nodes(found) {
       [node.software === null ? "" : `says ${node.software}`],
     ]);
   made.append(table(["node", "state", "", "last seen", "fedtrain"], rows));
+  if (found.directions) {
+    made.append(element("h3", `directions of the operator, version ${found.directions}, as nodes say when a run begins`), ...following(found));
+  }
   return made;
 }
 

@@ -14,6 +14,7 @@ from fedtrain.machines.nodes import Nodes, NodeState, read_nodes, write_nodes
 from fedtrain.status import FILE, Asked, Begun, Done, Ended, EventLog
 from fedtrain.status.lines import Loss
 from fedtrain.status.words import plain
+from tests.unit.deployment.test_guide import directed
 from tests.unit.health import folders
 
 NOW = 1000.0
@@ -87,6 +88,40 @@ def test_a_node_is_shown_with_the_version_that_it_said(server):
     assert "says 0.1\N{REPLACEMENT CHARACTER}[2J" in next(line for line in shown if "site-b" in line)
 
 
+def test_the_operator_sees_which_nodes_follow_the_newest_directions(server, members, ca):
+    write_nodes(server, nodes("connected", "connected", "away", "connected"))
+    view = ServerView(server)
+    names = {number: f"site-{letter}" for number, letter in enumerate("abcd")}
+    with run(server, "now", begun(names=names, directions={0: 2, 1: 1, 2: 0})), only_one(server.path):
+        before, found = server_described(view.status(), now=NOW), status_as_json(view.status(), now=NOW)
+        assert "directions" not in plain(before)  # the server is where the kits say
+        assert (found["directions"], found["address"]) == (0, server.federation.address)
+        moved = directed(members, ca, 2, "fl.example.org:9443", server.federation.address)
+        server.directions.write_bytes(moved.line())  # while somebody looks
+        status = view.status()
+    shown, found = server_described(status, now=NOW), status_as_json(status, now=NOW)
+    place = [line.text for line in shown].index("directions of the operator, version 2, as nodes say when a run begins")
+    assert [(line.text, line.tone) for line in shown[place + 1 : place + 5]] == [
+        ("  follow them: site-a", "text"),
+        ("  follow version 1: site-b", "bad"),
+        ("  follow their kit: site-c", "bad"),
+        ("  not known: site-d", "faint"),
+    ]
+    assert (found["directions"], found["address"]) == (2, "fl.example.org:9443")
+    assert [node["directions"] for node in found["nodes"]] == [2, 1, 0, None]
+
+
+def test_the_nodes_that_follow_take_few_lines(server, members, ca):
+    many = tuple(NodeState(name=f"site-{n:03d}", client=n, state="connected") for n in range(200))
+    write_nodes(server, Nodes(time=NOW, nodes=many))
+    server.directions.write_bytes(directed(members, ca, 1, "fl.example.org:9443").line())
+    said = {n: n % 2 for n in range(200)}
+    run(server, "now", begun(names={n: f"site-{n:03d}" for n in said}, directions=said)).close()
+    lines = [line.text for line in server_described(ServerView(server).status(), now=NOW)]
+    (follow,) = (line for line in lines if "follow them" in line)
+    assert follow.endswith("site-013, site-015 and 92 more")
+
+
 def test_a_superlink_that_does_not_answer_is_told(server):
     write_nodes(server, nodes("connected"))
     with only_one(server.path):
@@ -109,7 +144,7 @@ def test_two_hundred_nodes_take_one_file_and_one_screen(server, monkeypatch):
     real = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda self: read.append(self.name) or real(self))
     status = ServerView(server).status()
-    assert read == ["nodes.json", "server.crt", "ca.pem"]
+    assert read == ["federation.json", "nodes.json", "server.crt", "ca.pem"]
     lines = plain(server_described(status, now=NOW)).splitlines()
     assert len(lines) < 50
     assert lines[1] == "nodes      199 of 200 are connected"

@@ -6,6 +6,7 @@ import traceback
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from flwr.app import Context, Error, RecordDict
 from safetensors.numpy import load_file
 from sklearn.datasets import load_digits
@@ -18,12 +19,14 @@ from fedtrain.crypto import Identity
 from fedtrain.errors import ClientError, ConfigError, KeyFileError, LedgerError, PrivacySpecError, RunError, SiteError
 from fedtrain.ledger import Ledger
 from fedtrain.machines import NODE, SERVER_VARIABLE, write_membership
+from fedtrain.machines.following import follow
 from fedtrain.report import Report
 from fedtrain.serverapp.run import run_experiment
 from fedtrain.status import FILE, Follower
-from fedtrain.trust import Roster
+from fedtrain.trust import Authority, Directions, Roster
 from tests.fakes import RUN_ID, InProcessGrid
-from tests.federations import SITE, provisioned
+from tests.federations import ID, SITE, provisioned
+from tests.unit.health.pki import authority
 
 # Those of clients that left are not used again.
 NUMBERS = (0, 2, 5)
@@ -119,8 +122,22 @@ def test_a_private_run_is_sealed_and_summed_and_an_auditor_can_check_it(run, mad
     assert verdict.holds
     for node in made.nodes:
         assert [entry.status for entry in entries(node)] == ["reserved", "settled"] * 2
-    # Who watches the run sees which version each member says it runs.
-    assert Follower(tmp_path / "run" / FILE).status().begun.software == dict.fromkeys(NUMBERS, __version__)
+    # Who watches the run sees which version each member says it runs, and that it is at the address of its kit.
+    begun = Follower(tmp_path / "run" / FILE).status().begun
+    assert begun.software == dict.fromkeys(NUMBERS, __version__)
+    assert begun.directions == dict.fromkeys(NUMBERS, 0)
+
+
+def test_a_node_says_which_directions_of_the_operator_it_follows(run, made):
+    certificate = authority("CA").certificate.public_bytes(Encoding.PEM).decode()
+    directions = Directions(
+        federation=ID, version=3, address="fl.example.org:9443", authorities=(Authority(certificate=certificate),)
+    )
+    follow(made.nodes[1], directions.sign(made.operator))
+    report, _ = run()
+    assert report.status == "completed"
+    begun = Follower(made.path / "run" / FILE).status().begun
+    assert begun.directions == {0: 0, 2: 3, 5: 0}
 
 
 def test_before_the_session_nothing_is_sent_but_its_offer(run):

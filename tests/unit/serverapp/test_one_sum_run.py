@@ -10,6 +10,8 @@ from fedtrain.data.types import Image
 from fedtrain.errors import UsageError
 from fedtrain.ledger.budget import budget_rows
 from fedtrain.privacy.mechanisms import mechanism_of_plan, read_plan
+from fedtrain.report.inputs import inputs_of
+from fedtrain.report.model_card import model_card
 from fedtrain.serverapp.run import run_experiment
 from fedtrain.tasks import build_task
 from fedtrain.tasks.least_squares import with_solver
@@ -65,8 +67,15 @@ def test_the_saved_layer_is_what_was_measured_and_follows_from_the_sums(fitted):
     assert torch.equal(fitted.model().linear.weight, torch.from_numpy(saved["linear.weight"]))
     sums = load_file(fitted.path / "model-sums.safetensors")
     assert fitted.report.model.parameters == sums["weight"].size == 65 * 66 // 2 + 65 * 10
+    # The page counts what was sent, and does not call it the model's.
+    page = (fitted.path / "report.html").read_text()
+    assert "model fitted from 2,795 sums" in page
+    assert '<th scope="row">sums that it is fitted from</th><td>2,795</td>' in page
     experiment = Experiment.load(fitted.path / "config.toml")
     info = DataInfo(features=Image(shape=(1, 8, 8)), target=ClassTarget(names=fitted.report.data.classes))
+    named = {"audited": "", "digest": "0" * 64, "weights": "model.safetensors", "which": "final", "network": None}
+    card = model_card(fitted.report, inputs_of(experiment, info), **named)
+    assert "It is fitted in closed form from 2,795 sums over the records." in card
     task = with_solver(build_task(experiment.task, info), experiment, info)
     plan = read_plan(fitted.report.privacy.mechanism.plan)
     again = task.solve(sums, noise=mechanism_of_plan(plan).deviation(plan, 4))

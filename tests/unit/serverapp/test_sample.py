@@ -10,7 +10,9 @@ import pytest
 from fedtrain.config import Experiment
 from fedtrain.encoders.tokens import Bytes
 from fedtrain.serverapp.preparation import prepare
+from fedtrain.serverapp.reporting import build_report
 from fedtrain.serverapp.rounds import initial_state
+from fedtrain.serverapp.run_warnings import of_sample
 from fedtrain.serverapp.sample import sample_of
 
 
@@ -64,3 +66,17 @@ def test_a_model_that_takes_whole_texts_alone_costs_the_sample_and_no_report(pre
     with caplog.at_level(logging.WARNING):
         assert sample_of(prepared, initial_state(prepared)) is None
     assert "the report has no sample of text" in caplog.text
+
+
+@pytest.mark.parametrize(("mode", "warned"), [("none", True), ("record", False), ("client", False)])
+def test_the_report_warns_of_a_sample_that_may_repeat_records(prepared, mode, warned):
+    state = initial_state(prepared)
+    sample = sample_of(prepared, state)
+    said = of_sample(sample, mode)
+    assert ("may repeat the words of training records" in said) == warned
+    assert of_sample(None, mode) == ""
+    if mode == prepared.experiment.privacy.mode:
+        facts = {"run": "0" * 32, "status": "interrupted", "reason": "stopped", "final": None, "best": None}
+        report = build_report(prepared, state, None, **facts, sample=sample)
+        assert said in report.warnings
+        assert not any("repeat the words" in each for each in build_report(prepared, state, None, **facts).warnings)

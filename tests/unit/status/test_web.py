@@ -63,7 +63,7 @@ def look(noise="secure"):
 def server_look():
     node = {"name": "hospital-a", "client": 0, "state": "away", "since": 100.0, "seen": 90.0, "software": "0.1.0"}
     server = {"federation": "0" * 32, "address": "fl.example.org:9443", "up": True, "answers": True, "connected": 0}
-    return {**server, "nodes": [node], **look()}
+    return {**server, "directions": 2, "nodes": [{**node, "directions": 1}], **look()}
 
 
 class Client:
@@ -288,6 +288,8 @@ def test_a_browser_shows_the_page_and_nothing_that_is_hostile_runs(tmp_path):
         "baseline 0.1000",
         "0.40",
         "federation 00000000 at fl.example.org:9443",
+        "directions of the operator, version 2",
+        "follow version 1: hospital-a",
     ):
         assert text in document
     assert "&lt;img src=x onerror=alert(1)&gt;" in document

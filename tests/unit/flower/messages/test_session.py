@@ -41,6 +41,10 @@ SHOWN = canonical(ROSTER.as_json())
             AnnouncedKeys(keys=SIGNED, sealing=SEALING, software="0.1.0"),
             {"keys": SIGNED.line(), "sealing": SEALING.key, "protocol": PROTOCOL, "fedtrain": "0.1.0"},
         ),
+        (
+            AnnouncedKeys(keys=SIGNED, sealing=SEALING, directions=0),
+            {"keys": SIGNED.line(), "sealing": SEALING.key, "protocol": PROTOCOL, "directions": 0},
+        ),
     ],
 )
 def test_a_message_has_the_names_that_it_always_had_and_is_read_as_it_was_written(message, records):
@@ -105,6 +109,13 @@ def test_a_version_that_a_client_says_is_short_text(said, shown):
     whole = dict(AnnouncedKeys(keys=SIGNED, sealing=SEALING).to_records()["fedtrain.session"])
     content = RecordDict({"fedtrain.session": ConfigRecord(whole | {"fedtrain": said})})
     assert AnnouncedKeys.from_records(content).software == shown
+
+
+@pytest.mark.parametrize("said", ["2", b"2", 2.0, -1, 2**31, 2**62, True, [2]])
+def test_directions_that_a_client_says_are_a_version_or_nothing(said):
+    whole = dict(AnnouncedKeys(keys=SIGNED, sealing=SEALING).to_records()["fedtrain.session"])
+    content = RecordDict({"fedtrain.session": ConfigRecord(whole | {"directions": said})})
+    assert AnnouncedKeys.from_records(content).directions is None
 
 
 def test_what_calls_itself_a_message_about_a_session_carries_nothing_else():
