@@ -47,6 +47,8 @@ _LATER: Flat = {
     "task.encoder_origin": "",
     "task.encoder_digest": "",
     "task.max_tokens": 128,
+    "task.lora_rank": "",
+    "task.lora_factors": "",
     "data.text_column": "",
     "data.max_bytes": 2048,
     "task.scaling": "",

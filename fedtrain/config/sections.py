@@ -66,8 +66,12 @@ ENCODERS: dict[str, str] = {
     "minilm": "over a billion pairs of sentences from public sources of the web (Reddit, Stack Exchange, scientific "
     "papers, questions and answers, and others), after books and Wikipedia for the network that it was distilled from; "
     "as sentence-transformers/all-MiniLM-L6-v2 declares them",
+    "minilm-tokens": "books and Wikipedia, of which the vocabulary of BERT was made",
 }
 """The encoders that are built in, each with its origin."""
+
+ADAPTED: dict[str, str] = {"minilm-lora": ENCODERS["minilm"]}
+"""The models that adapt frozen public weights, each with the origin of these."""
 
 TOKENIZER_FILE = ".json"
 """How the name of an encoder ends that is the file of a tokenizer."""
@@ -127,8 +131,8 @@ class TaskConfig(Section):
     encoder: str | None = Field(
         None,
         description='a frozen module that computes the features of each record once: "scattering" of images; '
-        '"log-mel" of sounds; "minilm", "words", "bytes" or the file of a tokenizer, which ends in .json, of texts; or '
-        'your own as "module:attribute"; default: records are trained on as they are stored',
+        '"log-mel" of sounds; "minilm", "minilm-tokens", "words", "bytes" or the file of a tokenizer, which ends in '
+        '.json, of texts; or your own as "module:attribute"; default: records are trained on as they are stored',
     )
     encoder_origin: Line | None = Field(
         None,
@@ -142,6 +146,14 @@ class TaskConfig(Section):
     )
     max_tokens: Annotated[int, Field(ge=1, le=65_536)] = Field(
         128, description="encoders that make tokens of a text: the first so many are kept"
+    )
+    lora_rank: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        None, description='"minilm-lora": rank of the adapters; default: 8'
+    )
+    lora_factors: Literal["both", "b"] | None = Field(
+        None,
+        description='"minilm-lora": which factors of an adapter are trained: "both"; or "b", where A stays at its '
+        "public initial value, so that the mean of adapters is exact; default: both",
     )
     scaling: Names | None = Field(
         None,
@@ -159,6 +171,9 @@ class TaskConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.model not in ADAPTED and (self.lora_rank, self.lora_factors) != (None, None):
+            field = "lora_rank" if self.lora_rank is not None else "lora_factors"
+            raise ValueError(f'{field} is for a model with adapters; set model = "minilm-lora", or unset {field}')
         if self.encoder is None:
             if self.encoder_origin is not None or self.encoder_digest is not None:
                 field = "encoder_digest" if self.encoder_origin is None else "encoder_origin"

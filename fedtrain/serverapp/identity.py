@@ -50,7 +50,8 @@ class RunIdentity:
         train: keyed digest of the training records and of who owns which; of none in a deployment.
         test: keyed digest of the test records.
         model: dtype and shape of each weight and buffer, by name.
-        task: digest of the source of a task of one's own; empty for a built-in one.
+        task: digest of the source of a task of one's own, of the encoder, and of the public weights of the model; empty
+            for a built-in task without either.
     """
 
     train: str
@@ -70,7 +71,7 @@ class RunIdentity:
             KeyFileError: the key file cannot be used.
             StorageError: it cannot be written.
         """
-        from fedtrain.tasks import weights_of  # noqa: PLC0415 - torch takes seconds to import, and the command reads this
+        from fedtrain.tasks import held_by, weights_of  # noqa: PLC0415 - torch takes seconds to import, and the command reads this
 
         key = read_or_create_secret(key_file, lambda: token_bytes(_KEY_BYTES))
         store = preparation.store
@@ -80,7 +81,8 @@ class RunIdentity:
         state, encoder = weights_of(preparation.model), preparation.encoder.digest if preparation.encoder else ""
         source = source_digest(preparation.task, preparation.model)
         model = {name: f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" for name, value in state.items()}
-        return cls(train=train, test=test, model=model, task=f"{source}{encoder}")
+        held = held_by(preparation.model)
+        return cls(train=train, test=test, model=model, task=f"{source}{encoder}{held.digest if held else ''}")
 
     def encode(self) -> bytes:
         """Return it as JSON."""
@@ -127,7 +129,7 @@ class RunIdentity:
         elif list(self.model) != list(now.model):
             found.append("the model (the order of its weights)")
         if self.task != now.task:
-            found.append("the source of the task, of its metrics or of its model, or the encoder")
+            found.append("the source of the task, of its metrics or of its model, the encoder, or public weights")
         return found
 
 

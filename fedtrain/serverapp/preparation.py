@@ -32,7 +32,7 @@ from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.progress import working
 from fedtrain.report import Metric
-from fedtrain.report.numbers import short
+from fedtrain.report.numbers import count, short
 from fedtrain.report.parts import Way
 from fedtrain.report.wording import called, listed
 from fedtrain.seeding import derive_seed
@@ -46,6 +46,7 @@ from fedtrain.tasks import (
     Task,
     build_model,
     build_task,
+    held_by,
     move_model,
     shared_names,
     weights_of,
@@ -173,7 +174,7 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
         shown = _Shown(sizes=sizes, owners=owners, histogram=histogram) if _shows(experiment, plan) else None
     with working("looking at the ranges of the records"):
         found, private = _looked_at(experiment, store, inputs, shown, task, model)
-    found.append(run_warnings.of_statistics(experiment, model))
+    found += [run_warnings.of_statistics(experiment, model), run_warnings.of_adapters(experiment, shared)]
     if plan is not None:
         trained = sum(value.numel() for name, value in weights_of(model).items() if name in shared)
         if mechanism.shares_noise:
@@ -327,6 +328,18 @@ def metrics_of(task: Task) -> tuple[Metric, ...]:
         ) from error
 
 
+def _of_public(model: nn.Module) -> str:
+    """Say of a model with public weights how much travels, and where they come from; nothing of another one."""
+    held = held_by(model)
+    if held is None:
+        return ""
+    sent = sum(value.numel() for value in weights_of(model).values())
+    return (
+        f"model: {count(sent)} numbers are sent, and {count(held.numbers)} frozen ones are on every machine; origin: "
+        f"{short(held.origin, 200)}\n"
+    )
+
+
 def introduction(preparation: Preparation) -> str:
     """Say what is trained, by whom and under which guarantee."""
     experiment, info = preparation.experiment, preparation.store.info
@@ -346,6 +359,7 @@ def introduction(preparation: Preparation) -> str:
         shape = "x".join(map(str, encoder.info.shape))
         text += f"encoder: {short(encoder.name, 60)}, {shape} numbers for each record; "
         text += f"origin: {short(encoder.origin, 200)}\n"
+    text += _of_public(preparation.model)
     owners = preparation.shown_owners
     if (histogram := preparation.shown_histogram) is not None:
         table = format_histogram(histogram, info.classes, owners)

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 import fedtrain
 from fedtrain import __version__
@@ -31,6 +32,7 @@ from fedtrain.report import (
     Intervals,
     ModelFile,
     ModelSummary,
+    PublicSummary,
     Report,
     RoundEntry,
     SignedTrail,
@@ -43,6 +45,7 @@ from fedtrain.serverapp import run_warnings
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.checkpoint import RunState
 from fedtrain.serverapp.preparation import Preparation
+from fedtrain.tasks import held_by, weights_of
 
 Status = Literal["completed", "interrupted", "failed"]
 
@@ -131,11 +134,12 @@ def build_report(
         ),
         round_log=log,
         model=ModelSummary(
-            parameters=sum(parameter.numel() for parameter in preparation.model.parameters()),
+            parameters=_sent(preparation.model),
             final=final,
             best=best,
             gradients=preparation.gradients,
             encoder=_encoder(preparation.encoder),
+            public=_public(preparation.model),
         ),
         sample=sample,
         matrices=matrices,
@@ -155,6 +159,26 @@ def _encoder(encoder: Encoder | None) -> EncoderSummary | None:
         digest=encoder.digest,
         shape=encoder.info.shape,
         vocabulary=_vocabulary(encoder.info),
+    )
+
+
+def _sent(model: nn.Module) -> int:
+    """Return how many numbers of a model are parameters, those aside that every machine has."""
+    held = held_by(model)
+    return sum(parameter.numel() for parameter in model.parameters()) - (0 if held is None else held.numbers)
+
+
+def _public(model: nn.Module) -> PublicSummary | None:
+    held = held_by(model)
+    if held is None:
+        return None
+    sent = sum(value.numel() * value.element_size() for value in weights_of(model).values())
+    return PublicSummary(
+        origin=held.origin,
+        digest=held.digest,
+        parameters=held.numbers,
+        sent_bytes=sent,
+        whole_bytes=sent + held.size,
     )
 
 

@@ -26,6 +26,7 @@ from fedtrain.report.numbers import count, short
 from fedtrain.report.trusts import nothing_gained
 from fedtrain.report.wording import called, cause
 from fedtrain.tasks import Records, Task
+from fedtrain.tasks.adapters import averages_factors
 from fedtrain.tasks.calls import collate
 from fedtrain.tasks.user_code import telling
 
@@ -251,6 +252,25 @@ def of_statistics(experiment: Experiment, model: nn.Module) -> str:
         f"{experiment.server.strategy} bounds what a client does to trained parameters alone; statistics are averaged "
         f"over all clients, and one client can set them: {', '.join(buffers[:5])}. Take a model without them, such as "
         "one with GroupNorm in the place of BatchNorm"
+    )
+
+
+def of_adapters(experiment: Experiment, trained: frozenset[str]) -> str:
+    """Return in a sentence that adapters are averaged factor by factor; empty where they are not.
+
+    Clients that share noise on gradients of one step send no models that could be averaged.
+
+    Args:
+        experiment: the experiment.
+        trained: the names of what is trained and shared.
+    """
+    mechanism = mechanism_of(experiment)
+    if not averages_factors(trained) or (mechanism.shares_noise and not mechanism.clips_updates):
+        return ""
+    return (
+        "the factors A and B of each adapter are averaged over the clients one by one, and the product of two means is "
+        "not the mean of the products: the aggregate is not exact. It is where A is frozen "
+        '(task.lora_factors = "b"; in a model of your own lora_A.requires_grad_(False) with values that all have)'
     )
 
 

@@ -4,6 +4,7 @@ from fedtrain.tasks.base import Batch, Metric, Metrics, Records, Task, trainable
 from fedtrain.tasks.build import NO_OBJECTS, CallerObjects, build_task, checked_task, factory_of
 from fedtrain.tasks.calls import refuse_batch_statistics, shared_names
 from fedtrain.tasks.metrics import ClassificationMetrics, MultilabelMetrics, RegressionMetrics
+from fedtrain.tasks.public import HeldWeights, PublicWeights, digest_of_frozen, held_by
 from fedtrain.tasks.weights import build_model, load_weights, move_model, names_of, weights_of
 
 __all__ = [
@@ -11,16 +12,20 @@ __all__ = [
     "Batch",
     "CallerObjects",
     "ClassificationMetrics",
+    "HeldWeights",
     "Metric",
     "Metrics",
     "MultilabelMetrics",
+    "PublicWeights",
     "Records",
     "RegressionMetrics",
     "Task",
     "build_model",
     "build_task",
     "checked_task",
+    "digest_of_frozen",
     "factory_of",
+    "held_by",
     "load_weights",
     "move_model",
     "names_of",

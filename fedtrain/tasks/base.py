@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtrain.errors import TaskError
+from fedtrain.tasks.public import PublicWeights
 from fedtrain.tasks.weights import names_of
 
 Batch = dict[str, Tensor]
@@ -74,7 +75,8 @@ class Task(Protocol):
     batch normalisation, no loss that compares records. The trainers call it with one record or more; a batch without
     records, which Poisson sampling can draw, is their matter.
 
-    A class of one's own may inherit from this one, and then has ``forward`` and ``shared`` as they are here.
+    A class of one's own may inherit from this one, and then has ``forward``, ``shared`` and ``public_weights`` as they
+    are here.
     """
 
     @abstractmethod
@@ -112,6 +114,14 @@ class Task(Protocol):
         tied weights have, is one: any of its names means it.
         """
         return trainable_names(model)
+
+    def public_weights(self, model: nn.Module) -> PublicWeights | None:
+        """Return what is declared of the frozen parameters, where every machine has them from a public source.
+
+        They then never travel, and are not in the saved model. ``None``: all weights are sent to the clients.
+        """
+        del model
+        return None
 
 
 def trainable_names(model: nn.Module) -> frozenset[str]:

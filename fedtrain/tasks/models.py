@@ -13,6 +13,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedtrain.config.sections import ADAPTED
 from fedtrain.data.types import DataInfo, Tokens
 from fedtrain.errors import TaskError
 from fedtrain.tasks.base import unknown
@@ -206,7 +207,7 @@ def find(name: str, info: DataInfo) -> Callable[[int], nn.Module]:
         return partial(sequences[name], info.features)
     fits = [known for known, model in ARCHITECTURES.items() if model.fits(info)]
     if info.kind == "tokens":
-        fits = list(sequences)
+        fits = [*sequences, *(() if info.target.kind == "text" else ADAPTED)]
     if name not in ARCHITECTURES and name not in _NEEDS:
         raise unknown("task.model", name, fits, " (those that fit the data)")
     if name not in fits:

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedtrain.config.sections import TaskConfig
+from fedtrain.config.sections import ADAPTED, TaskConfig
 from fedtrain.data.types import DataInfo, Encoded, Kind, TargetKind
 from fedtrain.errors import ConfigError, TaskError
 from fedtrain.statistics import parse_scaling
-from fedtrain.tasks import models
+from fedtrain.tasks import adapters, models
 from fedtrain.tasks.base import Batch, Metrics, Records, Task
 from fedtrain.tasks.metrics import ClassificationMetrics, MultilabelMetrics, RegressionMetrics
+from fedtrain.tasks.public import PublicWeights
 from fedtrain.tasks.sounds import Spectrograms
 
 PADDING = 4
@@ -99,7 +100,7 @@ class Supervised(Task):
         if config.scaling is not None:
             self._encode = _standardising(config.scaling, info)
         name = models.choose(info) if config.model is None else config.model
-        self._build = models.find(name, self.inputs)
+        self._build = adapters.adapted(config, info) if name in ADAPTED else models.find(name, self.inputs)
 
     @property
     @abstractmethod
@@ -114,6 +115,10 @@ class Supervised(Task):
     def model(self) -> nn.Module:
         """Build a model with fresh weights, drawn from torch's global generator. It returns ``outputs`` numbers."""
         return self._build(self.outputs)
+
+    def public_weights(self, model: nn.Module) -> PublicWeights | None:
+        """Return where the frozen weights of a model with adapters come from."""
+        return adapters.public_weights(model)
 
     def collate(self, records: Records, generator: torch.Generator | None) -> Batch:
         """Return the encoded features as ``inputs``, and ``targets``."""
@@ -164,7 +169,10 @@ class Speech(Classification):
 
 
 class TextClassification(Classification):
-    """Puts texts into classes, by their tokens. ``task.model``: ``bag`` (the default) or ``transformer``."""
+    """Puts texts into classes, by their tokens.
+
+    ``task.model``: ``bag`` (the default), ``transformer``, or ``minilm-lora`` with the encoder "minilm-tokens".
+    """
 
     kinds = ("tokens",)
 

@@ -30,7 +30,7 @@ class Bag(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens (n, length) to outputs (n, outputs)."""
-        logits: Tensor = self.dense(_mean(self.embedding(tokens), tokens != 0))
+        logits: Tensor = self.dense(mean_over(self.embedding(tokens), tokens != 0))
         return logits
 
 
@@ -98,11 +98,11 @@ class TextTransformer(nn.Module):
         first = torch.arange(tokens.shape[1], device=tokens.device) == 0
         for block in self.blocks:
             hidden = block(hidden, (there | first)[:, None, None, :])
-        logits: Tensor = self.dense(_mean(self.norm(hidden), there))
+        logits: Tensor = self.dense(mean_over(self.norm(hidden), there))
         return logits
 
 
-def _mean(hidden: Tensor, there: Tensor) -> Tensor:
+def mean_over(hidden: Tensor, there: Tensor) -> Tensor:
     """Return the mean of (n, length, width) over the positions with a token; zero where there is none."""
     counts = there.sum(1, keepdim=True).clamp(min=1)
     return (hidden * there.unsqueeze(-1)).sum(1) / counts

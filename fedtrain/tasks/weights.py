@@ -2,7 +2,8 @@
 
 Tied weights (``decoder.weight = embedding.weight``) are in a state dict under each of their names. What is clipped,
 noised, masked, summed, sent, digested and saved by name would be so twice, and the copies would drift apart. So each
-weight goes by the first of its names everywhere, and is loaded into all of them.
+weight goes by the first of its names everywhere, and is loaded into all of them. Public weights, which every machine
+has, are none of those that go anywhere (`fedtrain.tasks.public`).
 
 >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
 >>> model[1].weight = model[0].weight
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedtrain.errors import TaskError
+from fedtrain.tasks.public import declare_public, public_names
 from fedtrain.tasks.user_code import made_model
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def build_model(task: "Task") -> nn.Module:
 
     Raises:
         TaskError: the model cannot be made, or not be sent; or two weights have a part of their memory in common, or
-            one that is trained and one that is not; it names both.
+            one that is trained and one that is not; it names both. Or its public weights are not those of the task.
     """
     model = made_model(task)
     held = _held(model)
@@ -43,6 +45,7 @@ def build_model(task: "Task") -> nn.Module:
     for name, each in held.items():
         if id(each.tensor) in joined:
             _put(model, name, joined[id(each.tensor)])
+    declare_public(task, model)
     return model
 
 
@@ -65,9 +68,9 @@ def names_of(model: nn.Module) -> dict[str, str]:
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return the state dict with each weight once, detached and on the memory of the model."""
-    state, names = model.state_dict(), names_of(model)
-    return {name: value for name, value in state.items() if names[name] == name}
+    """Return what travels of the state dict, each weight once, detached and on the memory of the model."""
+    state, names, public = model.state_dict(), names_of(model), public_names(model)
+    return {name: value for name, value in state.items() if names[name] == name and name not in public}
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -77,19 +80,23 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         TaskError: a weight is missing, or is not one of the model; a second name of a weight is none.
         RuntimeError: a weight has another shape.
     """
-    names = names_of(model)
+    public = public_names(model)
+    names = {name: first for name, first in names_of(model).items() if first not in public}
     if missing := sorted(set(names.values()) - set(weights)):
         raise TaskError(f"the weights {', '.join(missing[:3])} of the model are missing")
     if strange := sorted(set(weights) - set(names.values())):
         known = names.get(strange[0])
         why = f"is the same tensor as {known}, and goes by that name" if known else "is none of the model's weights"
+        if strange[0] in public:
+            why = "is a public weight, which this machine has, and which is taken from nobody"
         raise TaskError(f"{strange[0]} {why}")
-    model.load_state_dict({name: weights[first] for name, first in names.items()})
+    model.load_state_dict({name: weights[first] for name, first in names.items()}, strict=not public)
 
 
 def second_names(model: nn.Module) -> dict[str, str]:
     """Return the further names of weights that have several, and the one that each goes by."""
-    return {name: first for name, first in names_of(model).items() if name != first}
+    public = public_names(model)
+    return {name: first for name, first in names_of(model).items() if name != first and first not in public}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from fedtrain.tasks import Batch, Task
 from fedtrain.tasks.calls import forward, losses, rows
 from fedtrain.training.contributions import Contribution, added
-from fedtrain.training.gradients import NotRecordsError, trainable
+from fedtrain.training.gradients import NotRecordsError, not_records, trainable
 from fedtrain.training.layers import Found, by_replay, formula_of, tensors_of
 from fedtrain.training.perrecord import PerRecord
 from fedtrain.training.sequences import replacement
@@ -135,7 +135,7 @@ class Book:
             return
         called = f"{self._names[layer] or 'itself'} ({type(layer).__name__})"
         if any(value.ndim <= records or value.shape[records] != self._rows for value in (*taken, *made)):
-            raise NotRecordsError(f"its layer {called} is called with rows that are not the records")
+            raise NotRecordsError(not_records(called, taken))
         self._calls.append(
             _Call(
                 layer=called,

@@ -235,6 +235,11 @@ class _WrittenError(Exception):
         self.refusal = refusal
 
 
+def moved_copy(model: nn.Module) -> nn.Module:
+    """Return a copy in training mode, the trained weights of which are moved a little."""
+    return _copy(model, None, moved=True)
+
+
 def _copy(model: nn.Module, precision: torch.dtype | None, *, moved: bool) -> nn.Module:
     copy = copied(model).train()
     if precision is not None:

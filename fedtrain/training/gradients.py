@@ -76,6 +76,19 @@ class NotRecordsError(TaskError):
         self.what = what
 
 
+def not_records(layer: str, tensors: Sequence[Tensor]) -> str:
+    """Return what is wrong with a layer that is called with other rows than records.
+
+    Args:
+        layer: its name and kind.
+        tensors: what it took. One row for all records is what models of language look positions up with.
+    """
+    text = f"its layer {layer} is called with rows that are not the records"
+    if any(value.ndim and len(value) == 1 for value in tensors):
+        text += ", but one for all of them: expand position ids and the like to a row for each record"
+    return text
+
+
 Gradients = list[Tensor]
 """A tensor for each trainable parameter, in the model's order, of shape (rows, *parameter)."""
 

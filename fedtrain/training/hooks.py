@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fedtrain.errors import TaskError
 from fedtrain.tasks import Batch, Task
 from fedtrain.tasks.calls import forward, losses, rows
-from fedtrain.training.gradients import NotRecordsError, trainable
+from fedtrain.training.gradients import NotRecordsError, not_records, trainable
 from fedtrain.training.perrecord import PerRecord
 
 
@@ -56,7 +56,10 @@ class Hooked:
         for name, parameter in self._model.named_parameters():
             gradient = getattr(parameter, "grad_sample", None)
             if parameter.requires_grad and not (isinstance(gradient, Tensor) and len(gradient) == self._rows):
-                raise NotRecordsError(f"its parameter {name} has not one gradient for each record")
+                raise NotRecordsError(
+                    f"its parameter {name} has not one gradient for each record, as where gradient checkpointing "
+                    "computes its layer again"
+                )
         gradients = [parameter.grad_sample for parameter in self._parameters]  # type: ignore[attr-defined]
         if own:
             self.own = [None if each.grad is None else each.grad for each in self._parameters]
@@ -69,7 +72,7 @@ class Hooked:
         ]
         if any(value.ndim == 0 or len(value) != self._rows for value in tensors):
             kind = type(layer).__name__
-            raise NotRecordsError(f"its layer {name or 'itself'} ({kind}) is called with rows that are not the records")
+            raise NotRecordsError(not_records(f"{name or 'itself'} ({kind})", tensors))
 
 
 @contextmanager

@@ -60,12 +60,17 @@ class Trainer(Protocol):
 def check_model(model: nn.Module, requires: Requirements, *, task: Task, info: DataInfo) -> "PreflightResult | None":
     """Refuse a model that cannot be trained as a mechanism requires, on synthetic records of the schema alone.
 
+    Of a model with frozen weights it is also tried whether all that is trained moves.
+
     Returns:
         How the gradients of its single records are computed; ``None`` where the mechanism needs none.
 
     Raises:
-        TaskError: it says which layer is not allowed, or where records meet.
+        TaskError: it says which layer is not allowed, where records meet, or what does not move.
     """
+    from fedtrain.training.moving import refuse_unmoved  # noqa: PLC0415 - only where it is needed
+
+    refuse_unmoved(model, task, info, by_record=requires.per_record_gradients)
     if requires.per_record_gradients:
         from fedtrain.training.preflight import preflight  # noqa: PLC0415 - only where it is needed
 

