@@ -2,7 +2,8 @@ import pytest
 
 from fedtrain.ledger import Asked, Closed, Completed, FirstRecord, SecureSum
 from fedtrain.report import Dropped, RoundEntry, SecureAggregation
-from fedtrain.report.wording import Transport, called, cause, summary
+from fedtrain.report.wording import Transport, called, cause, not_covered, summary
+from tests.plans import capped_plan
 
 A = "a" * 64
 FIRST_RECORD = FirstRecord(
@@ -130,3 +131,22 @@ def test_clients_are_called_by_number_and_name():
     assert called([3], ()) == "client 3"
     assert called([3], ("a", "b", "c", "Mercy")) == "client 3 (Mercy)"
     assert called(range(11), ("a",)) == "clients 0 (a), 1, 2, 3, 4, 5, 6, 7 and 3 more"
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (
+            {"task.model": "minilm-lora"},
+            ["What the frozen weights of the model minilm-lora were fitted on, which adapters"],
+        ),
+        ({"task.model": "bag"}, []),
+        ({}, []),
+    ],
+)
+def test_what_frozen_weights_were_fitted_on_is_not_covered(config, said):
+    seen = Transport(sealed=False, summed=False, only_sums=False)
+    plan = capped_plan(4, clip_norm=1.0, noise_multiplier=1.0)
+    found = [gap for gap in not_covered(plan, seen, config) if "frozen weights" in gap]
+    assert [gap[: len(said[0])] for gap in found] == said
+    assert all("over a billion pairs of sentences" in gap for gap in found)

@@ -240,3 +240,27 @@ def test_evaluations_that_failed_are_no_divergence():
     two, diverged = run_warnings.of_results(results({"loss": 2.3}, {}, {}, {"records": 10}), ("a", "b"))
     assert two.startswith("nothing was measured in 2 evaluations, the first after round 1")
     assert diverged.startswith("the loss on the test records is not finite after round 3")
+
+
+LORA = frozenset({"q.lora_A.default.weight", "q.lora_B.default.weight", "dense.weight"})
+RECORD = {"mode": "record", "sampling_rate": 0.1, "delta": 1e-5}
+SHARED = RECORD | {"trust": "distributed", "colluders": 0}
+
+
+@pytest.mark.parametrize(
+    ("trained", "privacy", "said"),
+    [
+        (LORA, {"mode": "none"}, True),
+        (LORA, RECORD, True),
+        (LORA, {"mode": "client", "cohorts": "capped", "delta": 1e-5}, True),
+        (LORA, SHARED, False),
+        (LORA - {"q.lora_A.default.weight"}, {"mode": "none"}, False),
+        (frozenset({"q.lora_A.default.weight", "v.lora_B.default.weight"}), {"mode": "none"}, False),
+    ],
+)
+def test_that_factors_are_averaged_one_by_one_is_said_where_they_are(trained, privacy, said):
+    sections = {"training.local_steps": 1, "transport.secagg.enabled": True, "transport.secagg.threshold": 7}
+    made = Experiment.from_dict({"privacy": privacy, **sections})
+    text = run_warnings.of_adapters(made, trained)
+    assert ("the product of two means is not the mean of the products" in text) == said
+    assert ('task.lora_factors = "b"' in text) == said
