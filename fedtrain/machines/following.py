@@ -32,9 +32,12 @@ def follow(node: NodeFolder, envelope: SignedEnvelope) -> Directions | None:
     directions = verified_directions(envelope, node.federation)
     with _alone(node):
         known = read_directions(node.directions, node.federation)
-        if known is not None and (
-            directions.version < known[0].version or (directions.version == known[0].version and envelope != known[1])
-        ):
+        if known is not None and directions.version == known[0].version and envelope != known[1]:
+            raise ForgeryError(
+                f"the directions are of version {directions.version}, and {node.name} has others of the same version: "
+                "the operator has signed two, as with a folder put back from an older copy; ask the operator"
+            )
+        if known is not None and directions.version < known[0].version:
             raise ForgeryError(
                 f"the directions are of version {directions.version}, and {node.name} has others of version "
                 f"{known[0].version}: ask the operator for the newest ones"

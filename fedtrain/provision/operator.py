@@ -126,10 +126,11 @@ class OperatorFolder:
             nodes = {str(name): int(number) for name, number in nodes.items()}
         except (OSError, ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
             raise SiteError(f"cannot read {path / 'nodes.json'}, which numbers the nodes: {error}") from error
-        if missing := [name for number, name in membership.names.items() if nodes.get(name) != number]:
+        if missing := [f"{name} ({number})" for number, name in membership.names.items() if nodes.get(name) != number]:
             raise SiteError(
                 f"{path / 'nodes.json'} does not have the members {', '.join(missing)} under their numbers, as if it "
-                "were older than membership.json: put the newer copy back, or names and numbers would be given twice"
+                "were older than membership.json: put the newer copy back, or write them into it, or names and numbers "
+                "would be given twice"
             )
         server = ServerFolder(path=path / "server", federation=federation)
         membership.roster.write(_roster_file(path, membership))

@@ -116,7 +116,12 @@ class Endpoint:
         # Two offers at once must not both be compared with the same version, and the older one be written last.
         with _only_one(node.path / ".membership.lock"):
             known, signed = read_membership(node.membership, node.federation)
-            if membership.version < known.version or (membership.version == known.version and signed != envelope):
+            if membership.version == known.version and signed != envelope:
+                raise TransportError(
+                    f"the server shows another membership than {self.name} has seen, of the same version "
+                    f"{known.version}: the operator has signed two, as with a folder put back from an older copy"
+                )
+            if membership.version < known.version:
                 raise TransportError(
                     f"the server shows version {membership.version} of the membership, and {self.name} has seen "
                     f"version {known.version}: give the server the newest one"

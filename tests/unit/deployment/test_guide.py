@@ -151,6 +151,15 @@ def test_a_full_disk_keeps_no_node_from_its_server(members, ca, tmp_path):
         assert node.ca.read_bytes().count(b"BEGIN") == 2
 
 
+def test_others_of_the_same_version_are_refused_as_those_of_an_older_copy_of_the_operators_folder(node, members, ca):
+    follow(node, directed(members, ca, 2, "a:1"))
+    with pytest.raises(ForgeryError, match=r"others of the same version: the operator has signed two.*older copy"):
+        follow(node, directed(members, ca, 2, "b:1"))
+    with pytest.raises(ForgeryError, match="are of version 1, and .* has others of version 2"):
+        follow(node, directed(members, ca, 1, "b:1"))
+    assert NodeFolder.open(node.path).federation.address == "a:1"
+
+
 def test_two_that_follow_at_once_leave_the_newest_and_its_certificates(node, members, ca):
     signed = [
         directed(members, ca, version, "a:1", authorities=(pki.authority(f"{version}"),)) for version in (1, 2, 3)

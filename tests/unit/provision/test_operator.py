@@ -224,8 +224,23 @@ def test_numbers_older_than_the_membership_are_refused(operator, request_of):
     open_again(operator).admit(request, rotate=False)
     for older in (before, b'{"north": 1}'):
         (operator.path / "nodes.json").write_bytes(older)
-        with pytest.raises(SiteError, match="does not have the members north under their numbers"):
+        with pytest.raises(SiteError, match=r"does not have the members north \(0\) under their numbers"):
             open_again(operator)
+
+
+def test_a_folder_from_an_older_copy_goes_on_from_what_the_server_has(operator, request_of, tmp_path):
+    shutil.copytree(operator.path, copy := tmp_path / "copy")
+    north, south = request_of("north"), request_of("south")
+    open_again(operator).admit(north, rotate=False)
+    older = OperatorFolder.open(copy)
+    older.add("south")
+    assert OperatorFolder.open(copy).nodes == {"south": 0}  # the number of north, which the copy does not know
+    shutil.copy(operator.server.membership, copy / "membership.json")
+    with pytest.raises(SiteError, match=r"does not have the members north \(0\) under their numbers"):
+        OperatorFolder.open(copy)
+    (copy / "nodes.json").write_bytes((operator.path / "nodes.json").read_bytes())
+    restored = OperatorFolder.open(copy).admit(south, rotate=False)
+    assert (restored.version, restored.names) == (3, {0: "north", 1: "south"})
 
 
 def test_the_server_gets_another_certificate_for_the_names_of_the_one_before(operator):
