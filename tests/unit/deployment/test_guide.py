@@ -155,7 +155,7 @@ def test_others_of_the_same_version_are_refused_as_those_of_an_older_copy_of_the
     follow(node, directed(members, ca, 2, "a:1"))
     with pytest.raises(ForgeryError, match=r"others of the same version: the operator has signed two.*older copy"):
         follow(node, directed(members, ca, 2, "b:1"))
-    with pytest.raises(ForgeryError, match="are of version 1, and .* has others of version 2"):
+    with pytest.raises(ForgeryError, match=r"are of version 1, and .* has others of version 2"):
         follow(node, directed(members, ca, 1, "b:1"))
     assert NodeFolder.open(node.path).federation.address == "a:1"
 
