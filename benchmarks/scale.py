@@ -12,10 +12,12 @@ rounds-N       10 clients, N rounds
 Each case is one run of the command on two workers, in a process of its own. Start is the time to the end of round 1,
 from the start of the process; a round is the median of the others; the processor's seconds are those of the whole tree.
 Memory is the largest proportional set size of the tree that was seen (pages that processes share count once), with the
-messages in /dev/shm, sampled every 50 ms; of a model it is also given in models of 4 bytes a parameter.
+messages in /dev/shm, sampled every 50 ms, or less often where a look at a busy machine takes longer; of a model it is
+also given in models of 4 bytes a parameter.
 
-A case whose work was not done ends with an error: every round, every client of every cohort, and as many parameters as
-it says.
+A case ends with an error where its work was not done: every round, every client of every cohort, and as many parameters
+as it says; under privacy a charge for each training in the clients' own ledgers, and no folder of a client that was not
+asked. So does a run of 100 rounds and more whose memory grew by more than a tenth from its second to its last tenth.
 """
 
 import argparse
@@ -34,11 +36,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from proof import require
+from proof import require, require_charges
 
 ROOT = Path(__file__).resolve().parent.parent
-DEFAULT = ("population-100", "population-10000", "population-100000", "record-100", "record-10000", "cohort-1000")
-LARGE = ("model-1", "model-100", "summed-100")
+DEFAULT = (
+    *("population-100", "population-10000", "population-100000", "record-100", "record-1000", "record-10000"),
+    *("cohort-10", "cohort-100", "cohort-1000", "rounds-500"),
+)
+LARGE = ("model-1", "model-10", "model-100", "summed-1", "summed-100")
+MANY = 100  # rounds from which memory has to be flat
+GROWTH = 1.1
 FEATURES, CLASSES, PAUSE = 16, 10, 0.05
 MESSAGES = Path("/dev/shm")  # noqa: S108 - where the engine has them
 _ROUND = re.compile(r"round (\d+)/")
@@ -153,10 +160,14 @@ def measured(case: Case, folder: Path, checkout: Path) -> str:
     memory = Memory(process.pid)
     assert process.stdout is not None
     marks = [time.monotonic() - started for line in process.stdout if _ROUND.match(line)]
-    status, whole, peak = process.wait(), time.monotonic() - started, memory.end()
+    status, whole = process.wait(), time.monotonic() - started
+    peak = memory.end()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     require(status == 0, f"the command ended with status {status}")
     check(case, folder / "run", marks)
+    if case.rounds >= MANY:
+        early, late = (memory.between(started + marks[first], started + marks[last]) for first, last in tenths(case))
+        require(late <= GROWTH * early, f"memory grew from {early / 1e6:.0f} MB to {late / 1e6:.0f} MB")
     processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     files = sum(path.is_file() for path in (folder / "run").rglob("*"))
     rounds = [later - earlier for earlier, later in pairwise(marks)]
@@ -174,8 +185,19 @@ def check(case: Case, run: Path, marks: list[float]) -> None:
     require(len(marks) == case.rounds == report["rounds"], f"{report['rounds']} rounds")
     completed = [len(entry["completed"]) for entry in report["round_log"]]
     require(completed == [case.cohort] * case.rounds, f"{completed} clients in the rounds")
+    if report["privacy"]["mode"] == "record":
+        require_charges(run / "clients", trainings=case.cohort * case.rounds)
+        drawn = {f"client-{client:04d}" for entry in report["round_log"] for client in entry["cohort"]}
+        folders = {path.name for path in (run / "clients").glob("client-*")}
+        require(folders == drawn, f"{len(folders)} clients have folders, and {len(drawn)} were drawn")
     losses = [evaluation["loss"] for evaluation in report["evaluation"]["history"]]
     require(len(losses) == case.rounds + 1 and len(set(losses)) == len(losses), f"the losses are {losses}")
+
+
+def tenths(case: Case) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the first and last round of the second and of the last tenth, from 0."""
+    tenth = case.rounds // 10
+    return (tenth, 2 * tenth - 1), (case.rounds - tenth, case.rounds - 1)
 
 
 def experiment(case: Case, folder: Path) -> str:
@@ -214,7 +236,7 @@ class Memory:
     def __init__(self, root: int) -> None:
         """Begin."""
         self._root = root
-        self._peak = 0
+        self._seen: list[tuple[float, int]] = []
         self._ended = threading.Event()
         self._before = {path.name for path in MESSAGES.glob("fedtrain-*")}
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -224,11 +246,18 @@ class Memory:
         """Return the largest number of bytes that was seen."""
         self._ended.set()
         self._thread.join()
-        return self._peak
+        return max((held for _, held in self._seen), default=0)
+
+    def between(self, start: float, end: float) -> int:
+        """Return the largest number of bytes that was seen between two times."""
+        return max((held for when, held in self._seen if start <= when <= end), default=0)
 
     def _watch(self) -> None:
-        while not self._ended.wait(PAUSE):
-            self._peak = max(self._peak, sum(map(_proportional, _family(self._root))) + self._messages())
+        pause = PAUSE
+        while not self._ended.wait(pause):
+            begun = time.monotonic()
+            self._seen.append((begun, sum(map(_proportional, _family(self._root))) + self._messages()))
+            pause = max(PAUSE, 4 * (time.monotonic() - begun))  # so that it takes a fifth of a core at most
 
     def _messages(self) -> int:
         total = 0

@@ -178,7 +178,9 @@ def train(content: RecordDict, client: ClientContext, site: Site) -> RecordDict:
 def _trained_plainly(work: Work, records: Records) -> float:
     """Train the model of a message without privacy, and return the mean loss."""
     trainer = PlainTrainer(config=work.client.experiment.training)
-    return trainer.train(work.model, work.site.task, records, work.settings)
+    loss = trainer.train(work.model, work.site.task, records, work.settings)
+    work.model.zero_grad(set_to_none=True)  # as large as the model, and so is the reply
+    return loss
 
 
 def _train_privately(work: Work, mechanism: Mechanism) -> TrainReply:

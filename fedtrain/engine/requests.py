@@ -17,7 +17,7 @@ from uuid import uuid4
 from flwr.app import Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
 
-from fedtrain.engine.arena import ReadableFile, Region, remove_file, write_file
+from fedtrain.engine.arena import LARGE, ReadableFile, Region, remove_file, write_file
 from fedtrain.engine.codec import (
     CodecError,
     Encoded,
@@ -63,7 +63,8 @@ class SpareFile:
     def keep(self, arena: Arena) -> None:
         """Take over the file of an arena that is released."""
         path = self._directories[arena.directory] / arena_name(arena.number)
-        if self._path is None and arena.directory == 0:
+        small = path.exists() and path.stat().st_size <= LARGE
+        if self._path is None and arena.directory == 0 and small:
             self._path = path
         else:
             remove_file(path)
@@ -246,7 +247,8 @@ def read_reply(directories: Sequence[Path], worker: int, request: Request, frame
     """
     if frame.directory >= len(directories):
         raise CodecError(f"a reply names directory {frame.directory} of {len(directories)}")
-    file = ReadableFile(directories[frame.directory] / slot_name(worker, request.slot))
+    path = directories[frame.directory] / slot_name(worker, request.slot)
+    file = ReadableFile(path)
     try:
         proto, places = unpack(file.read(Region(offset=frame.offset, length=frame.length)))
         known: dict[tuple[int, int], bytes] = {}
@@ -263,4 +265,6 @@ def read_reply(directories: Sequence[Path], worker: int, request: Request, frame
             buffers.append(known[key])
     finally:
         file.close()
+        if frame.offset > LARGE:
+            remove_file(path)
     return decode(proto, buffers)

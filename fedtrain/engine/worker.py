@@ -22,7 +22,7 @@ from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, ErrorCode
 from flwr.supercore.object_ref import load_app
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedtrain.engine.arena import ReadableFile, Region, remove_directories, take_ticket, write_file
+from fedtrain.engine.arena import LARGE, ReadableFile, Region, remove_directories, take_ticket, write_file
 from fedtrain.engine.codec import (
     Encoded,
     Failure,
@@ -195,6 +195,7 @@ class _Runner:
             reason = traceback.format_exc()
             return Failure(ticket=task.ticket, code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason)
         finally:
+            self._arena.forget_large()
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(OSError, ValueError, AttributeError):
                     stream.flush()
@@ -279,6 +280,11 @@ class _OpenArena:
             self._file, self._number = ReadableFile(directory / arena_name(task.arena)), task.arena
         proto, places = unpack(self._file.read(Region(offset=task.offset, length=task.length)))
         return proto, [self._buffer(self._file, place) for place in places]
+
+    def forget_large(self) -> None:
+        """Let go of buffers that several messages use, where they are large: reading them again is cheap."""
+        if sum(map(len, self._shared.values())) > LARGE:
+            self._shared.clear()
 
     def _buffer(self, file: ReadableFile, place: Place) -> bytes:
         if place.source is not Source.SHARED:

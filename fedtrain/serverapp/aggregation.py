@@ -14,7 +14,7 @@ In a private mode only what is trained and shared ever changes: neither clipping
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.app.exception import AppExitException
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
@@ -53,6 +53,7 @@ class Aggregation:
         self._strategy: FedAvg = build_strategy(experiment)
         self._trained = trained
         self._private = private
+        self._written: dict[str, tuple[NDArray[np.generic], Array]] = {}
 
     def ask(
         self, number: int, model: Arrays, settings: ConfigRecord, grid: Grid, memory: Arrays
@@ -70,10 +71,13 @@ class Aggregation:
             The model as it is sent, and the messages.
         """
         remind(self._strategy, self._of_trained(memory, list(model)))
-        shown = {name: self._shown(value, value) for name, value in model.items() if name in self._trained}
-        arrays = ArrayRecord({name: to_array(value) for name, value in shown.items()})
+        sent = self.as_sent(model)
+        arrays = ArrayRecord()
+        for name, value in model.items():
+            if name in self._trained:
+                shown = self._shown(value, value)
+                arrays[name] = sent[name] if shown is value else to_array(shown)
         messages = list(self._strategy.configure_train(number, arrays, settings, grid))
-        sent = ArrayRecord({name: to_array(value) for name, value in model.items()})
         content: dict[int, RecordDict] = {}
         for message in messages:
             # Strategies put one content into all messages; they go on sharing one.
@@ -84,6 +88,8 @@ class Aggregation:
 
     def aggregate(self, number: int, model: Arrays, replies: Sequence[Message]) -> tuple[Arrays, Arrays]:
         """Return the next model, in the types of the one that was sent, and what the strategy remembers.
+
+        Where it can be, the model is what the strategy wrote to be sent, and not a copy of it: it is read-only.
 
         Args:
             number: the round.
@@ -100,7 +106,10 @@ class Aggregation:
         after: Arrays = {}
         for name, before in model.items():
             if name in found:
-                after[name] = self._taken(before, found[name])
+                value = view(name, found[name])
+                after[name] = self._taken(before, value)
+                if after[name] is value:
+                    self._written[name] = (value, found[name])
             elif self._private or not returned:
                 after[name] = before
             else:
@@ -110,7 +119,7 @@ class Aggregation:
                 raise RunError(f"{self.name} made {name} not finite in round {number}; lower the learning rates")
         return after, remembered(self._strategy)
 
-    def _by_strategy(self, number: int, model: Arrays, replies: Iterable[Message]) -> dict[str, NDArray[np.generic]]:
+    def _by_strategy(self, number: int, model: Arrays, replies: Iterable[Message]) -> ArrayRecord:
         shown = [reply if reply.has_error() else self._reply(model, reply) for reply in replies]
         try:
             arrays, _ = self._strategy.aggregate_train(number, shown)
@@ -118,7 +127,15 @@ class Aggregation:
             raise RunError(f"{self.name} cannot aggregate round {number}: {error}") from error
         if arrays is None:
             raise RunError(f"{self.name} gave no model in round {number}")
-        return {name: array.numpy() for name, array in arrays.items()}
+        return arrays
+
+    def as_sent(self, model: Arrays) -> ArrayRecord:
+        """Return a model as it is sent, without writing anew what the strategy wrote."""
+        sent = ArrayRecord()
+        for name, value in model.items():
+            known, array = self._written.get(name, (None, None))
+            sent[name] = array if array is not None and known is value else to_array(value)
+        return sent
 
     def _reply(self, model: Arrays, reply: Message) -> Message:
         """Return a reply with what the strategy is shown of its arrays."""

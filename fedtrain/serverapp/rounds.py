@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, Message
+from flwr.app import Message
 from torch import Tensor
 
 from fedtrain.config.strategies import results_needed, shortage
@@ -17,7 +17,6 @@ from fedtrain.errors import AggregationError, BudgetError, RunError, TaskError, 
 from fedtrain.flower.client_dp import release_round, release_total
 from fedtrain.flower.collectors import Collected
 from fedtrain.flower.messages import protocol
-from fedtrain.flower.messages.records import to_array
 from fedtrain.flower.messages.training import CohortRequest, PrivateTerms, train_settings
 from fedtrain.flower.shares import decoded, sum_of
 from fedtrain.flower.summing import Outcome
@@ -31,7 +30,7 @@ from fedtrain.serverapp.aggregation import Aggregation
 from fedtrain.serverapp.assembly import assemble
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.channel import Channel
-from fedtrain.serverapp.checkpoint import Arrays, RunState
+from fedtrain.serverapp.checkpoint import RunState
 from fedtrain.serverapp.evaluation import evaluate
 from fedtrain.serverapp.preparation import Preparation
 from fedtrain.serverapp.sampling import DrawnGrid
@@ -163,7 +162,7 @@ class Rounds:
         """Note durably in a private run what came of a round."""
         if self._trail is not None:
             silent = () if collected.outcome is None else collected.outcome.silent
-            aggregate = protocol.arrays_digest(as_record(state.model))
+            aggregate = protocol.arrays_digest(self._aggregation.as_sent(state.model))
             self._trail.completed(entry, asked.digest, aggregate=aggregate, silent=silent)
 
     def _entry(
@@ -232,7 +231,7 @@ class Rounds:
         if (outcome := collected.outcome) is not None and outcome.total is not None:
             release = partial(release_total, outcome.total, clients=len(outcome.masked))
         return release(
-            sent=as_record(state.model),
+            sent=self._aggregation.as_sent(state.model),
             plan=self._trail.plan,
             clip_norm=state.clip_norm,
             source=self._noise(number),
@@ -246,7 +245,7 @@ class Rounds:
 
     def _decoded(self, plan: PrivacyPlan, state: RunState, collected: Collected, *, rate: float) -> list[Message]:
         """Return the model that a sum of whole numbers gives, in the place of the replies."""
-        sent, outcome = as_record(state.model), collected.outcome
+        sent, outcome = self._aggregation.as_sent(state.model), collected.outcome
         give = partial(decoded, sent=sent, trained=self._trained, plan=plan, learning_rate=rate)
         if outcome is not None and outcome.total is not None:
             return give(outcome.total.update, clients=len(outcome.masked))
@@ -308,11 +307,6 @@ class _Outputs:
 
 def _reasons(entry: RoundEntry) -> str:
     return "\n".join(f"client {drop.client}: {drop.reason}" for drop in entry.dropped or ())
-
-
-def as_record(model: Arrays) -> ArrayRecord:
-    """Return a model as it is sent."""
-    return ArrayRecord({name: to_array(value) for name, value in model.items()})
 
 
 def initial_state(preparation: Preparation) -> RunState:

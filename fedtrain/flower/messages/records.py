@@ -24,6 +24,9 @@ _BYTES = "fedtrain.bytes"
 # Bytes in which the header of a numpy file says how its values lie.
 _HEADER = 128
 
+# The kinds of numbers whose memory is what numpy writes.
+_PLAIN = "biufc"
+
 # Characters of a value that a refusal quotes.
 _LONGEST = 80
 
@@ -85,7 +88,13 @@ def to_array(values: NDArray[Any]) -> Array:
 
     A transposed weight would be sent in Fortran order, and writers of files downstream take its memory for its values.
     """
-    return Array(np.asarray(values, order="C"))
+    ordered = np.asarray(values, order="C")
+    if ordered.dtype.kind not in _PLAIN:
+        return Array(ordered)
+    # What Array(ordered) holds, by one copy of the values: that lets numpy write a file in memory first.
+    content = ordered.reshape(-1).view(np.uint8).data
+    data = b"".join((npy_header(ordered.dtype, ordered.shape), content))
+    return Array(dtype=str(ordered.dtype), shape=ordered.shape, stype=SType.NUMPY, data=data)
 
 
 def state_record(state: Mapping[str, "Tensor"]) -> ArrayRecord:
