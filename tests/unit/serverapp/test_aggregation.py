@@ -336,3 +336,24 @@ def test_a_robust_strategy_says_what_it_does_not_bound():
     assert "norm.running_mean, norm.running_var" in said
     assert of_statistics(robust, nn.Linear(2, 2)) == ""
     assert of_statistics(from_flat({}), Normalized()) == ""
+
+
+@pytest.mark.parametrize("name", ["FedAvg", *SETTINGS])
+def test_what_the_strategy_wrote_is_sent_as_it_is(name):
+    made = aggregation(name, **SETTINGS.get(name, {}))
+    model, memory = a_round(made, 1, MODEL, trained)
+    sent = made.as_sent(model)
+    for key, value in model.items():
+        assert (sent[key].dtype, sent[key].data) == (Array(value).dtype, Array(np.array(value)).data), key
+    other = aggregation(name, **SETTINGS.get(name, {}))
+    again = {key: np.array(value) for key, value in model.items()}
+    ours, theirs = a_round(made, 2, model, trained, memory)[0], a_round(other, 2, again, trained, memory)[0]
+    assert all(bits_equal(ours[key], theirs[key]).all() for key in model)
+
+
+def test_a_model_is_not_written_anew_for_each_round():
+    made = aggregation()
+    model, _ = a_round(made, 1, MODEL, trained)
+    assert made.as_sent(model)["weight"] is made.as_sent(model)["weight"]
+    other = {**model, "weight": np.array(model["weight"]) + 1}
+    assert made.as_sent(other)["weight"].data == Array(other["weight"]).data
