@@ -120,3 +120,13 @@ def test_a_folder_without_csv_files_is_refused(tmp_path, read):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty: the folder holds no .csv file"):
         source_of("csv").decode(Data(source="csv", path=str(tmp_path / "empty"), **section))
+
+
+def test_files_of_other_systems_in_a_folder_of_csv_are_passed_over(read, tmp_path):
+    alone = read(HEAD + b"5,x,,yes\n")
+    for name in ("._0.csv", ".0.csv.crc", ".~lock.0.csv#", ".DS_Store", "Thumbs.db", "_SUCCESS"):
+        (tmp_path / name).write_bytes(b"no data")
+    section = {"schema_file": str(tmp_path / "schema.toml"), "test_fraction": 0.5}
+    for path in (str(tmp_path), str(tmp_path / "*.csv"), str(tmp_path / "**" / "*.csv")):
+        train = source_of("csv").decode(Data(source="csv", path=path, **section)).train
+        assert [[*train.features[0].tolist(), int(train.targets[0])]] == alone, path

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import decimal
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -282,3 +283,31 @@ def test_text_in_parquet_files_is_read_like_that_of_csv_files(arrow):
 def test_what_does_not_fit_in_parquet_files_is_refused(arrow, changed, words):
     with pytest.raises(DataError, match=words):
         arrow(**COLUMNS | changed)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_schema_of_many_columns_takes_a_time_in_proportion(tmp_path, kind):
+    def seconds(columns):
+        names = [f"gene {number}" for number in range(columns)]
+        lines = [f'"{name}" = {{ kind = "number", lower = 0, upper = 2 }}' for name in names]
+        (tmp_path / "schema.toml").write_text(
+            "\n".join(["[columns]", *lines, 'label = { kind = "target", values = ["no", "yes"] }'])
+        )
+        values = {name: [0.5, 1.5] for name in names} | {"label": ["no", "yes"]}
+        file = tmp_path / f"genes.{kind}"
+        if kind == "parquet":
+            pq.write_table(pa.table(values), file)
+        else:
+            file.write_text(
+                "".join(",".join(map(str, row)) + "\n" for row in (values, *zip(*values.values(), strict=True)))
+            )
+        started = time.process_time()
+        decoded = source_of(kind).decode(
+            Data(source=kind, path=str(file), schema_file=str(tmp_path / "schema.toml"), test_fraction=0.5)
+        )
+        assert decoded.info.shape == (columns,)
+        return time.process_time() - started
+
+    seconds(100)  # what is imported
+    # Four times as many columns: a time that grows with their square is sixteen times as long.
+    assert seconds(4000) < 9 * seconds(1000)
