@@ -9,6 +9,7 @@ import pytest
 from fedtrain import audit_report, load_run
 from fedtrain.config.sections import ENCODERS
 from fedtrain.report import Report
+from tests.integration.modes import CLIENT, RECORD, SUMMED
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "how-to" / "use-a-public-encoder.md"
@@ -26,9 +27,6 @@ TINY = [
 ]
 SCATTERING = ["task.encoder=scattering"]
 OWN = ["task.encoder=own_encoder:build", "task.encoder_origin=random numbers with a seed"]
-SUMMED = ["transport.sealed=true", "transport.secagg.enabled=true"]
-RECORD = ["privacy.mode=record", "privacy.sampling_rate=0.5", "privacy.epsilon=8.0", "privacy.delta=0.01"]
-CLIENT = ["privacy.mode=client", "privacy.cohorts=capped", "privacy.epsilon=50.0", "privacy.delta=0.01"]
 RUNS = {
     "none": [*SCATTERING, "privacy.mode=none"],
     "none-summed": [*SCATTERING, "privacy.mode=none", *SUMMED],

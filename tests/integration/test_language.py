@@ -11,15 +11,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from fedtrain import audit_report, load_run
 from fedtrain.report import Report
+from tests.integration.modes import CLIENT, FILE, FITTED, RECORD, SHARED, SUMMED, WORDS
 
-SUMMED = ["transport.sealed=true", "transport.secagg.enabled=true"]
-RECORD = ["privacy.mode=record", "privacy.sampling_rate=0.5", "privacy.epsilon=8.0", "privacy.delta=0.01"]
-CLIENT = ["privacy.mode=client", "privacy.cohorts=capped", "privacy.epsilon=50.0", "privacy.delta=0.01"]
-SHARED = ["privacy.trust=distributed", "privacy.colluders=0", *SUMMED]
-FILE = ["task.encoder=own.json", "task.encoder_origin=the words of a test"]
 BYTES = ["task.encoder=bytes"]
-WORDS = ["task.encoder=words"]
-FITTED = ["training.solver=least-squares", "privacy.sampling_rate=1.0"]
 RUNS = {
     "none-summed-bytes-lstm": [*BYTES, *SUMMED],
     "none-words-causal": [*WORDS, "task.model=causal"],

@@ -7,12 +7,11 @@ import pytest
 
 from fedtrain import audit_report, load_run
 from fedtrain.report import Report
+from tests.integration.modes import CLIENT, SUMMED
 from tests.sounds import tone, wav
 
 RECORDS, CLIENTS, PITCHES = 96, 3, (400, 700, 1100)
-SUMMED = ["transport.sealed=true", "transport.secagg.enabled=true"]
 RECORD = ["privacy.mode=record", "privacy.sampling_rate=1.0", "privacy.epsilon=8.0", "privacy.delta=0.001"]
-CLIENT = ["privacy.mode=client", "privacy.cohorts=capped", "privacy.epsilon=50.0", "privacy.delta=0.01"]
 FEATURES = ["task.encoder=log-mel", "task.model=linear-no-bias", "training.learning_rate=32"]
 NETWORK = ["task.augment=true", "training.learning_rate=0.1"]
 RUNS = {

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from fedtrain.report import Report
+from tests.integration.modes import SUMMED
 
 RECORDS, CLIENTS = 160, 4
-SUMMED = ["transport.sealed=true", "transport.secagg.enabled=true"]
 MODES = {
     "none": ["privacy.mode=none"],
     "record": ["privacy.mode=record", "privacy.sampling_rate=0.25", "privacy.epsilon=8.0"],

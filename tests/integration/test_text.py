@@ -14,14 +14,8 @@ from fedtrain import audit_report, load_run
 from fedtrain.encoders.tokens import HashedWords
 from fedtrain.prediction import predict
 from fedtrain.report import Report
+from tests.integration.modes import CLIENT, FILE, FITTED, RECORD, SHARED, SUMMED, WORDS
 
-SUMMED = ["transport.sealed=true", "transport.secagg.enabled=true"]
-RECORD = ["privacy.mode=record", "privacy.sampling_rate=0.5", "privacy.epsilon=8.0", "privacy.delta=0.01"]
-CLIENT = ["privacy.mode=client", "privacy.cohorts=capped", "privacy.epsilon=50.0", "privacy.delta=0.01"]
-SHARED = ["privacy.trust=distributed", "privacy.colluders=0", *SUMMED]
-FILE = ["task.encoder=own.json", "task.encoder_origin=the words of a test"]
-WORDS = ["task.encoder=words"]
-FITTED = ["training.solver=least-squares", "privacy.sampling_rate=1.0"]
 RUNS = {
     "none-summed-words-bag": [*WORDS, *SUMMED],
     "record-file-transformer": [*FILE, *RECORD, "task.model=transformer"],
