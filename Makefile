@@ -7,7 +7,7 @@ TEST_WORKERS ?= 2
 FLWR ?= 1.42.0
 FLWR_VENV := build/flwr-$(FLWR)
 FLWR_TESTS ?= tests/contract/test_flower.py tests/unit/engine/test_grid.py \
-	$(patsubst %,tests/unit/flower/test_%.py,admission app members protected superexec supernode)
+	$(patsubst %,tests/unit/flower/test_%.py,admission app members protected protected_messages protected_start superexec supernode)
 # For each target of the fuzzer. What it learns stays in runs/fuzz.
 FUZZ_SECONDS ?= 60
 .PHONY: demo deploy-demo deploy-faults test test-apart test-federations test-flwr docs lint wheel bench bench-deployment fuzz clean
