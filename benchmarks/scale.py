@@ -31,6 +31,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -238,7 +239,7 @@ class Memory:
         self._root = root
         self._seen: list[tuple[float, int]] = []
         self._ended = threading.Event()
-        self._before = {path.name for path in MESSAGES.glob("fedtrain-*")}
+        self._folders: set[Path] = set()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
@@ -256,18 +257,23 @@ class Memory:
         pause = PAUSE
         while not self._ended.wait(pause):
             begun = time.monotonic()
-            self._seen.append((begun, sum(map(_proportional, _family(self._root))) + self._messages()))
+            family = _family(self._root)
+            self._seen.append((begun, sum(map(_proportional, family)) + self._messages(family)))
             pause = max(PAUSE, 4 * (time.monotonic() - begun))  # so that it takes a fifth of a core at most
 
-    def _messages(self) -> int:
+    def _messages(self, family: set[int]) -> int:
+        """Return the size of the messages in shared memory: those of other runs on the machine have other folders."""
+        for process in family:
+            with suppress(OSError):  # it is gone meanwhile
+                for link in Path(f"/proc/{process}/fd").iterdir():
+                    file = link.readlink()
+                    if file.parent.parent == MESSAGES and file.parent.name.startswith("fedtrain-"):
+                        self._folders.add(file.parent)
         total = 0
-        for folder in MESSAGES.glob("fedtrain-*"):
-            if folder.name not in self._before:
-                for file in folder.glob("*"):
-                    try:
-                        total += file.stat().st_blocks * 512
-                    except OSError:  # it is gone meanwhile
-                        continue
+        for folder in self._folders:
+            for file in folder.glob("*"):
+                with suppress(OSError):
+                    total += file.stat().st_blocks * 512
         return total
 
 

@@ -5,6 +5,7 @@ the file in which a worker has put it.
 """
 
 import copy
+import gc
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -163,6 +164,8 @@ class RequestBuffers:
         parts, regions = _layout(encoded)
         number = next(self._numbers)
         self._spares.reuse(number)
+        if sum(map(len, parts)) > LARGE:
+            gc.collect()  # of the messages before, since Flower's records of a message refer to each other
         directory = write_file(self._directories, arena_name(number), parts)
         arena = Arena(number=number, directory=directory, users=len(encoded), spares=self._spares)
         now, wall = time.monotonic(), time.time()

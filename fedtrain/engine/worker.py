@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import multiprocessing
 import os
 import signal
@@ -182,6 +183,7 @@ class _Runner:
         self._app = app
         self._states = StateFiles(spec.state_directory, durable=spec.durable_state)
         self._arena = _OpenArena()
+        self._large = False
 
     def answer(self, task: Task) -> Frame | None:
         """Run a task. Returns nothing if the parent has taken it back."""
@@ -195,7 +197,9 @@ class _Runner:
             reason = traceback.format_exc()
             return Failure(ticket=task.ticket, code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason)
         finally:
-            self._arena.forget_large()
+            if self._large:
+                self._arena.forget()
+                gc.collect()  # Flower's records of a message refer to each other
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(OSError, ValueError, AttributeError):
                     stream.flush()
@@ -203,6 +207,7 @@ class _Runner:
     def _run(self, task: Task) -> Frame:
         with _engine_errors():
             packed, buffers = self._arena.read(self._spec.directories[task.directory], task)
+            self._large = sum(map(len, buffers)) > LARGE
             message = decode(packed, buffers)
             node_id, message_id = message.metadata.dst_node_id, message.metadata.message_id
             old_state = self._states.read(node_id)
@@ -281,10 +286,9 @@ class _OpenArena:
         proto, places = unpack(self._file.read(Region(offset=task.offset, length=task.length)))
         return proto, [self._buffer(self._file, place) for place in places]
 
-    def forget_large(self) -> None:
-        """Let go of buffers that several messages use, where they are large: reading them again is cheap."""
-        if sum(map(len, self._shared.values())) > LARGE:
-            self._shared.clear()
+    def forget(self) -> None:
+        """Let go of buffers that several messages use: reading them again is cheap."""
+        self._shared.clear()
 
     def _buffer(self, file: ReadableFile, place: Place) -> bytes:
         if place.source is not Source.SHARED:

@@ -8,7 +8,7 @@ Server and clients each derive how from the configuration that they were given, 
 sent, so that no message can make a client sum anything else.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import inf, prod
 
@@ -25,6 +25,10 @@ from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.privacy.shares import NoiseShares
 from fedtrain.secagg import Parameters, dequantize, quantize
 from fedtrain.seeding import derive_seed
+
+# Numbers that are worked on at once. Of as many parts of a vector that is rounded, all but the last are whole: rounding
+# draws the same whether an array comes in parts or whole.
+_PART = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +96,7 @@ class Total:
         average = {}
         for name, array in sent.items():
             if name in self.update:
-                average[name] = to_array(moved(array.numpy(), self.update[name] / self.weight))
+                average[name] = to_array(_moved(view(name, array), self.update[name], self.weight))
             else:
                 average[name] = array
         return ArrayRecord(average)
@@ -250,9 +254,10 @@ def to_vector(
     _check_same(received, trained)
     if layout.whole:
         return _whole_words(parameters, received=received, trained=trained)
-    # One array after the other, so that there is never a second model in memory.
+    # A part after the other, so that there is never a second model in memory; a norm is that of the whole update.
+    size = None if layout.norm else _PART
     changes: Iterable[tuple[str, NDArray[np.floating]]] = (
-        (name, _change(name, received, trained)) for name in _summed(received)
+        (name, change) for name in _summed(received) for change in _changes(name, received, trained, size=size)
     )
     if layout.weight:
         place = layout.counters.index(layout.weight)
@@ -334,14 +339,30 @@ def _whole_words(parameters: Parameters, *, received: ArrayRecord, trained: Arra
     return words
 
 
-def _change(name: str, received: ArrayRecord, trained: ArrayRecord) -> NDArray[np.float64]:
+def _changes(
+    name: str, received: ArrayRecord, trained: ArrayRecord, *, size: int | None
+) -> Iterator[NDArray[np.float64]]:
+    """Yield the change of an array in parts of a size, or whole."""
     before, after = view(name, received[name]), view(name, trained[name])
     if before.shape != after.shape:
         raise TransportError(f"the trained array {name} has the shape {after.shape}, not {before.shape}")
-    change = difference(after, before).ravel()
-    if not np.isfinite(change).all():
-        raise TransportError(f"the trained array {name} is not finite, and would make the sum of all so")
-    return change
+    before, after = before.ravel(), after.ravel()
+    step = size or max(before.size, 1)
+    for start in range(0, before.size, step):
+        change = difference(after[start : start + step], before[start : start + step])
+        if not np.isfinite(change).all():
+            raise TransportError(f"the trained array {name} is not finite, and would make the sum of all so")
+        yield change
+
+
+def _moved(before: NDArray[np.generic], update: NDArray[np.float64], weight: float) -> NDArray[np.generic]:
+    """Return an array moved by an update over a weight, a part after the other."""
+    flat, changes = before.ravel(), update.reshape(-1)
+    found = np.empty_like(flat)
+    for start in range(0, flat.size, _PART):
+        part = slice(start, start + _PART)
+        found[part] = moved(flat[part], changes[part] / weight)
+    return found.reshape(before.shape)
 
 
 def _counter(name: str, metrics: MetricRecord) -> int:

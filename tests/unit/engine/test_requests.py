@@ -1,9 +1,13 @@
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.clientapp import ClientApp
 
 from fedtrain.engine import requests, worker
-from fedtrain.engine.arena import write_file
+from fedtrain.engine.arena import issue_ticket, write_file
 from fedtrain.engine.codec import CodecError, Place, Reply, Source, Task, encode_message, pack
 from fedtrain.engine.requests import RequestBuffers, read_reply
 from fedtrain.engine.worker import arena_name, slot_name
@@ -67,18 +71,60 @@ def test_the_file_of_large_messages_is_not_kept_for_the_next(tmp_path, sent, mon
 
 
 @pytest.mark.parametrize("large", [False, True])
-def test_a_worker_keeps_no_large_buffers_between_messages(tmp_path, monkeypatch, large):
+def test_messages_of_before_are_gone_where_messages_are_large(tmp_path, monkeypatch, large):
+    def message():
+        content = RecordDict({"r": ArrayRecord([np.arange(4)])})
+        assert len(content.array_records) == 1  # which Flower makes a cycle of
+        return Message(content, 1000, "train")
+
+    buffers, gone = RequestBuffers([tmp_path]), []
+    monkeypatch.setattr(requests, "LARGE", 0 if large else 1 << 20)
+    gc.disable()
+    try:
+        first = message()
+        weakref.finalize(first.content["r"]["0"], gone.append, "first")
+        del first
+        buffers.add([message()], timeout=None)
+        assert gone == (["first"] if large else [])
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_worker_keeps_no_large_message(tmp_path, monkeypatch, large):
+    """Answer two messages that share their model, and look at what is held between them."""
     content = RecordDict({"r": ArrayRecord([np.arange(4)])})
     asked = RequestBuffers([tmp_path]).add([Message(content, node, "train") for node in (1000, 1001)], timeout=None)
-    size = len(content["r"]["0"].data)
-    monkeypatch.setattr(worker, "LARGE", size - large)
-    arena = worker._OpenArena()
-    tasks = [
-        Task(ticket=0, slot=0, directory=0, arena=0, offset=request.region.offset, length=request.region.length)
-        for request in asked
-    ]
-    (_, (first,)) = arena.read(tmp_path, tasks[0])
-    arena.forget_large()
-    (_, (second,)) = arena.read(tmp_path, tasks[1])
-    assert first == second == content["r"]["0"].data
-    assert (first is second) == (not large)
+    monkeypatch.setattr(worker, "LARGE", len(content["r"]["0"].data) - large)
+    app, gone = ClientApp(), []
+
+    @app.train()
+    def answer(message, context):
+        assert len(message.content.array_records) == 1
+        weakref.finalize(message.content["r"]["0"], gone.append, context.node_id)
+        return Message(RecordDict(), reply_to=message)
+
+    spec = worker.WorkerSpec(
+        client_app="here",
+        app_dir=tmp_path,
+        run_id=1,
+        run_config={},
+        nodes=2,
+        threads=1,
+        directories=(tmp_path,),
+        state_directory=tmp_path,
+        durable_state=False,
+        environment={},
+    )
+    runner = worker._Runner(0, spec, app)
+    gc.collect()
+    gc.disable()
+    try:
+        for ticket, request in enumerate(asked):
+            issue_ticket(tmp_path, ticket)
+            where = {"offset": request.region.offset, "length": request.region.length}
+            reply = runner.answer(Task(ticket=ticket, slot=0, directory=0, arena=0, **where))
+            assert isinstance(reply, Reply), reply
+        assert gone == ([1000, 1001] if large else [])
+    finally:
+        gc.enable()
