@@ -27,6 +27,7 @@ def summary(folder: Path | None, *, since: float) -> dict[str, Any]:
         "accuracy": final and final.accuracy,
         "metrics": {metric.name: final and final.value(metric.name) for metric in report.evaluation.metrics},
         "intervals": report.evaluation.intervals and report.evaluation.intervals.model_dump(mode="json"),
+        "groups": report.evaluation.groups and report.evaluation.groups.model_dump(mode="json"),
         "baseline": report.evaluation.baseline,
         "warnings": list(report.warnings),
         "epsilon": report.privacy.epsilon,

@@ -80,6 +80,11 @@ class Data(Section):
     max_bytes: Annotated[int, Field(ge=4, le=1_000_000)] = Field(
         2048, description="text: bytes of UTF-8 that are kept of each; a longer text is cut between two characters"
     )
+    group_column: str | None = Field(
+        None,
+        description="parquet, csv: column of the test data that names the group of a record, such as a site or a "
+        "speaker; the report has the results of each group, and its name",
+    )
     max_records: Count | None = Field(
         None, description="number of training records to use, drawn with the seed; default: all"
     )
@@ -110,6 +115,11 @@ class Data(Section):
         names = self.class_names
         if names is not None and (not all(names) or len(set(names)) < len(names)):
             raise ValueError(f"classes = {self.classes!r} has an empty name, or one twice")
+        if self.group_column is not None and self.source not in {"parquet", "csv"}:
+            raise ValueError(
+                f'group_column names a column of test data, and source = "{self.source}" reads none; allowed: '
+                '"parquet", "csv"'
+            )
         self._check_sound()
         return self
 

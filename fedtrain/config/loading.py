@@ -50,6 +50,7 @@ _LATER: Flat = {
     "task.lora_rank": "",
     "task.lora_factors": "",
     "data.text_column": "",
+    "data.group_column": "",
     "data.max_bytes": 2048,
     "task.scaling": "",
     "task.columns": "",

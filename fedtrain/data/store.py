@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fedtrain.config import Data
 from fedtrain.data.cache import Entry, cache_folder, cached
+from fedtrain.data.groups import renumbered, with_groups
 from fedtrain.data.schema import read_schema
 from fedtrain.data.sources import Decoded, registered, source_of
 from fedtrain.data.sources.base import path_of
@@ -61,9 +62,11 @@ def open_store(data: Data, *, seed: int) -> DataStore:
             features=entry.arrays["test_features"],
             targets=entry.arrays["test_targets"],
             lengths=entry.arrays.get("test_lengths"),
+            groups=entry.arrays.get("test_groups"),
         ),
         folder=folder,
         owners=tuple(entry.meta["owners"]),
+        groups=tuple(entry.meta["groups"]),
     )
 
 
@@ -87,12 +90,18 @@ def open_test(data: Data) -> DataStore:
     )
     test = records_of(entry)
     none = Split(features=test.features[:0], targets=test.targets[:0])
-    return DataStore(info=info_of(entry), train=none, test=test)
+    test = replace(test, groups=entry.arrays.get("groups"))
+    return DataStore(info=info_of(entry), train=none, test=test, groups=tuple(entry.meta["groups"]))
 
 
 def _build_test(data: Data) -> Entry:
     source_of(data.source).require_test_alone(data)
-    return entry_of(decode_numbers(data))
+    decoded = decode_numbers(data)
+    assert data.path is not None  # that of the test records
+    test, groups = with_groups(decoded.train, data, path=data.path)
+    entry = entry_of(decoded)
+    arrays = entry.arrays if test.groups is None else {**entry.arrays, "groups": test.groups}
+    return Entry(meta={**entry.meta, "groups": list(groups)}, arrays=arrays)
 
 
 def _refuse_simulated(data: Data) -> None:
@@ -191,7 +200,7 @@ def _content_of(file: Path) -> str:
 
 def _build(data: Data, *, fraction: float | None, seed: int) -> Entry:
     decoded = with_classes(source_of(data.source).decode(data), data.class_names)
-    train, test = decoded.train, decoded.test
+    train, test, groups = _grouped(decoded.train, decoded.test, data)
     if fraction is not None:
         train, test = _hold_out(train, fraction, np.random.default_rng([seed, _HOLD_OUT]))
     if test is None:
@@ -199,6 +208,7 @@ def _build(data: Data, *, fraction: float | None, seed: int) -> Entry:
     if data.max_records is not None and data.max_records < len(train):
         order = np.random.default_rng([seed, _LIMIT]).permutation(len(train))
         train = _take(train, np.sort(order[: data.max_records]))
+    test, groups = renumbered(test, groups)
     arrays: dict[str, NDArray[Any]] = {
         "train_features": train.features,
         "train_targets": train.targets,
@@ -208,13 +218,27 @@ def _build(data: Data, *, fraction: float | None, seed: int) -> Entry:
     for name, split in (("train", train), ("test", test)):
         if split.lengths is not None:
             arrays[f"{name}_lengths"] = split.lengths
+    if test.groups is not None:
+        arrays["test_groups"] = test.groups
     owners: list[str] = []
     if train.owners is not None:
         # The draws may have left an owner without records: number those that remain.
         remaining, codes = np.unique(train.owners, return_inverse=True)
         arrays["train_owners"] = codes.astype(np.int64)
         owners = [decoded.owners[code] for code in remaining]
-    return Entry(meta={**decoded.info.as_json(), "owners": owners}, arrays=arrays)
+    return Entry(meta={**decoded.info.as_json(), "owners": owners, "groups": list(groups)}, arrays=arrays)
+
+
+def _grouped(train: Split, test: Split | None, data: Data) -> tuple[Split, Split | None, tuple[str, ...]]:
+    """Return the records with the groups of those that test records are of, or are drawn from."""
+    if data.group_column is None:
+        return train, test, ()
+    if test is not None and data.test_path is not None:
+        test, groups = with_groups(test, data, path=data.test_path)
+        return train, test, groups
+    assert data.path is not None  # the source requires it
+    train, groups = with_groups(train, data, path=data.path)
+    return train, test, groups
 
 
 def _hold_out(records: Split, fraction: float, generator: np.random.Generator) -> tuple[Split, Split]:
@@ -234,6 +258,7 @@ def _take(records: Split, rows: NDArray[np.int64]) -> Split:
         targets=records.targets[rows],
         owners=None if records.owners is None else records.owners[rows],
         lengths=None if records.lengths is None else records.lengths[rows],
+        groups=None if records.groups is None else records.groups[rows],
     )
 
 

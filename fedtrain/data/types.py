@@ -278,12 +278,15 @@ class Split:
             nothing (n, 0) where the text is the target.
         owners: shape (n,), codes 0, 1, ... of the owners in sorted order where the source names owners, else ``None``.
         lengths: shape (n,), how many samples each sound had before it was padded or cut; ``None`` of all else.
+        groups: shape (n,), of test records codes 0, 1, ... of their groups in sorted order where a column names groups,
+            else ``None``.
     """
 
     features: NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.int32]
     targets: NDArray[np.int64] | NDArray[np.float32] | NDArray[np.uint8]
     owners: Labels | None = None
     lengths: Labels | None = None
+    groups: Labels | None = None
 
     def __len__(self) -> int:
         """Return the number of records."""
@@ -344,6 +347,7 @@ class DataStore:
         test: the test records; their owners are not kept.
         folder: where the decoded arrays are cached, and beside which splits over clients are; ``None`` in memory only.
         owners: the names of the owners, in the order of their codes; empty where the source names none.
+        groups: the names of the groups of test records, likewise.
     """
 
     info: DataInfo
@@ -351,3 +355,4 @@ class DataStore:
     test: Split
     folder: Path | None = None
     owners: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()

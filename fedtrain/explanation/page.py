@@ -133,7 +133,7 @@ def _seen(picture: NDArray[Any]) -> Image.Image:
 
 def _flat(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return a map of a picture, its channels summed up."""
-    return values.reshape(-1, *values.shape[-2:]).sum(axis=0)
+    return np.asarray(values.reshape(-1, *values.shape[-2:]).sum(axis=0), dtype=np.float64)
 
 
 def _mapped(values: NDArray[np.float64]) -> Image.Image:

@@ -181,6 +181,50 @@ class Intervals(Part):
     )
 
 
+class OfGroup(Part):
+    """What was measured on some of the test records after the last round."""
+
+    records: Annotated[int, Field(ge=1)] = Field(description="test records of it")
+    values: dict[str, float | None] = Field(description="what was measured on them, by metric; null where undefined")
+    intervals: dict[str, Interval] = Field(description="intervals of these, by metric, as those of all test records")
+
+
+class Group(OfGroup):
+    """A group of the test records."""
+
+    name: str = Field(description="what the column says")
+
+
+class OtherGroups(OfGroup):
+    """All groups that are not shown alone, together."""
+
+    groups: Count = Field(description="how many they are")
+
+
+class Groups(Part):
+    """What the last model reaches on groups of the test records, as a column of these names them.
+
+    A small group is not shown alone, and cannot be computed from what is shown: then the smallest of the others is put
+    together with it. Few records make wide intervals, and of many groups some differ by chance alone.
+    """
+
+    column: str = Field(description="the column that names the groups")
+    smallest: Annotated[int, Field(ge=1)] = Field(description="records that a group has at least to be shown alone")
+    groups: tuple[Group, ...] = Field(description="the groups, by name; at most 100, the largest")
+    others: OtherGroups | None = Field(
+        None, description="all other groups together; left out where there are none", exclude_if=_is_none
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [group.name for group in self.groups]
+        if names != sorted(set(names)):
+            raise ValueError("groups are not in the order of their names, each once")
+        if small := [group.name for group in self.groups if group.records < self.smallest]:
+            raise ValueError(f"the group {small[0]!r} has fewer records than smallest = {self.smallest}")
+        return self
+
+
 class Evaluations(Part):
     """All central evaluations."""
 
@@ -206,6 +250,13 @@ class Evaluations(Part):
         exclude_if=_is_none,
     )
 
+    groups: Groups | None = Field(
+        None,
+        description="results of groups of the test records after the last round; left out where no column names "
+        "groups, where the run did not complete, and where the task gives no intervals",
+        exclude_if=_is_none,
+    )
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if not ascending(tuple(evaluation.round for evaluation in self.history)):
@@ -215,6 +266,7 @@ class Evaluations(Part):
         if len({metric.name for metric in self.metrics}) != len(self.metrics):
             raise ValueError("metrics names a measurement twice")
         self._check_intervals()
+        self._check_groups()
         expected = best_of(self.history, self.metrics)
         if (self.best is None) != (expected is None):
             named = (
@@ -240,6 +292,17 @@ class Evaluations(Part):
         for names in (self.intervals.final, self.intervals.best or {}):
             if strange := sorted(set(names) - known):
                 raise ValueError(f"intervals has {strange[0]}, which metrics does not name")
+
+    def _check_groups(self) -> None:
+        if self.groups is None:
+            return
+        parts: list[OfGroup] = [*self.groups.groups, *([self.groups.others] if self.groups.others else [])]
+        if self.final is None or sum(part.records for part in parts) > (self.final.records or 0):
+            raise ValueError("groups have more records than the last evaluation")
+        known = {metric.name for metric in self.metrics}
+        for part in parts:
+            if strange := sorted({*part.values, *part.intervals} - known):
+                raise ValueError(f"groups has {strange[0]}, which metrics does not name")
 
     def _is_best(self, reported: Best, expected: Best) -> bool:
         """Say whether an evaluation is one of the best; of several equal ones any may be named."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fedtrain.report import meaning, plots
 from fedtrain.report.checklist import checklist
 from fedtrain.report.evaluation import Evaluation, Metric
-from fedtrain.report.intervals import headline_interval, interval_table
+from fedtrain.report.intervals import group_table, headline_interval, interval_table
 from fedtrain.report.numbers import count, duration, error, exact, percent, short, shown, upper
 from fedtrain.report.scale import scale
 from fedtrain.report.schema import Report
@@ -76,6 +76,7 @@ def render_html(report: Report, matrices: Mapping[str, NDArray[Any]] | None = No
         headline=headline(report.evaluation),
         headline_interval=headline_interval(report.evaluation),
         intervals=interval_table(report.evaluation),
+        groups=group_table(report.evaluation),
         metric_name=short(title(metric.name), 40) if (metric := _metric(report)) is not None else "",
         measurements=measurements(final, report.evaluation.metrics) if final is not None else [],
         cells=plots.cells(final.confusion)[0] if final is not None and final.confusion is not None else "",

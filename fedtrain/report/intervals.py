@@ -1,11 +1,15 @@
-"""The table of intervals on the page of a report, and the interval of the headline."""
+"""The tables of intervals and of groups on the page of a report, and the interval of the headline."""
 
-from fedtrain.report.evaluation import Evaluations, Interval, Metric
+from collections.abc import Sequence
+
+from fedtrain.report.evaluation import Evaluations, Interval, Metric, OfGroup
 from fedtrain.report.numbers import between, count, measured, short
 from fedtrain.report.tables import Table
 from fedtrain.report.wording import title
 
 _NONE = "no interval"
+_ROWS, _FEWER = 60, 20  # of groups: so many are shown, and of more so many
+_METRICS = 2
 
 
 def headline_interval(evaluations: Evaluations) -> str:
@@ -43,6 +47,44 @@ def interval_table(evaluations: Evaluations) -> Table | None:
     if len(columns) > 1:
         note += " The best round was chosen on the same records, so that its values and intervals are too good."
     return Table(headings=("metric", *headings), rows=rows, note=note)
+
+
+def group_table(evaluations: Evaluations) -> Table | None:
+    """Return what the last model reaches on each group of the test records; ``None`` where there are none.
+
+    It has the first two metrics. Of many groups those are shown on which the first metric is worst.
+    """
+    groups = evaluations.groups
+    if groups is None or not (groups.groups or groups.others):
+        return None
+    metrics = [metric for metric in evaluations.metrics if any(metric.name in each.values for each in groups.groups)]
+    metrics = metrics[:_METRICS] or list(evaluations.metrics[:1])
+    shown, notes = list(groups.groups), []
+    if len(shown) > _ROWS:
+        sign = -1 if metrics[0].direction == "lower" else 1
+        shown.sort(key=lambda each: (sign * (each.values.get(metrics[0].name) or 0.0), each.name))
+        shown = shown[:_FEWER]
+        notes.append(
+            f"The {_FEWER} groups of {count(len(groups.groups))} on which the first is worst; report.json has all."
+        )
+    rows = [(short(each.name, 60), *_row(each, metrics)) for each in shown]
+    if groups.others is not None:
+        rows.append((f"{count(groups.others.groups)} other groups together", *_row(groups.others, metrics)))
+        notes.append(
+            f"A group of fewer than {count(groups.smallest)} records is not shown alone, nor what would give it away."
+        )
+    notes.append("Of many groups some differ by chance alone: look at the intervals.")
+    headings = [heading for metric in metrics for heading in (short(title(metric.name), 40), "interval")]
+    return Table(headings=(short(groups.column, 40), "records", *headings), rows=rows, note=" ".join(notes))
+
+
+def _row(part: OfGroup, metrics: Sequence[Metric]) -> tuple[str, ...]:
+    cells = [count(part.records)]
+    for metric in metrics:
+        value, interval = part.values.get(metric.name), part.intervals.get(metric.name)
+        cells.append("undefined" if value is None else measured(value, metric.direction, metric.format))
+        cells.append(_NONE if interval is None else _shown(metric, interval))
+    return tuple(cells)
 
 
 def _shown(metric: Metric, interval: Interval) -> str:

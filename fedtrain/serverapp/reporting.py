@@ -29,6 +29,7 @@ from fedtrain.report import (
     EncoderSummary,
     Evaluation,
     Evaluations,
+    Groups,
     Intervals,
     ModelFile,
     ModelSummary,
@@ -68,6 +69,7 @@ def build_report(
     best: ModelFile | None,
     matrices: ModelFile | None = None,
     intervals: Intervals | None = None,
+    groups: Groups | None = None,
     sample: TextSample | None = None,
 ) -> Report:
     """Return the report of a run that stands at ``state``, signed where the run has a trail.
@@ -90,6 +92,7 @@ def build_report(
         history=history,
         baseline=preparation.baseline,
         intervals=intervals,
+        groups=groups,
     )
     log = tuple(_published(entry, withheld=withheld) for entry in state.round_log)
     report = Report(

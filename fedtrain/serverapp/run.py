@@ -51,7 +51,7 @@ from fedtrain.serverapp.events import (
     RunStarted,
 )
 from fedtrain.serverapp.identity import RunIdentity
-from fedtrain.serverapp.intervals import intervals_of
+from fedtrain.serverapp.intervals import Results, results_of
 from fedtrain.serverapp.preparation import Preparation, introduction, prepare
 from fedtrain.serverapp.reporting import Status, build_report, largest_epsilon, matrices_of, spent_epsilons
 from fedtrain.serverapp.rounds import Rounds, initial_state
@@ -350,10 +350,10 @@ class RunInProgress:
         if self._trail is not None and self._trail.keys.when_drawn:
             self._trail.roster.write(self._folder.roster)
         matrices = matrices_of(self._preparation, self._state)
-        intervals = sample = None
+        results, sample = Results(), None
         if status == "completed":
             known = {} if self._rounds is None else self._rounds.outputs
-            intervals = intervals_of(self._preparation, self._state, lambda: self._folder.load_model("best"), known)
+            results = results_of(self._preparation, self._state, lambda: self._folder.load_model("best"), known)
             sample = sample_of(self._preparation, self._state)
         report = build_report(
             self._preparation,
@@ -365,7 +365,8 @@ class RunInProgress:
             final=self._save_model("final"),
             best=self._folder.model_file("best"),
             matrices=self._folder.save_matrices(matrices),
-            intervals=intervals,
+            intervals=results.intervals,
+            groups=results.groups,
             sample=sample,
         )
         self._folder.save_inputs(_inputs(self._preparation))

@@ -140,7 +140,8 @@ def roles(schema: Any, data: Data, *, name: str, left_out: Collection[str] = ())
             raise DataError(f"{name}: {field} names {listing}, the column of the label or the owner")
     if data.text_column is not None:
         _require_text(schema, data.text_column, name)
-    features = listed or tuple(column for column in columns if column not in excluded and column not in left_out)
+    unasked = {*excluded, data.group_column, *left_out}
+    features = listed or tuple(column for column in columns if column not in unasked)
     if files is None and data.text_column is None and not features:
         index = [repr(column) for column in columns if column in left_out]
         hint = f"; pandas' index ({some(index)}) is one only if feature_columns names it" if index else ""

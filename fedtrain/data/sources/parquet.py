@@ -187,7 +187,8 @@ def taken_unasked(role: Roles, data: Data, index: frozenset[str]) -> Unasked:
     both = "write the files with the same columns, or set it"
     if role.files is None and role.text is None and data.feature_columns is None:
         how = f"Every column is a feature unless feature_columns names those to use; {both}"
-        return lambda layout: tuple(name for name in layout.schema.names if name not in index), how
+        passed = {*index, data.group_column}
+        return lambda layout: tuple(name for name in layout.schema.names if name not in passed), how
     what = "image" if role.sound is None else "audio"
     if role.files is not None and (data.image_column if role.sound is None else data.audio_column) is None:
         how = f"The first column of files is the {what} unless {what}_column names it; {both}"

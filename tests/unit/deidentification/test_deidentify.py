@@ -54,7 +54,7 @@ def test_a_phone_number_needs_no_word_beside_it(every):
 
 def test_an_entity_that_is_not_found_in_its_test_sentence_is_refused(monkeypatch):
     probe = PATTERNS["URL"]
-    broken = type(probe)(recognizer="MacAddressRecognizer", probe=probe.probe, found=probe.found)
+    broken = type(probe)(recognizer=probe.recognizer, probe="See www example org.", found="www example org")
     monkeypatch.setitem(PATTERNS, "URL", broken)
     with pytest.raises(ConfigError, match="URL is not found in its own test sentence"):
         Deidentifier(("URL",))
