@@ -12,9 +12,9 @@ loops with Opacus: one without any epsilon, one that asks for it after each clie
 process of its own. Images are decoded before the clock runs, for all.
 
 BlazeFL and pfl-research are installed in environments of their own in build/peers. BlazeFL asks for Python 3.14, for
-which there may be no Python and no torch without CUDA. What it uses of 3.12 and later are two generic functions: they
-are rewritten with a `TypeVar`, and nothing else is changed. On 3.11 its threads share the lock of the interpreter, as
-on 3.14 without free threading; torch releases it while it computes.
+which there may be no Python and no torch without CUDA. On 3.11 its two generic functions are rewritten with a
+`TypeVar`, and annotations are deferred, as on 3.14; nothing else is changed. Its threads share the lock of the
+interpreter, as on 3.14 without free threading; torch releases it while it computes.
 
 Each engine is given the threads it is made for: OMP_NUM_THREADS is 2 for one process that computes alone, 1 for two
 threads of Python, and not set for fedtrain, whose workers take one each. Memory is the largest proportional set size of
@@ -51,6 +51,7 @@ BUILD = ROOT / "build" / "peers"
 CLIENTS, COHORT, RECORDS = 100, 10, 100
 TORCH = "torch==2.13.0"
 _ROUND = re.compile(r"round (\d+)/")
+_DEFERRED = "from __future__ import annotations\n"
 _GENERIC = ("def process_tensors_in_object[T](", "def reconstruct_from_shared_memory[T](")
 
 
@@ -136,10 +137,13 @@ def install(name: str) -> None:
     if name == "pfl":
         subprocess.run([*pip, TORCH, "pfl==0.6.0", "wheel<0.46"], check=True)
     else:
-        subprocess.run([*pip, TORCH, "numpy==2.4.6", "tqdm==4.67.1"], check=True)
+        subprocess.run([*pip, TORCH, "numpy==2.4.0", "tqdm==4.67.1"], check=True)
         subprocess.run([*pip, "--no-deps", "--ignore-requires-python", "blazefl==3.0.0"], check=True)
-        (file,) = folder.glob("lib/python*/site-packages/blazefl/core/utils.py")
-        file.write_text(without_generics(file.read_text(encoding="utf-8")), encoding="utf-8")
+        (package,) = folder.glob("lib/python*/site-packages/blazefl")
+        generic = package / "core" / "utils.py"
+        generic.write_text(without_generics(generic.read_text(encoding="utf-8")), encoding="utf-8")
+        for file in package.rglob("*.py"):
+            file.write_text(f"{_DEFERRED}{file.read_text(encoding='utf-8')}", encoding="utf-8")
     stamp.touch()
 
 

@@ -129,6 +129,57 @@ def test_every_benchmark_that_shows_numbers_has_a_proof(file):
         assert "from proof import" in text or "sys.exit(" in text
 
 
+def rounds_of(*losses, trained=1000, **last):
+    found = [
+        (float(number), {"round": number, "loss": loss, "accuracy": 0.2, "trained": trained * number, "epsilon": 1.0})
+        for number, loss in enumerate(losses)
+    ]
+    found[-1][1].update(last)
+    return found
+
+
+def test_a_peer_that_did_not_do_the_work_shows_no_number(script):
+    check = script("peers").check
+    check(rounds_of(2.3, 2.2, 2.1), 2, learns=True, epsilon=True)
+    for found, words in (
+        (rounds_of(2.3, 2.2), r"the rounds are \[0, 1\]"),
+        (rounds_of(2.3, 2.2, 2.2), "the losses are"),
+        (rounds_of(2.3, 2.2, 2.1, accuracy=0.0), "the losses are"),
+        (rounds_of(2.3, 2.2, 2.4), "the loss was"),
+        (rounds_of(2.3, 2.2, float("nan")), "the loss is nan"),
+        (rounds_of(2.3, 2.2, 2.1, trained=950), "clients have trained on 1900 records"),
+        (rounds_of(2.3, 2.2, 2.1, epsilon=None), "epsilon is None"),
+        (rounds_of(2.3, 2.2, 2.1, epsilon=float("inf")), "epsilon is inf"),
+    ):
+        with refuses(words):
+            check(found, 2, learns=True, epsilon=True)
+    check(rounds_of(2.3, 2.4, 2.5), 2, learns=False, epsilon=False)
+
+
+def test_a_report_says_what_each_round_measured_and_the_screen_when(script, tmp_path):
+    history = [{"round": number, "loss": 2.3 - number, "accuracy": 0.1} for number in range(3)]
+    log = [{"round": 1, "completed": [0] * 10}, {"round": 2, "completed": [0] * 9}]
+    report = {"evaluation": {"history": history}, "round_log": log, "privacy": {"epsilon": 1.5}}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    lines = [(1.0, "no privacy"), (2.5, "round 1/2  clients 10/10"), (4.0, "round 2/2  clients 9/10")]
+    found = list(script("peers").reported(tmp_path, lines))
+    assert [mark for mark, _ in found] == [0.0, 2.5, 4.0]
+    assert [each["trained"] for _, each in found] == [0, 1000, 1900]
+    assert {each["epsilon"] for _, each in found} == {1.5}
+
+
+def test_what_a_peer_is_changed_to_is_all_that_it_has_of_later_pythons(script):
+    generic = script("peers").without_generics
+    functions = "\n".join(f"{each}\n    a: T,\n) -> T: ..." for each in script("peers")._GENERIC)
+    source = f"from typing import Any, Literal\n\n{functions}\n"
+    changed = {}
+    exec(generic(source), changed)
+    assert {"process_tensors_in_object", "reconstruct_from_shared_memory", "T"} <= set(changed)
+    for other in (source.replace("Literal", "Final"), source.replace("[T]", "")):
+        with refuses("blazefl"):
+            generic(other)
+
+
 def test_noise_of_another_variance_shows_no_number(script):
     measure, poisson = (getattr(script("integer_noise"), name) for name in ("measure", "poisson"))
     assert measure("Poisson", poisson(50), 1 << 16, 50) > 0
