@@ -10,7 +10,7 @@ FLWR_TESTS ?= tests/contract/test_flower.py tests/unit/engine/test_grid.py \
 	$(patsubst %,tests/unit/flower/test_%.py,admission app members protected protected_messages protected_start superexec supernode)
 # For each target of the fuzzer. What it learns stays in runs/fuzz.
 FUZZ_SECONDS ?= 60
-.PHONY: demo deploy-demo deploy-faults test test-apart test-federations test-flwr docs lint wheel bench bench-deployment fuzz clean
+.PHONY: demo deploy-demo deploy-faults test test-apart test-federations test-flwr docs lint wheel bench bench-deployment bench-peers fuzz clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("fedtrain needs Python 3.11 or later, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -91,6 +91,10 @@ bench: $(STAMP)
 # Whole deployments: a quarter of an hour on an idle machine.
 bench-deployment: $(STAMP)
 	PYTHONPATH=. $(BIN)/python benchmarks/deployment.py
+
+# Installs BlazeFL and pfl-research, each with torch, into build/peers.
+bench-peers: $(STAMP)
+	$(BIN)/python benchmarks/peers.py
 
 fuzz: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'

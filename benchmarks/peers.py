@@ -163,9 +163,9 @@ def decode(folder: Path) -> None:
         "import sys, numpy as np\n"
         "from fedtrain.config import Data\n"
         "from fedtrain.data.sources.parquet import decode_parquet\n"
-        "found = decode_parquet(Data(source='parquet', path=sys.argv[1], test_path=sys.argv[2], max_records=10_000))\n"
+        "found = decode_parquet(Data(source='parquet', path=sys.argv[1], test_path=sys.argv[2]))\n"
         "for name, split in (('train', found.train), ('test', found.test)):\n"
-        "    np.savez(f'{sys.argv[3]}/{name}.npz', x=split.features, y=split.targets)\n"
+        "    np.savez(f'{sys.argv[3]}/{name}.npz', x=split.features[:10_000], y=split.targets[:10_000])\n"
     )
     data = Path(os.environ.get("FEDTRAIN_DATA", ROOT.parent / "shared" / "data")) / "cifar10"
     if not data.is_dir():
