@@ -12,6 +12,7 @@ import transformers
 from safetensors.torch import load_file
 
 from fedtrain import audit_report, load_run
+from fedtrain.export import export
 from fedtrain.prediction import predict
 from fedtrain.report import Report
 
@@ -113,6 +114,13 @@ def test_a_run_with_adapters_predicts_from_what_was_saved_and_the_frozen_weights
         warnings.simplefilter("ignore")
         found = predict(load_run(done.out), tmp_path / "new.csv")
     assert found.values.shape == (2, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        written = export(load_run(done.out), tmp_path / "card", onnx=False)
+    card = (written.folder / "README.md").read_text()
+    assert "has what was trained alone" in card
+    assert "fitted on public encyclopaedias" in card
+    assert (written.folder / "model.safetensors").stat().st_size < 4 * TRAINED + 5000
 
 
 def test_other_frozen_weights_are_refused_before_anything_is_trained(run, tmp_path):
