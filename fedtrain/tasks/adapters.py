@@ -155,7 +155,7 @@ def _fix_first_factors(network: nn.Module) -> None:
             bound = 1 / math.sqrt(value.shape[1])  # as torch draws a linear layer
             with torch.no_grad():
                 value.uniform_(-bound, bound, generator=draw)
-            value.requires_grad_(requires_grad=False)
+            value.requires_grad_(False)
 
 
 def _libraries() -> tuple[Any, Any]:
