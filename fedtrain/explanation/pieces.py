@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from fedtrain.encoders.minilm import PACKAGE, MiniLM
+from fedtrain.encoders.minilm import MiniLM, WordPieces
 from fedtrain.encoders.tokens import Bytes, FileTokens, HashedWords, Tokenizer, open_tokenizer
 from fedtrain.explanation.found import Piece
+from fedtrain.tasks.minilm_package import PACKAGE
 
 _WORD = re.compile(r"\w+|[^\w\s]")  # as HashedWords cuts a text
 
@@ -36,12 +37,14 @@ def pieces_of(tokenizer: Tokenizer, text: str, tokens: Sequence[int]) -> tuple[P
     elif isinstance(tokenizer, FileTokens):
         library = library_of(tokenizer.get_buffer("file"), "the tokenizer of the encoder")
         found = _by_offsets(text, library.encode(text, add_special_tokens=False).offsets[: len(tokens)])
+    elif isinstance(tokenizer, WordPieces):
+        found = pieces_of_minilm(tokenizer, text, len(tokens))
     if sum(len(piece.tokens) for piece in found) == len(tokens):
         return found
     return numbered(tokens, tokenizer)
 
 
-def pieces_of_minilm(module: MiniLM, text: str, count: int) -> tuple[Piece, ...]:
+def pieces_of_minilm(module: MiniLM | WordPieces, text: str, count: int) -> tuple[Piece, ...]:
     """Return the parts of a text between the first token and the last, which stand around every text."""
     library = library_of(module.get_buffer("file"), f"the tokenizer of {PACKAGE}")
     offsets = library.encode(text, add_special_tokens=False).offsets[: count - 2]

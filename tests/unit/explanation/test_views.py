@@ -270,3 +270,17 @@ def test_bytes_are_put_together_to_characters(text):
     assert [place for piece in found for place in piece.tokens] == list(range(len(tokens)))
     cut = pieces_of(Bytes(64), text, tokens[:3])
     assert sum(len(piece.tokens) for piece in cut) == len(tokens[:3])
+
+
+def test_tokens_of_a_model_with_adapters_are_read_with_those_around_the_text():
+    words = minilm.WordPieces(5, tokenizer().to_str().encode())
+    cases = {
+        "a b": ["[CLS]", "a", " b", " [SEP]"],
+        "": ["[CLS]", " [SEP]"],
+        "a b c a": ["[CLS]", "a", " b", " c", " [SEP]"],
+    }
+    for text, read in cases.items():
+        tokens = words.numbers(text)
+        found = pieces_of(words, text, tokens)
+        assert [piece.text for piece in found] == read
+        assert [piece.tokens for piece in found] == [(place,) for place in range(len(tokens))]
