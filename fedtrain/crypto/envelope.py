@@ -8,10 +8,11 @@ has one form and one digest.
 import base64
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import Self
+from typing import Self, TypeVar
 
 from fedtrain.crypto.identity import Identity, PublicIdentity
 from fedtrain.errors import ForgeryError
@@ -19,6 +20,8 @@ from fedtrain.errors import ForgeryError
 _TYPE = re.compile(r"[a-z0-9.+/-]{1,200}")
 _KEY_ID = re.compile(r"[0-9a-f]{64}")
 _SIGNATURE_BYTES = 64
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,37 @@ class SignedEnvelope:
         if not public.signed(pre_authentication(self.payload_type, self.payload), self.signature):
             raise ForgeryError(f"the signature of key {self.key_id[:16]} does not hold: the content was changed")
         return self.payload
+
+    def read(
+        self,
+        public: PublicIdentity,
+        payload_type: str,
+        *,
+        what: str,
+        parse: Callable[[object], _T],
+        form: Callable[[_T], bytes],
+    ) -> _T:
+        """Return what a canonical JSON payload says, if this key signed it as this type.
+
+        Args:
+            public: whose key.
+            payload_type: the media type.
+            what: what it is, for errors.
+            parse: makes it of a JSON value; raises ``ValueError`` or ``OverflowError`` for any other.
+            form: returns the canonical JSON of it, which is its only form.
+
+        Raises:
+            ForgeryError: as `verify`, or the payload is not of that kind, or is in another form.
+        """
+        data = self.verify(public, payload_type)
+        try:
+            found = parse(json.loads(data))
+            only = form(found)
+        except (ValueError, OverflowError, RecursionError) as error:
+            raise ForgeryError(f"the text of {what} cannot be read: {error}") from error
+        if only != data:
+            raise ForgeryError(f"the text of {what} is not in canonical form (RFC 8785)")
+        return found
 
     def verify_own(self, identity: Identity, payload_type: str) -> bytes:
         """Do the same as ``verify`` with one's own key, three times as fast: sign again, and compare.

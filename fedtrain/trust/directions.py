@@ -5,7 +5,6 @@ anybody, the server included: directions of a higher version take the place of t
 way round. They change no identity, so that the worst a server gains by withholding them is that nobody finds another.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +17,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from fedtrain.crypto.canonical import canonical
 from fedtrain.crypto.envelope import SignedEnvelope
 from fedtrain.crypto.identity import Identity, PublicIdentity
-from fedtrain.errors import ForgeryError
 
 PAYLOAD_TYPE = "application/vnd.fedtrain.directions.v1+json"
 MOST_BYTES = 64 * 1024
@@ -127,34 +125,27 @@ class Directions:
         Raises:
             ForgeryError: somebody else signed, or what was signed is no directions.
         """
-        data = envelope.verify(operator, PAYLOAD_TYPE)
-        try:
-            match json.loads(data):
-                case {
-                    "address": str(address),
-                    "authorities": list(authorities),
-                    "federation": str(federation),
-                    "former": list(former),
-                    "version": int(version),
-                    **rest,
-                } if not rest and not isinstance(version, bool):
-                    directions = cls(
-                        federation=federation,
-                        version=version,
-                        address=address,
-                        former=tuple(map(_former, former)),
-                        authorities=tuple(map(_authority, authorities)),
-                    )
-                case _:
-                    raise ForgeryError(
-                        "directions are an object of federation, version, address, former and authorities"
-                    )
-            form = directions._payload()
-        except (ValueError, OverflowError, RecursionError) as error:
-            raise ForgeryError(f"the directions cannot be read: {error}") from error
-        if form != data:
-            raise ForgeryError("the directions are not in canonical form (RFC 8785)")
-        return directions
+        return envelope.read(operator, PAYLOAD_TYPE, what="the directions", parse=cls._parsed, form=cls._payload)
+
+    @classmethod
+    def _parsed(cls, value: object) -> Self:
+        match value:
+            case {
+                "address": str(address),
+                "authorities": list(authorities),
+                "federation": str(federation),
+                "former": list(former),
+                "version": int(version),
+                **rest,
+            } if not rest and not isinstance(version, bool):
+                return cls(
+                    federation=federation,
+                    version=version,
+                    address=address,
+                    former=tuple(map(_former, former)),
+                    authorities=tuple(map(_authority, authorities)),
+                )
+        raise ValueError("directions are an object of federation, version, address, former and authorities")
 
     def _payload(self) -> bytes:
         return canonical(

@@ -5,7 +5,6 @@ a membership of a higher version takes the place of a lower one, and never the o
 a newer version from a node that has not seen it can keep a revoked client in its sessions; nobody can add one.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from typing import Self
 from fedtrain.crypto.canonical import canonical
 from fedtrain.crypto.envelope import SignedEnvelope
 from fedtrain.crypto.identity import Identity, PublicIdentity
-from fedtrain.errors import ForgeryError
 from fedtrain.trust.roster import Roster
 
 PAYLOAD_TYPE = "application/vnd.fedtrain.membership.v1+json"
@@ -67,32 +65,27 @@ class Membership:
         Raises:
             ForgeryError: somebody else signed, or what was signed is no membership.
         """
-        data = envelope.verify(operator, PAYLOAD_TYPE)
-        try:
-            match json.loads(data):
-                case {
-                    "clients": dict(clients),
-                    "federation": str(federation),
-                    "roster": dict(roster),
-                    "version": int(version),
-                    **rest,
-                } if not rest and not isinstance(version, bool):
-                    members = {int(number): _member(entry) for number, entry in clients.items()}
-                    membership = cls(
-                        federation=federation,
-                        version=version,
-                        names={client: name for client, (name, _) in members.items()},
-                        supernodes={client: key for client, (_, key) in members.items()},
-                        roster=Roster.from_json(roster),
-                    )
-                case _:
-                    raise ForgeryError("a membership is an object of federation, version, clients and roster")
-            form = membership._payload()
-        except (ValueError, RecursionError) as error:
-            raise ForgeryError(f"the membership cannot be read: {error}") from error
-        if form != data:
-            raise ForgeryError("the membership is not in canonical form (RFC 8785)")
-        return membership
+        return envelope.read(operator, PAYLOAD_TYPE, what="the membership", parse=cls._parsed, form=cls._payload)
+
+    @classmethod
+    def _parsed(cls, value: object) -> Self:
+        match value:
+            case {
+                "clients": dict(clients),
+                "federation": str(federation),
+                "roster": dict(roster),
+                "version": int(version),
+                **rest,
+            } if not rest and not isinstance(version, bool):
+                members = {int(number): _member(entry) for number, entry in clients.items()}
+                return cls(
+                    federation=federation,
+                    version=version,
+                    names={client: name for client, (name, _) in members.items()},
+                    supernodes={client: key for client, (_, key) in members.items()},
+                    roster=Roster.from_json(roster),
+                )
+        raise ValueError("a membership is an object of federation, version, clients and roster")
 
     def _payload(self) -> bytes:
         return canonical(
