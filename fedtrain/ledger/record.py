@@ -224,7 +224,8 @@ def named_clients(records: Sequence[Record]) -> frozenset[int]:
             case Asked():
                 named.update(record.cohort)
             case Completed():
-                named.update(each.client for each in (*record.updates, *record.dropped))
+                named.update(update.client for update in record.updates)
+                named.update(drop.client for drop in record.dropped)
     return frozenset(named)
 
 

@@ -58,10 +58,10 @@ def _order(evidence: Evidence) -> list[str]:
                 if client not in pinned
             ]
         elif isinstance(record, Completed):
-            named = (*record.updates, *record.dropped)
+            named = (*(update.client for update in record.updates), *(drop.client for drop in record.dropped))
             problems += [
-                f"round {record.round}: client {each.client} is named before its key was pinned"
-                for each in named
-                if each.client not in pinned
+                f"round {record.round}: client {client} is named before its key was pinned"
+                for client in named
+                if client not in pinned
             ]
     return list(dict.fromkeys(problems))
