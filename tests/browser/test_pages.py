@@ -9,6 +9,7 @@ import pytest
 
 from fedtrain.audit import audit, read_report
 from fedtrain.audit.verdict import render_audit
+from fedtrain.explanation import Attribution, Example, Explanation, Piece, render_explanation
 from fedtrain.report import Report
 from fedtrain.report.evaluation import PerClass
 from fedtrain.report.html import render_html
@@ -49,9 +50,38 @@ def audited(status="completed", *, edited=False):
     return render_audit(verdict, report, digest="5e" * 32, roster=world.roster.digest, files=1)
 
 
+def explained():
+    """Give an explanation of a picture and of a text, neither of them public."""
+    draws = np.random.default_rng(0)
+
+    def attribution(shape):
+        values = draws.normal(size=shape)
+        total = float(values.sum())
+        return Attribution(method="integrated gradients", values=values, sum=total, difference=total, steps=50)
+
+    words = ("the", "market", "internationalisation", "rises", "again", *("and", "again") * 40)
+    pieces = tuple(Piece(text=f" {word}", tokens=(place,)) for place, word in enumerate(words))
+    fixed = {"record": 3, "target": LONG[0], "predicted": "ship", "output": "ship", "value": 2.5, "baseline": -0.5}
+    picture = draws.integers(0, 256, (3, 16, 16)).astype(np.uint8)
+    examples = (
+        Example(**fixed, picture=picture, pieces=(), attributions=(attribution((3, 16, 16)),)),
+        Example(**fixed, picture=None, pieces=pieces, attributions=(attribution(len(pieces)),)),
+    )
+    facts = {"name": "news", "run": "5e" * 16, "weights": "5e" * 32, "which": "final", "public": False, "records": 90}
+    return render_explanation(
+        Explanation(**facts, over="the pixels", baseline="a black image", notes=("a note",), examples=examples)
+    )
+
+
 @pytest.fixture(scope="module")
 def pages():
-    return {"report": usual(), "many": many(), "audit": audited(), "refuted": audited(edited=True)}
+    return {
+        "report": usual(),
+        "many": many(),
+        "audit": audited(),
+        "refuted": audited(edited=True),
+        "explanation": explained(),
+    }
 
 
 @pytest.mark.parametrize(
@@ -59,6 +89,7 @@ def pages():
     [
         *((name, view) for name in ("report", "audit") for view in VIEWS),
         *((name, view) for name in ("many", "refuted") for view in (DESK, PHONE, PAPER)),
+        *(("explanation", view) for view in (DESK_DARK, PHONE, PAPER)),
     ],
     ids=str,
 )
@@ -73,7 +104,11 @@ def test_the_page_is_dark_where_screens_are_and_paper_is_white(look, pages):
     assert sum(map(int, re.findall(r"\d+", papers["desk, dark"]))) < 120
 
 
-@pytest.mark.parametrize(("name", "view"), [("report", DESK), ("report", PHONE_DARK), ("audit", DESK_DARK)], ids=str)
+@pytest.mark.parametrize(
+    ("name", "view"),
+    [("report", DESK), ("report", PHONE_DARK), ("audit", DESK_DARK), ("explanation", DESK), ("explanation", DESK_DARK)],
+    ids=str,
+)
 def test_a_page_can_be_used_by_everyone(look, pages, name, view):
     from axe_playwright_python.sync_playwright import Axe
 
