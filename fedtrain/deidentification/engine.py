@@ -43,7 +43,8 @@ class Deidentifier:
         logging.getLogger("presidio-analyzer").setLevel(logging.ERROR)
         self._most: int | None = None
         self._analyzer = self._made(model)
-        self._anonymizer = AnonymizerEngine()
+        made: Any = AnonymizerEngine
+        self._anonymizer = made()
         self._try_probes()
 
     def _made(self, model: str | None) -> Any:
@@ -89,7 +90,7 @@ class Deidentifier:
                 "that you trust. fedtrain downloads none"
             )
         try:
-            nlp = spacy.load(name)
+            nlp: Any = spacy.load(name)
         except (OSError, ValueError, ImportError) as error:
             raise ConfigError(f"--model {name}: cannot be loaded as a spaCy model: {error}") from error
         if nlp.lang != self.language:
@@ -104,7 +105,7 @@ class Deidentifier:
                     "entities with --entity"
                 )
         mapping = {label: entity for entity, known in BY_MODEL.items() for label in known}
-        engine = SpacyNlpEngine(
+        engine: Any = SpacyNlpEngine(
             models=[{"lang_code": self.language, "model_name": name}],
             ner_model_configuration=NerModelConfiguration(
                 model_to_presidio_entity_mapping=mapping, labels_to_ignore=sorted(labels - set(mapping))

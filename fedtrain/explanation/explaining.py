@@ -261,7 +261,8 @@ def _joined(names: Iterable[str]) -> str:
 
 def _of_table(model: Model, test: Split, experiment: Experiment, about: dict[str, Any]) -> Explanation:
     rows = np.unique(np.linspace(0, len(test) - 1, min(_USED, len(test))).round().astype(np.int64))
-    features, targets = np.array(test.features[rows]), np.array(test.targets[rows])
+    features: NDArray[Any] = np.array(test.features[rows])
+    targets: Any = np.array(test.targets[rows])
     with telling("metrics of the task"):
         metric: Metric | None = next(iter(model.task.metrics().described), None)
     if metric is None:

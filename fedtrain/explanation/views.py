@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fedtrain.data.types import DataInfo
 from fedtrain.encoders import Encoder
-from fedtrain.encoders.minilm import MiniLM
+from fedtrain.encoders.minilm import MiniLM, WordPieces
 from fedtrain.encoders.scattering import ScatteringEncoder
 from fedtrain.encoders.tokens import Tokenizer, text_of
 from fedtrain.errors import TaskError
@@ -101,7 +101,9 @@ class Model:
         def scored(records: Tensor) -> Tensor:
             with telling("the encoder"):
                 # One of one's own need not take several records.
-                one_by_one = [records] if isinstance(encode, ScatteringEncoder) else records.split(1)
+                one_by_one = (
+                    [records] if isinstance(encode, ScatteringEncoder) else [record[None] for record in records]
+                )
                 features = torch.cat([encode(some) for some in one_by_one]).to(torch.float32)
             targets = target.expand(len(records), *target.shape[1:])
             with telling("the task"):
@@ -167,6 +169,8 @@ def of_tokens(model: Model, record: Tensor, target: Tensor) -> Explained:
     if model.encoder is not None and isinstance(model.encoder.module, Tokenizer):
         pieces = pieces_of(model.encoder.module, text_of(record), tokens[:count])
     padding = torch.zeros_like(inputs)
+    if model.encoder is not None and isinstance(model.encoder.module, WordPieces):
+        padding[:, 0] = inputs[:, 0]  # the token before every text stays
     with torch.no_grad():
         outputs, reference = scores(torch.cat([inputs, padding]))
     found: list[Attribution | None] = []
