@@ -14,6 +14,9 @@ from fedtrain.ledger import Asked, Completed, Enrolled, named_clients
 def enrolled(evidence: Evidence) -> Finding:
     """Every client that the record names has a pinned key and a ledger, and was enrolled once before it was asked.
 
+    Keys are pinned one by one in simulations on the local engine alone. It knows who was not drawn; a server whose
+    clients are elsewhere, or are in a session, asks all of them first.
+
     Clients that no record names had no part by the server's word alone, unless the auditor pins their keys: then each
     needs a ledger, and its own statement about it.
     """
@@ -24,9 +27,15 @@ def enrolled(evidence: Evidence) -> Finding:
         if client not in roster.clients or client not in shown
     ]
     problems += _order(evidence)
-    if evidence.secret and any(isinstance(record, Enrolled) for record in evidence.records):
-        problems.append("the record says when clients were first drawn, and the accounting needs cohorts to be secret")
-    others = evidence.first_record.clients - len(roster.clients)
+    if any(isinstance(record, Enrolled) for record in evidence.records):
+        problems += _where_all_are_asked(evidence)
+    clients = evidence.first_record.clients
+    problems += [
+        f"client {client} is none of the federation, which numbers its {clients} clients from 0"
+        for client in sorted(roster.clients.keys() | named_clients(evidence.records))
+        if client >= clients
+    ]
+    others = clients - len(roster.clients)
     if not problems and others > 0:
         return not_proven(
             f"{len(roster.clients)} clients are accounted for, and {others} more of the federation have no key here: "
@@ -37,6 +46,24 @@ def enrolled(evidence: Evidence) -> Finding:
 
 
 _KEY = "has no key in the roster: what it spent is unknown"
+
+
+def _where_all_are_asked(evidence: Evidence) -> list[str]:
+    """Say why clients were not to be enrolled one by one in this run; nothing if they were."""
+    problems = []
+    if evidence.secret:
+        problems.append("the record says when clients were first drawn, and the accounting needs cohorts to be secret")
+    if any(record.sealed or record.secagg for record in evidence.asked):
+        problems.append(
+            "clients were enrolled one by one, and messages were sealed or summed, as in a deployment: a session "
+            "begins with all keys"
+        )
+    if evidence.opening.clients:
+        problems.append(
+            f"client {min(evidence.opening.clients)} has a key that no record pins, and other clients were enrolled "
+            "one by one: either all are, or none"
+        )
+    return problems
 
 
 def _order(evidence: Evidence) -> list[str]:

@@ -1,6 +1,7 @@
 """Reports of runs that ask clients who they are when they are first drawn: nobody who had a part can be left out."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 
@@ -63,8 +64,11 @@ def test_where_all_have_a_part_nothing_is_open(judge):
 
 
 def roster_without(world, client):
-    clients = {each: key.public for each, key in world.keys.items() if each != client}
-    return Roster(server=world.server.public, clients=clients)
+    return roster_of(world, *(each for each in world.keys if each != client))
+
+
+def roster_of(world, *clients):
+    return Roster(server=world.server.public, clients={client: world.keys[client].public for client in clients})
 
 
 def left_out(world, plain):
@@ -226,6 +230,54 @@ def test_where_cohorts_are_secret_nobody_is_enrolled_when_drawn(judge):
     verdict, checks = judge(edit_records(world, plain, edit), world.roster)
     assert not verdict.holds
     assert "the accounting needs cohorts to be secret" in checks["enrollment"].detail
+
+
+@pytest.mark.parametrize("change", [{"sealed": True}, {"secagg": True}], ids=["sealed", "summed"])
+def test_with_a_session_nobody_is_enrolled_when_drawn(change, drawn, told, judge):
+    def edit(records):
+        for record in records:
+            if record["kind"] == "asked":
+                record.update(change)
+
+    verdict, checks = judge(edit_records(drawn, told, edit), drawn.roster)
+    assert not verdict.holds
+    assert checks["enrollment"].status == "fails"
+    assert "sealed or summed, as in a deployment: a session begins with all keys" in checks["enrollment"].detail
+
+
+def test_either_all_clients_are_enrolled_when_drawn_or_none(drawn, told, judge):
+    def edit(records):
+        records[0]["roster"] = roster_of(drawn, 0).digest
+        first = next(each for each in records if each["kind"] == "enrolled")
+        first["keys"] = [each for each in first["keys"] if each["client"] != 0]
+
+    verdict, checks = judge(edit_records(drawn, told, edit), drawn.roster)
+    assert not verdict.holds
+    assert "client 0 has a key that no record pins" in checks["enrollment"].detail
+
+
+def invented(world, plain):
+    """Put clients that the federation does not have in the place of those that are not here."""
+    plain = copy.deepcopy(plain)
+    proof = plain["proof"]
+    for number in (7, 8):
+        world.keys[number] = Identity.generate()
+        proof["roster"]["clients"][str(number)] = world.keys[number].public.encode()
+        proof["ledgers"].append({**copy.deepcopy(proof["ledgers"][0]), "client": number, "entries": []})
+    return plain
+
+
+def test_a_client_that_the_federation_does_not_have_stands_for_none_of_it(drawn, told, judge):
+    world = replace(drawn, keys=dict(drawn.keys))
+    forged = invented(world, told)
+
+    def edit(records):
+        records.insert(-1, world.enrolled(7, 8))
+
+    verdict, checks = judge(edit_records(world, forged, edit), None)
+    assert not verdict.holds
+    assert checks["enrollment"].status == "fails"
+    assert "client 7 is none of the federation, which numbers its 5 clients from 0" in checks["enrollment"].detail
 
 
 def test_no_claim_is_derived_where_the_record_names_a_client_without_a_key(drawn, told):
