@@ -29,7 +29,7 @@ from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import Arrays, Mechanism, mechanism_of
 from fedtrain.privacy.noise import RandomSource, open_source
 from fedtrain.seeding import derive_seed
-from fedtrain.tasks import load_weights, shared_names, trainable_names, weights_of
+from fedtrain.tasks import load_weights, refuse_changed, shared_names, trainable_names, weights_of
 from fedtrain.training import PlainTrainer, Records, RoundSettings, check_model
 
 if TYPE_CHECKING:
@@ -179,6 +179,7 @@ def _trained_plainly(work: Work, records: Records) -> float:
     """Train the model of a message without privacy, and return the mean loss."""
     trainer = PlainTrainer(config=work.client.experiment.training)
     loss = trainer.train(work.model, work.site.task, records, work.settings)
+    refuse_changed(work.site.model, work.model)
     work.model.zero_grad(set_to_none=True)  # as large as the model, and so is the reply
     return loss
 

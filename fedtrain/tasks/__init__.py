@@ -4,7 +4,7 @@ from fedtrain.tasks.base import Batch, Metric, Metrics, Records, Task, trainable
 from fedtrain.tasks.build import NO_OBJECTS, CallerObjects, build_task, checked_task, factory_of
 from fedtrain.tasks.calls import refuse_batch_statistics, shared_names
 from fedtrain.tasks.metrics import ClassificationMetrics, MultilabelMetrics, RegressionMetrics
-from fedtrain.tasks.public import HeldWeights, PublicWeights, digest_of_frozen, held_by
+from fedtrain.tasks.public import HeldWeights, PublicWeights, digest_of_frozen, held_by, refuse_changed
 from fedtrain.tasks.weights import build_model, load_weights, move_model, names_of, weights_of
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "move_model",
     "names_of",
     "refuse_batch_statistics",
+    "refuse_changed",
     "shared_names",
     "trainable_names",
     "weights_of",

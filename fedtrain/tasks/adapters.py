@@ -51,7 +51,12 @@ class AdaptedMiniLM(nn.Module):
         network: a ``BertModel`` with adapters, of which nothing else is trained.
         width: numbers of an embedding.
         outputs: numbers that are returned for a text.
+
+    Attributes:
+        declared: the frozen weights, as they came from their file.
     """
+
+    declared: PublicWeights | None = None
 
     def __init__(self, network: nn.Module, width: int, outputs: int) -> None:
         super().__init__()
@@ -129,7 +134,10 @@ def minilm_lora(outputs: int, *, rank: int, factors: Factors) -> AdaptedMiniLM:
         network = peft.inject_adapter_in_model(wanted, network)
     if factors == "b":
         _fix_first_factors(network)
-    return AdaptedMiniLM(network, settings.hidden_size, outputs)
+    model = AdaptedMiniLM(network, settings.hidden_size, outputs)
+    origin = f"{WEIGHTS} of the package {PACKAGE}, SHA-256 {SHA256}; fitted on {ADAPTED[MINILM]}"
+    model.declared = PublicWeights(origin=origin, digest=digest_of_frozen(model))
+    return model
 
 
 def public_weights(model: nn.Module) -> PublicWeights | None:
@@ -137,10 +145,7 @@ def public_weights(model: nn.Module) -> PublicWeights | None:
 
     Their file was compared with its digest when the model was made.
     """
-    if not isinstance(model, AdaptedMiniLM):
-        return None
-    origin = f"{WEIGHTS} of the package {PACKAGE}, SHA-256 {SHA256}; fitted on {ADAPTED[MINILM]}"
-    return PublicWeights(origin=origin, digest=digest_of_frozen(model))
+    return model.declared if isinstance(model, AdaptedMiniLM) else None
 
 
 def averages_factors(names: frozenset[str]) -> bool:

@@ -6,7 +6,7 @@ digest is refused before anything is trained. What is sent, clipped, masked, sum
 them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _MARK: Final = "fedtrain_public"
 _FORMAT: Final = "fedtrain.public/1\n"
+_SHOWN: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +77,9 @@ def declare_public(task: "Task", model: nn.Module) -> None:
         model: its model; a copy of it is of the same weights.
 
     Raises:
-        TaskError: the declaration is none, the model has nothing that is frozen, or it has other weights than those
-            that are declared.
+        TaskError: the declaration is none, or says of any weights that they are the declared ones; or the model has
+            nothing that is frozen, or frozen weights outside of its state dict, or other ones than those that are
+            declared.
     """
     declared = getattr(task, "public_weights", None)
     if declared is None:
@@ -102,6 +104,12 @@ def declare_public(task: "Task", model: nn.Module) -> None:
             "the task declares public weights, and its model has no frozen parameter: freeze what is not trained "
             "(requires_grad_(False)), as peft does, or return None from public_weights"
         )
+    if hidden := _outside(model, frozen):
+        raise TaskError(
+            f"the task declares public weights, and the frozen parameter {hidden} of its model is not in the state "
+            "dict, which is what is compared and saved: nobody would see that a machine has another one. Leave "
+            "state_dict() and its hooks as they are, or make it a constant that the code computes"
+        )
     digest = _digest(frozen)
     if digest != found.digest:
         raise TaskError(
@@ -109,6 +117,11 @@ def declare_public(task: "Task", model: nn.Module) -> None:
             f"public_weights has {found.digest}. The files on this machine are of another version or were changed; or "
             "a part of the network is in no file and was drawn at random, as a pooling layer often is; or the library "
             "that loads them gives them other names or types. Nothing was trained"
+        )
+    if _follows(declared, model, frozen, digest):
+        raise TaskError(
+            "public_weights of the task computes its digest from the model that it is given, and so takes whatever "
+            f"weights a machine has for the declared ones. Write the digest down in the task: here it is {digest}"
         )
     held = HeldWeights(
         names=tuple(frozen),
@@ -118,6 +131,39 @@ def declare_public(task: "Task", model: nn.Module) -> None:
         size=sum(value.numel() * value.element_size() for value in frozen.values()),
     )
     setattr(model, _MARK, held)
+
+
+def changed_weights(model: nn.Module, trained: nn.Module) -> list[str]:
+    """Return the names of public weights that are not as they were, or that are trained, in a copy of a model.
+
+    Args:
+        model: as it was made.
+        trained: a copy that was trained since, on the same device.
+    """
+    before, after = model.state_dict(), trained.state_dict(keep_vars=True)
+    held = held_by(model)
+    names = () if held is None else held.names
+    return [name for name in names if after[name].requires_grad or not _equal(before[name], after[name].detach())]
+
+
+def refuse_changed(model: nn.Module, trained: nn.Module) -> None:
+    """Refuse a model in which something trained, or wrote, what is declared public.
+
+    Raises:
+        TaskError: names some of the weights.
+    """
+    if changed := changed_weights(model, trained):
+        more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+        raise TaskError(
+            f"the model trains or writes weights that its task declares public: {', '.join(changed[:_SHOWN])}{more}. "
+            "They never travel, so that each client would go on with its own, and the released model has none of them. "
+            "Look for requires_grad_() in train() or forward(), and for a copy of the model that follows its weights; "
+            "or return None from public_weights"
+        )
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())  # noqa: PLR0124 - NaN
 
 
 def held_by(model: nn.Module) -> HeldWeights | None:
@@ -140,6 +186,37 @@ def _frozen(model: nn.Module) -> dict[str, Tensor]:
         if isinstance(value, nn.Parameter) and not value.requires_grad:
             found.setdefault(id(value), (name, value.detach()))
     return dict(found.values())
+
+
+def _outside(model: nn.Module, frozen: Mapping[str, Tensor]) -> str:
+    """Return the name of a frozen parameter that is not in the state dict, or nothing."""
+    found = {value.data_ptr() for value in frozen.values()}
+    return next(
+        (
+            name
+            for name, value in model.named_parameters()
+            if not value.requires_grad and value.numel() and value.data_ptr() not in found
+        ),
+        "",
+    )
+
+
+def _follows(
+    declared: Callable[[nn.Module], object], model: nn.Module, frozen: Mapping[str, Tensor], digest: str
+) -> bool:
+    """Say whether a declaration goes by the weights that it is given: it is asked again with one that is another."""
+    value = min((each for each in frozen.values() if each.numel()), key=Tensor.numel, default=None)
+    if value is None:
+        return False
+    kept = value.clone()
+    try:
+        value.zero_() if value.any() else value.fill_(1)
+        other = declared(model)
+    except Exception:  # noqa: BLE001 - of the user's code, which may compare the weights itself
+        return False
+    finally:
+        value.copy_(kept)
+    return isinstance(other, PublicWeights) and other.digest != digest
 
 
 def _digest(weights: Mapping[str, Tensor]) -> str:

@@ -13,6 +13,7 @@ from fedtrain.data.types import DataInfo
 from fedtrain.errors import TaskError
 from fedtrain.tasks import Task
 from fedtrain.tasks.calls import collate, forward, losses
+from fedtrain.tasks.public import refuse_changed
 from fedtrain.training.case import VALUES, moved_copy, prepared, synthetic
 
 _RECORDS: Final = 5
@@ -25,6 +26,8 @@ def refuse_unmoved(model: nn.Module, task: Task, info: DataInfo, *, by_record: b
     Weights are moved a little first: the second factor of an adapter begins with zeros, and so the first one has a
     gradient of zeros. A model that cannot be called on synthetic records is not refused here.
 
+    Of a model with public weights it is also seen whether the step leaves these as they are.
+
     Args:
         model: as it is trained; it stays as it is.
         task: its task.
@@ -33,7 +36,7 @@ def refuse_unmoved(model: nn.Module, task: Task, info: DataInfo, *, by_record: b
             parameters by name.
 
     Raises:
-        TaskError: names the parameters, and what the reason often is.
+        TaskError: names the parameters, and what the reason often is; or the public weights that are trained.
     """
     if all(parameter.requires_grad for parameter in model.parameters()):
         return
@@ -47,9 +50,11 @@ def refuse_unmoved(model: nn.Module, task: Task, info: DataInfo, *, by_record: b
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                found = _gradients(moved_copy(model), task, info, values=values, by_record=by_record)
+                tried = moved_copy(model)
+                found = _gradients(tried, task, info, values=values, by_record=by_record)
         except Exception:  # noqa: BLE001, S112 -- of the user's code; what fails is said where it is called next
             continue
+        refuse_changed(model, tried)
         still = [name for name, gradient in found.items() if gradient is None or not gradient.any()]
         if still:
             raise TaskError(_refusal(still, len(found), _checkpointing(model)))

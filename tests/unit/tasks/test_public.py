@@ -1,9 +1,20 @@
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
 
 from fedtrain.errors import TaskError
-from fedtrain.tasks import PublicWeights, build_model, digest_of_frozen, held_by, load_weights, move_model, weights_of
+from fedtrain.tasks import (
+    PublicWeights,
+    build_model,
+    digest_of_frozen,
+    held_by,
+    load_weights,
+    move_model,
+    refuse_changed,
+    weights_of,
+)
 from fedtrain.tasks.weights import second_names
 
 
@@ -29,7 +40,8 @@ class Declaring:
 
 
 def right(model):
-    return PublicWeights(origin="a public book", digest=digest_of_frozen(model))
+    """Give the digest as it would be written down, whatever the model at hand has."""
+    return PublicWeights(origin="a public book", digest=digest_of_frozen(Declaring(None).model()))
 
 
 def test_public_weights_never_travel_and_stay_as_they_are():
@@ -45,8 +57,6 @@ def test_public_weights_never_travel_and_stay_as_they_are():
 
 
 def test_a_moved_or_copied_model_keeps_them_back():
-    from copy import deepcopy
-
     model = build_model(Declaring(right))
     assert list(weights_of(deepcopy(model))) == list(weights_of(model))
     assert list(weights_of(move_model(model, torch.device("cpu")))) == ["counted", "head.weight", "head.bias"]
@@ -95,8 +105,100 @@ def test_the_digest_is_of_each_frozen_value_and_of_no_other(change, same):
         ("a book", "is to return fedtrain.tasks.PublicWeights, or None where all weights travel, and returned a str"),
         (lambda model: right(model.requires_grad_()), "has no frozen parameter"),
         (lambda model: 1 // 0, "public_weights of the task raised ZeroDivisionError"),
+        (
+            lambda model: PublicWeights(origin="a book", digest=digest_of_frozen(model)),
+            r"computes its digest from the model .* Write the digest down in the task: here it is [0-9a-f]{64}$",
+        ),
     ],
 )
 def test_what_is_declared_wrongly_is_refused(declared, problem):
     with pytest.raises(TaskError, match=problem):
         build_model(Declaring(declared))
+
+
+def test_a_declaration_that_was_tried_leaves_the_weights_as_they_are():
+    before = Declaring(None).model().state_dict()
+    model = build_model(Declaring(right))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class Numbers(Declaring):
+    """A model whose frozen weights are of unusual forms."""
+
+    def model(self):
+        net = super().model()
+        net.scale = nn.Parameter(torch.tensor(2.0), requires_grad=False)
+        net.none = nn.Parameter(torch.zeros(0, 3), requires_grad=False)
+        net.mask = nn.Parameter(torch.tensor([-torch.inf, 0.0]), requires_grad=False)
+        net.unknown = nn.Parameter(torch.tensor([torch.nan]), requires_grad=False)
+        net.places = nn.Parameter(torch.arange(4), requires_grad=False)
+        net.turned = nn.Parameter(torch.arange(6.0).reshape(2, 3).t(), requires_grad=False)
+        return net
+
+
+def test_frozen_weights_of_any_form_are_public():
+    digest = digest_of_frozen(Numbers(None).model())
+    model = build_model(Numbers(PublicWeights(origin="a book", digest=digest)))
+    assert set(weights_of(model)) == {"counted", "head.weight", "head.bias"}
+    refuse_changed(model, deepcopy(model))
+
+
+def unfrozen(model):
+    model.frozen.requires_grad_()
+
+
+def written(model):
+    model.frozen.bias.data.mul_(0.9).add_(0.1)
+
+
+def replaced(model):
+    model.frozen.weight.data = model.frozen.weight.data + model.head.weight.sum().detach()
+
+
+@pytest.mark.parametrize("change", [unfrozen, written, replaced])
+def test_public_weights_that_are_trained_or_written_are_refused(change):
+    model = build_model(Declaring(right))
+    trained = deepcopy(model)
+    trained.head.weight.data.add_(1)
+    trained.counted.add_(1)
+    refuse_changed(model, trained)
+    change(trained)
+    with pytest.raises(TaskError, match=r"weights that its task declares public: frozen\.(weight|bias)"):
+        refuse_changed(model, trained)
+
+
+def test_without_a_declaration_nothing_is_compared():
+    model = build_model(Declaring(None))
+    trained = deepcopy(model)
+    written(trained)
+    refuse_changed(model, trained)
+
+
+class Hidden(Net):
+    def state_dict(self, *args, **kwargs):
+        state = super().state_dict(*args, **kwargs)
+        return {name: value for name, value in state.items() if not name.endswith(".bias") or name.startswith("head")}
+
+
+def without_bias(module, state, prefix, local):
+    for name in ("frozen.bias", "tied.bias"):
+        del state[name]
+
+
+class Removing(Net):
+    def __init__(self):
+        super().__init__()
+        self.register_state_dict_post_hook(without_bias)
+
+
+@pytest.mark.parametrize("net", [Hidden, Removing])
+def test_frozen_weights_that_no_digest_is_of_are_refused(net):
+    class Declares(Declaring):
+        def model(self):
+            torch.manual_seed(0)
+            return net()
+
+    task = Declares(None)
+    task.declared = PublicWeights(origin="a book", digest=digest_of_frozen(task.model()))
+    with pytest.raises(TaskError, match=r"frozen parameter frozen\.bias of its model is not in the state dict"):
+        build_model(task)

@@ -13,7 +13,7 @@ from fedtrain.data import ClassTarget, DataInfo
 from fedtrain.data.types import Columns, Tokens
 from fedtrain.errors import TaskError
 from fedtrain.privacy.mechanisms.base import Requirements
-from fedtrain.tasks import ClassificationMetrics, Task, build_model
+from fedtrain.tasks import ClassificationMetrics, PublicWeights, Task, build_model, digest_of_frozen
 from fedtrain.training import check_model
 from fedtrain.training.gradients import trainable
 
@@ -177,4 +177,44 @@ def test_any_model_with_frozen_weights_is_looked_at(requires):
     check_model(build_model(task), requires, task=task, info=info)
     task = Rows(used=False)
     with pytest.raises(TaskError, match=r"spare\.weight, spare\.bias\. Look for"):
+        check_model(build_model(task), requires, task=task, info=info)
+
+
+class Unfreezing(Half):
+    """It unfreezes in training what it was built with, as gradual unfreezing does."""
+
+    def train(self, mode=True):  # noqa: FBT002 - as torch has it
+        if mode:
+            self.frozen.requires_grad_()
+        return super().train(mode)
+
+
+class Following(Half):
+    """A frozen part follows the trained one, as the teacher in a pair of networks does."""
+
+    def forward(self, rows):
+        self.frozen.weight.data = 0.9 * self.frozen.weight.data + 0.1 * self.spare.weight.data
+        return super().forward(rows)
+
+
+@pytest.mark.parametrize("requires", [PRIVATE, PLAIN], ids=["private", "plain"])
+@pytest.mark.parametrize("net", [Unfreezing, Following])
+def test_a_model_that_trains_what_its_task_declares_public_is_refused(net, requires):
+    class Rows(Texts):
+        digest = ""
+
+        def model(self):
+            torch.manual_seed(0)
+            return net(used=True)
+
+        def public_weights(self, model):
+            return PublicWeights(origin="a book", digest=self.digest)
+
+        def collate(self, records, generator):
+            return {"inputs": records.features, "targets": records.targets}
+
+    task = Rows()
+    task.digest = digest_of_frozen(task.model())
+    info = DataInfo(features=Columns(shape=(3,)), target=INFO.target)
+    with pytest.raises(TaskError, match=r"weights that its task declares public: frozen\.weight"):
         check_model(build_model(task), requires, task=task, info=info)
