@@ -6,6 +6,7 @@ from fedtrain.audit.checks.accounting import near
 from fedtrain.audit.evidence import Evidence
 from fedtrain.audit.verdict import Finding, decide, fails, not_proven
 from fedtrain.config import Experiment, from_flat
+from fedtrain.config.sections import ADAPTED
 from fedtrain.errors import ConfigError, PrivacySpecError
 from fedtrain.privacy import PrivacySpec, claim
 from fedtrain.privacy.mechanisms import mechanism_of, mechanism_of_plan
@@ -39,6 +40,7 @@ def configuration(evidence: Evidence) -> Finding:
         problems.append(f"the mechanism is {asked.kind} by the configuration, and {planned.kind} in the plan")
     problems += _repeated(evidence, experiment)
     problems += _clients(evidence, experiment)
+    problems += _public(evidence, experiment)
     return decide(problems, "it gives the parameters of the plan, the noise, the rounds and the clients again")
 
 
@@ -62,6 +64,32 @@ def _repeated(evidence: Evidence, experiment: Experiment) -> list[str]:
         for name, (given, reported) in pairs.items()
         if given != reported
     ]
+
+
+def _public(evidence: Evidence, experiment: Experiment) -> list[str]:
+    """Say where the report tells of public weights other than the configuration does.
+
+    What a task of one's own declares is not in the configuration. The page of the report quotes it as not checked.
+    """
+    task, public = experiment.task, evidence.report.model.public
+    problems = []
+    if ":" not in task.name:
+        origin = ADAPTED.get(task.model or "")
+        if origin is None and public is not None:
+            problems.append(
+                f'the report has public weights, and the model of task.name = "{task.name}" has none by the '
+                "configuration"
+            )
+        if origin is not None and public is None:
+            problems.append(f'task.model = "{task.model}" has public weights, and the report names none')
+        if origin is not None and public is not None and not public.origin.endswith(f"; fitted on {origin}"):
+            problems.append(f'the public weights of task.model = "{task.model}" have another origin in the report')
+    if public is not None and public.whole_bytes < public.sent_bytes + public.parameters:
+        problems.append(
+            f"the model has {public.parameters} public weights, and is {public.whole_bytes} bytes with them and "
+            f"{public.sent_bytes} without"
+        )
+    return problems
 
 
 def _clients(evidence: Evidence, experiment: Experiment) -> list[str]:
