@@ -13,7 +13,7 @@ from rich.text import Text
 
 from fedtrain.audit import EXIT_STATUS, Verdict, audit_bytes, lies_in_run_folder
 from fedtrain.audit.verdict import render_audit
-from fedtrain.cli.running import output
+from fedtrain.cli.running import output, require_not_of_run
 from fedtrain.cli.settings import Json, Quiet
 from fedtrain.errors import ReportError
 from fedtrain.files import write_atomic
@@ -39,6 +39,8 @@ def audit(
 ) -> None:
     """Check everything that a report claims about privacy, trusting nothing in it."""
     with output(as_json, quiet) as out:
+        if html is not None:
+            require_not_of_run(html, report)
         file = report / "report.json" if report.is_dir() else report
         data = _read(file)
         pinned = None if roster is None else Roster.read(roster)

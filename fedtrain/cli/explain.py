@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from fedtrain.cli.running import output
+from fedtrain.cli.running import output, require_not_of_run
 from fedtrain.cli.settings import Json, Quiet
+from fedtrain.errors import UsageError
 from fedtrain.files import write_atomic
 from fedtrain.report.numbers import printable
 
@@ -43,6 +44,10 @@ def explain(
     your own, which the report names, is run: use run folders that you trust.
     """
     with output(as_json, quiet) as told:
+        file = run / "explanation.html" if out is None else out
+        require_not_of_run(file, run)
+        if out is not None and not out.parent.is_dir():
+            raise UsageError(f"--out {out}: there is no such folder; make it first, or name another file")
         told.starting()
         from fedtrain.api import load_run  # noqa: PLC0415 - torch takes seconds to import
         from fedtrain.explanation import explain as explained  # noqa: PLC0415 - likewise
@@ -50,7 +55,6 @@ def explain(
 
         sys.path.append(str(Path.cwd()))
         found = explained(load_run(run), examples=examples, which=which, public=public)
-        file = run / "explanation.html" if out is None else out
         write_atomic(file, render_explanation(found).encode())
         lines = [f"{printable(str(file))}: values are of {printable(found.over)}"]
         lines += [

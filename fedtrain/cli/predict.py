@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from fedtrain.cli.running import output
+from fedtrain.cli.running import output, require_not_of_run
 from fedtrain.cli.settings import Quiet
 from fedtrain.errors import ConfigError
 from fedtrain.files import write_atomic
@@ -38,6 +38,8 @@ def predict(
     with output(as_json, quiet) as told:
         if out is not None and out.suffix not in {".csv", _JSON_LINES}:
             raise ConfigError(f"--out {out}: predictions are written as .csv or {_JSON_LINES}")
+        if out is not None:
+            require_not_of_run(out, run)
         told.starting()
         from fedtrain.api import load_run  # noqa: PLC0415 - torch takes seconds to import
         from fedtrain.prediction import predict as predicted  # noqa: PLC0415 - likewise

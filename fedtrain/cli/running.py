@@ -11,14 +11,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 import typer
 from click import ClickException
 
 from fedtrain.cli.streams import INTERRUPTED, answering
 from fedtrain.deployment.processes import Processes, Stopped, stopped_by_signals
-from fedtrain.errors import FedtrainError
+from fedtrain.errors import FedtrainError, UsageError
 from fedtrain.report.numbers import printable
+
+_FILES: Final = frozenset({"report.html", "events.jsonl", "metrics.jsonl", "record.jsonl"})
+_SUFFIXES: Final = frozenset({".json", ".toml", ".safetensors"})
+_FOLDERS: Final = frozenset({"checkpoints", "clients", "keys", "ledgers"})
 
 
 class Output:
@@ -110,6 +115,24 @@ def failed(out: Output, message: str, status: int) -> int:
     if out.as_json and not out.answered:
         out.answer({"exit_status": status, "error": message})
     return status
+
+
+def require_not_of_run(file: Path, run: Path) -> None:
+    """Refuse to write over a file of a run: what it claims would be gone.
+
+    Args:
+        file: is to be written.
+        run: the run folder, or a file in it.
+
+    Raises:
+        UsageError: it is one.
+    """
+    folder, target = (run if run.is_dir() else run.parent).resolve(), file.resolve()
+    if folder not in target.parents or not target.exists():
+        return
+    first, *further = target.relative_to(folder).parts
+    if first in _FOLDERS if further else (target.suffix in _SUFFIXES or first in _FILES):
+        raise UsageError(f"{file} is a file of the run, and would be overwritten: name another file")
 
 
 def say(line: str) -> None:

@@ -7,7 +7,7 @@ client needs it.
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from fedtrain.data.sources import source_of
 from fedtrain.data.sources.base import path_of
 from fedtrain.data.types import Split
 from fedtrain.errors import DataError
+
+LONGEST: Final = 200
+"""Characters of the name of a group at most: names stand in the report."""
 
 
 def with_groups(split: Split, data: Data, *, path: str) -> tuple[Split, tuple[str, ...]]:
@@ -28,7 +31,7 @@ def with_groups(split: Split, data: Data, *, path: str) -> tuple[Split, tuple[st
         path: the files, as the configuration names them.
 
     Raises:
-        DataError: there is no such column, or a record has no value there.
+        DataError: there is no such column, or a record has no value there that could be the name of a group.
     """
     if data.group_column is None:
         return split, ()
@@ -37,8 +40,10 @@ def with_groups(split: Split, data: Data, *, path: str) -> tuple[Split, tuple[st
     values = [value for file in files for value in _values(file, data, data.group_column)]
     if len(values) != len(split):
         raise DataError(f"{path}: {len(values):,} rows have a group, and {len(split):,} records were read")
-    names, codes = np.unique(np.array(values, dtype=np.str_), return_inverse=True)
-    return replace(split, groups=codes.astype(np.int64)), tuple(map(str, names))
+    names = sorted(set(values))
+    index = {name: code for code, name in enumerate(names)}
+    codes = np.fromiter((index[value] for value in values), np.int64, len(values))
+    return replace(split, groups=codes), tuple(names)
 
 
 def renumbered(split: Split, names: Sequence[str]) -> tuple[Split, tuple[str, ...]]:
@@ -51,18 +56,25 @@ def renumbered(split: Split, names: Sequence[str]) -> tuple[Split, tuple[str, ..
 
 def _values(file: Path, data: Data, column: str) -> list[str]:
     found = _by_schema(file, data, column) if data.schema_file is not None else _of_parquet(file, column)
-    for row, value in enumerate(found):
-        if value is None or value == "":
+    names: list[str | None] = _texts(file, column, found).to_pylist()
+    for row, name in enumerate(names):
+        if not name:
             raise DataError(
                 f'{file}, row {row}: there is no value in data.group_column = "{column}"; write one for each record, '
                 'such as "unknown"'
             )
-    return [str(value) for value in found]
+        if len(name) > LONGEST:
+            raise DataError(
+                f'{file}, row {row}: data.group_column = "{column}" has a value of {len(name):,} characters, and the '
+                f"report names groups: a name has at most {LONGEST}"
+            )
+    return [name for name in names if name]
 
 
-def _by_schema(file: Path, data: Data, column: str) -> list[Any]:
+def _by_schema(file: Path, data: Data, column: str) -> Any:
     from fedtrain.data.sources.delimited import read_delimited  # noqa: PLC0415 - pyarrow takes a second to import
     from fedtrain.data.sources.parquet import read_table  # noqa: PLC0415
+    from fedtrain.data.sources.values import without_missing  # noqa: PLC0415
 
     schema = read_schema(path_of(str(data.schema_file)))
     if file.suffix == ".parquet":
@@ -70,32 +82,54 @@ def _by_schema(file: Path, data: Data, column: str) -> list[Any]:
     else:
         table = read_delimited(file, schema.csv, names=None if schema.csv.header else tuple(schema.columns))
     _require(file, column, list(table.columns))
-    missing = set(schema.csv.missing)
-    return [None if value in missing else value for value in table.columns[column].to_pylist()]
+    values = table.columns[column]
+    return values if file.suffix == ".parquet" else without_missing(values, schema.csv.missing)
 
 
-def _of_parquet(file: Path, column: str) -> list[Any]:
+def _of_parquet(file: Path, column: str) -> Any:
     import pyarrow as pa  # noqa: PLC0415 - takes a second to import
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     from fedtrain.data.sources.parquet import layouts_of  # noqa: PLC0415
-    from fedtrain.data.sources.plain import holds_lists, named  # noqa: PLC0415
+    from fedtrain.data.sources.plain import plain, plain_type  # noqa: PLC0415
 
     layout = layouts_of((file,))[file]
     _require(file, column, layout.schema.names)
-    kind = layout.kind(column)
-    if holds_lists(kind) or pa.types.is_struct(kind) or pa.types.is_floating(kind):
+    try:
+        values = pq.read_table(file, columns=[column], partitioning=None)[column]
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{file}: cannot be read as Parquet: {error}") from error
+    values = plain(values, plain_type(values.type), what=f"{file}, column {column!r}")
+    names = layout.class_names.get(column)
+    if names is None or not pa.types.is_integer(values.type):
+        return values
+    known = dict(enumerate(names))
+    # A number that has no name stays one.
+    return pa.chunked_array(
+        [[known.get(value, value and str(value)) for value in values.to_pylist()]], pa.large_string()
+    )
+
+
+def _texts(file: Path, column: str, values: Any) -> Any:
+    """Return the names of groups as strings without spaces around, a ``pyarrow.ChunkedArray``.
+
+    Raises:
+        DataError: they are neither texts nor whole numbers nor booleans, or a text is not UTF-8.
+    """
+    import pyarrow as pa  # noqa: PLC0415 - takes a second to import
+    import pyarrow.compute as pc  # noqa: PLC0415
+
+    from fedtrain.data.sources.plain import named, require_utf8  # noqa: PLC0415
+
+    kind, types = values.type, pa.types
+    allowed = (types.is_integer, types.is_boolean, types.is_null, types.is_large_string)
+    if not any(is_of(kind) for is_of in allowed):
         raise DataError(
             f'{file}: data.group_column = "{column}" has type {named(kind)}, and groups are texts or whole numbers'
         )
-    try:
-        values = pq.read_table(file, columns=[column], partitioning=None)[column].to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{file}: cannot be read as Parquet: {error}") from error
-    names = layout.class_names.get(column)
-    if names is None:
-        return list(values)
-    return [names[value] if isinstance(value, int) and 0 <= value < len(names) else value for value in values]
+    texts = values.cast(pa.large_string())
+    require_utf8(texts, what=lambda row: f"{file}, row {row}, column {column!r}")
+    return pc.utf8_trim_whitespace(texts)
 
 
 def _require(file: Path, column: str, names: Sequence[str]) -> None:

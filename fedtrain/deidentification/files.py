@@ -73,8 +73,8 @@ def deidentify(
 ) -> Deidentified:
     """Write a table again with the entities in a column of texts replaced by their names, such as ``<EMAIL_ADDRESS>``.
 
-    Nothing is overwritten: ``out`` must not exist. It appears when all of it is written. Other columns, the order of
-    the rows and of a Parquet file the types stay as they are.
+    Nothing is overwritten: ``out`` must not exist. It appears when all of it is written, and nobody can read it who
+    cannot read ``path``. Other columns, the order of the rows and of a Parquet file the types stay as they are.
 
     This is no anonymisation and no differential privacy: what no pattern and no model finds stays.
 
@@ -128,7 +128,7 @@ def _csv(path: Path, part: Path, column: str, counted: _Counted) -> None:
         if names is None:
             raise DataError(f"{path} holds no row of names")
         at = _place(path, column, names)
-        with _writable(part) as written:
+        with _writable(path, part) as written:
             table = csv.writer(written, lineterminator="\n")
             table.writerow(names)
             for row in rows:
@@ -157,12 +157,23 @@ def _parquet(path: Path, part: Path, column: str, counted: _Counted) -> None:
         plain = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_string(plain) or pa.types.is_large_string(plain) or pa.types.is_string_view(plain)):
             raise DataError(f"{path}: the column {column!r} has type {kind}, and texts are to be de-identified")
-        with _written_table(pq, part, schema) as written:
+        with _written_table(pq, path, part, schema) as written:
             batches = table.iter_batches(batch_size=_TOGETHER)
             while (batch := _next(path, batches, pa.ArrowException)) is not None:
-                texts = pa.array([counted.text(text) for text in batch.column(at).to_pylist()], plain)
+                texts = pa.array([counted.text(text) for text in _texts(path, counted.rows, batch.column(at))], plain)
                 values = texts.dictionary_encode().cast(kind) if pa.types.is_dictionary(kind) else texts
                 written.write_batch(batch.set_column(at, schema.field(at), values))
+
+
+def _texts(path: Path, before: int, values: Any) -> list[str | None]:
+    """Return texts of a file, whose strings may be any bytes: Arrow reads them without a look."""
+    try:
+        return list(values.to_pylist())
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}, rows {before + 1:,} to {before + len(values):,}: a text is not UTF-8: byte {error.start + 1} of "
+            f"it is none ({error.reason}); write the file again from text that was read with the encoding that it has"
+        ) from None  # the error quotes the text
 
 
 def _next(path: Path, batches: Iterator[Any], broken: type[Exception]) -> Any:
@@ -208,12 +219,18 @@ def _long_values() -> Iterator[None]:
 
 
 @contextmanager
-def _writable(part: Path) -> Iterator[Any]:
-    with part.open("x", encoding="utf-8", newline="") as file:
+def _writable(path: Path, part: Path) -> Iterator[Any]:
+    with open(part, "x", encoding="utf-8", newline="", opener=_as_closed_as(path)) as file:
         yield file
 
 
 @contextmanager
-def _written_table(pq: Any, part: Path, schema: Any) -> Iterator[Any]:
-    with part.open("xb") as file, pq.ParquetWriter(file, schema) as written:
+def _written_table(pq: Any, path: Path, part: Path, schema: Any) -> Iterator[Any]:
+    with open(part, "xb", opener=_as_closed_as(path)) as file, pq.ParquetWriter(file, schema) as written:
         yield written
+
+
+def _as_closed_as(path: Path) -> Callable[[str, int], int]:
+    """Return what opens a new file for those alone who can read a file that is there."""
+    mode = path.stat().st_mode & 0o777
+    return lambda name, flags: os.open(name, flags | os.O_CLOEXEC, mode)

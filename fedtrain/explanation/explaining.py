@@ -1,5 +1,6 @@
 """From a finished run and its central test records to an explanation of its model."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -124,6 +125,7 @@ def _of_records(model: Model, test: Split, examples: int, about: dict[str, Any])
         for place, row in enumerate(rows):
             record, target = _record(test, row)
             seen = view.explained(model, record, target)
+            _require_finite(seen, row)
             without += all(each.method == "occlusion" for each in seen.attributions)
             found.append(_example(model, row, record, test.targets[row], seen))
             done(place + 1)
@@ -134,6 +136,15 @@ def _of_records(model: Model, test: Split, examples: int, about: dict[str, Any])
             "single embedding of its tokens, or a record has none"
         )
     return Explanation(**about, over=view.over, baseline=view.baseline, notes=tuple(notes), examples=tuple(found))
+
+
+def _require_finite(seen: Explained, row: int) -> None:
+    numbers = [seen.outputs.numpy(), seen.baseline.numpy(), *(each.values for each in seen.attributions)]
+    if not all(bool(np.isfinite(each).all()) for each in numbers):
+        raise TaskError(
+            f"what the model returns for test record {row}, or on the way to it from the baseline, is not finite, and "
+            "nothing can be said to add to it"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,7 +289,7 @@ def _of_table(model: Model, test: Split, experiment: Experiment, about: dict[str
                 metrics.update(outputs, batch)
         with telling("compute of the task's metrics"):
             value = metrics.compute().get(name)
-        if not isinstance(value, int | float):
+        if not isinstance(value, int | float) or not math.isfinite(value):
             raise TaskError(f"the metric {name} of the test records has no value, and no column an importance")
         return float(value)
 

@@ -69,7 +69,9 @@ def group_table(evaluations: Evaluations) -> Table | None:
         )
     rows = [(short(each.name, 60), *_row(each, metrics)) for each in shown]
     if groups.others is not None:
-        rows.append((f"{count(groups.others.groups)} other groups together", *_row(groups.others, metrics)))
+        many = groups.others.groups
+        others = f"{count(many)} other groups together" if many > 1 else "1 group"
+        rows.append((others, *_row(groups.others, metrics)))
         notes.append(
             f"A group of fewer than {count(groups.smallest)} records is not shown alone, nor what would give it away."
         )

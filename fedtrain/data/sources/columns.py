@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fedtrain.data.sources.base import Place
-from fedtrain.data.sources.plain import is_numeric, named
+from fedtrain.data.sources.plain import is_numeric, named, require_utf8
 from fedtrain.data.types import Labels
 from fedtrain.errors import DataError
 from fedtrain.progress import working
@@ -103,7 +103,7 @@ def coded(values: Any, *, column: str, place: Place) -> Coded:
     """Read integers, strings or booleans as codes of their different values.
 
     Raises:
-        DataError: a value is missing, or the column has another type.
+        DataError: a value is missing or not UTF-8, or the column has another type.
     """
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
@@ -115,6 +115,7 @@ def coded(values: Any, *, column: str, place: Place) -> Coded:
         )
     if is_categorical(kind):
         values = values.cast(pa.large_string())
+        require_utf8(values, what=lambda row: f"{place(row)}, column {column!r}")
     encoded = values.combine_chunks().dictionary_encode()
     return Coded(
         values=encoded.dictionary.to_pylist(), codes=encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)

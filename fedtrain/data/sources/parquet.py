@@ -24,7 +24,7 @@ from fedtrain.data.sources.base import Decoded
 from fedtrain.data.sources.columns import some
 from fedtrain.data.sources.kinds import files_of
 from fedtrain.data.sources.metadata import class_names_of, index_columns
-from fedtrain.data.sources.plain import common_type, holds_lists, plain, plain_type, with_items
+from fedtrain.data.sources.plain import common_type, holds_lists, plain, plain_type, require_utf8, with_items
 from fedtrain.data.sources.tables import decode_by_schema
 from fedtrain.data.sources.values import Table, without_missing
 from fedtrain.errors import DataError
@@ -99,7 +99,7 @@ def read_table(file: Path, known: Collection[str], form: CsvFormat) -> Table:
         form: what stands for a missing value in text, and how numbers in text are written.
 
     Raises:
-        DataError: it cannot be read as Parquet.
+        DataError: it cannot be read as Parquet, or a text in it is not UTF-8.
     """
     layout = layouts_of((file,))[file]
     wanted = [name for name in layout.schema.names if name not in layout.index or name in known]
@@ -113,6 +113,7 @@ def read_table(file: Path, known: Collection[str], form: CsvFormat) -> Table:
         if name in layout.class_names and not holds_lists(values.type):
             values = _named_values(values, layout.class_names[name])
         if pa.types.is_large_string(values.type):
+            require_utf8(values, what=partial(_what, file, name))
             values = without_missing(values, form.missing)
         columns[name] = values
     return Table(
@@ -122,6 +123,10 @@ def read_table(file: Path, known: Collection[str], form: CsvFormat) -> Table:
         place=lambda row: f"{file}, row {row}",
         decimal=form.decimal,
     )
+
+
+def _what(file: Path, column: str, row: int) -> str:
+    return f"{file}, row {row}, column {column!r}"
 
 
 def _named_values(numbers: Any, names: Sequence[str]) -> Any:

@@ -96,6 +96,34 @@ def plain(values: Any, kind: Any, *, what: str) -> Any:
         raise DataError(f"{what} has type {values.type} and cannot be read as {named(kind)}: {error}") from error
 
 
+def require_utf8(values: Any, *, what: Callable[[int], str]) -> None:
+    """Refuse strings that are not UTF-8. Those of a Parquet file may be any bytes: Arrow reads them without a look.
+
+    Args:
+        values: strings, a ``pyarrow.ChunkedArray`` of ``large_string``.
+        what: names the text of a row in errors.
+
+    Raises:
+        DataError: one is not UTF-8.
+    """
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid:
+        for row, content in enumerate(values.cast(pa.large_binary()).to_pylist()):
+            try:
+                (content or b"").decode()
+            except UnicodeDecodeError as error:
+                raise not_utf8(what(row), error) from None  # the error quotes the record
+
+
+def not_utf8(what: str, error: UnicodeDecodeError) -> DataError:
+    """Return what tells of a text that is not UTF-8, without a word of it."""
+    return DataError(
+        f"{what}: the text is not UTF-8: byte {error.start + 1} of it is none ({error.reason}); write the file again "
+        "from text that was read with the encoding that it has"
+    )
+
+
 def with_items(values: Any, change: Callable[[Any], Any]) -> Any:
     """Return lists in any layout as ``large_list``, with items that are made from theirs.
 

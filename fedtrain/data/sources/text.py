@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from fedtrain.data.sources.base import Place
 from fedtrain.data.sources.columns import require_values
-from fedtrain.data.sources.plain import holds_files, plain_type
-from fedtrain.errors import DataError
+from fedtrain.data.sources.plain import holds_files, not_utf8, plain_type
 from fedtrain.progress import working
 
 _PART = 10_000
@@ -74,10 +73,7 @@ def stored_text(content: bytes, length: int, *, what: Callable[[], str]) -> byte
     try:
         content.decode()
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{what()}: the text is not UTF-8: byte {error.start + 1} of it is none ({error.reason}); write the file "
-            "again from text that was read with the encoding that it has"
-        ) from None  # the error quotes the record
+        raise not_utf8(what(), error) from None  # the error quotes the record
     if len(content) > length:
         content = content[:length].decode(errors="ignore").encode()
     return content.replace(b"\0", b" ")

@@ -1,5 +1,7 @@
 """Groups of test records: read by a column that is no feature, and kept with the records that are drawn."""
 
+from datetime import date
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -95,6 +97,13 @@ def test_the_server_of_a_deployment_has_groups_and_sites_need_none(tmp_path):
         ({"site": ["a", "", "b"]}, "row 1: there is no value"),
         ({"site": [0.5, 1.5, 2.5]}, "has type double, and groups are texts or whole numbers"),
         ({"site": [["a"], ["b"], ["c"]]}, "groups are texts or whole numbers"),
+        ({"site": [b"a", b"b", b"c"]}, "has type binary, and groups are texts"),
+        ({"site": [date(2020, 1, 1)] * 3}, "groups are texts or whole numbers"),
+        ({"site": pa.array([0.5, 1.5, 0.5]).dictionary_encode()}, "has type double"),
+        ({"site": pa.array([None] * 3)}, "row 0: there is no value"),
+        ({"site": ["a", "  ", "b"]}, "row 1: there is no value"),
+        ({"site": ["a", "b", "x" * 201]}, "row 2: data.group_column .* 201 characters.*at most 200"),
+        ({"site": pa.array([b"a", b"b", b"\xff"]).view(pa.string())}, "row 2, column 'site': the text is not UTF-8"),
     ],
 )
 def test_a_column_that_does_not_name_a_group_of_each_record_is_refused(tmp_path, columns, message):
@@ -102,6 +111,44 @@ def test_a_column_that_does_not_name_a_group_of_each_record_is_refused(tmp_path,
     test = table(tmp_path, "test.parquet", range(3), **columns)
     with pytest.raises(DataError, match=message):
         open_store(section(tmp_path, path=train, test_path=test), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (["a", "a\0", "b"], ("a", "a\0", "b")),
+        ([" a", "a ", "a"], ("a",)),
+        ([True, False, True], ("false", "true")),
+        (pa.array(["b", "a", "b"]).dictionary_encode(), ("a", "b")),
+        (pa.array(["b", "a", "b"], pa.string_view()), ("a", "b")),
+        (pa.array([2**63, 1, 2], pa.uint64()), ("1", "2", "9223372036854775808")),
+    ],
+)
+def test_the_names_are_what_a_person_reads_in_the_column(tmp_path, values, names):
+    train = table(tmp_path, "train.parquet", range(4))
+    test = table(tmp_path, "test.parquet", range(3), site=values)
+    assert open_store(section(tmp_path, path=train, test_path=test), seed=0).groups == names
+
+
+def test_long_names_of_many_groups_take_no_memory_of_their_product(tmp_path):
+    train = table(tmp_path, "train.parquet", range(4))
+    sites = ["x" * 200, *(f"s{row}" for row in range(9_999))]
+    test = table(tmp_path, "test.parquet", range(10_000), site=sites)
+    store = open_store(section(tmp_path, path=train, test_path=test), seed=0)
+    assert [store.groups[code] for code in store.test.groups] == sites
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_spaces_around_a_name_are_no_part_of_it(tmp_path, kind):
+    (tmp_path / "schema.toml").write_text(SCHEMA)
+    sites = ["a ", " a", "a", "b"] * 25
+    rows = ["age,site,outcome", *(f"{row},{site},{('well', 'ill')[row % 2]}" for row, site in enumerate(sites))]
+    (tmp_path / "people.csv").write_text("\n".join(rows))
+    columns = {"age": range(100), "site": sites, "outcome": [("well", "ill")[row % 2] for row in range(100)]}
+    pq.write_table(pa.table(columns), tmp_path / "people.parquet")
+    fields = {"source": kind, "path": str(tmp_path / f"people.{kind}"), "test_fraction": 0.5}
+    store = open_store(section(tmp_path, schema_file=str(tmp_path / "schema.toml"), **fields), seed=0)
+    assert store.groups == ("a", "b")
 
 
 def test_a_missing_word_of_the_schema_is_no_group(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import resource
 import sys
 import warnings
 
@@ -14,11 +15,12 @@ from fedtrain.deidentification.engine import Deidentifier
 from fedtrain.deidentification.entities import PATTERNS, policy_of
 from fedtrain.errors import ConfigError, DataError, StorageError
 
-with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # typer imports what click deprecates
-    import presidio_analyzer  # noqa: F401 - spaCy imports typer
-    from typer.testing import CliRunner
 
-    from fedtrain.cli.app import app
+@pytest.fixture(scope="module", autouse=True)
+def presidio():
+    """Import Presidio where a test runs: it takes seconds, and collecting tests needs none of it."""
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        import presidio_analyzer  # noqa: F401 - spaCy imports typer, which imports what click deprecates
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +169,50 @@ def test_nothing_is_overwritten_and_the_new_file_is_of_the_same_kind(tmp_path):
     assert (tmp_path / "in.csv").read_bytes() == content
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())], ids=str)
+def test_a_text_of_a_parquet_file_that_is_not_utf8_is_refused_without_a_word_of_it(tmp_path, kind):
+    texts = pa.array([b"good", b"\xffJane"]).cast(pa.large_binary()).view(pa.large_string())
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    texts = texts.cast(plain)
+    content = pa.table({"text": texts.dictionary_encode().cast(kind) if plain != kind else texts})
+    # Of a dictionary Arrow says it by itself.
+    message = r"in\.parquet.*(rows 1 to 2: a text is not UTF-8: byte 1 of it|Invalid UTF8 payload)"
+    refused(tmp_path, "in.parquet", content, message)
+    with pytest.raises(DataError) as told:
+        deidentify(tmp_path / "in.parquet", tmp_path / "o.parquet", column="text", entities=("EMAIL_ADDRESS",))
+    assert "Jane" not in f"{told.value} {told.value.__cause__}"
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_nobody_can_read_the_new_file_who_cannot_read_the_old_one(tmp_path, mail, kind):
+    source = tmp_path / f"in.{kind}"
+    written(source, ROWS) if kind == "csv" else pq.write_table(pa.table({"text": ["a"]}), source)
+    for mode in (0o600, 0o640):
+        source.chmod(mode)
+        out = tmp_path / f"out-{mode:o}.{kind}"
+        deidentify(source, out, column="text", entities=mail)
+        assert out.stat().st_mode & 0o777 & ~mode == 0
+        assert out.stat().st_mode & 0o600 == 0o600
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_disk_that_is_full_leaves_nothing(tmp_path, kind):
+    rows = [f"{row} {row**3} words" for row in range(3000)]
+    source = tmp_path / f"in.{kind}"
+    if kind == "csv":
+        written(source, [["text"], *([row] for row in rows)])
+    else:
+        pq.write_table(pa.table({"text": rows}), source)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(StorageError, match="cannot write"):
+            deidentify(source, tmp_path / f"out.{kind}", column="text", entities=("MAC_ADDRESS",))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert sorted(tmp_path.iterdir()) == [source]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -230,6 +276,10 @@ def test_no_list_and_no_model_is_fetched(every, monkeypatch):
 
 
 def call(*arguments):
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        from typer.testing import CliRunner
+
+        from fedtrain.cli.app import app
     return CliRunner().invoke(app, ["data", "deidentify", *map(str, arguments)])
 
 

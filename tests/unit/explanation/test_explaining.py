@@ -11,9 +11,11 @@ import pytest
 
 from fedtrain import load_run
 from fedtrain.data import open_store
-from fedtrain.errors import ConfigError, DataError, StorageError, UsageError
+from fedtrain.errors import ConfigError, DataError, StorageError, TaskError, UsageError
 from fedtrain.explanation import Attribution, Example, Explanation, Importance, Piece, explain, render_explanation
+from fedtrain.explanation.explaining import _of_records
 from fedtrain.explanation.importance import PERMUTATIONS, permutation_importance
+from fedtrain.explanation.views import Model
 from fedtrain.serverapp.run import run_experiment
 from tests.fakes import digits_experiment, federation
 
@@ -87,6 +89,16 @@ def test_without_captum_it_is_said_what_to_install(digits, monkeypatch):
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     with pytest.raises(ConfigError, match=r"pip install 'fedtrain\[explain\]'"):
         explain(digits[0])
+
+
+def test_a_model_whose_outputs_are_not_finite_is_refused(digits):
+    run, experiment = digits
+    module = run.model()
+    for weights in module.parameters():
+        weights.data.fill_(3e38)
+    model = Model(task=run.made_task(), module=module, encoder=None, info=run.info)
+    with pytest.raises(TaskError, match=r"for test record \d+, or on the way to it from the baseline, is not finite"):
+        _of_records(model, open_store(experiment.data, seed=experiment.seed).test, 1, {})
 
 
 def test_the_columns_of_a_table_are_permuted_with_all_their_features(table, monkeypatch):
@@ -225,6 +237,23 @@ def test_the_page_says_where_a_sum_is_too_far_away():
     assert found.as_json()["examples"][0]["attributions"][0]["complete"] is False
 
 
+@pytest.mark.parametrize("name", ["report.json", "report.html", "model-final.safetensors", "metrics.jsonl"])
+def test_no_command_writes_over_a_file_of_the_run(digits, tmp_path, monkeypatch, name):
+    run, _ = digits
+    monkeypatch.chdir(tmp_path)
+    before = (run.path / name).read_bytes()
+    (tmp_path / "link").symlink_to(run.path)
+    for words in (
+        ["explain", run.path, "--out", tmp_path / "link" / name],
+        ["audit", run.path, "--html", run.path / name],
+        ["predict", run.path, "--data", tmp_path, "--out", run.path / "keys" / ".." / name],
+    ):
+        result = CliRunner().invoke(app, [*map(str, words)])
+        assert result.exit_code == 2, result.output
+        assert "is a file of the run" in result.stderr or "predictions are written as" in result.stderr
+    assert (run.path / name).read_bytes() == before
+
+
 def call(*arguments):
     return CliRunner().invoke(app, ["explain", *map(str, arguments)])
 
@@ -250,7 +279,7 @@ def test_the_command_writes_the_page_and_prints_what_it_found(digits, table, tmp
     ("arguments", "message"),
     [
         (["--examples", "51"], "1 to 50 test records"),
-        (["--out", "nowhere/page.html"], "nowhere"),
+        (["--out", "nowhere/page.html"], "nowhere/page.html: there is no such folder"),
     ],
 )
 def test_a_mistake_is_told_in_a_sentence(digits, tmp_path, monkeypatch, arguments, message):

@@ -91,6 +91,14 @@ def test_a_label_that_is_no_category_is_refused(parquet):
         opened(path)
 
 
+def test_a_label_that_is_not_utf8_is_refused_without_a_word_of_it(parquet):
+    labels = pa.array([b"good", b"J\xfcne"]).view(pa.string())
+    path = parquet("train.parquet", {"x": [1, 2], "label": labels})
+    with pytest.raises(DataError, match=r"row 1, column 'label': the text is not UTF-8: byte 2") as told:
+        opened(path)
+    assert "ne'" not in str(told.value)
+
+
 def test_a_test_label_that_training_does_not_have_is_refused(pictures):
     train, _ = pictures("train.parquet", ["cat", "dog"])
     test, _ = pictures("test.parquet", ["dog", "emu", "cat"])

@@ -285,6 +285,12 @@ def test_what_does_not_fit_in_parquet_files_is_refused(arrow, changed, words):
         arrow(**COLUMNS | changed)
 
 
+def test_a_text_of_a_parquet_file_that_is_not_utf8_is_refused(arrow):
+    changed = {"ward": pa.array([b"north", b"s\xfcd"][: len(COLUMNS["ward"])]).view(pa.string())}
+    with pytest.raises(DataError, match=r"row 1, column 'ward': the text is not UTF-8: byte 2"):
+        arrow(**COLUMNS | changed)
+
+
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_schema_of_many_columns_takes_a_time_in_proportion(tmp_path, kind):
     def seconds(columns):
