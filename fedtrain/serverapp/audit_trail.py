@@ -16,7 +16,8 @@ from fedtrain import __version__
 from fedtrain.config import to_flat
 from fedtrain.config.loading import config_digest
 from fedtrain.crypto import SignedEnvelope
-from fedtrain.errors import BudgetError, ForgeryError, LedgerError
+from fedtrain.errors import BudgetError, ClientError, ForgeryError, LedgerError
+from fedtrain.flower.grids.base import by_client
 from fedtrain.flower.introductions import ask_keys, ask_ledgers
 from fedtrain.flower.messages.introduction import ConsistencyProof
 from fedtrain.ledger import (
@@ -57,6 +58,8 @@ class AuditTrail:
         copies: the server's copies of the clients' ledgers.
         withheld: whether cohorts are secret, and kept out of the record.
         refused: why clients do not take part, by client.
+        unheard: why clients that have a ledger do not say who they are, by client; empty where all are asked at the
+            beginning. What they have spent in other runs is in no epsilon.
     """
 
     plan: PrivacyPlan
@@ -66,6 +69,7 @@ class AuditTrail:
     copies: LedgerCopyStore
     withheld: bool
     refused: dict[int, str] = field(default_factory=dict)
+    unheard: dict[int, str] = field(default_factory=dict)
     _questions: Questions = field(default_factory=Questions, repr=False, compare=False)
 
     @property
@@ -217,7 +221,8 @@ class AuditTrail:
             timeout: seconds to wait.
             spent: clients that are known to have a ledger.
         """
-        self.meet(grid, clients, spent, timeout=timeout)
+        self.unheard.clear()
+        self.unheard.update(self.meet(grid, clients, spent, timeout=timeout))
         clients = {node: client for node, client in clients.items() if client in self.roster.clients}
         known = {client: self.copies.length(client) for client in clients.values()}
         last = max((record.round for record in self.log.records if isinstance(record, Asked)), default=0)
@@ -307,6 +312,7 @@ def open_trail(
 
     Raises:
         LedgerError: the record or a copy of a ledger is damaged.
+        ClientError: clients are asked when they are first drawn, and one that has a ledger does not say who it is.
         BudgetError: a round would have to be repeated that was released, and was reserved once.
         StorageError: the run folder cannot be written.
     """
@@ -346,7 +352,12 @@ def open_trail(
             )
         )
     if keys.when_drawn:
-        trail.meet(grid, clients, clients_with_ledgers(experiment), timeout=federation.deadline)
+        if silent := trail.meet(grid, clients, clients_with_ledgers(experiment), timeout=federation.deadline):
+            raise ClientError(
+                f"{len(silent)} clients have a ledger and do not say who they are, so that what they have spent would "
+                f"be missing from epsilon:\n{by_client(silent)}\nPut their keys back, or name another folder in "
+                "federation.sites. Nothing was trained"
+            )
         clients = {node: client for node, client in clients.items() if client in trail.roster.clients}
     # What clients state now covers the rounds that are complete: later ones are asked again.
     shown, _ = ask_ledgers(

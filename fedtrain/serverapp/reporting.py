@@ -106,6 +106,7 @@ def build_report(
         warnings=(
             *preparation.warnings,
             *run_warnings.of_rounds(log, owners),
+            *run_warnings.of_unheard({} if trail is None else trail.unheard, owners),
             *run_warnings.of_results(evaluations, info.classes),
             *filter(None, [run_warnings.of_sample(sample, experiment.privacy.mode)]),
         ),

@@ -5,7 +5,7 @@ each: test records are the server's own, and what is read from training records 
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import sqrt
 from statistics import median
 
@@ -300,6 +300,22 @@ def of_rounds(log: Sequence[RoundEntry], owners: Sequence[str]) -> list[str]:
     if others := sum(len(clients) for _, clients in order[_SHOWN:]):
         found.append(f"{count(others)} more clients gave no result in any round that asked, for other reasons")
     return found
+
+
+def of_unheard(reasons: Mapping[int, str], owners: Sequence[str]) -> list[str]:
+    """Say whose earlier charges are in no epsilon: clients with a ledger that did not say who they are.
+
+    Args:
+        reasons: why not, by client.
+        owners: the names of the clients, if they have names.
+    """
+    if not reasons:
+        return []
+    clients = sorted(reasons)
+    text = (
+        f"{called(clients, owners)} spent something in another run meanwhile, and did not say who they are: it is not "
+    )
+    return [f"{text}in epsilon. {short(cause(reasons[clients[0]]), _REASON)}"]
 
 
 def of_results(evaluations: Evaluations, classes: Sequence[str]) -> list[str]:

@@ -1,5 +1,7 @@
 """Simulated clients are asked who they are when they are first drawn, and nobody else leaves a file."""
 
+from pathlib import Path
+
 import pytest
 from flwr.app import Context, Error, RecordDict
 
@@ -10,7 +12,7 @@ from fedtrain.config import to_flat
 from fedtrain.crypto import Identity
 from fedtrain.engine.worker import FIRST_NODE_ID
 from fedtrain.errors import ClientError, LedgerError
-from fedtrain.ledger import Enrolled, RunLog
+from fedtrain.ledger import Asked, Enrolled, RunLog
 from fedtrain.report import Report
 from fedtrain.serverapp import enrollment
 from fedtrain.serverapp.run import run_experiment
@@ -117,6 +119,58 @@ def test_who_spends_elsewhere_meanwhile_is_accounted_for_at_the_end(start, tmp_p
     assert {client.client for client in report.privacy.clients} == set(drawn(other)) | set(drawn(report))
 
 
+def spent_before(start, tmp_path):
+    """Give the folder of all clients after a run, the clients that it drew, and those that a run of this file draws."""
+    sites = str(tmp_path / "sites")
+    first = drawn(told(start("first", federation__rounds=4, federation__sites=sites)[0]))
+    return sites, first, drawn(told(start("probe")[0]))
+
+
+@pytest.mark.parametrize("how", ["silent", "the key of another"])
+def test_who_has_spent_before_and_does_not_say_who_it_is_ends_the_run_before_it_trains(how, start, tmp_path):
+    sites, before, chosen = spent_before(start, tmp_path)
+    gone, other = next(each for each in before if each not in chosen), before[0]
+    gone = gone if gone != other else before[-1]
+
+    def without(message, real):
+        return Error(1, "its key is gone") if message.metadata.dst_node_id - FIRST_NODE_ID == gone else real(message)
+
+    grid = Engine
+    if how == "silent":
+        grid = lambda experiment: Engine(experiment, without)
+    else:
+        ours = Path(sites) / f"client-{gone:04d}" / "identity.pem"
+        ours.write_bytes((Path(sites) / f"client-{other:04d}" / "identity.pem").read_bytes())
+    with pytest.raises(
+        ClientError, match=rf"1 clients have a ledger and do not say who they are, (?s:.*)client {gone}: "
+    ):
+        start("second", federation__sites=sites, grid=grid)
+    log = RunLog.open(tmp_path / "second" / "record.jsonl", Identity.load(tmp_path / "second" / "keys" / "server.pem"))
+    assert not any(isinstance(record, Asked) for record in log.records)
+
+
+def test_who_spends_elsewhere_and_does_not_say_who_it_is_is_in_the_warnings(start, tmp_path):
+    sites = str(tmp_path / "sites")
+    chosen = drawn(told(start("probe")[0]))
+
+    def but_chosen(message, real):
+        return real(message) if message.metadata.dst_node_id - FIRST_NODE_ID in chosen else Error(1, "its key is gone")
+
+    def during(event):
+        if type(event).__name__ == "RoundDone" and event.round == 2:
+            start("other", federation__rounds=4, federation__sites=sites)
+
+    grid = lambda experiment: Engine(experiment, but_chosen)
+    report = told(start("run", federation__sites=sites, on_event=during, grid=grid)[0])
+    unheard = sorted(set(drawn(told(tmp_path / "other"))) - set(chosen))
+    assert unheard
+    assert [client.client for client in report.privacy.clients] == chosen
+    found = [text for text in report.warnings if "it is not in epsilon" in text]
+    assert len(found) == 1
+    assert all(str(client) in found[0] for client in unheard)
+    assert "its key is gone" in found[0]
+
+
 class Stop(Exception):  # noqa: N818 - no error
     pass
 
@@ -142,6 +196,65 @@ def test_a_resumed_run_gives_the_same_and_goes_on_with_its_keys(start):
     log = RunLog.open(folder / "record.jsonl", Identity.load(folder / "keys" / "server.pem"))
     named = [each.client for record in log.records if isinstance(record, Enrolled) for each in record.keys]
     assert sorted(named) == drawn(two)
+
+
+class Killed(BaseException):
+    """Nothing catches it, so that nothing is written after it."""
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
+@pytest.mark.parametrize("before", ["record", "message"])
+def test_a_kill_between_enrollment_and_question_loses_nothing_and_charges_nobody(before, first, start, monkeypatch):
+    """The folder is as a kill leaves it: with the newest record, with nothing that would follow it."""
+    whole, _ = start("whole")
+    append, times = RunLog.append, 1 if first else 2
+
+    def killed(log, record):
+        kind = Enrolled if before == "message" else Asked
+        nonlocal times
+        times -= isinstance(record, kind)
+        if times or not isinstance(record, kind):
+            return append(log, record)
+        if before == "message":
+            append(log, record)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "append", killed)
+        with pytest.raises(Killed):
+            start("halves")
+    folder = whole.with_name("halves")
+    log = RunLog.open(folder / "record.jsonl", Identity.load(folder / "keys" / "server.pem"))
+    assert log.records[-1].kind == "enrolled"
+    start("halves", output__resume=True)
+    one, two = told(whole), told(folder)
+    assert one.model.final.sha256 == two.model.final.sha256
+    assert one.privacy.epsilon == two.privacy.epsilon
+    assert [entry.cohort for entry in one.round_log] == [entry.cohort for entry in two.round_log]
+    log = RunLog.open(folder / "record.jsonl", Identity.load(folder / "keys" / "server.pem"))
+    named = [each.client for record in log.records if isinstance(record, Enrolled) for each in record.keys]
+    assert sorted(named) == drawn(two)
+
+
+def test_a_start_that_left_no_record_goes_on_where_all_are_asked(start, tmp_path, monkeypatch):
+    """A kill came between the roster, of nobody yet, and the first record."""
+
+    def killed(log, record):
+        raise Killed
+
+    class Elsewhere(InProcessGrid):
+        def __init__(self, experiment):
+            engine = Engine(experiment)
+            super().__init__(engine._answer, engine.get_node_ids())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "append", killed)
+        with pytest.raises(Killed):
+            start()
+    assert Roster.read(tmp_path / "run" / "roster.json").clients == {}
+    folder, _ = start(grid=Elsewhere, output__resume=True)
+    assert len(Roster.read(folder / "roster.json").clients) == CLIENTS
+    assert len(told(folder).privacy.clients) == CLIENTS
 
 
 def test_an_older_roster_is_brought_up_to_date_and_another_is_refused(start):
