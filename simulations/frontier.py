@@ -60,10 +60,14 @@ def main() -> None:
 
 def reach(point: Point, *, workers: int | None = None) -> Reached:
     """Return what a point reached, and run it first where there is no report of it."""
-    return finished(point) or _run(point, workers=workers)
+    if (reached := finished(point)) is None:
+        run(point, workers=workers)
+        reached = finished(point)
+        assert reached is not None
+    return reached
 
 
-def _run(point: Point, *, workers: int | None) -> Reached:
+def run(point: Point, *, workers: int | None = None) -> Report:
     """Run a point, audit its report and keep it."""
     out = RUNS / f"{point.name}-{_digest(point)[:8]}"
     settings = point.settings() | {"output.screen": "none"}
@@ -74,23 +78,20 @@ def _run(point: Point, *, workers: int | None) -> Reached:
             sys.exit(f"{out}: {verdict.summary}")
     RESULTS.mkdir(parents=True, exist_ok=True)
     write_atomic(RESULTS / point.file, pack((out / "report.json").read_bytes()))
-    reached = finished(point)
-    if reached is None:
+    report = report_of(point)
+    if report is None:
         sys.exit(f"{out}: the report is not that of a whole run of {point.name}")
-    return reached
+    return report
 
 
 def finished(point: Point) -> Reached | None:
     """Return what a point reached; ``None`` where there is no report of it with the same settings."""
-    file = RESULTS / point.file
-    if not file.is_file():
+    report = report_of(point)
+    if report is None:
         return None
-    report = Report.model_validate_json(unpack(file.read_bytes()))
     final = report.evaluation.final
-    if config_digest(report.config) != _digest(point) or report.status != "completed" or final is None:
-        return None
-    if final.accuracy is None:
-        sys.exit(f"{file} has no accuracy")
+    if final is None or final.accuracy is None:
+        sys.exit(f"the report {point.file} has no accuracy")
     private = report.proof is not None
     return Reached(
         point=point,
@@ -99,6 +100,16 @@ def finished(point: Point) -> Reached | None:
         rounds=report.rounds,
         accuracy=final.accuracy,
     )
+
+
+def report_of(point: Point) -> Report | None:
+    """Return the report that is kept of a point; ``None`` where there is none of a whole run with the same settings."""
+    file = RESULTS / point.file
+    if not file.is_file():
+        return None
+    report = Report.model_validate_json(unpack(file.read_bytes()))
+    whole = report.status == "completed" and report.evaluation.final is not None
+    return report if whole and config_digest(report.config) == _digest(point) else None
 
 
 def line_of(reached: Reached) -> str:
@@ -118,9 +129,16 @@ def draw() -> None:
     write_atomic(RESULTS / "frontier.csv", as_csv(found).encode())
     write_atomic(RESULTS / "frontier.md", as_markdown(found).encode())
     write_atomic(PICTURE, as_png(found))
-    before, begin, rest = README.read_text(encoding="utf-8").partition("<!-- frontier:begin -->\n")
-    _, end, after = rest.partition("<!-- frontier:end -->\n")
-    write_atomic(README, "".join([before, begin, as_markdown(found), end, after]).encode())
+    write_into_readme("frontier", as_markdown(found))
+
+
+def write_into_readme(name: str, text: str) -> None:
+    """Put a text between the README's marks of a name."""
+    before, begin, rest = README.read_text(encoding="utf-8").partition(f"<!-- {name}:begin -->\n")
+    _, end, after = rest.partition(f"<!-- {name}:end -->\n")
+    if not end:
+        sys.exit(f"{README} has no marks for the table of the {name}")
+    write_atomic(README, f"{before}{begin}{text}{end}{after}".encode())
 
 
 def _digest(point: Point) -> str:

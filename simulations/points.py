@@ -12,7 +12,7 @@ from typing import Any, Literal
 FOLDER = Path(__file__).resolve().parent
 
 Settings = Mapping[str, Any]
-Trust = Literal["none", "local", "distributed"]
+Trust = Literal["none", "local", "distributed", "central"]
 
 NO_PRIVACY: Settings = {
     "privacy.mode": "none",
@@ -203,8 +203,33 @@ _CIFAR10 = Workload(
             what="linear, scattering",
             at={
                 1: {"federation.rounds": 30},
-                3: {"federation.rounds": 30, "training.learning_rate": 2048.0},
-                8: {"federation.rounds": 40, "training.learning_rate": 2048.0},
+                2: {"federation.rounds": 40},
+                3: {},
+                4: {"federation.rounds": 40, "training.learning_rate": 2048.0},
+                8: {"training.learning_rate": 2048.0},
+            },
+        ),
+        "local": Series(
+            trust="local",
+            what="linear, scattering",
+            settings={**LOCAL, "federation.rounds": 8},
+            at={
+                1: {"training.learning_rate": 128.0},
+                2: {"training.learning_rate": 192.0},
+                4: {"training.learning_rate": 256.0},
+                8: {"training.learning_rate": 384.0},
+            },
+        ),
+        "none": Series(
+            trust="none",
+            what="linear, scattering",
+            settings={
+                **NO_PRIVACY,
+                "federation.rounds": 20,
+                "training.local_steps": None,
+                "training.local_epochs": 1,
+                "training.batch_size": 50,
+                "training.learning_rate": 32.0,
             },
         ),
     },

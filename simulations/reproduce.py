@@ -1,14 +1,20 @@
 """Reproduce the published runs, and draw their curves.
 
     python simulations/reproduce.py cifar10 cifar10_dp --picture runs/cifar10.png
+    python simulations/reproduce.py --table
 
 Each name is that of a configuration in this folder. Its run is left in runs/NAME; a run that was interrupted goes on.
+--table makes the README's table of all workloads (workloads.py) of the reports that are kept, and runs what is missing.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import frontier
+import workloads
 
 from fedtrain.report import Report
 from fedtrain.report.numbers import upper
@@ -19,9 +25,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="+", choices=sorted(path.stem for path in Path(__file__).parent.glob("*.toml")))
+    parser.add_argument("names", nargs="*", choices=sorted(path.stem for path in Path(__file__).parent.glob("*.toml")))
     parser.add_argument("--picture", type=Path, help="PNG file for the first metric over the rounds")
+    parser.add_argument("--table", action="store_true", help="make the table of all workloads")
     arguments = parser.parse_args()
+    if arguments.table == bool(arguments.names):
+        parser.error("name configurations, or give --table")
+    if arguments.table:
+        table()
+        return
     curves, metrics = {}, {}
     for name in arguments.names:
         report = run(name)
@@ -33,6 +45,14 @@ def main() -> None:
             sys.exit(f"no picture: the runs are measured by {', '.join(metrics) or 'nothing'}; name runs of one metric")
         arguments.picture.parent.mkdir(parents=True, exist_ok=True)
         curve_png(arguments.picture, curves, *metrics.values())
+
+
+def table() -> None:
+    """Put the table of all workloads into the README; a run without a report is made first."""
+    os.chdir(ROOT)  # as those of the frontier
+    sys.path.append(str(ROOT))
+    reports = [(point, frontier.report_of(point) or frontier.run(point)) for point in workloads.chosen()]
+    frontier.write_into_readme("workloads", workloads.as_markdown(reports))
 
 
 def guarantee(report: Report) -> str:

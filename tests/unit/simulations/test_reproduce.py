@@ -1,8 +1,9 @@
-"""What is printed of a run that is made again: the metric that its report has, and its guarantee."""
+"""What is printed of a run that is made again: the metric that its report has, its guarantee, and the table of all."""
 
 import json
-import runpy
 from pathlib import Path
+
+import pytest
 
 from fedtrain.audit import read_report
 from fedtrain.report import Evaluation, Metric
@@ -10,19 +11,38 @@ from fedtrain.report import Evaluation, Metric
 ROOT = Path(__file__).parents[3]
 
 
-def test_a_run_is_told_by_the_metric_of_its_report():
-    script = runpy.run_path(str(ROOT / "simulations" / "reproduce.py"))
+def test_a_run_is_told_by_the_metric_of_its_report(script):
+    reproduce = script("reproduce")
     vector = json.loads((ROOT / "tests" / "vectors" / "reports" / "record-secure-sealed-summed.json").read_text())
     text = vector["report"]
     report = read_report((text if isinstance(text, str) else json.dumps(text)).encode())
-    assert script["reached"](report) == f"accuracy {report.evaluation.final.accuracy}"
-    assert script["guarantee"](report).startswith(("epsilon ", "no privacy"))
+    assert reproduce.reached(report) == f"accuracy {report.evaluation.final.accuracy}"
+    assert reproduce.guarantee(report).startswith(("epsilon ", "no privacy"))
     found = {
         "metrics": (Metric(name="perplexity", direction="lower", format="number"),),
         "final": Evaluation(round=1, perplexity=5.5, accuracy=0.5),
     }
     language = report.model_copy(update={"evaluation": report.evaluation.model_copy(update=found)})
-    assert script["reached"](language) == "perplexity 5.5"
+    assert reproduce.reached(language) == "perplexity 5.5"
     for nothing in ({"metrics": ()}, {"final": None}):
         empty = language.model_copy(update={"evaluation": language.evaluation.model_copy(update=nothing)})
-        assert script["reached"](empty) == "no metric"
+        assert reproduce.reached(empty) == "no metric"
+
+
+def test_the_table_of_workloads_is_that_of_the_reports(script):
+    frontier, workloads = script("frontier"), script("workloads")
+    kept = [(point, report) for point in workloads.chosen() if (report := frontier.report_of(point))]
+    assert len(kept) > 10
+    assert workloads.as_markdown(kept) in (ROOT / "README.md").read_text()
+
+
+def test_a_table_without_its_marks_in_the_readme_is_an_error(script, tmp_path, monkeypatch):
+    frontier = script("frontier")
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- workloads:begin -->\nold\n<!-- workloads:end -->\nrest\n")
+    monkeypatch.setattr(frontier, "README", readme)
+    frontier.write_into_readme("workloads", "new\n")
+    assert readme.read_text() == "<!-- workloads:begin -->\nnew\n<!-- workloads:end -->\nrest\n"
+    with pytest.raises(SystemExit, match="no marks for the table of the frontier"):
+        frontier.write_into_readme("frontier", "new\n")
+    assert "new" in readme.read_text()
