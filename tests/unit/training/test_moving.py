@@ -2,10 +2,8 @@
 
 import warnings
 
-import peft
 import pytest
 import torch
-import transformers
 from torch import nn
 from torch.nn import functional
 
@@ -26,6 +24,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:None of
 
 class Adapted(nn.Module):
     def __init__(self, change, **options):
+        import peft  # here: it takes seconds, and collecting tests needs none of it
+        import transformers
+
         super().__init__()
         sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12}
         quiet = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
