@@ -128,7 +128,7 @@ def test_a_run_is_not_resumed_with_another_encoder(run, tmp_path):
     file.write_text(file.read_text().replace("manual_seed(0)", "manual_seed(1)"))
     again = run(*OWN, "privacy.mode=none", "federation.rounds=2", "output.resume=true")
     assert again.status == 2
-    assert "or the encoder" in again.stdout
+    assert "of its model, the encoder, or public weights" in again.stdout
 
 
 def test_the_page_shows_the_example():
