@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Self
 
-from fedtrain.report.numbers import exact, quoted, short, shown, upper
+from fedtrain.report.numbers import exact, quoted, short, upper
 from fedtrain.report.schema import Report
 from fedtrain.report.statements import names, statements
 
@@ -170,17 +170,9 @@ def render_audit(verdict: Verdict, report: Report | None, *, digest: str, roster
         roster: the digest of the roster that the auditor gave; ``None`` if none was.
         files: how many ledger files the auditor gave.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - only the page needs templates
+    from fedtrain.report.pages import page_environment  # noqa: PLC0415 - only the page needs templates
 
-    environment = Environment(
-        loader=PackageLoader("fedtrain.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(upper_bound=upper, exact=exact, quoted=quoted, short=short)
+    environment = page_environment(upper_bound=upper, exact=exact, quoted=quoted, short=short)
     return environment.get_template("audit.html.j2").render(
         verdict=verdict,
         report=report,

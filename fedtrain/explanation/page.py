@@ -10,13 +10,13 @@ from itertools import islice
 from typing import Any, Final
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
 from fedtrain.explanation.found import TOLERANCE, Attribution, Example, Explanation
-from fedtrain.report.numbers import count, short, shown
+from fedtrain.report.numbers import count, short
+from fedtrain.report.pages import page_environment
 
 _LARGEST = 256  # pixels of a side that is shown
 _SHOWN = 300  # parts of a text
@@ -59,15 +59,7 @@ class _Shown:
 
 def render_explanation(explanation: Explanation) -> str:
     """Return an explanation as a page. The same explanation gives the same page, to the byte."""
-    environment = Environment(
-        loader=PackageLoader("fedtrain.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(short=short, thousands=count)
+    environment = page_environment(short=short, thousands=count)
     columns = [
         (short(each.column, 60), f"{each.worse:+.4f}", f"{each.spread:.4f}", count(each.features))
         for each in explanation.importance[:_COLUMNS]

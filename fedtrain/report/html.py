@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
@@ -11,7 +10,8 @@ from fedtrain.report import meaning, plots
 from fedtrain.report.checklist import checklist
 from fedtrain.report.evaluation import Evaluation, Metric
 from fedtrain.report.intervals import group_table, headline_interval, interval_table
-from fedtrain.report.numbers import count, duration, error, exact, percent, short, shown, upper
+from fedtrain.report.numbers import count, duration, error, exact, percent, short, upper
+from fedtrain.report.pages import page_environment
 from fedtrain.report.scale import scale
 from fedtrain.report.schema import Report
 from fedtrain.report.statements import statements
@@ -34,15 +34,7 @@ from fedtrain.report.tables import (
 )
 from fedtrain.report.wording import listed, summary, title
 
-_ENVIRONMENT = Environment(
-    loader=PackageLoader("fedtrain.report"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    finalize=shown,
-)
-_ENVIRONMENT.filters.update(
+_ENVIRONMENT = page_environment(
     percent=percent,
     whole=lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%"),
     upper_bound=upper,
