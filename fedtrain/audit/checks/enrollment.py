@@ -29,12 +29,9 @@ def enrolled(evidence: Evidence) -> Finding:
     problems += _order(evidence)
     if any(isinstance(record, Enrolled) for record in evidence.records):
         problems += _where_all_are_asked(evidence)
-    clients = evidence.first_record.clients
-    problems += [
-        f"client {client} is none of the federation, which numbers its {clients} clients from 0"
-        for client in sorted(roster.clients.keys() | named_clients(evidence.records))
-        if client >= clients
-    ]
+    clients, members = evidence.first_record.clients, roster.clients.keys() | named_clients(evidence.records)
+    if len(members) > clients:
+        problems.append(f"{len(members)} clients have a key or are named, and the federation has {clients}")
     others = clients - len(roster.clients)
     if not problems and others > 0:
         return not_proven(
@@ -50,7 +47,12 @@ _KEY = "has no key in the roster: what it spent is unknown"
 
 def _where_all_are_asked(evidence: Evidence) -> list[str]:
     """Say why clients were not to be enrolled one by one in this run; nothing if they were."""
-    problems = []
+    clients = evidence.first_record.clients
+    problems = [
+        f"client {client} is none of the federation, which numbers its {clients} clients from 0"
+        for client in sorted(evidence.roster.clients.keys() | named_clients(evidence.records))
+        if client >= clients
+    ]
     if evidence.secret:
         problems.append("the record says when clients were first drawn, and the accounting needs cohorts to be secret")
     if any(record.sealed or record.secagg for record in evidence.asked):

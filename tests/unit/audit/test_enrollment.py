@@ -280,6 +280,15 @@ def test_a_client_that_the_federation_does_not_have_stands_for_none_of_it(drawn,
     assert "client 7 is none of the federation, which numbers its 5 clients from 0" in checks["enrollment"].detail
 
 
+def test_a_federation_has_no_more_clients_than_its_record_says(drawn, told, judge):
+    def edit(records):
+        records[0]["clients"] = 2
+
+    verdict, checks = judge(edit_records(drawn, told, edit), drawn.roster)
+    assert not verdict.holds
+    assert "3 clients have a key or are named, and the federation has 2" in checks["enrollment"].detail
+
+
 def test_no_claim_is_derived_where_the_record_names_a_client_without_a_key(drawn, told):
     envelopes = [SignedEnvelope.from_json(envelope) for envelope in told["proof"]["record"]]
     records = read_records(envelopes, drawn.server.public)
