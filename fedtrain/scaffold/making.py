@@ -5,27 +5,32 @@ Those of ``shared`` are in every folder, and one of the kind wins over one of th
 """
 
 import re
+from collections.abc import Callable
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from io import BytesIO
 from pathlib import Path
 from string import Template
 from typing import Final
 
-import numpy as np
-
 from fedtrain.errors import UsageError
 from fedtrain.files import write_atomic
+from fedtrain.scaffold.made_up import machines, messages, patients
 
 KINDS: Final[dict[str, str]] = {
     "image": "images that belong to classes; begins with handwritten digits",
+    "text": "texts that belong to classes; begins with made-up messages to three practices",
+    "audio": "sounds that belong to classes; begins with made-up machines at three works",
     "table": "rows of numbers; begins with made-up patients of three hospitals",
     "custom": "a task of your own, in Python; begins with handwritten digits",
 }
 """Each kind of experiment that can be begun, and what it is of."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_ROWS = 900
+_RECORDS: Final[dict[str, tuple[str, Callable[[], bytes]]]] = {
+    "text": ("messages.parquet", messages),
+    "audio": ("sounds.parquet", machines),
+    "table": ("patients.parquet", patients),
+}
 
 
 def make_app(folder: Path, kind: str) -> tuple[Path, ...]:
@@ -61,8 +66,9 @@ def make_app(folder: Path, kind: str) -> tuple[Path, ...]:
         for part in ("shared", kind)
         for file in _templates(part)
     }
-    if kind == "table":
-        contents["patients.parquet"] = _patients()
+    if kind in _RECORDS:
+        file, made = _RECORDS[kind]
+        contents[file] = made()
     for file, content in contents.items():
         write_atomic(folder / file, content)
     return tuple(folder / file for file in sorted(contents))
@@ -70,28 +76,3 @@ def make_app(folder: Path, kind: str) -> tuple[Path, ...]:
 
 def _templates(part: str) -> list[Traversable]:
     return [file for file in (files("fedtrain.scaffold") / "templates" / part).iterdir() if file.name.endswith(".txt")]
-
-
-def _patients() -> bytes:
-    """Return made-up patients of three hospitals as a Parquet file: the same ones each time."""
-    import pyarrow as pa  # noqa: PLC0415 - takes a second to import
-    import pyarrow.parquet as pq  # noqa: PLC0415
-
-    draw = np.random.default_rng(0)
-    hospital = draw.integers(3, size=_ROWS)
-    age = draw.integers(20, 90, size=_ROWS)
-    pressure = np.round(draw.normal(110 + 0.35 * age, 14))
-    sugar = np.round(draw.normal(95 + 6 * hospital, 18))
-    risk = (age - 55) / 18 + (pressure - 130) / 20 + (sugar - 100) / 25 + draw.normal(0, 0.7, size=_ROWS)
-    table = pa.table(
-        {
-            "hospital": [("north", "south", "west")[number] for number in hospital],
-            "age": age,
-            "pressure": pressure,
-            "sugar": sugar,
-            "ill": [("no", "yes")[int(value > 0)] for value in risk],
-        }
-    )
-    buffer = BytesIO()
-    pq.write_table(table, buffer)
-    return buffer.getvalue()

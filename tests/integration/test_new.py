@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +15,11 @@ from fedtrain.scaffold import KINDS
 NEW = {
     "image": ("new.npy", lambda file: np.save(file, np.full((2, 8, 8), 100, np.uint8))),
     "custom": ("new.npy", lambda file: np.save(file, np.full((2, 8, 8), 100, np.uint8))),
+    "text": (
+        "new.csv",
+        lambda file: file.write_text("message\nHi! My invoice is wrong.\nThe pharmacy has no tablets.\n"),
+    ),
+    "audio": ("new.npy", lambda file: np.save(file, np.zeros((2, 2000), np.float32))),
     "table": ("new.csv", lambda file: file.write_text("sugar,age,pressure\n170,85,180\n60,25,100\n")),
 }
 
@@ -31,6 +38,7 @@ def test_what_is_made_runs_and_its_model_predicts_without_the_training_data(cli,
     assert ran.report["status"] == "completed"
     final = ran.report["evaluation"]["final"]
     assert final["accuracy"] > ran.report["evaluation"]["baseline"]["accuracy"]
+    assert "warnings" not in ran.report
 
     for data in app.glob("*.parquet"):
         data.unlink()
@@ -44,6 +52,8 @@ def test_what_is_made_runs_and_its_model_predicts_without_the_training_data(cli,
     if kind != "custom":  # what a task of one's own returns need not be logits
         chances = [[float(value) for key, value in row.items() if key.startswith("p(")] for row in rows]
         assert all(sum(each) == pytest.approx(1) for each in chances)
+    if kind == "text":
+        assert [row["predicted"] for row in rows] == ["bill", "prescription"]
     if kind == "table":
         assert [row["predicted"] for row in rows] == ["yes", "no"]
         assert cli.here("predict", "runs/first", "--data", name, "--out", "out.jsonl", cwd=app).stdout == ""
@@ -57,3 +67,13 @@ def test_what_is_made_runs_and_its_model_predicts_without_the_training_data(cli,
         assert inputs["columns"] == ["age", "pressure", "sugar"]
         assert inputs["scaling"]["age"] == [55.0, 20.0]
         assert inputs["names"] == ["no", "yes"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_test_that_is_made_passes(cli, kind, tmp_path):
+    app = tmp_path / "my-app"
+    assert cli.here("new", app, "--task", kind).status == 0
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_app.py"]
+    done = subprocess.run(command, check=False, cwd=app, env=cli.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

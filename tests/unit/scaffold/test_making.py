@@ -1,5 +1,6 @@
 import ast
 
+import pyarrow.parquet as pq
 import pytest
 
 from fedtrain.config import from_flat, read_toml
@@ -24,10 +25,19 @@ def test_what_is_made_is_valid_and_named_like_its_folder(kind, tmp_path, monkeyp
             assert "$" not in file.read_text()
 
 
-def test_the_made_up_records_are_the_same_each_time(tmp_path):
-    for name in ("one", "two"):
-        make_app(tmp_path / name, "table")
-    assert (tmp_path / "one/patients.parquet").read_bytes() == (tmp_path / "two/patients.parquet").read_bytes()
+@pytest.mark.parametrize("kind", ["text", "audio", "table"])
+def test_the_made_up_records_are_the_same_each_time(kind, tmp_path):
+    one, two = (
+        next(tmp_path / name / file.name for file in make_app(tmp_path / name, kind) if file.suffix == ".parquet")
+        for name in ("one", "two")
+    )
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_no_made_up_message_is_there_twice(tmp_path):
+    make_app(tmp_path / "texts", "text")
+    said = pq.read_table(tmp_path / "texts" / "messages.parquet")["message"].to_pylist()
+    assert len(set(said)) == len(said)
 
 
 def test_nothing_is_written_over(tmp_path):
@@ -47,5 +57,5 @@ def test_a_name_that_is_none_for_an_experiment_is_refused(name, tmp_path):
 
 
 def test_a_kind_that_there_is_not_is_refused(tmp_path):
-    with pytest.raises(UsageError, match='no task "video" to begin with; allowed: image, table'):
+    with pytest.raises(UsageError, match='no task "video" to begin with; allowed: image, text, audio, table, custom'):
         make_app(tmp_path / "x", "video")
