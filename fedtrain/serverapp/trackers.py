@@ -68,12 +68,17 @@ def check_trackers(experiment: Experiment) -> None:
         )
 
 
-def measured(evaluation: Evaluation, epsilon: float | None) -> dict[str, float]:
-    """Return the measurements of an evaluation that are single numbers, with epsilon, by name."""
+def measured(evaluation: Evaluation, epsilon: float | None, *, noise: str) -> dict[str, float]:
+    """Return the measurements of an evaluation that are single numbers, with epsilon, by name.
+
+    The epsilon of seeded noise, a simulation, protects nobody. It has a name of its own, so that no chart takes it for
+    one that does.
+    """
     found = slim(evaluation).model_dump(mode="json", exclude_none=True)
     values = {name: value for name, value in found.items() if isinstance(value, int | float)}
     values.pop("round", None)
-    return values if epsilon is None else {**values, "epsilon": epsilon}
+    name = "simulated_epsilon" if noise == "seeded" else "epsilon"
+    return values if epsilon is None else {**values, name: epsilon}
 
 
 @contextmanager
@@ -101,7 +106,7 @@ def open_trackers(
             except Exception as error:  # noqa: BLE001 - of a library, a disk or another machine
                 tell(_failed(name, error))
             else:
-                found.append(_Following(name, tracker, tell))
+                found.append(_Following(name, tracker, tell, noise=experiment.privacy.noise))
         yield tuple(found)
 
 
@@ -136,8 +141,8 @@ def _closing(name: str, opened: AbstractContextManager[Tracker], tell: Callable[
 class _Following:
     """Passes what events say to a tracker, until it fails."""
 
-    def __init__(self, name: str, tracker: Tracker, tell: Callable[[str], None]) -> None:
-        self._name, self._tell = name, tell
+    def __init__(self, name: str, tracker: Tracker, tell: Callable[[str], None], *, noise: str) -> None:
+        self._name, self._tell, self._noise = name, tell, noise
         self._tracker: Tracker | None = tracker
 
     def show(self, event: Event) -> None:
@@ -147,7 +152,7 @@ class _Following:
             return
         try:
             if isinstance(event, RoundDone) and event.evaluation is not None:
-                tracker.log(measured(event.evaluation, event.epsilon), event.round)
+                tracker.log(measured(event.evaluation, event.epsilon, noise=self._noise), event.round)
             elif isinstance(event, RunEnded):
                 tracker.end(event.status)
         except Exception as error:  # noqa: BLE001 - of a library, a disk or another machine
