@@ -47,7 +47,9 @@ def rehearse(task_name: str, info: DataInfo, train: Split) -> Check:
     if ":" in task_name:
         return warns(name, "not rehearsed: its code comes with the app that the server sends; read it before approving")
     if info.kind == "text":
-        return warns(name, "not rehearsed: what a model takes of a text an encoder computes, which an experiment names")
+        return warns(name, f"not rehearsed: {_of_texts(task_name, fitting(info))}")
+    if task_name == "statistics" and info.kind == "table":
+        return warns(name, "not rehearsed: an experiment names the columns, and their public bounds")
     device = resolve_device("auto")
     try:
         seconds = _step(task_name, _enough(info), train, device)
@@ -61,6 +63,13 @@ def rehearse(task_name: str, info: DataInfo, train: Split) -> Check:
         f"a private step on {count} record{'s' * (count >= _PLURAL)} took {seconds:.2f} s on {device}, with noise "
         f"multiplier {NOISE:g}; it was thrown away: nothing was written, charged or sent",
     )
+
+
+def _of_texts(task_name: str, fits: str) -> str:
+    said = "what a model takes of a text an encoder computes, which an experiment names"
+    if task_name == fits:
+        return said
+    return f'{said}. The task of these texts is "{fits}": add it to [policy] tasks in site.toml'
 
 
 def _step(task_name: str, info: DataInfo, train: Split, device: torch.device) -> float:

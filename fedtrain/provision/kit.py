@@ -29,6 +29,11 @@ path = "data/train.parquet"
 # sample_rate = 8000
 # seconds = 1.0
 # audio_column = "audio"
+# Records are texts, of which so many bytes are kept.
+# text_column = "text"
+# max_bytes = 2048
+# What is predicted of a record: its "class", a "number", "labels", or "text": each token of a text.
+# target = "class"
 # label_column = "label"
 # feature_columns = "age, weight"
 # The classes of the federation's experiments, in the order of their numbers. An experiment with others is refused.
@@ -55,8 +60,9 @@ trust = ["local"]
 colluders = 0
 # "secure" comes from the operating system. "seeded" is for simulations.
 noise = ["secure"]
-# What may be trained: a built-in task, or a task of an app that you have read, as "module:attribute".
-tasks = ["vision", "tabular", "speech", "regression", "multilabel"]
+# What may be trained: a built-in task, or a task of an app that you have read, as "module:attribute". Add "statistics" if
+# noisy means, variances and histograms of columns may be published too; the budget pays for them as for training.
+tasks = ["vision", "text", "language", "tabular", "speech", "regression", "multilabel"]
 
 [transport]
 # Answer only messages that are encrypted to this node, and send only updates that the server sees in a sum.

@@ -38,7 +38,7 @@ class CallerObjects:
 
 NO_OBJECTS: Final = CallerObjects()
 
-_TASKS: dict[str, Callable[[TaskConfig, DataInfo], Task]] = {
+TASKS: Final[dict[str, Callable[[TaskConfig, DataInfo], Task]]] = {
     "vision": Vision,
     "text": TextClassification,
     "language": Language,
@@ -48,6 +48,7 @@ _TASKS: dict[str, Callable[[TaskConfig, DataInfo], Task]] = {
     "multilabel": Multilabel,
     "statistics": ColumnStatistics,
 }
+"""The tasks that are built in, by name."""
 _METHODS = ("model", "collate", "forward", "losses", "metrics", "shared")
 
 _CHANGED = """Losses are now those of single records, and the trainer takes the mean. Inherit from \
@@ -86,10 +87,10 @@ def build_task(config: TaskConfig, info: DataInfo, given: Callable[[DataInfo], o
             f'task.name = "{config.name}": the task of this experiment was an object of the program that ran it; give '
             'it to fedtrain (task=...), or put it into a module and name it "module:attribute"'
         )
-    if config.name in _TASKS and given is None:
-        return _TASKS[config.name](config, info)
+    if config.name in TASKS and given is None:
+        return TASKS[config.name](config, info)
     if ":" not in config.name and given is None:
-        raise unknown("task.name", config.name, _TASKS, ', or your own as "module:attribute"')
+        raise unknown("task.name", config.name, TASKS, ', or your own as "module:attribute"')
     if config.model is not None or config.augment:
         field = "augment" if config.model is None else "model"
         raise TaskError(

@@ -111,6 +111,18 @@ def test_only_tasks_that_the_site_allows_are_trained(machine, cache):
         refuse_task(on(machine, other))
 
 
+@pytest.mark.parametrize("task", ["text", "language", "statistics"])
+def test_each_task_needs_leave_by_its_own_name(task, machine, cache):
+    once = {"federation__rounds": 1, "training__local_steps": 1, "privacy__sampling_rate": 1.0}
+    asked = private_experiment(cache, task__name=task, **once)
+    for others in ([], ["vision", "tabular", "speech", "regression", "multilabel"], [task.upper()], [f"{task}:build"]):
+        machine.site.write_text(SITE.replace("[policy]", f"[policy]\ntasks = {others}"))
+        with pytest.raises(BudgetError, match=f"does not train the task '{task}'"):
+            refuse_task(on(machine, asked))
+    machine.site.write_text(SITE.replace("[policy]", f'[policy]\ntasks = ["{task}"]'))
+    refuse_task(on(machine, asked))
+
+
 @pytest.fixture
 def reads(monkeypatch):
     """How often TOML is parsed, a ledger is opened, a key file is read, and a request is digested."""

@@ -83,4 +83,15 @@ def test_a_site_with_texts_is_told_that_the_encoder_is_the_experiments(target):
     (name,) = task_names(SitePolicy(epsilon=1.0, delta=1e-5), info)
     check = rehearse(name, info, train)
     assert check.status == "warns"
-    assert "which an experiment names" in check.detail
+    assert check.detail.endswith("which an experiment names")
+    (name,) = task_names(SitePolicy(epsilon=1.0, delta=1e-5, tasks=("vision",)), info)
+    wanted = {"class": "text", "number": "regression", "labels": "multilabel", "text": "language"}[target.kind]
+    assert f'The task of these texts is "{wanted}"' in rehearse(name, info, train).detail
+
+
+def test_statistics_are_not_rehearsed_and_of_no_table_refused():
+    (name,) = task_names(SitePolicy(epsilon=1.0, delta=1e-5, tasks=("statistics",)), TABLE)
+    check = rehearse(name, TABLE, table(20))
+    assert check.status == "warns"
+    assert check.detail == "not rehearsed: an experiment names the columns, and their public bounds"
+    assert rehearse(name, IMAGES, images(10)).status == "fails"

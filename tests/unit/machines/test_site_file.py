@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from fedtrain.errors import ConfigError, SiteError
 from fedtrain.machines.site_file import filled_in
 from fedtrain.provision.kit import SITE_FILE
+from fedtrain.tasks.build import TASKS
 
 
 @pytest.fixture
@@ -33,6 +34,12 @@ def test_a_kits_file_is_filled_in_and_its_comments_stay(site, tmp_path):
     assert len(before) == len(after)
     assert sum(one != other for one, other in zip(before, after, strict=True)) == 4
     assert site.read_text() == SITE_FILE
+
+
+def test_a_kits_file_names_every_task_and_allows_all_that_train():
+    allowed = tomllib.loads(SITE_FILE)["policy"]["tasks"]
+    assert set(allowed) == set(TASKS) - {"statistics"}
+    assert 'Add "statistics"' in SITE_FILE
 
 
 def test_what_is_in_the_kit_is_named_from_there(site):
