@@ -60,8 +60,8 @@ trust = ["local"]
 colluders = 0
 # "secure" comes from the operating system. "seeded" is for simulations.
 noise = ["secure"]
-# What may be trained: a built-in task, or a task of an app that you have read, as "module:attribute". Add "statistics" if
-# noisy means, variances and histograms of columns may be published too; the budget pays for them as for training.
+# What may be trained: a built-in task, or a task of an app that you have read, as "module:attribute". Add "statistics"
+# if noisy means, variances and histograms of columns may be published too; the budget pays for them as for training.
 tasks = ["vision", "text", "language", "tabular", "speech", "regression", "multilabel"]
 
 [transport]
