@@ -9,7 +9,7 @@ from typing import Literal
 from fedtrain.audit.reading import read_report
 from fedtrain.config.loading import Scalar
 from fedtrain.errors import ReportError, UsageError
-from fedtrain.report import Metric, Report
+from fedtrain.report import Groups, Metric, Report
 from fedtrain.secagg.parameters import width_of
 
 _FLOAT_BYTES = 4
@@ -38,6 +38,7 @@ class ComparedRun:
         update_bytes: of the update that one client sends in one round: trained numbers, as float32, or as secure
             aggregation packs them. What encryption, keys and headers add is not in it.
         seconds: duration; ``None`` where cohorts are secret.
+        groups: results of groups of the test records; ``None`` where the report has none.
         facts: what tells whether the test records are the same, by what it is called.
         config: every configuration field.
     """
@@ -63,6 +64,7 @@ class ComparedRun:
     baseline: float | None
     update_bytes: int
     seconds: float | None
+    groups: Groups | None = field(repr=False)
     facts: Mapping[str, object] = field(repr=False)
     config: Mapping[str, Scalar] = field(repr=False)
 
@@ -106,6 +108,7 @@ def compared(label: str, report: Report, *, path: str = "", metric: str | None =
         baseline=(evaluation.baseline or {}).get(found.name),
         update_bytes=report.model.parameters * _bytes_of_a_number(report),
         seconds=None if secret else report.seconds,
+        groups=evaluation.groups,
         facts=_facts(report),
         config=config,
     )
@@ -157,6 +160,9 @@ def _facts(report: Report) -> dict[str, object]:
     final = report.evaluation.final
     if final is not None and final.confusion is not None:
         facts["the number of test records of each class"] = tuple(map(sum, final.confusion))
+    if (groups := report.evaluation.groups) is not None:
+        sizes = tuple(f"{group.name}: {group.records}" for group in groups.groups)
+        facts[f"the number of test records of each {groups.column}"] = sizes
     return facts | {
         f"the baseline of {name}, which test records decide,": value
         for name, value in (report.evaluation.baseline or {}).items()

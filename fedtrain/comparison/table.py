@@ -84,7 +84,15 @@ def write_csv(path: str | Path, runs: Sequence[ComparedRun]) -> None:
     Raises:
         StorageError: the file cannot be written; the previous one is kept.
     """
-    found = rows(runs)
+    write_rows(path, rows(runs))
+
+
+def write_rows(path: str | Path, found: Sequence[Mapping[str, object]]) -> None:
+    """Write rows as CSV (RFC 4180). ``None`` is an empty cell.
+
+    Raises:
+        StorageError: the file cannot be written; the previous one is kept.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in found for key in row)))
     writer.writeheader()

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from fedtrain.report import meaning
 from fedtrain.report.inputs import Inputs
-from fedtrain.report.intervals import interval_table
+from fedtrain.report.intervals import group_table, interval_table
 from fedtrain.report.numbers import count, exact, measured, printable, short, upper
 from fedtrain.report.schema import Report
 from fedtrain.report.statements import said, statements
@@ -192,6 +192,16 @@ def _results(report: Report, which: Literal["final", "best"]) -> list[str]:
     ]
     if baseline:
         parts.append(f"One and the same answer for all test records reaches: {', '.join(baseline)}.")
+    return [*parts, *_groups(report, which)]
+
+
+def _groups(report: Report, which: Literal["final", "best"]) -> list[str]:
+    groups, table = report.evaluation.groups, group_table(report.evaluation)
+    if groups is None or table is None:
+        return []
+    parts = [f"### By {escaped(short(groups.column, _NAMES))}", _table(table), table.note]
+    if which == "best":
+        parts.insert(1, "The table is of the last round, and the weights are those of the best.")
     return parts
 
 

@@ -26,6 +26,7 @@ from fedtrain.data.types import (
 )
 from fedtrain.errors import ConfigError, ReportError, StorageError, TaskError, UsageError
 from fedtrain.export import _network, export
+from fedtrain.report import Group, Groups, Interval
 from fedtrain.report.model_card import _span, escaped
 from fedtrain.serverapp.run import run_experiment
 from fedtrain.tasks import Task, build_model, build_task
@@ -148,6 +149,33 @@ def test_the_best_weights_are_said_to_be_chosen_on_the_test_records(runs, tmp_pa
     metrics = {each["type"]: each["value"] for each in front["model-index"][0]["results"][0]["metrics"]}
     assert metrics["accuracy"] == run.report.evaluation.best.reached
     assert "chosen on the test records" in body
+
+
+@pytest.mark.parametrize(("many", "shown"), [(2, 2), (80, 20)])
+def test_a_card_has_the_results_of_groups_and_of_many_the_worst(runs, tmp_path, many, shown):
+    run = load_run(runs / "plain")
+    evaluation = run.report.evaluation
+    sites = tuple(
+        Group(
+            name=f"site {number:02} | <b>",
+            records=20,
+            values={"accuracy": number / 100},
+            intervals={"accuracy": Interval(lower=0.0, upper=0.9)},
+        )
+        for number in range(many)
+    )
+    groups = Groups(column="place `of` work", smallest=20, groups=sites)
+    report = run.report.model_copy(update={"evaluation": evaluation.model_copy(update={"groups": groups})})
+    export(replace(run, report=report), tmp_path / "out", which="best", onnx=False)
+    _, body = card(tmp_path / "out")
+    results = body.partition("## Results")[2].partition("## Privacy")[0]
+    assert "### By place \\`of\\` work" in results
+    assert results.count("The table is of the last round, and the weights are those of the best.") == 1
+    rows = [line for line in results.splitlines() if line.startswith("| site ")]
+    assert len(rows) == shown
+    assert rows[1].startswith("| site 01 \\| &lt;b&gt; | 20 | 1.00 % | 0.00 to 90.00 % |")
+    assert "Of many groups some differ by chance alone" in results
+    assert ("The 20 groups of 80" in results) == (many == 80)
 
 
 def forged(runs, tmp_path, change):
