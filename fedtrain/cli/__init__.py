@@ -10,6 +10,7 @@ def main() -> None:
 
         run()
     except KeyboardInterrupt:
+        sys.stderr.write("error: interrupted\n")
         sys.exit(130)
 
 

@@ -97,7 +97,10 @@ class LazyGroup(TyperGroup):
 
 @contextmanager
 def _mistakes_told(ctx: Any) -> Iterator[None]:
-    """With ``--json``, make an object of what ends a command before it answers itself, as while it is imported."""
+    """Tell of what ends a command before it answers itself, as while it is imported: with ``--json`` by an object.
+
+    click tells of mistakes itself, and of an interrupt not.
+    """
     try:
         yield
     except (ClickException, KeyboardInterrupt) as error:
@@ -105,6 +108,8 @@ def _mistakes_told(ctx: Any) -> Iterator[None]:
         if ctx.meta[_AS_JSON]:
             with answering(True) as answer:
                 answer({"exit_status": told[0], "error": told[1]})
+        if isinstance(error, KeyboardInterrupt):
+            sys.stderr.write("error: interrupted\n")
         raise
 
 

@@ -44,10 +44,10 @@ def schema(
     quiet: Quiet = False,
 ) -> None:
     """Draft the schema file of a table, for you to edit. What came from the data is marked: it may not be public."""
-    from fedtrain.data.drafting import draft_schema  # noqa: PLC0415 - pyarrow takes a second to import
-    from fedtrain.data.schema import CsvFormat  # noqa: PLC0415
-
     with output(as_json, quiet) as told:
+        from fedtrain.data.drafting import draft_schema  # noqa: PLC0415 - pyarrow takes a second to import
+        from fedtrain.data.schema import CsvFormat  # noqa: PLC0415
+
         try:
             form = CsvFormat(delimiter=delimiter, decimal=decimal, header=header)
         except ValidationError as error:
@@ -86,6 +86,7 @@ def deidentify(
     out: Annotated[
         Path, typer.Option("--out", metavar="FILE", help="The new file, of the same kind; nothing is overwritten.")
     ],
+    delimiter: Annotated[str, typer.Option("--delimiter", help="Between two values of a CSV file.")] = ",",
     entity: Annotated[
         list[str] | None,
         typer.Option(
@@ -111,10 +112,18 @@ def deidentify(
     quiet: Quiet = False,
 ) -> None:
     """Replace e-mail addresses, numbers and, with a model, names in a column of texts. It is no anonymisation."""
-    from fedtrain.deidentification import deidentify as deidentified  # noqa: PLC0415 - only this command needs it
-
     with output(as_json, quiet) as told:
-        done = deidentified(file, out, column=column, entities=tuple(entity or ()), model=model, language=language)
+        from fedtrain.deidentification import deidentify as deidentified  # noqa: PLC0415 - only this command needs it
+
+        done = deidentified(
+            file,
+            out,
+            column=column,
+            delimiter=delimiter,
+            entities=tuple(entity or ()),
+            model=model,
+            language=language,
+        )
         notes = [] if model else ["names and places stay: only a spaCy model finds them (--model), and none was named"]
         notes += [
             "nicknames, ages, misspelt names, numbers of an unusual form and rare facts stay, as all that is not found"

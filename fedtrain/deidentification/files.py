@@ -11,10 +11,14 @@ from typing import Any, Final, TextIO
 
 from fedtrain.deidentification.engine import ENGLISH, Deidentifier
 from fedtrain.errors import ConfigError, DataError, StorageError
+from fedtrain.files import sync_folder
 from fedtrain.progress import working
 
 _TOGETHER: Final = 1000  # rows that are held at once
 _LONGEST: Final = 64 << 20  # characters of a value
+_COMMA: Final = ","
+_CSV: Final = ".csv"
+_KINDS: Final = (_CSV, ".parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +71,7 @@ def deidentify(
     out: Path,
     *,
     column: str,
+    delimiter: str = _COMMA,
     entities: tuple[str, ...] = (),
     model: str | None = None,
     language: str = ENGLISH,
@@ -74,21 +79,23 @@ def deidentify(
     """Write a table again with the entities in a column of texts replaced by their names, such as ``<EMAIL_ADDRESS>``.
 
     Nothing is overwritten: ``out`` must not exist. It appears when all of it is written, and nobody can read it who
-    cannot read ``path``. Other columns, the order of the rows and of a Parquet file the types stay as they are.
+    cannot read ``path``. Other columns, the order of the rows, blank lines and of a Parquet file the types stay as they
+    are.
 
     This is no anonymisation and no differential privacy: what no pattern and no model finds stays.
 
     Args:
-        path: a ``.csv`` file in UTF-8, with a row of names and commas, or a ``.parquet`` file.
+        path: a ``.csv`` file in UTF-8, with a row of names, or a ``.parquet`` file.
         out: the new file, of the same kind.
         column: the column of texts.
+        delimiter: between two values of a ``.csv`` file, and of the new one.
         entities: what is looked for; empty for the default policy.
         model: an installed spaCy model, by its package or its folder, which also finds names and places.
         language: of the texts.
 
     Raises:
         ConfigError: the file that is to be written exists or is of another kind, Presidio is not installed, or the
-            policy, the language or the model cannot be used.
+            delimiter, the policy, the language or the model cannot be used.
         DataError: the table cannot be read, has no such column, or the column holds no text.
         StorageError: the new file cannot be written.
     """
@@ -101,12 +108,17 @@ def deidentify(
         raise DataError(f"{path}: there is no such file")
     if out.exists() or out.is_symlink():
         raise ConfigError(f"{out} is there already, and nothing is overwritten: name another file (--out)")
+    _require_delimiter(path, delimiter)
     counted = _Counted(replace=Deidentifier(entities, model=model, language=language), path=path)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         with working("de-identifying texts"):
-            _KINDS[kind](path, part, column, counted)
+            if kind == _CSV:
+                _csv(path, part, column, delimiter, counted)
+            else:
+                _parquet(path, part, column, counted)
         part.replace(out)
+        sync_folder(out.parent)
     except OSError as error:
         raise StorageError(f"cannot write {out}: {error.strerror or error}") from error
     finally:
@@ -121,18 +133,31 @@ def deidentify(
     )
 
 
-def _csv(path: Path, part: Path, column: str, counted: _Counted) -> None:
+def _require_delimiter(path: Path, delimiter: str) -> None:
+    if path.suffix.lower() != _CSV:
+        if delimiter != _COMMA:
+            raise ConfigError(f"--delimiter {delimiter!r} is of a CSV file, and {path} is none")
+        return
+    if len(delimiter) != 1 or not delimiter.isascii() or delimiter.isalnum() or delimiter in '"\r\n\0':
+        raise ConfigError(
+            f"--delimiter {delimiter!r} cannot be used: it is one character of ASCII, and no letter, digit, quote or "
+            "line break"
+        )
+
+
+def _csv(path: Path, part: Path, column: str, delimiter: str, counted: _Counted) -> None:
     with _readable(path) as file, _long_values():
-        rows = csv.reader(file, strict=True)
+        rows = csv.reader(file, delimiter=delimiter, strict=True)
         names = next(rows, None)
-        if names is None:
-            raise DataError(f"{path} holds no row of names")
-        at = _place(path, column, names)
+        if not names:
+            raise DataError(f"{path} holds no row of names" + (", which is the first line" if names == [] else ""))
+        at = _place(path, column, names, hint="" if len(names) > 1 else _delimiter_hint(delimiter))
         with _writable(path, part) as written:
-            table = csv.writer(written, lineterminator="\n")
+            table = csv.writer(written, delimiter=delimiter, lineterminator="\n")
             table.writerow(names)
             for row in rows:
-                if not row:
+                if not row:  # a blank line stays one
+                    table.writerow(row)
                     continue
                 if len(row) != len(names):
                     raise DataError(
@@ -183,14 +208,15 @@ def _next(path: Path, batches: Iterator[Any], broken: type[Exception]) -> Any:
         raise DataError(f"{path}: cannot be read as a Parquet file: {error}") from error
 
 
-_KINDS: Final[dict[str, Callable[[Path, Path, str, _Counted], None]]] = {".csv": _csv, ".parquet": _parquet}
+def _delimiter_hint(delimiter: str) -> str:
+    return f". That is one column, with {delimiter!r} between values: --delimiter names another sign"
 
 
-def _place(path: Path, column: str, names: list[str]) -> int:
+def _place(path: Path, column: str, names: list[str], hint: str = "") -> int:
     if names.count(column) > 1:
         raise DataError(f"{path}: {names.count(column)} columns are named {column!r}; give each a name of its own")
     if column not in names:
-        raise DataError(f"{path} has no column {column!r}; it has: {', '.join(names)}")
+        raise DataError(f"{path} has no column {column!r}; it has: {', '.join(names)}{hint}")
     return names.index(column)
 
 
@@ -222,12 +248,17 @@ def _long_values() -> Iterator[None]:
 def _writable(path: Path, part: Path) -> Iterator[Any]:
     with open(part, "x", encoding="utf-8", newline="", opener=_as_closed_as(path)) as file:
         yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager
 def _written_table(pq: Any, path: Path, part: Path, schema: Any) -> Iterator[Any]:
-    with open(part, "xb", opener=_as_closed_as(path)) as file, pq.ParquetWriter(file, schema) as written:
-        yield written
+    with open(part, "xb", opener=_as_closed_as(path)) as file:
+        with pq.ParquetWriter(file, schema) as written:
+            yield written
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _as_closed_as(path: Path) -> Callable[[str, int], int]:

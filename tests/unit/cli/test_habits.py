@@ -128,6 +128,7 @@ def test_an_interrupt_while_a_command_is_imported_is_an_object_too(monkeypatch):
     monkeypatch.setattr("fedtrain.cli.app.import_module", interrupted)
     result = call("audit", "report.json", "--json")
     assert (result.exit_code, objects(result.stdout)) == (130, [{"exit_status": 130, "error": "interrupted"}])
+    assert result.stderr == "error: interrupted\n"
 
 
 @pytest.mark.parametrize("name", LEAVES)

@@ -110,6 +110,24 @@ def test_a_csv_file_is_written_again_with_all_else_as_it_was(tmp_path, mail):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv"]
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_another_delimiter_stays_and_so_do_blank_lines(tmp_path, mail, delimiter):
+    lines = ["id;text;more", "", '7;"a; b@example.org";1,5', "", "", "8;c@example.org;", ""]
+    kept = ["id;text;more", "", '7;"a; <EMAIL_ADDRESS>";1,5', "", "", "8;<EMAIL_ADDRESS>;", ""]
+    source = tmp_path / "in.csv"
+    source.write_text("\r\n".join(lines).replace(";", delimiter), newline="")
+    done = deidentify(source, tmp_path / "out.csv", column="text", delimiter=delimiter, entities=mail)
+    assert (done.rows, done.changed) == (2, 2)
+    assert (tmp_path / "out.csv").read_bytes().decode() == "\n".join(kept).replace(";", delimiter)
+
+
+def test_in_a_table_of_one_column_an_empty_text_and_a_blank_line_stay_apart(tmp_path, mail):
+    (tmp_path / "in.csv").write_text('text\n\n""\n \na@example.org\n')
+    done = deidentify(tmp_path / "in.csv", tmp_path / "out.csv", column="text", entities=mail)
+    assert (done.rows, done.changed) == (3, 1)
+    assert (tmp_path / "out.csv").read_text() == 'text\n\n""\n \n<EMAIL_ADDRESS>\n'
+
+
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())], ids=str)
 def test_a_parquet_file_keeps_its_types_and_what_is_missing(tmp_path, mail, kind):
     texts = ["mail a.b@example.org", None, "nothing"] * 700
@@ -146,7 +164,14 @@ def refused(tmp_path, name, content, message, error=DataError, out=None, **setti
         ("in.csv", b"id,text\n1,a,b\n", "line 2: 3 values, and there are 2 columns"),
         ("in.csv", b'id,text\n1,"open\n', "cannot be read as CSV"),
         ("in.csv", "id,text\n1,grün\n".encode("latin-1"), "is not UTF-8"),
-        ("in.csv", b"", "holds no row of names"),
+        ("in.csv", b"", "holds no row of names$"),
+        ("in.csv", b"\nid,text\n1,a\n", "holds no row of names, which is the first line"),
+        (
+            "in.csv",
+            b"id;text\n1;a\n",
+            "it has: id;text. That is one column, with ',' between values: --delimiter names",
+        ),
+        ("in.csv", b"id,text\n1,a\n  \n", "line 3: 1 values, and there are 2 columns"),
         ("in.csv", None, "there is no such file"),
         ("in.txt", b"text\na\n", r"told by its suffix; allowed: \.csv, \.parquet"),
         ("in.parquet", pa.table({"text": [1, 2]}), "has type int64, and texts are to be de-identified"),
@@ -157,6 +182,17 @@ def refused(tmp_path, name, content, message, error=DataError, out=None, **setti
 )
 def test_a_table_that_cannot_be_used_is_refused_and_nothing_is_left(tmp_path, name, content, message):
     refused(tmp_path, name, content, message)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "delimiter", "message"),
+    [
+        *(("in.csv", b"text\na\n", sign, "it is one character of ASCII") for sign in (";;", "", "\n", "x", "§", '"')),
+        ("in.parquet", pa.table({"text": ["a"]}), ";", "is of a CSV file, and .* is none"),
+    ],
+)
+def test_a_delimiter_that_cannot_be_one_is_refused(tmp_path, name, content, delimiter, message):
+    refused(tmp_path, name, content, message, ConfigError, delimiter=delimiter)
 
 
 def test_nothing_is_overwritten_and_the_new_file_is_of_the_same_kind(tmp_path):
