@@ -168,8 +168,8 @@ def _encoder(encoder: Encoder | None) -> EncoderSummary | None:
 
 def _sent(model: nn.Module) -> int:
     """Return how many numbers of a model are parameters, those aside that every machine has."""
-    held = held_by(model)
-    return sum(parameter.numel() for parameter in model.parameters()) - (0 if held is None else held.numbers)
+    every = held_by(model) is None
+    return sum(parameter.numel() for parameter in model.parameters() if every or parameter.requires_grad)
 
 
 def _public(model: nn.Module) -> PublicSummary | None:

@@ -116,7 +116,7 @@ class Task(Protocol):
         return trainable_names(model)
 
     def public_weights(self, model: nn.Module) -> PublicWeights | None:
-        """Return what is declared of the frozen parameters, where every machine has them from a public source.
+        """Return what is declared of the frozen weights, where every machine has them from a public source.
 
         They then never travel, and are not in the saved model. ``None``: all weights are sent to the clients.
         """

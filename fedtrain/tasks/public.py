@@ -4,6 +4,10 @@ A large pretrained model is adapted by few numbers. All else of it is frozen: a 
 from and their digest (`fedtrain.tasks.Task.public_weights`), each machine loads its own copy, and a copy of another
 digest is refused before anything is trained. What is sent, clipped, masked, summed, digested and saved has none of
 them.
+
+Buffers belong to them, such as the statistics of a frozen batch normalisation or the scales of quantized weights: with
+other ones the same frozen weights are another network. Those alone travel that a module holds beside parameters of its
+own that are trained. A buffer that is not persistent is in no state dict; it comes of the code, and travels nowhere.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,7 +31,7 @@ _SHOWN: Final = 3
 
 @dataclass(frozen=True, kw_only=True)
 class PublicWeights:
-    """What a task declares of the frozen parameters of its model.
+    """What a task declares of the frozen parameters of its model, and of its buffers.
 
     Attributes:
         origin: where they come from and what they were fitted on, in words. No epsilon covers what they know of it.
@@ -58,19 +62,22 @@ class HeldWeights:
 
 
 def digest_of_frozen(model: nn.Module) -> str:
-    """Return the SHA-256 of the frozen parameters of a model, in hexadecimal: names, types, shapes and values.
+    """Return the SHA-256 of the frozen weights of a model, in hexadecimal: names, types, shapes and values.
+
+    They are the frozen parameters and the buffers in the state dict, those apart that a module holds beside parameters
+    of its own that are trained.
 
     >>> model = nn.Linear(2, 1).requires_grad_(False)
     >>> with torch.no_grad():
     ...     _ = model.weight.fill_(1.0), model.bias.fill_(0.0)
     >>> digest_of_frozen(model)[:16]
-    '3b6d7a4c5f0e8a11'
+    '1d4ef88102843251'
     """
     return _digest(_frozen(model))
 
 
 def declare_public(task: "Task", model: nn.Module) -> None:
-    """Keep the frozen parameters of a model out of all that travels, where its task declares them public.
+    """Keep the frozen weights of a model out of all that travels, where its task declares them public.
 
     Args:
         task: the task.
@@ -99,7 +106,7 @@ def declare_public(task: "Task", model: nn.Module) -> None:
             "fitted on. No epsilon pays for what they know of it, so it is in the report"
         )
     frozen = _frozen(model)
-    if not frozen:
+    if not any(not value.requires_grad for value in model.parameters()):
         raise TaskError(
             "the task declares public weights, and its model has no frozen parameter: freeze what is not trained "
             "(requires_grad_(False)), as peft does, or return None from public_weights"
@@ -157,8 +164,9 @@ def refuse_changed(model: nn.Module, trained: nn.Module) -> None:
         raise TaskError(
             f"the model trains or writes weights that its task declares public: {', '.join(changed[:_SHOWN])}{more}. "
             "They never travel, so that each client would go on with its own, and the released model has none of them. "
-            "Look for requires_grad_() in train() or forward(), and for a copy of the model that follows its weights; "
-            "or return None from public_weights"
+            "Look for requires_grad_() in train() or forward(), for a copy of the model that follows its weights, and "
+            "for statistics of a frozen batch normalisation, which is to stay in eval(); or return None from "
+            "public_weights"
         )
 
 
@@ -179,13 +187,23 @@ def public_names(model: nn.Module) -> frozenset[str]:
 
 
 def _frozen(model: nn.Module) -> dict[str, Tensor]:
-    """Return frozen parameters that are in the state dict, each once and by the first of its names there."""
-    state = model.state_dict(keep_vars=True)
+    """Return frozen weights that are in the state dict, each once and by the first of its names there."""
+    buffers = {id(value) for value in model.buffers()} - _beside_trained(model)
     found: dict[int, tuple[str, Tensor]] = {}
-    for name, value in state.items():
-        if isinstance(value, nn.Parameter) and not value.requires_grad:
+    for name, value in model.state_dict(keep_vars=True).items():
+        if id(value) in buffers or (isinstance(value, nn.Parameter) and not value.requires_grad):
             found.setdefault(id(value), (name, value.detach()))
     return dict(found.values())
+
+
+def _beside_trained(model: nn.Module) -> set[int]:
+    """Return which buffers a module holds beside parameters of its own that are trained."""
+    return {
+        id(buffer)
+        for module in model.modules()
+        if any(value.requires_grad for value in module.parameters(recurse=False))
+        for buffer in module.buffers(recurse=False)
+    }
 
 
 def _outside(model: nn.Module, frozen: Mapping[str, Tensor]) -> str:

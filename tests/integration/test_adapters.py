@@ -98,7 +98,7 @@ def test_adapters_of_ones_own_are_trained_in_every_mode_and_nothing_else_is_sent
     assert sum(value.numel() for value in saved.values()) == TRAINED
     assert all("lora_" in name or name.startswith("dense.") for name in saved)
     page = (done.out / "report.html").read_text()
-    assert "frozen parameters that never travel" in page
+    assert "frozen numbers that never travel" in page
     assert "fitted on public encyclopaedias" in page
 
 

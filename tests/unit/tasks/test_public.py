@@ -24,7 +24,7 @@ class Net(nn.Module):
         self.frozen = nn.Linear(3, 4).requires_grad_(False)
         self.tied = self.frozen
         self.head = nn.Linear(4, 2)
-        self.register_buffer("counted", torch.zeros(1))
+        self.head.register_buffer("counted", torch.zeros(1))
 
 
 class Declaring:
@@ -46,7 +46,7 @@ def right(model):
 
 def test_public_weights_never_travel_and_stay_as_they_are():
     model = build_model(Declaring(right))
-    assert list(weights_of(model)) == ["counted", "head.weight", "head.bias"]
+    assert list(weights_of(model)) == ["head.weight", "head.bias", "head.counted"]
     assert held_by(model).names == ("frozen.weight", "frozen.bias")
     assert (held_by(model).numbers, held_by(model).size) == (16, 64)
     assert second_names(model) == {}
@@ -59,7 +59,7 @@ def test_public_weights_never_travel_and_stay_as_they_are():
 def test_a_moved_or_copied_model_keeps_them_back():
     model = build_model(Declaring(right))
     assert list(weights_of(deepcopy(model))) == list(weights_of(model))
-    assert list(weights_of(move_model(model, torch.device("cpu")))) == ["counted", "head.weight", "head.bias"]
+    assert list(weights_of(move_model(model, torch.device("cpu")))) == ["head.weight", "head.bias", "head.counted"]
 
 
 def test_without_a_declaration_frozen_weights_travel_as_before():
@@ -68,7 +68,7 @@ def test_without_a_declaration_frozen_weights_travel_as_before():
 
     for task in (Plain(), Declaring(None)):
         model = build_model(task)
-        assert set(weights_of(model)) == {"frozen.weight", "frozen.bias", "head.weight", "head.bias", "counted"}
+        assert set(weights_of(model)) == {"frozen.weight", "frozen.bias", "head.weight", "head.bias", "head.counted"}
         assert held_by(model) is None
 
 
@@ -139,7 +139,7 @@ class Numbers(Declaring):
 def test_frozen_weights_of_any_form_are_public():
     digest = digest_of_frozen(Numbers(None).model())
     model = build_model(Numbers(PublicWeights(origin="a book", digest=digest)))
-    assert set(weights_of(model)) == {"counted", "head.weight", "head.bias"}
+    assert set(weights_of(model)) == {"head.counted", "head.weight", "head.bias"}
     refuse_changed(model, deepcopy(model))
 
 
@@ -160,11 +160,80 @@ def test_public_weights_that_are_trained_or_written_are_refused(change):
     model = build_model(Declaring(right))
     trained = deepcopy(model)
     trained.head.weight.data.add_(1)
-    trained.counted.add_(1)
+    trained.head.counted.add_(1)
     refuse_changed(model, trained)
     change(trained)
     with pytest.raises(TaskError, match=r"weights that its task declares public: frozen\.(weight|bias)"):
         refuse_changed(model, trained)
+
+
+class Normalised(Net):
+    """A frozen part with statistics, and one without parameters; a trained part with statistics of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.ones(2))
+        self.register_buffer("computed", torch.ones(2), persistent=False)
+        self.norm = nn.BatchNorm1d(4).requires_grad_(False)
+        self.bare = nn.BatchNorm1d(4, affine=False)
+        self.last = nn.BatchNorm1d(2)
+
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+OF_FROZEN = {"scale"} | {f"{part}.{name}" for part in ("norm", "bare") for name in STATISTICS}
+
+
+class Buffered(Declaring):
+    def model(self):
+        torch.manual_seed(0)
+        return Normalised()
+
+
+@pytest.fixture
+def buffered():
+    digest = digest_of_frozen(Buffered(None).model())
+    return build_model(Buffered(PublicWeights(origin="a book", digest=digest)))
+
+
+def test_buffers_of_what_is_frozen_never_travel_and_those_beside_trained_parameters_do(buffered):
+    assert set(held_by(buffered).names) == {"frozen.weight", "frozen.bias", "norm.weight", "norm.bias", *OF_FROZEN}
+    assert {f"last.{name}" for name in STATISTICS} < set(weights_of(buffered))
+    assert "head.counted" in weights_of(buffered)
+    for name in OF_FROZEN:
+        with pytest.raises(TaskError, match=f"{name} is a public weight, .* taken from nobody"):
+            load_weights(buffered, weights_of(buffered) | {name: torch.zeros(4)})
+
+
+@pytest.mark.parametrize("name", sorted(OF_FROZEN))
+def test_a_machine_with_another_buffer_of_the_frozen_part_is_refused(name):
+    digest = digest_of_frozen(Buffered(None).model())
+
+    class Changed(Buffered):
+        def model(self):
+            model = super().model()
+            model.get_buffer(name).add_(1)
+            return model
+
+    with pytest.raises(TaskError, match="other ones than its task declares"):
+        build_model(Changed(PublicWeights(origin="a book", digest=digest)))
+
+
+def test_statistics_of_a_frozen_part_that_training_writes_are_refused(buffered):
+    trained = deepcopy(buffered)
+    trained.last(torch.randn(5, 2))
+    trained.eval().norm(torch.randn(5, 4))
+    refuse_changed(buffered, trained)
+    trained.train().norm(torch.randn(5, 4))
+    with pytest.raises(TaskError, match=r"norm\.running_mean, .* frozen batch normalisation, which is to stay in eval"):
+        refuse_changed(buffered, trained)
+
+
+def test_what_the_code_computes_is_in_no_digest():
+    model = Buffered(None).model()
+    before = digest_of_frozen(model)
+    model.computed.add_(1)
+    model.last.running_mean.add_(1)
+    assert digest_of_frozen(model) == before
 
 
 def test_without_a_declaration_nothing_is_compared():
