@@ -51,13 +51,16 @@ class Output:
         if not self.silent:
             _print(lines)
 
-    def starting(self) -> None:
-        """Tell a person at a terminal that the command has begun, before what takes seconds to import.
+    def starting(self, why: str = "PyTorch and Flower take some seconds") -> None:
+        """Tell a person at a terminal that the command has begun, before what takes seconds.
 
         It is no part of the result, and goes to standard error.
+
+        Args:
+            why: what takes them; by default, what is imported.
         """
         if not self.silent and sys.stderr.isatty():
-            sys.stderr.write("starting: PyTorch and Flower take some seconds\n")
+            sys.stderr.write(f"starting: {why}\n")
             sys.stderr.flush()
 
     def result(self, result: Mapping[str, object], lines: Iterable[str]) -> None:

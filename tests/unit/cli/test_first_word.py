@@ -44,11 +44,14 @@ for line in lines:
     os.waitpid(child, 0)
 """
 WRONG = ["--set", "privacy.epsilom=4"]
+IMPORTS = "starting: PyTorch and Flower take some seconds"
 STARTING = {
     "simulate": ["simulate"],
     "sweep": ["sweep", "experiment.toml", "--over", "seed=1,2"],
     "predict": ["predict", ".", "--data", "new.csv"],
     "export": ["export", "."],
+    "explain": ["explain", "."],
+    "audit": ["audit", "report.json"],
     "stats": ["stats", "."],
     "privacy plan": ["privacy", "plan"],
 }
@@ -67,6 +70,7 @@ def words(tmp_path_factory):
     """Return the first word of each command, and which heavy packages were imported by then."""
     folder = tmp_path_factory.mktemp("words")
     (folder / "experiment.toml").write_text('name = "mine"\n')
+    (folder / "report.json").write_text("{}")
     lines = [*STARTING.values(), *REFUSED.values()]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(HEAVY), json.dumps(lines)],
@@ -85,7 +89,8 @@ def words(tmp_path_factory):
 
 @pytest.mark.parametrize("name", STARTING)
 def test_a_command_that_takes_seconds_to_import_says_that_it_starts(words, name):
-    assert words["starts", name] == ["starting: PyTorch and Flower take some seconds", []]
+    says = {"audit": "starting: computing epsilon anew takes some seconds"}
+    assert words["starts", name] == [says.get(name, IMPORTS), []]
 
 
 @pytest.mark.parametrize("name", REFUSED)
