@@ -46,7 +46,7 @@ def audit(
         pinned = None if roster is None else Roster.read(roster)
         elsewhere = roster is not None and not lies_in_run_folder(roster, file)
         files = {str(path): _read(path) for path in ledgers or ()}
-        out.starting("computing epsilon anew takes some seconds")
+        out.starting("computing epsilon takes some seconds")
         try:
             read, verdict = audit_bytes(data, roster=pinned, from_elsewhere=elsewhere, ledgers=files)
         except ReportError as error:

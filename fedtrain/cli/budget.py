@@ -31,7 +31,9 @@ def budget(
     """Show the spent and the remaining budget of each data set, and how many more rounds fit."""
     with output(as_json, quiet) as out:
         flat = read_flat(config, settings)
-        rows = budget_rows(sites, from_flat(flat) if flat else None)
+        experiment = from_flat(flat) if flat else None
+        out.starting("computing epsilon takes some seconds")
+        rows = budget_rows(sites, experiment)
         if as_json:
             out.answer({"datasets": [asdict(row) for row in rows]})
         else:
