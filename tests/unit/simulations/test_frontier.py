@@ -86,7 +86,7 @@ def test_a_report_of_other_settings_is_not_that_of_the_point(script, tmp_path, m
     assert frontier.finished(second) is None
 
 
-def test_a_point_is_run_audited_kept_and_not_run_again(script, tmp_path, monkeypatch, cache):
+def test_a_point_is_run_audited_kept_and_not_run_again(script, tmp_path, monkeypatch):
     frontier, points = script("frontier"), script("points")
     monkeypatch.setattr(frontier, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(frontier, "RESULTS", tmp_path / "results")
