@@ -83,7 +83,7 @@ def messages() -> bytes:
 
 
 def _one(draw: Generator, words: Sequence[str]) -> str:
-    return words[draw.integers(len(words))]
+    return words[int(draw.integers(len(words)))]
 
 
 def machines() -> bytes:
@@ -96,7 +96,7 @@ def machines() -> bytes:
     )
     columns: dict[str, list[Any]] = {"works": [], "sound": [], "machine": []}
     for row in range(_ROWS):
-        machine, sounding = sounds[draw.integers(len(sounds))]
+        machine, sounding = sounds[int(draw.integers(len(sounds)))]
         works = row % len(_PLACES)
         noise = draw.uniform(0.02, 0.4) * draw.standard_normal(round(_SECONDS * _RATE))
         heard = (0.2 + 0.1 * works) * (sounding(draw) + noise)
@@ -113,7 +113,8 @@ def _time() -> NDArray[np.float64]:
 def _hum(draw: Generator) -> NDArray[np.float64]:
     pitch = draw.uniform(80, 160)
     tones = [np.sin(2 * np.pi * pitch * number * _time()) / number for number in (1, 2, 3, 4)]
-    return np.sum(tones, axis=0) / 2
+    heard: NDArray[np.float64] = np.sum(tones, axis=0) / 2
+    return heard
 
 
 def _knock(draw: Generator) -> NDArray[np.float64]:
