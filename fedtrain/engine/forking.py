@@ -1,15 +1,21 @@
-"""Workers that are copies of this process, for an app that exists in it alone, such as one with a task of a notebook.
+"""Workers that are copies of this process.
 
-Such an app cannot be imported by another process, and it is never pickled: what unpickles runs whatever it is given.
-So it is inherited. One copy of this process, the template, is made by ``fork`` when the grid is made, and workers are
-copies of the template. It has one thread, and neither uses torch nor computes, so that a worker that is replaced in
-the middle of a run starts as clean as the first.
+One copy of this process, the template, is made by ``fork`` when the grid is made, and workers are copies of the
+template. It has one thread, and neither uses torch nor computes, so that a worker that is replaced in the middle of a
+run starts as clean as the first. There are two reasons to copy.
 
-A fork copies the thread that makes it, and no other; a lock that another thread holds at that moment stays held in
-the copy for ever. What Python, glibc and torch hold is taken care of by themselves, for torch as long as a copy uses
-one thread and this process has not used CUDA. The user's own locks are the user's matter.
+An app may exist in this process alone, such as one with a task of a notebook. It cannot be imported by another process,
+and it is never pickled: what unpickles runs whatever it is given. So it is inherited. A fork copies the thread that
+makes it, and no other; a lock that another thread holds at that moment stays held in the copy for ever. What Python,
+glibc and torch hold is taken care of by themselves, for torch as long as a copy uses one thread and this process has
+not used CUDA. The user's own locks are the user's matter.
+
+A command that owns its process has imported what its workers need, and need not import it a second time in a fork
+server. It copies itself only where it is alone, with no other thread whose locks could stay held; and nothing that it
+has open reaches a copy, but standard output and error.
 """
 
+import gc
 import os
 import signal
 import socket
@@ -18,10 +24,11 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 
 import numpy as np
 
@@ -53,6 +60,11 @@ def refuse_copying() -> None:
             "a task, data set or app that is an object is trained by copies of this process, and what has used CUDA "
             f"cannot be copied: restart the program or kernel and simulate before anything uses the GPU, or {otherwise}"
         )
+
+
+def count_threads() -> int:
+    """Return the number of threads of this process."""
+    return sum(1 for _ in Path("/proc/self/task").iterdir())
 
 
 def draw_apart() -> None:
@@ -104,13 +116,17 @@ class Template:
 
     Args:
         work: what a worker does; whatever it refers to is inherited.
+        kept: for a program that owns this process, and has no other thread: of what is open here, the descriptors that
+            copies keep, besides standard output and error. ``None`` for any other: copies keep all.
 
     Raises:
-        UsageError: this process cannot be copied.
+        UsageError: this process cannot be copied, or, with ``kept``, it has another thread.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, *, kept: Collection[int] | None = None) -> None:
         refuse_copying()
+        if kept is not None:
+            gc.freeze()  # a search for cycles would write to every object that the copies share
         self._lock = threading.Lock()
         self._control, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         alive, self._alive = os.pipe()
@@ -120,12 +136,17 @@ class Template:
                 # Of Python 3.12 and later: this process may have other threads. The module says why that is no harm.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 self._pid = os.fork()
-            if self._pid == 0:
-                _be_template(control, alive, (self._control.detach(), self._alive), work)
+                if self._pid == 0:
+                    _be_template(control, alive, (self._control.detach(), self._alive), work, kept)
+                # Threads of linear algebra end before a fork, and begin again with the next product.
+                threads = count_threads()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             control.close()
             os.close(alive)
+        if kept is not None and threads > 1:
+            self.close()
+            raise UsageError(f"this process has {threads} threads, and a copy could wait for what another one holds")
 
     def start(self, index: int) -> "tuple[ForkedProcess, Connection[bytes, bytes]]":
         """Start a worker. Returns it, and this side of the pipe to it.
@@ -159,12 +180,17 @@ class Template:
             os.waitpid(self._pid, 0)
 
 
-def _be_template(control: socket.socket, alive: int, others: tuple[int, ...], work: Work) -> None:
+def _be_template(
+    control: socket.socket, alive: int, others: tuple[int, ...], work: Work, kept: Collection[int] | None
+) -> None:
     """Serve as the template, and never return: the frames below are those of the parent."""
     status = 1
     try:
         for descriptor in others:
             os.close(descriptor)
+        gc.freeze()
+        if kept is not None:
+            _let_go({1, 2, control.fileno(), alive, *kept})
         os.setsid()  # what is sent to the group of the parent is not for copies of it
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -175,6 +201,19 @@ def _be_template(control: socket.socket, alive: int, others: tuple[int, ...], wo
         _say_why()
     finally:
         os._exit(status)
+
+
+def _let_go(kept: set[int]) -> None:
+    """Let go of what the parent has open. The null device takes its place, so that no file gets the number of another.
+
+    Whatever still writes to such a number, as a stream of the parent that is collected does, writes to nothing.
+    """
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
+        with suppress(OSError):  # of the listing itself
+            if number not in kept:
+                os.fstat(number)
+                os.dup2(null, number, inheritable=False)
 
 
 def _own_streams() -> None:

@@ -21,10 +21,10 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedtrain.engine.arena import create_directories, remove_directories
 from fedtrain.engine.driver import Driver
-from fedtrain.engine.forking import Template
+from fedtrain.engine.forking import Template, refuse_copying
 from fedtrain.engine.machine import choose_workers, make_room_for_files, make_room_for_sockets, usable_cores
 from fedtrain.engine.pool import Pool
-from fedtrain.engine.process import make_template, start_fork_server
+from fedtrain.engine.process import make_own_template, make_template, start_fork_server
 from fedtrain.engine.requests import Request, RequestBuffers, Tally
 from fedtrain.engine.state import Spool
 from fedtrain.engine.worker import FIRST_NODE_ID, TASK_ID, WorkerSpec, keep_freed_memory
@@ -67,6 +67,9 @@ class LocalGrid(Grid):
             this grid.
         preload: modules that are imported once, before workers start as copies of that process. They should be slow
             to import and start no threads. Only those of the first grid in a process count.
+        copies: whether the caller owns this process, as a command does, so that workers which load the ClientApp may be
+            copies of it, too. They are where it has no other thread and has not used CUDA; otherwise they are copies of
+            a fork server, which imports all of ``preload`` a second time.
 
     Raises:
         UsageError: an argument is out of range, this process may open too few files, or the ClientApp is an object and
@@ -85,6 +88,7 @@ class LocalGrid(Grid):
         threads: int | None = None,
         state_dir: Path | None = None,
         preload: Sequence[str] = ("torch",),
+        copies: bool = False,
     ) -> None:
         for name, value in (("nodes", nodes), ("workers", workers), ("threads", threads)):
             if value is not None and value < 1:
@@ -120,13 +124,14 @@ class LocalGrid(Grid):
         self._template: Template | None = None
         try:
             make_room_for_sockets()
-            if isinstance(client_app, str):
-                start_fork_server(preload, spec.threads)
-            else:
-                for name in preload:
-                    importlib.import_module(name)
-                # Before this process opens or locks a file of the run, which copies would hold open too.
+            # Before this process opens or locks a file of the run, which copies would hold open too.
+            if not isinstance(client_app, str):
+                _import(preload)
                 self._template = make_template(spec, client_app)
+            elif copies and spec.threads == 1:
+                self._template = _own_template(spec, preload)
+            if self._template is None:
+                start_fork_server(preload, spec.threads)
             self._spool = Spool(state_dir or self._directories[-1] / "states", durable=state_dir is not None)
         except BaseException:
             self._close_template()
@@ -277,3 +282,19 @@ class LocalGrid(Grid):
                 request.finish(request.error_reply(ErrorCode.NODE_UNAVAILABLE, reason))
         self._driver.submit(request for request in requests if request.reply is None)
         return requests
+
+
+def _import(modules: Sequence[str]) -> None:
+    for name in modules:
+        importlib.import_module(name)
+
+
+def _own_template(spec: WorkerSpec, preload: Sequence[str]) -> Template | None:
+    """Make a template of this process, which the caller owns, if that is safe."""
+    try:
+        refuse_copying()
+        _import(preload)
+        return make_own_template(spec)
+    except UsageError as error:
+        _log.info("workers are copies of a fork server: %s", error)
+        return None

@@ -53,12 +53,11 @@ class Pool:
         spec: what the workers must know.
         size: how many there are.
         spool: where the nodes' states are.
-        template: the process of which the workers are copies; ``None`` for workers that import the app.
+        template: the process of which the workers are copies; ``None`` for copies of the fork server.
     """
 
     def __init__(self, spec: WorkerSpec, size: int, spool: Spool, template: Template | None = None) -> None:
         self._directories = spec.directories
-        self._client_app = spec.client_app if template is None else None
         self._spool = spool
         self._queue: deque[Request] = deque()
         self._held: dict[int, deque[Request]] = {}  # by node: requests that wait for another of the same node
@@ -161,8 +160,7 @@ class Pool:
                 if isinstance(frame, Ready):
                     worker.ready = True
                 elif isinstance(frame, Unusable):
-                    said = "" if self._client_app is None else f"the ClientApp {self._client_app} cannot be loaded:\n"
-                    self.fail(RunError(f"{said}{frame.reason.rstrip()}"))
+                    self.fail(RunError(frame.reason.rstrip()))
                 elif isinstance(frame, Reply | Failure):
                     self._answer(worker, frame)
         except (EOFError, OSError):

@@ -2,8 +2,8 @@
 
 Where workers can import the app, processes come from multiprocessing's fork server, which has the named modules
 imported already, so that a worker starts in milliseconds. The fork server is one per parent process: the modules of
-the first `start_fork_server` count. Where the app exists in the parent alone, they are copies of a `Template`. A thread
-starts them, so that the parent goes on while the fork server imports.
+the first `start_fork_server` count. Where the app exists in the parent alone, or the parent is a command, they are
+copies of a `Template`. A thread starts them, so that the parent goes on while the fork server imports.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from multiprocessing import forkserver, get_context, spawn
+from multiprocessing import forkserver, get_context, resource_tracker, spawn
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -23,6 +23,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from flwr.clientapp import ClientApp
+from threadpoolctl import threadpool_limits
 
 from fedtrain.engine.arena import remove_file
 from fedtrain.engine.codec import Stop, pack_frame
@@ -46,14 +47,20 @@ def start_fork_server(preload: Sequence[str], threads: int) -> None:
     """
     get_context("forkserver").set_forkserver_preload([*preload, "fedtrain.engine.worker"])
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-    # With the fork server starts the process that removes what a worker leaves which is killed: the semaphores of a
-    # DataLoader, say. It does so, and would warn of each.
-    silence = ",".join([*filter(None, [os.environ.get("PYTHONWARNINGS")]), "ignore:resource_tracker"])
-    variables = {"PYTHONPATH": path, "PYTHONWARNINGS": silence, **thread_variables(threads)}
+    variables = {"PYTHONPATH": path, **_silenced_tracker(), **thread_variables(threads)}
     # Its import path is not inherited in Python 3.11, and numeric libraries read their variables when they are
     # imported. Ctrl-C is blocked there: it would kill the server in the middle of its imports.
     with _spawn_lock, _environment(variables), _blocked_interrupt():
         forkserver.ensure_running()
+
+
+def _silenced_tracker() -> dict[str, str]:
+    """Return the variable with which the process of Python's that removes what others leave says nothing of it.
+
+    It starts with the fork server, and removes what a worker leaves which is killed: the semaphores of a DataLoader,
+    say. It would warn of each.
+    """
+    return {"PYTHONWARNINGS": ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker"]))}
 
 
 def make_template(spec: WorkerSpec, app: ClientApp) -> Template:
@@ -62,10 +69,31 @@ def make_template(spec: WorkerSpec, app: ClientApp) -> Template:
     Raises:
         UsageError: this process cannot be copied.
     """
-    return Template(partial(_work, spec, app))
+    with _one_thread():
+        return Template(partial(_work, spec, app))
 
 
-def _work(spec: WorkerSpec, app: ClientApp, index: int, connection: "Connection[bytes, bytes]", parent: int) -> None:
+def make_own_template(spec: WorkerSpec) -> Template:
+    """Make the process of which the workers of a command are copies, which owns its process and has no other thread.
+
+    Raises:
+        UsageError: this process cannot be copied, or it has another thread.
+    """
+    with _spawn_lock, _environment(_silenced_tracker()):
+        tracker = resource_tracker.getfd()
+    assert tracker is not None  # it runs
+    with _one_thread():
+        return Template(partial(_work, spec, None), kept=(tracker,))
+
+
+def _one_thread() -> threadpool_limits:
+    """Give numpy's linear algebra one thread, in copies that are made meanwhile: it reads variables when imported."""
+    return threadpool_limits(1, user_api="blas")
+
+
+def _work(
+    spec: WorkerSpec, app: ClientApp | None, index: int, connection: "Connection[bytes, bytes]", parent: int
+) -> None:
     main(index, _with_variables(index, spec), connection, app=app, parent=parent)
 
 
@@ -95,7 +123,7 @@ class WorkerProcess:
     Args:
         index: its number.
         spec: what it must know.
-        template: the process of which it is to be a copy; ``None`` for one that imports the app.
+        template: the process of which it is to be a copy; ``None`` for the fork server.
     """
 
     def __init__(self, index: int, spec: WorkerSpec, template: Template | None = None) -> None:

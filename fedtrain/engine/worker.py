@@ -155,7 +155,7 @@ def _load(spec: WorkerSpec) -> ClientApp | str:
         if not isinstance(app, ClientApp):
             raise LoadClientAppError(f"{spec.client_app} is a {type(app).__name__}, not a ClientApp")  # noqa: TRY301
     except BaseException:  # noqa: BLE001 - also sys.exit() while the module is imported
-        return traceback.format_exc()
+        return f"the ClientApp {spec.client_app} cannot be loaded:\n{traceback.format_exc()}"
     draw_apart()  # what the app has imported may have brought torch
     return app
 

@@ -15,7 +15,7 @@ from flwr.supercore.object_ref import load_app
 from fedtrain.engine import LocalGrid
 from fedtrain.engine.requests import Tally
 from fedtrain.errors import AppError, RunError
-from fedtrain.flower.app import FlowerApp
+from fedtrain.flower.app import FlowerApp, shipped
 from fedtrain.privacy.mechanisms import registered
 
 _log = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ def open_grid(
     nodes: int,
     workers: int | None,
     state_folder: Path | None,
+    copies: bool = False,
 ) -> LocalGrid:
     """Return a grid over worker processes, with what an app of ours needs imported before they start.
 
@@ -42,6 +43,7 @@ def open_grid(
         nodes: the nodes to simulate.
         workers: worker processes; ``None`` follows the machine.
         state_folder: where the nodes' ``Context.state`` is kept beyond this call; ``None`` for not at all.
+        copies: whether this process belongs to a command, and workers may be copies of it.
 
     Raises:
         UsageError: the ClientApp is an object and this process cannot be copied.
@@ -55,13 +57,14 @@ def open_grid(
         workers=workers,
         state_dir=state_folder,
         preload=preloaded(run_config.get("privacy.mode")),
+        copies=copies,
     )
 
 
 def preloaded(mode: object) -> tuple[str, ...]:
     """Return what all workers of an app need, and take long to import; of ours, of an experiment of a mode, all of it.
 
-    Workers are copies of a process that has imported it once, while the server imports what it needs itself.
+    Workers are copies of a process that has imported it once.
     """
     if mode is None:  # an app of somebody else
         return ("torch",)
@@ -83,7 +86,7 @@ def simulate(
     workers: int | None,
     state_folder: Path | None,
 ) -> None:
-    """Run the ServerApp in this process, and its ClientApp in worker processes, to the end.
+    """Run the ServerApp in this process, which belongs to a command, and its ClientApp in workers, to the end.
 
     Args:
         app: the app.
@@ -97,7 +100,11 @@ def simulate(
         RunError: the ClientApp cannot be loaded, or no client trained.
         Exception: whatever the ServerApp raises.
     """
-    with open_grid(app.client, app.folder, run_config, nodes=nodes, workers=workers, state_folder=state_folder) as grid:
+    # What the clients of another app import may read how many threads it is to use when it is imported.
+    copies = app.folder == shipped()
+    with open_grid(
+        app.client, app.folder, run_config, nodes=nodes, workers=workers, state_folder=state_folder, copies=copies
+    ) as grid:
         try:
             server = load_app(app.server, LoadServerAppError, app.folder)
         except (LoadServerAppError, ImportError) as error:
