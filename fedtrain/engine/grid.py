@@ -22,12 +22,18 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedtrain.engine.arena import create_directories, remove_directories
 from fedtrain.engine.driver import Driver
 from fedtrain.engine.forking import Template, refuse_copying
-from fedtrain.engine.machine import choose_workers, make_room_for_files, make_room_for_sockets, usable_cores
+from fedtrain.engine.machine import (
+    choose_workers,
+    keep_freed_memory,
+    make_room_for_files,
+    make_room_for_sockets,
+    usable_cores,
+)
 from fedtrain.engine.pool import Pool
 from fedtrain.engine.process import make_own_template, make_template, start_fork_server
 from fedtrain.engine.requests import Request, RequestBuffers, Tally
 from fedtrain.engine.state import Spool
-from fedtrain.engine.worker import FIRST_NODE_ID, TASK_ID, WorkerSpec, keep_freed_memory
+from fedtrain.engine.worker import FIRST_NODE_ID, TASK_ID, WorkerSpec
 from fedtrain.errors import UsageError
 
 _log = logging.getLogger(__name__)

@@ -1,7 +1,6 @@
 """A worker process: it loads the ClientApp once, and then runs one message after another."""
 
 import contextlib
-import ctypes
 import faulthandler
 import gc
 import multiprocessing
@@ -42,6 +41,7 @@ from fedtrain.engine.codec import (
     unpack_frame,
 )
 from fedtrain.engine.forking import draw_apart
+from fedtrain.engine.machine import keep_freed_memory
 from fedtrain.engine.state import StateFiles, decode_state, encode_state
 from fedtrain.errors import FedtrainError
 
@@ -297,20 +297,3 @@ class _OpenArena:
         if key not in self._shared:
             self._shared[key] = file.read(Region(offset=place.first, length=place.second))
         return self._shared[key]
-
-
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_THRESHOLD = -3
-
-
-def keep_freed_memory() -> None:
-    """Let the GNU allocator keep some of the memory that is freed, where the process has that allocator.
-
-    Each round frees models and makes new ones. Memory that was given back to the operating system costs several times
-    more to get again than to fill, so up to 64 MiB are kept. These are the largest values to which the allocator
-    would adapt by itself.
-    """
-    with contextlib.suppress(AttributeError, OSError):  # another allocator
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-        mallopt(_M_TRIM_THRESHOLD, 64 << 20)

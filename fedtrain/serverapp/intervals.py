@@ -5,6 +5,7 @@ They are the intervals of what was measured, and where a column of the test data
 
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -25,6 +26,7 @@ from fedtrain.serverapp.evaluation import outputs_of
 from fedtrain.serverapp.preparation import Preparation
 from fedtrain.tasks import load_weights
 from fedtrain.tasks.intervals import LEVEL, RESAMPLES, Resampled, bootstrap
+from fedtrain.tasks.metrics import Rows
 from fedtrain.tasks.user_code import telling
 
 _log = logging.getLogger(__name__)
@@ -102,11 +104,12 @@ def _outcomes(
     model = preparation.released_model
     if not known:
         load_weights(model, {name: torch.from_numpy(np.array(value)) for name, value in weights().items()})
-    parts: list[dict[str, Tensor]] = []
+    values: defaultdict[str, Rows] = defaultdict(Rows)
     with working("measuring test records for intervals"), telling("outcomes of the task's metrics"):
         for outputs, batch in outputs_of(model, preparation.task, preparation.inputs.test, known):
-            parts.append(measuring.outcomes(outputs, batch))
-    return _Outcomes(measuring, {name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+            for name, outcome in measuring.outcomes(outputs, batch).items():
+                values[name].add(outcome)
+    return _Outcomes(measuring, {name: rows.all() for name, rows in values.items()})
 
 
 def _intervals(preparation: Preparation, outcomes: _Outcomes, evaluation: Evaluation) -> dict[str, Interval]:

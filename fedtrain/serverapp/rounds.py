@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from math import prod
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from flwr.app import Message
 from torch import Tensor
 
 from fedtrain.config.strategies import results_needed, shortage
+from fedtrain.engine.machine import give_back_memory
 from fedtrain.errors import AggregationError, BudgetError, RunError, TaskError, TooFewResultsError
 from fedtrain.flower.client_dp import release_round, release_total
 from fedtrain.flower.collectors import Collected
@@ -263,12 +265,13 @@ class Rounds:
         """
         released, model = self._preparation.released(state.model), self._preparation.released_model
         load_weights(model, {name: torch.from_numpy(np.array(value)) for name, value in released.items()})
-        outputs = _Outputs()
+        test = self._preparation.inputs.test
+        outputs = _Outputs(len(test))
         try:
             evaluation = evaluate(
                 model,
                 self._preparation.task,
-                self._preparation.inputs.test,
+                test,
                 round_number=state.round_number,
                 kept=outputs.add,
             )
@@ -276,7 +279,8 @@ class Rounds:
             if state.round_number == 0:
                 raise
             _log.warning("round %d is not evaluated, and its model is kept: %s", state.round_number, error)
-            evaluation, outputs = Evaluation(round=state.round_number), _Outputs()
+            evaluation, outputs = Evaluation(round=state.round_number), _Outputs(0)
+        give_back_memory()
         history = kept((*state.evaluations, evaluation), self._preparation.metrics)
         best = best_of(history, self._preparation.metrics)
         needed = {state.round_number} if best is None else {state.round_number, best.round}
@@ -288,21 +292,32 @@ class Rounds:
 class _Outputs:
     """What a model returned for the test records, unless it is too much to keep.
 
+    All is in one piece of memory. Small pieces would lie between the large ones that a model makes and frees, and keep
+    the allocator from putting these together: it would take more of the system at each evaluation.
+
+    Args:
+        records: how many there are.
+
     Attributes:
-        parts: copies on the CPU, in their order; empty if it is too much.
+        parts: copies on the CPU, in their order; empty if it is too much, or parts differ in more than their length.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, records: int) -> None:
         self.parts: list[Tensor] = []
-        self._room = _KEPT
+        self._records = records
+        self._room: Tensor | None = None  # for the parts that are still to come
 
     def add(self, outputs: Tensor) -> None:
         """Take a part."""
-        self._room -= outputs.numel()
-        if self._room >= 0:
-            self.parts.append(outputs.detach().to("cpu", copy=True))
+        if self._room is None:
+            shape = outputs.shape[1:]
+            fits = self._records * prod(shape) <= _KEPT
+            self._room = torch.empty((self._records if fits else 0, *shape), dtype=outputs.dtype)
+        part, self._room = self._room[: len(outputs)], self._room[len(outputs) :]
+        if (part.shape, part.dtype) == (outputs.shape, outputs.dtype):
+            self.parts.append(part.copy_(outputs.detach()))
         else:
-            self.parts = []
+            self.parts, self._room = [], self._room[:0]
 
 
 def _reasons(entry: RoundEntry) -> str:

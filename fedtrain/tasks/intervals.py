@@ -101,12 +101,15 @@ def bootstrap(
     names = [name for name in plain if reported.get(name) is not None and name not in strange]
     if not names:
         return {}, strange
-    drawn: dict[str, list[Tensor]] = {name: [] for name in names}
+    # Small tensors that stay would lie between the large ones that do not, and the process would grow with each draw.
+    drawn = {name: plain[name].new_empty(resamples) for name in names}
+    done = 0
     for counts in draws(records, resamples, seed):
         found = metrics.resampled(outcomes, counts)
         for name in names:
-            drawn[name].append(found[name])
-    ends = {name: percentiles(torch.cat(values).numpy()) for name, values in drawn.items()}
+            drawn[name][done : done + counts.shape[1]] = found[name]
+        done += counts.shape[1]
+    ends = {name: percentiles(values.numpy()) for name, values in drawn.items()}
     return {name: interval for name, interval in ends.items() if interval is not None}, strange
 
 

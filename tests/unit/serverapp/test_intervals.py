@@ -159,14 +159,33 @@ def test_what_a_model_returned_is_not_computed_again_and_gives_the_same_interval
     assert results_of(silent, two, unread, {0: outputs}) == Results()
 
 
-def test_outputs_that_are_too_many_are_not_kept(monkeypatch):
+def test_outputs_are_kept_as_they_were_in_one_piece_of_memory(monkeypatch):
+    monkeypatch.setattr(rounds, "_KEPT", 18)
+    outputs = [torch.rand(4, 2), torch.rand(4, 2), torch.rand(1, 2)]
+    kept = rounds._Outputs(9)
+    for each in outputs:
+        kept.add(each)
+    assert all(map(torch.equal, kept.parts, outputs))
+    assert len({each.untyped_storage().data_ptr() for each in kept.parts}) == 1
+    before = outputs[0].clone()
+    outputs[0].zero_()
+    assert torch.equal(kept.parts[0], before)
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        [torch.ones(4, 1)] * 3 + [torch.ones(1, 1)],  # more than are kept
+        [torch.ones(4, 1), torch.ones(4, 2), torch.ones(4, 1)],
+        [torch.ones(4, 1), torch.ones(4, 1, dtype=torch.float64), torch.ones(4, 1)],
+    ],
+    ids=["many", "shape", "type"],
+)
+def test_outputs_that_are_too_many_or_differ_are_not_kept(outputs, monkeypatch):
     monkeypatch.setattr(rounds, "_KEPT", 12)
-    kept = rounds._Outputs()
-    for _ in range(3):
-        kept.add(torch.ones(4, 1))
-    assert [each.tolist() for each in kept.parts] == [[[1.0]] * 4] * 3
-    kept.add(torch.ones(1, 1))
-    kept.add(torch.ones(0, 1))
+    kept = rounds._Outputs(sum(map(len, outputs)))
+    for each in outputs:
+        kept.add(each)
     assert kept.parts == []
 
 

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from fedtrain.errors import TaskError
 from fedtrain.tasks import ClassificationMetrics, MultilabelMetrics, RegressionMetrics
+from fedtrain.tasks.metrics import Rows
 from fedtrain.tasks.ranking import THRESHOLDS
 
 
@@ -386,3 +387,23 @@ def test_a_baseline_of_labels_is_the_frequency_of_each():
     names = ("auroc", "average_precision", "loss")
     assert MultilabelMetrics(3).baseline(targets) == pytest.approx({name: found[name] for name in names}, abs=1e-9)
     assert set(MultilabelMetrics(1).baseline(torch.ones((3, 1)))) == {"loss"}
+
+
+def test_rows_are_those_that_came_in_one_piece_of_memory():
+    parts = [torch.rand(size, 3) for size in (2, 0, 5, 1, 40)]
+    rows = Rows()
+    for part in parts:
+        rows.add(part)
+    assert torch.equal(rows.all(), torch.cat(parts))
+    assert len(rows) == 48
+    parts[0].zero_()
+    assert rows.all()[0].all()
+
+
+def test_rows_of_another_type_are_kept_as_one_that_holds_both_and_of_another_shape_refused():
+    rows = Rows()
+    rows.add(torch.ones(2, dtype=torch.int64))
+    rows.add(torch.tensor([0.5], dtype=torch.float64))
+    assert rows.all().tolist() == [1.0, 1.0, 0.5]
+    with pytest.raises(ValueError, match=r"rows of shape \(2,\) came after such of \(\)"):
+        rows.add(torch.ones(1, 2))
