@@ -14,7 +14,7 @@ from fedtrain.errors import StorageError
 from fedtrain.health.keys import ending
 from fedtrain.machines import Federation, ServerFolder
 from fedtrain.machines.nodes import Nodes, NodeState, connected, read_nodes
-from fedtrain.report.numbers import duration, printable
+from fedtrain.report.numbers import duration, printable, short
 from fedtrain.status import FILE, Follower, RunStatus, as_json
 from fedtrain.status.words import Said, described, fitted, site_in
 
@@ -22,6 +22,7 @@ _FRESH = 15.0  # seconds for which the file of the nodes is not out of date
 _LOOKED = 8  # of the latest runs, for one that goes on
 _NODES = 40  # lines
 _NAMED = 8  # nodes in a line
+_LONG = 32  # letters of a name: a longer one would leave no room for what is said of its node
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +134,7 @@ def _is_fresh(status: ServerStatus, now: float) -> bool:
     return status.up and status.nodes is not None and now - status.nodes.time < _FRESH
 
 
-def server_described(status: ServerStatus, *, now: float, width: int = 110) -> list[Said]:
+def server_described(status: ServerStatus, *, now: float, width: int = 140) -> list[Said]:
     """Return where a server stands, in lines of text."""
     lines = [_headline(status, now), *(Said(text=line, tone="bad") for line in status.ending)]
     nodes = () if status.nodes is None else status.nodes.nodes
@@ -165,12 +166,13 @@ def _nodes(status: ServerStatus, nodes: Sequence[NodeState], run: RunStatus | No
     late = () if run is None else run.late(now)
     # Those that want looking at come first.
     ordered = sorted(nodes, key=lambda node: (node.client not in late, node.state == "connected", node.client))
-    width = max(len(node.name) for node in ordered[:_NODES])
     shown = ordered[:_NODES]
+    names = [short(node.name, _LONG) for node in shown]
+    width = max(map(len, names))
     software = [f"says {found}" if (found := _software(status, node)) else "" for node in shown]
     lines = []
-    for node, said in zip(shown, software, strict=True):
-        parts = [f"  {node.name:<{width}}", f"{node.state:<15}", f"{_times(node, now):<26}"]
+    for node, name, said in zip(shown, names, software, strict=True):
+        parts = [f"  {name:<{width}}", f"{node.state:<15}", f"{_times(node, now):<26}"]
         if any(software):
             parts.append(f"{said:<{max(map(len, software))}}")
         if run is not None and run.state == "running" and not run.begun.withheld:

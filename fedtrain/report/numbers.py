@@ -46,11 +46,16 @@ def score(value: float) -> str:
     return f"{number.quantize(Decimal('0.0001'), ROUND_FLOOR):,f}"
 
 
+def achieved(value: float, direction: Literal["higher", "lower"]) -> str:
+    """Return a measurement with four decimals, rounded to what is worse."""
+    return score(value) if direction == "higher" else error(value)
+
+
 def measured(value: float, direction: Literal["higher", "lower"], form: Literal["percent", "number"]) -> str:
     """Return a measurement, rounded to what is worse."""
     if form == "percent":
         return percent(value) if direction == "higher" else f"{error(100 * value)} %"
-    return score(value) if direction == "higher" else error(value)
+    return achieved(value, direction)
 
 
 def between(lower: float, upper: float, form: Literal["percent", "number"]) -> str:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from fedtrain.privacy.mechanisms import private as private_mode
 from fedtrain.report import Report
-from fedtrain.report.numbers import between
+from fedtrain.report.numbers import achieved, between
 from fedtrain.report.wording import called, cause, summary
 from fedtrain.serverapp.events import ClientDone, Event, Notice, RoundDone, RoundStarted, RunEnded, RunStarted
 
@@ -277,7 +277,7 @@ def closing_table(report: Report) -> str:
     step = -(-len(history) // _ROWS)
     for entry in history[::-1][:: max(step, 1)][::-1]:
         value = entry.value(name)
-        measured = "" if value is None else f"{value:.4f}"
+        measured = "" if value is None else achieved(value, evaluations.metrics[0].direction)
         private = private_mode(report.privacy.mode)
         epsilon = _rounded_up(spent.get(entry.round, 0.0)) if private else "no guarantee"
         table.add_row(str(entry.round), measured, *([] if baseline is None else [f"{baseline:.4f}"]), epsilon)
@@ -302,7 +302,7 @@ def _measured(event: RoundDone) -> list[str]:
         value = evaluation.value(event.metric.name)
         if value is not None:
             baseline = "" if event.baseline is None else f" (baseline {event.baseline:.4f})"
-            parts.append(f"{event.metric.name} {value:.4f}{baseline}")
+            parts.append(f"{event.metric.name} {achieved(value, event.metric.direction)}{baseline}")
     if event.epsilon is not None:
         parts.append(f"epsilon {_rounded_up(event.epsilon)}")
     return parts

@@ -207,6 +207,7 @@ def as_json(status: RunStatus, *, now: float) -> dict[str, Any]:
         "seconds": None if status.since is None else max(0.0, now - status.since),
         "left": status.left(now),
         "metric": None if begun.metric is None else printable(begun.metric),
+        "direction": begun.direction,
         "value": status.value,
         "baseline": begun.baseline,
         "epsilon": status.epsilon,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from fedtrain.report.numbers import duration, printable, upper
+from fedtrain.report.numbers import achieved, duration, printable, short, upper
 from fedtrain.status.run import RunStatus
 
 Tone = Literal["title", "text", "good", "bad", "faint"]
@@ -24,6 +24,7 @@ _SITES = 40  # sites in the table
 _PROBLEMS = 5
 _BAR = 30  # letters
 _LABEL = 9
+_CALLED = 32  # letters of a name: a longer one would leave no room for what is said of its site, and of the others
 _CLIENT = re.compile(r"\bclient ([0-9]{1,9})\b")
 
 _STATES = {
@@ -53,7 +54,9 @@ def with_names(text: str, names: Mapping[int, str]) -> str:
     def named(found: re.Match[str]) -> str:
         name = names.get(int(found[1]))
         # Some texts have it already.
-        return found[0] if name is None or name in text[found.start() :][:80] else f"{name} ({found[0]})"
+        if name is None or name in text[found.start() :][:80]:
+            return found[0]
+        return f"{short(name, _CALLED)} ({found[0]})"
 
     return _CLIENT.sub(named, text)
 
@@ -87,7 +90,7 @@ def described(status: RunStatus, *, now: float, width: int = 100, sites: bool = 
         lines.append(_labelled("waits for", _names(status, status.waiting)))
     if begun.metric is not None and status.value is not None:
         baseline = "" if begun.baseline is None else f" (baseline {begun.baseline:.4f})"
-        lines.append(_labelled(begun.metric, f"{status.value:.4f}{baseline}"))
+        lines.append(_labelled(short(begun.metric, _CALLED), f"{achieved(status.value, begun.direction)}{baseline}"))
     lines.append(_labelled("epsilon", _epsilon(status)))
     if begun.noise == "seeded":
         lines.append(_labelled("", "simulation: protects nobody, since its noise is seeded", tone="bad"))
@@ -95,7 +98,7 @@ def described(status: RunStatus, *, now: float, width: int = 100, sites: bool = 
         lines += _sites(status, late)
     lines += [
         Said(
-            text=f"{_clock(problem.time)}  round {problem.round}: {status.called(problem.client)}: {problem.reason}",
+            text=f"{_clock(problem.time)}  round {problem.round}: {called(status, problem.client)}: {problem.reason}",
             tone="bad",
         )
         for problem in status.problems[-_PROBLEMS:]
@@ -109,6 +112,11 @@ def described(status: RunStatus, *, now: float, width: int = 100, sites: bool = 
 def fitted(lines: Iterable[Said], width: int) -> list[Said]:
     """Return lines that show nothing but themselves and are not too long."""
     return [Said(text=_fitted(line.text, width), tone=line.tone) for line in lines]
+
+
+def called(status: RunStatus, client: int) -> str:
+    """Return the name of a client as a line has it: a long one without its middle."""
+    return short(status.called(client), _CALLED)
 
 
 def site_in(status: RunStatus, client: int, *, late: Collection[int]) -> str:
@@ -148,10 +156,10 @@ def _sites(status: RunStatus, late: Sequence[int]) -> list[Said]:
     known = sorted({*status.begun.names, *status.begun.budgets})
     if not known or status.begun.withheld or len(known) > _SITES:
         return []
-    width = max(len(status.called(client)) for client in known)
+    width = max(len(called(status, client)) for client in known)
     return [
         Said(
-            text=f"  {status.called(client):<{width}}  {site_in(status, client, late=late)}",
+            text=f"  {called(status, client):<{width}}  {site_in(status, client, late=late)}",
             tone="bad" if client in late else "text",
         )
         for client in known
@@ -160,7 +168,7 @@ def _sites(status: RunStatus, late: Sequence[int]) -> list[Said]:
 
 def _names(status: RunStatus, clients: Sequence[int]) -> str:
     more = f" and {len(clients) - _NAMES} more" if len(clients) > _NAMES else ""
-    return ", ".join(map(status.called, clients[:_NAMES])) + more
+    return ", ".join(called(status, client) for client in clients[:_NAMES]) + more
 
 
 def _labelled(label: str, text: str, *, tone: Tone = "text") -> Said:

@@ -4,9 +4,10 @@ import re
 
 import pytest
 
+from fedtrain.errors import SiteError
 from tests.browser.conftest import DESK, DESK_DARK, PAPER, PHONE, PHONE_DARK, VIEWS
 from tests.browser.test_pages import MEASURE, SMALLEST
-from tests.unit.status.test_web import TOKEN, look, served, server_look
+from tests.unit.status.test_web import HOSTILE, TOKEN, look, served, server_look
 
 
 def alone(noise="secure"):
@@ -61,3 +62,47 @@ def test_the_live_page_says_that_a_simulation_protects_nobody(opened):
                 assert page.inner_text("thead").count("(simulated)") == said
                 found = page.evaluate(MEASURE, SMALLEST["screen"])
                 assert {name: list(where) for name, where in found["problems"].items() if where} == {}, view
+
+
+def long(name):
+    """Return what `fedtrain watch --web` shows of a run whose metric, and one of whose sites, has a long name."""
+    found = alone()
+    (run,) = found["runs"]
+    sites = [*run["sites"], run["sites"][1] | {"name": name}]
+    return {"runs": [run | {"metric": name, "value": 0.99999, "sites": sites, "late": [name] * 30}]}
+
+
+@pytest.mark.parametrize("name", ["W" * 100, HOSTILE], ids=["long", "markup"])
+def test_a_name_hides_nothing_of_the_page(opened, name):
+    with served(lambda: long(name)) as address:
+        for view in VIEWS:
+            page = opened(address, view)
+            found = page.evaluate(MEASURE, SMALLEST[view.media])["problems"]
+            # Such a name is no word, and may be broken.
+            assert {what: list(where) for what, where in found.items() if where and what != "broken"} == {}, view
+            words = page.inner_text("body")
+            assert "0.9999\nbaseline 0.1000" in words
+            assert f"{name} and 10 more" in words
+
+
+def test_a_page_without_an_answer_says_so_in_its_head_and_recovers(opened):
+    broken = False
+
+    def looking():
+        if broken:
+            raise SiteError("cannot read run/nodes.json: gone")
+        return alone()
+
+    with served(looking) as address:
+        page = opened(address, PHONE)
+        assert page.inner_text("#state") == "running"
+        broken = True
+        page.wait_for_selector("#state.bad")
+        assert page.inner_text("#state") == (
+            "not up to date, this page has no answer: cannot read run/nodes.json: gone"
+        )
+        assert page.get_attribute("#state", "class") == "bad"
+        assert "round\n3 of 4" in page.inner_text("main")
+        broken = False
+        page.wait_for_selector("#state:not(.bad)")
+        assert page.inner_text("#state") == "running"

@@ -5,6 +5,7 @@ const token = location.hash.slice(1);
 const PAUSE = 2000;
 const SVG = "http://www.w3.org/2000/svg";
 const MOST = 300;
+const NAMED = 20;
 const STATES = {
   running: "running",
   completed: "completed",
@@ -27,8 +28,27 @@ function duration(seconds) {
   return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
 }
 
-// An epsilon is never shown as less than it is.
-const epsilon = (value) => (Math.ceil(value * 100) / 100).toFixed(2);
+// No number is shown as better than it is.
+function rounded(value, places, up) {
+  const near = Number(value.toFixed(places));
+  const kinder = up ? near < value : near > value;
+  return (kinder ? near + (up ? 1 : -1) * 10 ** -places : near).toFixed(places);
+}
+
+const epsilon = (value) => rounded(value, 2, true);
+const achieved = (value, run) => rounded(value, 4, run.direction === "lower");
+
+function listed(names) {
+  const more = names.length > NAMED ? ` and ${names.length - NAMED} more` : "";
+  return `${names.slice(0, NAMED).join(", ")}${more}`;
+}
+
+// A text that did not change is not written again: it would be read out again.
+function say(text, kind) {
+  const state = document.getElementById("state");
+  if (state.textContent !== text) state.textContent = text;
+  state.className = kind;
+}
 
 function figures(run) {
   const list = element("dl", null, "figures");
@@ -41,7 +61,7 @@ function figures(run) {
   };
   add("round", `${run.round} of ${run.rounds}`, run.seconds === null ? null : `for ${duration(run.seconds)}`);
   if (run.cohort !== null) add("answered", `${run.answers} of ${run.cohort}`);
-  if (run.value !== null) add(run.metric, run.value.toFixed(4), run.baseline === null ? null : `baseline ${run.baseline.toFixed(4)}`);
+  if (run.value !== null) add(run.metric, achieved(run.value, run), run.baseline === null ? null : `baseline ${run.baseline.toFixed(4)}`);
   if (run.budget !== null) {
     const protects = run.noise === "seeded" ? "; simulation: protects nobody, since its noise is seeded" : "";
     add("epsilon", run.epsilon === null ? "0" : epsilon(run.epsilon), `of ${run.budget} at delta ${run.delta}${protects}`);
@@ -68,7 +88,7 @@ function curve(run) {
   svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("role", "img");
   const last = points[points.length - 1];
-  svg.setAttribute("aria-label", `${run.metric} from ${points[0].value.toFixed(4)} in round ${first} to ${last.value.toFixed(4)} in round ${last.round}`);
+  svg.setAttribute("aria-label", `${run.metric} from ${achieved(points[0].value, run)} in round ${first} to ${achieved(last.value, run)} in round ${last.round}`);
   const draw = (name, attributes, kind) => {
     const made = document.createElementNS(SVG, name);
     for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -127,7 +147,7 @@ function section(run) {
   bar.value = run.done;
   bar.setAttribute("aria-label", `${run.done} of ${run.rounds} rounds are complete`);
   made.append(bar, figures(run));
-  if (run.late.length > 0) made.append(element("p", `late: ${run.late.slice(0, 20).join(", ")}`, "bad"));
+  if (run.late.length > 0) made.append(element("p", `late: ${listed(run.late)}`, "bad"));
   for (const part of [curve(run), sites(run)]) if (part !== null) made.append(part);
   if (run.withheld) made.append(element("p", "Cohorts are secret: nothing here tells of them.", "faint"));
   if (run.problems.length > 0) {
@@ -155,10 +175,7 @@ function following(found) {
     const what = version === null ? "not known" : version >= found.directions ? "follow them" : version ? `follow version ${version}` : "follow their kit";
     groups.set(what, [...(groups.get(what) || []), node.name]);
   }
-  return [...groups].map(([what, names]) => {
-    const more = names.length > 20 ? ` and ${names.length - 20} more` : "";
-    return element("p", `${what}: ${names.slice(0, 20).join(", ")}${more}`, ["follow them", "not known"].includes(what) ? "" : "bad");
-  });
+  return [...groups].map(([what, names]) => element("p", `${what}: ${listed(names)}`, ["follow them", "not known"].includes(what) ? "" : "bad"));
 }
 
 function nodes(found) {
@@ -182,15 +199,12 @@ function nodes(found) {
 }
 
 function show(found) {
-  const state = document.getElementById("state");
   if (found.nodes !== undefined) {
     document.getElementById("title").textContent = `federation ${found.federation.slice(0, 8)} at ${found.address}`;
-    state.textContent = !found.up ? "the server is not up" : found.answers ? "up" : "up, and its SuperLink does not answer";
-    state.className = found.up && found.answers ? "good" : "bad";
+    say(!found.up ? "the server is not up" : found.answers ? "up" : "up, and its SuperLink does not answer", found.up && found.answers ? "good" : "bad");
   } else {
     document.getElementById("title").textContent = found.runs[0].name;
-    state.textContent = STATES[found.runs[0].state];
-    state.className = tone(found.runs[0]);
+    say(STATES[found.runs[0].state], tone(found.runs[0]));
   }
   document.title = `${document.getElementById("title").textContent} – fedtrain`;
   const parts = found.runs.map(section);
@@ -204,13 +218,14 @@ async function look() {
   try {
     const answer = await fetch("status", { headers: { Authorization: `Bearer ${token}` }, cache: "no-store" });
     if (answer.status === 401) {
-      document.getElementById("state").textContent = "the token in this address is not the one that the command printed";
+      say("the token in this address is not the one that the command printed", "bad");
       return;
     }
     if (!answer.ok) throw new Error(await answer.text());
     show(await answer.json());
   } catch (error) {
-    document.getElementById("foot").textContent = `not up to date: ${error.message}`;
+    // In the head: what was shown last stays, and looks as if it were so now.
+    say(`not up to date, this page has no answer: ${error.message}`, "bad");
   }
   setTimeout(look, PAUSE);
 }

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,6 +74,17 @@ def test_nodes_and_the_run_that_goes_on_are_shown_together(server):
     assert "  site-b  away             for 1 min 04 s, seen 9.0 s ago  late" in shown
     assert "run now" in shown
     assert "round 1: site-b: no answer" in shown
+
+
+def test_a_long_name_of_a_node_leaves_room_for_how_it_stands(server):
+    found = nodes("connected", "away").nodes
+    write_nodes(server, Nodes(time=NOW, nodes=(replace(found[0], name="n" * 63), found[1])))
+    first = begun(budgets={0: 20.0, 1: 20.0}, software={0: "0.1.0"})
+    asked = Asked(time=NOW, round=1, clients=2, cohort=(0, 1))
+    with run(server, "now", first, asked), only_one(server.path):
+        shown = plain(server_described(ServerView(server).status(), now=NOW + 1))
+    for name in ("n{21}…n{10}", "site-b"):
+        assert re.search(rf"^  {name} .*  asked     epsilon 0 of its own 20$", shown, re.MULTILINE)
 
 
 def test_a_node_is_shown_with_the_version_that_it_said(server):

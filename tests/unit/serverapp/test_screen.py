@@ -76,7 +76,7 @@ def test_plain_lines_say_where_the_run_stands(capsys):
     assert introduction == "[red]introduction[/red] 1"
     assert first == "round 1/10  clients 3/3  accuracy 0.5000  epsilon 1.250  time left 18 s"
     # Eight rounds are left, at three seconds each on average.
-    assert second == "round 2/10  clients 3/3  accuracy 0.9877  epsilon 1.251  time left 24 s"
+    assert second == "round 2/10  clients 3/3  accuracy 0.9876  epsilon 1.251  time left 24 s"
     assert notice == "client 3 is late"
     assert stopped.startswith("stopped after round 2; completed rounds are saved.")
 
@@ -308,7 +308,7 @@ def test_the_closing_table_shows_accuracy_and_epsilon(private, notary, make_stat
     # Of 359 test digits, 39 are of the most frequent class.
     assert lines[0] == ["round", "central", "accuracy", "baseline", "epsilon"]
     assert lines[1] == ["0", "0.1000", "0.1086", "0.000"]
-    assert lines[2][:3] == ["1", "0.2346", "0.1086"]
+    assert lines[2][:3] == ["1", "0.2345", "0.1086"]
     assert float(lines[2][3]) > 0
     assert lines[3] == ["2", "0.1086", _rounded_up(report.privacy.epsilon)]
     assert float(lines[3][2]) >= report.privacy.epsilon

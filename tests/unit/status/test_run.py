@@ -86,7 +86,7 @@ def test_a_page_of_a_run_names_sites_and_what_they_spent():
     assert "for 30.0 s  time left 20.0 s" in lines[1]
     assert "clients    2 of 3 have answered" in lines
     assert "late       hospital-b" in lines
-    assert "accuracy   0.5124 (baseline 0.1000)" in lines
+    assert "accuracy   0.5123 (baseline 0.1000)" in lines  # never better than it is
     assert "epsilon    0.71 of 2 at delta 0.001" in lines
     assert "  hospital-b  late      epsilon 0.70 of its own 8" in lines
     assert "  hospital-c  answered  epsilon 0.71 of its own 8" in lines
@@ -157,6 +157,19 @@ def test_any_lines_can_be_shown_and_show_nothing_but_themselves(lines, now, widt
     for line in described(status, now=now, width=width):
         assert len(line.text) <= width
         assert line.text.isprintable()
+
+
+def test_a_long_name_hides_neither_what_is_said_of_its_site_nor_of_the_others():
+    names = {0: "hospital-a", 1: "W" * 100, 2: "hospital-c"}
+    lost = done(1, spent={0: 0.7}, losses=(Loss(client=1, reason="the update is refused"),))
+    status = run(lost, asked(2, at=100.0), Note(time=0.0, text="client 1 left"), names=names)
+    lines = plain(described(status, now=1e6)).splitlines()
+    cut = f"{'W' * 21}\N{HORIZONTAL ELLIPSIS}{'W' * 10}"
+    assert f"late       hospital-a, {cut}, hospital-c" in lines
+    assert f"  {'hospital-a':<32}  late      epsilon 0.70 of its own 8" in lines
+    assert f"  {cut}  late      epsilon 0 of its own 8" in lines
+    assert any(line.endswith(f"round 1: {cut}: the update is refused") for line in lines)
+    assert lines[-1] == f"{cut} (client 1) left"
 
 
 @pytest.mark.parametrize("sites", [0, 1, 40, 1000])
