@@ -318,7 +318,7 @@ def audit_report(
     file = path / "report.json" if path.is_dir() else path
     data = _read(file)
     trusted = roster if roster is None or isinstance(roster, Roster) else Roster.read(Path(roster))
-    elsewhere = not (isinstance(roster, str | Path) and lies_in_run_folder(Path(roster), file))
+    elsewhere = not (isinstance(roster, str | Path) and lies_in_run_folder(Path(roster)))
     files = {str(given): _read(Path(given)) for given in ledgers}
     _, verdict = audit_bytes(data, roster=trusted, from_elsewhere=elsewhere, ledgers=files)
     return verdict

@@ -221,10 +221,9 @@ def audit_bytes(
     return report, audit(report, roster=roster, from_elsewhere=from_elsewhere, ledgers=ledgers)
 
 
-def lies_in_run_folder(roster: Path, report: Path) -> bool:
-    """Say whether a roster is the one of the run folder that an audited report is in: of the same author then."""
-    folder = report.resolve().parent
-    return roster.resolve().parent == folder and (folder / "record.jsonl").exists()
+def lies_in_run_folder(roster: Path) -> bool:
+    """Say whether a roster is that of a run folder, wherever the report is: its author is who made the run."""
+    return (roster.resolve().parent / "record.jsonl").exists()
 
 
 def _found(check: Callable[[Evidence], Finding], evidence: Evidence) -> Finding:

@@ -44,7 +44,7 @@ def audit(
         file = report / "report.json" if report.is_dir() else report
         data = _read(file)
         pinned = None if roster is None else Roster.read(roster)
-        elsewhere = roster is not None and not lies_in_run_folder(roster, file)
+        elsewhere = roster is not None and not lies_in_run_folder(roster)
         files = {str(path): _read(path) for path in ledgers or ()}
         out.starting("computing epsilon takes some seconds")
         try:

@@ -34,7 +34,7 @@ def keys(evidence: Evidence) -> Finding:
         return fails(f"no key is a pinned one: the roster is that of another run, or the report is; {found.detail}")
     if found.status == "holds" and not evidence.from_elsewhere:
         return not_proven(
-            "the report names the keys of its run folder's own roster, and whoever made the one could have made the "
+            "the report names the keys of a run folder's own roster, and whoever made the one could have made the "
             "other: get the keys from the parties themselves"
         )
     return found

@@ -2,6 +2,7 @@ import copy
 import html.parser
 import json
 import re
+import shutil
 
 import pytest
 import typer
@@ -180,8 +181,11 @@ def test_the_keys_of_the_run_folder_pin_nothing(files):
     result = call(files, "--roster", files / "roster.json", "--html", files / "a.html")
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1].startswith("The keys are not pinned: nothing is proven about who signed.")
-    assert "the report names the keys of its run folder's own roster" in result.stdout
+    assert "the report names the keys of a run folder's own roster" in result.stdout
     assert "those of the run folder" in (files / "a.html").read_text()
+    copy = shutil.copy(files / "report.json", files.parent / "copy.json")
+    assert call(copy, "--roster", files / "roster.json").stdout.splitlines()[-1].startswith("The keys are not pinned: ")
+    assert not audit_report(copy, roster=files / "roster.json").pinned
     elsewhere = files / "elsewhere"
     elsewhere.mkdir()
     (files / "roster.json").rename(elsewhere / "roster.json")
