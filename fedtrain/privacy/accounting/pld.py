@@ -11,20 +11,20 @@ from functools import lru_cache
 from math import expm1, log1p, sqrt
 
 import numpy as np
-from dp_accounting.pld import privacy_loss_distribution as pld
 from dp_accounting.pld.pld_pmf import DensePLDPmf
 from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
 from fedtrain.errors import PrivacySpecError
 from fedtrain.privacy.accounting import rounding
 from fedtrain.privacy.accounting.base import Accountant, bounded, folded, gaussians
+from fedtrain.privacy.accounting.gaussian_loss import gaussian_losses
 from fedtrain.privacy.events import Event, SampledGaussian, merge
 
 # The grids of the privacy loss, finest first. Over T steps, a grid of h loosens the bound by about T h^2 / 3.
 GRIDS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
 _COARSE = 1e-3
 
-# Points of one mechanism (5 microseconds each) and of a composition (a Fourier transform) that are worth waiting for.
+# Points of one mechanism (a microsecond each) and of a composition (a Fourier transform) that are worth waiting for.
 _MECHANISM_POINTS, _COMPOSED_POINTS = 250_000, 2_000_000
 
 # Points of all mechanisms together: so many different ones fit on the fine grid, and on the coarse one.
@@ -218,8 +218,4 @@ def _composition(rate: float, noise: float, steps: int, grid: float) -> _Composi
 def _make(rate: float, noise: float, steps: int, grid: float) -> _Composition:
     if steps > 1:
         return _composition(rate, noise, 1, grid).repeated(steps)
-    made = pld.from_gaussian_mechanism(noise, value_discretization_interval=grid, sampling_prob=rate)
-    # Small ones are made sparse, and composed by sums of another order.
-    remove, add = (side.to_dense_pmf() for side in (made._pmf_remove, made._pmf_add))  # noqa: SLF001 - as above
-    distribution = PrivacyLossDistribution(remove, None if made._symmetric else add)  # noqa: SLF001 - as above
-    return _Composition(distribution=distribution, error=rounding.CONSTRUCTION)
+    return _Composition(distribution=gaussian_losses(rate, noise, grid), error=rounding.CONSTRUCTION)
