@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+import torch
 from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import HealthCheck, settings
 
@@ -17,6 +18,10 @@ if not os.environ.get("CI"):
 
 # A shell lets what runs in the background ignore Ctrl-C, and so would all programs that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Threads of torch wait for one another where tests run beside each other. Workers of the engine have one too, and tests
+# of what several do choose how many.
+torch.set_num_threads(1)
 
 # On a busy machine anything takes long, and what is said of it would be among what commands print.
 progress.FIRST = 3600.0

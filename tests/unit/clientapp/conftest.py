@@ -1,7 +1,6 @@
 import functools
 
 import pytest
-import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
 
 from fedtrain.clientapp.context import context_of
@@ -31,15 +30,6 @@ class Node:
     @property
     def site(self):
         return open_site(self.run_config)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Train as the engine's workers do: several threads wait for one another where others use the cores too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,4 @@
 import pytest
-import torch
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -8,15 +7,6 @@ from fedtrain.serverapp.checkpoint import RunState
 from fedtrain.serverapp.preparation import prepare
 from tests.fakes import digits_experiment, private_experiment
 from tests.notary import Notary
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Train as the engine's workers do: several threads wait for one another where others use the cores too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True, scope="module")
