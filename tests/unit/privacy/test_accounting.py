@@ -120,6 +120,7 @@ def test_no_approximation_by_the_central_limit_can_be_chosen():
         "__init__",
         "base",
         "bounds",
+        "gaussian_loss",
         "integers",
         "mixed",
         "pld",
