@@ -18,8 +18,8 @@ interpreter, as on 3.14 without free threading; torch releases it while it compu
 
 Each engine is given the threads it is made for: OMP_NUM_THREADS is 2 for one process that computes alone, 1 for two
 threads of Python, and not set for fedtrain, whose workers take one each. Memory is the largest proportional set size of
-the tree. The processor's seconds are those of the process that is started and of those that it waits for: fedtrain's
-workers are not among them.
+the tree. The processor's seconds are those of the process that is started and of those that it waits for, fedtrain's
+workers among them.
 
 An engine ends with an error where a round is missing, where clients have not trained on all their records, where the
 loss is not finite or the model of W1 has learnt nothing, and where an epsilon was to be found and was not.
