@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 
 from fedtrain.deployment import processes
@@ -29,7 +30,7 @@ class Recording:
     """What a run left in a folder, which nobody changes any more.
 
     Attributes:
-        folder: the folder that ``record`` was given.
+        folder: the folder that `Federation.record` was given.
     """
 
     folder: Path
@@ -119,13 +120,16 @@ class Wire:
         self._thread.join()
         self._loop.close()
 
-    @property
-    def uplink(self):
-        return b"\n".join(map(bytes, self._up))
+    def passed(self):
+        """Return how much has passed so far, of all connections: up, and down."""
+        return [len(stream) for stream in self._up], [len(stream) for stream in self._down]
 
-    @property
-    def downlink(self):
-        return b"\n".join(map(bytes, self._down))
+    def since(self, passed):
+        """Return what has passed since then: up, and down."""
+        return [
+            b"\n".join(bytes(stream[start:]) for stream, start in zip_longest(streams, starts, fillvalue=0))
+            for streams, starts in zip((self._up, self._down), passed, strict=True)
+        ]
 
     def _call(self, work):
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=20)
@@ -179,80 +183,99 @@ class Disk:
         return b"".join(self._pages)
 
 
-def record(folder, settings, *, nodes, environment, warm=True):
-    """Run the app of this repository with so many nodes and keep in a folder what can be read of it.
+class Federation:
+    """A SuperLink and SuperNodes of the same machine, which run one app after another, and all that can be read of it.
 
     Args:
-        folder: an empty one.
-        settings: of the run.
-        nodes: how many.
-        environment: of all processes.
-        warm: whether clients are started as a deployed node starts them, and not by Flower's own programs.
-    """
-    sites, out = folder / "sites", folder / "run"
-    sites.mkdir(parents=True)
-    settings = {**settings, "federation.sites": str(sites), "output.directory": str(out)}
-    record_app(folder, ROOT, settings, nodes=nodes, environment=environment, clients=sites, warm=warm)
-
-
-def record_app(folder, app, settings, *, nodes, environment, clients, warm):
-    """Run an app with so many nodes and keep in a folder what can be read of it.
-
-    Args:
-        folder: where all of it is kept.
-        app: the folder of the app.
-        settings: its run config.
+        folder: a new one, of the programs.
         nodes: how many SuperNodes there are.
         environment: of all processes.
-        clients: the folder in which the clients keep their keys.
         warm: whether clients are started as a deployed node starts them, and not by Flower's own programs.
     """
-    home = folder / "home"
-    home.mkdir(parents=True)
-    environment = flower_environment(home, environment)
-    config = folder / "run.toml"
-    config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
-    port, database, secrets = free_port(), folder / "superlink.db", set()
-    disk, processes = Disk(database), Processes(folder / "logs", environment)
-    with Wire(port) as wire:
-        address = f"127.0.0.1:{wire.port}"
-        (home / "config.toml").write_text(f'[superlink.{NAME}]\naddress = "{address}"\ninsecure = true\n')
+
+    def __init__(self, folder, *, nodes, environment, warm=True):
+        self._folder, self._nodes, self._warm = folder, nodes, warm
+        self._home, self._database = folder / "home", folder / "superlink.db"
+        self._home.mkdir(parents=True)
+        self._processes = Processes(folder / "logs", flower_environment(self._home, environment))
+        self._port = free_port()
+        self._wire = Wire(self._port)
+
+    def __enter__(self):
+        self._wire.__enter__()
         try:
-            superlink = ["flower-superlink", "--insecure", "--disable-runtime-dependency-installation"]
-            processes.start("superlink", *superlink, "--host", "127.0.0.1", "--port", port, "--database", database)
-            processes.wait_for(lambda: is_open(port), "the SuperLink listens")
-            for node in range(nodes):
-                identity = f"partition-id={node} num-partitions={nodes}"
-                supernode = ["flower-supernode", "--insecure", "--superlink", address, "--node-config", identity]
-                local = free_port()
-                if warm:
-                    supernode += ["--isolation", "process"]
-                    superexec = [sys.executable, "-m", "fedtrain.flower.superexec", "--insecure"]
-                    processes.start(f"superexec-{node}", *superexec, "--runtime-api-address", f"127.0.0.1:{local}")
-                processes.start(f"supernode-{node}", *supernode, "--port", local)
-            processes.wait_for(
-                lambda: all("SuperNode ID: " in processes.log(f"supernode-{node}") for node in range(nodes)),
-                "all SuperNodes are registered",
-            )
-            run = processes.start("run", "flwr", "run", app, NAME, "--run-config", config, "--stream")
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
 
-            def ended():
-                disk.look()
-                secrets.update(contents(clients.glob("*/sessions/*/*/secret")))
-                return run.poll() is not None
+    def __exit__(self, *exception):
+        self._processes.end()
+        self._wire.__exit__()
 
-            processes.wait_for(ended, "the run has ended", seconds=PATIENCE, pause=0.5)
-        finally:
-            processes.end()
-    disk.look()
-    assert run.returncode == 0, processes.logs.decode()
-    recorded = folder / "recorded"
-    recorded.mkdir()
-    (recorded / "database").write_bytes(disk.content)
-    (recorded / "uplink").write_bytes(wire.uplink)
-    (recorded / "downlink").write_bytes(wire.downlink)
-    (recorded / "logs").write_bytes(processes.logs)
-    (recorded / "secrets").write_text(" ".join(sorted(secret.hex() for secret in secrets)))
+    def _start(self):
+        processes, address = self._processes, f"127.0.0.1:{self._wire.port}"
+        (self._home / "config.toml").write_text(f'[superlink.{NAME}]\naddress = "{address}"\ninsecure = true\n')
+        superlink = ["flower-superlink", "--insecure", "--disable-runtime-dependency-installation"]
+        listening = ["--host", "127.0.0.1", "--port", self._port, "--database", self._database]
+        processes.start("superlink", *superlink, *listening)
+        processes.wait_for(lambda: is_open(self._port), "the SuperLink listens")
+        names = [f"supernode-{node}" for node in range(self._nodes)]
+        for node, name in enumerate(names):
+            identity = f"partition-id={node} num-partitions={self._nodes}"
+            supernode = ["flower-supernode", "--insecure", "--superlink", address, "--node-config", identity]
+            local = free_port()
+            if self._warm:
+                supernode += ["--isolation", "process"]
+                superexec = [sys.executable, "-m", "fedtrain.flower.superexec", "--insecure"]
+                processes.start(f"superexec-{node}", *superexec, "--runtime-api-address", f"127.0.0.1:{local}")
+            processes.start(name, *supernode, "--port", local)
+        processes.wait_for(
+            lambda: all("SuperNode ID: " in processes.log(name) for name in names), "all SuperNodes are registered"
+        )
+
+    def record(self, folder, settings):
+        """Run the app of this repository, and keep in a new folder what can be read until it has ended.
+
+        What earlier runs left on the disk of the SuperLink and in the logs can be read too.
+        """
+        sites, out = folder / "sites", folder / "run"
+        sites.mkdir(parents=True)
+        settings = {**settings, "federation.sites": str(sites), "output.directory": str(out)}
+        self.record_app(folder, ROOT, settings, clients=sites)
+
+    def record_app(self, folder, app, settings, *, clients):
+        """Run an app, and keep what can be read until it has ended, as `record` does.
+
+        Args:
+            folder: where it is kept.
+            app: the folder of the app.
+            settings: its run config.
+            clients: the folder in which the clients keep their keys.
+        """
+        config = folder / "run.toml"
+        config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
+        disk, secrets, passed = Disk(self._database), set(), self._wire.passed()
+        run = self._processes.start(f"run-{folder.name}", "flwr", "run", app, NAME, "--run-config", config, "--stream")
+
+        def ended():
+            disk.look()
+            secrets.update(contents(clients.glob("*/sessions/*/*/secret")))
+            return run.poll() is not None
+
+        self._processes.wait_for(ended, "the run has ended", seconds=PATIENCE, pause=0.5)
+        disk.look()
+        assert run.returncode == 0, self._processes.logs.decode()
+        self._processes.forget(run)
+        uplink, downlink = self._wire.since(passed)
+        recorded = folder / "recorded"
+        recorded.mkdir()
+        (recorded / "database").write_bytes(disk.content)
+        (recorded / "uplink").write_bytes(uplink)
+        (recorded / "downlink").write_bytes(downlink)
+        (recorded / "logs").write_bytes(self._processes.logs)
+        (recorded / "secrets").write_text(" ".join(sorted(secret.hex() for secret in secrets)))
 
 
 def flower_environment(home, environment):
@@ -288,6 +311,10 @@ class Processes:
             )
         self._started.append(process)
         return process
+
+    def forget(self, process):
+        """Let one of them have ended."""
+        self._started.remove(process)
 
     def log(self, name):
         return (self._folder / f"{name}.log").read_text()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.integration.superlink import Recording, everything, readable, record_app, windows
+from tests.integration.superlink import Federation, Recording, everything, readable, windows
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "protected_app"
 MARK = "# + fedtrain"
@@ -128,15 +128,10 @@ def recorded(cli, once):
     def make(folder):
         home = folder / "user"
         home.mkdir()
-        record_app(
-            folder,
-            without_noise(folder / "app"),
-            {"num-server-rounds": 1},
-            nodes=CLIENTS,
-            environment={**cli.environment, "HOME": str(home)},
-            clients=home / ".fedtrain" / "protected",
-            warm=False,
-        )
+        environment = {**cli.environment, "HOME": str(home)}
+        with Federation(folder / "federation", nodes=CLIENTS, environment=environment, warm=False) as federation:
+            app, clients = without_noise(folder / "app"), home / ".fedtrain" / "protected"
+            federation.record_app(folder, app, {"num-server-rounds": 1}, clients=clients)
 
     return Recording(once("superlink-protected", make))
 

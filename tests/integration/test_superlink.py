@@ -12,9 +12,9 @@ from safetensors.numpy import load_file
 
 from fedtrain.crypto import Identity
 from fedtrain.trust import SessionSecrets
-from tests.integration.superlink import Recording, everything, readable, record, windows
+from tests.integration.superlink import Federation, Recording, everything, readable, windows
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 CLIENTS, ROUNDS = 3, 2
 
@@ -36,31 +36,43 @@ PRIVATE = {
     "privacy.delta": 1e-4,
     "privacy.sampling_rate": 0.3,
 }
+SHARED = {**PRIVATE, "privacy.trust": "distributed", "privacy.colluders": 0, "training.local_steps": 1}
 
 # How an array begins that Flower sends, and one of numpy's in it.
 ARRAY = rb"ArrayChunk  (\d+)\0"
 NUMPY = b"\x93NUMPY"
 
+# One after another on the same SuperLink, whose disk keeps what earlier ones left: those come first of which nothing is
+# to be read, and last the one of which everything is.
+RUNS = {
+    "sealed": SEALED,
+    "private": PRIVATE,  # says nothing of its transport
+    "shared": SHARED,  # likewise
+    "masked": MASKED,
+    "plain": OPEN,
+}
 
-def recording(name, settings):
+
+@pytest.fixture(scope="module")
+def recordings(cli, once):
+    def make(folder):
+        with Federation(folder / "federation", nodes=CLIENTS, environment=cli.environment) as federation:
+            for name, settings in RUNS.items():
+                federation.record(folder / name, {**SETTINGS, **settings})
+
+    folder = once("superlink", make)
+    return {name: Recording(folder / name) for name in RUNS}
+
+
+def recording(name):
     @pytest.fixture(scope="module")
-    def run(cli, once):
-        def make(folder):
-            record(folder, {**SETTINGS, **settings}, nodes=CLIENTS, environment=cli.environment)
-
-        return Recording(once(f"superlink-{name}", make))
+    def run(recordings):
+        return recordings[name]
 
     return run
 
 
-plain = recording("plain", OPEN)
-sealed = recording("sealed", SEALED)
-masked = recording("masked", MASKED)
-# Says nothing of its transport.
-private = recording("private", PRIVATE)
-SHARED = {**PRIVATE, "privacy.trust": "distributed", "privacy.colluders": 0, "training.local_steps": 1}
-# Likewise.
-shared = recording("shared", SHARED)
+sealed, private, shared, masked, plain = map(recording, RUNS)
 
 
 def final(run):
