@@ -1,8 +1,7 @@
 """The command in copies of a process that has imported what it needs: a short run imports longer than it trains.
 
-Each command is a process of its own, in a session of its own, that runs the command's ``main`` to its end. The
-workers of those that run to their end come from one fork server, which has imported what they need once. A test of how
-a process starts, or of what a worker prints, runs the command as it is installed.
+Each command is a process of its own, in a session of its own, that runs the command's ``main`` to its end, and of which
+its workers are copies. A test of how a process starts, or of what a worker prints, runs the command as it is installed.
 """
 
 import importlib
@@ -13,7 +12,6 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
-from multiprocessing import forkserver
 from pathlib import Path
 
 # What the commands of the tests import, besides what these import themselves.
@@ -23,10 +21,13 @@ IMPORTED = (
     "fedtrain.audit",
     "fedtrain.cli.audit",
     "fedtrain.cli.simulate",
+    "fedtrain.clientapp.training",
     "fedtrain.deployment.running",
+    "fedtrain.privacy.accounting.rdp",
     "fedtrain.report.html",
     "fedtrain.serverapp.run",
     "fedtrain.tasks",
+    "fedtrain.training.private",
     "flwr.cli.build",
     "flwr.serverapp.strategy",
     "opacus",
@@ -43,7 +44,7 @@ class WarmCommand:
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", "from tests.warm import serve; serve()", str(theirs.fileno())],
-                env=environment,
+                env={"OMP_WAIT_POLICY": "PASSIVE", **environment},  # as the command sets it before it imports torch
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -57,7 +58,7 @@ class WarmCommand:
             timeout: seconds, after which it is killed with all that it started.
             place: as `start` has it.
         """
-        command = self.start(arguments, shared=True, **place)
+        command = self.start(arguments, **place)
         try:
             return command.wait(timeout)
         except TimeoutError:
@@ -65,7 +66,7 @@ class WarmCommand:
             command.wait(_PATIENCE)
             raise
 
-    def start(self, arguments, *, cwd, environment, stdout, stderr, shared=False):
+    def start(self, arguments, *, cwd, environment, stdout, stderr):
         """Start the command, of which one may run at a time.
 
         Args:
@@ -73,9 +74,8 @@ class WarmCommand:
             cwd: the folder that it runs in.
             environment: all of its environment.
             stdout, stderr: files for what it prints.
-            shared: whether its workers come from the fork server of all commands, and so are not in its group.
         """
-        order = [["fedtrain", *arguments], str(cwd), environment, str(stdout), str(stderr), shared]
+        order = [["fedtrain", *arguments], str(cwd), environment, str(stdout), str(stderr)]
         self._control.settimeout(_PATIENCE)
         self._control.send(json.dumps(order).encode())
         return Started(self._control, int(self._control.recv(_LARGEST)), (stdout, stderr))
@@ -113,7 +113,6 @@ def serve():
     control = socket.socket(fileno=int(sys.argv[1]))
     for module in IMPORTED:
         importlib.import_module(module)
-    start_workers_server()
     while order := control.recv(_LARGEST):
         pid = os.fork()
         if pid == 0:
@@ -126,27 +125,7 @@ def serve():
             control.send(str(os.waitstatus_to_exitcode(status)).encode())
 
 
-def start_workers_server():
-    """Start the fork server of the engine's workers, with what those of every privacy mode need."""
-    from fedtrain.engine.process import start_fork_server
-    from fedtrain.flower.simulation import preloaded
-    from fedtrain.privacy.mechanisms import registered
-
-    modules = (module for mechanism in registered() for module in preloaded(mechanism.mode))
-    start_fork_server([*dict.fromkeys(modules)], threads=1)
-
-
-def choose_workers_server(*, shared):
-    """Let this copy use the fork server of all commands, or start one of its own."""
-    known = forkserver._forkserver
-    if shared:
-        # It runs as long as the process that serves. A copy, which is not its parent, could not tell.
-        forkserver.ensure_running = known.ensure_running = lambda: None
-    else:
-        known._forkserver_pid = known._forkserver_address = known._forkserver_alive_fd = None
-
-
-def be_command(arguments, cwd, environment, stdout, stderr, shared):
+def be_command(arguments, cwd, environment, stdout, stderr):
     """Run the command in this process, as if it had been started so."""
     os.setsid()
     for path, descriptor in ((stdout, 1), (stderr, 2)):
@@ -156,6 +135,5 @@ def be_command(arguments, cwd, environment, stdout, stderr, shared):
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
-    choose_workers_server(shared=shared)
     sys.argv = arguments
     importlib.import_module("fedtrain.cli").main()
