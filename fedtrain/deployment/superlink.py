@@ -2,14 +2,15 @@
 
 import json
 import os
+import re
 import ssl
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -20,13 +21,14 @@ from fedtrain.crypto import Identity
 from fedtrain.deployment.gateway import find_nginx, free_places, refuse_taken_port, write_configuration
 from fedtrain.deployment.news import RunNews
 from fedtrain.deployment.processes import Processes, delays, environment, make_secret, program, superexec
-from fedtrain.errors import KeyFileError, RunError, SiteError
+from fedtrain.errors import KeyFileError, RunError, SiteError, StorageError
 from fedtrain.files import write_atomic
 from fedtrain.health.keys import covers, read_certificate, read_certificates
 from fedtrain.health.network import trusting
 from fedtrain.health.server import certificate_checks, directions_hold
 from fedtrain.machines.federation import read_membership
 from fedtrain.machines.folders import SERVER_VARIABLE, ServerFolder
+from fedtrain.report.numbers import short
 
 SUPERLINK, GATEWAY, SUPEREXEC, MEMBERS = "superlink", "gateway", "superexec", "members"
 CONNECTION = "fedtrain"
@@ -35,6 +37,8 @@ _TIMEOUT = 60.0  # seconds for the SuperLink, and then the gateway, to answer
 _PAUSE = 0.5  # seconds between two looks
 _FLOWERS = "Using SuperLink: "  # what Flower prints where it makes a client
 _STABLE = 60.0  # seconds after which an end is not taken for a failure to start
+_RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception)\b")  # the last line of a trace
+_QUOTED = 300  # letters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,11 +159,12 @@ def _keep(
 ) -> None:
     variables = service.environment() | {SERVER_VARIABLE: str(service.server.path)}
     starts = {name: processes.size(name) for name in commands}
-    processes.start(SUPERLINK, commands[SUPERLINK], variables)
-    _await(service.healthy, processes, {SUPERLINK: starts[SUPERLINK]})
+    with new_database(service.server):
+        processes.start(SUPERLINK, commands[SUPERLINK], variables)
+        awaited(service.healthy, processes, {SUPERLINK: starts[SUPERLINK]})
     for name in (MEMBERS, SUPEREXEC, GATEWAY):
         processes.start(name, commands[name], variables)
-    _await(lambda: service.healthy(gateway=True), processes, starts)
+    awaited(lambda: service.healthy(gateway=True), processes, starts)
     write_atomic(service.server.path / "run" / "port", str(service.port).encode())
     say(f"serving federation {service.server.federation.id} at {service.server.federation.address}")
     for address in former:
@@ -188,6 +193,29 @@ def _keep(
                 due[name] = time.monotonic() + next(waits[name])
 
 
+@contextmanager
+def new_database(server: ServerFolder) -> Iterator[None]:
+    """Let the SuperLink make its database in a block, and anew where an earlier block did not come to its end.
+
+    It cannot use one that is half made, as a Ctrl-C at the first start leaves it. Nothing is lost with that one: nodes
+    are registered, and runs begun, only after the block.
+
+    Raises:
+        StorageError: a file cannot be written or removed.
+    """
+    mark = server.path / "run" / "database.new"
+    try:
+        if mark.exists():
+            for suffix in ("", "-journal", "-wal", "-shm"):
+                server.database.with_name(f"{server.database.name}{suffix}").unlink(missing_ok=True)
+        elif not server.database.exists():
+            write_atomic(mark, b"")
+        yield
+        mark.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make {server.database} anew: {error.strerror or error}") from error
+
+
 def _told(processes: Processes, start: int, say: Callable[[str], None]) -> int:
     """Say what the follower of the members printed from a place in its log on; return where what follows begins."""
     start = start if start <= processes.size(MEMBERS) else 0  # the log begins again when it has grown large
@@ -199,13 +227,31 @@ def _told(processes: Processes, start: int, say: Callable[[str], None]) -> int:
     return start + len(whole.encode())
 
 
-def _await(ready: Callable[[], bool], processes: Processes, starts: Mapping[str, int]) -> None:
+def awaited(ready: Callable[[], bool], processes: Processes, starts: Mapping[str, int]) -> None:
+    """Wait until programs are ready.
+
+    Args:
+        ready: whether they are.
+        processes: started them.
+        starts: where in the log of each begins what it prints now.
+
+    Raises:
+        RunError: one of them ended, or a minute has passed.
+    """
     end = time.monotonic() + _TIMEOUT
     while not ready():
         for name, start in starts.items():
             if processes.status(name) is not None or time.monotonic() > end:
-                raise RunError(f"{name} does not start:\n{processes.printed(name, start=start)[-2000:]}")
+                word = _last_word(processes.printed(name, start=start))
+                raise RunError(f"{name} does not start: {word}; all that it printed is in {processes.log(name)}")
         time.sleep(_PAUSE)
+
+
+def _last_word(printed: str) -> str:
+    """Return the line that says why a program ended: the error of a trace, or else the last one."""
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
+    raised = [line for line in lines if _RAISED.match(line)]
+    return short((raised or lines or ["it said nothing"])[-1], _QUOTED)
 
 
 def running(server: ServerFolder) -> Service:

@@ -7,8 +7,9 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from fedtrain.crypto import Identity
-from fedtrain.deployment.superlink import Service, check, running
-from fedtrain.errors import KeyFileError, SiteError
+from fedtrain.deployment.processes import Processes, Stopped
+from fedtrain.deployment.superlink import Service, awaited, check, new_database, running
+from fedtrain.errors import KeyFileError, RunError, SiteError
 from fedtrain.machines import ServerFolder, write_membership
 from fedtrain.trust import Authority, Directions, Former
 from tests.unit.health import folders, pki
@@ -142,3 +143,47 @@ def test_whether_a_server_is_up_is_asked_past_a_proxy_and_of_its_own_superlink_a
     (server.path / "run" / "port").write_text("none")
     with pytest.raises(SiteError, match="the server is not up"):
         running(server)
+
+
+def test_a_database_whose_making_was_stopped_is_made_anew_and_no_other(server):
+    (server.path / "run").mkdir()
+    parts = [server.database.with_name(f"superlink.db{suffix}") for suffix in ("", "-journal", "-wal", "-shm")]
+    kept = server.database.with_name("superlink.db.kept")
+    kept.write_bytes(b"a copy of the operator's")
+
+    def start(error, *written):
+        with new_database(server):
+            found = [part.name for part in parts if part.exists()]
+            for part in written:
+                part.write_bytes(b"half")
+            if error is not None:
+                before.append(found)
+                raise error
+        return found
+
+    # Whatever ends the first start, a kill too, which runs no code: all is left as it is here.
+    before = []
+    for error in (Stopped(), RunError("superlink does not start")):
+        with pytest.raises(type(error)):
+            start(error, *parts)
+    assert before == [[], []]
+    assert start(None, server.database) == []
+    with pytest.raises(Stopped):
+        start(Stopped())
+    assert start(None) == ["superlink.db"]
+    assert kept.exists()
+
+
+def test_a_program_that_does_not_start_says_why_in_a_line_and_the_trace_is_in_its_log(tmp_path):
+    failing = "def broken():\n    raise ValueError('planted')\nprint('begun')\nbroken()"
+    with Processes(tmp_path) as processes:
+        for name, command, why in (
+            ("superlink", [sys.executable, "-c", failing], "ValueError: planted"),
+            ("gateway", [sys.executable, "-c", "print('nginx: [emerg] no'), exit(1)"], r"nginx: \[emerg\] no"),
+            ("superexec", [sys.executable, "-c", "exit(1)"], "it said nothing"),
+        ):
+            processes.start(name, command)
+            message = f"^{name} does not start: {why}; all that it printed is in {tmp_path / name}.log$"
+            with pytest.raises(RunError, match=message):
+                awaited(lambda: False, processes, {name: 0})
+    assert "Traceback" in (tmp_path / "superlink.log").read_text()
