@@ -196,13 +196,25 @@ class Rounds:
         completed, dropped = entry.completed or (), entry.dropped or ()
         if self._mechanism.requires.hidden_cohorts or len(completed) >= minimum:
             if outcome is not None and outcome.total is None:
-                raise AggregationError(f"round {entry.round} was aborted: {readable(outcome.problem)}")
+                why = readable(outcome.problem)
+                raise AggregationError(f"round {entry.round} was aborted: {why}{self._not_again(outcome)}")
             return
         refused = [drop.client for drop in dropped if self._trail and drop.client in self._trail.refused]
         kind = BudgetError if len(completed) + len(refused) >= minimum else TooFewResultsError
         raise kind(
             f"round {entry.round} has {len(completed)} usable results of {len(completed) + len(dropped)} clients, and "
             f"{shortage(self._experiment)}:\n{_reasons(entry)}"
+        )
+
+    def _not_again(self, outcome: Outcome) -> str:
+        """Return why a round is not asked again in this run, and what to set so that another one is."""
+        federation = self._experiment.federation
+        if not federation.retries or not outcome.unmasking:
+            return ""
+        return (
+            "\nclients were asked to unmask its sum, so it is not asked again in this run: a sum of fewer than "
+            f"federation.min_results = {federation.min_results} is not unmasked. Sites may want more in a sum: set it "
+            "to the largest minimum_cohort of their site files"
         )
 
     def _require_noise(self, entry: RoundEntry) -> None:

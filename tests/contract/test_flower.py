@@ -14,6 +14,8 @@ import pytest
 from flwr.app import Error, MessageType, MetricRecord, RecordDict
 from packaging.requirements import Requirement
 
+from fedtrain.flower.grids.base import EXPIRED
+
 ROOT = Path(__file__).parents[2]
 # What Flower documents for apps.
 PUBLIC = {"flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy"}
@@ -201,6 +203,13 @@ def test_a_private_module_has_what_we_use_of_it(module):
             check(getattr(found, name))
         except (AssertionError, TypeError, AttributeError) as error:
             pytest.fail(f"{module}.{name} of flwr {version('flwr')} is not as we use it: {error}")
+
+
+def test_what_a_superlink_says_of_expired_messages_begins_as_we_know_it():
+    found = import_module("flwr.server.superlink.linkstate.utils")
+    for reason in (found.MESSAGE_UNAVAILABLE_ERROR_REASON, found.REPLY_MESSAGE_UNAVAILABLE_ERROR_REASON):
+        assert reason.startswith(EXPIRED)
+    assert not found.NODE_UNAVAILABLE_ERROR_REASON.startswith(EXPIRED)
 
 
 def test_messages_of_the_types_that_we_send_can_be_made():

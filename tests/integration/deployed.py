@@ -134,6 +134,7 @@ class Deployment:
         line = (
             f"fedtrain server run server --config fedtrain/simulations/deployed.toml --out runs/{out} "
             f"--set federation.rounds={ROUNDS} --set federation.deadline={DEADLINE} "
+            "--set federation.min_results=2 --set federation.retries=0 "  # as the site files here allow
             f"{words} {'--resume' if resume else ''}"
         )
         return subprocess.Popen(

@@ -15,6 +15,9 @@ from fedtrain.errors import ForgeryError, TransportError
 # How often a grid that answers at once is asked for replies, in seconds.
 _POLL = 0.1
 
+EXPIRED = ("Error: Message Unavailable", "Error: Reply Message Unavailable")
+"""How a SuperLink begins what it says in the place of an answer that did not come while its message was valid."""
+
 # How a line of a traceback that says what was raised begins, and how much of that is shown to people.
 _EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\w*: ")
 _LONGEST = 600
@@ -70,8 +73,9 @@ def exchange(
     """Send messages, and yield each reply as it comes, with the place of its message among those that were sent.
 
     A message that the grid could not send has ``None`` in the place of a reply, at once. What comes twice is yielded
-    once; what has not come within ``timeout`` seconds is not. The grid is asked once more when they are over: this
-    function's clock decides neither about a reply that is there, nor about the grid's own word on a late client.
+    once; what has not come within ``timeout`` seconds is not, nor what a SuperLink says in its place. The grid is asked
+    once more when they are over: this function's clock decides neither about a reply that is there, nor about the
+    grid's own word on a late client.
     """
     messages = list(messages)
     # Flower's own grid returns None for a message that it could not send; others may return fewer ids.
@@ -86,13 +90,17 @@ def exchange(
         new = list(grid.pull_messages(list(waiting)))
         for reply in new:
             place = waiting.pop(reply.metadata.reply_to_message_id, None)
-            if place is not None:
+            if place is not None and not _expired(reply):
                 yield place, reply
         if over:
             return
         if not new:
             # A grid that waits for progress itself has used this time up.
             time.sleep(max(0.0, _POLL / 2 - (time.monotonic() - started)))
+
+
+def _expired(reply: Message) -> bool:
+    return reply.has_error() and (reply.error.reason or "").startswith(EXPIRED)
 
 
 def collect(

@@ -5,7 +5,7 @@ import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.supercore.run import Run
 
-from fedtrain.flower.grids.base import GridWrapper, by_client, cause, collect
+from fedtrain.flower.grids.base import EXPIRED, GridWrapper, by_client, cause, collect
 from tests.fakes import RUN_ID, InProcessGrid
 
 NODES = [11, 12, 13, 14, 15]
@@ -74,6 +74,17 @@ def test_messages_that_the_grid_could_not_send_are_not_waited_for():
 
     grid = Full(echo, NODES)
     assert senders(collect(grid, questions([11, 12, 13]), timeout=30)) == [11]
+
+
+@pytest.mark.parametrize("said", EXPIRED)
+def test_what_a_superlink_says_of_a_message_that_expired_is_no_answer(said):
+    def late(message):
+        return Error(code=3, reason=f"{said} - it has expired") if message.metadata.dst_node_id == 12 else echo(message)
+
+    seen = []
+    replies = collect(InProcessGrid(late, NODES), questions(), timeout=60.0, on_reply=seen.append)
+    assert senders(replies) == [11, 13, 14, 15]
+    assert 12 not in senders(seen)
 
 
 def test_errors_are_replies():
