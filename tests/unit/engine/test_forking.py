@@ -15,6 +15,7 @@ import torch
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from fedtrain.engine import LocalGrid, forking
 from fedtrain.engine.forking import Template
@@ -95,6 +96,19 @@ def test_gradients_are_the_same_as_here_though_this_process_has_used_many_thread
 
     for answer in make(train).send_and_receive(messages(range(4))):
         assert np.array_equal(answer.content["g"]["g"].numpy(), expected)
+
+
+def test_copies_use_one_thread_for_products_and_this_process_as_many_as_before(make, messages):
+    def threads():
+        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+    before = threads()
+    with threadpool_limits(3, user_api="blas"):
+        grid = make(lambda message, _: reply(message, threads=threads()))
+        assert set(threads()) == {3}
+        answers = metrics_of(grid.send_and_receive(messages(range(4))))
+        assert {number for answer in answers for number in answer["threads"]} == {1}
+    assert threads() == before
 
 
 @pytest.mark.parametrize(
