@@ -16,6 +16,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from importlib.util import resolve_name
 from pathlib import Path
 from secrets import token_bytes
 from types import CodeType, FunctionType
@@ -77,7 +78,7 @@ class RunIdentity:
         store = preparation.store
         with working("computing the digest of the records"):
             train = _records_digest(store.info, store.train, store.owners, key)
-            test = _records_digest(store.info, store.test, (), key)
+            test = _records_digest(store.info, store.test, store.groups, key)
         state, encoder = weights_of(preparation.model), preparation.encoder.digest if preparation.encoder else ""
         source = source_digest(preparation.task, preparation.model)
         model = {name: f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" for name, value in state.items()}
@@ -116,7 +117,7 @@ class RunIdentity:
         if self.train != now.train:
             found.append("the training records, or whom they belong to")
         if self.test != now.test:
-            found.append("the test records")
+            found.append("the test records or their groups")
         if self.model != now.model:
             names = [name for name in {**self.model, **now.model} if self.model.get(name) != now.model.get(name)]
             each = [
@@ -133,10 +134,11 @@ class RunIdentity:
         return found
 
 
-def _records_digest(info: DataInfo, split: Split, owners: tuple[str, ...], key: bytes) -> str:
-    """Return a keyed digest (HMAC-SHA256) of records in their order, of their schema and owners."""
-    arrays: list[Any] = [split.features, split.targets, *([] if split.owners is None else [split.owners])]
-    form = [info.as_json(), list(owners), [[array.dtype.str, list(array.shape)] for array in arrays]]
+def _records_digest(info: DataInfo, split: Split, names: tuple[str, ...], key: bytes) -> str:
+    """Return a keyed digest (HMAC-SHA256) of records in their order, of their schema, and of their owners or groups."""
+    codes = [each for each in (split.owners, split.groups) if each is not None]
+    arrays: list[Any] = [split.features, split.targets, *codes]
+    form = [info.as_json(), list(names), [[array.dtype.str, list(array.shape)] for array in arrays]]
     digest = hmac.new(key, json.dumps(form).encode(), "sha256")
     for array in arrays:
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
@@ -201,17 +203,17 @@ def source_digest(task: "Task", model: "nn.Module") -> str:
     """Return the SHA-256 of the source that makes a task what it is; empty where all is fedtrain's or a library's.
 
     It is over the modules of the classes of the task, its metrics and the layers of its model, without comments and
-    layout. Of a program's main module and of a notebook, whose other lines may change, it is over the classes alone.
-    What these call in other modules is not in it.
+    layout, and over the person's own modules that these import, and so on. Of a program's main module and of a
+    notebook, whose other lines may change, it is over the classes alone.
     """
     metrics = task.metrics()
     kinds = {kind for each in (task, metrics, *model.modules()) for kind in type(each).__mro__}
     own = sorted((kind for kind in kinds if _is_own(kind)), key=lambda kind: (kind.__module__, kind.__qualname__))
     if not own:
         return ""
-    parts = {}
+    parts = _imported({kind.__module__ for kind in own})
     for kind in own:
-        whole = _module_source(kind)
+        whole = _module_source(kind.__module__)
         name = kind.__module__ if whole else f"{kind.__module__}.{kind.__qualname__}"
         parts[name] = whole or _class_source(kind)
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -219,18 +221,47 @@ def source_digest(task: "Task", model: "nn.Module") -> str:
 
 def _is_own(kind: type) -> bool:
     """Say whether a class is neither of fedtrain, nor of Python, nor of an installed package."""
-    top = kind.__module__.partition(".")[0]
+    return _is_own_module(kind.__module__)
+
+
+def _is_own_module(name: str) -> bool:
+    top = name.partition(".")[0]
     if top == "__main__":
         return True
     if top in {"fedtrain", "torch", "builtins"} or top in sys.stdlib_module_names:
         return False
-    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    file = getattr(sys.modules.get(name), "__file__", None)
     return file is None or not {"site-packages", "dist-packages"} & set(Path(file).parts)
 
 
-def _module_source(kind: type) -> str:
-    module = sys.modules.get(kind.__module__)
-    if module is None or kind.__module__ == "__main__":
+def _imported(names: set[str]) -> dict[str, str]:
+    """Return the sources of modules, and of those of a person's own that they import, by name."""
+    found: dict[str, str] = {}
+    todo = sorted(names)
+    while todo:
+        name = todo.pop()
+        if name not in found and (source := _module_source(name)):
+            found[name] = source
+            todo += sorted(each for each in _imports(name, source) if each in sys.modules and _is_own_module(each))
+    return found
+
+
+def _imports(name: str, source: str) -> set[str]:
+    """Return the names of all that a module imports, modules and what is in them."""
+    package = sys.modules[name].__package__ or ""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def _module_source(name: str) -> str:
+    module = sys.modules.get(name)
+    if module is None or name == "__main__":
         return ""
     try:
         return _normal(inspect.getsource(module))

@@ -32,7 +32,7 @@ def begun(plain, folder):
 def changed(preparation, which, **arrays):
     """Return the preparation with other training or test records."""
     split = getattr(preparation.store, which)
-    fields = {"features": split.features, "targets": split.targets, "owners": split.owners} | arrays
+    fields = {name: getattr(split, name) for name in ("features", "targets", "owners", "groups")} | arrays
     return replace(preparation, store=replace(preparation.store, **{which: Split(**fields)}))
 
 
@@ -58,13 +58,16 @@ def test_the_same_is_the_same(plain, begun):
     ("change", "words"),
     [
         (lambda plain: exchanged(plain, "train"), "the training records, or whom they belong to changed"),
-        (lambda plain: exchanged(plain, "test"), "the test records changed"),
-        (lambda plain: with_a_pixel(plain, "test"), "the test records changed"),
+        (lambda plain: exchanged(plain, "test"), "the test records or their groups changed"),
+        (lambda plain: with_a_pixel(plain, "test"), "the test records or their groups changed"),
         (
             lambda plain: changed(plain, "train", owners=np.zeros(len(plain.store.train), np.int64)),
             "the training records, or whom they belong to changed",
         ),
-        (lambda plain: exchanged(exchanged(plain, "train"), "test"), "belong to; the test records changed"),
+        (
+            lambda plain: exchanged(exchanged(plain, "train"), "test"),
+            "belong to; the test records or their groups changed",
+        ),
         (lambda plain: replace(plain, store=replace(plain.store, owners=("a", "b"))), "whom they belong to changed"),
         (
             lambda plain: replace(plain, model=nn.Sequential(nn.Linear(64, 10))),
@@ -135,9 +138,13 @@ def own(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
-    def digest(source):
-        (tmp_path / "own_task_of_test.py").write_text(source)
-        sys.modules.pop("own_task_of_test", None)
+    def digest(source, **helpers):
+        for name, text in {"own_task_of_test": source, **helpers}.items():
+            file = tmp_path / f"{name.replace('__', '/')}.py"
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text)
+        for name in [name for name in sys.modules if name.partition(".")[0].endswith("_of_test")]:
+            del sys.modules[name]
         importlib.invalidate_caches()
         import linecache
 
@@ -161,6 +168,27 @@ def test_the_source_of_a_task_is_part_of_it_and_its_layout_is_not(own):
     assert own(OWN.replace('reduction="none"', 'reduction="none", label_smoothing=0.1')) != before
 
 
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("from helper_of_test import SCALE", "helper_of_test"),
+        ("import helper_of_test as helper; SCALE = helper.SCALE", "helper_of_test"),
+        ("from helpers_of_test import scales; SCALE = scales.SCALE", "helpers_of_test__scales"),
+        ("from helpers_of_test.first import SCALE", "helpers_of_test__scales"),
+    ],
+)
+def test_the_modules_that_a_task_imports_are_part_of_it(own, line, name):
+    source = OWN.replace("WIDTH = 10", f"WIDTH = 10\n{line}").replace("/ 16", "* SCALE")
+    others = {"helpers_of_test__first": "from .scales import SCALE"}
+
+    def digest(text):
+        return own(source, **others, **{name: text})
+
+    before = digest("SCALE = 1 / 16")
+    assert digest("# a comment\nSCALE = 1 / 16") == before
+    assert digest("SCALE = 1 / 8") != before
+
+
 def test_a_task_of_fedtrain_has_no_source_of_its_own(plain):
     assert source_digest(plain.task, plain.model) == ""
 
@@ -175,6 +203,19 @@ def of_a_cell(factor):
 def test_a_task_of_a_notebook_is_known_by_what_it_does():
     digests = [source_digest(task, task.model()) for task in (of_a_cell(16), of_a_cell(16), of_a_cell(17))]
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_groups_of_test_records_are_part_of_it_by_code_and_name(plain, begun):
+    codes = np.arange(len(plain.store.test)) % 2
+
+    def grouped(codes, names):
+        found = changed(plain, "test", groups=codes)
+        return RunIdentity.of(replace(found, store=replace(found.store, groups=names)), begun.data_key)
+
+    before = grouped(codes, ("north", "south"))
+    assert before == grouped(codes, ("north", "south"))
+    assert before.differences(grouped(1 - codes, ("north", "south"))) == ["the test records or their groups"]
+    assert before.differences(grouped(codes, ("east", "south"))) == ["the test records or their groups"]
 
 
 @pytest.mark.parametrize("kind", [digits_experiment, private_experiment])
@@ -193,7 +234,7 @@ def test_a_run_with_other_records_is_not_resumed(cache, tmp_path, kind):
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     store, partitions = open_simulated(again.data, clients=4, seed=again.seed)
     records = (replace(store, test=replace(store.test, targets=np.roll(store.test.targets, 1))), partitions)
-    with pytest.raises(ConfigError, match="the test records changed since it began"):
+    with pytest.raises(ConfigError, match="the test records or their groups changed since it began"):
         run_experiment(federation(again), again, objects=CallerObjects(records=records))
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
     told = []
