@@ -114,16 +114,23 @@ def copied(model: nn.Module) -> nn.Module:
     """Return a copy of the model, as each client trains one.
 
     Raises:
-        TaskError: it cannot be copied.
+        TaskError: it cannot be copied, or the copy cannot be trained.
     """
     try:
-        return deepcopy(model)
+        copy = deepcopy(model)
     except Exception as error:
         raise TaskError(
             f"the model cannot be trained: a copy of it cannot be made (copy.deepcopy): {described(error)}; in the "
             "place of nn.utils.weight_norm use nn.utils.parametrizations.weight_norm, and keep files, locks and "
             "generators out of the model"
         ) from error
+    for name, value in copy.named_parameters():
+        if not value.is_leaf:  # torch computes no gradient of it, and an optimizer leaves it as it is
+            raise TaskError(
+                f"the model cannot be trained: in a copy of it (copy.deepcopy) {name} is no weight, but computed from "
+                "one. A copy of what torch.jit.script or torch.jit.trace made is such: return the model itself"
+            )
+    return copy
 
 
 def kind_of(value: object) -> str:

@@ -40,6 +40,7 @@ def build_model(task: "Task") -> nn.Module:
             one that is trained and one that is not; it names both. Or its public weights are not those of the task.
     """
     model = made_model(task)
+    _write_out(model)
     held = _held(model)
     joined = {id(held[name].tensor): held[first].tensor for name, first in _same(held).items()}
     for name, each in held.items():
@@ -123,6 +124,18 @@ def _held(model: nn.Module) -> dict[str, _Held]:
     }
     state, buffers = model.state_dict(), model.named_buffers(remove_duplicate=False)
     return found | {name: _Held(tensor=value, kind="buffer", sent=name in state) for name, value in buffers}
+
+
+def _write_out(model: nn.Module) -> None:
+    """Replace tensors that torch conjugates or negates only when it reads them: NumPy and files have their memory."""
+    held = _held(model)
+    written: dict[int, Tensor] = {}
+    for name, each in held.items():
+        if each.tensor.is_conj() or each.tensor.is_neg():
+            values = each.tensor.detach().resolve_conj().resolve_neg()
+            if isinstance(each.tensor, nn.Parameter):
+                values = nn.Parameter(values, requires_grad=each.tensor.requires_grad)
+            _put(model, name, written.setdefault(id(each.tensor), values))
 
 
 def _put(model: nn.Module, name: str, tensor: Tensor) -> None:

@@ -1,5 +1,6 @@
 """A task is tried before anything is trained: what fails names the user's own file and line."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -75,6 +76,11 @@ class Locked(nn.Identity):
         raise TypeError("cannot be copied")
 
 
+def scripted(model):
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        return torch.jit.script(model)
+
+
 names = iter(range(1000))
 
 
@@ -108,6 +114,10 @@ CASES = {
     "a model that cannot be copied": (
         changed(lambda model: model.append(Locked())),
         r"a copy of it cannot be made .* cannot be copied \(test_trial.py, line \d+\)",
+    ),
+    "a model whose copies are not trained": (
+        changed(scripted),
+        r"in a copy of it .* 1\.weight is no weight, .*torch\.jit\.script .*return the model itself",
     ),
     "another model each time": (changed(another_name), "another model each time: the weight layer"),
     "no module": (returning(model=lambda self: lambda images: images), "a torch.nn.Module, and returned a function"),

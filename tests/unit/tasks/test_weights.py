@@ -248,6 +248,35 @@ def test_weights_that_have_nothing_in_common_stay_apart(change):
     assert set(net.state_dict()) == names
 
 
+def conjugated(net):
+    net[0].register_buffer("turned", torch.tensor([1 + 2j, 3 - 1j]).conj())
+
+
+def negated(net):
+    net[0].register_buffer("turned", torch.tensor([1 + 2j, 3 - 1j]).conj().imag)
+
+
+def a_negated_parameter(net):
+    net[1].bias = nn.Parameter(torch.tensor([1 + 2j, 3 - 1j]).conj().imag)
+
+
+def a_number_and_its_conjugate(net):
+    net[0].register_buffer("plain", torch.tensor([1 + 2j, 3 - 1j]))
+    net[0].register_buffer("turned", net[0].plain.conj())
+
+
+@pytest.mark.parametrize("change", [conjugated, negated, a_negated_parameter, a_number_and_its_conjugate])
+def test_weights_that_torch_turns_when_it_reads_them_have_their_values(change):
+    net = three()
+    change(net)
+    expected = {name: value.tolist() for name, value in net.state_dict().items()}
+    model = build_model(Of(net))
+    assert {name: value.numpy().tolist() for name, value in weights_of(model).items()} == expected
+    assert [name for name, value in model.named_parameters() if value.requires_grad] == list(
+        dict(net.named_parameters())
+    )
+
+
 def test_a_saved_model_is_loaded_into_all_names(tmp_path):
     model = build_model(Of(on_the_same_memory()))
     arrays = {name: value.numpy() for name, value in weights_of(model).items()}
