@@ -31,6 +31,8 @@ IMPORTED = (
     "flwr.cli.build",
     "flwr.serverapp.strategy",
     "opacus",
+    "peft",
+    "transformers.models.bert.modeling_bert",
 )
 _LARGEST = 1 << 17
 _PATIENCE = 600  # seconds: to import all of this takes minutes where many others work
