@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -73,20 +74,27 @@ class Double:
         return batch | {"inputs": batch["inputs"].double()} if batch["inputs"].is_floating_point() else batch
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-@pytest.mark.parametrize("mu", [0.0, 0.5])
-@pytest.mark.parametrize("name", CASES)
-def test_all_trainers_leave_the_same_weights(name, mu, momentum):
+@functools.cache
+def case(name):
+    """Return the schema of a task, the task in double precision, and a model that book-keeping can train."""
     features, target = CASES[name]
     info = DataInfo(features=features, target=target)
     task = Double(build_task(TaskConfig(name=name, model=MODELS.get(name)), info))
     torch.manual_seed(0)
     first = task.model().double()
+    assert preflight(first, task, info).way == "book-keeping"
+    return info, task, first
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("mu", [0.0, 0.5])
+@pytest.mark.parametrize("name", CASES)
+def test_all_trainers_leave_the_same_weights(name, mu, momentum):
+    info, task, first = case(name)
     settings = dataclasses.replace(SETTINGS, proximal_mu=mu)
     # Every batch holds all records, in whatever order.
     config = Training(momentum=momentum, batch_size=COUNT, local_steps=3)
     plan = plan_without_bound(COUNT, steps=3)
-    assert preflight(first, task, info).way == "book-keeping"
     trainers = [
         PlainTrainer(config=config),
         *(
