@@ -23,6 +23,7 @@ from fedtrain.report.wording import cause
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.events import ClientDone, Event, Notice, RoundDone, RoundStarted, RunEnded
 from fedtrain.serverapp.preparation import Preparation
+from fedtrain.serverapp.reporting import spent_epsilons
 from fedtrain.status.lines import (
     NAMED,
     PROBLEMS,
@@ -73,6 +74,7 @@ def beginning(
     metric = next(iter(preparation.metrics), None)
     withheld = trail is not None and trail.withheld
     stated = {} if trail is None else {client: trail.copies.stated(client) for client in trail.roster.clients}
+    spent = {} if trail is None else spent_epsilons(trail, up_to=done)
     software = {} if session is None else session.software
     directions = {} if session is None else session.directions
     return Begun(
@@ -90,6 +92,8 @@ def beginning(
         delta=None if plan is None else plan.spec.delta,
         noise=None if plan is None else experiment.privacy.noise,
         budgets=numbers({client: found.epsilon for client, found in stated.items() if found is not None}),
+        spent={} if withheld else numbers(spent),
+        reached=finite(max(spent.values(), default=None)),
         metric=None if metric is None else metric.name,
         direction="higher" if metric is None else metric.direction,
         baseline=None if metric is None else finite((preparation.baseline or {}).get(metric.name)),
@@ -176,8 +180,20 @@ class EventLines(AbstractContextManager["EventLines"]):
             case Notice() if not event.private:
                 line = Note(time=self._time, text=cut(event.text))
             case RunEnded():
-                line = Ended(time=self._time, status=event.status, reason=self._ending(event), round=event.round)
+                line = self._ended(event, shown=shown)
         return line
+
+    def _ended(self, event: RunEnded, *, shown: bool) -> Ended:
+        privacy = None if event.report is None else event.report.privacy
+        spent = {client.client: client.epsilon for client in privacy.clients} if shown and privacy else {}
+        return Ended(
+            time=self._time,
+            status=event.status,
+            reason=self._ending(event),
+            round=event.round,
+            epsilon=None if privacy is None or privacy.epsilon is None else finite(privacy.epsilon),
+            spent=numbers(spent),
+        )
 
     def _asked(self, event: RoundStarted, *, shown: bool) -> Asked:
         self._cohort, self._written = event.cohort if len(event.cohort) <= NAMED else (), 0

@@ -64,6 +64,8 @@ class Begun(_Line):
         noise: whose source it is; ``seeded`` protects nobody. ``None`` without privacy, and in a run of an earlier
             version.
         budgets: the epsilon that each client's own site allows over all runs, as it signed.
+        spent: the epsilon that each client has spent in other runs, and in this one before it goes on.
+        reached: the largest of them, also where cohorts are secret.
         metric: what is measured after a round.
         direction: which of two measurements is better.
         baseline: what the best constant answer reaches of it.
@@ -85,6 +87,8 @@ class Begun(_Line):
     delta: Number | None = None
     noise: Literal["seeded", "secure"] | None = None
     budgets: dict[Client, Number] = {}
+    spent: dict[Client, Number] = {}
+    reached: Number | None = None
     metric: str | None = None
     direction: Literal["higher", "lower"] = "higher"
     baseline: Number | None = None
@@ -157,12 +161,17 @@ class Note(_Line):
 
 
 class Ended(_Line):
-    """The run is over. One that was interrupted or failed can be resumed."""
+    """The run is over. One that was interrupted or failed can be resumed.
+
+    ``epsilon`` and ``spent`` are as in `Done`, with what rounds have cost that are not complete.
+    """
 
     event: Literal["end"] = "end"
     status: Literal["completed", "interrupted", "failed"]
     reason: str | None = None
     round: Count
+    epsilon: Number | None = None
+    spent: dict[Client, Number] = {}
 
 
 Line = Begun | Asked | Answered | Done | Note | Ended

@@ -54,6 +54,7 @@ class RunStatus:
         answered: those of them that have answered, and ``answers`` how many they are.
         history: the latest rounds.
         spent: the epsilon that each client has spent so far.
+        epsilon: the largest epsilon that any client has spent so far.
         problems, notices: the latest.
         alive: whether the server of the run holds its file; ``None`` where nobody looked.
         written: when the file was written last, in seconds since 1970.
@@ -71,6 +72,7 @@ class RunStatus:
     answers: int = 0
     history: tuple[Round, ...] = ()
     spent: Mapping[int, float]
+    epsilon: float | None = None
     problems: tuple[Problem, ...] = ()
     notices: tuple[str, ...] = ()
     alive: bool | None = None
@@ -79,12 +81,16 @@ class RunStatus:
     @classmethod
     def begun_with(cls, line: Begun, *, before: "RunStatus | None") -> "RunStatus":
         """Return where a run stands that begins, or that goes on from a start before."""
-        status = cls(begun=line, round=line.done, done=line.done, spent={})
+        status = cls(begun=line, round=line.done, done=line.done, spent=line.spent, epsilon=line.reached)
         if before is None:
             return status
-        history = tuple(entry for entry in before.history if entry.round <= line.done)
         return replace(
-            status, history=history, spent=before.spent, problems=before.problems, notices=before.notices[-KEPT:]
+            status,
+            history=tuple(entry for entry in before.history if entry.round <= line.done),
+            spent=line.spent or before.spent,
+            epsilon=before.epsilon if line.reached is None else line.reached,
+            problems=before.problems,
+            notices=before.notices[-KEPT:],
         )
 
     def after(self, line: Line) -> "RunStatus":
@@ -108,7 +114,14 @@ class RunStatus:
             case Note():
                 return replace(self, notices=(*self.notices, line.text)[-KEPT:])
             case Ended():
-                return replace(self._between_rounds(), state=line.status, reason=line.reason, done=line.round)
+                return replace(
+                    self._between_rounds(),
+                    state=line.status,
+                    reason=line.reason,
+                    done=line.round,
+                    spent=line.spent or self.spent,
+                    epsilon=self.epsilon if line.epsilon is None else line.epsilon,
+                )
             case Begun():
                 return RunStatus.begun_with(line, before=self)
 
@@ -130,6 +143,7 @@ class RunStatus:
             done=line.round,
             history=(*self.history, entry)[-KEPT:],
             spent=line.spent or self.spent,
+            epsilon=self.epsilon if line.epsilon is None else line.epsilon,
             problems=(*self.problems, *problems)[-KEPT:],
         )
 
@@ -149,11 +163,6 @@ class RunStatus:
     def value(self) -> float | None:
         """The latest measurement of the run's metric."""
         return next((entry.value for entry in reversed(self.history) if entry.value is not None), None)
-
-    @property
-    def epsilon(self) -> float | None:
-        """The largest epsilon that any client has spent so far."""
-        return next((entry.epsilon for entry in reversed(self.history) if entry.epsilon is not None), None)
 
     @property
     def waiting(self) -> tuple[int, ...]:

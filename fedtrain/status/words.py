@@ -125,7 +125,7 @@ def site_in(status: RunStatus, client: int, *, late: Collection[int]) -> str:
     answer = ""
     if status.asked is not None and client in status.asked:
         answer = "late" if client in late else "answered" if client in status.answered else "asked"
-    paid = "" if budget is None else f"epsilon {'0' if spent is None else upper(spent)} of its own {budget:g}"
+    paid = "" if budget is None else f"epsilon {'not known' if spent is None else upper(spent)} of its own {budget:g}"
     return f"{answer:<8}  {paid}".rstrip()
 
 
@@ -147,7 +147,7 @@ def _epsilon(status: RunStatus) -> str:
     begun = status.begun
     if begun.epsilon is None or begun.delta is None:
         return "no guarantee is given"
-    spent = "nothing yet" if status.epsilon is None else upper(status.epsilon)
+    spent = "not known" if status.epsilon is None else upper(status.epsilon) if status.epsilon else "nothing yet"
     return f"{spent} of {begun.epsilon:g} at delta {begun.delta:g}"
 
 

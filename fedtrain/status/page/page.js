@@ -64,7 +64,7 @@ function figures(run) {
   if (run.value !== null) add(run.metric, achieved(run.value, run), run.baseline === null ? null : `baseline ${run.baseline.toFixed(4)}`);
   if (run.budget !== null) {
     const protects = run.noise === "seeded" ? "; simulation: protects nobody, since its noise is seeded" : "";
-    add("epsilon", run.epsilon === null ? "0" : epsilon(run.epsilon), `of ${run.budget} at delta ${run.delta}${protects}`);
+    add("epsilon", run.epsilon === null ? "not known" : epsilon(run.epsilon), `of ${run.budget} at delta ${run.delta}${protects}`);
   } else {
     add("privacy", "none", "no guarantee is given");
   }
@@ -124,7 +124,7 @@ function sites(run) {
   if (run.withheld || run.sites.length === 0) return null;
   const rows = run.sites.map((site) => {
     const answer = site.answered === null ? "" : site.late ? "late" : site.answered ? "answered" : "asked";
-    const spent = site.budget === null ? "" : `${site.epsilon === null ? "0" : epsilon(site.epsilon)} of ${site.budget}`;
+    const spent = site.budget === null ? "" : `${site.epsilon === null ? "not known" : epsilon(site.epsilon)} of ${site.budget}`;
     return [[site.name], [answer, site.late ? "bad" : ""], [spent]];
   });
   const simulated = run.noise === "seeded" ? " (simulated)" : "";

@@ -79,7 +79,7 @@ def test_nodes_and_the_run_that_goes_on_are_shown_together(server):
 def test_a_long_name_of_a_node_leaves_room_for_how_it_stands(server):
     found = nodes("connected", "away").nodes
     write_nodes(server, Nodes(time=NOW, nodes=(replace(found[0], name="n" * 63), found[1])))
-    first = begun(budgets={0: 20.0, 1: 20.0}, software={0: "0.1.0"})
+    first = begun(budgets={0: 20.0, 1: 20.0}, spent={0: 0.0, 1: 0.0}, software={0: "0.1.0"})
     asked = Asked(time=NOW, round=1, clients=2, cohort=(0, 1))
     with run(server, "now", first, asked), only_one(server.path):
         shown = plain(server_described(ServerView(server).status(), now=NOW + 1))

@@ -18,6 +18,7 @@ from fedtrain.errors import BudgetError, TooFewResultsError
 from fedtrain.report import Report
 from fedtrain.report.statements import statements
 from fedtrain.serverapp.run import run_experiment
+from fedtrain.status import Follower
 from fedtrain.trust import Roster
 from tests.fakes import NODES, digits_experiment, federation, private_experiment
 
@@ -124,6 +125,12 @@ def test_a_spent_ledger_bounds_the_next_run(make, finished, tmp_path):
     report = finished("two")
     assert report.privacy.epsilon <= 2.0
     assert all(client.run_epsilon == 0 < client.epsilon for client in report.privacy.clients)
+    # Who watches it is told from the first line on what was spent before.
+    shown = Follower(tmp_path / "two" / "events.jsonl").status()
+    assert shown.begun.spent == pytest.approx(dict.fromkeys(range(4), 1.7), abs=0.3)
+    assert shown.begun.reached == max(shown.begun.spent.values()) >= report.privacy.epsilon
+    assert shown.spent == {client.client: client.epsilon for client in report.privacy.clients}
+    assert shown.epsilon == report.privacy.epsilon
 
 
 def test_a_round_that_is_repeated_with_secure_noise_is_charged_again(make, finished, tmp_path):
@@ -142,6 +149,11 @@ def test_a_round_that_is_repeated_with_secure_noise_is_charged_again(make, finis
 
     with pytest.raises(KeyboardInterrupt):
         run_experiment(federation(first, stop), first)
+    # The round that was lost is in what was spent.
+    follower, interrupted = Follower(tmp_path / "run" / "events.jsonl"), finished()
+    shown = follower.status()
+    assert shown.spent == {client.client: client.epsilon for client in interrupted.privacy.clients}
+    assert shown.epsilon == interrupted.privacy.epsilon > shown.history[-1].epsilon > 0
     again = make(**settings, output__resume=True)
     # Every client has been asked twice, and the plan allows three times: one round fits, and the next does not.
     with pytest.raises(BudgetError, match="only 0 clients are left"):

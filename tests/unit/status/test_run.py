@@ -96,6 +96,24 @@ def test_a_page_of_a_run_names_sites_and_what_they_spent():
     assert [site["late"] for site in found["sites"]] == [False, True, False]
 
 
+def test_what_was_spent_before_a_run_and_in_a_round_that_was_lost_is_shown():
+    new = run(asked(1, at=100.0), spent={0: 1.2001, 1: 0.0, 2: 0.7}, reached=1.2001)
+    lines = plain(described(new, now=101.0)).splitlines()
+    assert "epsilon    1.21 of 2 at delta 0.001" in lines
+    assert "  hospital-a  asked     epsilon 1.21 of its own 8" in lines
+    assert "  hospital-b  asked     epsilon 0 of its own 8" in lines
+    lost = new.after(Ended(time=0.0, status="interrupted", round=0, epsilon=1.5, spent={0: 1.5, 1: 0.9, 2: 1.1}))
+    assert "  hospital-b            epsilon 0.90 of its own 8" in plain(described(lost, now=101.0)).splitlines()
+    on = RunStatus.begun_with(begun(done=0, spent={0: 1.4, 1: 0.9, 2: 1.1}, reached=1.4), before=lost)
+    assert (on.epsilon, on.spent[0]) == (1.4, 1.4)
+    # A file of an earlier version does not say, and nothing is taken for zero.
+    old = plain(described(run(asked(1, at=100.0)), now=101.0))
+    assert "epsilon    not known of 2 at delta 0.001" in old
+    assert "epsilon not known of its own 8" in old
+    assert as_json(run(), now=0.0)["epsilon"] is None
+    assert "epsilon    nothing yet of 2" in plain(described(run(reached=0.0), now=0.0))
+
+
 def test_the_epsilon_of_a_simulation_protects_nobody_and_says_so():
     said = "           simulation: protects nobody, since its noise is seeded"
     for noise, expected in (("seeded", [said]), ("secure", []), (None, [])):
@@ -167,7 +185,7 @@ def test_a_long_name_hides_neither_what_is_said_of_its_site_nor_of_the_others():
     cut = f"{'W' * 21}\N{HORIZONTAL ELLIPSIS}{'W' * 10}"
     assert f"late       hospital-a, {cut}, hospital-c" in lines
     assert f"  {'hospital-a':<32}  late      epsilon 0.70 of its own 8" in lines
-    assert f"  {cut}  late      epsilon 0 of its own 8" in lines
+    assert f"  {cut}  late      epsilon not known of its own 8" in lines
     assert any(line.endswith(f"round 1: {cut}: the update is refused") for line in lines)
     assert lines[-1] == f"{cut} (client 1) left"
 
