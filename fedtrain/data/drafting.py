@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fedtrain.data.schema import DRAFTED, CsvFormat
+from fedtrain.data.sources.columns import names_records, numbers_records
 from fedtrain.data.sources.delimited import read_delimited
 from fedtrain.data.sources.parquet import read_table
 from fedtrain.data.sources.plain import is_numeric
@@ -28,6 +29,7 @@ MISSING_WORDS = ("", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "-"
 
 _LARGE = 1e300  # a number beyond it is a word
 _CATEGORIES = 50  # more different words are text, or name something
+_NO_FEATURE = "it names or numbers records, or has too many different values for a category"
 _CLASSES = 20  # a target of more different whole numbers is a number
 _FORMATS = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y/%m/%d", "%d.%m.%Y")
 _BOOLEANS = ({"true", "false"}, {"yes", "no"}, {"y", "n"}, {"t", "f"}, {"0", "1"})
@@ -85,7 +87,7 @@ def draft_schema(file: Path, *, target: str, form: CsvFormat) -> Draft:
             if name == target:
                 raise DataError(f"{file}, column {name!r}: it is neither a number nor one of a few classes")
             passed_over.append(name)
-            lines.append(f'{_key(name)} = {{ kind = "ignore" }}  # too many different values for a category')
+            lines.append(f'{_key(name)} = {{ kind = "ignore" }}  # {_NO_FEATURE}')
             continue
         if values.null_count and name != target:
             parts.append('missing = "indicator"')
@@ -116,7 +118,7 @@ def _described(values: Any, *, is_target: bool, decimal: str) -> list[str] | Non
     if pa.types.is_boolean(kind):
         texts = [text.lower() for text in texts]
     numbers = _numbers(texts, "." if is_numeric(kind) else decimal)
-    return _target(texts, numbers) if is_target else _feature(texts, numbers)
+    return _target(texts, numbers) if is_target else _feature(texts, numbers, records=len(values))
 
 
 def _is_read(kind: Any) -> bool:
@@ -131,14 +133,15 @@ def _target(texts: Sequence[str], numbers: Sequence[float] | None) -> list[str] 
     return None if numbers is None else ['kind = "target"', *_bounds(numbers)]
 
 
-def _feature(texts: Sequence[str], numbers: Sequence[float] | None) -> list[str] | None:
+def _feature(texts: Sequence[str], numbers: Sequence[float] | None, *, records: int) -> list[str] | None:
     if any({text.lower() for text in texts} == words for words in _BOOLEANS):
         return ['kind = "boolean"']
     if numbers is not None:
-        return ['kind = "number"', *_bounds(numbers)]
+        counted = numbers_records(min(numbers), max(numbers), len(set(numbers)), records)
+        return None if counted else ['kind = "number"', *_bounds(numbers)]
     if (dates := _dates(texts)) is not None:
         return dates
-    few = 0 < len(texts) <= _CATEGORIES
+    few = 0 < len(texts) <= _CATEGORIES and not names_records(len(texts), records)
     return ['kind = "category"', f"values = {_strings(sorted(texts))}"] if few else None
 
 

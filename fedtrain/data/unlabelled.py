@@ -92,7 +92,7 @@ def _images(path: Path, info: DataInfo) -> Unlabelled:
 
     if not isinstance(info.features, Image):
         raise _refuse(path, "images", info)
-    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.suffix.lower() in _IMAGES)
+    files = [path] if path.is_file() else _images_below(path)
     if not files:
         raise DataError(f"{path} holds no image: {', '.join(_IMAGES)} are read")
     names = tuple(file.name if file == path else file.relative_to(path).as_posix() for file in files)
@@ -102,6 +102,14 @@ def _images(path: Path, info: DataInfo) -> Unlabelled:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     return Unlabelled(features=features, names=names)
+
+
+def _images_below(folder: Path) -> list[Path]:
+    """Return the images in a folder and its subfolders, without what systems leave there, such as small copies."""
+    from fedtrain.data.sources.base import files_below, is_passed_over  # noqa: PLC0415 - likewise
+
+    files = [file for file in files_below(folder) if file.suffix.lower() in _IMAGES]
+    return [file for file in files if not any(map(is_passed_over, file.relative_to(folder).parts))]
 
 
 def _arrays(path: Path, info: DataInfo) -> Unlabelled:
@@ -193,8 +201,9 @@ def _read_table(path: Path, wanted: Mapping[str, Literal["float64", "string"]]) 
 
     try:
         if path.suffix.lower() == ".parquet":
-            held = pq.read_schema(path).names
-            _require(path, wanted, held)
+            schema = pq.read_schema(path)
+            _require(path, wanted, schema.names)
+            _refuse_named_numbers(path, wanted, schema)
             table = pq.read_table(path, columns=list(wanted), partitioning=None)
         else:
             # The schema says what a column is, and never what a file seems to hold.
@@ -210,6 +219,19 @@ def _read_table(path: Path, wanted: Mapping[str, Literal["float64", "string"]]) 
     if not table.num_rows:
         raise DataError(f"{path} holds no records")
     return table
+
+
+def _refuse_named_numbers(path: Path, wanted: Mapping[str, str], schema: Any) -> None:
+    """Refuse numbers that stand for names: the model knows them by the order of names in its training file."""
+    from fedtrain.data.sources.metadata import class_names_of  # noqa: PLC0415 - likewise
+
+    names = class_names_of(schema)
+    if named := [name for name, kind in wanted.items() if kind == "float64" and name in names]:
+        raise DataError(
+            f"{path}, column {named[0]!r}: its metadata says that its numbers mean {', '.join(names[named[0]])}, and a "
+            "run without a public schema does not say which number meant what to the model; give an archive (.npz) "
+            "with the numbers that the training file had"
+        )
 
 
 def _require(path: Path, wanted: Collection[str], held: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from fedtrain.data.sources.columns import (
     label_columns,
     label_lists,
     number_column,
+    refuse_identifiers,
     some,
     with_test_labels,
 )
@@ -74,6 +75,7 @@ class Roles:
         text: the column of texts, if records are such.
         text_bytes: the most bytes of a text that are kept.
         features: the columns of a table.
+        asked: whether the configuration names them.
         owner: the column of the owner.
     """
 
@@ -84,6 +86,7 @@ class Roles:
     text: str | None
     text_bytes: int
     features: tuple[str, ...]
+    asked: bool
     owner: str | None
 
     @property
@@ -154,6 +157,7 @@ def roles(schema: Any, data: Data, *, name: str, left_out: Collection[str] = ())
         text=data.text_column,
         text_bytes=data.max_bytes,
         features=() if files or data.text_column else features,
+        asked=listed is not None,
         owner=owner,
     )
 
@@ -216,6 +220,8 @@ def decode_tables(train: Records, test: Records | None, role: Roles, *, class_na
 
     target, targets = _READERS[role.target](train, test, role, class_names)
     encoding = TableEncoding.fit(train.table, role.features, place=train.place) if role.features else None
+    if not role.asked:
+        refuse_identifiers(train.table, role.features, name=train.name)
 
     owners = coded(train.table[role.owner], column=role.owner, place=train.place) if role.owner else None
 

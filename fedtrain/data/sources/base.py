@@ -5,11 +5,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from fedtrain.config import Data
 from fedtrain.data.types import DataInfo, RuleCounts, Split
 from fedtrain.errors import DataError
+
+_LEFT_BY_SYSTEMS: Final = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir"}
 
 Place = Callable[[int], str]
 """Says where a record is, from its row: the file and the row in it."""
@@ -119,6 +121,11 @@ def existing(name: str, what: Literal["file", "folder"] = "file") -> Path:
     if not (path.is_file() if what == "file" else path.is_dir()):
         raise DataError(f"{path}: there is no such {what}")
     return path
+
+
+def is_passed_over(name: str) -> bool:
+    """Tell whether a name is of a hidden file or folder, or of one that systems leave beside others."""
+    return name.startswith(".") or name.lower() in _LEFT_BY_SYSTEMS
 
 
 def files_below(folder: Path) -> tuple[Path, ...]:

@@ -142,6 +142,41 @@ MAX_CATEGORIES = 1000
 """A column of strings with more different values is text or an identifier, not a category."""
 
 
+_ENOUGH = 20  # records of which different values say something
+
+
+def names_records(different: int, records: int) -> bool:
+    """Tell whether values are identifiers and no categories: most records have one that no other has."""
+    return records >= _ENOUGH and 2 * different > records
+
+
+def numbers_records(lowest: float, highest: float, different: int, records: int) -> bool:
+    """Tell whether whole numbers count the records from 0 or 1, in any order, as an index does."""
+    return records >= _ENOUGH and different == records and lowest in {0, 1} and highest - lowest == records - 1
+
+
+def refuse_identifiers(table: Any, columns: Sequence[str], *, name: str) -> None:
+    """Refuse columns of categories that name records, where nobody asked for them as features.
+
+    Args:
+        table: the training records.
+        columns: the columns that would become features.
+        name: the files.
+
+    Raises:
+        DataError: there is one.
+    """
+    for column in columns:
+        if is_categorical(table[column].type):
+            different = pc.count_distinct(table[column]).as_py()
+            if names_records(different, table.num_rows):
+                raise DataError(
+                    f"{name}, column {column!r} holds {different:,} different values in {table.num_rows:,} records: it "
+                    "is text, or names the records, and is no feature; name the column of a text with text_column, or "
+                    "the columns to use with feature_columns"
+                )
+
+
 @dataclass(frozen=True, kw_only=True)
 class TableEncoding:
     """How columns become features, as the training data determines it.

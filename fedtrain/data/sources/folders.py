@@ -15,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtrain.config import Data
-from fedtrain.data.sources.base import Decoded, existing
+from fedtrain.data.sources.base import Decoded, existing, is_passed_over
 from fedtrain.data.sources.images import decode_images
 from fedtrain.data.sources.sounds import SoundForm, decode_sounds
 from fedtrain.data.types import ClassTarget, DataInfo, Features, Image, Labels, Split
 from fedtrain.errors import DataError
 
 _SUFFIXES: Final = {"image": frozenset({".png", ".jpg", ".jpeg"}), "sound": frozenset({".wav", ".flac"})}
-_LEFT_BY_SYSTEMS: Final = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir"}
 
 _Shape = tuple[int, ...]
 
@@ -110,12 +109,12 @@ def _decoded(
 
 
 def _list(root: Path, what: Literal["image", "sound"]) -> _Folder:
-    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not _is_passed_over(entry))
+    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not is_passed_over(entry.name))
     if not folders:
         raise DataError(f"{root} holds no records: it has no subfolder for a class")
     files = []
     for folder in folders:
-        found = sorted(entry for entry in folder.iterdir() if not _is_passed_over(entry))
+        found = sorted(entry for entry in folder.iterdir() if not is_passed_over(entry.name))
         if not found:
             raise DataError(f"{folder} holds no records: there is no {what} in it")
         for file in found:
@@ -124,10 +123,6 @@ def _list(root: Path, what: Literal["image", "sound"]) -> _Folder:
                 raise DataError(f"{file}: a folder of a class may hold only {allowed} files")
         files += found
     return _Folder(root=root, files=tuple(files))
-
-
-def _is_passed_over(entry: Path) -> bool:
-    return entry.name.startswith(".") or entry.name.lower() in _LEFT_BY_SYSTEMS
 
 
 def _split(folder: _Folder, classes: tuple[str, ...], decode: _Decode, *, shape: _Shape | None) -> Split:

@@ -33,6 +33,11 @@ def decode_hub(data: Data) -> Decoded:
     assert data.dataset is not None  # Data is validated
     folder = path_of(data.dataset)
     name = str(folder) if folder.is_dir() else data.dataset
+    if any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")):
+        raise DataError(
+            f"{folder} was written by save_to_disk of the datasets library, and is not in the hub's layout; write "
+            'each split with to_parquet, and use source = "parquet"'
+        )
     import datasets  # noqa: PLC0415 - it takes a second, which files on this machine need not pay
 
     files: list[Path] = []

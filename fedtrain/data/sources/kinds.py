@@ -3,6 +3,8 @@
 # ruff: noqa: PLC0415
 
 import glob
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from fedtrain.config import Data
@@ -183,7 +185,8 @@ def files_of(pattern: str, *, suffix: str) -> tuple[Path, ...]:
     """Return the files that a path names: itself, the files of a folder with a suffix, or the matches of a glob.
 
     Hidden files of a folder, such as those that other systems put beside each file (``._part.parquet``), are passed
-    over.
+    over. So are folders that a pattern meets and whose names begin with an underscore, as those of Spark and Delta Lake
+    do that hold a log or unfinished files (``_delta_log``, ``_temporary``); ``_year=2020`` is a part of a table.
 
     Raises:
         DataError: there are none.
@@ -199,7 +202,14 @@ def files_of(pattern: str, *, suffix: str) -> tuple[Path, ...]:
             raise DataError(f"{path}: the folder holds no {suffix} file{hint}")
         return tuple(files)
     matches = glob.glob(str(path), recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
-    files = sorted(Path(match) for match in matches if Path(match).is_file())
+    named = [part for part in path.parts if part.startswith("_")]
+    files = sorted(file for file in map(Path, matches) if file.is_file() and not _is_aside(file, named))
     if not files:
         raise DataError(f"{path}: there is no such file or folder, and as a glob pattern it matches no file")
     return tuple(files)
+
+
+def _is_aside(file: Path, named: Sequence[str]) -> bool:
+    """Tell whether a file is in a folder of a program's own, which the pattern does not name."""
+    folders = [part for part in file.parts[:-1] if part.startswith("_") and "=" not in part]
+    return any(not any(fnmatchcase(folder, part) for part in named) for folder in folders)

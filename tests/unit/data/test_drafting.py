@@ -82,6 +82,26 @@ def test_text_is_passed_over_and_is_no_target(tmp_path):
         draft(path, "y", CsvFormat())
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("patient", [f"p{row}" for row in range(40)]),
+        ("Unnamed: 0", range(40)),
+        ("row", range(40, 0, -1)),
+        ("patient", [f"p{row // 1.5:.0f}" for row in range(40)]),
+    ],
+)
+def test_what_names_or_numbers_records_is_no_category_and_no_number(tmp_path, name, values):
+    path = tmp_path / "people.csv"
+    path.write_text(
+        "\n".join([f"{name},age,y", *(f"{value},{row % 7},{row % 2}" for row, value in enumerate(values)), ""])
+    )
+    found = draft(path, "y", CsvFormat())
+    assert found.passed_over == (name,)
+    assert 'age = { kind = "number"' in found.text
+    assert 'kind = "ignore" }  # it names or numbers records' in found.text
+
+
 def test_a_parquet_file_without_a_header_of_its_own_is_drafted_by_its_types(tmp_path):
     path = tmp_path / "people.parquet"
     seen = [dt.date(2020, 1, 2), dt.date(2021, 1, 2)]

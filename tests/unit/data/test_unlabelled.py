@@ -1,4 +1,5 @@
 import io
+import json
 
 import numpy as np
 import pyarrow as pa
@@ -80,6 +81,22 @@ def test_images_are_called_by_their_files(tmp_path):
     assert found.names == ("a.png", "b/c.png")
     assert found.features.shape == (2, 1, 4, 5)
     assert read_unlabelled(tmp_path / "a.png", IMAGES).names == ("a.png",)
+
+
+def test_what_systems_leave_in_a_folder_of_images_is_passed_over(tmp_path):
+    for name in ("a.png", "@eaDir/a.png/thumb_M.jpg", ".ipynb_checkpoints/a.png", "__MACOSX/a.png", "._a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Picture.fromarray(np.full((4, 5), 7, np.uint8)).save(tmp_path / name)
+    assert read_unlabelled(tmp_path, IMAGES).names == ("a.png",)
+
+
+def test_numbers_that_stand_for_names_are_refused_whatever_their_order(tmp_path):
+    features = {"age": {"dtype": "int64", "_type": "Value"}, "dose": {"names": ["low", "high"], "_type": "ClassLabel"}}
+    table = pa.table({"age": [40], "dose": [1]})
+    described = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(described), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"column 'dose': its metadata says that its numbers mean low, high, .*archive"):
+        read_unlabelled(tmp_path / "a.parquet", TABLE)
 
 
 def parquet(**columns):

@@ -147,6 +147,36 @@ def test_the_names_of_folders_are_no_columns_and_files_below_are_named_by_a_patt
         opened(pattern, label_column="year")
 
 
+@pytest.mark.parametrize("aside", ["_delta_log", "_temporary/0", "_spark_metadata"])
+def test_a_pattern_passes_over_the_folders_in_which_programs_keep_their_own(aside, tmp_path):
+    written(tmp_path / "set" / "part-0.parquet", VALUES)
+    (tmp_path / "set" / "_year=2020").mkdir()
+    written(tmp_path / "set" / "_year=2020" / "part-1.parquet", VALUES)
+    (tmp_path / "set" / aside).mkdir(parents=True)
+    written(tmp_path / "set" / aside / "part-2.parquet", {**VALUES, "z": VALUES["x"]})
+    store = opened(f"{tmp_path}/set/**/*.parquet")
+    assert (store.info.columns, len(store.train) + len(store.test)) == (("x", "y"), 2 * ROWS)
+    named = opened(f"{tmp_path}/set/_[dst]*/**/*.parquet")
+    assert (named.info.columns, len(named.train) + len(named.test)) == (("x", "y", "z"), ROWS)
+
+
+MANY = {name: np.tile(values, 5) for name, values in VALUES.items()}
+
+
+@pytest.mark.parametrize("visits", [1, 1.5])
+def test_a_column_that_names_records_is_a_feature_only_if_it_is_asked_for(visits, tmp_path):
+    """An index that has become a column, by reset_index or a CSV file in between, says so nowhere."""
+    rows = len(MANY["x"])
+    names = [f"patient {row / visits:.0f}" for row in range(rows)]
+    path = written(tmp_path / "t.parquet", {"patient": names, **MANY}, None)
+    words = rf"column 'patient' holds {len(set(names))} different values in {rows} records: .* use with feature_columns"
+    with pytest.raises(DataError, match=words):
+        opened(path)
+    assert opened(path, feature_columns="x, y").info.shape == (2,)
+    assert opened(path, feature_columns="x, patient").info.shape == (1 + len(set(names)),)
+    assert opened(written(tmp_path / "w.parquet", {"ward": names[: rows // 2] * 2, **MANY}, None)).info.shape[0] > 2
+
+
 # Images
 
 

@@ -128,6 +128,14 @@ def test_another_subset_has_names_of_its_own(run, parquet, tmp_path):
         assert run(dataset=str(tmp_path / "table"), subset=subset)["classes"] == names
 
 
+@pytest.mark.parametrize("file", ["dataset_dict.json", "state.json"])
+def test_a_folder_of_save_to_disk_is_refused_with_what_to_write(run, tmp_path, file):
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / file).write_text("{}")
+    assert "was written by save_to_disk" in (error := run(dataset=str(tmp_path / "saved"))["error"])
+    assert "to_parquet" in error
+
+
 def test_without_network_the_error_says_that_this_source_downloads(run):
     error = run(dataset="nobody/nothing", subset="plain")["error"]
     assert "data set 'nobody/nothing', subset 'plain' cannot be loaded" in error
