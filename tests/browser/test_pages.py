@@ -40,11 +40,11 @@ def many():
     return render_html(Report.model_validate_json(json.dumps(plain_report(200, 60, 20, names, every=10))))
 
 
-def audited(status="completed", *, edited=False):
+def audited(status="completed", *, tuning=None):
     world = client_world("capped", status=status)
     plain = world.report()
-    if edited:
-        plain["privacy"]["tuning"] = "none"
+    if tuning is not None:
+        plain["privacy"]["tuning"] = tuning
     report = read_report(json.dumps(plain).encode())
     verdict = audit(report, roster=world.roster)
     return render_audit(verdict, report, digest="5e" * 32, roster=world.roster.digest, files=1)
@@ -79,7 +79,7 @@ def pages():
         "report": usual(),
         "many": many(),
         "audit": audited(),
-        "refuted": audited(edited=True),
+        "refuted": audited(tuning="none"),
         "explanation": explained(),
     }
 
@@ -96,6 +96,13 @@ def pages():
 def test_a_page_is_whole(look, pages, name, view):
     found = look(pages[name], view).evaluate(MEASURE, SMALLEST[view.media])
     assert {name: list(where) for name, where in found["problems"].items() if where} == {}
+
+
+@pytest.mark.parametrize("view", [DESK, PHONE, PAPER], ids=str)
+def test_what_somebody_writes_without_a_blank_makes_an_audit_no_wider(look, view):
+    shown = look(audited(tuning="W" * 3000), view)
+    assert shown.evaluate("document.documentElement.scrollWidth") <= view.width
+    assert shown.evaluate("[...document.querySelectorAll('.wide')].every((one) => one.scrollWidth <= one.clientWidth)")
 
 
 def test_the_page_is_dark_where_screens_are_and_paper_is_white(look, pages):

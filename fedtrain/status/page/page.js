@@ -186,12 +186,11 @@ function nodes(found) {
     .sort((one, other) => (one.state === "connected") - (other.state === "connected") || one.client - other.client)
     .map((node) => [
       [node.name],
-      [node.state, node.state === "connected" ? "good" : "bad"],
-      [node.since === null ? "" : `for ${duration(now - node.since)}`],
+      [node.since === null ? node.state : `${node.state} for ${duration(now - node.since)}`, node.state === "connected" ? "good" : "bad"],
       [node.seen === null ? "" : `${duration(now - node.seen)} ago`],
       [node.software === null ? "" : `says ${node.software}`],
     ]);
-  made.append(table(["node", "state", "", "last seen", "fedtrain"], rows));
+  made.append(table(["node", "state", "last seen", "fedtrain"], rows));
   if (found.directions) {
     made.append(element("h3", `directions of the operator, version ${found.directions}, as nodes say when a run begins`), ...following(found));
   }
