@@ -1,4 +1,5 @@
 import functools
+import os
 
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
@@ -30,6 +31,17 @@ class Node:
     @property
     def site(self):
         return open_site(self.run_config)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_loss_of_power():
+    """Wait for no disk: a run synchronizes hundreds of times, and no test here loses power.
+
+    That the descriptor is open is checked. Tests of files and of ledgers synchronize.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: os.fstat(descriptor) and None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -7,6 +9,17 @@ from fedtrain.serverapp.checkpoint import RunState
 from fedtrain.serverapp.preparation import prepare
 from tests.fakes import digits_experiment, private_experiment
 from tests.notary import Notary
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_loss_of_power():
+    """Wait for no disk: a run synchronizes hundreds of times, and no test here loses power.
+
+    That the descriptor is open is checked. Tests of files and of ledgers synchronize.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: os.fstat(descriptor) and None)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")
