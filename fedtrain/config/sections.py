@@ -5,10 +5,11 @@ Records are in `fedtrain.config.data`, what protects them is in `fedtrain.config
 set"; in Flower's flat run config, which has no such value, an empty string stands for it.
 """
 
+import os
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fedtrain.config.toml import FilePath, Line, Names
 
@@ -81,6 +82,16 @@ class Section(BaseModel):
     """A part of the tree: immutable, strictly typed, without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        """Refuse bytes of the command line that are not UTF-8, which Python keeps as halves of characters."""
+        if isinstance(value, str | os.PathLike) and any("\ud800" <= letter <= "\udfff" for letter in str(value)):
+            raise ValueError(
+                f"{str(value)!r} is not UTF-8, in which reports and settings are written; name it otherwise"
+            )
+        return value
 
 
 class Federation(Section):

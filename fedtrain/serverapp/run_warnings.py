@@ -22,7 +22,7 @@ from fedtrain.privacy.correlation import errors
 from fedtrain.privacy.mechanisms import guarantees_nothing, mechanism_of, mechanism_of_plan
 from fedtrain.report import Evaluation, Evaluations, Metric, RoundEntry, TextSample, better
 from fedtrain.report.evaluation import is_empty, not_finite
-from fedtrain.report.numbers import count, short
+from fedtrain.report.numbers import achieved, count, short
 from fedtrain.report.trusts import nothing_gained
 from fedtrain.report.wording import called, cause
 from fedtrain.tasks import Records, Task
@@ -328,9 +328,10 @@ def of_results(evaluations: Evaluations, classes: Sequence[str]) -> list[str]:
     reached = (evaluations.baseline or {}).get(metric.name) if metric is not None else None
     if metric is not None and value is not None and reached is not None and not better(value, reached, metric):
         found.append(
-            f"{metric.name} {value:.4f} after round {final.round} is no better than the baseline of {reached:.4f}, "
-            f"which one answer for all test records reaches{_same_answer(final, classes)}. Look at the range of the "
-            "inputs and at training.learning_rate, and in a private run at the noise"
+            f"{metric.name} {achieved(value, metric.direction)} after round {final.round} is no better than the "
+            f"baseline of {achieved(reached, metric.direction)}, which one answer for all test records "
+            f"reaches{_same_answer(final, classes)}. Look at the range of the inputs and at training.learning_rate, "
+            "and in a private run at the noise"
         )
     history = evaluations.history
     # A task that describes no metric, and of which nothing was ever measured, is to measure nothing.

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -273,6 +274,16 @@ def test_a_path_with_a_name_that_no_file_can_have_is_refused(field):
     from_flat({field: "é" * 127 + "/" + "x" * 255, "data.test_fraction": 0.5})
     with pytest.raises(ConfigError, match=rf"{field}: no file has a name of more than 255 bytes, as 'éé.*\.\.\. has"):
         from_flat({field: "runs/" + "é" * 128, "data.test_fraction": 0.5})
+
+
+@pytest.mark.parametrize(
+    "field", ["name", "output.directory", "data.path", "data.classes", "task.name", "report.operator"]
+)
+def test_bytes_that_are_not_utf8_are_refused_by_field(field):
+    """A name in Latin-1 on a command line. The settings and the report are written in UTF-8."""
+    value = os.fsdecode(b"caf\xe9")
+    with pytest.raises(ConfigError, match=rf"{field}: 'caf\\udce9' is not UTF-8"):
+        from_flat({field: value})
 
 
 def test_a_name_that_a_terminal_would_obey_is_refused():
