@@ -32,7 +32,7 @@ def _tables() -> tuple[Bytes, NDArray[np.int64]]:
 _POWERS, _LOGARITHMS = _tables()
 PRODUCTS: Bytes = _POWERS[_LOGARITHMS[:, None] + _LOGARITHMS]
 PRODUCTS[0] = PRODUCTS[:, 0] = 0
-_TIMES = [row.tobytes() for row in PRODUCTS]
+_FLAT = PRODUCTS.ravel()
 
 
 def split(secret: bytes, *, threshold: int, holders: int, random: Callable[[int], bytes]) -> list[bytes]:
@@ -48,14 +48,12 @@ def split(secret: bytes, *, threshold: int, holders: int, random: Callable[[int]
     """
     length = len(secret)
     coefficients = np.frombuffer(secret + random((threshold - 1) * length), dtype=np.uint8).reshape(threshold, length)
-    shares = []
-    for holder in range(1, holders + 1):
-        # Horner's rule. A byte string is translated faster than an array is looked up.
-        times, share = _TIMES[holder], coefficients[-1].tobytes()
-        for row in coefficients[-2::-1]:
-            share = (np.frombuffer(share.translate(times), dtype=np.uint8) ^ row).tobytes()
-        shares.append(share)
-    return shares
+    # Horner's rule, for all holders together. A flat table is looked up faster than one of two dimensions.
+    numbers = 256 * np.arange(1, holders + 1)[:, None]
+    shares: Bytes = np.broadcast_to(coefficients[-1], (holders, length))
+    for row in coefficients[-2::-1]:
+        shares = _FLAT.take(numbers + shares) ^ row
+    return [share.tobytes() for share in shares]
 
 
 def evaluate(holders: tuple[int, ...], shares: Bytes, at: tuple[int, ...]) -> Bytes:
