@@ -49,6 +49,13 @@ class Cli:
     def _warm(self):
         return WarmCommand(self.environment)
 
+    def at_home(self, home):
+        """Return the command with a home of its own, in copies of the same process."""
+        own = Cli(self._cache, home)
+        own.environment["HOME"] = str(home)
+        own._warm = self._warm
+        return own
+
     def close(self):
         if "_warm" in vars(self):
             self._warm.close()

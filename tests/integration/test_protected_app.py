@@ -67,10 +67,7 @@ def without_noise(folder):
 @pytest.fixture
 def at_home(cli, tmp_path):
     """Return the command with a home of its own, where the example keeps its keys."""
-    own = type(cli)(cli._cache, tmp_path)
-    own.environment["HOME"] = str(tmp_path)
-    yield own
-    own.close()
+    return cli.at_home(tmp_path)
 
 
 def simulate(cli, app, rounds=ROUNDS):
