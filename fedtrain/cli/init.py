@@ -31,6 +31,6 @@ def init(
         if os.path.lexists(file):  # a link that leads nowhere is there, too
             raise UsageError(f"{file} is there already; remove it, or name another file")
         values = read_flat(demo(), settings)
-        checked(values, None)
+        checked(values, demo())
         write_atomic(file, commented(values, head=_HEAD).encode())
         out.done({"file": str(file)}, [f"wrote {file}", f"to run it: fedtrain simulate -c {file}"])

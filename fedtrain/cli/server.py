@@ -19,10 +19,10 @@ from fedtrain.deployment.processes import only_one
 from fedtrain.errors import ConfigError
 from fedtrain.files import write_atomic
 from fedtrain.machines import ServerFolder, read_membership
-from fedtrain.machines.nodes import connected, read_nodes
+from fedtrain.machines.nodes import connected, is_recent, numbered, outdated, read_nodes
 from fedtrain.machines.starts import holds_run
 from fedtrain.report.numbers import printable
-from fedtrain.status.words import with_names
+from fedtrain.status.words import with_names, with_nodes
 
 if TYPE_CHECKING:  # a status takes less time than these to import
     from fedtrain.config import Experiment
@@ -139,7 +139,7 @@ def _await_nodes(server: ServerFolder, cohort: int, told: Output) -> None:
     said = ""
     while True:
         found = read_nodes(server)
-        nodes = () if found is None else found.nodes
+        nodes = () if found is None else found.nodes if is_recent(found, time.time()) else outdated(found.nodes)
         there = connected(nodes)
         if len(there) >= cohort:
             return
@@ -194,7 +194,9 @@ def _followed(run: _Submitted, number: int) -> int:
         found = outcome(run.name, run.place, ending, started=started, ended=ended)
         problem = f"{found.problem}; all that it printed is in {run.log}" if found.problem else ""
         status = found.status
-    said = printable(with_names(problem, names), kept="\n") or None
+    nodes = read_nodes(server)
+    named = with_nodes(with_names(problem, names), {} if nodes is None else numbered(nodes.nodes))
+    said = printable(named, kept="\n") or None
     if run.told.as_json:
         from fedtrain.cli.summary import summary  # noqa: PLC0415 - as above
 

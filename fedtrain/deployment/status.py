@@ -13,12 +13,11 @@ from fedtrain.deployment.processes import is_running
 from fedtrain.errors import StorageError
 from fedtrain.health.keys import ending
 from fedtrain.machines import Federation, ServerFolder
-from fedtrain.machines.nodes import Nodes, NodeState, connected, read_nodes
+from fedtrain.machines.nodes import Nodes, NodeState, connected, is_recent, outdated, read_nodes
 from fedtrain.report.numbers import duration, printable, short
 from fedtrain.status import FILE, Follower, RunStatus, as_json
 from fedtrain.status.words import Said, described, fitted, site_in
 
-_FRESH = 15.0  # seconds for which the file of the nodes is not out of date
 _LOOKED = 8  # of the latest runs, for one that goes on
 _NODES = 40  # lines
 _NAMED = 8  # nodes in a line
@@ -101,7 +100,7 @@ def _written(file: Path) -> float:
 
 def status_as_json(status: ServerStatus, *, now: float) -> dict[str, Any]:
     """Return where a server stands as a JSON object."""
-    nodes = () if status.nodes is None else status.nodes.nodes
+    nodes = _nodes_now(status, now)
     return {
         "federation": status.federation,
         "address": status.address,
@@ -111,7 +110,8 @@ def status_as_json(status: ServerStatus, *, now: float) -> dict[str, Any]:
         "connected": len(connected(nodes)),
         "ending": list(status.ending),
         "nodes": [
-            {**asdict(node), "software": _software(status, node), "directions": _followed(status, node)}
+            {name: value for name, value in asdict(node).items() if name != "node"}  # too large for some readers
+            | {"software": _software(status, node), "directions": _followed(status, node)}
             for node in nodes
         ],
         "runs": [{"run": name, **as_json(run, now=now)} for name, run in status.runs],
@@ -131,13 +131,19 @@ def _followed(status: ServerStatus, node: NodeState) -> int | None:
 
 
 def _is_fresh(status: ServerStatus, now: float) -> bool:
-    return status.up and status.nodes is not None and now - status.nodes.time < _FRESH
+    return status.up and status.nodes is not None and is_recent(status.nodes, now)
+
+
+def _nodes_now(status: ServerStatus, now: float) -> tuple[NodeState, ...]:
+    """Return the nodes. What was seen of them before the server went down does not say how they stand."""
+    nodes = () if status.nodes is None else status.nodes.nodes
+    return nodes if _is_fresh(status, now) else outdated(nodes)
 
 
 def server_described(status: ServerStatus, *, now: float, width: int = 140) -> list[Said]:
     """Return where a server stands, in lines of text."""
     lines = [_headline(status, now), *(Said(text=line, tone="bad") for line in status.ending)]
-    nodes = () if status.nodes is None else status.nodes.nodes
+    nodes = _nodes_now(status, now)
     run = status.runs[0][1] if status.runs else None
     if nodes:
         lines.append(Said(text=f"nodes      {len(connected(nodes))} of {len(nodes)} are connected"))
@@ -210,7 +216,6 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _times(node: NodeState, now: float) -> str:
-    if node.since is None:
-        return ""
-    text = f"for {duration(max(0.0, now - node.since))}"
-    return text if node.seen is None else f"{text}, seen {duration(max(0.0, now - node.seen))} ago"
+    since = "" if node.since is None else f"for {duration(max(0.0, now - node.since))}"
+    seen = "" if node.seen is None else f"seen {duration(max(0.0, now - node.seen))} ago"
+    return ", ".join(filter(None, (since, seen)))

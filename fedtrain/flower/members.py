@@ -59,6 +59,7 @@ def _state(name: str, client: int, node: NodeInfo | None) -> NodeState:
         state="connected" if online else "away",
         since=datetime.fromisoformat(since).timestamp() if since else None,
         seen=heard if heard > 0 else None,
+        node=node.node_id,
     )
 
 

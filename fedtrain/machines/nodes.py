@@ -6,7 +6,7 @@ holds what the operator of the server knows: names, and when each node was there
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,9 @@ from fedtrain.machines.folders import ServerFolder
 
 SCHEMA = "fedtrain.nodes/1"
 
-State = Literal["connected", "away", "never connected"]
+_FRESH = 15.0  # seconds
+
+State = Literal["connected", "away", "never connected", "not known"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +28,10 @@ class NodeState:
     Attributes:
         name: the node's name.
         client: its number.
-        state: whether it is connected.
+        state: whether it is connected; ``not known`` where nobody has looked lately.
         since: since when it is, or is not; seconds since 1970, ``None`` where that is not known.
         seen: when the SuperLink heard of it last, at the earliest; likewise.
+        node: the SuperLink's number of it; ``None`` where it does not know the node.
     """
 
     name: str
@@ -36,6 +39,7 @@ class NodeState:
     state: State
     since: float | None = None
     seen: float | None = None
+    node: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +83,23 @@ def read_nodes(server: ServerFolder) -> Nodes | None:
         raise SiteError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise SiteError(f"{path} cannot be used: {error}; it is written again while fedtrain server up runs") from error
+
+
+def is_recent(nodes: Nodes, now: float) -> bool:
+    """Say whether somebody has looked lately: the file is kept up to date while a server is up and answers."""
+    return now - nodes.time < _FRESH
+
+
+def outdated(nodes: Iterable[NodeState]) -> tuple[NodeState, ...]:
+    """Return nodes as they are to be told when nobody has looked lately: of none is known whether it is connected."""
+    return tuple(
+        node if node.state == "never connected" else replace(node, state="not known", since=None) for node in nodes
+    )
+
+
+def numbered(nodes: Iterable[NodeState]) -> dict[int, str]:
+    """Return the name of each node by the SuperLink's number of it."""
+    return {node.node: node.name for node in nodes if node.node is not None}
 
 
 def connected(nodes: Iterable[NodeState]) -> list[str]:

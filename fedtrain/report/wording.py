@@ -70,6 +70,7 @@ TITLES = {
     "r2": "R²",
     "average_precision": "average precision",
     "balanced_accuracy": "balanced accuracy",
+    "calibration_error": "calibration error",
     "bits_per_token": "bits per token",
     "token_accuracy": "token accuracy",
 }

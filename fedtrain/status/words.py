@@ -26,6 +26,7 @@ _BAR = 30  # letters
 _LABEL = 9
 _CALLED = 32  # letters of a name: a longer one would leave no room for what is said of its site, and of the others
 _CLIENT = re.compile(r"\bclient ([0-9]{1,9})\b")
+_NODE = re.compile(r"\bnode ([0-9]{1,20})\b")
 
 _STATES = {
     "running": "running",
@@ -59,6 +60,15 @@ def with_names(text: str, names: Mapping[int, str]) -> str:
         return f"{short(name, _CALLED)} ({found[0]})"
 
     return _CLIENT.sub(named, text)
+
+
+def with_nodes(text: str, nodes: Mapping[int, str]) -> str:
+    """Return a text in which nodes are called by their names, and not by the numbers that the SuperLink gave them.
+
+    >>> with_nodes("node 5990590935: the site has not approved the bundle", {5990590935: "hospital-c"})
+    'hospital-c: the site has not approved the bundle'
+    """
+    return _NODE.sub(lambda found: nodes.get(int(found[1]), found[0]), text)
 
 
 def plain(lines: Iterable[Said]) -> str:

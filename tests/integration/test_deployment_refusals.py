@@ -104,6 +104,7 @@ def test_an_operator_sees_which_port_is_in_use_who_has_not_approved_and_who_is_l
         error = said[said.index("error: the run walk did not begin") :]
         assert "has not approved the bundle" in error
         assert f"client 1, {B}, is not in the session" in error
+        assert f"\n{B}: the site has not approved the bundle" in error  # and no number of a node
         assert "its name is free for the same command" in error
         assert "Traceback" not in said
     finally:

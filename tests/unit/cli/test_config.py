@@ -112,4 +112,5 @@ def test_a_file_to_begin_with_is_every_field_and_the_demo(tmp_path):
     assert (long.exit_code, long.exception.__class__) == (2, SystemExit)
     other = CliRunner().invoke(app, ["init", str(tmp_path / "other.toml"), "--set", "privacy.epsilon=-1"])
     assert other.exit_code == 2
+    assert "--config" not in other.stderr  # which it does not have
     assert not (tmp_path / "other.toml").exists()

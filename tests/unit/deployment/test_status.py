@@ -1,5 +1,6 @@
 import json
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,6 +142,23 @@ def test_a_superlink_that_does_not_answer_is_told(server):
     assert "its SuperLink does not answer" in plain(server_described(status, now=NOW + 60))
 
 
+@pytest.mark.parametrize("up", [False, True])
+def test_of_a_server_that_is_gone_no_node_is_called_connected(server, up):
+    write_nodes(server, nodes("connected", "away", "never connected"))
+    with only_one(server.path) if up else nullcontext():
+        status = ServerView(server).status()
+    now = NOW + 60
+    found = status_as_json(status, now=now)
+    assert [(node["state"], node["since"], node["seen"]) for node in found["nodes"]] == [
+        *[("not known", None, NOW - 5)] * 2,
+        ("never connected", NOW - 60, NOW - 5),
+    ]
+    assert found["connected"] == 0
+    shown = plain(server_described(status, now=now)).splitlines()
+    assert "nodes      0 of 3 are connected" in shown
+    assert any(re.match("  site-a  not known +seen 1 min 05 s ago", line) for line in shown)
+
+
 def test_without_a_run_that_goes_on_the_latest_is_shown(server):
     for name in ("one", "two"):
         run(server, name, begun(), Ended(time=NOW, status="failed", reason="client 1: no answer", round=0)).close()
@@ -155,7 +173,8 @@ def test_two_hundred_nodes_take_one_file_and_one_screen(server, monkeypatch):
     read = []
     real = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda self: read.append(self.name) or real(self))
-    status = ServerView(server).status()
+    with only_one(server.path):
+        status = ServerView(server).status()
     assert read == ["federation.json", "nodes.json", "server.crt", "ca.pem"]
     lines = plain(server_described(status, now=NOW)).splitlines()
     assert len(lines) < 50

@@ -9,7 +9,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from fedtrain.crypto import Identity
 from fedtrain.flower import members as following
 from fedtrain.flower.members import known_nodes, node_states
-from fedtrain.machines.nodes import NodeState, changes
+from fedtrain.machines.nodes import NodeState, changes, numbered
 from fedtrain.trust import Membership, Roster
 from tests.unit.health import folders, superlinks
 
@@ -113,8 +113,10 @@ def test_two_hundred_nodes_are_seen_by_one_question(client):
 def test_how_a_node_stands_is_what_the_superlink_says(status, values, expected):
     membership = large(1)
     key = following._key(membership.supernodes[0])
-    (state,) = node_states([NodeInfo(public_key=key, status=status, heartbeat_interval=30.0, **values)], membership)
+    found = NodeInfo(public_key=key, node_id=2**63 + 5, status=status, heartbeat_interval=30.0, **values)
+    (state,) = node_states([found], membership)
     assert (state.state, state.seen) == expected
+    assert numbered([state]) == ({2**63 + 5: state.name} if values else {})
     assert state.since == (datetime(2026, 11, 30, 8, tzinfo=UTC).timestamp() if values else None)
 
 
