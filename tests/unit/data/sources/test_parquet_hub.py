@@ -4,43 +4,70 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+# Each data set is opened in a copy of a process that has imported what takes seconds, and has done nothing else.
+PROGRAM = """
+import json, os, sys
+import datasets
+from fedtrain.config import Data
+from fedtrain.data import open_store
+from fedtrain.errors import DataError
+
+def opened(fields):
+    try:
+        store = open_store(Data(source="hub", **fields), seed=0)
+    except DataError as error:
+        return {"error": str(error)}
+    return {
+        "kind": store.info.kind, "shape": store.info.shape, "classes": store.info.classes,
+        "train": store.train.features.tolist(), "labels": store.train.targets.tolist(),
+        "test": store.test.features.tolist(), "test_labels": store.test.targets.tolist(),
+    }
+
+for line in sys.stdin:
+    fields, answer = json.loads(line)
+    if os.fork() == 0:
+        with open(answer, "w") as file:
+            json.dump(opened(fields), file)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    """Start the process, which may not use the network."""
+    home = tmp_path_factory.mktemp("hf")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(home)}
+    with (
+        (home / "stderr").open("w") as errors,
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
+    ):
+        yield process
+        process.stdin.close()
+
 
 @pytest.fixture
-def run(tmp_path):
-    """Open a data set of the hub in a process that may not use the network; return its facts or its error."""
+def run(copied, tmp_path):
+    """Open a data set of the hub in a copy of that process; return its facts or its error."""
 
     def run(**fields):
-        program = """
-            import json, sys
-            from fedtrain.config import Data
-            from fedtrain.data import open_store
-            from fedtrain.errors import DataError
-            try:
-                store = open_store(Data(source="hub", **json.loads(sys.argv[1])), seed=0)
-            except DataError as error:
-                print(json.dumps({"error": str(error)}))
-            else:
-                print(json.dumps({
-                    "kind": store.info.kind, "shape": store.info.shape, "classes": store.info.classes,
-                    "train": store.train.features.tolist(), "labels": store.train.targets.tolist(),
-                    "test": store.test.features.tolist(), "test_labels": store.test.targets.tolist(),
-                }))
-        """
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
-        done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(program), json.dumps(fields)],
-            check=True,
-            capture_output=True,
-            text=True,
-            env=environment,
-        )
-        return json.loads(done.stdout.splitlines()[-1])
+        answer = tmp_path / "answer.json"
+        copied.stdin.write(json.dumps([fields, str(answer)]) + "\n")
+        copied.stdin.flush()
+        assert copied.stdout.readline() == "0\n"
+        return json.loads(answer.read_text())
 
     return run
 
