@@ -15,7 +15,7 @@ from fedtrain.audit import EXIT_STATUS, Verdict, audit_bytes, lies_in_run_folder
 from fedtrain.audit.verdict import render_audit
 from fedtrain.cli.running import output, require_not_of_run
 from fedtrain.cli.settings import Json, Quiet
-from fedtrain.errors import ReportError
+from fedtrain.errors import ReportError, StorageError, UsageError
 from fedtrain.files import write_atomic
 from fedtrain.trust import Roster
 
@@ -59,7 +59,10 @@ def audit(
                 roster=None if pinned is None else pinned.digest,
                 files=len(files),
             )
-            write_atomic(html, page.encode())
+            try:
+                write_atomic(html, page.encode())
+            except StorageError as error:  # whose own status stands for a report that is refuted
+                raise UsageError(f"--html: {error}") from error
         if as_json:
             out.answer(_as_data(verdict))
         elif not quiet:

@@ -193,6 +193,14 @@ def test_the_keys_of_the_run_folder_pin_nothing(files):
     assert pinned.stdout.splitlines()[-1].startswith("The report holds as far as")
 
 
+def test_a_page_that_cannot_be_written_is_no_verdict(files):
+    result = call(files / "report.json", "--html", files / "nowhere" / "a.html", "--json")
+    assert result.exit_code == 2
+    machine = json.loads(result.stdout)
+    assert (machine["exit_status"], machine.get("outcome")) == (2, None)
+    assert machine["error"].startswith("--html: cannot write ")
+
+
 def test_a_forged_report_is_refuted_with_status_one(files, world):
     plain = json.loads((files / "report.json").read_text())
     plain["privacy"]["delta"] = 1e-4
