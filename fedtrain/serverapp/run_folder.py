@@ -109,9 +109,9 @@ class RunFolder:
         """Return the folder of a new run, or of one to be resumed. Nothing is written.
 
         Raises:
-            ConfigError: the folder holds a run and ``resume`` is not set, or a run of another configuration, or
-                checkpoints or a record without a configuration, or what belongs to something else; or ``resume`` is
-                set without a folder.
+            ConfigError: it is a file, or in one; or it holds a run and ``resume`` is not set, or a run of another
+                configuration, or checkpoints or a record without a configuration, or what belongs to something else;
+                or ``resume`` is set without a folder.
             KeyFileError: a key of the run is gone.
         """
         if experiment.output.resume and experiment.output.directory is None:
@@ -125,6 +125,12 @@ class RunFolder:
 
     def _check(self, experiment: Experiment) -> None:
         """Refuse to begin a run, or to go on with one, that the folder does not hold."""
+        nearest = next((each for each in (self.path, *self.path.parents) if each.exists()), None)
+        if nearest is not None and not nearest.is_dir():
+            raise ConfigError(
+                f"{nearest} is a file, so that {self.path} can be no folder: name another one with output.directory "
+                "(--out)"
+            )
         if self.config.exists():
             if not experiment.output.resume:
                 raise ConfigError(

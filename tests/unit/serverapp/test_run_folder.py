@@ -59,6 +59,14 @@ def test_a_run_without_a_folder_gets_one_with_its_name_and_the_time(cache, tmp_p
     assert (tmp_path / folder.path / "config.toml").is_file()
 
 
+@pytest.mark.parametrize("below", ["", "run", "runs/first"])
+def test_a_file_in_the_place_of_the_folder_is_refused_before_anything_starts(cache, tmp_path, below):
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(ConfigError, match=r"taken is a file, so that .* can be no folder: .*--out"):
+        RunFolder.of(digits_experiment(cache, output__directory=str(tmp_path / "taken" / below)))
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
 def test_a_folder_that_holds_a_run_is_not_written_over(experiment):
     folder = begun(experiment())
     before = (folder.path / "config.toml").read_bytes()
@@ -116,9 +124,9 @@ def test_a_configuration_that_is_damaged_is_not_taken_for_a_new_folder(experimen
 
 
 def test_a_folder_that_cannot_be_made(cache, tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "run").symlink_to(tmp_path / "gone" / "elsewhere")
     with pytest.raises(StorageError, match="cannot make the run folder"):
-        RunFolder.open(digits_experiment(cache, output__directory=str(tmp_path / "file" / "run")))
+        RunFolder.open(digits_experiment(cache, output__directory=str(tmp_path / "run")))
 
 
 def test_the_two_newest_checkpoints_are_kept(experiment, make_state):
