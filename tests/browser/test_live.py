@@ -69,7 +69,10 @@ def long(name):
     found = alone()
     (run,) = found["runs"]
     sites = [*run["sites"], run["sites"][1] | {"name": name}]
-    return {"runs": [run | {"metric": name, "value": 0.99999, "sites": sites, "late": [name] * 30}]}
+    problems = [{"time": 1.0, "round": 2, "site": name, "reason": f"{name} " * 5}] * 200
+    return {
+        "runs": [run | {"metric": name, "value": 0.99999, "sites": sites, "late": [name] * 30, "problems": problems}]
+    }
 
 
 @pytest.mark.parametrize("name", ["W" * 100, HOSTILE], ids=["long", "markup"])
@@ -83,6 +86,7 @@ def test_a_name_hides_nothing_of_the_page(opened, name):
             words = page.inner_text("body")
             assert "0.9999\nbaseline 0.1000" in words
             assert f"{name} and 10 more" in words
+            assert page.evaluate("document.documentElement.scrollHeight") < 9000
 
 
 def test_a_page_without_an_answer_says_so_in_its_head_and_recovers(opened):

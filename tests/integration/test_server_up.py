@@ -133,7 +133,8 @@ class Up:
         self.do("client", "init", kit)
         self.do("provision", "admit", self.federation, name, kit / "request.json")
 
-    def start(self):
+    def begin_start(self):
+        """Start it, and return where in the file of what it prints begins what it prints now."""
         self.printed = self.folder / "printed"
         command = [sys.executable, "-c", "from fedtrain.cli import main; main()", "server", "up", self.path]
         with self.printed.open("ab") as file:
@@ -145,6 +146,10 @@ class Up:
                 stderr=file,
                 cwd=self.folder,
             )
+        return begin
+
+    def start(self):
+        begin = self.begin_start()
         until(lambda: b"serving federation" in self.printed.read_bytes()[begin:] or self.process.poll(), what="up")
         assert self.process.poll() is None, self.printed.read_text()
 
@@ -212,6 +217,18 @@ def up(cli, tmp_path_factory):
     found.start()
     yield found
     found.stop()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["stopped", "killed"])
+def test_a_server_starts_whose_first_start_was_broken_off_while_its_database_was_made(cli, tmp_path, number):
+    up = Up(cli, tmp_path)
+    database = up.service.server.database
+    up.begin_start()
+    until(lambda: database.exists() and database.stat().st_size, what="the database is begun")
+    up.process.send_signal(number)
+    up.process.wait(timeout=PATIENCE)
+    up.start()
+    assert up.stop() == 0
 
 
 def test_a_node_reaches_the_fleet_api_and_nothing_else(up):

@@ -6,6 +6,7 @@ const PAUSE = 2000;
 const SVG = "http://www.w3.org/2000/svg";
 const MOST = 300;
 const NAMED = 20;
+const LONG = 240; // letters of what a client or a library says
 const STATES = {
   running: "running",
   completed: "completed",
@@ -21,6 +22,8 @@ function element(name, text, kind) {
   if (kind) made.className = kind;
   return made;
 }
+
+const cut = (text) => (text.length > LONG ? `${text.slice(0, LONG)}\u2026` : text);
 
 function duration(seconds) {
   if (seconds < 60) return `${Math.max(0, Math.floor(seconds))} s`;
@@ -153,8 +156,8 @@ function section(run) {
   if (run.problems.length > 0) {
     made.append(element("h3", "last errors"));
     const list = element("ul");
-    for (const problem of run.problems.slice(0, 20)) {
-      list.append(element("li", `${clock(problem.time)}  round ${problem.round}: ${problem.site}: ${problem.reason}`));
+    for (const problem of run.problems.slice(0, 10)) {
+      list.append(element("li", `${clock(problem.time)}  round ${problem.round}: ${problem.site}: ${cut(problem.reason)}`));
     }
     made.append(list);
   }
