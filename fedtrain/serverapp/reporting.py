@@ -19,7 +19,7 @@ from fedtrain import __version__
 from fedtrain.config import to_flat
 from fedtrain.data.types import Columns, DataInfo, Tokens
 from fedtrain.encoders import Encoder
-from fedtrain.errors import AppError
+from fedtrain.errors import AppError, ConfigError
 from fedtrain.flower.app import ENTRY_POINTS, shipped
 from fedtrain.privacy import Event, merge
 from fedtrain.privacy.mechanisms import mechanism_of_plan
@@ -55,6 +55,22 @@ _CELLS = 100_000
 
 # Stands in a report's proof until the report is signed; its digest leaves the proof out.
 _UNSIGNED = SignedTrail(roster={}, record=(), ledgers=())
+
+
+def require_pictures() -> None:
+    """Refuse to train where the report could not be drawn at the end.
+
+    Raises:
+        ConfigError: the library of the pictures does not load: it reads settings of the machine first.
+    """
+    try:
+        import matplotlib as mpl  # noqa: F401, PLC0415 - what draws with it waits for the end
+    except Exception as error:
+        raise ConfigError(
+            f"the report could not be drawn: matplotlib does not load, {type(error).__name__}: {error}; look at the "
+            "variable MPLBACKEND, which names no window system here and may be unset, and at a file matplotlibrc in "
+            "the current folder"
+        ) from error
 
 
 def build_report(

@@ -53,7 +53,14 @@ from fedtrain.serverapp.events import (
 from fedtrain.serverapp.identity import RunIdentity
 from fedtrain.serverapp.intervals import Results, results_of
 from fedtrain.serverapp.preparation import Preparation, introduction, prepare
-from fedtrain.serverapp.reporting import Status, build_report, largest_epsilon, matrices_of, spent_epsilons
+from fedtrain.serverapp.reporting import (
+    Status,
+    build_report,
+    largest_epsilon,
+    matrices_of,
+    require_pictures,
+    spent_epsilons,
+)
 from fedtrain.serverapp.rounds import Rounds, initial_state
 from fedtrain.serverapp.run_folder import RunFolder
 from fedtrain.serverapp.sample import sample_of
@@ -102,6 +109,7 @@ def run_experiment(
     server = ServerFolder.of_environment()
     with nullcontext() if experiment.output.screen == "none" else shown():
         preparation = prepare(experiment, deployed=server is not None, objects=objects)
+        require_pictures()
     remote = _is_remote(grid)
     transport = Transport.of(experiment, remote=server is not None or remote)
     summing = checked_summing(experiment, preparation.model, preparation.plan) if transport.secagg else None

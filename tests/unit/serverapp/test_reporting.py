@@ -1,4 +1,7 @@
+import os
 import platform
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from datetime import time
@@ -312,3 +315,16 @@ def test_what_is_measured_of_each_of_many_is_kept_of_few_evaluations():
     first, middle, last = kept(evaluations, metrics)
     assert first.own == last.own == own
     assert middle.own == {"levels": None, "few": [1.0] * 100, "nested": None, "one": 3}
+
+
+def test_a_library_of_pictures_that_does_not_load_is_refused_before_anything_is_trained():
+    program = (
+        "from fedtrain.errors import ConfigError; from fedtrain.serverapp.reporting import require_pictures\n"
+        "try: require_pictures()\n"
+        "except ConfigError as error: print(error)"
+    )
+    for backend, words in (("nonsense", "matplotlib does not load, ValueError"), ("TkAgg", "")):
+        settings = {**os.environ, "MPLBACKEND": backend}
+        done = subprocess.run([sys.executable, "-c", program], env=settings, capture_output=True, text=True, check=True)
+        assert ("MPLBACKEND" in done.stdout) == bool(words)
+        assert words in done.stdout
