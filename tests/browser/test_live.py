@@ -110,3 +110,14 @@ def test_a_page_without_an_answer_says_so_in_its_head_and_recovers(opened):
         broken = False
         page.wait_for_selector("#state:not(.bad)")
         assert page.inner_text("#state") == "running"
+
+
+@pytest.mark.parametrize("view", [DESK, PHONE_DARK], ids=str)
+@pytest.mark.parametrize("looking", [lambda: alone("seeded"), server_look], ids=["run", "server"])
+def test_the_live_page_can_be_used_by_everyone(opened, looking, view):
+    from axe_playwright_python.sync_playwright import Axe
+
+    with served(looking) as address:
+        page = opened(address, view)
+        found = Axe().run(page, options={"resultTypes": ["violations"], "preload": False})
+    assert [(rule["id"], [node["html"][:120] for node in rule["nodes"]]) for rule in found.response["violations"]] == []

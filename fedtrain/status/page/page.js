@@ -142,7 +142,8 @@ const tone = (run) => (run.state === "running" ? "" : run.state === "completed" 
 
 function section(run) {
   const made = element("section");
-  // A run that is alone on the page has its name and its state in the head.
+  // A run that is alone on the page has its name and its state in the head, and its parts come right below that.
+  const part = run.run === undefined ? "h2" : "h3";
   if (run.run !== undefined) made.append(element("h2", `run ${run.run}`), element("p", STATES[run.state] || run.state, tone(run)));
   if (run.reason) made.append(element("p", run.reason, "bad reason"));
   const bar = element("progress");
@@ -151,10 +152,10 @@ function section(run) {
   bar.setAttribute("aria-label", `${run.done} of ${run.rounds} rounds are complete`);
   made.append(bar, figures(run));
   if (run.late.length > 0) made.append(element("p", `late: ${listed(run.late)}`, "bad"));
-  for (const part of [curve(run), sites(run)]) if (part !== null) made.append(part);
+  for (const shown of [curve(run), sites(run)]) if (shown !== null) made.append(shown);
   if (run.withheld) made.append(element("p", "Cohorts are secret: nothing here tells of them.", "faint"));
   if (run.problems.length > 0) {
-    made.append(element("h3", "last errors"));
+    made.append(element(part, "last errors"));
     const list = element("ul");
     for (const problem of run.problems.slice(0, 10)) {
       list.append(element("li", `${clock(problem.time)}  round ${problem.round}: ${problem.site}: ${cut(problem.reason)}`));
@@ -162,7 +163,7 @@ function section(run) {
     made.append(list);
   }
   if (run.notices.length > 0) {
-    made.append(element("h3", "notices"));
+    made.append(element(part, "notices"));
     const list = element("ul");
     for (const notice of run.notices.slice(0, 10)) list.append(element("li", notice, "reason"));
     made.append(list);
