@@ -143,11 +143,12 @@ MAX_CATEGORIES = 1000
 
 
 _ENOUGH = 20  # records of which different values say something
+_SHARING = 3
 
 
 def names_records(different: int, records: int) -> bool:
-    """Tell whether values are identifiers and no categories: most records have one that no other has."""
-    return records >= _ENOUGH and 2 * different > records
+    """Tell whether values are identifiers and no categories: on average fewer than three records share one."""
+    return records >= _ENOUGH and _SHARING * different > records
 
 
 def numbers_records(lowest: float, highest: float, different: int, records: int) -> bool:
