@@ -116,7 +116,7 @@ def measurements(found: object) -> tuple[dict[str, Any], tuple[str, ...]]:
     Tensors and arrays become numbers and lists.
 
     Raises:
-        TaskError: it is no mapping.
+        TaskError: it is no mapping, or a measurement is nothing that JSON has, which it names.
     """
     if not isinstance(found, Mapping):
         raise TaskError(
@@ -136,4 +136,9 @@ def _plain(value: object, name: str, broken: list[str]) -> object:
     if isinstance(value, float) and not np.isfinite(value):
         broken.append(name)
         return None
+    if value is not None and not isinstance(value, bool | int | float | str):
+        raise TaskError(
+            f"compute of the task's metrics returned {kind_of(value)} as {name}, which no report can hold: return "
+            "numbers, tensors or arrays, and lists and mappings of them"
+        )
     return value

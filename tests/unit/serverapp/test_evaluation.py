@@ -1,3 +1,5 @@
+from decimal import Decimal
+
 import numpy as np
 import pytest
 import torch
@@ -183,6 +185,12 @@ def test_a_task_may_measure_other_things():
 def test_measurements_that_no_report_can_hold_are_an_error_of_the_run(measurements):
     with pytest.raises(RunError, match="measurements after round 2 cannot be reported"):
         evaluate(nn.Linear(2, 1), Own(measurements), SPLIT, round_number=2)
+
+
+@pytest.mark.parametrize("value", [{1, 2}, Decimal("1.5"), [b"bytes"], {"inside": object()}])
+def test_a_measurement_of_another_kind_is_named_with_what_to_return(value):
+    with pytest.raises(TaskError, match="as mine, which no report can hold: return numbers, tensors or arrays"):
+        evaluate(nn.Linear(2, 1), Own({"mine": value}), SPLIT, round_number=2)
 
 
 def test_metrics_that_do_not_say_how_they_are_read_are_refused():

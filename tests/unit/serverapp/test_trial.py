@@ -193,7 +193,7 @@ def measuring(found, described=(SCORE,)):
         (measuring(0.5), "a dict of numbers by name, and returned a float"),
         (measuring({"score": "good"}), "score = 'good' is not allowed: .*on 8 test records that were tried"),
         (measuring({"score": torch.tensor(True)}), "score = True is not allowed"),
-        (measuring({"score": {1, 2}}), "not JSON serializable"),
+        (measuring({"score": {1, 2}}), "returned a set as score, which no report can hold"),
         (
             measuring(ZeroDivisionError("planted")),
             r"compute of the task's metrics raised ZeroDivisionError: planted \(test",
