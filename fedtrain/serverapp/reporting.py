@@ -1,5 +1,6 @@
 """What a run says of itself: its report, from its state and its signed records, and what it has spent so far."""
 
+import os
 import platform
 import sys
 from datetime import UTC, datetime
@@ -60,9 +61,14 @@ _UNSIGNED = SignedTrail(roster={}, record=(), ledgers=())
 def require_pictures() -> None:
     """Refuse to train where the report could not be drawn at the end.
 
+    The library of the pictures takes half a second to load. It is tried where settings of the user's could keep it
+    from loading, and waits for the end elsewhere.
+
     Raises:
-        ConfigError: the library of the pictures does not load: it reads settings of the machine first.
+        ConfigError: it does not load with them.
     """
+    if not ({"MPLBACKEND", "MATPLOTLIBRC"} & os.environ.keys() or Path("matplotlibrc").exists()):
+        return
     try:
         import matplotlib as mpl  # noqa: F401, PLC0415 - what draws with it waits for the end
     except Exception as error:

@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from datetime import time
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -328,3 +329,23 @@ def test_a_library_of_pictures_that_does_not_load_is_refused_before_anything_is_
         done = subprocess.run([sys.executable, "-c", program], env=settings, capture_output=True, text=True, check=True)
         assert ("MPLBACKEND" in done.stdout) == bool(words)
         assert words in done.stdout
+
+
+def test_without_settings_of_the_users_the_library_of_pictures_waits_for_the_end(tmp_path):
+    program = (
+        "import sys; from fedtrain.serverapp.reporting import require_pictures\n"
+        "require_pictures(); print('matplotlib' in sys.modules)"
+    )
+    unset = {name: value for name, value in os.environ.items() if name not in {"MPLBACKEND", "MATPLOTLIBRC"}}
+    run = partial(
+        subprocess.run,
+        [sys.executable, "-c", program],
+        env=unset,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run().stdout == "False\n"
+    (tmp_path / "matplotlibrc").write_text("lines.linewidth: 2\n")
+    assert run().stdout == "True\n"
