@@ -231,8 +231,9 @@ def test_an_auditor_without_torch_checks_all_but_the_second_opinion(auditor, fir
     heavy = ("torch", "opacus", "flwr", "matplotlib", "datasets", "pyarrow")
     assert auditor.probe(*heavy, cwd=tmp_path)["found"] == dict.fromkeys(heavy, False)
     run = first / "runs" / "first"
-    (tmp_path / "report.json").write_bytes((run / "report.json").read_bytes())
-    arguments = ("audit", "report.json", "--roster", run / "roster.json")
+    for name in ("report.json", "roster.json"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    arguments = ("audit", "report.json", "--roster", "roster.json")
     done = auditor.run("fedtrain", *arguments, "--html", "audit.html", "--json", cwd=tmp_path)
     assert done.returncode == 4, done.stdout + done.stderr
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
