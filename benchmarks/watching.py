@@ -29,6 +29,7 @@ from typing import Self
 import httpx
 from proof import require
 
+from fedtrain.deployment.processes import only_one
 from fedtrain.machines import ServerFolder
 from fedtrain.machines.nodes import Nodes, NodeState, write_nodes
 from fedtrain.provision.operator import OperatorFolder
@@ -50,7 +51,7 @@ def main() -> None:
             Path(folder) / "federation", address="127.0.0.1:9092", names=(), days=30, now=datetime.now(UTC)
         )
         run = Run(made.server, nodes=arguments.nodes)
-        with run:
+        with only_one(made.server.path), run:  # as `fedtrain server up` holds it
             wall, processor = command(made.server, nodes=arguments.nodes, repeat=arguments.repeat)
             print(f"status of {arguments.nodes} nodes   {wall:6.2f} s  {processor:6.2f} s of the processor")
             spent, answers, size = page(run, seconds=arguments.seconds, readers=arguments.open)
@@ -86,6 +87,8 @@ class Run:
                 epsilon=4.0,
                 delta=1e-4,
                 budgets=dict.fromkeys(names, 8.0),
+                spent=dict.fromkeys(names, 0.0),
+                reached=0.0,
                 metric="accuracy",
                 baseline=0.1,
             )
