@@ -21,7 +21,7 @@ from fedtrain.files import write_atomic
 from fedtrain.machines import ServerFolder, read_membership
 from fedtrain.machines.nodes import connected, is_recent, numbered, outdated, read_nodes
 from fedtrain.machines.starts import holds_run
-from fedtrain.report.numbers import printable
+from fedtrain.report.numbers import counted, printable
 from fedtrain.status.words import with_names, with_nodes
 
 if TYPE_CHECKING:  # a status takes less time than these to import
@@ -93,7 +93,7 @@ def run(
         place = server.runs / out.resolve().name
         refuse_taken(place, out, resume=resume)
         service = running(server)
-        told.say(f"run {place.name}: {experiment.federation.rounds} rounds; preparing the app")
+        told.say(f"run {place.name}: {counted(experiment.federation.rounds, 'round')}; preparing the app")
         on_termination(signal.default_int_handler)
         submitted = _Submitted(service=service, name=place.name, place=place, out=out, told=told, began=began)
         try:

@@ -6,7 +6,7 @@ It is drawn from the events that runs write into their folders.
 from pathlib import Path
 
 from fedtrain.errors import StorageError
-from fedtrain.report.numbers import printable
+from fedtrain.report.numbers import counted, printable
 from fedtrain.status import FILE, Follower, Problem, RunStatus
 
 
@@ -49,7 +49,9 @@ def _news(name: str, before: RunStatus | None, now: RunStatus) -> list[str]:
     lines, known = list[str](), () if before is None else before.problems
     if before is None or before.begun != now.begun or (before.state != "running" and now.state == "running"):
         after = f" after round {now.begun.done}" if now.begun.done else ""
-        lines.append(f"run {name} {'goes on' if now.begun.done else 'begins'}{after}: {now.begun.rounds} rounds")
+        lines.append(
+            f"run {name} {'goes on' if now.begun.done else 'begins'}{after}: {counted(now.begun.rounds, 'round')}"
+        )
     lines += [_failed(name, problem, now) for problem in now.problems if problem not in known]
     if now.state != "running" and (before is None or before.state != now.state or before.begun != now.begun):
         reason = f": {now.reason.splitlines()[0]}" if now.reason else ""

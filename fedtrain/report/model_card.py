@@ -13,7 +13,7 @@ from typing import Final, Literal
 from fedtrain.report import meaning
 from fedtrain.report.inputs import Inputs
 from fedtrain.report.intervals import group_table, interval_table
-from fedtrain.report.numbers import count, exact, measured, printable, short, upper
+from fedtrain.report.numbers import count, counted, exact, measured, printable, short, upper
 from fedtrain.report.schema import Report
 from fedtrain.report.statements import said, statements
 from fedtrain.report.tables import Table, adversaries, measurements
@@ -150,10 +150,10 @@ def _introduction(report: Report, which: Literal["final", "best"]) -> str:
     }[data.target]
     text = (
         f"Predicts {what}. {clients} clients trained it together by federated learning, in "
-        f"{count(report.rounds)} rounds, and no client sent its records. {_size(report)}"
+        f"{counted(report.rounds, 'round')}, and no client sent its records. {_size(report)}"
     )
     if report.status != "completed":
-        text += f" The run was {report.status} before its {count(report.planned_rounds)} rounds were over."
+        text += f" The run was {report.status}; {counted(report.planned_rounds, 'round')} had been planned."
     if which == "best" and report.evaluation.best is not None:
         text += (
             f" These are the weights after round {count(report.evaluation.best.round)}, which were chosen on the test "

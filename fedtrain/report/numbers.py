@@ -82,6 +82,11 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a count with what is counted, such as "1 round" and "1,000 rounds"."""
+    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """Return a duration in its two largest units."""
     if seconds < 1:

@@ -32,7 +32,7 @@ from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.progress import working
 from fedtrain.report import Metric
-from fedtrain.report.numbers import count, short
+from fedtrain.report.numbers import count, counted, short
 from fedtrain.report.parts import Way
 from fedtrain.report.wording import called, listed
 from fedtrain.seeding import derive_seed
@@ -344,9 +344,8 @@ def introduction(preparation: Preparation) -> str:
     """Say what is trained, by whom and under which guarantee."""
     experiment, info = preparation.experiment, preparation.store.info
     federation = experiment.federation
-    text = (
-        f"{experiment.name}: {federation.rounds} rounds, {federation.cohort} of {federation.clients} clients a round, "
-    )
+    planned = counted(federation.rounds, "round")
+    text = f"{experiment.name}: {planned}, {federation.cohort} of {federation.clients} clients a round, "
     records = "" if preparation.shown_records is None else f"{preparation.shown_records} training and "
     text += f"{records}{len(preparation.store.test)} test records\n"
     if info.columns:

@@ -138,7 +138,10 @@ def _preflight(model: nn.Module, task: Task, info: DataInfo) -> PreflightResult:
             why = _why_not(case, watching)
             if not why and (untouched := case.untouched()):
                 # Nothing would have been compared.
-                why = f"no synthetic record has a gradient of {untouched}"
+                why = (
+                    f"no synthetic record has a gradient of {untouched}; if no loss ever depends on it, it learns "
+                    "nothing and gets noise: leave it out of the model, or freeze it"
+                )
         for level, other in () if why else others.items():
             with Still(level):
                 why = why or _why_not(other, watching)

@@ -7,6 +7,7 @@ from fedtrain.audit.evidence import Evidence
 from fedtrain.audit.verdict import Finding, UnprovenError, decide, fails
 from fedtrain.config.loading import config_digest
 from fedtrain.ledger import Asked, Closed, Completed, Record
+from fedtrain.report.numbers import counted
 from fedtrain.report.parts import RoundEntry
 from fedtrain.report.schema import body_digest
 
@@ -63,7 +64,9 @@ def closing(evidence: Evidence) -> Finding:
         problems.append(f"the server closed the run after round {last.rounds}, and the report says {report.rounds}")
     if last.report != body_digest(report):
         problems.append("the report was changed after it was signed: its digest is another than the closing has")
-    return decide(problems, f"{last.status} after {last.rounds} rounds; the report is the one that the server signed")
+    return decide(
+        problems, f"{last.status} after {counted(last.rounds, 'round')}; the report is the one that the server signed"
+    )
 
 
 def rounds(evidence: Evidence) -> Finding:
@@ -79,17 +82,17 @@ def rounds(evidence: Evidence) -> Finding:
             if record.round > planned:
                 problems.append(f"round {record.round} was asked, and the run was opened with {planned}")
             if not 1 <= record.round <= done + 1:
-                problems.append(f"round {record.round} was asked when {done} rounds were completed")
+                problems.append(f"round {record.round} was asked after {counted(done, 'round')}")
             open_ = record
         elif isinstance(record, Completed):
             problems += _completed(record, open_)
             done, open_ = max(done, record.round), None
     lost = 1 if evidence.report.status != "completed" else 0
     if not reported <= done <= reported + lost:
-        problems.append(f"the server completed {done} rounds, and the report says {reported}")
+        problems.append(f"the server completed {counted(done, 'round')}, and the report says {reported}")
     problems += _repeats(evidence)
     more = ", and another that was lost when the run stopped" if done > reported else ""
-    return decide(problems, f"{reported} rounds, each asked before it was completed{more}")
+    return decide(problems, f"{counted(reported, 'round')}, each asked before it was completed{more}")
 
 
 def _completed(record: Completed, asked: Asked | None) -> list[str]:
@@ -120,7 +123,7 @@ def log(evidence: Evidence) -> Finding:
             problems.append(f"round {number} was completed and is missing from the report's log")
             continue
         problems += _differences(reported[number], record, asked.get(number), secret=evidence.secret)
-    return decide(problems, f"{len(reported)} rounds are as the server recorded them")
+    return decide(problems, f"{counted(len(reported), 'round')}, as the server recorded them")
 
 
 def _differences(entry: RoundEntry, record: Completed, asked: Asked | None, *, secret: bool) -> list[str]:

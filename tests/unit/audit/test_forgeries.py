@@ -496,7 +496,7 @@ RESIGNED = [
     (entry_never_asked, "entries were asked for", r"round 2, client 3: entry \d was never asked for"),
     (updates_swapped, "updates have entries", "round 1, client 0: entry 2 settles another update"),
     (round_repeated, "updates have entries", "round 4, client 0: two updates rest on one entry, number 8"),
-    (rounds_swapped, "rounds", "round 2 was asked when 0 rounds were completed"),
+    (rounds_swapped, "rounds", "round 2 was asked after 0 rounds"),
     (completed_without_asking, "rounds", "round 2 was completed without having been asked"),
     (completed_with_a_stranger, "rounds", "round 1: client 1 was not asked"),
     (another_head, "updates have entries", "round 3, client 0: the server saw another ledger: its entry"),

@@ -96,6 +96,10 @@ def test_a_duration_is_shown_in_its_largest_units(seconds, text):
     assert numbers.duration(seconds) == text
 
 
+def test_a_count_of_one_is_singular():
+    assert [numbers.counted(number, "round") for number in (0, 1, 1000)] == ["0 rounds", "1 round", "1,000 rounds"]
+
+
 def test_a_long_text_is_cut_in_its_middle():
     assert numbers.short("abc", 3) == "abc"
     assert numbers.short("abcdefghijklmnop", 10) == "abcdef…nop"

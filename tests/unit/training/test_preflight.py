@@ -531,3 +531,12 @@ def test_an_error_in_what_is_clipped_or_released_is_found(monkeypatch, name, pla
     assert found.way == "hooks"
     assert re.search(why, found.reason)
     assert "by Opacus' hooks, which is slower than book-keeping" in found.notice
+
+
+def test_a_weight_that_no_loss_depends_on_is_named_with_what_to_do():
+    def idle():
+        return Model(lambda s, x: s.used(x), used=nn.Linear(WIDTH, 3), never=nn.Linear(WIDTH, 3))
+
+    notice = preflight(idle(), Built(idle), INFO).notice
+    assert "no synthetic record has a gradient of never.weight" in notice
+    assert notice.endswith("it learns nothing and gets noise: leave it out of the model, or freeze it")
