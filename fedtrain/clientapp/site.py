@@ -13,7 +13,7 @@ from fedtrain.clientapp.context import ClientContext
 from fedtrain.clientapp.policy import refuse_task
 from fedtrain.config import Experiment, from_flat
 from fedtrain.data import DataInfo, Partitions, Split, open_simulated
-from fedtrain.data.cache import cache_folder
+from fedtrain.data.cache import cache_folder, forget_pages
 from fedtrain.data.site import SiteData, schema_digest, site_data
 from fedtrain.data.site import open_site as open_records
 from fedtrain.encoders import Encoder, encoded, open_encoder
@@ -72,7 +72,11 @@ class Site:
         rows = np.arange(len(split)) if self.partitions is None else self.partitions.indices(client)
         if len(rows) == 0:
             raise ClientError(f"client {client} has no records")
-        return Records(features=torch.from_numpy(split.features[rows]), targets=torch.from_numpy(split.targets[rows]))
+        records = Records(
+            features=torch.from_numpy(split.features[rows]), targets=torch.from_numpy(split.targets[rows])
+        )
+        forget_pages(split.features)  # of all clients that were trained here
+        return records
 
 
 def site_of(client: ClientContext, objects: CallerObjects | None = None) -> Site:

@@ -8,6 +8,7 @@ Also the digest by which a ledger knows records, which takes long to compute ane
 
 import hmac
 import json
+import mmap
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from filelock import FileLock
@@ -168,6 +169,18 @@ def _read(folder: Path) -> Entry | None:
         return Entry(meta=meta["meta"], arrays=arrays) if described == meta["arrays"] else None
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
+
+
+def forget_pages(values: NDArray[Any]) -> None:
+    """Let the system take back the memory of values that are read from a file, until they are read again.
+
+    Of values that are in memory, or that may differ from the file, nothing is forgotten.
+    """
+    unchanged, source = False, cast("object", values)
+    while isinstance(source, np.ndarray):
+        unchanged, source = isinstance(source, np.memmap) and source.mode == "r", source.base
+    if unchanged and isinstance(source, mmap.mmap):
+        source.madvise(mmap.MADV_DONTNEED)
 
 
 def _write(folder: Path, entry: Entry | Built) -> None:

@@ -45,6 +45,10 @@ class Driver:
         """Take on requests, in this order. Only within a turn."""
         self._pool.submit(requests)
 
+    def rest(self) -> None:
+        """End idle workers, until there is a request. Only within a turn."""
+        self._pool.rest()
+
     def wait_until(self, holds: Callable[[], bool], *, timeout: float) -> None:
         """Let the pool go on until a condition holds, for ``timeout`` seconds at most. Only within a turn.
 

@@ -264,6 +264,16 @@ class LocalGrid(Grid):
             self._driver.wait_for(requests[0].arena.answered)
         return [request.reply for request in requests if request.reply is not None]
 
+    def rest(self) -> None:
+        """End the workers that have nothing to do, and so give back their memory. With the next message others start.
+
+        Raises:
+            RunError: the app cannot be loaded, or no worker can be kept running.
+            UsageError: the grid is closed.
+        """
+        with self._driver.turn() as turn:
+            turn.rest()
+
     def check(self) -> None:
         """Do nothing, unless the run cannot go on.
 

@@ -46,8 +46,8 @@ class _Worker:
 class Pool:
     """Worker processes and the requests that they work on.
 
-    One thread calls `wait` and `proceed`, again and again. Other threads may call `submit`, but never while one of them
-    is in `submit` or `proceed`.
+    One thread calls `wait` and `proceed`, again and again. Other threads may call `submit` and `rest`, but never while
+    one of them is in `submit`, `rest` or `proceed`.
 
     Args:
         spec: what the workers must know.
@@ -65,6 +65,7 @@ class Pool:
         self._deadlines: list[tuple[float, int, Request]] = []
         self._tickets = count(1)
         self._indices = count()
+        self._resting = 0  # workers that have ended, and start anew with the next request
         self._numbers = count()
         self._workers: list[_Worker] = []
         self._fruitless_ends = 0
@@ -79,6 +80,9 @@ class Pool:
 
     def submit(self, requests: Iterable[Request]) -> None:
         """Take on requests, in this order, and wake the thread that waits."""
+        for _ in range(self._resting):
+            self._spawner.order(next(self._indices))
+        self._resting = 0
         for request in requests:
             self._queue.append(request)
             heapq.heappush(self._deadlines, (request.deadline, next(self._numbers), request))
@@ -107,6 +111,14 @@ class Pool:
         self._expire()
         self._dispatch()
 
+    def rest(self) -> None:
+        """End the workers that are idle. As many start with the next request."""
+        idle = [worker for worker in self._workers if worker.ready and not worker.requests]
+        _let_end([worker.process for worker in idle])
+        for worker in idle:
+            self._let_go(worker)
+        self._resting += len(idle)
+
     def fail(self, failure: FedtrainError) -> None:
         """Run no request any more, for this reason, unless there is one already."""
         self.failure = self.failure or failure
@@ -121,11 +133,7 @@ class Pool:
         self._workers.clear()
         try:
             everyone.extend(self._spawner.close())
-            for process in idle:
-                process.ask_to_end()
-            deadline = exit_deadline()
-            for process in idle:
-                process.finish(deadline)
+            _let_end(idle)
         finally:
             for process in everyone:
                 process.kill()
@@ -314,9 +322,21 @@ class Pool:
         self._remove(worker)
 
     def _remove(self, worker: _Worker) -> None:
+        self._let_go(worker)
+        if self.failure is None:
+            self._spawner.order(next(self._indices))
+
+    def _let_go(self, worker: _Worker) -> None:
         self._selector.unregister(worker.process.connection)
         self._selector.unregister(worker.process.sentinel)
         self._workers.remove(worker)
         worker.process.kill()
-        if self.failure is None:
-            self._spawner.order(next(self._indices))
+
+
+def _let_end(processes: Sequence[WorkerProcess]) -> None:
+    """Let idle workers end by themselves."""
+    for process in processes:
+        process.ask_to_end()
+    deadline = exit_deadline()
+    for process in processes:
+        process.finish(deadline)

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,11 +42,12 @@ from fedtrain.engine.codec import (
     unpack_frame,
 )
 from fedtrain.engine.forking import draw_apart
-from fedtrain.engine.machine import keep_freed_memory
+from fedtrain.engine.machine import give_back_memory, keep_freed_memory
 from fedtrain.engine.state import StateFiles, decode_state, encode_state
 from fedtrain.errors import FedtrainError
 
 FIRST_NODE_ID = 1000
+_LONG = 0.05  # seconds that a message takes after which giving back memory takes no time that counts
 TASK_ID = 1  # the task id in the identity of every process of a run
 
 
@@ -115,9 +117,12 @@ def main(
         runner = _Runner(index, spec, usable)
         connection.send_bytes(pack_frame(Ready()))
         while isinstance(task := unpack_frame(connection.recv_bytes()), Task):
+            started = time.monotonic()
             answer = runner.answer(task)
             if answer is not None:
                 connection.send_bytes(pack_frame(answer))
+            if time.monotonic() - started > _LONG and not connection.poll():
+                give_back_memory()  # while there is no other message: the server evaluates now
     except (EOFError, BrokenPipeError, ConnectionResetError):
         watchdog.join()  # it removes the files of the run, and ends this process
 

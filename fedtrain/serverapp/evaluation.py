@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from fedtrain.data import Split
+from fedtrain.data.cache import forget_pages
 from fedtrain.errors import RunError, TaskError
 from fedtrain.report import Evaluation, Metric
 from fedtrain.tasks import Batch, Records, Task
@@ -75,6 +76,7 @@ def outputs_of(
     with fast_layout(model):
         for number, start in enumerate(range(0, len(test), together)):
             records = _records(test, np.arange(start, min(start + together, len(test))))
+            forget_pages(test.features)
             with telling("collate of the task"):
                 batch = to_device(collate(task, records, None), device)
             if known:

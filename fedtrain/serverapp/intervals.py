@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedtrain.engine.machine import give_back_memory
 from fedtrain.errors import RunError, TaskError
 from fedtrain.progress import working
 from fedtrain.report import Evaluation, Group, Groups, Interval, Intervals, OtherGroups, best_of
@@ -82,6 +83,7 @@ def results_of(
     except (TaskError, RunError) as error:
         _log.warning("the results have no intervals: %s", error)
         return Results()
+    give_back_memory()
     intervals = Intervals(level=LEVEL, resamples=RESAMPLES, final=final, best=other) if final else None
     return Results(intervals=intervals, groups=groups)
 

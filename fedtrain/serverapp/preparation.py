@@ -24,7 +24,7 @@ from fedtrain.data import (
     open_simulated,
     open_test,
 )
-from fedtrain.data.cache import cache_folder
+from fedtrain.data.cache import cache_folder, forget_pages
 from fedtrain.encoders import Encoder, encoded, open_encoder
 from fedtrain.errors import PrivacySpecError, TaskError
 from fedtrain.ledger import find_policies
@@ -174,6 +174,8 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
         shown = _Shown(sizes=sizes, owners=owners, histogram=histogram) if _shows(experiment, plan) else None
     with working("looking at the ranges of the records"):
         found, private = _looked_at(experiment, store, inputs, shown, task, model)
+    for each in (store.train, store.test, inputs.train, inputs.test):
+        forget_pages(each.features)
     found += [run_warnings.of_statistics(experiment, model), run_warnings.of_adapters(experiment, shared)]
     if plan is not None:
         trained = sum(value.numel() for name, value in weights_of(model).items() if name in shared)

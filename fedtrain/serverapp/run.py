@@ -25,6 +25,7 @@ from fedtrain.errors import (
 )
 from fedtrain.files import append_line
 from fedtrain.flower.endings import allow_last_word
+from fedtrain.flower.grids.base import let_rest
 from fedtrain.flower.grids.prompt import PromptGrid
 from fedtrain.flower.summing import Summing
 from fedtrain.ledger import clients_with_ledgers
@@ -242,6 +243,7 @@ class RunInProgress:
             self._end("failed", f"{name}{error}", kind="" if type(error) in _HARMLESS else type(error).__name__)
             raise
         self._refresh(channel)
+        let_rest(channel.grid)  # what is left to compute needs the memory
         report = self._report("completed", None)
         if left := channel.end(timeout=self._experiment.federation.deadline):
             clients = ", ".join(map(str, left))

@@ -10,6 +10,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from fedtrain.engine import LocalGrid
 from fedtrain.errors import ForgeryError, TransportError
 
 # How often a grid that answers at once is asked for replies, in seconds.
@@ -62,9 +63,19 @@ class GridWrapper(Grid):
         """Return the replies that the grid inside has."""
         return self._inner.pull_messages(message_ids)
 
+    def rest(self) -> None:
+        """Let the grid inside rest (`let_rest`)."""
+        let_rest(self._inner)
+
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Send messages and collect their replies, through this wrapper's own push and pull."""
         return collect(self, messages, timeout=timeout)
+
+
+def let_rest(grid: Grid) -> None:
+    """End the workers of a simulation until there is a message for them. Nodes of a deployment go on."""
+    if isinstance(grid, GridWrapper | LocalGrid):
+        grid.rest()
 
 
 def exchange(

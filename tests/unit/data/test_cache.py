@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ from platformdirs import user_cache_path
 
 from fedtrain.config import Data
 from fedtrain.data import open_store
-from fedtrain.data.cache import Entry, cache_folder, cached
+from fedtrain.data.cache import Entry, cache_folder, cached, forget_pages
 from fedtrain.errors import StorageError
 
 
@@ -45,3 +46,32 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match=r"file.*cannot be written: .*choose another folder with data.cache"):
         open_store(Data(cache=str(tmp_path / "file")), seed=0)
+
+
+def mapped(path):
+    """Return the kilobytes of a file that are mapped into this process."""
+    found = re.search(rf"{re.escape(str(path))}\n(?:\w+:.*\n)*?Rss:\s+(\d+) kB", Path("/proc/self/smaps").read_text())
+    return 0 if found is None else int(found[1])
+
+
+def test_pages_of_a_file_are_forgotten_and_read_again(tmp_path):
+    numbers = np.arange(500_000)
+    entry = cached(tmp_path / "entry", lambda: Entry(meta={}, arrays={"numbers": numbers}))
+    entry = cached(tmp_path / "entry", lambda: None)
+    found, path = entry.arrays["numbers"], tmp_path / "entry" / "numbers.npy"
+    np.testing.assert_array_equal(found, numbers)
+    assert mapped(path) >= numbers.nbytes // 1024
+    forget_pages(found[10:].reshape(-1, 10))
+    assert mapped(path) == 0
+    np.testing.assert_array_equal(found, numbers)
+
+
+def test_nothing_is_forgotten_that_is_not_in_the_file(tmp_path):
+    np.save(tmp_path / "numbers.npy", np.arange(4096))
+    changed = np.load(tmp_path / "numbers.npy", mmap_mode="c")
+    changed[0] = 7
+    changed.flags.writeable = False
+    memory = np.arange(4096)
+    for values in (changed, np.asarray(changed)[:100], memory):
+        forget_pages(values)
+    assert (changed[0], memory[7]) == (7, 7)

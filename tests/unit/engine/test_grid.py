@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.run import Run
 
 from fedtrain.errors import UsageError
-from tests.processes import until
+from tests.processes import runs, until
 
 ECHO = """
 @app.train()
@@ -26,6 +26,19 @@ def train(message, context):
     }
     config = ConfigRecord({"rate": context.run_config.get("rate", 0.0), "threads": os.environ["OMP_NUM_THREADS"]})
     return Message(RecordDict({"values": MetricRecord(values), "config": config}), reply_to=message)
+"""
+
+COUNT = """
+@app.train()
+def train(message, context):
+    if "gate" in context.run_config:
+        open(context.run_config["began"], "w").close()
+        while not os.path.exists(context.run_config["gate"]):
+            time.sleep(0.01)
+    before = context.state["count"]["value"] if "count" in context.state else 0
+    context.state["count"] = MetricRecord({"value": before + 1})
+    values = {"pid": os.getpid(), "count": before + 1}
+    return Message(RecordDict({"values": MetricRecord(values)}), reply_to=message)
 """
 
 SLOW_FIRST = """
@@ -367,3 +380,27 @@ def test_two_threads_that_pull_one_reply_get_it_once(make_grid, messages, releas
         pulling.wait()
         released.touch()
         assert sum(len(each.result()) for each in found) == 1
+
+
+def test_a_grid_that_rests_has_no_workers_and_others_answer_the_next_message(make_grid, messages):
+    grid = make_grid(COUNT, nodes=2)
+    before = [reply.content["values"] for reply in grid.send_and_receive(messages(range(2)))]
+    pids = {int(values["pid"]) for values in before}
+    grid.rest()
+    until(lambda: not any(map(runs, pids)))
+    grid.rest()
+    after = [reply.content["values"] for reply in grid.send_and_receive(messages(range(2)))]
+    assert [values["count"] for values in after] == [2, 2]
+    assert not pids & {int(values["pid"]) for values in after}
+
+
+def test_a_worker_that_runs_a_message_does_not_rest(make_grid, messages, tmp_path):
+    grid = make_grid(COUNT, nodes=2, run_config={"gate": str(tmp_path / "gate"), "began": str(tmp_path / "began")})
+    sent = grid.push_messages(messages([0]))
+    until((tmp_path / "began").exists)
+    grid.rest()
+    (tmp_path / "gate").touch()
+    replies = []
+    until(lambda: replies.extend(grid.pull_messages(sent)) or replies)
+    assert not replies[0].has_error()
+    assert len(grid.send_and_receive(messages(range(2)))) == 2

@@ -5,8 +5,10 @@ import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.supercore.run import Run
 
-from fedtrain.flower.grids.base import EXPIRED, GridWrapper, by_client, cause, collect
+from fedtrain.engine import LocalGrid
+from fedtrain.flower.grids.base import EXPIRED, GridWrapper, by_client, cause, collect, let_rest
 from tests.fakes import RUN_ID, InProcessGrid
+from tests.processes import runs, until
 
 NODES = [11, 12, 13, 14, 15]
 TRACEBACK = (
@@ -149,3 +151,29 @@ def test_each_client_has_its_own_line_in_order():
     assert by_client({3: "\n", 1: TRACEBACK.replace("\nand no more", "")}) == (
         "client 1: no site\nclient 3: no reason given"
     )
+
+
+PIDS = """
+import os
+from flwr.app import Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+app = ClientApp()
+
+@app.query()
+def query(message, context):
+    return Message(RecordDict({"pid": MetricRecord({"pid": os.getpid()})}), reply_to=message)
+"""
+
+
+def test_workers_rest_through_all_that_is_around_a_grid_and_other_grids_go_on(tmp_path):
+    (tmp_path / "client.py").write_text(PIDS)
+    settings = {"client_app": "client:app", "app_dir": tmp_path, "run_config": {}, "nodes": 2, "preload": ()}
+    with LocalGrid(**settings, workers=1) as local:
+        grid = GridWrapper(GridWrapper(local))
+        (reply,) = collect(grid, questions([1000]))
+        let_rest(grid)
+        until(lambda: not runs(reply.content["pid"]["pid"]))
+    other = GridWrapper(InProcessGrid(echo, NODES))
+    let_rest(other)
+    assert senders(collect(other, questions())) == NODES
