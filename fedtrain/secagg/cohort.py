@@ -2,10 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
 
-from fedtrain.crypto import SignedEnvelope
+from fedtrain.crypto import PublicIdentity, SignedEnvelope
 from fedtrain.errors import ForgeryError, TransportError
 from fedtrain.trust import Roster, SessionKeys, client_name
+
+_REMEMBERED: Final = 4096  # announcements, of about a kilobyte
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +28,7 @@ class Announced:
 
 
 class Announcements:
-    """Verifies announcements of one session, each once."""
+    """Verifies announcements of one session, each signature once in a process: its members see the same ones."""
 
     def __init__(self, roster: Roster, client: int, announcement: SignedEnvelope) -> None:
         """Begin with the announcement of one's own client, which says what the session is.
@@ -86,9 +90,19 @@ class Announcements:
         if client is None:
             raise TransportError(f"an announcement is signed with key {envelope.key_id[:16]}: not in the roster")
         try:
-            keys = SessionKeys.verify(envelope, self._roster.clients[client])
+            keys = _signed(line, self._roster.clients[client])
         except ForgeryError as error:
             raise TransportError(f"an announcement of client {client} is refused: {error}") from error
         if keys.party != client_name(client):
             raise TransportError(f"client {client} announced keys as {keys.party!r}, and is {client_name(client)!r}")
         return Announced(client=client, keys=keys, digest=envelope.digest)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _signed(line: bytes, public: PublicIdentity) -> SessionKeys:
+    """Return what an identity announced with these very bytes; an error is not remembered.
+
+    Raises:
+        ForgeryError: as `SessionKeys.verify`.
+    """
+    return SessionKeys.verify(SignedEnvelope.from_line(line), public)

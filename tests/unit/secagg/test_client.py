@@ -292,6 +292,27 @@ def test_every_flipped_byte_of_an_announcement_is_refused():
         refuses(lambda r=request: client.begin(r), client, "an announcement")
 
 
+def test_members_of_one_process_verify_each_announcement_once(monkeypatch):
+    seen, verify = [], SignedEnvelope.verify
+    monkeypatch.setattr(SignedEnvelope, "verify", lambda *given: seen.append(given[0]) or verify(*given))
+    federation = Federation(4, seed="verified once")
+    request = federation.round(federation.parameters(6)).request
+    for client in federation.clients().values():
+        client.begin(request)
+    assert len(seen) == 4
+    federation.client(FIRST).begin(request)
+    assert len(seen) == 4
+
+
+def test_an_announcement_that_was_verified_is_refused_where_its_identity_is_not_pinned():
+    theirs = Federation(3, seed="theirs")
+    for client in theirs.clients().values():
+        client.begin(theirs.round(theirs.parameters(6)).request)
+    line = theirs.announcements[SECOND]
+    client = FEDERATION.client(FIRST)
+    refuses(lambda: client.begin(replace(REQUEST, announcements=with_line(1, line))), client, "not in the roster")
+
+
 @pytest.mark.parametrize(
     "told",
     [
