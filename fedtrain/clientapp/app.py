@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
 import fedtrain
-from fedtrain.clientapp.context import ClientContext, context_of, open_endpoint, share_context
+from fedtrain.clientapp.context import ClientContext, context_of, folder_of_all, open_endpoint, share_context
 from fedtrain.clientapp.policy import checked_plan, reserve_run
 from fedtrain.errors import (
     BudgetError,
@@ -33,6 +33,7 @@ from fedtrain.errors import (
 )
 from fedtrain.files import append_bytes
 from fedtrain.flower.messages.introduction import Answer, ConsistencyProof, LedgerQuery, Query
+from fedtrain.flower.mods.common_folder import common_folder_mod
 from fedtrain.flower.mods.sealed import sealed_mod
 from fedtrain.flower.mods.secagg import secagg_mod
 from fedtrain.flower.mods.session import session_mod
@@ -72,6 +73,7 @@ def make_client_app(objects: "CallerObjects | None" = None) -> ClientApp:
     app = ClientApp(
         mods=[
             share_context,
+            common_folder_mod(folder_of_all),
             sealed_mod(open_endpoint),
             session_mod(open_endpoint),
             secagg_mod(open_endpoint),

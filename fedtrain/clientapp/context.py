@@ -277,6 +277,18 @@ def open_endpoint(context: Context) -> Endpoint | None:
     return context_of(context).endpoint
 
 
+def folder_of_all(context: Context) -> Path | None:
+    """Return the folder of the files of all simulated clients; ``None`` on a machine of a client's own.
+
+    Raises:
+        ClientError: the node is no client.
+        SiteError: the folder that is named is not that of a node.
+        ConfigError: there is no place for the files.
+    """
+    client = context_of(context)
+    return client.folder.parent if client.node is None else None
+
+
 def _opened(context: Context) -> ClientContext:
     experiment = _experiment(tuple(sorted(context.run_config.items())))
     folder = context.node_config.get(NODE)

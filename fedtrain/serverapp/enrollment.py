@@ -1,13 +1,14 @@
 """Enroll the clients of a run: in a simulation by number, and from machines of their own by what they sign."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from secrets import token_bytes, token_hex
 
 from flwr.serverapp import Grid
 
-from fedtrain.config import to_flat
+from fedtrain.config import Experiment, to_flat
 from fedtrain.config.loading import config_digest
 from fedtrain.crypto import Identity, SealingKey, SignedEnvelope
 from fedtrain.engine import LocalGrid
@@ -15,10 +16,11 @@ from fedtrain.engine.worker import FIRST_NODE_ID
 from fedtrain.errors import ClientError, ConfigError, KeyFileError, LedgerError
 from fedtrain.files import write_atomic
 from fedtrain.flower.grids.base import by_client, cause
+from fedtrain.flower.grids.common_folder import in_common_folder
 from fedtrain.flower.introductions import ask_keys, ask_numbers
 from fedtrain.flower.sessions import meet_members
 from fedtrain.flower.summing import Summing
-from fedtrain.ledger import RunLog
+from fedtrain.ledger import RunLog, client_folder
 from fedtrain.machines import ServerFolder, read_membership
 from fedtrain.messaging import SessionOffer
 from fedtrain.privacy.mechanisms import mechanism_of
@@ -59,6 +61,23 @@ def clients_of(grid: Grid, *, clients: int, timeout: float) -> dict[int, int]:
     if sorted(numbers.values()) != list(range(clients)):
         raise ConfigError(f"{len(numbers)} nodes answered and federation.clients = {clients}; make them equal")
     return numbers
+
+
+@contextmanager
+def one_folder(grid: Grid, experiment: Experiment) -> Iterator[Grid]:
+    """Give a grid over which simulated clients answer that have their files in the server's folder, and no others.
+
+    The local engine is on the server's machine. Elsewhere any process of a cluster may answer for any client.
+
+    Raises:
+        ConfigError: no place for the clients' files is named.
+        StorageError: it cannot be written, or its file system has no locks.
+    """
+    if isinstance(grid, LocalGrid):
+        yield grid
+        return
+    with in_common_folder(grid, client_folder(experiment, 0).parent) as common:
+        yield common
 
 
 def enroll_simulated(

@@ -39,7 +39,15 @@ from fedtrain.serverapp import run_warnings
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.channel import Channel, Transport, checked_summing
 from fedtrain.serverapp.checkpoint import RunState
-from fedtrain.serverapp.enrollment import Enrollment, clients_of, enroll_members, enroll_simulated, read_members
+from fedtrain.serverapp.enrollment import (
+    Enrollment,
+    Members,
+    clients_of,
+    enroll_members,
+    enroll_simulated,
+    one_folder,
+    read_members,
+)
 from fedtrain.serverapp.event_lines import EventLines, beginning, quotes_exceptions
 from fedtrain.serverapp.events import (
     ClientDone,
@@ -119,17 +127,27 @@ def run_experiment(
         grid = PromptGrid(grid)
     federation = experiment.federation
     if server is None:
-        clients = clients_of(grid, clients=federation.clients, timeout=federation.deadline)
-        enroll: Callable[..., Enrollment] = partial(enroll_simulated, grid, clients)
+        parties: Mapping[int, int] | Members = clients_of(grid, clients=federation.clients, timeout=federation.deadline)
+        enroll: Callable[..., Enrollment] = enroll_simulated
         names: Mapping[int, str] = dict(enumerate(preparation.shown_owners))
     else:
-        members = read_members(server, clients=federation.clients)
-        enroll = partial(enroll_members, grid, members)
-        names = members.membership.names
+        parties = read_members(server, clients=federation.clients)
+        enroll = enroll_members
+        names = parties.membership.names
     folder = RunFolder.open(experiment)
-    with folder.held(experiment):
+    # Without any of these, clients have no files. A SuperLink's nodes have each a machine, and their files there.
+    files = preparation.plan is not None or transport.sealed or transport.secagg or federation.sites is not None
+    common = one_folder(grid, experiment) if files and server is None and not remote else nullcontext(grid)
+    with folder.held(experiment), common as reached:
         _run(
-            preparation, transport, summing, folder, enroll, names=names, deployed=server is not None, on_event=on_event
+            preparation,
+            transport,
+            summing,
+            folder,
+            partial(enroll, reached, parties),
+            names=names,
+            deployed=server is not None,
+            on_event=on_event,
         )
     return folder.path
 

@@ -306,6 +306,8 @@ def flower_environment(home, environment):
         **processes.environment(home),
         # The nodes share the cores of one machine.
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.3",
+        # A simulation begins a cluster of its own, and joins none that runs on the machine.
+        "RAY_ADDRESS": "local",
         # Sums of floating-point numbers depend on the number of threads.
         "OMP_NUM_THREADS": "1",
     }

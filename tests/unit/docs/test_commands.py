@@ -82,7 +82,13 @@ def problem(command):
     program, *arguments = shlex.split(command)
     if program in SYSTEM:
         return None
-    checks = {"make": check_make, "fedtrain": check_fedtrain, "flwr": check_flwr, "export": check_export}
+    checks = {
+        "make": check_make,
+        "fedtrain": check_fedtrain,
+        "flwr": check_flwr,
+        "export": check_export,
+        "ray": check_ray,
+    }
     return checks[program](arguments) if program in checks else f"nobody knows {program}"
 
 
@@ -92,6 +98,10 @@ def parse(module, command, arguments):
         import typer
 
         group = typer.main.get_command(import_module(module).app)
+    return values(group, command, arguments)
+
+
+def values(group, command, arguments):
     if command not in group.commands:
         pytest.fail(f"there is no command {command}", pytrace=False)
     found, arguments = group, [command, *arguments]
@@ -121,13 +131,24 @@ def check_flwr(arguments):
     given = parse("flwr.cli.app", arguments[0], arguments[1:])
     (file,) = given["run_config_overrides"]
     clients = from_flat(read_toml(ROOT / file)).federation.clients
-    nodes = parse_settings(given["federation_config_overrides"])
-    return None if nodes == {"num-supernodes": clients} else f"{nodes} are not {clients} clients"
+    settings = parse_settings([text for given in given["federation_config_overrides"] for text in given.split()])
+    nodes = settings.pop("num-supernodes", None)
+    if settings.keys() - {"client-resources-num-cpus"}:
+        return f"{settings} are not settings that we know"
+    return None if nodes == clients else f"{nodes} nodes are not {clients} clients"
 
 
 def check_export(assignments):
-    wrong = [text for text in assignments if text.partition("=")[::2] not in FLOWER_VARIABLES.items()]
+    known = {*FLOWER_VARIABLES.items(), ("RAY_ADDRESS", "192.0.2.10:6379")}
+    wrong = [text for text in assignments if text.partition("=")[::2] not in known]
     return f"{wrong} are not variables that we know" if wrong else None
+
+
+def check_ray(arguments):
+    with warnings.catch_warnings(action="ignore"):  # of whatever Ray imports
+        from ray.scripts.scripts import cli
+
+        values(cli, arguments[0], arguments[1:])
 
 
 @pytest.mark.parametrize("text", blocks("console", "sh"))
@@ -174,7 +195,12 @@ def test_wrong_commands_are_found():
     with pytest.raises(Exception, match="No such option"):
         problem("flwr run . --fast")
     assert "10 clients" in problem("flwr run . --run-config simulations/demo.toml --federation-config num-supernodes=9")
+    assert "settings" in problem(
+        "flwr run . --run-config simulations/demo.toml --federation-config 'num-supernodes=10 num-cores=9'"
+    )
     assert "variables" in problem("export FLWR_TELEMETRY_ENABLED=1")
+    with pytest.raises(Exception, match="No such option"):
+        problem("ray start --fast")
 
 
 def test_flowers_bundle_holds_the_app_and_leaves_the_library_to_the_installation():
