@@ -2,9 +2,11 @@
 
     python simulations/reproduce.py cifar10 cifar10_dp --picture runs/cifar10.png
     python simulations/reproduce.py --table
+    python simulations/reproduce.py --table --kept
 
 Each name is that of a configuration in this folder. Its run is left in runs/NAME; a run that was interrupted goes on.
---table makes the README's table of all workloads (workloads.py) of the reports that are kept, and runs what is missing.
+--table makes the README's table of all workloads (workloads.py) of the reports that are kept, and runs what is missing;
+with --kept it has the rows that there are reports of, and nothing is run.
 """
 
 import argparse
@@ -25,14 +27,20 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=sorted(path.stem for path in Path(__file__).parent.glob("*.toml")))
+    known = sorted(path.stem for path in Path(__file__).parent.glob("*.toml"))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(known)}")
     parser.add_argument("--picture", type=Path, help="PNG file for the first metric over the rounds")
     parser.add_argument("--table", action="store_true", help="make the table of all workloads")
+    parser.add_argument("--kept", action="store_true", help="of the table: leave out what is missing, and run nothing")
     arguments = parser.parse_args()
+    if unknown := sorted(set(arguments.names) - set(known)):
+        parser.error(f"no configuration {unknown[0]!r}; there are {', '.join(known)}")
     if arguments.table == bool(arguments.names):
         parser.error("name configurations, or give --table")
+    if arguments.kept and not arguments.table:
+        parser.error("--kept is of --table")
     if arguments.table:
-        table()
+        table(kept=arguments.kept)
         return
     curves, metrics = {}, {}
     for name in arguments.names:
@@ -47,12 +55,17 @@ def main() -> None:
         curve_png(arguments.picture, curves, *metrics.values())
 
 
-def table() -> None:
-    """Put the table of all workloads into the README; a run without a report is made first."""
+def table(*, kept: bool) -> None:
+    """Put the table of all workloads into the README; a run without a report is made first, or left out."""
     os.chdir(ROOT)  # as those of the frontier
     sys.path.append(str(ROOT))
-    reports = [(point, frontier.report_of(point) or frontier.run(point)) for point in workloads.chosen()]
+    found = [
+        (point, frontier.report_of(point) or (None if kept else frontier.run(point))) for point in workloads.chosen()
+    ]
+    reports = [(point, report) for point, report in found if report is not None]
     frontier.write_into_readme("workloads", workloads.as_markdown(reports))
+    if missing := [point.name for point, report in found if report is None]:
+        print(f"the table is without {', '.join(missing)}: there are no reports of them")
 
 
 def guarantee(report: Report) -> str:
