@@ -22,7 +22,7 @@ from fedtrain.clientapp.site import Site
 from fedtrain.crypto import commit
 from fedtrain.errors import BudgetError, PrivacySpecError
 from fedtrain.flower.messages import protocol
-from fedtrain.flower.messages.records import state_record, to_array
+from fedtrain.flower.messages.records import to_array
 from fedtrain.flower.messages.training import PrivateTerms, TrainReply, TrainRequest
 from fedtrain.ledger import Ledger, LedgerEntry
 from fedtrain.privacy import PrivacyPlan
@@ -30,6 +30,7 @@ from fedtrain.privacy.mechanisms import Arrays, Mechanism, mechanism_of
 from fedtrain.privacy.noise import RandomSource, open_source
 from fedtrain.seeding import derive_seed
 from fedtrain.tasks import load_weights, refuse_changed, shared_names, trainable_names, weights_of
+from fedtrain.tasks.weights import drained, forget_weights
 from fedtrain.training import PlainTrainer, Records, RoundSettings, check_model
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class Work:
     def of(cls, request: TrainRequest, client: ClientContext, site: Site) -> "Work":
         """Get ready to do what a message asks for."""
         # A process trains one client after another: what a layer keeps, or a failure leaves, must not reach the next.
+        if not mechanism_of(client.experiment).private:
+            forget_weights(site.model)  # its values are for the checks of private steps
         model = deepcopy(site.model)
         load_weights(model, request.arrays.to_torch_state_dict())
         settings = RoundSettings(
@@ -170,8 +173,9 @@ def train(content: RecordDict, client: ClientContext, site: Site) -> RecordDict:
     inputs = site.inputs(client.client)
     metrics = {protocol.WEIGHT: float(len(inputs)), protocol.LOSS: _trained_plainly(work, inputs)}
     received, own = work.request.arrays, trainable_names(work.model) - work.shared
-    trained = state_record(weights_of(work.model))
-    arrays = ArrayRecord({name: received[name] if name in own else array for name, array in trained.items()})
+    arrays = ArrayRecord()
+    for name, tensor in drained(work.model):
+        arrays[name] = received[name] if name in own else to_array(tensor.cpu().numpy())
     return TrainReply(arrays=arrays, metrics=metrics).to_records()
 
 

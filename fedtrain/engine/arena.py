@@ -22,8 +22,6 @@ from fedtrain.engine.machine import temporary_folder
 from fedtrain.errors import StorageError
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
-LARGE = 64 << 20
-"""Files, and buffers in them, of more bytes are not kept for the next message: memory is scarcer than the time."""
 
 _MAX_IO = 1 << 30  # bytes in one call: the kernel moves at most 2 GiB
 _MAX_VECTOR = 1024  # IOV_MAX

@@ -6,6 +6,7 @@ inside of others, and the smallest limit on the way up counts.
 """
 
 import ctypes
+import gc
 import logging
 import os
 import resource
@@ -27,6 +28,8 @@ _MACHINE = Path("/")
 # Measured in the demo: the process of the command and the fork server have 0.7 GiB of their own, and a worker 0.2 GiB.
 _MEMORY_BESIDE = 1 << 30  # bytes
 _MEMORY_OF_A_WORKER = 512 << 20  # bytes
+LARGE = 64 << 20
+"""Bytes from which memory is scarcer than the time that it takes to get it anew."""
 _NO_LIMIT = 1 << 60  # bytes: what version 1 writes for no limit is the largest number of pages
 # Pipes, tickets and replies; and what is open beside: libraries, the data, the run's files.
 _FILES_OF_A_WORKER, _FILES_BESIDE = 8, 128
@@ -176,6 +179,15 @@ def give_back_memory() -> None:
     """Let the GNU allocator give back to the operating system what is freed, between pieces that are in use too."""
     with suppress(AttributeError, OSError):  # another allocator
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def give_back_models(size: int) -> None:
+    """Search for cycles where models have more than `LARGE` bytes: Flower's records of a message refer to each other.
+
+    Python does so by the number of objects, of which a model has few.
+    """
+    if size > LARGE:
+        gc.collect()
 
 
 def temporary_folder() -> Path:

@@ -5,7 +5,6 @@ the file in which a worker has put it.
 """
 
 import copy
-import gc
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,7 +17,7 @@ from uuid import uuid4
 from flwr.app import Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
 
-from fedtrain.engine.arena import LARGE, ReadableFile, Region, remove_file, write_file
+from fedtrain.engine.arena import ReadableFile, Region, remove_file, write_file
 from fedtrain.engine.codec import (
     CodecError,
     Encoded,
@@ -32,6 +31,7 @@ from fedtrain.engine.codec import (
     pack,
     unpack,
 )
+from fedtrain.engine.machine import LARGE, give_back_models
 from fedtrain.engine.worker import arena_name, slot_name
 from fedtrain.errors import UsageError
 
@@ -164,8 +164,7 @@ class RequestBuffers:
         parts, regions = _layout(encoded)
         number = next(self._numbers)
         self._spares.reuse(number)
-        if sum(map(len, parts)) > LARGE:
-            gc.collect()  # of the messages before, since Flower's records of a message refer to each other
+        give_back_models(sum(map(len, parts)))  # of the messages before
         directory = write_file(self._directories, arena_name(number), parts)
         arena = Arena(number=number, directory=directory, users=len(encoded), spares=self._spares)
         now, wall = time.monotonic(), time.time()

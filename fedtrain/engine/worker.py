@@ -2,7 +2,6 @@
 
 import contextlib
 import faulthandler
-import gc
 import multiprocessing
 import os
 import signal
@@ -23,7 +22,7 @@ from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, ErrorCode
 from flwr.supercore.object_ref import load_app
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedtrain.engine.arena import LARGE, ReadableFile, Region, remove_directories, take_ticket, write_file
+from fedtrain.engine.arena import ReadableFile, Region, remove_directories, take_ticket, write_file
 from fedtrain.engine.codec import (
     Encoded,
     Failure,
@@ -42,7 +41,7 @@ from fedtrain.engine.codec import (
     unpack_frame,
 )
 from fedtrain.engine.forking import draw_apart
-from fedtrain.engine.machine import give_back_memory, keep_freed_memory
+from fedtrain.engine.machine import LARGE, give_back_memory, give_back_models, keep_freed_memory
 from fedtrain.engine.state import StateFiles, decode_state, encode_state
 from fedtrain.errors import FedtrainError
 
@@ -188,7 +187,7 @@ class _Runner:
         self._app = app
         self._states = StateFiles(spec.state_directory, durable=spec.durable_state)
         self._arena = _OpenArena()
-        self._large = False
+        self._large = 0  # bytes
 
     def answer(self, task: Task) -> Frame | None:
         """Run a task. Returns nothing if the parent has taken it back."""
@@ -202,9 +201,9 @@ class _Runner:
             reason = traceback.format_exc()
             return Failure(ticket=task.ticket, code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason)
         finally:
-            if self._large:
+            if self._large > LARGE:
                 self._arena.forget()
-                gc.collect()  # Flower's records of a message refer to each other
+            give_back_models(self._large)
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(OSError, ValueError, AttributeError):
                     stream.flush()
@@ -212,7 +211,7 @@ class _Runner:
     def _run(self, task: Task) -> Frame:
         with _engine_errors():
             packed, buffers = self._arena.read(self._spec.directories[task.directory], task)
-            self._large = sum(map(len, buffers)) > LARGE
+            self._large = sum(map(len, buffers))
             message = decode(packed, buffers)
             node_id, message_id = message.metadata.dst_node_id, message.metadata.message_id
             old_state = self._states.read(node_id)

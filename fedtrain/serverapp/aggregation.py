@@ -14,7 +14,7 @@ In a private mode only what is trained and shared ever changes: neither clipping
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.app.exception import AppExitException
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
@@ -53,7 +53,6 @@ class Aggregation:
         self._strategy: FedAvg = build_strategy(experiment)
         self._trained = trained
         self._private = private
-        self._written: dict[str, tuple[NDArray[np.generic], Array]] = {}
 
     def ask(
         self, number: int, model: Arrays, settings: ConfigRecord, grid: Grid, memory: Arrays
@@ -108,8 +107,6 @@ class Aggregation:
             if name in found:
                 value = view(name, found[name])
                 after[name] = self._taken(before, value)
-                if after[name] is value:
-                    self._written[name] = (value, found[name])
             elif self._private or not returned:
                 after[name] = before
             else:
@@ -133,8 +130,7 @@ class Aggregation:
         """Return a model as it is sent, without writing anew what the strategy wrote."""
         sent = ArrayRecord()
         for name, value in model.items():
-            known, array = self._written.get(name, (None, None))
-            sent[name] = array if array is not None and known is value else to_array(value)
+            sent[name] = to_array(value)
         return sent
 
     def _reply(self, model: Arrays, reply: Message) -> Message:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 import numpy as np
 from flwr.serverapp import Grid
@@ -11,6 +10,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from fedtrain.config import Experiment
 from fedtrain.config.strategies import results_needed
+from fedtrain.flower.averaging import in_blocks
 from fedtrain.flower.collectors import Collector, EachReply, SecureSum
 from fedtrain.flower.grids.ledger import LedgerGrid
 from fedtrain.flower.grids.validating import ValidatingGrid
@@ -139,6 +139,8 @@ def _sampler(channel: Channel, preparation: Preparation, trail: AuditTrail | Non
     )
 
 
+# Strategies that aggregate as FedAvg does, and go on from its mean.
+_OF_FEDAVG = frozenset({"FedAvg", "FedProx", "FedAvgM", "FedAdam", "FedYogi", "FedAdagrad"})
 # Everything that a strategy of Flower 1.41 carries from round to round, besides the model itself.
 _MEMORY = ("m_t", "v_t", "momentum_vector")
 
@@ -151,20 +153,19 @@ def build_strategy(experiment: Experiment) -> FedAvg:
     if experiment.server.strategy == "QFedAvg":
         parameters.setdefault("client_learning_rate", experiment.training.learning_rate)
         parameters["train_loss_key"] = protocol.LOSS
-    kind = getattr(flower, experiment.server.strategy)
-    return cast(
-        "FedAvg",
-        kind(
-            # A cohort is drawn before the strategy sees it, and a Poisson one may be empty. Evaluation is central.
-            fraction_train=1.0,
-            fraction_evaluate=0.0,
-            min_train_nodes=0,
-            min_available_nodes=0,
-            weighted_by_key=protocol.WEIGHT,
-            arrayrecord_key=protocol.ARRAYS,
-            configrecord_key=protocol.CONFIG,
-            **parameters,
-        ),
+    kind: type[FedAvg] = getattr(flower, experiment.server.strategy)
+    if kind.__name__ in _OF_FEDAVG:
+        kind = in_blocks(kind)
+    return kind(
+        # A cohort is drawn before the strategy sees it, and a Poisson one may be empty. Evaluation is central.
+        fraction_train=1.0,
+        fraction_evaluate=0.0,
+        min_train_nodes=0,
+        min_available_nodes=0,
+        weighted_by_key=protocol.WEIGHT,
+        arrayrecord_key=protocol.ARRAYS,
+        configrecord_key=protocol.CONFIG,
+        **parameters,
     )
 
 

@@ -14,11 +14,12 @@ from flwr.app import Message
 from torch import Tensor
 
 from fedtrain.config.strategies import results_needed, shortage
-from fedtrain.engine.machine import give_back_memory
+from fedtrain.engine.machine import give_back_memory, give_back_models
 from fedtrain.errors import AggregationError, BudgetError, RunError, TaskError, TooFewResultsError
 from fedtrain.flower.client_dp import release_round, release_total
 from fedtrain.flower.collectors import Collected
 from fedtrain.flower.messages import protocol
+from fedtrain.flower.messages.records import to_array, view
 from fedtrain.flower.messages.training import CohortRequest, PrivateTerms, train_settings
 from fedtrain.flower.shares import decoded, sum_of
 from fedtrain.flower.summing import Outcome
@@ -37,6 +38,7 @@ from fedtrain.serverapp.evaluation import evaluate
 from fedtrain.serverapp.preparation import Preparation
 from fedtrain.serverapp.sampling import DrawnGrid
 from fedtrain.tasks import load_weights, shared_names, weights_of
+from fedtrain.tasks.weights import forget_weights
 from fedtrain.training import learning_rate
 
 _log = logging.getLogger(__name__)
@@ -119,6 +121,8 @@ class Rounds:
         self._require(entry, collected.outcome)
         self._repeatable = False  # from here on the round is released
         state = self._aggregated(state, number, collected, rate=rate)
+        collected.replies.clear()
+        give_back_models(sum(value.nbytes for value in state.model.values()))
         self._record_completed(asked, entry, collected, state)
         last = number == self._experiment.federation.rounds
         if last or number % self._experiment.server.evaluate_every == 0:
@@ -292,6 +296,7 @@ class Rounds:
                 raise
             _log.warning("round %d is not evaluated, and its model is kept: %s", state.round_number, error)
             evaluation, outputs = Evaluation(round=state.round_number), _Outputs(0)
+        forget_weights(model)
         give_back_memory()
         history = kept((*state.evaluations, evaluation), self._preparation.metrics)
         best = best_of(history, self._preparation.metrics)
@@ -341,7 +346,8 @@ def initial_state(preparation: Preparation) -> RunState:
     tensors = weights_of(preparation.model)
     return RunState(
         round_number=0,
-        model={name: tensor.cpu().numpy().copy() for name, tensor in tensors.items()},
+        # As bytes that are sent, so that there is no second copy for the first round.
+        model={name: view(name, to_array(tensor.cpu().clone().numpy())) for name, tensor in tensors.items()},
         strategy={},
         evaluations=(),
         round_log=(),

@@ -198,6 +198,7 @@ def _run(
             # In the client's own words.
             events.emit(Notice(text=f"client {client} does not take part: {short(reason, 500)}"))
     run = RunInProgress(preparation, folder, screen, events, start, enrollment.trail, run=enrollment.run)
+    del start  # its model is as large as those to come
     with lines:
         session = enrollment.channel.session
         begun = beginning(preparation, enrollment.trail, names=names, session=session, done=done, now=time())

@@ -11,7 +11,7 @@ has, are none of those that go anywhere (`fedtrain.tasks.public`).
 ['0.weight', '0.bias', '1.bias']
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import TYPE_CHECKING
@@ -27,6 +27,8 @@ from fedtrain.tasks.user_code import made_model
 
 if TYPE_CHECKING:
     from fedtrain.tasks.base import Task
+
+_LARGE = 32 << 20  # bytes from which the allocator takes pages of the system for a tensor alone
 
 
 def build_model(task: "Task") -> nn.Module:
@@ -92,6 +94,40 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
             why = "is a public weight, which this machine has, and which is taken from nobody"
         raise TaskError(f"{strange[0]} {why}")
     model.load_state_dict({name: weights[first] for name, first in names.items()}, strict=not public)
+
+
+def forget_weights(model: nn.Module) -> None:
+    """Let the system take back the memory of large weights that travel. They are any numbers until they are loaded.
+
+    Where they are and what else is on their memory stays as it is. What is on a GPU stays, and so does what is shared
+    with NumPy.
+    """
+    for weight in weights_of(model).values():
+        storage = weight.untyped_storage()
+        if _is_all_of(weight, storage) and storage.resizable():
+            size = storage.nbytes()
+            storage.resize_(0)
+            storage.resize_(size)  # pages of the system that nobody has written
+
+
+def drained(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Give what travels of the state dict, as `weights_of` does, and take what is large out of the model.
+
+    So it is in memory once, when it is sent. The model is of no use afterwards.
+    """
+    state = model.state_dict(keep_vars=True)
+    for name in weights_of(model):
+        weight = state.pop(name)
+        value = weight.detach()
+        if _is_all_of(value, value.untyped_storage()):
+            weight.data = weight.data.new_empty(0)
+        yield name, value
+        del value
+
+
+def _is_all_of(weight: Tensor, storage: torch.UntypedStorage) -> bool:
+    """Say whether a weight is large, and all that is on its memory."""
+    return weight.device.type == "cpu" and storage.nbytes() == weight.nbytes > _LARGE
 
 
 def second_names(model: nn.Module) -> dict[str, str]:

@@ -74,7 +74,7 @@ class ValidatingGrid(GridWrapper):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages, each with exactly one array record, and remember what was sent."""
-        messages = list(messages)
+        messages, self._sent = list(messages), {}
         ids = list(self._inner.push_messages(messages))
         self._sent = {
             message_id: (message, next(iter(message.content.array_records.values())))

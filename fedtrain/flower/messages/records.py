@@ -87,19 +87,34 @@ def to_array(values: NDArray[Any]) -> Array:
     """Return values as an array of a message, in C order whatever their layout in memory is.
 
     A transposed weight would be sent in Fortran order, and writers of files downstream take its memory for its values.
+    Values that are a view of the bytes of such an array (`view`) are not copied.
     """
     ordered = np.asarray(values, order="C")
     if ordered.dtype.kind not in _PLAIN:
         return Array(ordered)
     # What Array(ordered) holds, by one copy of the values: that lets numpy write a file in memory first.
-    content = ordered.reshape(-1).view(np.uint8).data
-    data = b"".join((npy_header(ordered.dtype, ordered.shape), content))
+    header = npy_header(ordered.dtype, ordered.shape)
+    data = _viewed(ordered, header) or b"".join((header, ordered.reshape(-1).view(np.uint8).data))
     return Array(dtype=str(ordered.dtype), shape=ordered.shape, stype=SType.NUMPY, data=data)
 
 
+def _viewed(values: NDArray[Any], header: bytes) -> bytes:
+    """Return the bytes of a numpy file of which values in C order are a view; none where they are of no such file."""
+    source: object = values
+    while isinstance(source, np.ndarray):
+        source = source.base
+    if type(source) is not bytes or len(source) != len(header) + values.nbytes or not source.startswith(header):
+        return b""
+    begins = np.frombuffer(source, np.uint8, count=1).ctypes.data
+    return source if values.ctypes.data == begins + len(header) else b""
+
+
 def state_record(state: Mapping[str, "Tensor"]) -> ArrayRecord:
-    """Return a model's state dict as it is sent: names in their order, values in C order."""
-    return ArrayRecord({name: to_array(tensor.detach().cpu().numpy()) for name, tensor in state.items()})
+    """Return a model's state dict as it is sent: names in their order, values in C order.
+
+    NumPy sees copies, one after another: the memory of what it has seen itself torch cannot give back any more.
+    """
+    return ArrayRecord({name: to_array(tensor.detach().cpu().clone().numpy()) for name, tensor in state.items()})
 
 
 def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...], *, fortran_order: bool = False) -> bytes:

@@ -18,6 +18,7 @@ from fedtrain.report.evaluation import slim
 from fedtrain.serverapp.events import ClientDone, Notice, RoundDone, RoundStarted, RunEnded, RunStarted
 from fedtrain.serverapp.run import RunInProgress, run_experiment
 from fedtrain.status import Follower
+from fedtrain.tasks import weights as of_weights
 from server.app import app as server
 from tests.fakes import NODES, RUN_ID, digits_experiment, federation, private_experiment
 
@@ -108,6 +109,16 @@ def test_a_private_run_says_what_it_promises(make, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "record privacy: epsilon <= 2 at delta 0.001 for each client" in shown
     assert "noise from a seed, for simulation only" in shown
+
+
+@pytest.mark.parametrize("kind", [digits_experiment, private_experiment])
+def test_a_run_whose_weights_are_all_forgotten_between_their_uses_reaches_the_same(make, tmp_path, kind, monkeypatch):
+    folders = {"kept": make("kept", kind=kind), "forgotten": make("forgotten", kind=kind)}
+    run_experiment(federation(folders["kept"]), folders["kept"])
+    monkeypatch.setattr(of_weights, "_LARGE", 0)
+    run_experiment(federation(folders["forgotten"]), folders["forgotten"])
+    for name in ("model-final.safetensors", "model-best.safetensors", "metrics.jsonl"):
+        assert (tmp_path / "kept" / name).read_bytes() == (tmp_path / "forgotten" / name).read_bytes()
 
 
 @pytest.mark.parametrize("kind", [digits_experiment, private_experiment])

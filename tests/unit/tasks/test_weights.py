@@ -11,7 +11,8 @@ from torch import nn
 from fedtrain.errors import TaskError
 from fedtrain.serverapp.run_folder import RunFolder
 from fedtrain.tasks import Task, build_model, load_weights, move_model, shared_names, trainable_names, weights_of
-from fedtrain.tasks.weights import second_names
+from fedtrain.tasks import weights as of_weights
+from fedtrain.tasks.weights import drained, forget_weights, second_names
 
 
 class Of(Task):
@@ -285,3 +286,63 @@ def test_a_saved_model_is_loaded_into_all_names(tmp_path):
     again = tied()
     assert load_model(again, tmp_path / "model-final.safetensors") == (set(), [])
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in again.state_dict().items())
+
+
+@pytest.fixture
+def all_are_large(monkeypatch):
+    monkeypatch.setattr(of_weights, "_LARGE", 0)
+
+
+def held(model):
+    return sum(each.untyped_storage().nbytes() for each in {id(value): value for value in model.parameters()}.values())
+
+
+@pytest.mark.usefixtures("all_are_large")
+@pytest.mark.parametrize("make", [three, tied, one_layer_twice])
+def test_forgotten_weights_are_loaded_again_where_they_were(make):
+    model = build_model(Of(make()))
+    before = {name: value.clone() for name, value in weights_of(model).items()}
+    state = {name: (value.data_ptr(), value.shape) for name, value in model.named_parameters(remove_duplicate=False)}
+    seen = model[1].weight.detach().view(-1)
+    forget_weights(model)
+    assert [name for name, _ in model.named_parameters(remove_duplicate=False)] == list(state)
+    load_weights(copied := copy.deepcopy(model), before)
+    load_weights(model, before)
+    for each in (model, copied):
+        assert list(weights_of(each)) == list(before)
+        assert all(torch.equal(value, before[name]) for name, value in weights_of(each).items())
+    assert torch.equal(seen, model[1].weight.detach().view(-1))
+
+
+def test_small_weights_and_those_that_numpy_sees_are_not_forgotten(monkeypatch):
+    model = build_model(Of(three()))
+    before = {name: value.clone() for name, value in weights_of(model).items()}
+    forget_weights(model)
+    monkeypatch.setattr(of_weights, "_LARGE", 0)
+    seen = {name: value.numpy() for name, value in weights_of(model).items()}
+    forget_weights(model)
+    assert all(torch.equal(value, before[name]) for name, value in weights_of(model).items())
+    assert all((seen[name] == value.numpy()).all() for name, value in before.items())
+
+
+@pytest.mark.usefixtures("all_are_large")
+@pytest.mark.parametrize("make", [three, tied, one_layer_twice])
+def test_a_model_is_drained_weight_by_weight(make):
+    model = build_model(Of(make()))
+    before = {name: value.clone() for name, value in weights_of(model).items()}
+    sizes, found = [held(model)], {}
+    for name, value in drained(model):
+        found[name] = value
+        sizes.append(held(model))
+    assert list(found) == list(before)
+    assert all(torch.equal(found[name], value) for name, value in before.items())
+    assert sizes == [sum(value.nbytes for value in list(before.values())[place:]) for place in range(len(before) + 1)]
+
+
+def test_columns_of_one_matrix_are_drained_whole(all_are_large):
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(3, 2))
+    both = torch.arange(12.0).reshape(2, 6)
+    model[0].weight, model[1].weight = nn.Parameter(both[:, :3]), nn.Parameter(both[:, 3:])
+    model = build_model(Of(model))
+    found = dict(drained(model))
+    assert torch.equal(torch.cat([found["0.weight"], found["1.weight"]], dim=1), torch.arange(12.0).reshape(2, 6))

@@ -28,3 +28,18 @@ def test_an_array_is_what_flower_writes(name):
     assert (ours.dtype, ours.shape, ours.stype) == (theirs.dtype, theirs.shape, theirs.stype)
     assert ours.data == theirs.data
     np.testing.assert_array_equal(view(name, ours), VALUES[name])
+
+
+def test_values_that_are_a_view_of_what_was_sent_are_not_written_anew():
+    sent = to_array(np.arange(12, dtype=np.float32).reshape(3, 4))
+    seen = view("w", sent)
+    assert to_array(seen).data is sent.data
+    assert to_array(seen.reshape(3, 4)[:]).data is sent.data
+    for other in (seen[:2], seen[:, :2], seen.T, seen.reshape(4, 3), seen.view(np.int32), seen + 0):
+        written = to_array(other)
+        assert written.data is not sent.data
+        assert written.data == Array(np.asarray(other, order="C")).data
+    fortran = Array(np.asfortranarray(seen))
+    assert to_array(view("w", fortran)).data == sent.data
+    empty = to_array(np.zeros((0, 3), np.float32))
+    assert to_array(view("w", empty)).data == empty.data
