@@ -7,7 +7,7 @@ the same way (`frontier.reach`).
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from points import WORKLOADS, Point, Series, Workload, points
+from points import NO_PRIVACY, WORKLOADS, Point, Series, Workload, points
 
 from fedtrain.comparison import ComparedRun, compared
 from fedtrain.report import Report
@@ -38,29 +38,27 @@ _PROTECTED: Final = {
 _WORDS = Workload(
     name="words",
     title="AG News",
-    config="ag_news_words",
+    config="ag_news_weighted_words",
     seeds=(1,),
     series={
-        "none": Series(trust="none", what="vectors of hashed words, from nothing"),
-        # Each client adds all of its noise: a million numbers need a fine grid, and noise that is shared on it fits for
-        # few steps alone. Chosen by a simulation of the noisy sum.
-        "local": Series(
-            trust="local",
-            what="vectors of hashed words, from nothing",
+        "none": Series(
+            trust="none",
+            what="linear, hashed words and pairs",
             settings={
-                "federation.rounds": 120,
-                "server.evaluate_every": 20,
-                "training.batch_size": 600,
-                "training.local_epochs": None,
-                "training.local_steps": 1,
-                "privacy.mode": "record",
-                "privacy.delta": 1e-5,
-                "privacy.clip_norm": 0.03,
-                "privacy.sampling_rate": 1.0,
-                "privacy.tuning": "trust, rounds, clip_norm and learning_rate: 80 settings in all, on 4,800 of the "
-                "training records and measured on the other 1,200",
+                **NO_PRIVACY,
+                "task.encoder": "simulations.weighted_words:build_with_pairs",
+                "federation.rounds": 10,
+                "training.optimizer": "adam",
+                "training.local_steps": None,
+                "training.local_epochs": 1,
+                "training.batch_size": 32,
+                "training.learning_rate": 0.4,
             },
-            at={8: {"training.learning_rate": 1000.0}, 2: {"training.learning_rate": 500.0}},
+        ),
+        "distributed": Series(
+            trust="distributed",
+            what="linear, hashed words",
+            at={8: {}, 2: {"federation.rounds": 10, "training.learning_rate": 2250.0}},
         ),
     },
 )
