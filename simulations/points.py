@@ -311,7 +311,7 @@ _AG_NEWS = Workload(
     name="ag_news",
     title="AG News",
     config="ag_news_shared",
-    seeds=(1,),
+    seeds=(1, 2, 3),
     series={
         "distributed": Series(
             trust="distributed",
