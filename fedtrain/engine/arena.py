@@ -1,8 +1,9 @@
 """Files in shared memory that carry message content between the parent and its workers.
 
 One side writes a file once, sends its number through a pipe, and the other side reads the parts it needs with
-``pread``: nothing is mapped, so a full file system is an error that can be reported, never a SIGBUS. Two directories
-are used: one in ``/dev/shm`` where there is one, and one on disk which takes over what does not fit into memory.
+``pread``. A worker may map a file of large messages, which is whole by then and is never truncated. So a full file
+system is an error that can be reported, never a SIGBUS. Two directories are used: one in ``/dev/shm`` where there is
+one, and one on disk which takes over what does not fit into memory.
 
 A ticket is an empty file that exists for as long as a dispatched message has not been started. Its remover
 owns the message: the worker that starts it, or the parent that takes it back. ``unlink`` succeeds for exactly one of
@@ -11,6 +12,7 @@ them.
 
 import contextlib
 import errno
+import mmap
 import os
 import shutil
 import tempfile
@@ -139,7 +141,7 @@ class ReadableFile:
         Raises:
             StorageError: the region is not within the file.
         """
-        size = os.fstat(self._descriptor).st_size
+        size = self.size
         end = region.offset + region.length
         if min(region.offset, region.length) < 0 or end > size:
             raise StorageError(f"a message refers to bytes {region.offset} to {end} of a file of {size} bytes")
@@ -151,6 +153,28 @@ class ReadableFile:
         if len(data) != region.length:
             raise StorageError(f"{len(data)} bytes of a message could be read where {region.length} were expected")
         return data
+
+    @property
+    def size(self) -> int:
+        """Its size in bytes."""
+        return os.fstat(self._descriptor).st_size
+
+    def mapped(self, region: Region) -> memoryview:
+        """Return the bytes of a region as memory of one's own, of which the system copies the pages that are written.
+
+        The file is never to be truncated.
+
+        Raises:
+            StorageError: the region is not within the file, or cannot be mapped.
+        """
+        start = region.offset - region.offset % mmap.ALLOCATIONGRANULARITY
+        try:
+            whole = mmap.mmap(
+                self._descriptor, region.offset - start + region.length, access=mmap.ACCESS_COPY, offset=start
+            )
+        except (OSError, ValueError) as error:
+            raise StorageError(f"{region.length} bytes of a message cannot be mapped: {error}") from error
+        return memoryview(whole)[region.offset - start :]
 
     def close(self) -> None:
         """Close the file."""

@@ -30,6 +30,7 @@ from flwr.common.serde_utils import error_from_proto, error_to_proto, metadata_f
 from flwr.proto import message_pb2, recorddict_pb2
 from google.protobuf.message import DecodeError
 
+from fedtrain.engine.inplace import ArrayInFile, BytesInFile, ReceivedArray
 from fedtrain.errors import RunError
 
 _COUNT = struct.Struct("<I")
@@ -57,12 +58,16 @@ class Place:
     second: int = 0
 
 
+Buffer = bytes | BytesInFile
+"""The data of an array: here, or in the file of the message with which they came."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
     """The protobuf of a message or of its content without array data, and these data."""
 
     proto: bytes
-    buffers: tuple[bytes, ...]
+    buffers: tuple[Buffer, ...]
 
 
 def encode_content(content: RecordDict) -> Encoded:
@@ -72,21 +77,22 @@ def encode_content(content: RecordDict) -> Encoded:
         TypeError: a value that Flower cannot carry.
         ValueError: likewise.
     """
-    buffers: list[bytes] = []
+    buffers: list[Buffer] = []
     items = []
     for key, record in content.items():
         item = recorddict_pb2.RecordDict.Item(key=key)
         if isinstance(record, ArrayRecord):
             item.array_record.SetInParent()
             for name, array in record.items():
-                if type(array.data) is not bytes:
-                    kind = type(array.data).__name__
+                buffer = (array.unread if isinstance(array, ArrayInFile) else None) or array.data
+                if not isinstance(buffer, BytesInFile) and type(buffer) is not bytes:
+                    kind = type(buffer).__name__
                     raise TypeError(f"the data of array {name!r} in record {key!r} must be bytes, not {kind}")
                 entry = item.array_record.items.add(key=name)
                 entry.value.dtype = array.dtype
                 entry.value.shape.extend(array.shape)
                 entry.value.stype = array.stype
-                buffers.append(array.data)
+                buffers.append(buffer)
         elif isinstance(record, ConfigRecord):
             item.config_record.CopyFrom(config_record_to_proto(record))
         else:
@@ -146,7 +152,7 @@ def unpack(packed: bytes) -> tuple[bytes, list[Place]]:
     return packed[end:], places
 
 
-def decode(proto: bytes, buffers: Sequence[bytes]) -> Message:
+def decode(proto: bytes, buffers: Sequence[Buffer]) -> Message:
     """Build a message from its protobuf and its buffers.
 
     Every call builds new records, so that who changes them changes them alone; the data, immutable bytes, are shared.
@@ -171,7 +177,7 @@ def decode(proto: bytes, buffers: Sequence[bytes]) -> Message:
         raise CodecError(f"a message cannot be decoded: {error}") from error
 
 
-def _records(proto: recorddict_pb2.RecordDict, next_buffer: Callable[[], bytes]) -> RecordDict:
+def _records(proto: recorddict_pb2.RecordDict, next_buffer: Callable[[], Buffer]) -> RecordDict:
     records = RecordDict()
     for item in proto.items:
         kind = item.WhichOneof("value")
@@ -179,16 +185,7 @@ def _records(proto: recorddict_pb2.RecordDict, next_buffer: Callable[[], bytes])
             record = ArrayRecord()
             for entry in item.array_record.items:
                 value = entry.value
-                # What Array() does once it has checked the types, which are known here: ten times faster.
-                array = Array.__new__(Array)
-                fields = {
-                    "dtype": value.dtype,
-                    "shape": tuple(value.shape),
-                    "stype": value.stype,
-                    "data": next_buffer(),
-                }
-                array.__dict__.update(fields)
-                record[entry.key] = array
+                record[entry.key] = _array(value.dtype, tuple(value.shape), value.stype, next_buffer())
             records[item.key] = record
         elif kind == "config_record":
             records[item.key] = config_record_from_proto(item.config_record)
@@ -197,6 +194,15 @@ def _records(proto: recorddict_pb2.RecordDict, next_buffer: Callable[[], bytes])
         else:
             raise CodecError(f"record {item.key!r} of a message has no value")
     return records
+
+
+def _array(dtype: str, shape: tuple[int, ...], stype: str, buffer: Buffer) -> Array:
+    if isinstance(buffer, BytesInFile):
+        return ArrayInFile(dtype=dtype, shape=shape, stype=stype, source=buffer)
+    # What Array() does once it has checked the types, which are known here: ten times faster.
+    array: Array = ReceivedArray.__new__(ReceivedArray)
+    array.__dict__.update({"dtype": dtype, "shape": shape, "stype": stype, "data": buffer})
+    return array
 
 
 MAX_REASON = 8000  # characters

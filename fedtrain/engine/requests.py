@@ -19,6 +19,7 @@ from flwr.app.message import make_message
 
 from fedtrain.engine.arena import ReadableFile, Region, remove_file, write_file
 from fedtrain.engine.codec import (
+    Buffer,
     CodecError,
     Encoded,
     Place,
@@ -32,8 +33,10 @@ from fedtrain.engine.codec import (
     unpack,
 )
 from fedtrain.engine.machine import LARGE, give_back_models
-from fedtrain.engine.worker import arena_name, slot_name
+from fedtrain.engine.worker import MAPPED, arena_name, slot_name
 from fedtrain.errors import UsageError
+
+_ALIGNMENT = 64  # bytes, as tensors have it: what is computed of values that are mapped may depend on it
 
 
 class Arena:
@@ -68,7 +71,7 @@ class SpareFile:
         if self._path is None and arena.directory == 0 and small:
             self._path = path
         else:
-            remove_file(path)
+            path.unlink(missing_ok=True)  # and not truncated: a worker may have mapped it
 
     def reuse(self, number: int) -> None:
         """Let the next arena, with this number, overwrite the spare file if there is one."""
@@ -107,7 +110,7 @@ class Request:
     metadata: Metadata
     arena: Arena
     region: Region
-    buffers: tuple[bytes, ...]
+    buffers: tuple[Buffer, ...]
     limit: float  # seconds that the client may take
     deadline: float  # in monotonic seconds
     tally: Tally
@@ -218,8 +221,11 @@ def _layout(encoded: Sequence[tuple[Metadata, Encoded, bytes]]) -> tuple[list[by
         for buffer in content.buffers:
             if id(buffer) not in places:
                 source = Source.SHARED if uses[id(buffer)] > 1 else Source.OWN
+                if len(buffer) >= MAPPED and (gap := -offset % _ALIGNMENT):
+                    parts.append(bytes(gap))
+                    offset += gap
                 places[id(buffer)] = Place(source=source, first=offset, second=len(buffer))
-                parts.append(buffer)
+                parts.append(buffer if isinstance(buffer, bytes) else buffer.read())
                 offset += len(buffer)
     packed: dict[int, bytes] = {}
     regions = []
@@ -254,7 +260,7 @@ def read_reply(directories: Sequence[Path], worker: int, request: Request, frame
     try:
         proto, places = unpack(file.read(Region(offset=frame.offset, length=frame.length)))
         known: dict[tuple[int, int], bytes] = {}
-        buffers = []
+        buffers: list[Buffer] = []
         for place in places:
             if place.source is Source.HELD:
                 if place.first >= len(request.buffers):

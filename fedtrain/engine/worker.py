@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from weakref import ReferenceType, ref
 
 from flwr.app import Context, Message, UserConfigValue
 from flwr.clientapp import ClientApp
@@ -24,6 +25,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedtrain.engine.arena import ReadableFile, Region, remove_directories, take_ticket, write_file
 from fedtrain.engine.codec import (
+    Buffer,
     Encoded,
     Failure,
     Frame,
@@ -41,12 +43,14 @@ from fedtrain.engine.codec import (
     unpack_frame,
 )
 from fedtrain.engine.forking import draw_apart
+from fedtrain.engine.inplace import BytesInFile
 from fedtrain.engine.machine import LARGE, give_back_memory, give_back_models, keep_freed_memory
 from fedtrain.engine.state import StateFiles, decode_state, encode_state
 from fedtrain.errors import FedtrainError
 
 FIRST_NODE_ID = 1000
 _LONG = 0.05  # seconds that a message takes after which giving back memory takes no time that counts
+MAPPED = 1 << 20  # bytes from which a buffer in a file of large messages is left there until it is asked for
 TASK_ID = 1  # the task id in the identity of every process of a run
 
 
@@ -201,9 +205,8 @@ class _Runner:
             reason = traceback.format_exc()
             return Failure(ticket=task.ticket, code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason)
         finally:
-            if self._large > LARGE:
-                self._arena.forget()
             give_back_models(self._large)
+            self._arena.forget()
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(OSError, ValueError, AttributeError):
                     stream.flush()
@@ -229,6 +232,8 @@ class _Runner:
         new_state = encode_state(context.state)
         has_state = new_state != old_state
         held = {id(buffer): index for index, buffer in enumerate(buffers)}
+        read = (buffer.held if isinstance(buffer, BytesInFile) else None for buffer in buffers)
+        held |= {id(data): index for index, data in enumerate(read) if data is not None}
         with _engine_errors():
             if has_state:
                 self._states.stage(node_id, task.ticket, new_state)
@@ -253,7 +258,7 @@ class _Runner:
         for buffer in reply.buffers:
             if id(buffer) not in places:
                 places[id(buffer)] = Place(source=Source.OWN, first=offset, second=len(buffer))
-                parts.append(buffer)
+                parts.append(buffer if isinstance(buffer, bytes) else buffer.read())
                 offset += len(buffer)
         packed = pack(reply.proto, [places[id(buffer)] for buffer in reply.buffers])
         directory = write_file(self._spec.directories, slot_name(self._index, task.slot), [*parts, packed])
@@ -279,25 +284,43 @@ class _OpenArena:
         self._number = -1
         self._file: ReadableFile | None = None
         self._shared: dict[tuple[int, int], bytes] = {}
+        self._unread: list[ReferenceType[BytesInFile]] = []
 
-    def read(self, directory: Path, task: Task) -> tuple[bytes, list[bytes]]:
+    def read(self, directory: Path, task: Task) -> tuple[bytes, list[Buffer]]:
         """Return the protobuf and the buffers of a task's message."""
         if self._file is None or task.arena != self._number:
-            if self._file is not None:
-                self._file.close()
-            self._shared.clear()
+            self._close()
             self._file, self._number = ReadableFile(directory / arena_name(task.arena)), task.arena
         proto, places = unpack(self._file.read(Region(offset=task.offset, length=task.length)))
-        return proto, [self._buffer(self._file, place) for place in places]
+        large = self._file.size > LARGE
+        return proto, [self._buffer(self._file, place, mapped=large and place.second >= MAPPED) for place in places]
 
     def forget(self) -> None:
-        """Let go of buffers that several messages use: reading them again is cheap."""
-        self._shared.clear()
+        """Let go of a file of large messages, and what is in it: to read it again is cheap, and memory is scarce.
 
-    def _buffer(self, file: ReadableFile, place: Place) -> bytes:
+        What the app has kept of them, and has not read, is read now.
+        """
+        if self._file is not None and self._file.size > LARGE:
+            self._close()
+
+    def _close(self) -> None:
+        for kept in filter(None, (reference() for reference in self._unread)):
+            kept.read()
+        self._unread.clear()
+        self._shared.clear()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _buffer(self, file: ReadableFile, place: Place, *, mapped: bool) -> Buffer:
+        region = Region(offset=place.first, length=place.second)
+        if mapped:
+            late = BytesInFile(file, region)
+            self._unread.append(ref(late))
+            return late
         if place.source is not Source.SHARED:
-            return file.read(Region(offset=place.first, length=place.second))
+            return file.read(region)
         key = (place.first, place.second)
         if key not in self._shared:
-            self._shared[key] = file.read(Region(offset=place.first, length=place.second))
+            self._shared[key] = file.read(region)
         return self._shared[key]

@@ -72,7 +72,11 @@ def metadata(**changes):
 def typed(content):
     """Everything in a content, with the types and the order that == does not compare."""
     return [
-        (key, type(record), [(name, type(value), value) for name, value in record.items()])
+        (
+            key,
+            type(record),
+            [(name, Array if isinstance(value, Array) else type(value), value) for name, value in record.items()],
+        )
         for key, record in content.items()
     ]
 
