@@ -87,9 +87,9 @@ def _mean(values: Sequence[NDArray[Any]], shares: Sequence[float]) -> Array:
     flat = [value.reshape(-1) for value in values]
     header = npy_header(dtype, shape)
     file = BytesIO()
-    # All of its memory at once, and not anew whenever the file has grown.
-    file.seek(len(header) + size * dtype.itemsize)
-    file.truncate()
+    # All of its memory at once, and not anew whenever the file has grown. Only what is written makes it longer.
+    file.seek(len(header) + max(size * dtype.itemsize - 1, 0))
+    file.write(b"\0"[: size * dtype.itemsize])
     file.seek(0)
     file.write(header)
     added, scaled = np.empty(min(size, _BLOCK), dtype), np.empty(min(size, _BLOCK), dtype)

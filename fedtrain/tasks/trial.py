@@ -13,13 +13,17 @@ from fedtrain.tasks.calls import collate, forward, losses, to_device
 from fedtrain.tasks.language import Language
 from fedtrain.tasks.supervised import Supervised
 from fedtrain.tasks.user_code import kind_of, made_model, telling
+from fedtrain.tasks.weights import weights_of
 
 
 def require_same_model(task: Task, model: nn.Module) -> None:
-    """Refuse a task whose next model has other weights than this one, which the clients could not take.
+    """Refuse a task whose next model has other weights than this one, which the clients could not take, or these ones.
+
+    A run writes what it learnt into its model. One that is made once and returned at every call would give it to the
+    next run in the program as a beginning, which no epsilon of that run pays for.
 
     Raises:
-        TaskError: names the first weight that differs.
+        TaskError: names the first weight that differs, or that is on the memory of one of this model.
     """
     with torch.random.fork_rng(devices=[]):
         again = made_model(task)
@@ -30,6 +34,15 @@ def require_same_model(task: Task, model: nn.Module) -> None:
                 f"model() of the task gives another model each time: the weight {name} is {_shown(ours.get(name))} in "
                 f"one and {_shown(theirs.get(name))} in the next; each client builds a model of its own, and they are "
                 "to be alike but for the values"
+            )
+    taken = {value.untyped_storage().data_ptr() for value in weights_of(model).values() if value.numel()}
+    for name, value in again.state_dict().items():
+        if value.numel() and value.untyped_storage().data_ptr() in taken:
+            raise TaskError(
+                f"model() of the task gives the same weights each time: {name} is on the same memory in one and in "
+                "the next. A run writes into the model what it learnt, and the next run in this program would begin "
+                "with that, outside of its epsilon. Make the model within model(), or return copy.deepcopy of one that "
+                "is kept"
             )
 
 

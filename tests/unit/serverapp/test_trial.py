@@ -1,5 +1,6 @@
 """A task is tried before anything is trained: what fails names the user's own file and line."""
 
+import copy
 import warnings
 from dataclasses import replace
 
@@ -39,6 +40,34 @@ def changed(change):
             return change(model) or model
 
     return Changed
+
+
+def kept(make):
+    """Return a task whose model is made of one that the task keeps."""
+
+    class Kept(Digits):
+        def __init__(self, info):
+            super().__init__(info)
+            self.network = super().model()
+            self.network.register_buffer("mean", torch.zeros(3))
+
+        def model(self):
+            return make(self.network, super().model())
+
+    return Kept
+
+
+def whole(network, fresh):
+    return network
+
+
+def around(network, fresh):
+    return nn.Sequential(network, nn.Linear(10, 10))
+
+
+def with_buffer(network, fresh):
+    fresh.register_buffer("mean", network.mean[:])
+    return fresh
 
 
 def returning(**methods):
@@ -120,6 +149,9 @@ CASES = {
         r"in a copy of it .* 1\.weight is no weight, .*torch\.jit\.script .*return the model itself",
     ),
     "another model each time": (changed(another_name), "another model each time: the weight layer"),
+    "the same model each time": (kept(whole), r"same weights each time: mean .*outside of its epsilon.*deepcopy"),
+    "a new model around kept layers": (kept(around), "same weights each time: 0.mean is on the same memory"),
+    "a new model with a kept buffer": (kept(with_buffer), "same weights each time: mean is on the same memory"),
     "no module": (returning(model=lambda self: lambda images: images), "a torch.nn.Module, and returned a function"),
     "no model": (returning(model=lambda self: None), "and returned nothing"),
     "a model that raises": (returning(model=raising), r"model\(\) of the task raised KeyError: 'planted' \(test_trial"),
@@ -164,6 +196,11 @@ def test_a_task_that_cannot_be_trained_is_refused_before_anything_is(cache, case
     task, message = CASES[case]
     with pytest.raises(TaskError, match=message):
         prepare(digits_experiment(cache), objects=CallerObjects(task=task))
+
+
+def test_copies_of_a_kept_model_are_models_of_their_own(cache):
+    task = kept(lambda network, fresh: copy.deepcopy(network))
+    prepare(digits_experiment(cache), objects=CallerObjects(task=task))
 
 
 SCORE = Metric(name="score", direction="higher", format="number")
