@@ -43,7 +43,7 @@ _WORDS = Workload(
     series={
         "none": Series(
             trust="none",
-            what="linear, hashed words and pairs",
+            what="linear, hashed words and pairs, from nothing",
             settings={
                 **NO_PRIVACY,
                 "task.encoder": "simulations.weighted_words:build_with_pairs",
@@ -57,10 +57,18 @@ _WORDS = Workload(
         ),
         "distributed": Series(
             trust="distributed",
-            what="linear, hashed words",
+            what="linear, hashed words, from nothing",
             at={8: {}, 2: {"federation.rounds": 10, "training.learning_rate": 2250.0}},
         ),
     },
+)
+
+_BAG = Workload(
+    name="bag",
+    title="AG News",
+    config="ag_news_words",
+    seeds=(1,),
+    series={"none": Series(trust="none", what="vectors of hashed words, from nothing")},
 )
 
 _CIFAR10_CNN = Workload(
@@ -105,7 +113,7 @@ _SHAKESPEARE_ROLES = Workload(
 
 OTHERS: Mapping[str, Workload] = {
     workload.name: workload
-    for workload in (_CIFAR10_CNN, _WORDS, _LORA, _LORA_SHARED, _SHAKESPEARE, _SHAKESPEARE_ROLES)
+    for workload in (_CIFAR10_CNN, _BAG, _WORDS, _LORA, _LORA_SHARED, _SHAKESPEARE, _SHAKESPEARE_ROLES)
 }
 
 
