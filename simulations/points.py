@@ -192,6 +192,11 @@ _DIGITS = Workload(
     },
 )
 
+_PATCHES: Settings = {
+    "task.encoder": "simulations.photograph_patches:build",
+    "task.encoder_origin": "the two photographs that come with scikit-learn",
+}
+
 _CIFAR10 = Workload(
     name="cifar10",
     title="CIFAR-10",
@@ -200,12 +205,24 @@ _CIFAR10 = Workload(
     series={
         "distributed": Series(
             trust="distributed",
+            what="linear, patches",
+            settings=_PATCHES,
+            at={
+                1: {"federation.rounds": 12, "training.learning_rate": 1536.0},
+                2: {"federation.rounds": 20, "training.learning_rate": 2048.0},
+                3: {"federation.rounds": 30, "training.learning_rate": 2048.0},
+                4: {"federation.rounds": 30, "training.learning_rate": 2048.0},
+                8: {"federation.rounds": 30, "training.learning_rate": 3072.0},
+            },
+        ),
+        "scattering": Series(
+            trust="distributed",
             what="linear, scattering",
+            main=False,
+            settings={"name": "cifar10-distributed"},  # as the series was called when it was run
             at={
                 1: {"federation.rounds": 30},
-                2: {"federation.rounds": 40},
                 3: {},
-                4: {"federation.rounds": 40, "training.learning_rate": 2048.0},
                 8: {"training.learning_rate": 2048.0},
             },
         ),
@@ -231,20 +248,21 @@ _CIFAR10 = Workload(
         ),
         "local": Series(
             trust="local",
-            what="linear, scattering",
-            settings={**LOCAL, "federation.rounds": 8},
+            what="linear, patches",
+            settings={**LOCAL, **_PATCHES, "federation.rounds": 8},
             at={
-                1: {"training.learning_rate": 128.0},
-                2: {"training.learning_rate": 192.0},
-                4: {"training.learning_rate": 256.0},
-                8: {"training.learning_rate": 384.0},
+                1: {"training.learning_rate": 256.0},
+                2: {"training.learning_rate": 512.0},
+                4: {"training.learning_rate": 1024.0},
+                8: {"training.learning_rate": 1536.0},
             },
         ),
         "none": Series(
             trust="none",
-            what="linear, scattering",
+            what="linear, patches",
             settings={
                 **NO_PRIVACY,
+                **_PATCHES,
                 "federation.rounds": 20,
                 "training.local_steps": None,
                 "training.local_epochs": 1,
