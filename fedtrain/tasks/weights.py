@@ -99,12 +99,12 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 def forget_weights(model: nn.Module) -> None:
     """Let the system take back the memory of large weights that travel. They are any numbers until they are loaded.
 
-    Where they are and what else is on their memory stays as it is. What is on a GPU stays, and so does what is shared
-    with NumPy.
+    What is on a GPU stays. So does what another tensor, array or process sees: a model may keep what it began with as a
+    constant, and in a copy of it that is no view of the weight any more.
     """
     for weight in weights_of(model).values():
         storage = weight.untyped_storage()
-        if _is_all_of(weight, storage) and storage.resizable():
+        if _is_all_of(weight, storage) and storage.resizable() and _is_seen_by_nobody_else(storage):
             size = storage.nbytes()
             storage.resize_(0)
             storage.resize_(size)  # pages of the system that nobody has written
@@ -128,6 +128,11 @@ def drained(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _is_all_of(weight: Tensor, storage: torch.UntypedStorage) -> bool:
     """Say whether a weight is large, and all that is on its memory."""
     return weight.device.type == "cpu" and storage.nbytes() == weight.nbytes > _LARGE
+
+
+def _is_seen_by_nobody_else(storage: torch.UntypedStorage) -> bool:
+    """Say whether three share a storage: the weight of the model, the same one detached, and the object given here."""
+    return not storage.is_shared() and torch._C._storage_Use_Count(storage._cdata) == 3  # noqa: PLR2004, SLF001 - above
 
 
 def second_names(model: nn.Module) -> dict[str, str]:

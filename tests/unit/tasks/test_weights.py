@@ -3,10 +3,12 @@
 import copy
 import re
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_model
 from torch import nn
+from torch.utils.dlpack import from_dlpack, to_dlpack
 
 from fedtrain.errors import TaskError
 from fedtrain.serverapp.run_folder import RunFolder
@@ -323,6 +325,43 @@ def test_small_weights_and_those_that_numpy_sees_are_not_forgotten(monkeypatch):
     forget_weights(model)
     assert all(torch.equal(value, before[name]) for name, value in weights_of(model).items())
     assert all((seen[name] == value.numpy()).all() for name, value in before.items())
+
+
+SEEN = {
+    "a view": lambda weight: weight.detach()[:1],
+    "the data": lambda weight: weight.data,
+    "a tensor of another library": lambda weight: from_dlpack(to_dlpack(weight.detach())),
+    "an array of another library": lambda weight: np.from_dlpack(weight.detach()),
+}
+
+
+@pytest.mark.usefixtures("all_are_large")
+@pytest.mark.parametrize("see", SEEN.values(), ids=SEEN)
+def test_what_something_else_sees_is_not_forgotten(see):
+    model = build_model(Of(three()))
+    before, place = model[1].weight.detach().clone(), model[1].weight.data_ptr()
+    seen = see(model[1].weight)
+    forget_weights(model)
+    assert model[1].weight.data_ptr() == place
+    assert torch.equal(model[1].weight.detach(), before)
+    del seen
+
+
+@pytest.mark.usefixtures("all_are_large")
+def test_what_other_processes_see_is_not_forgotten():
+    model = build_model(Of(three().share_memory()))
+    before = [value.clone() for value in weights_of(model).values()]
+    forget_weights(model)
+    assert all(each.is_shared() for each in model.parameters())
+    assert all(torch.equal(*each) for each in zip(weights_of(model).values(), before, strict=True))
+
+
+def test_large_weights_are_pages_that_nobody_has_written():
+    model = build_model(Of(nn.Linear(2048, 4608, bias=False)))
+    forget_weights(model)
+    assert not model.weight.detach().any()
+    load_weights(model, {"weight": torch.ones(4608, 2048)})
+    assert model.weight.detach().all()
 
 
 @pytest.mark.usefixtures("all_are_large")
