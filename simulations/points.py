@@ -263,11 +263,11 @@ _CIFAR10 = Workload(
             settings={
                 **NO_PRIVACY,
                 **_PATCHES,
-                "federation.rounds": 20,
+                "federation.rounds": 10,
                 "training.local_steps": None,
                 "training.local_epochs": 1,
                 "training.batch_size": 50,
-                "training.learning_rate": 32.0,
+                "training.learning_rate": 512.0,
             },
         ),
     },
