@@ -3,9 +3,11 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Self
+from types import MappingProxyType
+from typing import Final, Self
 
 from fedtrain.crypto.canonical import canonical
 from fedtrain.crypto.identity import PublicIdentity
@@ -14,10 +16,12 @@ from fedtrain.files import write_atomic
 
 SCHEMA = "fedtrain.roster/1"
 
+_REMEMBERED: Final = 4  # rosters, of some hundred bytes a client
+
 
 @dataclass(frozen=True, kw_only=True)
 class Roster:
-    """The public keys of the server and of each client.
+    """The public keys of the server and of each client. Nothing of it changes.
 
     Raises:
         ValueError: two of them have the same key, or a client's number is negative.
@@ -27,7 +31,7 @@ class Roster:
     clients: Mapping[int, PublicIdentity]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "clients", dict(sorted(self.clients.items())))
+        object.__setattr__(self, "clients", MappingProxyType(dict(sorted(self.clients.items()))))
         holders: dict[bytes, str] = {self.server.key: "the server"}
         for client, public in self.clients.items():
             if client < 0:
@@ -68,17 +72,29 @@ class Roster:
         return cls(server=PublicIdentity.decode(server), clients=keys)
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def decode(cls, data: bytes) -> "Roster":
+        """Return the roster in some JSON. A process reads the same bytes once: its simulated clients see the same ones.
+
+        Raises:
+            ValueError: it is none.
+        """
+        try:
+            return _decoded(data)
+        except RecursionError as error:
+            raise ValueError("not a roster: it is nested too deeply") from error
+
+    @classmethod
+    def read(cls, path: Path) -> "Roster":
         """Read a roster from a JSON file.
 
         Raises:
             KeyFileError: it is missing, cannot be read, or is not a roster.
         """
         try:
-            return cls.from_json(json.loads(path.read_bytes(), object_pairs_hook=_unique))
+            return cls.decode(path.read_bytes())
         except OSError as error:
             raise KeyFileError(f"cannot read the roster {path}: {error.strerror or error}") from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise KeyFileError(f"{path} cannot be used as a roster: {error}") from error
 
     def write(self, path: Path) -> None:
@@ -87,12 +103,21 @@ class Roster:
         Raises:
             StorageError: it cannot be written; the previous file, if any, is kept.
         """
-        write_atomic(path, json.dumps(self.as_json(), indent=2).encode() + b"\n")
+        write_atomic(path, self._file)
 
-    @property
+    @cached_property
+    def _file(self) -> bytes:
+        return json.dumps(self.as_json(), indent=2).encode() + b"\n"
+
+    @cached_property
     def digest(self) -> str:
         """The hex SHA-256 of the canonical JSON (RFC 8785) of ``as_json``."""
         return sha256(canonical(self.as_json())).hexdigest()
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _decoded(data: bytes) -> Roster:
+    return Roster.from_json(json.loads(data, object_pairs_hook=_unique))
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -1,6 +1,5 @@
 """The messages about a session: the server offers it or ends it, and a client announces its keys for it."""
 
-import json
 from dataclasses import dataclass
 from typing import Self
 
@@ -178,6 +177,6 @@ def _signed(content: RecordDict, name: str) -> tuple[SignedEnvelope, Roster]:
     if not (isinstance(signed, bytes) and isinstance(roster, bytes)):
         raise TransportError(f"a message about a session is malformed: it has a signed {name} and a roster")
     try:
-        return SignedEnvelope.from_line(signed), Roster.from_json(json.loads(roster))
-    except (ValueError, RecursionError) as error:
+        return SignedEnvelope.from_line(signed), Roster.decode(roster)
+    except ValueError as error:
         raise TransportError(f"the roster in the {name} of a session cannot be used: {error}") from error

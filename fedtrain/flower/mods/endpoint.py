@@ -12,7 +12,7 @@ from filelock import FileLock
 from flwr.app import ArrayRecord, ConfigRecord, Context
 
 from fedtrain.crypto import Identity, SignedEnvelope
-from fedtrain.errors import ClientError, ForgeryError, StorageError, TransportError
+from fedtrain.errors import ClientError, ForgeryError, KeyFileError, StorageError, TransportError
 from fedtrain.flower.messages.protocol import request_digest
 from fedtrain.flower.summing import Summing
 from fedtrain.machines import NodeFolder, read_membership, write_membership
@@ -99,7 +99,9 @@ class Endpoint:
             try:
                 self._pinned(roster.digest).parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise StorageError(f"cannot make a folder in {self.folder}: {error.strerror or error}") from error
+                raise StorageError(
+                    f"cannot make {self._pinned(roster.digest).parent}: {error.strerror or error}"
+                ) from error
             roster.write(self._pinned(roster.digest))
 
     def _accept_membership(self, node: NodeFolder, roster: Roster, envelope: SignedEnvelope | None) -> None:
@@ -138,9 +140,12 @@ class Endpoint:
         Raises:
             TransportError: there is no such session, or the operator has given the server another key since.
             SiteError: the membership on this machine cannot be read.
-            KeyFileError: the identities cannot be read.
+            KeyFileError: the identities cannot be read, or are not those that were pinned.
         """
-        roster = Roster.read(self._pinned(self.sessions.roster(run=run, session=session)))
+        digest = self.sessions.roster(run=run, session=session)
+        roster = Roster.read(self._pinned(digest))
+        if roster.digest != digest:
+            raise KeyFileError(f"{self._pinned(digest)} was changed: it has other identities than the session's")
         if self.node is not None:
             newest, _ = read_membership(self.node.membership, self.node.federation)
             if newest.roster.server != roster.server:
@@ -148,7 +153,12 @@ class Endpoint:
         return roster
 
     def _pinned(self, digest: str) -> Path:
-        return self.folder / "rosters" / f"{digest}.json"
+        """Return the file of some identities. Simulated clients have one: each of them holds the digest itself.
+
+        It names them all, and thousands of clients would each write and keep a line for each of the others.
+        """
+        folder = self.folder.parent if self.node is None else self.folder
+        return folder / "rosters" / f"{digest}.json"
 
 
 @contextmanager

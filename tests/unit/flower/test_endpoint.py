@@ -47,6 +47,45 @@ def test_the_membership_that_was_provisioned_is_accepted_again_and_again(made):
     assert accept(made, envelope) == accept(made, envelope) == 1
 
 
+def simulated(folder):
+    """Return two simulated clients, the identities of both, and those with a stranger in the place of the second."""
+    clients = [
+        Endpoint(
+            client=client,
+            folder=folder / f"client-{client:04d}",
+            config="c" * 64,
+            sealed=True,
+            secagg=True,
+            minimum=2,
+            summing=summing(),
+        )
+        for client in range(2)
+    ]
+    server, stranger = Identity.generate().public, Identity.generate().public
+    keys = {client.client: client.identity.public for client in clients}
+    return clients, Roster(server=server, clients=keys), Roster(server=server, clients={**keys, 1: stranger})
+
+
+def test_simulated_clients_have_one_file_of_their_identities(tmp_path):
+    clients, roster, _ = simulated(tmp_path)
+    for client in clients:
+        client.accept(roster)
+        client.sessions.begin(run="aa", session="bb", roster=roster.digest, start=1)
+    assert [
+        path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.json") if path.parent.name == "rosters"
+    ] == [f"rosters/{roster.digest}.json"]
+    assert [client.roster(run="aa", session="bb") for client in clients] == [roster, roster]
+
+
+def test_another_roster_in_that_file_is_no_clients(tmp_path):
+    (client, _), roster, other = simulated(tmp_path)
+    client.accept(roster)
+    client.sessions.begin(run="aa", session="bb", roster=roster.digest, start=1)
+    other.write(tmp_path / "rosters" / f"{roster.digest}.json")
+    with pytest.raises(KeyFileError, match=r"was changed: it has other identities than the session's"):
+        client.roster(run="aa", session="bb")
+
+
 def test_a_newer_membership_replaces_the_one_before_and_is_not_taken_back(made):
     old, new = made.sign(version=1), made.sign(version=2, left_out=["node-2"])
     assert accept(made, new) == 2

@@ -34,6 +34,20 @@ def test_what_is_given_is_copied():
     assert roster.clients == {0: KEYS[1]}
 
 
+def test_nothing_of_it_changes():
+    with pytest.raises(TypeError):
+        ROSTER.clients[1] = KEYS[0]
+
+
+def test_the_same_bytes_are_read_once_in_a_process(tmp_path):
+    ROSTER.write(tmp_path / "one.json")
+    ROSTER.write(tmp_path / "two.json")
+    assert Roster.read(tmp_path / "one.json") is Roster.read(tmp_path / "two.json")
+    other = Roster(server=KEYS[0], clients={2: KEYS[2], 10: KEYS[1]})
+    other.write(tmp_path / "two.json")
+    assert Roster.read(tmp_path / "two.json") == other != Roster.read(tmp_path / "one.json")
+
+
 def test_two_with_the_same_key_are_refused():
     with pytest.raises(ValueError, match="client 3 has the same key as client 1"):
         Roster(server=KEYS[0], clients={1: KEYS[1], 2: KEYS[2], 3: KEYS[1]})
