@@ -100,8 +100,11 @@ def forget_weights(model: nn.Module) -> None:
     """Let the system take back the memory of large weights that travel. They are any numbers until they are loaded.
 
     What is on a GPU stays. So does what another tensor, array or process sees: a model may keep what it began with as a
-    constant, and in a copy of it that is no view of the weight any more.
+    constant, and in a copy of it that is no view of the weight any more. And so does all of a model that loads weights
+    in a way of its own, and may keep some.
     """
+    if not _loads_all(model):
+        return
     for weight in weights_of(model).values():
         storage = weight.untyped_storage()
         if _is_all_of(weight, storage) and storage.resizable() and _is_seen_by_nobody_else(storage):
@@ -128,6 +131,16 @@ def drained(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _is_all_of(weight: Tensor, storage: torch.UntypedStorage) -> bool:
     """Say whether a weight is large, and all that is on its memory."""
     return weight.device.type == "cpu" and storage.nbytes() == weight.nbytes > _LARGE
+
+
+def _loads_all(model: nn.Module) -> bool:
+    """Say whether loading a state dict is all torch's own, in each module."""
+    return all(
+        not module._load_state_dict_pre_hooks  # noqa: SLF001 - no seam
+        and type(module).load_state_dict is nn.Module.load_state_dict
+        and type(module)._load_from_state_dict.__module__.startswith("torch.")  # noqa: SLF001 - likewise
+        for module in model.modules()
+    )
 
 
 def _is_seen_by_nobody_else(storage: torch.UntypedStorage) -> bool:

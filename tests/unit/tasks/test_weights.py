@@ -356,6 +356,32 @@ def test_what_other_processes_see_is_not_forgotten():
     assert all(torch.equal(*each) for each in zip(weights_of(model).values(), before, strict=True))
 
 
+class KeepsItsOwn(nn.Linear):
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        super()._load_from_state_dict({**state_dict, f"{prefix}weight": self.weight.detach()}, prefix, *rest)
+
+
+def keep_own(module, state_dict, prefix, *rest):
+    state_dict[f"{prefix}weight"] = module.weight.detach()
+
+
+def kept_by_a_hook():
+    net = three()
+    net[1].register_load_state_dict_pre_hook(keep_own)
+    return net
+
+
+@pytest.mark.usefixtures("all_are_large")
+@pytest.mark.parametrize("make", [kept_by_a_hook, lambda: nn.Sequential(three()[0], KeepsItsOwn(3, 5))])
+def test_what_a_model_keeps_when_it_loads_is_not_forgotten(make):
+    model = build_model(Of(make()))
+    before = model[1].weight.detach().clone()
+    forget_weights(model)
+    load_weights(model, {name: torch.ones_like(value) for name, value in weights_of(model).items()})
+    assert model[0].weight.detach().eq(1).all()
+    assert torch.equal(model[1].weight.detach(), before)
+
+
 def test_large_weights_are_pages_that_nobody_has_written():
     model = build_model(Of(nn.Linear(2048, 4608, bias=False)))
     forget_weights(model)
