@@ -121,7 +121,7 @@ def _draw(axes: Axes, workload: Workload, found: Sequence[Reached]) -> None:
     low, high = axes.get_ylim()
     if (missing := _LEAST_SPAN - (high - low)) > 0:  # a line of tenths of a percent is not to look steep
         axes.set_ylim(low - missing / 2, high + missing / 2)
-    axes.legend(keys, labels, loc="lower right", fontsize=8)
+    axes.legend(keys, labels, loc="best", fontsize=8)
 
 
 def _means(found: Sequence[Reached], workload: Workload, series: str) -> dict[float | None, float]:
