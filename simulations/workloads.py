@@ -108,7 +108,13 @@ _SHAKESPEARE_ROLES = Workload(
     title="Shakespeare",
     config="shakespeare_dp",
     seeds=(1,),
-    series={"central": Series(trust="central", what="LSTM on bytes, 299 roles", at={8: {}, 2: {}})},
+    series={
+        "central": Series(
+            trust="central",
+            what="LSTM on bytes, 299 roles",
+            at={8: {}, 2: {"server.parameters.server_learning_rate": 1.0}},
+        ),
+    },
 )
 
 OTHERS: Mapping[str, Workload] = {
