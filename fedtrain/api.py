@@ -264,6 +264,7 @@ def simulate(
             nodes=experiment.federation.clients,
             workers=workers,
             state_folder=None if directory is None else Path(directory) / "clients",
+            together=experiment.training.stacked,
         ) as grid,
     ):
         path = run_experiment(grid, experiment, objects=objects, on_event=on_event)

@@ -23,6 +23,7 @@ from fedtrain.tasks import NO_OBJECTS, CallerObjects, Task, build_model, build_t
 from fedtrain.tasks.calls import resolve_device
 from fedtrain.tasks.least_squares import with_solver
 from fedtrain.training import Records
+from fedtrain.training.stacked import StackedTrainer, why_not_stacked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,13 @@ class Site:
     @cached_property
     def _encoded(self) -> Split:
         return encoded(self.train, self.encoder, self.cache, own=self.partitions is None)
+
+    @cached_property
+    def together(self) -> StackedTrainer:
+        """What trains several clients at once; whether their model can be is tried once."""
+        return StackedTrainer(
+            config=self.experiment.training, why_not=why_not_stacked(self.model, self.task, self.info)
+        )
 
     def _of(self, client: int, split: Split) -> Records:
         rows = np.arange(len(split)) if self.partitions is None else self.partitions.indices(client)

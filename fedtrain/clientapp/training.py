@@ -5,14 +5,13 @@ reservation is on the disk before a record is touched; the entry for the update 
 A crash leaves a reservation too many, never one too few. Others may use the ledger while the client trains.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-import torch
 from flwr.app import ArrayRecord, RecordDict
 from torch import nn
 
@@ -20,6 +19,7 @@ from fedtrain.clientapp.context import ClientContext
 from fedtrain.clientapp.policy import checked_plan, refuse_mode, refuse_unmasked, reserve, reserved_run
 from fedtrain.clientapp.site import Site
 from fedtrain.crypto import commit
+from fedtrain.engine.together import meet
 from fedtrain.errors import BudgetError, PrivacySpecError
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.records import to_array
@@ -32,6 +32,8 @@ from fedtrain.seeding import derive_seed
 from fedtrain.tasks import load_weights, refuse_changed, shared_names, trainable_names, weights_of
 from fedtrain.tasks.weights import drained, forget_weights
 from fedtrain.training import PlainTrainer, Records, RoundSettings, check_model
+from fedtrain.training.stacked import Part
+from fedtrain.training.steps import seed_layers
 
 if TYPE_CHECKING:
     from fedtrain.training.private import PrivateTrainer
@@ -75,8 +77,7 @@ class Work:
             proximal_mu=request.proximal_mu,
             seed=derive_seed(client.experiment.seed, "client", client.client, request.round_number),
         )
-        # A layer such as dropout draws from torch's global generator.
-        torch.manual_seed(derive_seed(settings.seed, "layers"))
+        seed_layers(settings.seed)
         return cls(client=client, site=site, request=request, settings=settings, model=model)
 
     @property
@@ -138,7 +139,7 @@ class _Training:
         site, seed = self.work.site, self.work.settings.seed
         source = open_source(self.work.client.experiment.privacy.noise, derive_seed(seed, "check"))
         yield self._trainer(plan, source), deepcopy(site.model)
-        torch.manual_seed(derive_seed(seed, "layers"))
+        seed_layers(seed)
 
     def _trainer(self, plan: PrivacyPlan, source: RandomSource) -> "PrivateTrainer":
         from fedtrain.training.preflight import preflight  # noqa: PLC0415 - only where it is needed
@@ -181,11 +182,31 @@ def train(content: RecordDict, client: ClientContext, site: Site) -> RecordDict:
 
 def _trained_plainly(work: Work, records: Records) -> float:
     """Train the model of a message without privacy, and return the mean loss."""
-    trainer = PlainTrainer(config=work.client.experiment.training)
-    loss = trainer.train(work.model, work.site.task, records, work.settings)
+    loss = meet(_Part(work=work, records=records), _trained_together)
     refuse_changed(work.site.model, work.model)
     work.model.zero_grad(set_to_none=True)  # as large as the model, and so is the reply
     return loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """The training of one message without privacy, which may be done with that of others."""
+
+    work: Work
+    records: Records
+
+
+def _trained_together(parts: Sequence[_Part]) -> list[float | BaseException]:
+    """Train the models of messages that a process has at once, and return the mean loss of each, or what it raised."""
+    first = parts[0].work
+    if len(parts) == 1:
+        seed_layers(first.settings.seed)
+        trainer = PlainTrainer(config=first.client.experiment.training)
+        return [trainer.train(first.model, first.site.task, parts[0].records, first.settings)]
+    return first.site.together.train_many(
+        first.site.task,
+        [Part(model=part.work.model, records=part.records, settings=part.work.settings) for part in parts],
+    )
 
 
 def _train_privately(work: Work, mechanism: Mechanism) -> TrainReply:

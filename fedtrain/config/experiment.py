@@ -93,9 +93,19 @@ class Experiment(Section):
         _check_trust(self)
         if self.transport.secagg.enabled and (problem := aggregation_problem(self)):
             raise ValueError(problem)
+        _check_stacked(self)
         check_one_sum(self)
         check_retries(self.federation, self.privacy)
         return self
+
+
+def _check_stacked(experiment: Experiment) -> None:
+    stacked, mode = experiment.training.stacked, experiment.privacy.mode
+    if stacked > 1 and mode != "none":
+        raise ValueError(
+            f'training.stacked = {stacked} is for privacy.mode = "none", and it is "{mode}": how the update of a '
+            "client is rounded would depend on the clients that train beside it, which no epsilon covers; leave it at 1"
+        )
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -255,6 +255,11 @@ class Training(Section):
     augmentations: Count = Field(
         1, description="record privacy: augmented views of each record, averaged before clipping"
     )
+    stacked: Annotated[int, Field(ge=1, le=64)] = Field(
+        1,
+        description="simulation without privacy: clients that a worker trains at once, which is faster for many "
+        "small models; changes results by rounding",
+    )
     schedule: Literal["constant", "step", "cosine"] = Field("constant", description="learning rate over the rounds")
     warmup_rounds: Annotated[int, Field(ge=0)] = Field(0, description="rounds of linear warm-up before the schedule")
     step_rounds: Count = Field(10, description="step: rounds between two decays")

@@ -207,7 +207,7 @@ def _array(dtype: str, shape: tuple[int, ...], stype: str, buffer: Buffer) -> Ar
 
 MAX_REASON = 8000  # characters
 
-_TASK = struct.Struct("<BQBBQQQ")
+_TASK = struct.Struct("<BQHBQQQH")
 _BARE = struct.Struct("<B")
 _REPLY = struct.Struct("<BQBQQB")
 _FAILURE = struct.Struct("<BQH")
@@ -220,7 +220,10 @@ class FrameError(RunError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """Parent to worker: a message to run, if its ticket can still be taken."""
+    """Parent to worker: a message to run, if its ticket can still be taken.
+
+    So many tasks follow at once that are run together with it, and have no tickets of their own.
+    """
 
     ticket: int
     slot: int  # the file of the worker that takes the reply
@@ -228,6 +231,7 @@ class Task:
     arena: int
     offset: int
     length: int
+    followers: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -275,7 +279,8 @@ def pack_frame(frame: Frame) -> bytes:
     match frame:
         case Task():
             return _TASK.pack(
-                _KIND_TASK, frame.ticket, frame.slot, frame.directory, frame.arena, frame.offset, frame.length
+                *(_KIND_TASK, frame.ticket, frame.slot, frame.directory, frame.arena, frame.offset, frame.length),
+                frame.followers,
             )
         case Stop():
             return _BARE.pack(_KIND_STOP)
@@ -302,8 +307,16 @@ def unpack_frame(data: bytes) -> Frame:
     try:
         kind = data[0]
         if kind == _KIND_TASK:
-            _, ticket, slot, directory, arena, offset, length = _TASK.unpack(data)
-            return Task(ticket=ticket, slot=slot, directory=directory, arena=arena, offset=offset, length=length)
+            _, ticket, slot, directory, arena, offset, length, followers = _TASK.unpack(data)
+            return Task(
+                ticket=ticket,
+                slot=slot,
+                directory=directory,
+                arena=arena,
+                offset=offset,
+                length=length,
+                followers=followers,
+            )
         if kind in {_KIND_STOP, _KIND_READY}:
             _BARE.unpack(data)
             return Stop() if kind == _KIND_STOP else Ready()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Self
 
 from fedtrain.engine.pool import Pool
-from fedtrain.engine.requests import Request
+from fedtrain.engine.requests import Group
 from fedtrain.errors import FedtrainError, RunError, UsageError
 
 
@@ -41,9 +41,9 @@ class Driver:
             self._check()
             yield self
 
-    def submit(self, requests: Iterable[Request]) -> None:
-        """Take on requests, in this order. Only within a turn."""
-        self._pool.submit(requests)
+    def submit(self, groups: Iterable[Group]) -> None:
+        """Take on groups of requests, in this order. Only within a turn."""
+        self._pool.submit(groups)
 
     def rest(self) -> None:
         """End idle workers, until there is a request. Only within a turn."""

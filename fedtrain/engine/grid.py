@@ -29,9 +29,9 @@ from fedtrain.engine.machine import (
     make_room_for_sockets,
     usable_cores,
 )
-from fedtrain.engine.pool import Pool
+from fedtrain.engine.pool import MAX_TOGETHER, Pool
 from fedtrain.engine.process import make_own_template, make_template, start_fork_server
-from fedtrain.engine.requests import Request, RequestBuffers, Tally
+from fedtrain.engine.requests import Request, RequestBuffers, Tally, grouped
 from fedtrain.engine.state import Spool
 from fedtrain.engine.worker import FIRST_NODE_ID, TASK_ID, WorkerSpec
 from fedtrain.errors import UsageError
@@ -73,6 +73,8 @@ class LocalGrid(Grid):
             this grid.
         preload: modules that are imported once, before workers start as copies of that process. They should be slow
             to import and start no threads. Only those of the first grid in a process count.
+        together: messages of type ``train`` that a worker gets at once, for an app that has work to do for several
+            (`fedtrain.engine.together`). Groups are neighbours in a push, so that they do not depend on the workers.
         copies: whether the caller owns this process, as a command does, so that workers which load the ClientApp may be
             copies of it, too. They are where it has no other thread and has not used CUDA; otherwise they are copies of
             a fork server, which imports all of ``preload`` a second time.
@@ -94,17 +96,20 @@ class LocalGrid(Grid):
         threads: int | None = None,
         state_dir: Path | None = None,
         preload: Sequence[str] = ("torch",),
+        together: int = 1,
         copies: bool = False,
     ) -> None:
-        for name, value in (("nodes", nodes), ("workers", workers), ("threads", threads)):
+        for name, value in (("nodes", nodes), ("workers", workers), ("threads", threads), ("together", together)):
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")
+        if together > MAX_TOGETHER:
+            raise UsageError(f"together must be at most {MAX_TOGETHER}, not {together}")
         if not isinstance(client_app, str) and (threads or 1) > 1:
             raise UsageError(
                 f"threads = {threads} is not for a ClientApp that is an object: in copies of this process, torch must "
                 "use one thread"
             )
-        self.nodes = nodes
+        self.nodes, self._together = nodes, together
         chosen, why = choose_workers(nodes, cores=usable_cores())
         self.workers = chosen if workers is None else min(nodes, workers)
         _log.info("%d worker processes; %s", self.workers, f"asked for: {workers}" if workers is not None else why)
@@ -122,6 +127,7 @@ class LocalGrid(Grid):
             run_config=dict(run_config),
             nodes=nodes,
             threads=threads or 1,
+            together=together,
             directories=self._directories,
             state_directory=(state_dir or self._directories[-1] / "states").absolute(),
             durable_state=state_dir is not None,
@@ -296,7 +302,7 @@ class LocalGrid(Grid):
             if request.node_id not in nodes:
                 reason = f"there is no node {request.node_id}: the nodes of this run are {nodes[0]} to {nodes[-1]}"
                 request.finish(request.error_reply(ErrorCode.NODE_UNAVAILABLE, reason))
-        self._driver.submit(request for request in requests if request.reply is None)
+        self._driver.submit(grouped([request for request in requests if request.reply is None], self._together))
         return requests
 
 

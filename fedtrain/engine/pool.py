@@ -1,9 +1,10 @@
 """Runs requests on worker processes, and turns whatever goes wrong into error replies.
 
-An idle worker gets the next request at once; when every worker has one, each gets one more, so that none waits for
-the parent between two. A request that was dispatched ahead and not started is taken back when another worker is idle,
-when its own worker ends, or when its time is over; its ticket (see `arena`) decides who has it, so it runs once. Two
-requests of one node never run at the same time.
+What is dispatched is a group: requests that one worker runs together, most often a single one. An idle worker gets the
+next group at once; when every worker has one, each gets one more, so that none waits for the parent between two. A
+group that was dispatched ahead and not started is taken back when another worker is idle, when its own worker ends, or
+when its time is over; its ticket (see `arena`) decides who has it, so it runs once. Two requests of one node never run
+at the same time.
 """
 
 import contextlib
@@ -23,11 +24,12 @@ from fedtrain.engine.arena import issue_ticket, take_ticket
 from fedtrain.engine.codec import CodecError, Failure, Ready, Reply, Task, Unusable, pack_frame, unpack_frame
 from fedtrain.engine.forking import Template
 from fedtrain.engine.process import SLOTS, Spawner, WorkerProcess, exit_deadline, stack_deadline
-from fedtrain.engine.requests import Request, read_reply
+from fedtrain.engine.requests import Group, Request, read_reply
 from fedtrain.engine.state import Spool
 from fedtrain.engine.worker import WorkerSpec
 from fedtrain.errors import FedtrainError, RunError, StorageError
 
+MAX_TOGETHER = 64  # requests of a group: a pipe holds the frames of two groups
 MAX_FRUITLESS_ENDS = 3  # workers in a row that may end before any message is started
 
 
@@ -35,12 +37,23 @@ MAX_FRUITLESS_ENDS = 3  # workers in a row that may end before any message is st
 class _Worker:
     process: WorkerProcess
     ready: bool = False
-    stale: bool = False  # a request that was taken back is still in its pipe
-    requests: list[Request] = field(default_factory=list)  # dispatched to it, oldest first
+    stale: bool = False  # a group that was taken back is still in its pipe
+    groups: list[Group] = field(default_factory=list)  # dispatched to it, oldest first
+
+    @property
+    def requests(self) -> list[Request]:
+        return [request for group in self.groups for request in group.requests]
 
     def free_slot(self) -> int:
-        taken = {request.slot for request in self.requests}
+        taken = {group.slot for group in self.groups}
         return next(slot for slot in range(SLOTS) if slot not in taken)
+
+    def drop(self, request: Request) -> None:
+        """Forget a request that is answered."""
+        for group in self.groups:
+            if request in group.requests:
+                group.requests.remove(request)
+        self.groups = [group for group in self.groups if group.requests]
 
 
 class Pool:
@@ -59,8 +72,8 @@ class Pool:
     def __init__(self, spec: WorkerSpec, size: int, spool: Spool, template: Template | None = None) -> None:
         self._directories = spec.directories
         self._spool = spool
-        self._queue: deque[Request] = deque()
-        self._held: dict[int, deque[Request]] = {}  # by node: requests that wait for another of the same node
+        self._queue: deque[Group] = deque()
+        self._held: dict[int, deque[Group]] = {}  # by node: groups that wait for a request of the same node
         self._busy: set[int] = set()  # nodes with a dispatched request
         self._deadlines: list[tuple[float, int, Request]] = []
         self._tickets = count(1)
@@ -78,14 +91,15 @@ class Pool:
         for _ in range(size):
             self._spawner.order(next(self._indices))
 
-    def submit(self, requests: Iterable[Request]) -> None:
-        """Take on requests, in this order, and wake the thread that waits."""
+    def submit(self, groups: Iterable[Group]) -> None:
+        """Take on groups, in this order, and wake the thread that waits."""
         for _ in range(self._resting):
             self._spawner.order(next(self._indices))
         self._resting = 0
-        for request in requests:
-            self._queue.append(request)
-            heapq.heappush(self._deadlines, (request.deadline, next(self._numbers), request))
+        for group in groups:
+            self._queue.append(group)
+            for request in group.requests:
+                heapq.heappush(self._deadlines, (request.deadline, next(self._numbers), request))
         self._dispatch()
         self.wake()
 
@@ -113,7 +127,7 @@ class Pool:
 
     def rest(self) -> None:
         """End the workers that are idle. As many start with the next request."""
-        idle = [worker for worker in self._workers if worker.ready and not worker.requests]
+        idle = [worker for worker in self._workers if worker.ready and not worker.groups]
         _let_end([worker.process for worker in idle])
         for worker in idle:
             self._let_go(worker)
@@ -128,7 +142,7 @@ class Pool:
         self._selector.close()
         self._woken.close()
         self._wake.close()
-        idle = [worker.process for worker in self._workers if worker.ready and not worker.requests]
+        idle = [worker.process for worker in self._workers if worker.ready and not worker.groups]
         everyone = [worker.process for worker in self._workers]
         self._workers.clear()
         try:
@@ -190,7 +204,7 @@ class Pool:
         else:
             self._spool.drop(request.node_id, request.ticket)
             reply = request.error_reply(frame.code, frame.reason)
-        worker.requests.remove(request)
+        worker.drop(request)
         self._finish(request, reply, dispatched=True)
 
     def _finish(self, request: Request, reply: Message, *, dispatched: bool) -> None:
@@ -201,69 +215,79 @@ class Pool:
             self._release_held(request.node_id)
 
     def _release_held(self, node_id: int) -> None:
-        """Let the next request of a node go ahead of all others: it has waited longest."""
+        """Let the next group of a node go ahead of all others: it has waited longest."""
         held = self._held.pop(node_id, deque())
         while held:
-            request = held.popleft()
-            if request.reply is None:
-                self._queue.appendleft(request)
+            group = held.popleft()
+            if any(request.reply is None for request in group.requests):
+                self._queue.appendleft(group)
                 break
         if held:
             self._held[node_id] = held
 
-    def _next_request(self) -> Request | None:
+    def _next_group(self) -> Group | None:
         while self._queue:
-            request = self._queue.popleft()
-            if request.reply is not None:  # its time was over while it waited
-                continue
-            if request.node_id not in self._busy:
-                return request
-            self._held.setdefault(request.node_id, deque()).append(request)
+            group = self._queue.popleft()
+            # The time of the others was over while they waited.
+            group.requests = [request for request in group.requests if request.reply is None]
+            busy = [node for node in group.nodes if node in self._busy]
+            if busy:
+                self._held.setdefault(busy[0], deque()).append(group)
+            elif group.requests:
+                return group
         return None
 
     def _dispatch(self) -> None:
-        """Give each worker a request, then each a second one, then let idle workers take over second ones."""
+        """Give each worker a group, then each a second one, then let idle workers take over second ones."""
         if self.failure is not None:
             return
         for depth in range(SLOTS):
             for worker in self._workers:
-                if not worker.ready or len(worker.requests) != depth or (depth > 0 and worker.stale):
+                if not worker.ready or len(worker.groups) != depth or (depth > 0 and worker.stale):
                     continue
-                request = self._next_request()
-                if request is None:
+                group = self._next_group()
+                if group is None:
                     break
-                self._assign(worker, request)
+                self._assign(worker, group)
         if not self._queue:
-            idle = [worker for worker in self._workers if worker.ready and not worker.requests]
-            ahead = [worker for worker in self._workers if len(worker.requests) == SLOTS] if idle else []
+            idle = [worker for worker in self._workers if worker.ready and not worker.groups]
+            ahead = [worker for worker in self._workers if len(worker.groups) == SLOTS] if idle else []
             for worker in ahead:
-                if idle and self._take_back(worker, worker.requests[-1]):
+                if idle and self._take_back(worker, worker.groups[-1]):
                     self._assign(idle.pop(), self._queue.popleft())
 
-    def _assign(self, worker: _Worker, request: Request) -> None:
-        request.ticket, request.slot = next(self._tickets), worker.free_slot()
-        task = Task(
-            ticket=request.ticket,
-            slot=request.slot,
-            directory=request.arena.directory,
-            arena=request.arena.number,
-            offset=request.region.offset,
-            length=request.region.length,
-        )
-        issue_ticket(self._directories[0], request.ticket)
-        worker.requests.append(request)
-        self._busy.add(request.node_id)
+    def _assign(self, worker: _Worker, group: Group) -> None:
+        group.slot = worker.free_slot()
+        tasks = []
+        for place, request in enumerate(group.requests):
+            request.ticket, request.slot = next(self._tickets), group.slot + place * SLOTS
+            tasks.append(
+                Task(
+                    ticket=request.ticket,
+                    slot=request.slot,
+                    directory=request.arena.directory,
+                    arena=request.arena.number,
+                    offset=request.region.offset,
+                    length=request.region.length,
+                    followers=len(group.requests) - 1 - place,
+                )
+            )
+        group.ticket = tasks[0].ticket
+        issue_ticket(self._directories[0], group.ticket)
+        worker.groups.append(group)
+        self._busy.update(group.nodes)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has ended, which will be seen next
-            worker.process.connection.send_bytes(pack_frame(task))
+            for task in tasks:
+                worker.process.connection.send_bytes(pack_frame(task))
 
-    def _take_back(self, worker: _Worker, request: Request) -> bool:
-        """Put a dispatched request back to the front of the queue, if it has not started."""
-        if not take_ticket(self._directories[0], request.ticket):
+    def _take_back(self, worker: _Worker, group: Group) -> bool:
+        """Put a dispatched group back to the front of the queue, if it has not started."""
+        if not take_ticket(self._directories[0], group.ticket):
             return False
-        worker.requests.remove(request)
+        worker.groups.remove(group)
         worker.stale = True
-        self._busy.discard(request.node_id)
-        self._queue.appendleft(request)
+        self._busy.difference_update(group.nodes)
+        self._queue.appendleft(group)
         return True
 
     def _expire(self) -> None:
@@ -277,8 +301,8 @@ class Pool:
         if not expired:
             return
         for worker in list(self._workers):
-            late = [request for request in worker.requests if request in expired]
-            if late and not all(self._take_back(worker, request) for request in late):
+            late = [group for group in worker.groups if expired.intersection(group.requests)]
+            if late and not all(self._take_back(worker, group) for group in late):
                 self._receive(worker)
         hung = [worker for worker in self._workers if expired.intersection(worker.requests)]
         self._stop(hung, expired)
@@ -290,9 +314,9 @@ class Pool:
     def _stop(self, workers: list[_Worker], late: set[Request]) -> None:
         """Stop and replace workers that run late requests, unless they answer while they are asked where they are."""
         for worker in workers:
-            for request in worker.requests[1:]:
+            for group in worker.groups[1:]:
                 # One that cannot be taken back has started, so the late one before it was answered in the meantime.
-                self._take_back(worker, request)
+                self._take_back(worker, group)
             self._receive(worker)
             worker.process.ask_for_stacks()
         deadline = stack_deadline()
@@ -310,8 +334,8 @@ class Pool:
     def _bury(self, worker: _Worker) -> None:
         """Answer for a worker that has ended, and replace it."""
         how = worker.process.describe_exit()
-        started = [request for request in worker.requests[::-1] if not self._take_back(worker, request)]
-        for request in started:
+        started = [group for group in worker.groups[::-1] if not self._take_back(worker, group)]
+        for request in [request for group in started for request in group.requests]:
             reply = request.error_reply(ErrorCode.CLIENT_APP_CRASHED, f"the client's process {how}")
             self._spool.drop(request.node_id, request.ticket)
             self._finish(request, reply, dispatched=True)

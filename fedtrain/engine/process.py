@@ -128,7 +128,7 @@ class WorkerProcess:
 
     def __init__(self, index: int, spec: WorkerSpec, template: Template | None = None) -> None:
         self._index = index
-        self._directories = spec.directories
+        self._directories, self._together = spec.directories, spec.together
         self._process: ForkServerProcess | ForkedProcess
         self.connection: Connection[bytes, bytes]
         if template is not None:
@@ -201,7 +201,7 @@ class WorkerProcess:
         self._process.join(_KILL_WAIT)
         self.connection.close()
         for directory in self._directories:
-            for slot in range(SLOTS):
+            for slot in range(SLOTS * self._together):
                 remove_file(directory / slot_name(self._index, slot))
         remove_file(self._directories[-1] / trace_name(self._index))
 

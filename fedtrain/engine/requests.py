@@ -9,12 +9,12 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, groupby, pairwise
 from pathlib import Path
 from threading import Event
 from uuid import uuid4
 
-from flwr.app import Error, Message, Metadata, RecordDict
+from flwr.app import Error, Message, MessageType, Metadata, RecordDict
 from flwr.app.message import make_message
 
 from fedtrain.engine.arena import ReadableFile, Region, remove_file, write_file
@@ -135,6 +135,47 @@ class Request:
         """Make a reply that says what went wrong, with a code of ``flwr.common.constant.ErrorCode``."""
         request = make_message(metadata=self.metadata, content=RecordDict())
         return Message(Error(code, limit_reason(reason)), reply_to=request)
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Group:
+    """Requests that one worker runs together. Most groups are of one."""
+
+    requests: list[Request]  # that are not answered
+    ticket: int = 0  # of the latest dispatch
+    slot: int = 0  # likewise
+
+    @property
+    def nodes(self) -> list[int]:
+        """The nodes that are asked."""
+        return [request.node_id for request in self.requests]
+
+
+def grouped(requests: Iterable[Request], most: int) -> list[Group]:
+    """Return requests in groups, in their order: neighbours that train, of as many nodes as there are requests.
+
+    Groups depend on the requests alone, and are of nearly equal sizes.
+
+    Args:
+        requests: those of one push.
+        most: how many a group may have.
+    """
+    groups: list[Group] = []
+    for trains, run in groupby(requests, lambda request: _trains(request.metadata)):
+        left = list(run)
+        while left:
+            nodes = dict[int, None]()
+            while len(nodes) < len(left) and left[len(nodes)].node_id not in nodes:
+                nodes[left[len(nodes)].node_id] = None
+            apart, left = left[: len(nodes)], left[len(nodes) :]
+            parts = -(-len(apart) // (most if trains else 1))
+            cuts = [len(apart) * part // parts for part in range(parts + 1)]
+            groups += [Group(requests=apart[start:end]) for start, end in pairwise(cuts)]
+    return groups
+
+
+def _trains(metadata: Metadata) -> bool:
+    return metadata.message_type.partition(".")[0] == MessageType.TRAIN
 
 
 class RequestBuffers:

@@ -9,8 +9,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -46,6 +47,7 @@ from fedtrain.engine.forking import draw_apart
 from fedtrain.engine.inplace import BytesInFile
 from fedtrain.engine.machine import LARGE, give_back_memory, give_back_models, keep_freed_memory
 from fedtrain.engine.state import StateFiles, decode_state, encode_state
+from fedtrain.engine.together import together
 from fedtrain.errors import FedtrainError
 
 FIRST_NODE_ID = 1000
@@ -64,6 +66,7 @@ class WorkerSpec:
     run_config: dict[str, UserConfigValue]
     nodes: int
     threads: int
+    together: int  # messages that it may get at once
     directories: tuple[Path, ...]
     state_directory: Path
     durable_state: bool
@@ -119,15 +122,25 @@ def main(
             return
         runner = _Runner(index, spec, usable)
         connection.send_bytes(pack_frame(Ready()))
-        while isinstance(task := unpack_frame(connection.recv_bytes()), Task):
+        while tasks := _received(connection):
             started = time.monotonic()
-            answer = runner.answer(task)
-            if answer is not None:
+            for answer in runner.answer(tasks):
                 connection.send_bytes(pack_frame(answer))
             if time.monotonic() - started > _LONG and not connection.poll():
                 give_back_memory()  # while there is no other message: the server evaluates now
     except (EOFError, BrokenPipeError, ConnectionResetError):
         watchdog.join()  # it removes the files of the run, and ends this process
+
+
+def _received(connection: "Connection[bytes, bytes]") -> list[Task]:
+    """Return the next task with those that are run together with it; none if this process is to end."""
+    tasks: list[Task] = []
+    while not tasks or len(tasks) <= tasks[0].followers:
+        frame = unpack_frame(connection.recv_bytes())
+        if not isinstance(frame, Task):
+            return []
+        tasks.append(frame)
+    return tasks
 
 
 def _prepare_process(index: int, spec: WorkerSpec) -> None:
@@ -193,10 +206,15 @@ class _Runner:
         self._arena = _OpenArena()
         self._large = 0  # bytes
 
-    def answer(self, task: Task) -> Frame | None:
-        """Run a task. Returns nothing if the parent has taken it back."""
-        if not take_ticket(self._spec.directories[0], task.ticket):
-            return None
+    def answer(self, tasks: Sequence[Task]) -> list[Frame]:
+        """Run tasks. Returns nothing if the parent has taken them back."""
+        if not take_ticket(self._spec.directories[0], tasks[0].ticket):
+            return []
+        if len(tasks) == 1:
+            return [self._answer(tasks[0])]
+        return together([partial(self._answer, task) for task in tasks])
+
+    def _answer(self, task: Task) -> Frame:
         try:
             return self._run(task)
         except _EngineError as error:

@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 
 # The key by which an app of ours says how many clients there are; for other apps the caller says it.
 CLIENTS_KEY = "federation.clients"
+STACKED_KEY = "training.stacked"
 
 
 def open_grid(
@@ -32,6 +33,7 @@ def open_grid(
     nodes: int,
     workers: int | None,
     state_folder: Path | None,
+    together: int = 1,
     copies: bool = False,
 ) -> LocalGrid:
     """Return a grid over worker processes, with what an app of ours needs imported before they start.
@@ -43,6 +45,7 @@ def open_grid(
         nodes: the nodes to simulate.
         workers: worker processes; ``None`` follows the machine.
         state_folder: where the nodes' ``Context.state`` is kept beyond this call; ``None`` for not at all.
+        together: clients that a worker may train at once, if the app can.
         copies: whether this process belongs to a command, and workers may be copies of it.
 
     Raises:
@@ -56,17 +59,22 @@ def open_grid(
         nodes=nodes,
         workers=workers,
         state_dir=state_folder,
-        preload=preloaded(run_config.get("privacy.mode")),
+        preload=preloaded(run_config.get("privacy.mode"), stacked=together > 1),
+        together=together,
         copies=copies,
     )
 
 
-def preloaded(mode: object) -> tuple[str, ...]:
+def preloaded(mode: object, *, stacked: bool = False) -> tuple[str, ...]:
     """Return what all workers of an app need, and take long to import; of ours, of an experiment of a mode, all of it.
 
     Workers are copies of a process that has imported it once.
+
+    Args:
+        mode: the mode of an experiment; ``None`` for an app of somebody else.
+        stacked: whether workers train several clients at once.
     """
-    if mode is None:  # an app of somebody else
+    if mode is None:
         return ("torch",)
     needs = [mechanism.requires for mechanism in registered() if mechanism.mode == mode]
     private: tuple[str, ...] = (
@@ -75,7 +83,8 @@ def preloaded(mode: object) -> tuple[str, ...]:
     if any(mechanism.private for mechanism in registered() if mechanism.mode == mode):
         # Clients check the plan by accounting of their own, on the way to their first answer.
         private = (*private, "fedtrain.privacy.accounting.pld", "fedtrain.privacy.accounting.rdp")
-    return ("torch", "fedtrain.clientapp.app", "fedtrain.clientapp.training", *private)
+    mapped = ("sympy",) if stacked else ()  # which torch.func.vmap imports when it is first called
+    return ("torch", "fedtrain.clientapp.app", "fedtrain.clientapp.training", *private, *mapped)
 
 
 def simulate(
@@ -101,9 +110,16 @@ def simulate(
         Exception: whatever the ServerApp raises.
     """
     # What the clients of another app import may read how many threads it is to use when it is imported.
-    copies = app.folder == shipped()
+    ours = app.folder == shipped()
     with open_grid(
-        app.client, app.folder, run_config, nodes=nodes, workers=workers, state_folder=state_folder, copies=copies
+        app.client,
+        app.folder,
+        run_config,
+        nodes=nodes,
+        workers=workers,
+        state_folder=state_folder,
+        together=int(run_config.get(STACKED_KEY, 1)) if ours else 1,
+        copies=ours,
     ) as grid:
         try:
             server = load_app(app.server, LoadServerAppError, app.folder)

@@ -26,7 +26,7 @@ from fedtrain.data import (
 )
 from fedtrain.data.cache import cache_folder, forget_pages
 from fedtrain.encoders import Encoder, encoded, open_encoder
-from fedtrain.errors import PrivacySpecError, TaskError
+from fedtrain.errors import ConfigError, PrivacySpecError, TaskError
 from fedtrain.ledger import find_policies
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import mechanism_of
@@ -55,6 +55,7 @@ from fedtrain.tasks.calls import resolve_device
 from fedtrain.tasks.least_squares import LeastSquares, with_solver
 from fedtrain.tasks.user_code import telling
 from fedtrain.training import check_model, refused_alone
+from fedtrain.training.stacked import why_not_stacked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +141,11 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
         UsageError: what cannot be used, before anything is trained.
     """
     check_strategy(experiment)
+    if deployed and experiment.training.stacked > 1:
+        raise ConfigError(
+            f"training.stacked = {experiment.training.stacked} is for a simulation, where one process trains several "
+            "clients, and these clients are on machines of their own; leave it at 1"
+        )
     device = resolve_device(experiment.device)
     plan = None
     mechanism = mechanism_of(experiment)
@@ -177,6 +183,10 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
     for each in (store.train, store.test, inputs.train, inputs.test):
         forget_pages(each.features)
     found += [run_warnings.of_statistics(experiment, model), run_warnings.of_adapters(experiment, shared)]
+    model = move_model(model, device)
+    if experiment.training.stacked > 1:
+        with working("trying whether clients can train at once"):
+            found.append(run_warnings.of_stacking(why_not_stacked(model, task, inputs.info)))
     if plan is not None:
         trained = sum(value.numel() for name, value in weights_of(model).items() if name in shared)
         if mechanism.shares_noise:
@@ -192,7 +202,7 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
         encoder=encoder,
         histogram=histogram,
         task=task,
-        model=move_model(model, device),
+        model=model,
         plan=plan,
         metrics=metrics,
         fitted=fitted,

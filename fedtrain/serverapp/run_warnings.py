@@ -83,6 +83,17 @@ def _still_wide(task: Task, split: Split) -> list[int]:
     return wide.tolist() if any(bool((value.abs() > WIDE).any()) for value in tensors) else []
 
 
+def of_stacking(why_not: str) -> str:
+    """Say why clients train one after another although several are to train at once.
+
+    Args:
+        why_not: the reason; empty where there is none.
+    """
+    if not why_not:
+        return ""
+    return f"training.stacked has no effect, and clients train one after another: {short(why_not, _REASON)}"
+
+
 def of_lengths(split: Split, info: DataInfo, *, which: str) -> str:
     """Say how many texts fill all the room that there is, so that what they have beyond it is not read.
 

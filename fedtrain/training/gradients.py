@@ -13,7 +13,7 @@ Example::
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -146,18 +146,12 @@ def by_vmap(task: Task, model: nn.Module, ones: Sequence[Batch]) -> tuple[Tensor
     batch = joined(ones)
     if batch is None:
         return by_loop(task, model, ones)
-    pipeline = _Pipeline(task, model)
+    pipeline = Pipeline(task, model)
     names = [name for name, parameter in pipeline.named_parameters() if parameter.requires_grad]
     weights = {name: parameter.detach() for name, parameter in pipeline.named_parameters() if parameter.requires_grad}
 
-    places = _places(pipeline)
-
     def loss_of(weights: dict[str, Tensor], record: Batch) -> Tensor:
-        one = {name: value.unsqueeze(0) for name, value in record.items()}
-        # torch ties weights by all their names, and does not put back what a layer of two names had.
-        placed = {place: weights[name] for place, name in places.items()}
-        loss: Tensor = functional_call(pipeline, placed, (one,), tie_weights=False)
-        return loss
+        return pipeline.with_weights(weights, {name: value.unsqueeze(0) for name, value in record.items()}).sum()
 
     with warnings.catch_warnings():
         # Operations without a rule of their own are slower, and right.
@@ -178,16 +172,25 @@ def _places(model: nn.Module) -> dict[str, str]:
     }
 
 
-class _Pipeline(nn.Module):
-    """From a batch to the sum of its losses, as one module, so that weights can be replaced in all of it."""
+class Pipeline(nn.Module):
+    """From a batch to its losses, as one module, so that weights can be replaced in all of it."""
 
     def __init__(self, task: Task, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         self._task = task
+        self._placed = _places(self)
 
     def forward(self, batch: Batch) -> Tensor:
-        return losses(self._task, forward(self._task, self.model, batch), batch).sum()
+        """Return the losses of a batch, shape (n,)."""
+        return losses(self._task, forward(self._task, self.model, batch), batch)
+
+    def with_weights(self, weights: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """Return the losses of a batch with other trainable parameters, by their names in the pipeline."""
+        # torch ties weights by all their names, and does not put back what a layer of two names had.
+        placed = {place: weights[name] for place, name in self._placed.items()}
+        found: Tensor = functional_call(self, placed, (batch,), tie_weights=False)
+        return found
 
 
 def joined(ones: Sequence[Batch]) -> Batch | None:

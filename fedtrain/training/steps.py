@@ -16,8 +16,8 @@ from fedtrain.config import Training
 from fedtrain.data.types import DataInfo
 from fedtrain.errors import TaskError
 from fedtrain.privacy.mechanisms import Requirements
-from fedtrain.seeding import seeded_generator
-from fedtrain.tasks import Records, Task, refuse_batch_statistics
+from fedtrain.seeding import derive_seed, seeded_generator
+from fedtrain.tasks import Batch, Records, Task, refuse_batch_statistics
 from fedtrain.tasks.calls import collate, forward, losses, refuse_complex, to_device
 
 if TYPE_CHECKING:
@@ -182,6 +182,15 @@ class LocalOptimizer:
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8
 
 
+def seed_layers(seed: int) -> None:
+    """Seed what layers such as dropout draw from, torch's global generator, for a client in a round."""
+    derived = derive_seed(seed, "layers")
+    # As torch.manual_seed, which writes down the stack for each kind of device that there could be.
+    torch.default_generator.manual_seed(derived)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(derived)
+
+
 def shuffled_batches(records: int, config: Training, generator: torch.Generator) -> Iterator[Tensor]:
     """Yield the indices of each batch of a plain local step: passes over the records, shuffled anew each time.
 
@@ -199,6 +208,13 @@ def shuffled_batches(records: int, config: Training, generator: torch.Generator)
         place = step % a_pass
         end = records if place == a_pass - 1 else (place + 1) * config.batch_size
         yield order[place * config.batch_size : end]
+
+
+def collated_batches(task: Task, records: Records, config: Training, seed: int) -> Iterator[Batch]:
+    """Yield the batches of a plain local step as the task makes them, drawn by the seed of a client in a round."""
+    order, augmentation = seeded_generator(seed, "batches"), seeded_generator(seed, "augmentation")
+    for rows in shuffled_batches(len(records), config, order):
+        yield collate(task, records.take(rows), augmentation)
 
 
 def add_proximal_gradient(parameters: list[nn.Parameter], anchors: list[Tensor], proximal_mu: float) -> None:
@@ -256,11 +272,9 @@ class PlainTrainer:
         optimizer = LocalOptimizer(self.config, model, settings.learning_rate)
         parameters = optimizer.parameters
         anchors = [parameter.detach().clone() for parameter in parameters] if settings.proximal_mu else []
-        order = seeded_generator(settings.seed, "batches")
-        augmentation = seeded_generator(settings.seed, "augmentation")
         means = []
-        for rows in shuffled_batches(len(records), self.config, order):
-            batch = to_device(collate(task, records.take(rows), augmentation), device)
+        for collated in collated_batches(task, records, self.config, settings.seed):
+            batch = to_device(collated, device)
             loss = losses(task, forward(task, model, batch), batch).mean()
             optimizer.zero_grad()
             torch.autograd.backward(loss)

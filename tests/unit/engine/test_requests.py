@@ -112,6 +112,7 @@ def test_a_worker_keeps_no_large_message(tmp_path, monkeypatch, large):
         run_config={},
         nodes=2,
         threads=1,
+        together=1,
         directories=(tmp_path,),
         state_directory=tmp_path,
         durable_state=False,
@@ -124,7 +125,7 @@ def test_a_worker_keeps_no_large_message(tmp_path, monkeypatch, large):
         for ticket, request in enumerate(asked):
             issue_ticket(tmp_path, ticket)
             where = {"offset": request.region.offset, "length": request.region.length}
-            reply = runner.answer(Task(ticket=ticket, slot=0, directory=0, arena=0, **where))
+            (reply,) = runner.answer([Task(ticket=ticket, slot=0, directory=0, arena=0, **where)])
             assert isinstance(reply, Reply), reply
         assert gone == ([1000, 1001] if large else [])
     finally:
