@@ -13,6 +13,7 @@ rounding, which may depend on the clients beside it: a private client never trai
 - Where a device has no memory for K clients, they are trained in two halves, and so are those after them.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -98,24 +99,23 @@ class StackedTrainer:
         """
         if self.why_not or not _alike(parts):
             return [self._alone(task, part) for part in parts]
-        count = -(-len(parts) // (self.room.most or len(parts)))
-        cuts = [len(parts) * cut // count for cut in range(count + 1)]
-        return [result for start, end in pairwise(cuts) for result in self._fitting(task, parts[start:end])]
+        return self._fitting(task, parts)
 
     def _fitting(self, task: Task, parts: Sequence[Part]) -> list[float | BaseException]:
-        """Train clients at once, or in halves where there is no memory, or each alone where something else fails."""
-        if len(parts) < self.fewest:
-            return [self._alone(task, part) for part in parts]
-        try:
-            return [*_Stack(self.config, task, parts, fewest=self.fewest).train()]
-        except torch.OutOfMemoryError:
-            half = -(-len(parts) // 2)
-            self.room.most = min(half, self.room.most or half)
-        except (Exception, SystemExit):  # noqa: BLE001 - it is raised again for the client that it is of
-            half = 0
-        if not half:
-            return [self._alone(task, part) for part in parts]
-        return [*self._fitting(task, parts[:half]), *self._fitting(task, parts[half:])]
+        """Train as many clients at once as there is memory for, and each alone where something else fails."""
+        count = -(-len(parts) // (self.room.most or len(parts)))
+        if count > 1:
+            cuts = [len(parts) * cut // count for cut in range(count + 1)]
+            return [result for start, end in pairwise(cuts) for result in self._fitting(task, parts[start:end])]
+        if len(parts) >= self.fewest:
+            try:
+                return [*_Stack(self.config, task, parts, fewest=self.fewest).train()]
+            except torch.OutOfMemoryError:
+                self.room.most = -(-len(parts) // 2)
+            except (Exception, SystemExit):  # noqa: BLE001 - it is raised again for the client that it is of
+                return [self._alone(task, part) for part in parts]
+            return self._fitting(task, parts)
+        return [self._alone(task, part) for part in parts]
 
     def _alone(self, task: Task, part: Part) -> float | BaseException:
         seed_layers(part.settings.seed)
@@ -264,7 +264,9 @@ def why_not_stacked(model: nn.Module, task: Task, info: DataInfo) -> str:
     if any(not value.is_floating_point() or value.itemsize < torch.float32.itemsize for value in trainable(model)):
         return "its weights are not all numbers of single or double precision"
     reason = ""
-    with torch.random.fork_rng([*devices]):
+    with torch.random.fork_rng([*devices]), warnings.catch_warnings():
+        # An operation without a rule of its own is computed for one client after another.
+        warnings.filterwarnings("error", message="There is a performance drop")
         for values in VALUES if info.kind in {"table", "encoded"} else VALUES[:1]:
             try:
                 reason = _tried(model, task, synthetic(info, sum(_RECORDS), values=values))

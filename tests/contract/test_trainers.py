@@ -24,6 +24,7 @@ from fedtrain.tasks import Records, build_task
 from fedtrain.training import PlainTrainer, RoundSettings
 from fedtrain.training.preflight import PreflightResult, preflight
 from fedtrain.training.private import PrivateTrainer
+from fedtrain.training.stacked import Part, StackedTrainer, why_not_stacked
 from tests.plans import plan_without_bound
 
 COUNT = 12
@@ -110,6 +111,59 @@ def test_all_trainers_leave_the_same_weights(name, mu, momentum):
     assert not torch.equal(weights[0][0], next(first.parameters()))
     for private in weights[1:]:
         torch.testing.assert_close(private, weights[0], rtol=1e-5, atol=1e-6)
+
+
+UNEQUAL = (12, 5, 9, 12, 3, 8)
+OPTIMIZERS = {
+    "sgd": {"momentum": 0.9},
+    "decayed": {"momentum": 0.5, "weight_decay": 0.1},
+    "adam": {"optimizer": "adam"},
+    "adamw": {"optimizer": "adamw", "weight_decay": 0.1},
+}
+
+
+@functools.cache
+def stackable(name):
+    """Return what `case` does; the CNN's images are augmented, each client's by draws of its own."""
+    info, task, first = case(name)
+    if name == "vision":
+        task = Double(build_task(TaskConfig(name=name, augment=True), info))
+    assert why_not_stacked(first, task, info) == ""
+    return info, task, first
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("mu", [0.0, 0.5])
+@pytest.mark.parametrize("name", sorted(CASES.keys() - {"language"}))
+def test_clients_that_train_at_once_get_what_each_gets_alone(name, mu, optimizer):
+    info, task, first = stackable(name)
+    # Two passes: unequal numbers of steps and of records in the last batch of a pass.
+    config = Training(batch_size=4, local_epochs=2, **OPTIMIZERS[optimizer])
+    everything = records(info)
+    parts = [
+        Part(
+            model=copy.deepcopy(first),
+            records=everything.take(slice(COUNT - count, COUNT)),
+            settings=dataclasses.replace(SETTINGS, proximal_mu=mu, seed=seed),
+        )
+        for seed, count in enumerate(UNEQUAL)
+    ]
+    right = copy.deepcopy(parts)
+    trainer = PlainTrainer(config=config)
+    losses = [trainer.train(part.model, task, part.records, part.settings) for part in right]
+    found = StackedTrainer(config=config, fewest=2).train_many(task, parts)
+    assert found == pytest.approx(losses, rel=1e-9)
+    for one, other in zip(parts, right, strict=True):
+        assert not torch.equal(next(one.model.parameters()), next(first.parameters()))
+        torch.testing.assert_close([*one.model.parameters()], [*other.model.parameters()], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(("model", "reason"), [("causal", "attention"), ("lstm", "lstm")])
+def test_what_has_no_rule_to_compute_clients_at_once_trains_one_after_another(model, reason):
+    info, _, _ = case("language")
+    task = build_task(TaskConfig(name="language", model=model), info)
+    for _ in range(2):
+        assert reason in why_not_stacked(task.model(), task, info).lower()
 
 
 def test_only_a_trainer_without_privacy_tells_the_loss():

@@ -94,9 +94,7 @@ def request(node, kind="train"):
 
     arena = Arena(number=0, directory=0, users=1, spares=None)
     region = Region(offset=0, length=0)
-    return Request(
-        metadata=Metadata(), arena=arena, region=region, buffers=(), limit=1.0, deadline=1.0, tally=Tally()
-    )
+    return Request(metadata=Metadata(), arena=arena, region=region, buffers=(), limit=1.0, deadline=1.0, tally=Tally())
 
 
 def nodes(groups):
