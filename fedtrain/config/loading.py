@@ -59,6 +59,7 @@ _LATER: Flat = {
     "training.feature_norm": "",
     "training.target_lower": "",
     "training.target_upper": "",
+    "training.stacked": 1,
     "report.operator": "",
     "report.contact": "",
     "report.purpose": "",

@@ -86,6 +86,20 @@ def test_nothing_of_ours_is_imported_for_an_app_of_somebody_else():
     assert "fedtrain.training.private" not in preloaded("none")
 
 
+def test_what_vmap_imports_is_imported_where_clients_are_stacked():
+    assert "sympy" not in preloaded("none")
+    program = """
+        import importlib, sys, torch
+        from fedtrain.flower.simulation import preloaded
+        for name in preloaded("none", stacked=True):
+            importlib.import_module(name)
+        before = set(sys.modules)
+        torch.func.vmap(torch.sin)(torch.ones(2))
+        print(len(set(sys.modules) - before) < 20, "sympy" in before)
+    """
+    assert printed(program) == "True True\n"
+
+
 @pytest.mark.parametrize("mode", ["record", "client"])
 def test_workers_of_private_clients_are_copies_of_a_process_that_can_account(mode):
     assert {f"fedtrain.privacy.accounting.{name}" for name in ("pld", "rdp")} <= set(preloaded(mode))

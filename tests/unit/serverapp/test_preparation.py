@@ -8,10 +8,10 @@ from torch import nn
 
 from fedtrain.config.sections import TaskConfig
 from fedtrain.data import ClassTarget, Columns, DataInfo, DataStore, Split, partition
-from fedtrain.errors import DataError, PrivacySpecError, TaskError
+from fedtrain.errors import ConfigError, DataError, PrivacySpecError, TaskError
 from fedtrain.serverapp.preparation import baseline_of, prepare
 from fedtrain.tasks import CallerObjects, Records
-from fedtrain.tasks.supervised import Tabular
+from fedtrain.tasks.supervised import Tabular, Vision
 from tests.fakes import digits_experiment, private_experiment
 
 
@@ -50,6 +50,35 @@ def test_delta_is_checked_before_the_data_is_opened(tmp_path):
     with pytest.raises(PrivacySpecError, match="delta"):
         prepare(private_experiment(tmp_path, privacy__delta=0.5))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_clients_on_machines_of_their_own_are_never_stacked(cache):
+    with pytest.raises(ConfigError, match="stacked = 4 is for a simulation"):
+        prepare(digits_experiment(cache, training__stacked=4), deployed=True)
+
+
+@pytest.mark.parametrize(("task", "said"), [(None, False), ("lstm", True)])
+def test_it_is_said_why_clients_do_not_train_at_once(cache, task, said):
+    experiment = digits_experiment(cache, training__stacked=4)
+    objects = CallerObjects(task=(lambda info: Recurrent(TaskConfig(), info)) if task else None)
+    found = [each for each in prepare(experiment, objects=objects).warnings if "training.stacked" in each]
+    assert len(found) == said
+    assert all("Batching rule not implemented for aten::lstm" in each for each in found)
+
+
+class Recurrent(Vision):
+    """Reads images line by line by torch's LSTM."""
+
+    def model(self):
+        class Lines(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.lstm, self.head = nn.LSTM(8, 4, batch_first=True), nn.Linear(4, 10)
+
+            def forward(self, inputs):
+                return self.head(self.lstm(inputs.float().flatten(1).unflatten(1, (8, 8)))[0][:, -1])
+
+        return Lines()
 
 
 def test_what_cannot_be_used_is_refused(cache):
