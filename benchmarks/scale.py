@@ -9,6 +9,8 @@ cohort-N       1,000 virtual clients, N a round, 3 rounds
 model-N        a perceptron of N million parameters, 4 clients of 5 records, all of them a round, 3 rounds
 summed-N       the same, sealed and summed
 rounds-N       10 clients, N rounds
+stacked-N      256 virtual clients of 32 records, all of them a round, 3 rounds of 32 steps of a perceptron of 5,898
+               parameters, N clients at once (training.stacked)
 
 Each case is one run of the command on two workers, in a process of its own. Start is the time to the end of round 1,
 from the start of the process; a round is the median of the others; the processor's seconds are those of the whole tree.
@@ -18,7 +20,9 @@ also given in models of 4 bytes a parameter.
 
 A case ends with an error where its work was not done: every round, every client of every cohort, and as many parameters
 as it says; under privacy a charge for each training in the clients' own ledgers, and no folder of a client that was not
-asked. So does a run of 100 rounds and more whose memory grew by more than a tenth from its second to its last tenth.
+asked. Where several are stacked, the run says no reason against it, and its losses are those of the other numbers, to a
+thousandth. A run of 100 rounds and more ends with an error, too, where its memory grew by more than a tenth from its
+second to its last tenth.
 """
 
 import argparse
@@ -46,6 +50,7 @@ DEFAULT = (
     *("cohort-10", "cohort-100", "cohort-1000", "rounds-500"),
 )
 LARGE = ("model-1", "model-10", "model-100", "summed-1", "summed-100")
+STACKED = ("stacked-1", "stacked-8", "stacked-32")
 MANY = 100  # rounds from which memory has to be flat
 GROWTH = 1.1
 FEATURES, CLASSES, PAUSE = 16, 10, 0.05
@@ -91,6 +96,7 @@ class Case:
         rounds: rounds.
         settings: further values of the experiment, by their dotted keys.
         width: of the perceptron's two hidden layers; 0 for the linear model.
+        records: of each client.
     """
 
     clients: int
@@ -98,6 +104,7 @@ class Case:
     rounds: int = 3
     settings: dict[str, object] = field(default_factory=dict)
     width: int = 0
+    records: int = 2
 
     @property
     def parameters(self) -> int:
@@ -113,6 +120,7 @@ def case_of(name: str) -> Case:
     size = int(number)
     record = {"privacy.mode": "record", "privacy.epsilon": 8.0, "privacy.delta": 1e-6, "privacy.sampling_rate": 0.5}
     sums = {"transport.sealed": True, "transport.secagg.enabled": True}
+    steps = {"training.batch_size": 8, "training.local_epochs": 8.0}
     width = round((size * 1e6) ** 0.5)
     cases = {
         "population": lambda: Case(clients=size, cohort=10),
@@ -122,6 +130,9 @@ def case_of(name: str) -> Case:
         "model": lambda: Case(clients=4, cohort=4, width=width),
         "summed": lambda: Case(clients=4, cohort=4, width=width, settings=sums),
         "rounds": lambda: Case(clients=10, cohort=10, rounds=size),
+        "stacked": lambda: Case(
+            clients=256, cohort=256, width=64, records=32, settings={**steps, "training.stacked": size}
+        ),
     }
     if kind not in cases:
         sys.exit(f"there is no case {kind}; there are {', '.join(cases)}, each with a number")
@@ -130,15 +141,21 @@ def case_of(name: str) -> Case:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", metavar="case", default=[*DEFAULT, *LARGE])
+    parser.add_argument("cases", nargs="*", metavar="case", default=[*DEFAULT, *LARGE, *STACKED])
     parser.add_argument("--checkout", type=Path, default=ROOT, help="whose code is measured; by default this one's")
     arguments = parser.parse_args()
     columns = "".join(f"{name:>10}" for name in ("start, s", "round, s", "whole, s"))
     sys.stdout.write(f"{'':<18}{columns}{'processor, s':>14}{'MB':>8}{'models':>8}{'files':>8}\n")
+    known: list[float] = []
     for name in arguments.cases:
         with tempfile.TemporaryDirectory() as folder:
-            sys.stdout.write(f"{name:<18}{measured(case_of(name), Path(folder), arguments.checkout.resolve())}\n")
+            case = case_of(name)
+            sys.stdout.write(f"{name:<18}{measured(case, Path(folder), arguments.checkout.resolve())}\n")
             sys.stdout.flush()
+            if name.startswith("stacked"):
+                losses = losses_of(Path(folder) / "run")
+                known = known or losses
+                require(np.allclose(losses, known, rtol=1e-3), f"the losses are {losses}, and not {known}")
 
 
 def measured(case: Case, folder: Path, checkout: Path) -> str:
@@ -196,8 +213,16 @@ def check(case: Case, run: Path, marks: list[float]) -> None:
         require(
             folders >= drawn and len(folders) == asked, f"{len(folders)} clients have folders, and {asked} were asked"
         )
-    losses = [evaluation["loss"] for evaluation in report["evaluation"]["history"]]
+    unstacked = [warning for warning in report.get("warnings", ()) if "training.stacked" in warning]
+    require(not unstacked, f"the run warns: {unstacked}")
+    losses = losses_of(run)
     require(len(losses) == case.rounds + 1 and len(set(losses)) == len(losses), f"the losses are {losses}")
+
+
+def losses_of(run: Path) -> list[float]:
+    """Return the losses of a run."""
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    return [evaluation["loss"] for evaluation in report["evaluation"]["history"]]
 
 
 def tenths(case: Case) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -209,7 +234,7 @@ def tenths(case: Case) -> tuple[tuple[int, int], tuple[int, int]]:
 def experiment(case: Case, folder: Path) -> str:
     """Return the experiment of a case, and write its records and its task."""
     generator = np.random.default_rng(0)
-    labels = np.arange(100 + max(2 * case.clients, 2 * CLASSES)) % CLASSES
+    labels = np.arange(100 + max(case.records * case.clients, 2 * CLASSES)) % CLASSES
     features = generator.normal(0, 0.3, (len(labels), FEATURES)).astype(np.float32)
     features[np.arange(len(labels)), labels] += 1
     np.savez(folder / "records.npz", x=features[100:], y=labels[100:])
