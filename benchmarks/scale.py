@@ -118,9 +118,14 @@ def case_of(name: str) -> Case:
     """Return a case by its name."""
     kind, _, number = name.partition("-")
     size = int(number)
-    record = {"privacy.mode": "record", "privacy.epsilon": 8.0, "privacy.delta": 1e-6, "privacy.sampling_rate": 0.5}
-    sums = {"transport.sealed": True, "transport.secagg.enabled": True}
-    steps = {"training.batch_size": 8, "training.local_epochs": 8.0}
+    record: dict[str, object] = {
+        "privacy.mode": "record",
+        "privacy.epsilon": 8.0,
+        "privacy.delta": 1e-6,
+        "privacy.sampling_rate": 0.5,
+    }
+    sums: dict[str, object] = {"transport.sealed": True, "transport.secagg.enabled": True}
+    steps: dict[str, object] = {"training.batch_size": 8, "training.local_epochs": 8.0}
     width = round((size * 1e6) ** 0.5)
     cases = {
         "population": lambda: Case(clients=size, cohort=10),
