@@ -71,10 +71,14 @@ class Site:
 
     @cached_property
     def together(self) -> StackedTrainer:
-        """What trains several clients at once; whether their model can be is tried once."""
-        return StackedTrainer(
-            config=self.experiment.training, why_not=why_not_stacked(self.model, self.task, self.info)
-        )
+        """What trains several clients at once; whether their model can be is tried once, on a model made for it.
+
+        Without privacy, the weights of the site's model are forgotten.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            model = move_model(build_model(self.task), next(self.model.parameters()).device)
+        return StackedTrainer(config=self.experiment.training, why_not=why_not_stacked(model, self.task, self.info))
 
     def _of(self, client: int, split: Split) -> Records:
         rows = np.arange(len(split)) if self.partitions is None else self.partitions.indices(client)

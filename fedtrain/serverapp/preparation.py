@@ -14,6 +14,7 @@ from torch import nn
 from fedtrain.config import Experiment
 from fedtrain.config.strategies import check_strategy, condition_of, results_needed
 from fedtrain.data import (
+    DataInfo,
     DataStore,
     Partitions,
     Split,
@@ -141,11 +142,7 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
         UsageError: what cannot be used, before anything is trained.
     """
     check_strategy(experiment)
-    if deployed and experiment.training.stacked > 1:
-        raise ConfigError(
-            f"training.stacked = {experiment.training.stacked} is for a simulation, where one process trains several "
-            "clients, and these clients are on machines of their own; leave it at 1"
-        )
+    _refuse_deployed(experiment, deployed=deployed)
     device = resolve_device(experiment.device)
     plan = None
     mechanism = mechanism_of(experiment)
@@ -184,9 +181,7 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
         forget_pages(each.features)
     found += [run_warnings.of_statistics(experiment, model), run_warnings.of_adapters(experiment, shared)]
     model = move_model(model, device)
-    if experiment.training.stacked > 1:
-        with working("trying whether clients can train at once"):
-            found.append(run_warnings.of_stacking(why_not_stacked(model, task, inputs.info)))
+    found.append(_stacking(experiment, model, task, inputs.info))
     if plan is not None:
         trained = sum(value.numel() for name, value in weights_of(model).items() if name in shared)
         if mechanism.shares_noise:
@@ -213,6 +208,22 @@ def prepare(experiment: Experiment, *, deployed: bool = False, objects: CallerOb
         warnings=tuple(filter(None, found)),
         private_warnings=tuple(filter(None, private)),
     )
+
+
+def _refuse_deployed(experiment: Experiment, *, deployed: bool) -> None:
+    if deployed and experiment.training.stacked > 1:
+        raise ConfigError(
+            f"training.stacked = {experiment.training.stacked} is for a simulation, where one process trains several "
+            "clients, and these clients are on machines of their own; leave it at 1"
+        )
+
+
+def _stacking(experiment: Experiment, model: nn.Module, task: Task, info: DataInfo) -> str:
+    """Say why clients do not train at once, where several are to."""
+    if experiment.training.stacked == 1:
+        return ""
+    with working("trying whether clients can train at once"):
+        return run_warnings.of_stacking(why_not_stacked(model, task, info))
 
 
 def _shows(experiment: Experiment, plan: PrivacyPlan | None) -> bool:

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import functools
 import gc
 import itertools
 from pathlib import Path
@@ -17,6 +18,7 @@ from fedtrain.clientapp.site import open_site
 from fedtrain.clientapp.training import train
 from fedtrain.config import to_flat
 from fedtrain.crypto import commit
+from fedtrain.engine.together import together
 from fedtrain.errors import ClientError, DataError, LedgerError, TaskError, TransportError
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.introduction import ConsistencyProof
@@ -140,6 +142,37 @@ def test_the_same_request_gives_the_same_reply_to_the_bit(kind, request, node, r
     second = run(node(experiment, 1), content)
     assert bits(first) == bits(second)
     assert first["metrics"] == second["metrics"]
+
+
+def grouped(experiment, node, content, clients):
+    """Return the replies of clients whose messages a process has at once."""
+    return together([functools.partial(run, node(experiment, client), content) for client in clients])
+
+
+def test_a_client_that_trains_beside_others_replies_what_it_replies_alone(cache, node, request_of):
+    experiment = digits_experiment(cache, training__stacked=4, task__model="mlp")
+    site = open_site(to_flat(experiment))
+    with torch.no_grad():  # what they are before a message is nobody's
+        for value in site.model.parameters():
+            value.fill_(torch.nan)
+    content = request_of(experiment)
+    replies = grouped(experiment, node, content, [2, 0, 1, 3])
+    again = grouped(experiment, node, content, [2, 0, 1, 3])
+    assert site.together.why_not == ""
+    assert [bits(reply) for reply in again] == [bits(reply) for reply in replies]
+    for client, reply in zip([2, 0, 1, 3], replies, strict=True):
+        alone = run(node(experiment, client), content)
+        assert reply["metrics"] == pytest.approx(alone["metrics"], rel=1e-5)
+        assert bits(reply) != bits(alone)  # or nothing was stacked
+        for name, array in reply[protocol.ARRAYS].items():
+            np.testing.assert_allclose(array.numpy(), alone[protocol.ARRAYS][name].numpy(), rtol=1e-3, atol=1e-5)
+
+
+def test_private_clients_in_one_process_train_each_alone(private, node, request_of):
+    content = request_of(private)
+    for client, reply in zip([2, 0, 1], grouped(private, node, content, [2, 0, 1]), strict=True):
+        # The ledger has another entry by now; what is drawn and added is that of the round.
+        assert bits(reply) == bits(run(node(private, client), content))
 
 
 @pytest.mark.parametrize("kind", ["plain", "private"])
