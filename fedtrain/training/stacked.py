@@ -9,17 +9,20 @@ rounding, which may depend on the clients beside it: a private client never trai
 - Batches are stacked where they have the same shapes; a batch like few others is computed by itself.
 - `why_not_stacked` tries a model on synthetic records beside `PlainTrainer`. What vmap cannot map, and what draws at
   random or changes buffers, trains one client after another.
-- What fails for several clients is done again for each alone, so that only those fail whose records or weights do.
+- What fails for several clients is done again for each alone, so that only those fail whose records or weights do. So
+  is what draws at random, or changes what is not trained, with some records only, or after many steps.
 - Where a device has no memory for K clients, they are trained in two halves, and so are those after them.
 """
 
 import warnings
+from collections import deque
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
@@ -142,6 +145,66 @@ def _kept(model: nn.Module) -> list[Tensor]:
     return [*(value for value in model.parameters() if not value.requires_grad), *model.buffers()]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Before:
+    """What training must leave as it was, where several clients share a model while they train."""
+
+    generators: list[Tensor]
+    kept: list[Tensor]
+    noted: object
+    held: dict[int, object]  # what was looked at, so that nothing new gets the identity of one of them
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "_Before":
+        """Note it of a model that is in training mode."""
+        held: dict[int, object] = {}
+        kept = [value.detach().clone() for value in _kept(model)]
+        return cls(generators=_states(model), kept=kept, noted=_noted(model, held), held=held)
+
+    def unlike(self, model: nn.Module) -> str:
+        """Return what has changed, in words; empty if nothing has."""
+        if not _same(self.generators, _states(model)):
+            return "it draws at random by torch's own generator, as dropout does, and clients draw each by itself"
+        if not _same(self.kept, _kept(model)):
+            return "it changes what is not trained, as batch normalisation does"
+        if self.noted != _noted(model, {}):
+            return "it notes something in its attributes while it trains, and clients note each by itself"
+        return ""
+
+
+def _same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    return len(some) == len(others) and all(map(torch.equal, some, others))
+
+
+def _noted(value: object, held: dict[int, object]) -> object:
+    """Return what stays equal while nothing is written into an object or what it holds, but for weights and buffers.
+
+    Args:
+        value: the object.
+        held: those that were looked at, by identity: they may hold each other.
+    """
+    if value is None or isinstance(value, int | float | complex | str | bytes):
+        return value
+    if id(value) in held or isinstance(value, nn.Parameter | type):
+        return id(value)
+    held[id(value)] = value
+    if isinstance(value, Tensor):
+        return (id(value), value._version)  # noqa: SLF001 -- torch has no other count
+    if isinstance(value, torch.Generator):
+        return value.get_state().numpy().tobytes()
+    if isinstance(value, np.ndarray):
+        return (id(value), value.tobytes())
+    parts: list[object] = [id(value)]
+    if isinstance(value, Mapping):
+        parts += [(_noted(key, held), _noted(each, held)) for key, each in value.items()]
+    elif isinstance(value, list | tuple | set | frozenset | deque):
+        parts += [_noted(each, held) for each in value]
+    not_noted = {"_parameters", "_buffers"} if isinstance(value, nn.Module) else set[str]()
+    own = getattr(value, "__dict__", {})
+    parts += [(name, _noted(each, held)) for name, each in own.items() if name not in not_noted]
+    return parts
+
+
 class _Stack:
     """The models of several clients as one: a row for each client in each trained parameter."""
 
@@ -156,17 +219,24 @@ class _Stack:
         self._parameters, self._mu = self._optimizer.parameters, settings.proximal_mu
         self._received = [value.detach().clone() for value in self._parameters] if self._mu else []
         self._batches = [collated_batches(task, part.records, config, part.settings.seed) for part in parts]
+        self._before = _Before.of(self._pipeline.model)
 
     def train(self) -> list[float]:
         """Train until the last client has done its steps, write the weights of all, and return their mean losses.
 
         A client that is done goes on without gradients until all are, and what it had when it was done is kept.
+
+        Raises:
+            TaskError: the model drew at random, or changed what is not trained, which is each client's own; nothing is
+                written.
         """
         trained: dict[int, list[Tensor]] = {}
         losses: list[list[Tensor]] = [[] for _ in self._parts]
         while drawn := self._drawn(trained):
             for place, loss in self._step(drawn).items():
                 losses[place].append(loss)
+        if reason := self._before.unlike(self._pipeline.model):
+            raise TaskError(reason)
         with torch.no_grad():
             for place, part in enumerate(self._parts):
                 for own, row in zip(trainable(part.model), trained[place], strict=True):
@@ -287,20 +357,19 @@ def _tried(model: nn.Module, task: Task, records: Records) -> str:
         parts.append(Part(model=own, records=records.take(slice(start, start + count)), settings=settings))
         start += count
     alone = [replace(part, model=deepcopy(part.model)) for part in parts]
-    generator = _states(model)
+    untouched = [_Before.of(each.model.train()) for each in alone]
     losses = [PlainTrainer(config=config).train(each.model, task, each.records, each.settings) for each in alone]
-    if any(not torch.equal(a, b) for a, b in zip(generator, _states(model), strict=True)):
-        return "it draws at random by torch's own generator, as dropout does, and clients draw each by itself"
-    if any(not torch.equal(a, b) for a, b in zip(_kept(alone[0].model), _kept(model), strict=True)):
-        return "it changes what is not trained, as batch normalisation does"
+    for each, before in zip(alone, untouched, strict=True):
+        if reason := before.unlike(each.model):
+            return reason
     received = [[value.detach().clone() for value in trainable(part.model)] for part in parts]
     found = _Stack(config, task, parts, fewest=2).train()
     if not torch.tensor(losses).isfinite().all():
         return "its losses on synthetic records are not finite"
     if not torch.allclose(torch.tensor(found), torch.tensor(losses), rtol=_TOLERANCE, atol=_TOLERANCE):
         return "its losses are others where clients train at once"
-    for before, one, other in zip(received, parts, alone, strict=True):
-        for was, at_once, right in zip(before, trainable(one.model), trainable(other.model), strict=True):
+    for weights, one, other in zip(received, parts, alone, strict=True):
+        for was, at_once, right in zip(weights, trainable(one.model), trainable(other.model), strict=True):
             # Written so that a NaN differs.
             if not bool((at_once - right).norm() <= _TOLERANCE * (right - was).norm() + 1e-7 * right.norm()):
                 return "its weights are others where clients train at once"

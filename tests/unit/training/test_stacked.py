@@ -155,6 +155,34 @@ class Remembering(nn.Module):
         return result
 
 
+class Counted(nn.Module):
+    """Adds less with each call, which the last calls of a round show first."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.calls = nn.Linear(6, 3), 0
+
+    def forward(self, inputs):
+        self.calls += 1
+        return self.layer(inputs) * (1 if self.calls <= 8 else 0.1)
+
+
+class Listing(nn.Module):
+    """Notes in an object, and in a list, how many rows it has seen."""
+
+    class Notes:
+        def __init__(self):
+            self.rows = []
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.notes = nn.Linear(6, 3), self.Notes()
+
+    def forward(self, inputs):
+        self.notes.rows.append(len(inputs))
+        return self.layer(inputs)
+
+
 class Noisy(Rows):
     def collate(self, records, generator):
         batch = super().collate(records, generator)
@@ -166,7 +194,9 @@ ONE_AFTER_ANOTHER = {
     "collate that draws": (Noisy(), "draws at random"),
     "batch normalisation": (Rows(Normalised), "changes what is not trained"),
     "a branch on values": (Rows(Branching), "data-dependent control flow"),
-    "a state that is a tensor": (Rows(Remembering), "Error"),
+    "a state that is a tensor": (Rows(Remembering), "notes something in its attributes"),
+    "a state that is a number": (Rows(Counted), "notes something in its attributes"),
+    "a state that is in an object": (Rows(Listing), "notes something in its attributes"),
     "half precision": (Rows(lambda: nn.Linear(6, 3).half()), "precision"),
 }
 
@@ -187,6 +217,53 @@ def test_what_cannot_be_stacked_trains_one_after_another_bit_for_bit(name):
     results, one_after_another = trained(task, parts, why_not=found)
     assert results == losses
     assert same(one_after_another, right)
+
+
+class Late(nn.Module):
+    """Is as any other with few rows, and as in the trial. With more it does what clients do each by itself."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.layer, self.what, self.calls = nn.Linear(6, 3), what, 0
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, inputs):
+        if len(inputs) > 6:
+            if self.what == "draws":
+                return self.layer(functional.dropout(inputs))
+            if self.what == "changes":
+                self.seen += 1
+            else:
+                self.calls += 1
+        return self.layer(inputs)
+
+
+@pytest.mark.parametrize("what", ["draws", "changes", "notes"])
+@pytest.mark.parametrize("counts", [(8, 9, 10, 11, 12), (8,) * 5])
+def test_what_shows_only_with_real_records_trains_one_after_another_bit_for_bit(what, counts):
+    task, config = Rows(lambda: Late(what)), Training(batch_size=20, local_steps=3)
+    assert why_not_stacked(task.model(), task, INFO) == ""
+    parts = parts_of(task.model(), counts=counts)
+    losses, right = alone(task, parts, config)
+    torch.manual_seed(7)
+    at_once = copy.deepcopy(parts)
+    assert StackedTrainer(config=config).train_many(task, at_once) == losses
+    assert same(weights(at_once), right)
+    assert all(int(part.model.seen) == (3 if what == "changes" else 0) for part in at_once)
+
+
+def test_a_model_that_holds_its_weights_in_a_list_notes_nothing():
+    class Listed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.scales = nn.Linear(6, 3), {"all": torch.ones(3), 3: [1.0, float("nan"), None]}
+            self.every = list(self.layer.parameters())
+
+        def forward(self, inputs):
+            return self.layer(inputs) * self.scales["all"]
+
+    task = Rows(Listed)
+    assert why_not_stacked(task.model(), task, INFO) == ""
 
 
 def test_records_that_meet_in_a_model_are_those_of_one_client():
