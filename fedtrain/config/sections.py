@@ -250,7 +250,7 @@ class Training(Section):
     local_epochs: Positive | None = Field(None, description="passes over the records in a round; default: 1")
     local_steps: Count | None = Field(None, description="optimizer steps in a round, instead of local_epochs")
     physical_batch_size: Count | None = Field(
-        None, description="record privacy: records in memory at once; default: the whole batch; changes no result"
+        None, description="record privacy: records in memory at once; default: the whole batch; changes rounding alone"
     )
     augmentations: Count = Field(
         1, description="record privacy: augmented views of each record, averaged before clipping"
