@@ -8,7 +8,9 @@ which need no torch: what imports it, which takes longer than their work, is imp
 
 import os
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ from flwr.clientapp.typing import ClientAppCallable
 import fedtrain
 from fedtrain.clientapp.context import ClientContext, context_of, folder_of_all, open_endpoint, share_context
 from fedtrain.clientapp.policy import checked_plan, reserve_run
+from fedtrain.engine.together import meet
 from fedtrain.errors import (
     BudgetError,
     ClientError,
@@ -84,11 +87,12 @@ def make_client_app(objects: "CallerObjects | None" = None) -> ClientApp:
     @app.train()
     def handle_training(message: Message, context: Context) -> Message:
         """Train for one round."""
-        from fedtrain.clientapp.site import site_of
         from fedtrain.clientapp.training import train
 
         client = context_of(context)
-        return Message(train(message.content, client, site_of(client, objects)), reply_to=message)
+        # A task may hold what belongs to one thread, as a connection to SQLite does: it is made in that which trains.
+        site = meet(client, partial(_sites, objects))
+        return Message(train(message.content, client, site), reply_to=message)
 
     @app.query()
     def handle_query(message: Message, context: Context) -> Message:
@@ -99,6 +103,19 @@ def make_client_app(objects: "CallerObjects | None" = None) -> ClientApp:
         return Message(introduce(message.content, client, site_of(client, objects)), reply_to=message)
 
     return app
+
+
+def _sites(objects: "CallerObjects | None", clients: Sequence[ClientContext]) -> list["Site | BaseException"]:
+    """Return the site of each client, or what was raised for it."""
+    from fedtrain.clientapp.site import site_of
+
+    found: list[Site | BaseException] = []
+    for client in clients:
+        try:
+            found.append(site_of(client, objects))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - it is raised in the call of this client
+            found.append(error)
+    return found
 
 
 def introduce(content: RecordDict, client: ClientContext, site: "Site") -> RecordDict:

@@ -142,6 +142,16 @@ def test_a_client_that_fails_takes_nobody_with_it(cli, tmp_path):
         assert sorted(entry["completed"]) == sorted(set(entry["cohort"]) - set(failed))
 
 
+def test_a_task_may_hold_what_belongs_to_one_thread(cli, tmp_path):
+    code = OWN.format(name="Reading", layers="", bad='self.base.execute("select 0").fetchone()[0]')
+    held = "        self.base = sqlite3.connect(':memory:')\n\n    def model"
+    (tmp_path / "own_reading.py").write_text("import sqlite3\n" + code.replace("\n    def model", held, 1))
+    arguments = [*ARGUMENTS, *settings("task.name=own_reading:Reading", "task.model=", "training.stacked=5")]
+    outcome = cli.run(*arguments, out=tmp_path / "run", cwd=tmp_path)
+    assert outcome.status == 0, outcome.stderr
+    assert not any(entry["dropped"] for entry in outcome.report["round_log"])
+
+
 def test_a_model_that_cannot_be_stacked_says_so_and_trains_as_without(cli, tmp_path):
     (tmp_path / "own_dropping.py").write_text(OWN.format(name="Dropping", layers="nn.Dropout(0.2)", bad="False"))
     arguments = [*ARGUMENTS, *settings("task.name=own_dropping:Dropping", "task.model=")]
