@@ -21,7 +21,6 @@ from flwr.clientapp.typing import ClientAppCallable
 import fedtrain
 from fedtrain.clientapp.context import ClientContext, context_of, folder_of_all, open_endpoint, share_context
 from fedtrain.clientapp.policy import checked_plan, reserve_run
-from fedtrain.engine.together import meet
 from fedtrain.errors import (
     BudgetError,
     ClientError,
@@ -88,6 +87,7 @@ def make_client_app(objects: "CallerObjects | None" = None) -> ClientApp:
     def handle_training(message: Message, context: Context) -> Message:
         """Train for one round."""
         from fedtrain.clientapp.training import train
+        from fedtrain.engine.together import meet
 
         client = context_of(context)
         # A task may hold what belongs to one thread, as a connection to SQLite does: it is made in that which trains.
