@@ -132,6 +132,7 @@ CONTRACTS = {
     },
     "flwr.proto.node_pb2": {"NodeInfo": has_fields("node_id", "public_key", "status")},
     "flwr.serverapp.server_app": {"LoadServerAppError": is_error},
+    "flwr.serverapp.strategy.strategy_utils": {"aggregate_arrayrecords": called([], "num-examples")},
     "flwr.supercore.cli": {"flower_superexec": called()},
     "flwr.supercore.control": {"ControlHttpClient": has("ListNodes", "RegisterNode", "UnregisterNode")},
     "flwr.supercore.corestate.in_memory_corestate": {"InMemoryCoreState": has("store_fab", "get_fab")},

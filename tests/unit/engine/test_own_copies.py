@@ -61,6 +61,7 @@ import fcntl, json, os, socket, sys, threading, time
 from multiprocessing import forkserver
 from pathlib import Path
 import numpy as np
+import torch
 from flwr.app import Message, RecordDict
 from threadpoolctl import threadpool_info
 from draws import draws
@@ -84,7 +85,11 @@ def blas():
     return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
 
 if __name__ == "__main__":
+    # On some processors torch draws a few Gaussians on several threads, which stay.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     drawn = draws()
+    torch.set_num_threads(threads)
 """
 
 
