@@ -107,7 +107,7 @@ def test_with_the_lines_it_is_protected_on_the_local_engine(at_home, tmp_path):
     assert 0 < float(re.search(r"epsilon (\S+)", stdout)[1]) <= 100
     folder = tmp_path / ".fedtrain" / "protected"
     names = {path.name for path in folder.iterdir()}
-    assert names == {"server", *(f"client-{client}" for client in range(CLIENTS))}
+    assert names == {"server", "rosters", *(f"client-{client}" for client in range(CLIENTS))}
     assert (folder / "server" / "participations.json").exists()
     assert not list(folder.glob("client-*/sessions/*/*/secret"))
 
