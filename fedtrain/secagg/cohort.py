@@ -90,7 +90,7 @@ class Announcements:
         if client is None:
             raise TransportError(f"an announcement is signed with key {envelope.key_id[:16]}: not in the roster")
         try:
-            keys = _signed(line, self._roster.clients[client])
+            keys = _signed(envelope, self._roster.clients[client])
         except ForgeryError as error:
             raise TransportError(f"an announcement of client {client} is refused: {error}") from error
         if keys.party != client_name(client):
@@ -99,10 +99,10 @@ class Announcements:
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _signed(line: bytes, public: PublicIdentity) -> SessionKeys:
-    """Return what an identity announced with these very bytes; an error is not remembered.
+def _signed(envelope: SignedEnvelope, public: PublicIdentity) -> SessionKeys:
+    """Return what an identity announced with this very envelope; an error is not remembered.
 
     Raises:
         ForgeryError: as `SessionKeys.verify`.
     """
-    return SessionKeys.verify(SignedEnvelope.from_line(line), public)
+    return SessionKeys.verify(envelope, public)
