@@ -128,10 +128,7 @@ class Aggregation:
 
     def as_sent(self, model: Arrays) -> ArrayRecord:
         """Return a model as it is sent, without writing anew what the strategy wrote."""
-        sent = ArrayRecord()
-        for name, value in model.items():
-            sent[name] = to_array(value)
-        return sent
+        return ArrayRecord({name: to_array(value) for name, value in model.items()})
 
     def _reply(self, model: Arrays, reply: Message) -> Message:
         """Return a reply with what the strategy is shown of its arrays."""
