@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fedtrain.data.sources.base import Place
 from fedtrain.data.types import Columns, DataInfo, Image, Sound, Text
 from fedtrain.errors import DataError
 
@@ -146,11 +147,7 @@ def _table(path: Path, info: DataInfo) -> Unlabelled:
             "the model has columns of categories, and a run without a public schema of them does not say which feature "
             "is which category; give an archive (.npz) with the features in the order of inputs.json"
         )
-    table = _read_table(path, dict.fromkeys(wanted, "float64"))
-
-    def place(row: int) -> str:
-        return f"{path}, row {row + 1}"
-
+    table, place = _read_table(path, dict.fromkeys(wanted, "float64"))
     columns = [numbers(_numeric(table, name, path), column=name, place=place) for name in wanted]
     return Unlabelled(features=np.stack(columns, axis=1), names=_rows(table.num_rows))
 
@@ -181,44 +178,52 @@ def _texts(path: Path, info: DataInfo, column: str | None) -> Unlabelled:
 
     if column is None:
         raise DataError(f"{path} is a table, and the run does not say which column was the text (data.text_column)")
-    table = _read_table(path, {column: "string"})
+    table, place = _read_table(path, {column: "string"})
     values = table[column]
     if not holds_text(values.type):
         raise DataError(f"{path}, column {column!r} has type {named(values.type)}, and the model takes texts")
-
-    def place(row: int) -> str:
-        return f"{path}, row {row + 1}"
-
     texts = plain(values, plain_type(values.type, coded=True), what=f"{path}, column {column!r}")
     features = decode_texts(texts, column=column, place=place, length=info.shape[0])
     return Unlabelled(features=features, names=_rows(table.num_rows))
 
 
-def _read_table(path: Path, wanted: Mapping[str, Literal["float64", "string"]]) -> Any:
+_Kinds = Mapping[str, Literal["float64", "string"]]
+
+
+def _read_table(path: Path, wanted: _Kinds) -> tuple[Any, Place]:
+    """Return columns of a table, a ``pyarrow.Table``, and what names its rows."""
+    table, place = _of_parquet(path, wanted) if path.suffix.lower() == ".parquet" else _of_csv(path, wanted)
+    if not table.num_rows:
+        raise DataError(f"{path} holds no records")
+    return table, place
+
+
+def _of_parquet(path: Path, wanted: _Kinds) -> tuple[Any, Place]:
     import pyarrow as pa  # noqa: PLC0415 - likewise
-    import pyarrow.csv as pc  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     try:
-        if path.suffix.lower() == ".parquet":
-            schema = pq.read_schema(path)
-            _require(path, wanted, schema.names)
-            _refuse_named_numbers(path, wanted, schema)
-            table = pq.read_table(path, columns=list(wanted), partitioning=None)
-        else:
-            # The schema says what a column is, and never what a file seems to hold.
-            options = pc.ConvertOptions(
-                column_types={name: pa.type_for_alias(kind) for name, kind in wanted.items()},
-                # An empty text is a record; a number that is not there is none.
-                strings_can_be_null="string" not in wanted.values(),
-            )
-            table = pc.read_csv(path, convert_options=options)
-            _require(path, wanted, table.column_names)
+        schema = pq.read_schema(path)
+        _require(path, wanted, schema.names)
+        _refuse_named_numbers(path, wanted, schema)
+        table = pq.read_table(path, columns=list(wanted), partitioning=None)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be read as a table: {error}") from error
-    if not table.num_rows:
-        raise DataError(f"{path} holds no records")
-    return table
+    return table, lambda row: f"{path}, row {row}"
+
+
+def _of_csv(path: Path, wanted: _Kinds) -> tuple[Any, Place]:
+    import pyarrow as pa  # noqa: PLC0415 - likewise
+
+    from fedtrain.data.schema import CsvFormat  # noqa: PLC0415
+    from fedtrain.data.sources.delimited import read_delimited  # noqa: PLC0415
+    from fedtrain.data.sources.values import number_values  # noqa: PLC0415
+
+    texts = [name for name, kind in wanted.items() if kind == "string"]
+    table = read_delimited(path, CsvFormat(), names=None, texts=texts, by_schema=False)
+    _require(path, wanted, list(table.columns))
+    columns = {name: table.columns[name] if name in texts else number_values(table, name) for name in wanted}
+    return pa.table(columns), table.place
 
 
 def _refuse_named_numbers(path: Path, wanted: Mapping[str, str], schema: Any) -> None:

@@ -148,14 +148,14 @@ def _require_delimiter(path: Path, delimiter: str) -> None:
 def _csv(path: Path, part: Path, column: str, delimiter: str, counted: _Counted) -> None:
     with _readable(path) as file, _long_values():
         rows = csv.reader(file, delimiter=delimiter, strict=True)
-        names = next(rows, None)
+        names = next(_rows(path, rows), None)
         if not names:
             raise DataError(f"{path} holds no row of names" + (", which is the first line" if names == [] else ""))
         at = _place(path, column, names, hint="" if len(names) > 1 else _delimiter_hint(delimiter))
         with _writable(path, part) as written:
             table = csv.writer(written, delimiter=delimiter, lineterminator="\n")
             table.writerow(names)
-            for row in rows:
+            for row in _rows(path, rows):
                 if not row:  # a blank line stays one
                     table.writerow(row)
                     continue
@@ -165,6 +165,23 @@ def _csv(path: Path, part: Path, column: str, delimiter: str, counted: _Counted)
                     )
                 row[at] = counted.text(row[at]) or ""
                 table.writerow(row)
+
+
+def _rows(path: Path, reader: Any) -> Iterator[list[str]]:
+    """Give each row of a reader of `csv`.
+
+    Raises:
+        DataError: one cannot be read; it says in which line it begins.
+    """
+    line = reader.line_num + 1
+    try:
+        for row in reader:
+            yield row
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, line {line}: cannot be read as CSV: {error}; a quote within a value is to be written twice"
+        ) from error
 
 
 def _parquet(path: Path, part: Path, column: str, counted: _Counted) -> None:
@@ -229,10 +246,21 @@ def _readable(path: Path) -> Iterator[TextIO]:
     try:
         with file:
             yield file
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8: {error}") from error
-    except csv.Error as error:
-        raise DataError(f"{path}: cannot be read as CSV: {error}") from error
+    except UnicodeDecodeError:
+        raise _not_utf8(path) from None  # the error quotes the text
+
+
+def _not_utf8(path: Path) -> DataError:
+    """Return an error that names the first line with a byte that is not UTF-8."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return DataError(
+                    f"{path}, line {number} has a byte that is not UTF-8 (0x{line[error.start]:02x}); save it as UTF-8"
+                )
+    return DataError(f"{path} is not UTF-8; save it as UTF-8")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +30,7 @@ from fedtrain.errors import DataError
 _LINE_BREAK: Final = re.compile(rb"\r\n|\r|\n")
 _OTHER_ENCODINGS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _SHOWN: Final = 80
+_DELIMITERS: Final = (",", ";", "\t", "|")
 _BLOCK: Final = 1 << 26
 """Bytes that pyarrow parses together; no row may be longer. By default it is 1 MiB, and texts are longer."""
 
@@ -47,13 +48,17 @@ def decode_csv(data: Data) -> Decoded:
     return decode_by_schema(data, partial(files_of, suffix=".csv"), read)
 
 
-def read_delimited(file: Path, form: CsvFormat, *, names: Sequence[str] | None) -> Table:
+def read_delimited(
+    file: Path, form: CsvFormat, *, names: Sequence[str] | None, texts: Collection[str] = (), by_schema: bool = True
+) -> Table:
     """Read a CSV file as text, spaces around each value and each name removed.
 
     Args:
         file: the file.
         form: how it is written.
         names: the names of its columns; ``None`` if its first row has them, none at all to number them.
+        texts: the columns whose values stay as they are: with their spaces, and none of them missing.
+        by_schema: whether a schema file says how it is written, where a person can change that.
 
     Raises:
         DataError: the file cannot be read, is empty, is not UTF-8, or has a row of another length, a quote that is not
@@ -94,11 +99,12 @@ def read_delimited(file: Path, form: CsvFormat, *, names: Sequence[str] | None) 
         line = _line(data, form, row.number - 1) + passed
         raise DataError(
             f"{file}, line {line}: {row.actual_columns} values, and {row.expected_columns} are expected: "
-            f"{row.text[:_SHOWN]!r}; a value that holds {form.delimiter!r} is to be in quotes, and delimiter = "
-            f"{form.delimiter!r} in [csv] of the schema file is to be that of the file"
+            f"{row.text[:_SHOWN]!r}; a value that holds {form.delimiter!r} is to be in quotes"
+            f"{_also(form, by_schema=by_schema)}"
         ) from error
     _require_closed_quotes(file, data, form, passed)
     found = [name.strip() for name in read.column_names]
+    _require_delimiter(file, found, form, by_schema=by_schema)
     if twice := [name for name, count in Counter(found).items() if count > 1]:
         raise DataError(
             f"{file}: more than one column is named {some([repr(name) for name in twice])}, and a name cannot tell "
@@ -108,8 +114,37 @@ def read_delimited(file: Path, form: CsvFormat, *, names: Sequence[str] | None) 
     def place(row: int) -> str:
         return f"{file}, line {_line(data, form, row + (names is None)) + passed}"
 
-    columns = {name: _trimmed(values, name, form, place) for name, values in zip(found, read.columns, strict=True)}
-    return Table(columns=columns, rows=read.num_rows, name=str(file), place=place, decimal=form.decimal)
+    columns = {
+        name: values if name in texts else _trimmed(values, name, form, place)
+        for name, values in zip(found, read.columns, strict=True)
+    }
+    return Table(
+        columns=columns, rows=read.num_rows, name=str(file), place=place, decimal=form.decimal, by_schema=by_schema
+    )
+
+
+def _require_delimiter(file: Path, names: Sequence[str], form: CsvFormat, *, by_schema: bool) -> None:
+    """Refuse a file of one column whose name has another delimiter in it.
+
+    Raises:
+        DataError: it has.
+    """
+    other = next((sign for sign in _DELIMITERS if sign != form.delimiter and sign in names[0]), None)
+    if len(names) > 1 or other is None:
+        return
+    remedy = f"write the file with {form.delimiter!r}"
+    if by_schema:
+        remedy = f"say so: delimiter = {other!r} in [csv] of the schema file, --delimiter of a command"
+    raise DataError(
+        f"{file}: with {form.delimiter!r} between values it has one column, {names[0][:_SHOWN]!r}; if {other!r} is "
+        f"between them, {remedy}"
+    )
+
+
+def _also(form: CsvFormat, *, by_schema: bool) -> str:
+    if not by_schema:
+        return ""
+    return f", and delimiter = {form.delimiter!r} in [csv] of the schema file is to be that of the file"
 
 
 def _content(file: Path, form: CsvFormat) -> tuple[bytes, int]:

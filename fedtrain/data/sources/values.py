@@ -56,6 +56,7 @@ class Table:
         name: the file.
         place: names a record.
         decimal: between the whole and the fraction of a number that is text.
+        by_schema: whether a schema file says how the file is written.
     """
 
     columns: Mapping[str, Any]
@@ -63,6 +64,7 @@ class Table:
     name: str
     place: Place
     decimal: str = "."
+    by_schema: bool = True
 
 
 ABSENT: Final = -1
@@ -157,6 +159,8 @@ class Values:
 
     def _hint(self, row: int) -> str:
         text, decimal = str(self._held[row].as_py()), self.table.decimal
+        if not self.table.by_schema:
+            return f"; a number is written with {decimal!r} before its fraction, and without signs between thousands"
         other = "," if decimal == "." else "."
         if other in text:
             return f'; with decimal = "{decimal}" in [csv] of the schema file it would have to be written otherwise'
@@ -224,6 +228,16 @@ class Values:
                 f"{some([repr(value) for value in values])}"
             )
         return np.array([*numbers, ABSENT], dtype=np.int64)[codes]
+
+
+def number_values(table: Table, column: str) -> Any:
+    """Return a column of numbers that are text as float64, a ``pyarrow.ChunkedArray``; a missing one is null.
+
+    Raises:
+        DataError: one is no number.
+    """
+    found, absent = Values(table=table, column=column, counts=Counter()).numbers()
+    return pa.chunked_array([pa.array(found, pa.float64(), mask=absent)])
 
 
 _SHOWN: Final = 60

@@ -35,6 +35,24 @@ def test_arrays_are_read_as_training_arrays_are(tmp_path):
     assert rows.features.tolist() == [[1, 2], [3, 4]]
 
 
+def test_no_record_is_lost_to_a_quote_that_is_not_closed(tmp_path):
+    (tmp_path / "a.csv").write_text('id,note\n1,"a\n2,b\n3,c\n')
+    with pytest.raises(DataError, match=r"line 2: a quote .* is not closed"):
+        read_unlabelled(tmp_path / "a.csv", TEXTS, text_column="note")
+
+
+def test_a_text_is_read_as_it_stands_with_its_spaces_quotes_and_words_for_what_is_missing(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b'id, note\r\n1," ""a"""\r\n2,NA\r\n3,"a\nb"\r\n')
+    found = read_unlabelled(tmp_path / "a.csv", TEXTS, text_column="note")
+    assert [row.tobytes().rstrip(bytes(1)) for row in found.features] == [b' "a"', b"NA", b"a\nb"]
+
+
+def test_a_row_of_a_parquet_file_is_named_as_the_predictions_name_it(tmp_path):
+    pq.write_table(pa.table({"age": [1.0, None], "dose": [1.0, 2.0]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="row 1, column 'age': the value is missing"):
+        read_unlabelled(tmp_path / "a.parquet", TABLE)
+
+
 def test_columns_are_taken_by_their_names_and_others_are_left(tmp_path):
     (tmp_path / "a.csv").write_text("dose,name,age\n0.5,x,40\n1e2,y,41\n")
     found = read_unlabelled(tmp_path / "a.csv", TABLE)
@@ -109,12 +127,23 @@ def parquet(**columns):
     ("name", "content", "info", "message"),
     [
         ("a.csv", b"age,weight\n1,2\n", TABLE, "has no column 'dose', which the model takes; it has: age, weight"),
-        ("a.csv", b"age,dose\n1,\n", TABLE, "row 1, column 'dose': the value is missing"),
-        ("a.csv", b"age,dose\n1,two\n", TABLE, "cannot be read as a table of numbers: .*dose.*two|two"),
-        ("a.csv", b"age,dose\n1,inf\n", TABLE, "row 1, column 'dose': inf is not a finite"),
+        ("a.csv", b"age,dose\n1,\n", TABLE, r"a\.csv, line 2, column 'dose': the value is missing"),
+        ("a.csv", b"age,dose\n1,two\n", TABLE, r"a\.csv, line 2, column 'dose': 'two' is no number; a number is"),
+        ("a.csv", b'age,dose\n1,"2,5"\n', TABLE, r"a\.csv, line 2, column 'dose': '2,5' is no number"),
+        ("a.csv", b"age,dose\n1,0x10\n", TABLE, r"a\.csv, line 2, column 'dose': '0x10' is no number"),
+        ("a.csv", b"age,dose\n1,1e300\n", TABLE, r"a\.csv, line 2, column 'dose': 1e\+300 is not a finite"),
+        ("a.csv", b'age,dose,on\n1,2,"x\n3,4,y\n5,6,z\n', TABLE, r'a\.csv, line 2: a quote \("\) is not closed'),
+        (
+            "a.csv",
+            b"age,dose\n1,2\n3\n",
+            TABLE,
+            r"a\.csv, line 3: 1 values, and 2 are expected: '3'; a value .* quotes$",
+        ),
+        ("a.csv", "age,dose,ö\n1,2,3\n".encode("latin-1"), TABLE, r"a\.csv, line 1 has a byte that is not UTF-8"),
+        ("a.csv", b"age;dose\n1;2\n", TABLE, "it has one column, 'age;dose'; if ';' is between them, write the file"),
         ("a.csv", b"age,dose\n", TABLE, "holds no records"),
         ("a.csv", b"age,dose,age\n1,2,3\n", TABLE, "more than one column is named 'age'"),
-        ("a.csv", b"", TABLE, "cannot be read as a table"),
+        ("a.csv", b"", TABLE, "is empty: it has neither"),
         ("a.csv", b"age,dose\n1,2\n", NAMELESS, "whose columns have no names; give an archive"),
         ("a.csv", b"age,sex\n1,2\n", CATEGORIES, "has columns of categories"),
         (

@@ -162,8 +162,11 @@ def refused(tmp_path, name, content, message, error=DataError, out=None, **setti
         ("in.csv", b"text,text\na,b\n", "2 columns are named 'text'"),
         ("in.csv", b"id,text\n1\n", "line 2: 1 values, and there are 2 columns"),
         ("in.csv", b"id,text\n1,a,b\n", "line 2: 3 values, and there are 2 columns"),
-        ("in.csv", b'id,text\n1,"open\n', "cannot be read as CSV"),
-        ("in.csv", "id,text\n1,grün\n".encode("latin-1"), "is not UTF-8"),
+        ("in.csv", b'id,text\n1,"open\n', "line 2: cannot be read as CSV"),
+        ("in.csv", b'id,text\n1,"a\nb"\n2,"open\n3,a\n', "line 4: cannot be read as CSV"),
+        ("in.csv", b'id,text\n1,"a"b\n', "line 2: cannot be read as CSV"),
+        ("in.csv", "id,text\n1,grün\n".encode("latin-1"), r"line 2 has a byte that is not UTF-8 \(0xfc\); save"),
+        ("in.csv", "id,text\n1,a\n".encode("utf-16"), r"line 1 has a byte that is not UTF-8 \(0xff\)"),
         ("in.csv", b"", "holds no row of names$"),
         ("in.csv", b"\nid,text\n1,a\n", "holds no row of names, which is the first line"),
         (
