@@ -36,16 +36,20 @@ class Data(Section):
     schema_file: FilePath | None = Field(
         None,
         description="csv, parquet: the public schema file of the table, which says what each column means; required "
-        "for csv",
+        "for csv whose rows are no texts and no paths of images or sounds",
     )
     schema_digest: Digest | None = Field(
         None,
         description="digest of the schema file, as reports and fedtrain client data have it: with another one nothing "
         "is trained; required in a deployment",
     )
-    image_column: str | None = Field(None, description="column of the image; default: the first image column")
+    image_column: str | None = Field(
+        None, description="column of the image, in csv of its path; default: the first image column"
+    )
     audio_column: str | None = Field(
-        None, description="column of the sound, where sample_rate is set; default: the first column of files"
+        None,
+        description="column of the sound, in csv of its path, where sample_rate is set; default: the first column of "
+        "files",
     )
     sample_rate: Annotated[int, Field(ge=1, le=768_000)] | None = Field(
         None, description="records are sounds, of so many samples a second; a file of another rate is refused"
@@ -127,10 +131,7 @@ class Data(Section):
         """Refuse what a schema file says otherwise, or does not go with."""
         if self.schema_file is None:
             if self.source == "csv":
-                raise ValueError(
-                    'schema_file is not set, and source = "csv" needs it: it says what each column means. '
-                    "fedtrain data schema FILE drafts one"
-                )
+                self._check_listed()
             if self.schema_digest is not None:
                 raise ValueError("schema_digest is set, and schema_file is not; set both or neither")
             return
@@ -145,6 +146,21 @@ class Data(Section):
         if self.target == "labels":
             raise ValueError('target = "labels" has no column in a schema file; allowed: "class", "number"')
 
+    def _check_listed(self) -> None:
+        """Refuse CSV files without a schema file whose rows are no texts and no paths."""
+        if self.feature_columns is not None or (self.image_column, self.audio_column, self.text_column) == (None,) * 3:
+            raise ValueError(
+                'schema_file is not set, and source = "csv" needs it for a table: it says what each column means. '
+                "fedtrain data schema FILE drafts one. For rows that are texts set text_column, for paths of images "
+                "image_column, for paths of sounds sample_rate and audio_column"
+            )
+        if self.sample_rate is not None and self.audio_column is None:
+            raise ValueError("audio_column is not set, and in a CSV file nothing but a name tells the column of paths")
+        if self.target == "labels" and self.label_columns is None:
+            raise ValueError(
+                'label_columns is not set: target = "labels" in a CSV file is a column of yes and no for each label'
+            )
+
     def _check_sound(self) -> None:
         """Refuse what does not say what a sound is, or says it of records that are none."""
         if self.sample_rate is None:
@@ -158,10 +174,10 @@ class Data(Section):
             if given := [name for name, is_set in needs.items() if is_set]:
                 raise ValueError(f"{given[0]} is for sounds, and sample_rate, which makes records sounds, is not set")
             return
-        if self.source not in {"parquet", "sounds", "hub"}:
+        if self.source not in {"parquet", "csv", "sounds", "hub"}:
             raise ValueError(
                 f'sample_rate makes records sounds, and source = "{self.source}" reads none; allowed: "parquet", '
-                '"sounds", "hub"'
+                '"csv", "sounds", "hub"'
             )
         others = ("image_column", "text_column", "feature_columns", "schema_file")
         if given := [name for name in others if getattr(self, name) is not None]:
@@ -195,10 +211,10 @@ class Data(Section):
 
     def _check_text(self) -> None:
         """Refuse what a target that is the text itself does not go with."""
-        if self.source not in {"parquet", "hub", "object"}:
+        if self.source not in {"parquet", "csv", "hub", "object"}:
             raise ValueError(
                 f'target = "text" is for records that are texts, and source = "{self.source}" reads none; allowed: '
-                '"parquet", "hub"'
+                '"parquet", "csv", "hub"'
             )
         if self.source != "object" and self.text_column is None:
             raise ValueError('text_column is not set, and target = "text" predicts the tokens of the texts in it')

@@ -13,8 +13,8 @@ import numpy as np
 
 from fedtrain.config import Data
 from fedtrain.data.schema import read_schema
-from fedtrain.data.sources import source_of
-from fedtrain.data.sources.base import path_of
+from fedtrain.data.sources.base import Place, path_of
+from fedtrain.data.sources.kinds import files_of
 from fedtrain.data.types import Split
 from fedtrain.errors import DataError
 
@@ -35,9 +35,9 @@ def with_groups(split: Split, data: Data, *, path: str) -> tuple[Split, tuple[st
     """
     if data.group_column is None:
         return split, ()
-    alone = data.model_copy(update={"path": path, "test_path": None, "schema_file": None})
-    files = source_of(data.source).files(alone)
-    values = [value for file in files for value in _values(file, data, data.group_column)]
+    values = [
+        value for file in files_of(path, suffix=f".{data.source}") for value in _values(file, data, data.group_column)
+    ]
     if len(values) != len(split):
         raise DataError(f"{path}: {len(values):,} rows have a group, and {len(split):,} records were read")
     names = sorted(set(values))
@@ -55,43 +55,52 @@ def renumbered(split: Split, names: Sequence[str]) -> tuple[Split, tuple[str, ..
 
 
 def _values(file: Path, data: Data, column: str) -> list[str]:
-    found = _by_schema(file, data, column) if data.schema_file is not None else _of_parquet(file, column)
+    by_rows = data.schema_file is None and data.source == "parquet"
+    found, place = _of_parquet(file, column) if by_rows else _of_table(file, data, column)
     names: list[str | None] = _texts(file, column, found).to_pylist()
     for row, name in enumerate(names):
         if not name:
             raise DataError(
-                f'{file}, row {row}: there is no value in data.group_column = "{column}"; write one for each record, '
+                f'{place(row)}: there is no value in data.group_column = "{column}"; write one for each record, '
                 'such as "unknown"'
             )
         if len(name) > LONGEST:
             raise DataError(
-                f'{file}, row {row}: data.group_column = "{column}" has a value of {len(name):,} characters, and the '
+                f'{place(row)}: data.group_column = "{column}" has a value of {len(name):,} characters, and the '
                 f"report names groups: a name has at most {LONGEST}"
             )
     return [name for name in names if name]
 
 
-def _by_schema(file: Path, data: Data, column: str) -> Any:
+def _of_table(file: Path, data: Data, column: str) -> tuple[Any, Place]:
     from fedtrain.data.sources.delimited import read_delimited  # noqa: PLC0415 - pyarrow takes a second to import
+    from fedtrain.data.sources.listed import read_listed  # noqa: PLC0415
     from fedtrain.data.sources.parquet import read_table  # noqa: PLC0415
     from fedtrain.data.sources.values import without_missing  # noqa: PLC0415
 
-    schema = read_schema(path_of(str(data.schema_file)))
+    if data.schema_file is None:
+        table = read_listed(file)
+        _require(file, column, list(table.columns))
+        return table.columns[column], table.place
+    schema = read_schema(path_of(data.schema_file))
     if file.suffix == ".parquet":
         table = read_table(file, {column, *schema.columns}, schema.csv)
     else:
         table = read_delimited(file, schema.csv, names=None if schema.csv.header else tuple(schema.columns))
     _require(file, column, list(table.columns))
     values = table.columns[column]
-    return values if file.suffix == ".parquet" else without_missing(values, schema.csv.missing)
+    return values if file.suffix == ".parquet" else without_missing(values, schema.csv.missing), table.place
 
 
-def _of_parquet(file: Path, column: str) -> Any:
+def _of_parquet(file: Path, column: str) -> tuple[Any, Place]:
     import pyarrow as pa  # noqa: PLC0415 - takes a second to import
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     from fedtrain.data.sources.parquet import layouts_of  # noqa: PLC0415
     from fedtrain.data.sources.plain import plain, plain_type  # noqa: PLC0415
+
+    def place(row: int) -> str:
+        return f"{file}, row {row}"
 
     layout = layouts_of((file,))[file]
     _require(file, column, layout.schema.names)
@@ -102,12 +111,11 @@ def _of_parquet(file: Path, column: str) -> Any:
     values = plain(values, plain_type(values.type), what=f"{file}, column {column!r}")
     names = layout.class_names.get(column)
     if names is None or not pa.types.is_integer(values.type):
-        return values
+        return values, place
     known = dict(enumerate(names))
     # A number that has no name stays one.
-    return pa.chunked_array(
-        [[known.get(value, value and str(value)) for value in values.to_pylist()]], pa.large_string()
-    )
+    found = [[known.get(value, value and str(value)) for value in values.to_pylist()]]
+    return pa.chunked_array(found, pa.large_string()), place
 
 
 def _texts(file: Path, column: str, values: Any) -> Any:

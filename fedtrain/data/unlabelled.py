@@ -215,12 +215,11 @@ def _of_parquet(path: Path, wanted: _Kinds) -> tuple[Any, Place]:
 def _of_csv(path: Path, wanted: _Kinds) -> tuple[Any, Place]:
     import pyarrow as pa  # noqa: PLC0415 - likewise
 
-    from fedtrain.data.schema import CsvFormat  # noqa: PLC0415
-    from fedtrain.data.sources.delimited import read_delimited  # noqa: PLC0415
+    from fedtrain.data.sources.listed import read_listed  # noqa: PLC0415
     from fedtrain.data.sources.values import number_values  # noqa: PLC0415
 
     texts = [name for name, kind in wanted.items() if kind == "string"]
-    table = read_delimited(path, CsvFormat(), names=None, texts=texts, by_schema=False)
+    table = read_listed(path, texts)
     _require(path, wanted, list(table.columns))
     columns = {name: table.columns[name] if name in texts else number_values(table, name) for name in wanted}
     return pa.table(columns), table.place

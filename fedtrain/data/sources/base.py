@@ -64,7 +64,9 @@ class Source(ABC):
 
     @abstractmethod
     def files(self, data: Data) -> tuple[Path, ...]:
-        """Return every file whose content the decoded records depend on, training files first, without opening any.
+        """Return every file whose content the decoded records depend on, training files first.
+
+        None is opened but those that name others.
 
         Raises:
             DataError: a file or folder is missing.

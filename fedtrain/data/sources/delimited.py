@@ -111,8 +111,12 @@ def read_delimited(
             "which is meant; give each column a name of its own"
         )
 
+    starts: list[int] = []
+
     def place(row: int) -> str:
-        return f"{file}, line {_line(data, form, row + (names is None)) + passed}"
+        if not starts:
+            starts.extend(start for start, _ in _rows(data, form))
+        return f"{file}, line {starts[min(row + (names is None), len(starts) - 1)] + passed}"
 
     columns = {
         name: values if name in texts else _trimmed(values, name, form, place)

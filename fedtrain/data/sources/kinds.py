@@ -64,16 +64,25 @@ class Parquet(_Named):
 
 
 class Csv(_Named):
-    """CSV files, whose columns mean what a schema file says."""
+    """CSV files: tables whose columns mean what a schema file says, or texts, or paths of images or sounds."""
 
     kind = "csv"
 
     def files(self, data: Data) -> tuple[Path, ...]:
-        """Return the files, and the schema file."""
-        return (*(file for path in self._paths(data) for file in files_of(path, suffix=".csv")), *_schema(data))
+        """Return the files, and the schema file or what the files name, for which they are read."""
+        found = tuple(file for path in self._paths(data) for file in files_of(path, suffix=".csv"))
+        if data.schema_file is not None or data.text_column is not None:
+            return (*found, *_schema(data))
+        from fedtrain.data.sources.listed import listed_files
+
+        return (*found, *listed_files(data))
 
     def decode(self, data: Data) -> Decoded:
-        """See `fedtrain.data.sources.delimited.decode_csv`."""
+        """See `fedtrain.data.sources.delimited.decode_csv` and `fedtrain.data.sources.listed.decode_listed`."""
+        if data.schema_file is None:
+            from fedtrain.data.sources.listed import decode_listed
+
+            return decode_listed(data)
         from fedtrain.data.sources.delimited import decode_csv
 
         return decode_csv(data)

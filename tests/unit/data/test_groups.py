@@ -155,7 +155,7 @@ def test_a_missing_word_of_the_schema_is_no_group(tmp_path):
     (tmp_path / "schema.toml").write_text(SCHEMA)
     (tmp_path / "people.csv").write_text("age,site,outcome\n1,a,well\n2,?,ill\n")
     fields = {"source": "csv", "path": str(tmp_path / "people.csv"), "test_fraction": 0.5}
-    with pytest.raises(DataError, match="row 1: there is no value"):
+    with pytest.raises(DataError, match=r"people\.csv, line 3: there is no value"):
         open_store(section(tmp_path, schema_file=str(tmp_path / "schema.toml"), **fields), seed=0)
 
 
