@@ -49,10 +49,11 @@ class _Worker:
         return next(slot for slot in range(SLOTS) if slot not in taken)
 
     def drop(self, request: Request) -> None:
-        """Forget a request that is answered."""
+        """Forget a request that is answered. After the last one of a group the worker reads on in its pipe."""
         for group in self.groups:
             if request in group.requests:
                 group.requests.remove(request)
+                self.stale &= bool(group.requests)
         self.groups = [group for group in self.groups if group.requests]
 
 
@@ -192,7 +193,6 @@ class Pool:
     def _answer(self, worker: _Worker, frame: Reply | Failure) -> None:
         request = next(request for request in worker.requests if request.ticket == frame.ticket)
         self._fruitless_ends = 0
-        worker.stale = False
         if isinstance(frame, Reply):
             try:
                 reply = read_reply(self._directories, worker.process.index, request, frame)

@@ -3,6 +3,7 @@ import threading
 import pytest
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedtrain.engine.pool import _Worker
 from fedtrain.engine.requests import Arena, Group, Region, Request, Tally, grouped
 from fedtrain.engine.together import meet, together
 
@@ -115,3 +116,14 @@ def test_groups_are_neighbours_and_of_nearly_equal_sizes(count, most, sizes):
 def test_only_what_trains_is_grouped_and_no_node_twice():
     asked = [request(0), request(1, "train.more"), request(1), request(2), request(3, "query"), request(4, "query")]
     assert nodes(grouped(asked, 8)) == [[0, 1], [1, 2], [3], [4]]
+
+
+def test_what_was_taken_back_is_in_the_pipe_until_the_last_of_a_group_is_answered():
+    """The worker reads its pipe between groups: until then no third group may come into it."""
+    first, second, next_one = (request(node) for node in (0, 1, 2))
+    worker = _Worker(process=None, stale=True, groups=[Group(requests=[first, second]), Group(requests=[next_one])])
+    worker.drop(first)
+    assert worker.stale
+    worker.drop(second)
+    assert not worker.stale
+    assert worker.requests == [next_one]
