@@ -43,7 +43,7 @@ from fedtrain.report import (
 )
 from fedtrain.report.claim import coarse, derive_claim, no_claim, site_names
 from fedtrain.report.evaluation import LARGE
-from fedtrain.serverapp import run_warnings
+from fedtrain.serverapp import result_warnings
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.checkpoint import RunState
 from fedtrain.serverapp.preparation import Preparation
@@ -127,10 +127,10 @@ def build_report(
         reason=reason,
         warnings=(
             *preparation.warnings,
-            *run_warnings.of_rounds(log, owners),
-            *run_warnings.of_unheard({} if trail is None else trail.unheard, owners),
-            *run_warnings.of_results(evaluations, info.classes),
-            *filter(None, [run_warnings.of_sample(sample, experiment.privacy.mode)]),
+            *result_warnings.of_rounds(log, owners),
+            *result_warnings.of_unheard({} if trail is None else trail.unheard, owners),
+            *result_warnings.of_results(evaluations, info.classes),
+            *filter(None, [result_warnings.of_sample(sample, experiment.privacy.mode)]),
         ),
         rounds=state.round_number,
         planned_rounds=experiment.federation.rounds,

@@ -35,7 +35,7 @@ from fedtrain.report import Evaluation, ModelFile, Report, best_of
 from fedtrain.report.evaluation import kept, not_finite, slim
 from fedtrain.report.inputs import Inputs, inputs_of
 from fedtrain.report.numbers import short
-from fedtrain.serverapp import run_warnings
+from fedtrain.serverapp import result_warnings
 from fedtrain.serverapp.audit_trail import AuditTrail
 from fedtrain.serverapp.channel import Channel, Transport, checked_summing
 from fedtrain.serverapp.checkpoint import RunState
@@ -316,7 +316,7 @@ class RunInProgress:
         metrics = self._preparation.metrics
         latest, before = evaluations[-1], evaluations[-2:-1]
         if not_finite(latest, metrics) and not any(not_finite(evaluation, metrics) for evaluation in before):
-            self._events.emit(Notice(text=f"warning: {run_warnings.of_loss([latest], metrics)}"))
+            self._events.emit(Notice(text=f"warning: {result_warnings.of_loss([latest], metrics)}"))
 
     def _next(self, rounds: Rounds) -> RunState:
         """Run the next round, and tell of each client that answers. A round that is lost is asked again, if so many."""
