@@ -24,7 +24,6 @@ from fedtrain.engine.driver import Driver
 from fedtrain.engine.forking import Template, refuse_copying
 from fedtrain.engine.machine import (
     choose_workers,
-    keep_freed_memory,
     make_room_for_files,
     make_room_for_sockets,
     usable_cores,
@@ -35,6 +34,7 @@ from fedtrain.engine.requests import Request, RequestBuffers, Tally, grouped
 from fedtrain.engine.state import Spool
 from fedtrain.engine.worker import FIRST_NODE_ID, TASK_ID, WorkerSpec
 from fedtrain.errors import UsageError
+from fedtrain.memory import keep_freed_memory
 
 _log = logging.getLogger(__name__)
 

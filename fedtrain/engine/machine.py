@@ -5,15 +5,12 @@ A container shares the machine's processors and memory. The files of its control
 inside of others, and the smallest limit on the way up counts.
 """
 
-import ctypes
-import gc
 import logging
 import os
 import resource
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
@@ -28,14 +25,11 @@ _MACHINE = Path("/")
 # Measured in the demo: the process of the command and the fork server have 0.7 GiB of their own, and a worker 0.2 GiB.
 _MEMORY_BESIDE = 1 << 30  # bytes
 _MEMORY_OF_A_WORKER = 512 << 20  # bytes
-LARGE = 64 << 20
-"""Bytes from which memory is scarcer than the time that it takes to get it anew."""
 _NO_LIMIT = 1 << 60  # bytes: what version 1 writes for no limit is the largest number of pages
 # Pipes, tickets and replies; and what is open beside: libraries, the data, the run's files.
 _FILES_OF_A_WORKER, _FILES_BESIDE = 8, 128
 _LONGEST_SOCKET = 107 - len("/listener-12345678")  # bytes of a folder in which multiprocessing can make a socket
 _SHORT_FOLDERS = ("/tmp", "/dev/shm", "/var/tmp", "/run")  # noqa: S108 - a folder of our own is made there
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,34 +154,6 @@ def make_room_for_files(workers: int) -> None:
             f"{needed}: raise the limit, or name fewer workers"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-
-
-def keep_freed_memory() -> None:
-    """Let the GNU allocator keep some of the memory that is freed, where the process has that allocator.
-
-    Each round frees models and makes new ones. Memory that was given back to the operating system costs several times
-    more to get again than to fill, so up to 64 MiB are kept. These are the largest values to which the allocator
-    would adapt by itself.
-    """
-    with suppress(AttributeError, OSError):  # another allocator
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-        mallopt(_M_TRIM_THRESHOLD, 64 << 20)
-
-
-def give_back_memory() -> None:
-    """Let the GNU allocator give back to the operating system what is freed, between pieces that are in use too."""
-    with suppress(AttributeError, OSError):  # another allocator
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def give_back_models(size: int) -> None:
-    """Search for cycles where models have more than `LARGE` bytes: Flower's records of a message refer to each other.
-
-    Python does so by the number of objects, of which a model has few.
-    """
-    if size > LARGE:
-        gc.collect()
 
 
 def temporary_folder() -> Path:

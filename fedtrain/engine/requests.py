@@ -32,9 +32,9 @@ from fedtrain.engine.codec import (
     pack,
     unpack,
 )
-from fedtrain.engine.machine import LARGE, give_back_models
 from fedtrain.engine.worker import MAPPED, arena_name, slot_name
 from fedtrain.errors import UsageError
+from fedtrain.memory import LARGE, give_back_models
 
 _ALIGNMENT = 64  # bytes, as tensors have it: what is computed of values that are mapped may depend on it
 

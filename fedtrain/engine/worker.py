@@ -45,10 +45,10 @@ from fedtrain.engine.codec import (
 )
 from fedtrain.engine.forking import draw_apart
 from fedtrain.engine.inplace import BytesInFile
-from fedtrain.engine.machine import LARGE, give_back_memory, give_back_models, keep_freed_memory
 from fedtrain.engine.state import StateFiles, decode_state, encode_state
 from fedtrain.engine.together import together
 from fedtrain.errors import FedtrainError
+from fedtrain.memory import LARGE, give_back_memory, give_back_models, keep_freed_memory
 
 FIRST_NODE_ID = 1000
 _LONG = 0.05  # seconds that a message takes after which giving back memory takes no time that counts

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedtrain.engine.machine import give_back_memory
 from fedtrain.errors import RunError, TaskError
+from fedtrain.memory import give_back_memory
 from fedtrain.progress import working
 from fedtrain.report import Evaluation, Group, Groups, Interval, Intervals, OtherGroups, best_of
 from fedtrain.report.evaluation import is_empty

@@ -14,7 +14,6 @@ from flwr.app import Message
 from torch import Tensor
 
 from fedtrain.config.strategies import results_needed, shortage
-from fedtrain.engine.machine import give_back_memory, give_back_models
 from fedtrain.errors import AggregationError, BudgetError, RunError, TaskError, TooFewResultsError
 from fedtrain.flower.client_dp import release_round, release_total
 from fedtrain.flower.collectors import Collected
@@ -23,6 +22,7 @@ from fedtrain.flower.messages.records import to_array, view
 from fedtrain.flower.messages.training import CohortRequest, PrivateTerms, train_settings
 from fedtrain.flower.shares import decoded, sum_of
 from fedtrain.flower.summing import Outcome
+from fedtrain.memory import give_back_memory, give_back_models
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.privacy.noise import RandomSource, open_source

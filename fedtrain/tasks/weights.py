@@ -22,13 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedtrain.errors import TaskError
+from fedtrain.memory import LARGE
 from fedtrain.tasks.public import declare_public, public_names
 from fedtrain.tasks.user_code import made_model
 
 if TYPE_CHECKING:
     from fedtrain.tasks.base import Task
-
-_LARGE = 32 << 20  # bytes from which the allocator takes pages of the system for a tensor alone
 
 
 def build_model(task: "Task") -> nn.Module:
@@ -130,7 +129,7 @@ def drained(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def _is_all_of(weight: Tensor, storage: torch.UntypedStorage) -> bool:
     """Say whether a weight is large, and all that is on its memory."""
-    return weight.device.type == "cpu" and storage.nbytes() == weight.nbytes > _LARGE
+    return weight.device.type == "cpu" and storage.nbytes() == weight.nbytes > LARGE
 
 
 def _loads_all(model: nn.Module) -> bool:

@@ -158,7 +158,7 @@ def train(message, context):
 def test_large_models_stay_in_shared_memory_and_apps_see_the_same(make_grid, messages, keep):
     grid = make_grid(APP, nodes=4, run_config={"keep": keep}, workers=2)
     for number in range(3):
-        size = 17 << 20  # with 4 bytes a number, 68 MB
+        size = 9 << 20  # with 4 bytes a number, 38 MB
         content = {"large": np.full(size, number, np.float32), "read": np.full(300_000, number + 1, np.float32)}
         record = ArrayRecord({name: Array(value) for name, value in content.items()})
         for place, reply in enumerate(grid.send_and_receive(messages(range(4), RecordDict({"m": record})))):

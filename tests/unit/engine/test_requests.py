@@ -6,7 +6,8 @@ import pytest
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedtrain.engine import machine, requests, worker
+from fedtrain import memory
+from fedtrain.engine import requests, worker
 from fedtrain.engine.arena import issue_ticket, write_file
 from fedtrain.engine.codec import CodecError, Place, Reply, Source, Task, encode_message, pack
 from fedtrain.engine.requests import RequestBuffers, read_reply
@@ -78,7 +79,7 @@ def test_messages_of_before_are_gone_where_messages_are_large(tmp_path, monkeypa
         return Message(content, 1000, "train")
 
     buffers, gone = RequestBuffers([tmp_path]), []
-    monkeypatch.setattr(machine, "LARGE", 0 if large else 1 << 20)
+    monkeypatch.setattr(memory, "LARGE", 0 if large else 1 << 20)
     gc.disable()
     try:
         first = message()
@@ -95,7 +96,7 @@ def test_a_worker_keeps_no_large_message(tmp_path, monkeypatch, large):
     """Answer two messages that share their model, and look at what is held between them."""
     content = RecordDict({"r": ArrayRecord([np.arange(4)])})
     asked = RequestBuffers([tmp_path]).add([Message(content, node, "train") for node in (1000, 1001)], timeout=None)
-    for module in (machine, worker):
+    for module in (memory, worker):
         monkeypatch.setattr(module, "LARGE", len(content["r"]["0"].data) - large)
     app, gone = ClientApp(), []
 

@@ -298,7 +298,7 @@ def test_a_saved_model_is_loaded_into_all_names(tmp_path):
 
 @pytest.fixture
 def all_are_large(monkeypatch):
-    monkeypatch.setattr(of_weights, "_LARGE", 0)
+    monkeypatch.setattr(of_weights, "LARGE", 0)
 
 
 def held(model):
@@ -326,7 +326,7 @@ def test_small_weights_and_those_that_numpy_sees_are_not_forgotten(monkeypatch):
     model = build_model(Of(three()))
     before = {name: value.clone() for name, value in weights_of(model).items()}
     forget_weights(model)
-    monkeypatch.setattr(of_weights, "_LARGE", 0)
+    monkeypatch.setattr(of_weights, "LARGE", 0)
     seen = {name: value.numpy() for name, value in weights_of(model).items()}
     forget_weights(model)
     assert all(torch.equal(value, before[name]) for name, value in weights_of(model).items())
