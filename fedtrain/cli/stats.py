@@ -69,6 +69,7 @@ def _found(run: "Run") -> dict[str, Any]:
     """Return the statistics of a run as JSON can hold them."""
     estimates, report = run.statistics(), run.report
     return {
+        "clients": {"summed": len(_summed(run)), "all": report.data.clients},
         "count": asdict(estimates.count),
         "columns": [_as_data(column) for column in estimates.columns],
         "classes": dict(zip(report.data.classes, map(asdict, estimates.classes), strict=True))
@@ -78,6 +79,11 @@ def _found(run: "Run") -> dict[str, Any]:
         "delta": report.privacy.delta,
         "run": str(run.path),
     }
+
+
+def _summed(run: "Run") -> tuple[int, ...]:
+    """Return the clients whose records are in the sum."""
+    return run.report.round_log[0].completed or ()
 
 
 def _scaling(run: "Run") -> str:
@@ -98,7 +104,9 @@ def _show(run: "Run") -> None:
     """Print the statistics of a run, each with the interval of 95 % that its noise leaves."""
     estimates, report = run.statistics(), run.report
     console = Console(width=110)
-    console.print(f"records: {_with_error(estimates.count)}", highlight=False)
+    summed, clients = len(_summed(run)), report.data.clients
+    of = f", those of {summed} of the {clients} clients" if summed < clients else ""
+    console.print(f"records: {_with_error(estimates.count)}{of}", highlight=False)
     table = Table("column", "bounds", "mean", "variance", *(f"{fraction:.0%}" for fraction in _QUANTILES), box=None)
     for column in estimates.columns:
         bounds = f"{column.column.lower:g} to {column.column.upper:g}"

@@ -16,11 +16,11 @@ def check_bounds(what: str, lower: float, upper: float) -> None:
     Raises:
         ConfigError: one is not finite, or they are not in order; it says the arithmetic.
     """
-    if not isfinite(upper - lower):
+    if not isfinite(width := abs(upper - lower)):
         raise ConfigError(
             f"{what} is an unbounded statistic: within {lower:g} to {upper:g}, one record moves its sum by up to "
-            f"{upper - lower:g}, and noise that hides the record has a standard deviation of noise multiplier * "
-            f"{upper - lower:g}; no finite noise does. Give finite bounds that are public: what is known without "
+            f"{width:g}, and noise that hides the record has a standard deviation of noise multiplier * "
+            f"{width:g}; no finite noise does. Give finite bounds that are public: what is known without "
             "looking at the records"
         )
     if not lower < upper:

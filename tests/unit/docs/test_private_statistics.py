@@ -67,6 +67,16 @@ def test_the_statistics_on_the_page_are_released(folder):
     assert_near(printed, "\n".join(shown.splitlines()[:4]))
 
 
+@pytest.mark.usefixtures("folder")
+def test_statistics_of_some_clients_say_so():
+    of_three = [("federation.cohort", 3), ("privacy.colluders", 0), ("output.screen", "none")]
+    settings = [part for name, value in of_three for part in ("--set", f"{name}={value}")]
+    found = json.loads(stats("people.toml", "--out", "runs/some", "--json", *settings))
+    assert found["clients"] == {"summed": 3, "all": 10}
+    assert found["count"]["value"] == pytest.approx(1485, abs=60)
+    assert ", those of 3 of the 10 clients" in stats("runs/some").splitlines()[0]
+
+
 def test_a_table_is_standardised_by_them_on_the_same_ledgers(folder):
     sites = ["--set", "federation.sites=sites"]
     stats("people.toml", "--out", "runs/people", "--set", "output.screen=none", *sites)
