@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtrain.config import Experiment, Privacy
+from fedtrain.errors import PrivacySpecError
 from fedtrain.privacy.clipping import clip_update, difference
 from fedtrain.privacy.events import Event, SampledSkellam
 from fedtrain.privacy.mechanisms import words
@@ -71,12 +72,20 @@ class Distributed(Mechanism):
         """Return the plan of an experiment, whose grid and noise fit in the bits of a coordinate.
 
         Raises:
-            PrivacySpecError: they do not, or the noise does not keep the guarantee.
+            PrivacySpecError: they do not, the noise does not keep the guarantee, or members share masks with some of
+                the others alone.
         """
         spec, noise = self.spec(experiment), experiment.privacy.noise_multiplier
         noise = noise if noise_multiplier is None else noise_multiplier
         shares = spec.shares
         assert shares is not None  # this mechanism makes no other
+        neighbours, others = experiment.transport.secagg.neighbours, shares.members - 1
+        if neighbours not in {None, others}:
+            raise PrivacySpecError(
+                f"transport.secagg.neighbours = {neighbours} is not for shared noise: how many shares a server leaves "
+                f"that lies about who dropped out rests on masks that each member shares with all {others} others; "
+                "leave it unset"
+            )
 
         def event_of(noise: float, steps: int) -> Event:
             return _event(spec, grid_to_account(shares, noise), steps)

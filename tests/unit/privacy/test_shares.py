@@ -157,6 +157,12 @@ def test_a_plan_that_does_not_fit_is_refused():
         plan({"transport.secagg.bits": 12})
 
 
+def test_masks_with_some_of_the_others_alone_are_refused():
+    assert plan({"transport.secagg.neighbours": 9}) == plan({})
+    with pytest.raises(PrivacySpecError, match=r"neighbours = 8 is not for shared noise: .* with all 9 others"):
+        plan({"transport.secagg.neighbours": 8})
+
+
 def test_a_plan_without_shares_has_no_grid_and_one_with_shares_no_gaussian():
     with pytest.raises(PrivacySpecError, match="shares no noise"):
         _ = plan(LOCAL).grid
