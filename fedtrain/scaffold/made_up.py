@@ -3,6 +3,7 @@
 import io
 import wave
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date, timedelta
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 _ROWS = 900
 _MESSAGES = 1800
 _PLACES = ("north", "south", "west")
+_WARDS = ("heart", "kidneys", "lungs")
+_YES: Final = {False: "no", True: "yes"}
 
 _RATE, _SECONDS = 8000, 0.25
 
@@ -50,22 +53,23 @@ _ENDINGS = (
 
 
 def patients() -> bytes:
-    """Return patients of three hospitals, as a Parquet file: three numbers of each, and whether they are ill."""
+    """Return patients of three hospitals, as a CSV file: numbers, a category, a date, and whether they are ill."""
     draw = np.random.default_rng(0)
     hospital = draw.integers(3, size=_ROWS)
     age = draw.integers(20, 90, size=_ROWS)
-    pressure = np.round(draw.normal(110 + 0.35 * age, 14))
-    sugar = np.round(draw.normal(95 + 6 * hospital, 18))
+    pressure = np.round(draw.normal(110 + 0.35 * age, 14)).astype(np.int64)
+    sugar = np.round(draw.normal(95 + 6 * hospital, 18)).astype(np.int64)
+    smoker = [_YES[bool(value)] for value in draw.integers(3, size=_ROWS) == 0]
+    ward = [_WARDS[number] for number in draw.integers(len(_WARDS), size=_ROWS)]
+    days = [date(2024, 1, 1) + timedelta(days=int(number)) for number in draw.integers(730, size=_ROWS)]
     risk = (age - 55) / 18 + (pressure - 130) / 20 + (sugar - 100) / 25 + draw.normal(0, 0.7, size=_ROWS)
-    return _parquet(
-        {
-            "hospital": [_PLACES[number] for number in hospital],
-            "age": age,
-            "pressure": pressure,
-            "sugar": sugar,
-            "ill": [("no", "yes")[int(value > 0)] for value in risk],
-        }
-    )
+    ill = [_YES[value > 0] for value in risk]
+    shown = [
+        str(value) if there else "NA" for value, there in zip(pressure, draw.integers(20, size=_ROWS), strict=True)
+    ]
+    columns = ([_PLACES[number] for number in hospital], age, shown, sugar, smoker, ward, days, ill)
+    lines = [",".join(map(str, row)) for row in zip(*columns, strict=True)]
+    return "\n".join(["hospital,age,pressure,sugar,smoker,ward,admitted,ill", *lines, ""]).encode()
 
 
 def messages() -> bytes:

@@ -20,7 +20,7 @@ KINDS: Final[dict[str, str]] = {
     "image": "images that belong to classes; begins with handwritten digits",
     "text": "texts that belong to classes; begins with made-up messages to three practices",
     "audio": "sounds that belong to classes; begins with made-up machines at three works",
-    "table": "rows of numbers; begins with made-up patients of three hospitals",
+    "table": "rows of a table; begins with made-up patients of three hospitals",
     "custom": "a task of your own, in Python; begins with handwritten digits",
 }
 """Each kind of experiment that can be begun, and what it is of."""
@@ -29,7 +29,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RECORDS: Final[dict[str, tuple[str, Callable[[], bytes]]]] = {
     "text": ("messages.parquet", messages),
     "audio": ("sounds.parquet", machines),
-    "table": ("patients.parquet", patients),
+    "table": ("patients.csv", patients),
 }
 
 

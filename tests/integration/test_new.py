@@ -12,6 +12,10 @@ import pytest
 
 from fedtrain.scaffold import KINDS
 
+PATIENTS = """ward,sugar,age,pressure,smoker,admitted
+heart,170,85,180,yes,2025-03-01
+dreams,60,25,NA,no,2024-12-31
+"""
 NEW = {
     "image": ("new.npy", lambda file: np.save(file, np.full((2, 8, 8), 100, np.uint8))),
     "custom": ("new.npy", lambda file: np.save(file, np.full((2, 8, 8), 100, np.uint8))),
@@ -20,7 +24,7 @@ NEW = {
         lambda file: file.write_text("message\nHi! My invoice is wrong.\nThe pharmacy has no tablets.\n"),
     ),
     "audio": ("new.npy", lambda file: np.save(file, np.zeros((2, 2000), np.float32))),
-    "table": ("new.csv", lambda file: file.write_text("sugar,age,pressure\n170,85,180\n60,25,100\n")),
+    "table": ("new.csv", lambda file: file.write_text(PATIENTS)),
 }
 
 
@@ -40,7 +44,7 @@ def test_what_is_made_runs_and_its_model_predicts_without_the_training_data(cli,
     assert final["accuracy"] > ran.report["evaluation"]["baseline"]["accuracy"]
     assert "warnings" not in ran.report
 
-    for data in app.glob("*.parquet"):
+    for data in (*app.glob("*.parquet"), *app.glob("patients.csv")):
         data.unlink()
     shutil.rmtree(app / "runs" / "first" / "clients")
     name, write = NEW[kind]
@@ -59,13 +63,12 @@ def test_what_is_made_runs_and_its_model_predicts_without_the_training_data(cli,
         assert cli.here("predict", "runs/first", "--data", name, "--out", "out.jsonl", cwd=app).stdout == ""
         lines = (app / "out.jsonl").read_text().splitlines()
         assert json.loads(lines[0])["predicted"] == "yes"
-        (app / name).write_text("sugar,age\n170,85\n")
+        (app / name).write_text(PATIENTS.replace("pressure", "pulse"))
         refused = cli.here("predict", "runs/first", "--data", name, cwd=app)
         assert (refused.status, refused.stdout) == (2, "")
         assert "has no column 'pressure', which the model takes" in refused.stderr
         inputs = json.loads((app / "runs" / "first" / "inputs.json").read_text())
-        assert inputs["columns"] == ["age", "pressure", "sugar"]
-        assert inputs["scaling"]["age"] == [55.0, 20.0]
+        assert inputs["columns"][:4] == ["age", "pressure", "pressure missing", "sugar"]
         assert inputs["names"] == ["no", "yes"]
 
 

@@ -151,10 +151,11 @@ def test_a_researcher_goes_from_pip_install_to_a_prediction_for_a_new_row(instal
     assert found["metrics"]["accuracy"] > found["baseline"]["accuracy"]
     watched = json.loads(walk("watch", "runs/first", "--json", cwd=app))
     assert (watched["state"], watched["done"]) == ("completed", 4)
-    # Whoever has the run folder needs neither the records nor the configuration.
-    (app / "patients.parquet").unlink()
+    # Whoever has the run folder and the public schema file needs neither the records nor the configuration.
+    (app / "patients.csv").unlink()
     (app / "experiment.toml").unlink()
-    (app / "new.csv").write_text("sugar,age,pressure\n170,85,180\n")
+    new = "sugar,age,pressure,smoker,ward,admitted\n170,85,180,yes,heart,2025-03-01\n"
+    (app / "new.csv").write_text(new)
     (row,) = csv.DictReader(walk("predict", "runs/first", "--data", "new.csv", "--quiet", cwd=app).splitlines())
     assert (row["record"], row["predicted"]) == ("0", "yes")
     assert float(row["p(yes)"]) + float(row["p(no)"]) == pytest.approx(1)
