@@ -40,6 +40,10 @@ ALLOWED = {
     'pip install "fedtrain[deid]"',
     # test_private_statistics.py runs it.
     "fedtrain simulate --config digits.toml --out runs/digits",
+    # test_tutorials.py does what the page says, in the folder that it makes.
+    "cd clinic",
+    "fedtrain config check experiment.toml --plan",
+    "fedtrain simulate -c experiment.toml --out runs/first",
     # test_recompute.py runs the program.
     "python recompute.py runs/demo/report.json",
     # test_wheel.py installs and runs the wheel, and audits with it and the packages of the list alone.
