@@ -32,7 +32,7 @@ def _tables() -> tuple[Bytes, NDArray[np.int64]]:
 _POWERS, _LOGARITHMS = _tables()
 PRODUCTS: Bytes = _POWERS[_LOGARITHMS[:, None] + _LOGARITHMS]
 PRODUCTS[0] = PRODUCTS[:, 0] = 0
-_FLAT = PRODUCTS.ravel()
+_TABLES = [row.tobytes() for row in PRODUCTS]
 
 
 def split(secret: bytes, *, threshold: int, holders: int, random: Callable[[int], bytes]) -> list[bytes]:
@@ -48,12 +48,69 @@ def split(secret: bytes, *, threshold: int, holders: int, random: Callable[[int]
     """
     length = len(secret)
     coefficients = np.frombuffer(secret + random((threshold - 1) * length), dtype=np.uint8).reshape(threshold, length)
-    # Horner's rule, for all holders together. A flat table is looked up faster than one of two dimensions.
-    numbers = 256 * np.arange(1, holders + 1)[:, None]
-    shares: Bytes = np.broadcast_to(coefficients[-1], (holders, length))
-    for row in coefficients[-2::-1]:
-        shares = _FLAT.take(numbers + shares) ^ row
-    return [share.tobytes() for share in shares]
+    return [share.tobytes() for share in _everywhere(coefficients, holders.bit_length())[1 : holders + 1]]
+
+
+def _everywhere(coefficients: Bytes, bits: int) -> Bytes:
+    """Return the values of polynomials at 0, 1, ..., 2^bits - 1: uint8, shape (2^bits, length).
+
+    By the additive Fourier transform of Gao and Mateer 2010, "Additive fast Fourier transforms over finite fields",
+    algorithm 2: the numbers below 2^bits are a vector space over GF(2), whose n values take some n log(n) products of a
+    row, and not n for each coefficient.
+
+    Args:
+        coefficients: uint8, shape (degree + 1, length), that of x^0 first; at most 2^bits.
+        bits: at most 8.
+    """
+    # All polynomials of a level at once: shape (coefficients, polynomials, length), and then (places, ...).
+    rows = np.zeros((1 << bits, 1, coefficients.shape[1]), dtype=np.uint8)
+    rows[: len(coefficients), 0] = coefficients
+    levels = _levels(bits)
+    for scales, _ in levels:
+        for row, scale in zip(rows, scales, strict=True):
+            row[:] = _times(scale, row)
+        _expand(rows)
+        rows = np.concatenate([rows[0::2], rows[1::2]], axis=1)
+    for _, places in reversed(levels):
+        half = rows.shape[1] // 2
+        even, odd = rows[:, :half], rows[:, half:]
+        rows = np.empty((2 * len(places), half, coefficients.shape[1]), dtype=np.uint8)
+        for place, low, constant, linear in zip(places, rows, even, odd, strict=False):
+            np.bitwise_xor(constant, _times(place, linear), out=low)
+        np.bitwise_xor(rows[: len(places)], odd, out=rows[len(places) :])
+    return rows[:, 0]
+
+
+def _times(factor: np.uint8, row: Bytes) -> Bytes:
+    """Return a factor times each byte. Python translates bytes faster than numpy, whose indices are words."""
+    return np.frombuffer(row.tobytes().translate(_TABLES[factor]), dtype=np.uint8).reshape(row.shape)
+
+
+def _expand(rows: Bytes) -> None:
+    """Bring polynomials from powers of x to products of x^0 or x^1 with powers of x^2 + x, in place (algorithm 1)."""
+    size = len(rows)
+    while size > 2:  # noqa: PLR2004 - with two coefficients both are the same
+        blocks, quarter = rows.reshape(len(rows) // size, size, *rows.shape[1:]), size // 4
+        blocks[:, 2 * quarter : 3 * quarter] ^= blocks[:, 3 * quarter :]
+        blocks[:, quarter : 2 * quarter] ^= blocks[:, 2 * quarter : 3 * quarter]
+        size //= 2
+
+
+@lru_cache(maxsize=8)
+def _levels(bits: int) -> tuple[tuple[Bytes, Bytes], ...]:
+    """Return for each level what scales the coefficients, and the places of the lower half of the points, scaled."""
+    basis = [1 << bit for bit in range(bits)]
+    levels = []
+    for level in range(bits):
+        last = int(_LOGARITHMS[basis.pop()])
+        scales = _POWERS[last * np.arange(1 << (bits - level)) % _ORDER]
+        others = [int(_POWERS[(_LOGARITHMS[each] - last) % _ORDER]) for each in basis]
+        places = np.zeros(1, dtype=np.uint8)
+        for other in others:
+            places = np.concatenate([places, places ^ np.uint8(other)])
+        levels.append((scales, places))
+        basis = [int(PRODUCTS[other, other]) ^ other for other in others]
+    return tuple(levels)
 
 
 def evaluate(holders: tuple[int, ...], shares: Bytes, at: tuple[int, ...]) -> Bytes:

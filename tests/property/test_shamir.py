@@ -51,6 +51,20 @@ def test_a_share_is_the_value_of_the_polynomial():
 
 
 @settings(max_examples=60, deadline=None)
+@given(data=st.data(), secret=st.binary(max_size=20), holders=st.integers(1, 255))
+def test_shares_are_the_values_by_the_rule_of_horner(data, secret, holders):
+    threshold = data.draw(st.integers(1, holders))
+    shares = split(secret, threshold=threshold, holders=holders, random=stream("shares"))
+    later = stream("shares")((threshold - 1) * len(secret))
+    rows = as_array([secret, *(later[k * len(secret) : (k + 1) * len(secret)] for k in range(threshold - 1))])
+    x = np.arange(1, holders + 1)[:, None]
+    values = np.zeros((holders, len(secret)), dtype=np.uint8)
+    for row in rows[::-1]:
+        values = PRODUCTS[x, values] ^ row
+    np.testing.assert_array_equal(as_array(shares), values)
+
+
+@settings(max_examples=60, deadline=None)
 @given(data=st.data(), secret=st.binary(min_size=1, max_size=40), holders=st.integers(1, 255))
 def test_any_threshold_of_shares_gives_the_secret_back(data, secret, holders):
     threshold = data.draw(st.integers(1, holders))
