@@ -116,6 +116,7 @@ class Client:
         self._minimum = minimum
         self._random = random
         self._begun: tuple[int, Pending, Mapping[int, Announced]] | None = None
+        self._checked: tuple[MaskRequest, Pending, Mapping[int, Announced]] | None = None
         self.state = state
 
     def begin(self, request: MaskRequest) -> Parameters:
@@ -130,6 +131,18 @@ class Client:
         number, parameters = request.round, request.parameters
         if number <= self.state.round:
             raise TransportError(f"round {number} is refused: client {self._client} was in round {self.state.round}")
+        if self._checked is None or self._checked[0] is not request:
+            self._checked = (request, *self._check(request))
+        self._begun = number, *self._checked[1:]
+        return parameters
+
+    def _check(self, request: MaskRequest) -> tuple[Pending, Mapping[int, Announced]]:
+        """Return what a request is about and its cohort, whatever the state is.
+
+        Raises:
+            TransportError: it breaks a rule.
+        """
+        number, parameters = request.round, request.parameters
         cohort = self._announcements.cohort(request.announcements)
         if len(cohort) != parameters.members:
             raise TransportError(f"a cohort of {len(cohort)} is refused: its parameters are for {parameters.members}")
@@ -151,8 +164,7 @@ class Client:
             order=order_seed(run=own.run, session=own.session, number=number, announcements=digests).hex(),
             sharing=(),
         )
-        self._begun = number, pending, cohort
-        return parameters
+        return pending, cohort
 
     def mask(self, vector: NDArray[np.uint32]) -> MaskedVector:
         """Mask the client's vector for the round that was begun, and split the secrets that unmask it.
@@ -220,7 +232,7 @@ class Client:
                 unreadable.append(owner)
                 continue
             own.append(share[:SEED_BYTES])
-            for place, peer in enumerate(graph.neighbours(owner)):
+            for place, peer in enumerate(graph.neighbours(owner) if dropped else ()):
                 if peer in dropped:
                     start = SEED_BYTES + PAIR_BYTES * place
                     pairs.append(share[start : start + PAIR_BYTES])

@@ -83,7 +83,7 @@ class Announcements:
 
     def _open(self, line: bytes) -> Announced:
         try:
-            envelope = SignedEnvelope.from_line(line)
+            envelope = _read(line)
         except ForgeryError as error:
             raise TransportError(f"an announcement of session keys is refused: {error}") from error
         client = self._clients.get(envelope.key_id)
@@ -96,6 +96,16 @@ class Announcements:
         if keys.party != client_name(client):
             raise TransportError(f"client {client} announced keys as {keys.party!r}, and is {client_name(client)!r}")
         return Announced(client=client, keys=keys, digest=envelope.digest)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _read(line: bytes) -> SignedEnvelope:
+    """Return the envelope of a line; an error is not remembered.
+
+    Raises:
+        ForgeryError: as `SignedEnvelope.from_line`.
+    """
+    return SignedEnvelope.from_line(line)
 
 
 @lru_cache(maxsize=_REMEMBERED)

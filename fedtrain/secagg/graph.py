@@ -43,7 +43,9 @@ class Graph:
         self._cohort = tuple(cohort)
         self._reach = neighbours // 2
         self._complete = neighbours == len(cohort) - 1
-        self._circle = sorted(cohort, key=lambda client: sha256(_ORDER + seed + client.to_bytes(8, "big")).digest())
+        # Where all share with all, the order says nothing.
+        arranged = () if self._complete else cohort
+        self._circle = sorted(arranged, key=lambda client: sha256(_ORDER + seed + client.to_bytes(8, "big")).digest())
         self._place = {client: place for place, client in enumerate(self._circle)}
 
     def holders(self, client: int) -> tuple[int, ...]:
