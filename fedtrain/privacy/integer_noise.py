@@ -30,7 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from math import isfinite
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,8 +47,8 @@ _LARGEST = 2.0**34
 _CHUNK = 1 << 14
 # Buckets for a grid step of the standard deviation, and the fewest.
 _BUCKETS, _FEWEST_BITS = 32, 12
-_HALF = 32
-_LOWER_32 = np.uint64((1 << _HALF) - 1)
+# Bits of a threshold beside a magnitude in a word of a shortcut: the most, and the fewest.
+_MOST_BESIDE, _FEWEST_BESIDE = 32, 12
 # Tables that are kept: 16 bytes for a magnitude and 8 for a bucket, 30 MB for a deviation of 2^16.
 _KEPT = 8
 
@@ -130,16 +130,19 @@ class _Table:
     """Thresholds, and for the likely values a shorter way than to search them.
 
     The range of the uniforms is divided into 2^bits equal buckets. ``shortcuts`` has a word for each that begins below
-    ``searched``; none of them has more than one threshold. The word is 2^32 times the magnitude at the bucket's begin,
-    plus 2^32 less the next 32 bits of its threshold, if it has one. So adding the next 32 bits of a uniform carries
-    into the magnitude exactly if they are at least those of the threshold; a sum whose lower half is 0 may be a tie.
+    ``searched``; none of them has more than one threshold. With b bits ``beside`` the magnitude, the word is 2^b times
+    the magnitude at the bucket's begin, plus 2^b less the next b bits of its threshold, if it has one. So adding the
+    next b bits of a uniform carries into the magnitude exactly if they are at least those of the threshold; a sum whose
+    lower b bits are 0 may be a tie. Words are of 32 bits where enough of them are left beside the magnitudes: half of
+    the table is more of it in a core's cache.
     """
 
     upper: NDArray[np.int64]
     lower: NDArray[np.uint64]
-    shortcuts: NDArray[np.uint64]
+    shortcuts: NDArray[np.unsignedinteger[Any]]
     searched: int
     bits: int
+    beside: int
 
 
 @lru_cache(maxsize=_KEPT)
@@ -150,24 +153,32 @@ def _table(kind: Kind, variance: float) -> _Table:
     inside = np.bincount(buckets, minlength=1 << bits)
     crowded = np.flatnonzero(inside > 1)
     searched = int(crowded[0]) if len(crowded) else 1 << bits
-    shortcuts = (np.cumsum(inside) - inside).astype(np.uint64) << np.uint64(_HALF)
-    alone = inside[buckets] == 1
-    following = (upper >> (BITS - 64 - bits - _HALF)).astype(np.uint64) & _LOWER_32
-    shortcuts[buckets[alone]] += np.uint64(1 << _HALF) - following[alone]
-    for array in (upper, lower, shortcuts):
+    begins = (np.cumsum(inside) - inside)[:searched]
+    # A sum may be one more than the magnitude at a bucket's begin.
+    left = 32 - (int(begins[-1]) + 1).bit_length()
+    beside = left if left >= _FEWEST_BESIDE else _MOST_BESIDE
+    shortcuts = begins << beside
+    alone = (inside[buckets] == 1) & (buckets < searched)
+    following = (upper >> (BITS - 64 - bits - beside)) & ((1 << beside) - 1)
+    shortcuts[buckets[alone]] += (1 << beside) - following[alone]
+    width: type[np.unsignedinteger[Any]] = np.uint32 if left >= _FEWEST_BESIDE else np.uint64
+    words = shortcuts.astype(width)
+    for array in (upper, lower, words):
         array.setflags(write=False)
-    return _Table(upper=upper, lower=lower, shortcuts=shortcuts, searched=searched, bits=bits)
+    return _Table(upper=upper, lower=lower, shortcuts=words, searched=searched, bits=bits, beside=beside)
 
 
 def _fill(chunks: Sequence[NDArray[np.int32]], table: _Table, stream: "WordStream") -> None:
     """Fill the chunks: of each word the lowest bit is the sign, and the others are the first 63 bits of the uniform."""
+    kind, beside = table.shortcuts.dtype.type, table.beside
+    lower = kind((1 << beside) - 1)
     for chunk in chunks:
         words = stream.words(len(chunk))
         buckets = (words >> np.uint64(64 - table.bits)).view(np.int64)
-        sums = table.shortcuts.take(buckets)
-        sums += (words >> np.uint64(_HALF - table.bits)) & _LOWER_32
-        rest = np.flatnonzero((buckets >= table.searched) | ((sums & _LOWER_32) == 0))
-        chunk[:] = sums >> np.uint64(_HALF)
+        sums = table.shortcuts.take(buckets, mode="clip")
+        sums += (words >> np.uint64(64 - table.bits - beside)).astype(kind) & lower
+        rest = np.flatnonzero((buckets >= table.searched) | ((sums & lower) == 0))
+        chunk[:] = sums >> kind(beside)
         chunk[rest] = _search((words[rest] >> np.uint64(1)).view(np.int64), table, stream)
         signs = -(words & np.uint64(1)).astype(np.int32)
         np.bitwise_xor(chunk, signs, out=chunk)

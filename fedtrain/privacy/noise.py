@@ -53,6 +53,7 @@ from torch import Tensor
 from fedtrain.seeding import derive_seed, seeded_generator
 
 _WORD = 8
+_ZEROS = memoryview(bytes(1 << 20))
 _LOWER_53 = (1 << 53) - 1
 _LOWER_31 = (1 << 31) - 1
 _HALF_UNIT = 2.0**-31
@@ -263,9 +264,10 @@ class Keystream:
         """Return independent words of 64 uniform bits, uint64 of shape (count,)."""
         if self._cipher is None:
             self._cipher = Cipher(AES256(os.urandom(32)), CTR(bytes(16))).encryptor()
-        stream = bytearray(count * _WORD)
-        self._cipher.update_into(bytes(len(stream)), stream)
-        return np.frombuffer(stream, dtype=np.uint64)
+        words = np.empty(count, dtype=np.uint64)
+        zeros = _ZEROS[: words.nbytes] if words.nbytes <= len(_ZEROS) else bytes(words.nbytes)
+        self._cipher.update_into(zeros, words.view(np.uint8).data)
+        return words
 
     def integers(self, count: int) -> Tensor:
         """Return independent uniform integers in [0, 2^53), int64 of shape (count,): the lower bits of a word each."""

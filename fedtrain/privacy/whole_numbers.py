@@ -53,7 +53,7 @@ def with_share(
     count = sum(value.size for value in values.values())
     grid.check_length(count)
     noise = draw(grid.noise, count, source)
-    if count >= _ENOUGH and not _RATIO[0] <= np.std(noise) / grid.share**0.5 <= _RATIO[1]:
+    if count >= _ENOUGH and not _RATIO[0] <= _deviation(noise) / grid.share**0.5 <= _RATIO[1]:
         raise ClientError("the noise that was drawn does not have the deviation of the plan; nothing is sent")
     sent, start = {}, 0
     for name, value in values.items():
@@ -63,6 +63,12 @@ def with_share(
         sent[name] += noise[start : start + value.size].reshape(value.shape)
         start += value.size
     return sent
+
+
+def _deviation(noise: NDArray[np.int32]) -> float:
+    """Return the standard deviation; numpy's own takes three times as long for whole numbers."""
+    values = noise.astype(np.float64)
+    return float(np.sqrt(max(0.0, (values @ values) / len(values) - values.mean() ** 2)))
 
 
 def mean_of(
