@@ -32,8 +32,21 @@ def test_what_this_process_wrote_is_not_verified_again(filled, verified):
         verified.clear()
         with filled.open() as ledger:
             assert len(ledger.entries) == 5
-        # Of the five lines none; the intent, which is the last of them, each time.
-        assert len(verified) == 1
+        # Of the five lines none, and not the intent, which is the last of them.
+        assert not verified
+
+
+def test_an_intent_that_is_not_the_last_line_is_verified(filled, verified):
+    last = filled.intent.read_bytes()
+    with filled.open() as ledger:
+        earlier = ledger.envelopes[1].line()
+    verified.clear()
+    for intent, times in ((earlier, 1), (last[:-2] + b" \n", 0), (last, 0)):
+        filled.intent.write_bytes(intent)
+        verified.clear()
+        with filled.open() as ledger:
+            assert len(ledger.entries) == 5
+        assert len(verified) == times
 
 
 def test_another_process_begins_with_nothing(filled, verified, monkeypatch):
@@ -151,8 +164,8 @@ def test_others_use_a_ledger_that_is_released_and_what_they_add_is_taken_over(fi
             verified.clear()
             with pytest.raises(LedgerError, match="closed"):
                 filled.reserve(ledger, 5)
-        # The intent, and the line that this process has not verified.
-        assert len(verified) == 1 + elsewhere
+        # The line that this process has not verified, and the intent, which is that line.
+        assert len(verified) == 2 * elsewhere
         assert ledger.entries[-2:] == (mine, theirs)
         ledger.settle(mine, "e" * 64)
         with pytest.raises(LedgerError, match="another process has held"):
