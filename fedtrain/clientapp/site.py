@@ -65,6 +65,19 @@ class Site:
         """
         return self._of(client, self._encoded)
 
+    def inputs_of(self, client: int, records: Records) -> Records:
+        """Return the records of one client as they are trained on, likewise; without an encoder those that are given.
+
+        Args:
+            client: its number.
+            records: what `records` returned: a second copy of them takes as long as a step on them.
+
+        Raises:
+            TaskError: the encoder fails.
+            StorageError: the features cannot be kept.
+        """
+        return records if self.encoder is None else self.inputs(client)
+
     @cached_property
     def _encoded(self) -> Split:
         return encoded(self.train, self.encoder, self.cache, own=self.partitions is None)

@@ -36,6 +36,7 @@ from fedtrain.training.stacked import Part
 from fedtrain.training.steps import seed_layers
 
 if TYPE_CHECKING:
+    from fedtrain.training.preflight import PreflightResult
     from fedtrain.training.private import PrivateTrainer
 
 
@@ -93,10 +94,12 @@ class _Training:
     Attributes:
         work: what the message asks for.
         records: what it is trained on.
+        preflight: how the gradients of single records are had, if the mechanism needs them.
     """
 
     work: Work
     records: Records
+    preflight: "PreflightResult | None"
 
     def plainly(self) -> Arrays:
         """Train without privacy."""
@@ -113,7 +116,8 @@ class _Training:
 
     def gradient_sum(self, plan: PrivacyPlan, source: RandomSource, *, clip_norm: float) -> Arrays:
         """Return the sum of the clipped gradients of a batch, without noise."""
-        work, step = self.work, self._trainer(plan, source).gradient_sum
+        # Nothing of the task ran between the preflight and here.
+        work, step = self.work, self._trainer(plan, source, self.preflight).gradient_sum
         unchecked, client = _UNCHECKED.setdefault(work.site.model, {}), work.client.client
         if left := unchecked.get(client, 0):
             unchecked[client] = left - 1
@@ -141,12 +145,14 @@ class _Training:
         yield self._trainer(plan, source), deepcopy(site.model)
         seed_layers(seed)
 
-    def _trainer(self, plan: PrivacyPlan, source: RandomSource) -> "PrivateTrainer":
+    def _trainer(
+        self, plan: PrivacyPlan, source: RandomSource, result: "PreflightResult | None" = None
+    ) -> "PrivateTrainer":
         from fedtrain.training.preflight import preflight  # noqa: PLC0415 - only where it is needed
         from fedtrain.training.private import PrivateTrainer  # noqa: PLC0415 - likewise
 
         site = self.work.site
-        result = preflight(site.model, site.task, site.info)
+        result = result or preflight(site.model, site.task, site.info)
         config = self.work.client.experiment.training
         return PrivateTrainer(config=config, plan=plan, source=source, preflight=result)
 
@@ -225,11 +231,12 @@ def _train_privately(work: Work, mechanism: Mechanism) -> TrainReply:
     """
     client, request, site = work.client, work.request, work.site
     # On synthetic records, before anything is reserved.
-    check_model(site.model, mechanism.requires, task=site.task, info=site.info)
+    preflight = check_model(site.model, mechanism.requires, task=site.task, info=site.info)
     terms, known = request.required_terms(), request.known
     assert known is not None  # it is read with the terms
     per_round = not mechanism.reserves_run
-    with client.open_ledger(client.dataset_of(site.records(client.client))) as ledger:
+    records = site.records(client.client)
+    with client.open_ledger(client.dataset_of(records)) as ledger:
         if per_round:
             try:
                 plan, reservation = _reserved(ledger, work, terms)
@@ -246,7 +253,8 @@ def _train_privately(work: Work, mechanism: Mechanism) -> TrainReply:
             plan = checked_plan(client.experiment, terms.noise_multiplier)
             reservation = reserved_run(ledger, client, plan, run=terms.run)
         with ledger.released():
-            arrays, metrics = _contributed(work, mechanism, plan, clip_norm=terms.clip_norm)
+            training = _Training(work=work, records=site.inputs_of(client.client, records), preflight=preflight)
+            arrays, metrics = _contributed(training, mechanism, plan, clip_norm=terms.clip_norm)
         nonce = b""
         if per_round:
             nonce = client.nonce(reservation)
@@ -270,13 +278,14 @@ def _reserved(ledger: Ledger, work: Work, terms: PrivateTerms) -> tuple[PrivacyP
 
 
 def _contributed(
-    work: Work, mechanism: Mechanism, plan: PrivacyPlan, *, clip_norm: float
+    training: _Training, mechanism: Mechanism, plan: PrivacyPlan, *, clip_norm: float
 ) -> tuple[ArrayRecord, dict[str, float]]:
     """Return what leaves the client: what the mechanism sends of what is shared, all else as received, and metrics."""
+    work = training.work
     received, shared = work.request.arrays, work.shared
     sent = mechanism.contribute(
         plan,
-        _Training(work=work, records=work.site.inputs(work.client.client)),
+        training,
         {name: array.numpy() for name, array in received.items() if name in shared},
         clip_norm=clip_norm,
         source=open_source(work.client.experiment.privacy.noise, work.settings.seed),

@@ -208,8 +208,7 @@ class PrivateTrainer:
             if checked or self.preflight.way == "loop"
             else SpotCheck(model, task, self.preflight, clip_norm=clip_norm)
         )
-        check = SelfCheck(model, clip_norm=clip_norm, std=self.plan.noise_multiplier * clip_norm)
-        check.done = check.compared = checked
+        check = SelfCheck(model, clip_norm=clip_norm, std=self.plan.noise_multiplier * clip_norm, done=checked)
         with whole_precision(), self._ready(model) as watching:
             yield _Steps(
                 model=model,
@@ -221,7 +220,7 @@ class PrivateTrainer:
                 watching=watching,
                 spot=spot,
                 check=check,
-                weights=Weights(model),
+                weights=Weights(model, values=not checked),
             )
 
     def _clipped_sum(self, steps: "_Steps", *, exact: bool = False) -> list[Tensor]:

@@ -51,22 +51,22 @@ class SelfCheck:
             once.
     """
 
-    def __init__(self, model: nn.Module, *, clip_norm: float, std: float) -> None:
+    def __init__(self, model: nn.Module, *, clip_norm: float, std: float, done: bool = False) -> None:
         """Follow a round.
 
         Args:
             model: what is trained.
             clip_norm: bound on the norm of each record's gradient.
             std: the declared standard deviation of the noise that a step adds.
+            done: whether it rests from the beginning.
         """
         self._parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self._clip_norm = clip_norm
         self._std = std
-        self._received = [value.detach().clone() for value in self._parameters.values()]
+        self._received = [] if done else [value.detach().clone() for value in self._parameters.values()]
         self._expected: list[Tensor] = []
         self._records = 0
-        self.done = False
-        self.compared = False
+        self.done = self.compared = done
 
     def after_clipping(self, records: PerRecord, sums: Sequence[Tensor]) -> None:
         """Compare the sum so far with that of the records' gradients, each scaled down to the clipping norm.

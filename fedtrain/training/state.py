@@ -31,9 +31,9 @@ Kept = dict[str, Any]
 class Weights:
     """Parameters and buffers of a model as they were when this was made, or when they were marked last."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, values: bool = True) -> None:
         self._layers = list(model.named_modules())
-        self.mark()
+        self.mark(values=values)
 
     def mark(self, *, values: bool = True) -> None:
         """Take parameters and buffers as they are now.
