@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 from typing import Final
 
-import torch
 from points import WORKLOADS, Point, points
 from stored import pack, unpack
 from summary import Reached, as_csv, as_markdown, as_png
@@ -70,8 +69,6 @@ def reach(point: Point, *, workers: int | None = None) -> Reached:
 
 def run(point: Point, *, workers: int | None = None) -> Report:
     """Run a point, audit its report and keep it."""
-    # The last digits of what an encoder computes for itself are those of its sums, which threads divide.
-    torch.set_num_threads(1)
     out = RUNS / f"{point.name}-{_digest(point)[:8]}"
     settings = point.settings() | {"output.screen": "none"}
     done = simulate(Experiment.load(point.config, settings), out=_from_root(out), resume=True, workers=workers)

@@ -35,6 +35,7 @@ THRESHOLD: Final = 1.0
 
 _SCALES = (2, 3, 4, 6)  # photographs are made smaller by these
 _CROPS = 2000
+_AT_ONCE = 20
 _SMALLEST = 16
 _BORDER = 2
 _CONTRAST = 1e-3  # added to the variance of a patch of pixels from 0 to 1
@@ -51,7 +52,7 @@ class PhotographPatches(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()
         draw = torch.Generator().manual_seed(0)
-        photographs = _photographs()
+        photographs = _photographs()  # in double precision, as all that is computed here
         patches = _even(torch.cat([_patches(photograph[None], 1)[0] for photograph in photographs]))
         whitening = _whitening(patches, _PATCH_FLOOR)
         drawn = patches[torch.randperm(len(patches), generator=draw)[:PATCHES]]
@@ -59,7 +60,8 @@ class PhotographPatches(nn.Module):
         places = (size + 2 * _BORDER - SIDE) // STEP + 1
         one = functional.adaptive_avg_pool1d(torch.eye(places)[None], CELLS)[0].T
         self.register_buffer("cells", torch.kron(one, one))
-        found = torch.cat([self._compared(crop[None]) for crop in _crops(photographs, size, draw)])
+        crops = torch.stack(_crops(photographs, size, draw))
+        found = torch.cat([self._compared(part) for part in crops.split(_AT_ONCE)])
         means = found.mean(dim=(0, 1))
         self.register_buffer("means", _on_grid(means))
         self.register_buffer("whitening", _on_grid(_whitening((found - means).flatten(0, 1), _FEATURE_FLOOR)))
@@ -73,9 +75,9 @@ class PhotographPatches(nn.Module):
     def _compared(self, images: Tensor) -> Tensor:
         """Return how much patches are alike, averaged over each cell, of shape (n, cells, 2 PATCHES)."""
         padded = functional.pad(images, (_BORDER,) * 4, mode="reflect")
-        alike = _even(_patches(padded, STEP)) @ self.get_buffer("filters").T
+        alike = _even(_patches(padded, STEP)) @ self.get_buffer("filters").to(images.dtype).T
         both = torch.cat([alike - THRESHOLD, -alike - THRESHOLD], dim=2).clamp(min=0)
-        return self.get_buffer("cells") @ both
+        return self.get_buffer("cells").to(images.dtype) @ both
 
 
 def _patches(images: Tensor, step: int) -> Tensor:
@@ -91,19 +93,22 @@ def _even(patches: Tensor) -> Tensor:
 
 def _whitening(values: Tensor, floor: float) -> Tensor:
     """Return the symmetric matrix that whitens values of mean 0; a part of their mean variance is added to each."""
-    variances, directions = torch.linalg.eigh(values.T.double() @ values.double() / len(values))
+    variances, directions = torch.linalg.eigh(values.T @ values / len(values))
     scales = (variances + floor * variances.mean()).rsqrt()
-    return ((directions * scales) @ directions.T).to(torch.float32)
+    return (directions * scales) @ directions.T
 
 
 def _on_grid(values: Tensor) -> Tensor:
-    """Return rounded values, so that the rounding of another machine does not make another encoder."""
-    return (values * 2**12).round() / 2**12
+    """Return values of double precision as rounded ones of single precision.
+
+    The last digits of sums are those of a machine and of its threads. None is left, so that all have one encoder.
+    """
+    return ((values * 2**12).round() / 2**12).to(torch.float32)
 
 
 def _photographs() -> list[Tensor]:
     """Return the photographs in several sizes, each of shape (3, height, width), from 0 to 1."""
-    whole = [torch.tensor(image).permute(2, 0, 1).to(torch.float32) / 255 for image in load_sample_images().images]
+    whole = [torch.tensor(image).permute(2, 0, 1).double() / 255 for image in load_sample_images().images]
     return [functional.avg_pool2d(image[None], scale)[0] for scale in _SCALES for image in whole]
 
 
