@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from transport_measure import Meter, Stopwatch, Work
 
 from fedtrain.crypto import SealingKey
-from fedtrain.flower.messages.sealed import Packed, body_of, own_of
+from fedtrain.flower.messages.sealed import Packed, arrays_of, own_of
 from fedtrain.flower.messages.secagg import MaskReply, UnmaskReply
 from fedtrain.messaging import Body, Header, seal
 from fedtrain.secagg import ClientState, MaskedVector, Parameters, UnmaskedShares, quantize
@@ -85,7 +85,7 @@ def on_the_wire(answer: MaskedVector | UnmaskedShares) -> int:
     reply = MaskReply(masked=answer) if isinstance(answer, MaskedVector) else UnmaskReply(shares=answer)
     content = reply.to_records()
     identity = Federation(2).identities[0]
-    body = Body.encrypt(body_of(content))
+    body = Body.encrypt(arrays_of(content))
     key = SealingKey(bytes(32)).public
     sealed = seal(HEADER, body=body, own=own_of(content), identity=identity, recipient=key)
     packed = Packed(header=HEADER.encode(), sealed=sealed, body=body.ciphertext)

@@ -5,7 +5,16 @@ from fedtrain.crypto.canonical import canonical, is_canonical
 from fedtrain.crypto.envelope import SignedEnvelope
 from fedtrain.crypto.identity import Identity, PublicIdentity
 from fedtrain.crypto.secrets import read_or_create_secret, read_secret
-from fedtrain.crypto.symmetric import apply_mask, commit, decrypt_once, derive, encrypt_once, nonce_of
+from fedtrain.crypto.symmetric import (
+    apply_mask,
+    commit,
+    decrypt_once,
+    decrypt_parts,
+    derive,
+    encrypt_once,
+    encrypt_parts,
+    nonce_of,
+)
 
 __all__ = [
     "AgreementKey",
@@ -18,8 +27,10 @@ __all__ = [
     "canonical",
     "commit",
     "decrypt_once",
+    "decrypt_parts",
     "derive",
     "encrypt_once",
+    "encrypt_parts",
     "is_canonical",
     "nonce_of",
     "read_or_create_secret",

@@ -15,14 +15,16 @@ A commitment stands for a digest in public and shows nothing of it without its n
 
 import hmac
 import json
+from collections.abc import Callable, Iterable
 from hashlib import sha256
+from io import BytesIO
 from typing import TYPE_CHECKING, Literal
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
-from cryptography.hazmat.primitives.ciphers.modes import CTR
+from cryptography.hazmat.primitives.ciphers.modes import CTR, GCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -36,10 +38,13 @@ if TYPE_CHECKING:
 # Words made at once: keystream, zeros and the part of the vector that they are added to stay in a core's own cache.
 _CHUNK = 1 << 16
 _ZEROS = memoryview(bytes(4 * _CHUNK))
+_BLOCK = 1 << 20  # bytes that are encrypted at once
+_SLACK = 15  # bytes beyond a plaintext that the library wants to have
 KEY_BYTES = 32
 TAG_BYTES = 16
 _NONCE = bytes(12)
 _encoded = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+_CHANGED = "it was changed, or encrypted for another occasion or under another key"
 
 
 def derive(secret: bytes, purpose: str, *context: str | int, length: int = 32) -> bytes:
@@ -102,7 +107,66 @@ def decrypt_once(key: bytes, ciphertext: bytes | memoryview, context: bytes) -> 
     try:
         return AESGCM(key).decrypt(_NONCE, ciphertext, context)
     except InvalidTag:
-        raise TransportError("it was changed, or encrypted for another occasion or under another key") from None
+        raise TransportError(_CHANGED) from None
+
+
+def encrypt_parts(key: bytes, parts: Iterable[bytes | memoryview], context: bytes) -> bytes:
+    """Return what `encrypt_once` returns for all parts together, which are never together in memory.
+
+    Args:
+        key: 32 bytes that encrypt this message and no other.
+        parts: of the message, of bytes.
+        context: what the message is bound to.
+    """
+    encryptor = Cipher(AES256(key), GCM(_NONCE)).encryptor()
+    encryptor.authenticate_additional_data(context)
+    file = BytesIO()
+    for part in parts:
+        for start in range(0, len(part), _BLOCK):
+            file.write(encryptor.update(part[start : start + _BLOCK]))
+    file.write(encryptor.finalize())
+    file.write(encryptor.tag)
+    return file.getvalue()
+
+
+def decrypt_parts(
+    key: bytes, parts: Iterable[bytes | memoryview], length: int, context: bytes, *, check: Callable[[], None]
+) -> memoryview:
+    """Return the plaintext of a ciphertext that comes in parts, each of which is looked at once.
+
+    Nobody sees a part of the plaintext before the tag of the whole was found right.
+
+    Args:
+        key: 32 bytes.
+        parts: of the ciphertext, of bytes that nobody else can change.
+        length: of the ciphertext.
+        context: what the message is bound to.
+        check: called when all parts were looked at, before the tag is compared. What it raises is raised here.
+
+    Raises:
+        TransportError: the ciphertext was not made with this key and context, or has another length.
+    """
+    body = max(length - TAG_BYTES, 0)
+    decryptor = Cipher(AES256(key), GCM(_NONCE)).decryptor()
+    decryptor.authenticate_additional_data(context)
+    plaintext, tag, done = memoryview(bytearray(body + _SLACK)), b"", 0
+    try:
+        for part in parts:
+            inside = part[: body - done]
+            for start in range(0, len(inside), _BLOCK):
+                done += decryptor.update_into(inside[start : start + _BLOCK], plaintext[done:])
+            tag = (tag + bytes(part[len(inside) :]))[: TAG_BYTES + 1]
+        check()
+        if done != body or len(tag) != TAG_BYTES:
+            raise InvalidTag  # noqa: TRY301 - all that is no ciphertext is refused in one way
+        decryptor.finalize_with_tag(tag)
+    except InvalidTag:
+        del plaintext  # or it would be in the frames of the error
+        raise TransportError(_CHANGED) from None
+    except BaseException:
+        del plaintext
+        raise
+    return plaintext[:body].toreadonly()
 
 
 _UPDATE = b"fedtrain update commitment v1\n"

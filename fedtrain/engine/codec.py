@@ -20,6 +20,7 @@ from enum import IntEnum
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
+from flwr.common.constant import SType
 from flwr.common.serde import (
     config_record_from_proto,
     config_record_to_proto,
@@ -47,6 +48,7 @@ class Source(IntEnum):
     OWN = 0  # in the file of the message, used by this message alone
     SHARED = 1  # in the file of the message, used by other messages too
     HELD = 2  # the reader has it: it is a buffer of the message that this one replies to
+    LENT = 3  # as SHARED, and the sender has let go of it, so that no reply can name it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,10 +66,17 @@ Buffer = bytes | BytesInFile
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """The protobuf of a message or of its content without array data, and these data."""
+    """The protobuf of a message or of its content without array data, and these data.
+
+    Attributes:
+        proto: the protobuf.
+        buffers: the data.
+        opaque: the places of those that are no numbers, such as a sealed model: no app sends them back as they came.
+    """
 
     proto: bytes
     buffers: tuple[Buffer, ...]
+    opaque: frozenset[int] = frozenset()
 
 
 def encode_content(content: RecordDict) -> Encoded:
@@ -78,6 +87,7 @@ def encode_content(content: RecordDict) -> Encoded:
         ValueError: likewise.
     """
     buffers: list[Buffer] = []
+    opaque: set[int] = set()
     items = []
     for key, record in content.items():
         item = recorddict_pb2.RecordDict.Item(key=key)
@@ -92,6 +102,8 @@ def encode_content(content: RecordDict) -> Encoded:
                 entry.value.dtype = array.dtype
                 entry.value.shape.extend(array.shape)
                 entry.value.stype = array.stype
+                if array.stype != SType.NUMPY:
+                    opaque.add(len(buffers))
                 buffers.append(buffer)
         elif isinstance(record, ConfigRecord):
             item.config_record.CopyFrom(config_record_to_proto(record))
@@ -99,7 +111,7 @@ def encode_content(content: RecordDict) -> Encoded:
             item.metric_record.CopyFrom(metric_record_to_proto(record))
         items.append(item)
     proto = message_pb2.Message(content=recorddict_pb2.RecordDict(items=items))
-    return Encoded(proto=proto.SerializeToString(), buffers=tuple(buffers))
+    return Encoded(proto=proto.SerializeToString(), buffers=tuple(buffers), opaque=frozenset(opaque))
 
 
 def encode_head(metadata: Metadata, error: Error | None = None) -> bytes:

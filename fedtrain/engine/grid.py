@@ -244,7 +244,7 @@ class LocalGrid(Grid):
                 turn.wait_until(lambda: any(request.reply is not None for request in requests), timeout=_PULL_WAIT)
             # While this thread waited, another one may have pulled it.
             return [
-                request.reply
+                request.pull()
                 for request in requests
                 if request.reply is not None and self._requests.pop(request.metadata.message_id, None) is not None
             ]

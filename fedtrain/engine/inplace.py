@@ -5,6 +5,7 @@ of which the system copies the pages that are written. Who asks for its bytes, a
 read. A file that is mapped is never truncated: it is removed, and its memory is free when the last mapping ends.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 from io import BytesIO
 from math import prod
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from fedtrain.engine.arena import ReadableFile, Region
 
 _PLAIN = "biufc"  # the kinds of numbers whose memory is what numpy writes
+_PART = 1 << 20  # bytes that are read at once
 _LONGEST_HEADER = 10_240  # bytes of a numpy file, of which numpy reads no more for a header either
 
 
@@ -28,11 +30,13 @@ class BytesInFile:
     Args:
         file: the file, which is open for as long as they may be asked for the first time.
         region: where they are in it.
+        lent: whether who sent them has let go of them, so that they cannot be named in a reply.
     """
 
-    def __init__(self, file: ReadableFile, region: Region) -> None:
+    def __init__(self, file: ReadableFile, region: Region, *, lent: bool = False) -> None:
         self._file = file
         self._region = region
+        self.lent = lent
         self.held: bytes | None = None
 
     def __len__(self) -> int:
@@ -44,6 +48,15 @@ class BytesInFile:
         if self.held is None:
             self.held = self._file.read(self._region)
         return self.held
+
+    def parts(self) -> Iterator[bytes]:
+        """Read the bytes part after part, none of which is kept here."""
+        if self.held is not None:
+            yield self.held
+            return
+        for start in range(0, len(self), _PART):
+            length = min(_PART, len(self) - start)
+            yield self._file.read(Region(offset=self._region.offset + start, length=length))
 
     def values(self) -> NDArray[Any] | None:
         """Return an array of one's own of the numpy file that they are; ``None`` where numpy is to read it itself."""

@@ -131,6 +131,12 @@ class Request:
         self.buffers = ()
         self.arena.release()
 
+    def pull(self) -> Message:
+        """Return the reply, and let go of what it holds. The request stays answered."""
+        assert self.reply is not None
+        reply, self.reply = self.reply, make_message(metadata=self.metadata, content=RecordDict())
+        return reply
+
     def error_reply(self, code: int, reason: str) -> Message:
         """Make a reply that says what went wrong, with a code of ``flwr.common.constant.ErrorCode``."""
         request = make_message(metadata=self.metadata, content=RecordDict())
@@ -205,7 +211,7 @@ class RequestBuffers:
         encoded = list(_encode(messages))
         if not encoded:
             return []
-        parts, regions = _layout(encoded)
+        parts, regions, lent = _layout(encoded)
         number = next(self._numbers)
         self._spares.reuse(number)
         give_back_models(sum(map(len, parts)))  # of the messages before
@@ -221,7 +227,7 @@ class RequestBuffers:
                     metadata=metadata,
                     arena=arena,
                     region=region,
-                    buffers=content.buffers,
+                    buffers=tuple(b"" if id(buffer) in lent else buffer for buffer in content.buffers),
                     limit=timeout if timeout is not None and limited else metadata.ttl,
                     deadline=now + (timeout if timeout is not None and limited else remaining),
                     tally=self.tallies.setdefault(metadata.message_type, Tally()),
@@ -252,9 +258,16 @@ def _encode(messages: Iterable[Message]) -> Iterable[tuple[Metadata, Encoded, by
         yield copy.copy(metadata), content, head
 
 
-def _layout(encoded: Sequence[tuple[Metadata, Encoded, bytes]]) -> tuple[list[bytes], list[Region]]:
-    """Put all buffers first, each once, then the packed messages. Returns the file's parts and each message's place."""
+def _layout(
+    encoded: Sequence[tuple[Metadata, Encoded, bytes]],
+) -> tuple[list[bytes], list[Region], frozenset[int]]:
+    """Put all buffers first, each once, then the packed messages.
+
+    Returns the file's parts, each message's place, and which buffers lie nowhere but in the file from now on, by their
+    identities.
+    """
     uses = Counter(id(buffer) for _, content, _ in encoded for buffer in content.buffers)
+    lent = _lent(encoded)
     parts: list[bytes] = []
     places: dict[int, Place] = {}
     offset = 0
@@ -262,6 +275,7 @@ def _layout(encoded: Sequence[tuple[Metadata, Encoded, bytes]]) -> tuple[list[by
         for buffer in content.buffers:
             if id(buffer) not in places:
                 source = Source.SHARED if uses[id(buffer)] > 1 else Source.OWN
+                source = Source.LENT if id(buffer) in lent else source
                 if len(buffer) >= MAPPED and (gap := -offset % _ALIGNMENT):
                     parts.append(bytes(gap))
                     offset += gap
@@ -278,7 +292,16 @@ def _layout(encoded: Sequence[tuple[Metadata, Encoded, bytes]]) -> tuple[list[by
         regions.append(Region(offset=offset, length=length))
         parts.extend(message)
         offset += length
-    return parts, regions
+    return parts, regions, lent
+
+
+def _lent(encoded: Sequence[tuple[Metadata, Encoded, bytes]]) -> frozenset[int]:
+    """Return the identities of the large buffers of large messages that no app sends back as they came."""
+    sizes = {id(buffer): len(buffer) for _, content, _ in encoded for buffer in content.buffers}
+    if sum(sizes.values()) <= LARGE:
+        return frozenset()
+    opaque = {id(content.buffers[place]) for _, content, _ in encoded for place in content.opaque}
+    return frozenset(identity for identity in opaque if sizes[identity] >= MAPPED)
 
 
 def read_reply(directories: Sequence[Path], worker: int, request: Request, frame: Reply) -> Message:

@@ -249,9 +249,12 @@ class _Runner:
         encoded = encode_message(reply)
         new_state = encode_state(context.state)
         has_state = new_state != old_state
-        held = {id(buffer): index for index, buffer in enumerate(buffers)}
-        read = (buffer.held if isinstance(buffer, BytesInFile) else None for buffer in buffers)
-        held |= {id(data): index for index, data in enumerate(read) if data is not None}
+        held: dict[int, int] = {}
+        for index, buffer in enumerate(buffers):
+            if not isinstance(buffer, BytesInFile):
+                held[id(buffer)] = index
+            elif not buffer.lent:
+                held |= {id(buffer): index, id(buffer.held or buffer): index}
         with _engine_errors():
             if has_state:
                 self._states.stage(node_id, task.ticket, new_state)
@@ -333,7 +336,7 @@ class _OpenArena:
     def _buffer(self, file: ReadableFile, place: Place, *, mapped: bool) -> Buffer:
         region = Region(offset=place.first, length=place.second)
         if mapped:
-            late = BytesInFile(file, region)
+            late = BytesInFile(file, region, lent=place.source is Source.LENT)
             self._unread.append(ref(late))
             return late
         if place.source is not Source.SHARED:

@@ -8,19 +8,17 @@ It takes no reply before all are there: the weight of each is divided by the sum
 becomes when it is multiplied by that share cannot be had from another share.
 """
 
-from collections.abc import Iterable, Sequence
-from io import BytesIO
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
-from flwr.common.constant import SType
 from flwr.serverapp.strategy import FedAvg
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 from numpy.typing import NDArray
 
 from fedtrain.errors import TransportError
-from fedtrain.flower.messages.records import npy_header, view
+from fedtrain.flower.messages.records import array_of_parts, view
 
 # Numbers that are multiplied and added at once.
 _BLOCK = 1 << 16
@@ -83,20 +81,16 @@ def _plain(array: Array) -> NDArray[Any] | None:
 
 
 def _mean(values: Sequence[NDArray[Any]], shares: Sequence[float]) -> Array:
-    dtype, shape, size = values[0].dtype, values[0].shape, values[0].size
-    flat = [value.reshape(-1) for value in values]
-    header = npy_header(dtype, shape)
-    file = BytesIO()
-    # All of its memory at once, and not anew whenever the file has grown. Only what is written makes it longer.
-    file.seek(len(header) + max(size * dtype.itemsize - 1, 0))
-    file.write(b"\0"[: size * dtype.itemsize])
-    file.seek(0)
-    file.write(header)
+    blocks = _blocks([value.reshape(-1) for value in values], shares)
+    return array_of_parts(values[0].dtype, values[0].shape, blocks)
+
+
+def _blocks(flat: Sequence[NDArray[Any]], shares: Sequence[float]) -> Iterator[NDArray[Any]]:
+    size, dtype = flat[0].size, flat[0].dtype
     added, scaled = np.empty(min(size, _BLOCK), dtype), np.empty(min(size, _BLOCK), dtype)
     for start in range(0, size, _BLOCK):
         block, part = added[: size - start], scaled[: size - start]
         np.multiply(flat[0][start : start + _BLOCK], shares[0], out=block)
         for value, share in zip(flat[1:], shares[1:], strict=True):
             block += np.multiply(value[start : start + _BLOCK], share, out=part)
-        file.write(block.view(np.uint8).data)
-    return Array(dtype=str(dtype), shape=shape, stype=SType.NUMPY, data=file.getvalue())
+        yield block

@@ -11,7 +11,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.records import to_array
-from fedtrain.flower.summing import Total
+from fedtrain.flower.totals import Total
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.client_level import Contribution, Release
 from fedtrain.privacy.clipping import Update, clip_change, difference, moved

@@ -19,7 +19,8 @@ from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.secagg import MaskQuery, MaskReply, SessionName, UnmaskQuery, UnmaskReply
 from fedtrain.flower.messages.training import CohortRequest
 from fedtrain.flower.sessions import ServerSession
-from fedtrain.flower.summing import Outcome, Summing, from_total
+from fedtrain.flower.summing import Summing
+from fedtrain.flower.totals import Outcome, from_total
 from fedtrain.secagg import Parameters, ServerRound
 
 _log = logging.getLogger(__name__)
@@ -148,17 +149,11 @@ class SecureSum:
         waiting = dict(enumerate(tally.clients))
         for place, reply in exchange(self._grid, messages, timeout=self._summing.deadline):
             client = waiting.pop(place)
-            if reply is None:
-                tally.dropped[client] = "the message could not be sent"
-                continue
-            on_reply(self._nodes[client])
-            if reply.has_error():
-                tally.dropped[client] = reply.error.reason or "no reason given"
-                continue
-            try:
-                machine.receive(client, MaskReply.from_records(reply.content).masked)
-            except TransportError as error:
-                tally.dropped[client] = f"unusable masked update: {error}"
+            if reply is not None:
+                on_reply(self._nodes[client])
+            if problem := _added(machine, client, reply):
+                tally.dropped[client] = problem
+            del reply  # as large as a model; it is in the sum, and the next one may take long
         for client in waiting.values():
             tally.dropped[client] = f"no masked update within {self._summing.deadline:g} seconds"
 
@@ -246,3 +241,16 @@ class SecureSum:
         )
         failure = Error(code=ErrorCode.MOD_FAILED_PRECONDITION, reason=problem)
         return Collected(replies=[Message(failure, reply_to=asked.messages[0])], outcome=outcome)
+
+
+def _added(machine: ServerRound, client: int, reply: Message | None) -> str:
+    """Add the masked update in a reply to the sum, and return why it is not in it; nothing if it is."""
+    if reply is None:
+        return "the message could not be sent"
+    if reply.has_error():
+        return reply.error.reason or "no reason given"
+    try:
+        machine.receive(client, MaskReply.from_records(reply.content).masked)
+    except TransportError as error:
+        return f"unusable masked update: {error}"
+    return ""

@@ -1,4 +1,4 @@
-"""How updates are summed: a model's update as a vector, the sum as an average update, and what became of a round.
+"""How updates are summed: a model's update as a vector. What the sum says is in `fedtrain.flower.totals`.
 
 The vector holds the change of every floating array, in the order in which the model was sent, and then counters: whole
 numbers of which the server learns the sum. Integer arrays (counters of batches, say) are not summed and stay as they
@@ -8,7 +8,7 @@ Server and clients each derive how from the configuration that they were given, 
 sent, so that no message can make a client sum anything else.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import inf, prod
 
@@ -17,13 +17,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 from numpy.typing import NDArray
 
 from fedtrain.config import Experiment
-from fedtrain.errors import AggregationError, ConfigError, TransportError
+from fedtrain.errors import ConfigError, TransportError
 from fedtrain.flower.messages import protocol
-from fedtrain.flower.messages.records import to_array, view
-from fedtrain.privacy.clipping import bits_equal, clip_update, difference, moved
+from fedtrain.flower.messages.records import view
+from fedtrain.privacy.clipping import bits_equal, clip_update, difference
 from fedtrain.privacy.mechanisms import mechanism_of
 from fedtrain.privacy.shares import NoiseShares
-from fedtrain.secagg import Parameters, dequantize, quantize
+from fedtrain.secagg import Parameters, quantize
 from fedtrain.seeding import derive_seed
 
 # Numbers that are worked on at once. Of as many parts of a vector that is rounded, all but the last are whole: rounding
@@ -51,7 +51,7 @@ class Layout:
 
     def length(self, sent: ArrayRecord) -> int:
         """Return the length of the vector for a model."""
-        return sum(prod(array.shape) for array in _summed(sent).values()) + len(self.counters)
+        return sum(prod(array.shape) for array in summed(sent).values()) + len(self.counters)
 
     def norm_within(self, parameters: Parameters) -> float:
         """Return the norm that a client clips its update to, so that its rounding keeps the bound; 0 for none.
@@ -69,37 +69,6 @@ class Layout:
                 f"{self.norm:g}: raise transport.secagg.bits"
             )
         return norm
-
-
-@dataclass(frozen=True, kw_only=True)
-class Total:
-    """What a sum of vectors says.
-
-    Attributes:
-        update: the sum of the updates, each times its weight if they are weighted, in float64 and by name; of whole
-            numbers, which are exact.
-        counters: the sum of each counter.
-        weight: the sum of the weights; the number of clients if they are not weighted.
-        modulus: each number of the sum is known up to multiples of this. Sums of what clients may send are in the
-            middle of the range; one that sends more can bring a coordinate to its edge.
-        counter_modulus: likewise of the counters.
-    """
-
-    update: dict[str, NDArray[np.float64]]
-    counters: dict[str, int]
-    weight: float
-    modulus: float
-    counter_modulus: int
-
-    def average(self, sent: ArrayRecord) -> ArrayRecord:
-        """Return the model that was sent, moved by the average update, in the types that were sent."""
-        average = {}
-        for name, array in sent.items():
-            if name in self.update:
-                average[name] = to_array(_moved(view(name, array), self.update[name], self.weight))
-            else:
-                average[name] = array
-        return ArrayRecord(average)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,30 +175,6 @@ class Summing:
         return np.random.default_rng(derive_seed(self.seed, "rounding", client, round_number))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of a round.
-
-    Attributes:
-        parameters: those of the round.
-        masked: clients that delivered a masked update.
-        dropped: why the others did not, by client.
-        silent: clients that delivered one and did not help to unmask; their updates are in the sum all the same.
-        total: the sum; ``None`` if the round was aborted.
-        problem: why it was aborted, with the last word of each client that was lost; empty if it was not.
-        unmasking: whether clients were asked for what unmasks the sum. From then on it may become known, also from
-            answers that come too late.
-    """
-
-    parameters: Parameters
-    masked: tuple[int, ...]
-    dropped: Mapping[int, str]
-    silent: tuple[int, ...]
-    total: Total | None
-    problem: str = ""
-    unmasking: bool = True
-
-
 def to_vector(
     layout: Layout,
     parameters: Parameters,
@@ -257,7 +202,7 @@ def to_vector(
     # A part after the other, so that there is never a second model in memory; a norm is that of the whole update.
     size = None if layout.norm else _PART
     changes: Iterable[tuple[str, NDArray[np.floating]]] = (
-        (name, change) for name in _summed(received) for change in _changes(name, received, trained, size=size)
+        (name, change) for name in summed(received) for change in _changes(name, received, trained, size=size)
     )
     if layout.weight:
         place = layout.counters.index(layout.weight)
@@ -280,41 +225,8 @@ def to_vector(
     return words
 
 
-def from_total(
-    layout: Layout, parameters: Parameters, *, words: NDArray[np.uint32], clients: int, sent: ArrayRecord
-) -> Total:
-    """Return what the sum of so many clients' vectors says.
-
-    Raises:
-        AggregationError: the sum of the weights is none that so many clients can have; one of them sent another.
-    """
-    split = len(words) - len(layout.counters)
-    values = dequantize(words[:split], parameters=parameters)
-    counters = dict(zip(layout.counters, words[split:].view(np.int32).tolist(), strict=True))
-    weight = float(counters[layout.weight]) if layout.weight else float(clients)
-    if layout.weight:
-        if not clients <= weight <= clients * layout.heaviest:
-            raise AggregationError(
-                f"the weights of {clients} clients sum to {weight:g}, and each is 1 to {layout.heaviest}: one of them "
-                "sent something else, and a sum does not show which"
-            )
-        values *= layout.heaviest
-    update, start = {}, 0
-    for name, array in _summed(sent).items():
-        size = prod(array.shape)
-        update[name] = values[start : start + size].reshape(array.shape)
-        start += size
-    modulus = 1 << (8 * parameters.width)
-    return Total(
-        update=update,
-        counters=counters,
-        weight=weight,
-        modulus=modulus * parameters.step,
-        counter_modulus=modulus,
-    )
-
-
-def _summed(arrays: ArrayRecord) -> dict[str, Array]:
+def summed(arrays: ArrayRecord) -> dict[str, Array]:
+    """Return what is summed of a model: its floating arrays, in the order in which it was sent."""
     return {name: array for name, array in arrays.items() if np.dtype(array.dtype).kind == "f"}
 
 
@@ -327,7 +239,7 @@ def _whole_words(parameters: Parameters, *, received: ArrayRecord, trained: Arra
     """Return whole numbers as words, and zeros for arrays that come back as they were received."""
     words = np.zeros(parameters.length, dtype=np.uint32)
     start = 0
-    for name, array in _summed(received).items():
+    for name, array in summed(received).items():
         size, value = prod(array.shape), view(name, trained[name])
         if value.shape != tuple(array.shape):
             raise TransportError(f"the array {name} has the shape {value.shape}, not {tuple(array.shape)}")
@@ -353,16 +265,6 @@ def _changes(
         if not np.isfinite(change).all():
             raise TransportError(f"the trained array {name} is not finite, and would make the sum of all so")
         yield change
-
-
-def _moved(before: NDArray[np.generic], update: NDArray[np.float64], weight: float) -> NDArray[np.generic]:
-    """Return an array moved by an update over a weight, a part after the other."""
-    flat, changes = before.ravel(), update.reshape(-1)
-    found = np.empty_like(flat)
-    for start in range(0, flat.size, _PART):
-        part = slice(start, start + _PART)
-        found[part] = moved(flat[part], changes[part] / weight)
-    return found.reshape(before.shape)
 
 
 def _counter(name: str, metrics: MetricRecord) -> int:

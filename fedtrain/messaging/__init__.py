@@ -1,9 +1,9 @@
 """Sealed messages: what a server and its clients send each other is for the two of them alone."""
 
-from fedtrain.messaging.codec import LARGEST, decode, encode
+from fedtrain.messaging.codec import LARGEST, decode, encode, encoded_parts
 from fedtrain.messaging.content import Arrays, Record, Value, Values
 from fedtrain.messaging.offer import PROTOCOL, SessionEnd, SessionOffer
-from fedtrain.messaging.sealed import Body, Header, open_sealed, seal
+from fedtrain.messaging.sealed import Body, Ciphertext, Header, open_sealed, seal
 from fedtrain.messaging.session import NodeSessions
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "PROTOCOL",
     "Arrays",
     "Body",
+    "Ciphertext",
     "Header",
     "NodeSessions",
     "Record",
@@ -20,6 +21,7 @@ __all__ = [
     "Values",
     "decode",
     "encode",
+    "encoded_parts",
     "open_sealed",
     "seal",
 ]

@@ -21,16 +21,16 @@ The rules:
 - The identity key signs; the sealing key, of one session, opens; the body key encrypts one body. None does anything
   else.
 - It is opened in this order: the seal, the signature by the pinned identity, the digest of the body, the body. Nothing
-  is returned unless all hold.
+  is returned unless all hold. A body that lies elsewhere is read once: what is hashed is what is decrypted.
 """
 
 import hmac
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 from fedtrain.crypto import (
     Identity,
@@ -38,8 +38,8 @@ from fedtrain.crypto import (
     PublicSealingKey,
     SealingKey,
     canonical,
-    decrypt_once,
-    encrypt_once,
+    decrypt_parts,
+    encrypt_parts,
 )
 from fedtrain.crypto.asymmetric import OVERHEAD_BYTES
 from fedtrain.crypto.envelope import pre_authentication
@@ -59,6 +59,7 @@ _SIGNATURE_BYTES = 64
 _DIGEST_BYTES = 32
 _FIXED_BYTES = _SIGNATURE_BYTES + KEY_BYTES + _DIGEST_BYTES
 _LARGEST_OWN = 2**27
+_PART = 2**20  # bytes of a body that are hashed and then decrypted, while a processor's cache has them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +133,22 @@ class Header:
         return header
 
 
+class InParts(Protocol):
+    """Bytes that lie elsewhere, as in a file, and are read in parts."""
+
+    def __len__(self) -> int:
+        """Return how many they are."""
+        ...
+
+    def parts(self) -> Iterator[bytes]:
+        """Read them, one part after the other."""
+        ...
+
+
+Ciphertext = bytes | memoryview | InParts
+"""The body of a message as it came."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Body:
     """The part of a message that several recipients share, encrypted.
@@ -147,20 +164,23 @@ class Body:
     digest: bytes
 
     @classmethod
-    def encrypt(cls, content: bytes, *, random: Callable[[int], bytes] = os.urandom) -> Self:
+    def encrypt(
+        cls, content: bytes | Sequence[bytes | memoryview], *, random: Callable[[int], bytes] = os.urandom
+    ) -> Self:
         """Encrypt a content under a fresh key.
 
         Args:
-            content: at most `LARGEST` bytes.
+            content: at most `LARGEST` bytes, whole or in parts.
             random: returns that many secret bytes that were never used.
 
         Raises:
             TransportError: the content is too large.
         """
-        if len(content) > LARGEST:
-            raise TransportError(f"the body of a message has {len(content)} bytes, and {LARGEST} are allowed")
+        parts = [content] if isinstance(content, bytes) else content
+        if (length := sum(map(len, parts))) > LARGEST:
+            raise TransportError(f"the body of a message has {length} bytes, and {LARGEST} are allowed")
         key = random(KEY_BYTES)
-        ciphertext = encrypt_once(key, content, _BODY)
+        ciphertext = encrypt_parts(key, parts, _BODY)
         return cls(key=key, ciphertext=ciphertext, digest=sha256(ciphertext).digest())
 
 
@@ -185,8 +205,8 @@ def seal(header: Header, *, body: Body, own: bytes, identity: Identity, recipien
 
 
 def open_sealed(
-    sealed: bytes, ciphertext: bytes | memoryview, *, header: Header, key: SealingKey, sender: PublicIdentity
-) -> tuple[bytes, bytes]:
+    sealed: bytes, ciphertext: Ciphertext, *, header: Header, key: SealingKey, sender: PublicIdentity
+) -> tuple[bytes, memoryview]:
     """Return the recipient's own part and the content of the body.
 
     Args:
@@ -209,8 +229,8 @@ def open_sealed(
 
 
 def _opened(
-    sealed: bytes, ciphertext: bytes | memoryview, bound: bytes, key: SealingKey, sender: PublicIdentity
-) -> tuple[bytes, bytes]:
+    sealed: bytes, ciphertext: Ciphertext, bound: bytes, key: SealingKey, sender: PublicIdentity
+) -> tuple[bytes, memoryview]:
     if len(sealed) > OVERHEAD_BYTES + _FIXED_BYTES + _LARGEST_OWN or len(ciphertext) > LARGEST + TAG_BYTES:
         raise TransportError(f"it is larger than any message: {len(sealed)} and {len(ciphertext)} bytes")
     opened = key.open(sealed, bound)
@@ -221,9 +241,31 @@ def _opened(
         raise TransportError(f"the signature is not that of its pinned key {sender.key_id[:16]}")
     body_key, rest = inner[:KEY_BYTES], inner[KEY_BYTES:]
     digest, own = rest[:_DIGEST_BYTES], rest[_DIGEST_BYTES:]
-    if not hmac.compare_digest(sha256(ciphertext).digest(), digest):
-        raise TransportError("its body is not the one that was signed")
-    return own, decrypt_once(body_key, ciphertext, _BODY)
+    return own, _body(body_key, ciphertext, digest)
+
+
+def _body(key: bytes, ciphertext: Ciphertext, signed: bytes) -> memoryview:
+    """Decrypt a body, of which the digest was signed."""
+    digest = sha256()
+
+    def hashed() -> Iterator[bytes | memoryview]:
+        for part in _parts(ciphertext):
+            digest.update(part)
+            yield part
+
+    def check() -> None:
+        if not hmac.compare_digest(digest.digest(), signed):
+            raise TransportError("its body is not the one that was signed")
+
+    return decrypt_parts(key, hashed(), len(ciphertext), _BODY, check=check)
+
+
+def _parts(ciphertext: Ciphertext) -> Iterator[bytes | memoryview]:
+    if not isinstance(ciphertext, bytes | memoryview):
+        yield from ciphertext.parts()
+        return
+    for start in range(0, len(ciphertext), _PART):
+        yield memoryview(ciphertext)[start : start + _PART]
 
 
 def _signed(bound: bytes, inner: bytes) -> bytes:

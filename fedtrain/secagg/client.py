@@ -171,7 +171,7 @@ class Client:
 
         Args:
             vector: uint32, shape (parameters.length,), contiguous: two's complements of magnitude up to
-                ``parameters.largest``. The masks are added in place, and the answer may be a view of it.
+                ``parameters.largest``. The masks are added in place.
 
         Raises:
             TransportError: no round was begun.

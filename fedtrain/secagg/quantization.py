@@ -7,6 +7,8 @@ randomness need not be secret, and repeats with the generator's seed.
 On the wire such numbers are packed: of a sum that fits in fewer bytes only the low ones of each word matter.
 """
 
+from io import BytesIO
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -94,10 +96,13 @@ def pack(words: NDArray[np.uint32], width: int) -> NDArray[np.uint8]:
         width: bytes of each that are kept, 1 to 4.
 
     Returns:
-        uint8, shape (length * width,).
+        uint8, shape (length * width,), read-only: a view of bytes, which are written once.
     """
-    packed: NDArray[np.uint8] = words.astype(_LITTLE, copy=False).view(np.uint8).reshape(-1, _WORD_BYTES)[:, :width]
-    return packed.reshape(-1)
+    file = BytesIO()
+    for start in range(0, len(words), _CHUNK):
+        part = words[start : start + _CHUNK].astype(_LITTLE, copy=False)
+        file.write(part.view(np.uint8).reshape(-1, _WORD_BYTES)[:, :width].tobytes())
+    return np.frombuffer(file.getvalue(), np.uint8)
 
 
 def add_packed(total: NDArray[np.uint32], packed: NDArray[np.uint8], width: int) -> None:

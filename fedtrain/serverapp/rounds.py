@@ -21,7 +21,7 @@ from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.records import to_array, view
 from fedtrain.flower.messages.training import CohortRequest, PrivateTerms, train_settings
 from fedtrain.flower.shares import decoded, sum_of
-from fedtrain.flower.summing import Outcome
+from fedtrain.flower.totals import Outcome
 from fedtrain.memory import give_back_memory, give_back_models
 from fedtrain.privacy import PrivacyPlan
 from fedtrain.privacy.mechanisms import mechanism_of
@@ -121,9 +121,10 @@ class Rounds:
         self._require(entry, collected.outcome)
         self._repeatable = False  # from here on the round is released
         state = self._aggregated(state, number, collected, rate=rate)
-        collected.replies.clear()
+        silent = () if collected.outcome is None else collected.outcome.silent
+        del collected  # replies, or the sum
         give_back_models(sum(value.nbytes for value in state.model.values()))
-        self._record_completed(asked, entry, collected, state)
+        self._record_completed(asked, entry, silent, state)
         last = number == self._experiment.federation.rounds
         if last or number % self._experiment.server.evaluate_every == 0:
             state = self.evaluated(state)
@@ -164,10 +165,11 @@ class Rounds:
         self._trail.asked(asked.round_number, cohort, asked.digest, sealed=self._sealed, secagg=summed)
         self._parts.ledger.begin(asked)
 
-    def _record_completed(self, asked: CohortRequest, entry: RoundEntry, collected: Collected, state: RunState) -> None:
+    def _record_completed(
+        self, asked: CohortRequest, entry: RoundEntry, silent: tuple[int, ...], state: RunState
+    ) -> None:
         """Note durably in a private run what came of a round."""
         if self._trail is not None:
-            silent = () if collected.outcome is None else collected.outcome.silent
             aggregate = protocol.arrays_digest(self._aggregation.as_sent(state.model))
             self._trail.completed(entry, asked.digest, aggregate=aggregate, silent=silent)
 

@@ -99,13 +99,16 @@ def exchange(
         started = time.monotonic()
         over = deadline is not None and started >= deadline
         new = list(grid.pull_messages(list(waiting)))
-        for reply in new:
-            place = waiting.pop(reply.metadata.reply_to_message_id, None)
-            if place is not None and not _expired(reply):
-                yield place, reply
+        idle = not new
+        while new:  # whoever gets a reply is the only one to have it
+            place = waiting.pop(new[0].metadata.reply_to_message_id, None)
+            if place is None or _expired(new[0]):
+                del new[0]
+            else:
+                yield place, new.pop(0)
         if over:
             return
-        if not new:
+        if idle:
             # A grid that waits for progress itself has used this time up.
             time.sleep(max(0.0, _POLL / 2 - (time.monotonic() - started)))
 

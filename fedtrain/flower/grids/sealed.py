@@ -10,8 +10,9 @@ from flwr.serverapp import Grid
 
 from fedtrain.errors import TransportError
 from fedtrain.flower.grids.base import GridWrapper
-from fedtrain.flower.messages.sealed import Packed, body_of, own_of, round_of, unpacked
+from fedtrain.flower.messages.sealed import Packed, arrays_of, own_of, round_of, unpacked
 from fedtrain.flower.sessions import ServerSession
+from fedtrain.memory import give_back_models
 from fedtrain.messaging import Body, Header, open_sealed, seal
 from fedtrain.trust import SERVER, client_name
 
@@ -49,6 +50,10 @@ class SealedGrid(GridWrapper):
             for message, header in zip(messages, headers, strict=True)
         ]
         ids = list(self._inner.push_messages(sealed))
+        size = sum(len(body.ciphertext) for body in bodies.values())
+        sealed.clear()
+        bodies.clear()
+        give_back_models(size)
         # Without their models, which would otherwise be kept for as long as somebody does not answer.
         asked = [make_message(metadata=message.metadata, content=RecordDict()) for message in messages]
         self._open.update(zip(ids, zip(asked, headers, strict=True), strict=False))
@@ -56,8 +61,13 @@ class SealedGrid(GridWrapper):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies so far, opened; those that cannot be are error replies."""
-        replies = self._inner.pull_messages(message_ids)
-        return [self._opened(reply) for reply in replies if reply.metadata.reply_to_message_id in self._open]
+        replies, opened = list(self._inner.pull_messages(message_ids)), []
+        while replies:  # one after the other, and each is let go when it was opened
+            if replies[0].metadata.reply_to_message_id in self._open:
+                opened.append(self._opened(replies.pop(0)))
+            else:
+                del replies[0]
+        return opened
 
     def _header(self, message: Message) -> Header:
         self._sequence += 1
@@ -77,7 +87,7 @@ class SealedGrid(GridWrapper):
         # Messages share their models.
         key = tuple(id(record) for record in message.content.values() if isinstance(record, ArrayRecord))
         if key not in bodies:
-            bodies[key] = Body.encrypt(body_of(message.content))
+            bodies[key] = Body.encrypt(arrays_of(message.content))
         own = own_of(message.content, reply_key=self._session.key.public.key)
         recipient = self._session.sealing[self._clients[message.metadata.dst_node_id]]
         sealed = seal(header, body=bodies[key], own=own, identity=self._session.identity, recipient=recipient)

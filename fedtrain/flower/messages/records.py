@@ -1,6 +1,6 @@
 """Flower's records as the codec takes them, and back; and their values read one by one, refused by name."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
 from math import inf, prod
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -11,8 +11,9 @@ from flwr.common.constant import SType
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from fedtrain.engine.inplace import ArrayInFile
 from fedtrain.errors import TransportError
-from fedtrain.messaging import Arrays, Record, Values
+from fedtrain.messaging import Arrays, Ciphertext, Record, Values
 from fedtrain.messaging.content import Kind
 
 if TYPE_CHECKING:
@@ -52,16 +53,38 @@ def bytes_record(data: bytes) -> ArrayRecord:
     return ArrayRecord({_BYTES: Array(dtype="uint8", shape=(len(data),), stype=_BYTES, data=data)})
 
 
-def bytes_of(record: ArrayRecord) -> bytes:
+def bytes_of(record: ArrayRecord) -> bytes | memoryview:
     """Return the bytes that ``bytes_record`` put into a record.
 
     Raises:
         TransportError: it holds anything else.
     """
+    return _array_of_bytes(record).data
+
+
+def body_of(record: ArrayRecord) -> Ciphertext:
+    """Return these bytes where they are: in the file of a message of the engine, if nobody has read them yet.
+
+    Raises:
+        TransportError: it holds anything else.
+    """
+    array = _array_of_bytes(record)
+    return (array.unread if isinstance(array, ArrayInFile) else None) or array.data
+
+
+def _array_of_bytes(record: ArrayRecord) -> Array:
     array = record.get(_BYTES)
     if array is None or len(record) != 1 or array.stype != _BYTES:
         raise TransportError("an array record was to hold bytes, and holds something else")
-    return array.data
+    return array
+
+
+def _decoded_bytes(values: NDArray[Any]) -> ArrayRecord:
+    """Return bytes that a message held, where they are, for those who read them here."""
+    record = bytes_record(b"")
+    array = record[_BYTES]
+    array.shape, array.data = values.shape, cast("bytes", values.data)
+    return record
 
 
 def _to_record(record: RecordLike) -> Record:
@@ -76,7 +99,7 @@ def _to_record(record: RecordLike) -> Record:
 def _from_record(record: Record) -> RecordLike:
     if isinstance(record, Arrays):
         if _BYTES in record.items:
-            return bytes_record(record.items[_BYTES].tobytes())
+            return _decoded_bytes(record.items[_BYTES])
         return ArrayRecord({name: to_array(value) for name, value in record.items.items()})
     if record.kind == "config":
         return ConfigRecord(cast("dict[str, Any]", dict(record.items)))
@@ -107,6 +130,27 @@ def _viewed(values: NDArray[Any], header: bytes) -> bytes:
         return b""
     begins = np.frombuffer(source, np.uint8, count=1).ctypes.data
     return source if values.ctypes.data == begins + len(header) else b""
+
+
+def array_of_parts(dtype: np.dtype[Any], shape: tuple[int, ...], parts: Iterable[NDArray[Any]]) -> Array:
+    """Return an array of values that are made part after part, each written once: what `to_array` makes of the whole.
+
+    Args:
+        dtype: of plain numbers.
+        shape: of the whole.
+        parts: contiguous values of that type, in C order.
+    """
+    header = npy_header(dtype, shape)
+    size = dtype.itemsize * prod(shape)
+    file = BytesIO()
+    # All of its memory at once, and not anew whenever the file has grown. Only what is written makes it longer.
+    file.seek(len(header) + max(size - 1, 0))
+    file.write(b"\0"[:size])
+    file.seek(0)
+    file.write(header)
+    for part in parts:
+        file.write(part.view(np.uint8).data)
+    return Array(dtype=str(dtype), shape=shape, stype=SType.NUMPY, data=file.getvalue())
 
 
 def state_record(state: Mapping[str, "Tensor"]) -> ArrayRecord:

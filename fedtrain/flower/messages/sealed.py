@@ -10,8 +10,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, RecordDict
 
 from fedtrain.errors import TransportError
 from fedtrain.flower.messages import protocol
-from fedtrain.flower.messages.records import bytes_of, bytes_record, from_content, to_content
-from fedtrain.messaging import Record, Values, decode, encode
+from fedtrain.flower.messages.records import body_of, bytes_record, from_content, to_content
+from fedtrain.messaging import Ciphertext, Record, Values, decode, encode, encoded_parts
 
 _SEALED, _HEADER, _OWN, _BODY = "sealed", "header", "sealed", "body"
 
@@ -34,10 +34,11 @@ class Packed:
 
     header: bytes
     sealed: bytes
-    body: bytes
+    body: Ciphertext
 
     def to_records(self) -> RecordDict:
         """Return it as the content of a message."""
+        assert isinstance(self.body, bytes)  # it was made here
         return RecordDict(
             {_SEALED: ConfigRecord({_HEADER: self.header, _OWN: self.sealed}), _BODY: bytes_record(self.body)}
         )
@@ -49,27 +50,30 @@ class Packed:
         Raises:
             TransportError: the content is anything else.
         """
-        record, body = content.config_records.get(_SEALED), content.array_records.get(_BODY)
-        if record is None or body is None or len(content) != len((record, body)) or set(record) != {_HEADER, _OWN}:
+        # Flower's views of a content by kind refer to themselves, and would keep the body until cycles are collected.
+        record, body = content.get(_SEALED), content.get(_BODY)
+        if not (isinstance(record, ConfigRecord) and isinstance(body, ArrayRecord) and set(record) == {_HEADER, _OWN}):
             raise TransportError("it is not a sealed message: it has a header, a sealed part and a body")
+        if len(content) != len((record, body)):
+            raise TransportError("it is not a sealed message: it has more than a header, a sealed part and a body")
         header, sealed = record[_HEADER], record[_OWN]
         if not (isinstance(header, bytes) and isinstance(sealed, bytes)):
             raise TransportError("the header and the sealed part of a sealed message are bytes")
-        return cls(header=header, sealed=sealed, body=bytes_of(body))
+        return cls(header=header, sealed=sealed, body=body_of(body))
 
 
 def is_sealed(content: RecordDict) -> bool:
     """Say whether a content claims to be sealed."""
-    return _SEALED in content.config_records and _BODY in content.array_records
+    return isinstance(content.get(_SEALED), ConfigRecord) and isinstance(content.get(_BODY), ArrayRecord)
 
 
-def body_of(content: RecordDict) -> bytes:
-    """Return the arrays of a content, encoded.
+def arrays_of(content: RecordDict) -> list[bytes | memoryview]:
+    """Return the arrays of a content, encoded, in parts: the content of a body.
 
     Raises:
         TransportError: one of them cannot be.
     """
-    return encode(to_content(content.array_records))
+    return encoded_parts(to_content(content.array_records))
 
 
 def own_of(content: RecordDict, *, reply_key: bytes | None = None) -> bytes:
@@ -89,7 +93,7 @@ def failure(error: Error) -> bytes:
     return encode({_ERROR: Values(kind="config", items={"code": error.code, "reason": error.reason or ""})})
 
 
-def unpacked(own: bytes, body: bytes) -> tuple[RecordDict | Error, bytes]:
+def unpacked(own: bytes, body: memoryview) -> tuple[RecordDict | Error, bytes]:
     """Return a content, or the failure that takes its place, and the key to which a reply is to be sealed, if any.
 
     Raises:

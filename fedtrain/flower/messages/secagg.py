@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, Self, TypeVar, cast
 
 import numpy as np
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from numpy.typing import NDArray
 
 from fedtrain.errors import TransportError
 from fedtrain.flower.messages import protocol
@@ -91,7 +92,7 @@ class MaskReply:
     def to_records(self) -> RecordDict:
         """Return it as the content of a message."""
         return RecordDict(
-            {_MASKED: bytes_record(self.masked.words.tobytes()), _RECORD: _record(self.masked.to_fields())}
+            {_MASKED: bytes_record(_bytes_of(self.masked.words)), _RECORD: _record(self.masked.to_fields())}
         )
 
     @classmethod
@@ -101,8 +102,9 @@ class MaskReply:
         Raises:
             TransportError: it is missing or malformed.
         """
-        record = content.array_records.get(_MASKED)
-        if record is None or len(content.array_records) != 1:
+        # Not by Flower's views of a content: they refer to themselves, and would keep the update.
+        record = content.get(_MASKED)
+        if not isinstance(record, ArrayRecord) or sum(isinstance(each, ArrayRecord) for each in content.values()) != 1:
             raise TransportError("the reply has no masked update")
         return cls(masked=MaskedVector.from_fields(_fields(content), np.frombuffer(bytes_of(record), np.uint8)))
 
@@ -159,8 +161,14 @@ def _record(fields: Mapping[str, object]) -> ConfigRecord:
     return ConfigRecord(cast("dict[str, Any]", dict(fields)))
 
 
+def _bytes_of(words: NDArray[np.uint8]) -> bytes:
+    """Return words as bytes, without a copy where they are a view of all of some."""
+    whole: object = words.base
+    return whole if type(whole) is bytes and len(whole) == words.nbytes else words.tobytes()
+
+
 def _fields(content: RecordDict) -> dict[str, object]:
-    record = content.config_records.get(_RECORD)
-    if record is None:
+    record = content.get(_RECORD)
+    if not isinstance(record, ConfigRecord):
         raise TransportError(f"the message has no record {_RECORD!r}")
     return dict(record)

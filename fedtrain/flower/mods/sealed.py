@@ -11,10 +11,10 @@ from flwr.common.constant import ErrorCode
 from fedtrain.crypto import PublicSealingKey
 from fedtrain.errors import TransportError
 from fedtrain.flower.messages import protocol
-from fedtrain.flower.messages.sealed import Packed, body_of, failure, is_sealed, own_of, unpacked
+from fedtrain.flower.messages.sealed import Packed, arrays_of, failure, is_sealed, own_of, unpacked
 from fedtrain.flower.messages.session import is_of_a_session
 from fedtrain.flower.mods.endpoint import Endpoint, OpenEndpoint, required
-from fedtrain.messaging import Body, Header, encode, open_sealed, seal
+from fedtrain.messaging import Body, Header, open_sealed, seal
 from fedtrain.trust import SERVER
 
 # The end of a traceback says what went wrong.
@@ -37,8 +37,7 @@ def sealed_mod(open_endpoint: OpenEndpoint) -> Mod:
                 )
             return call_next(message, context)
         endpoint = required(known)
-        content, header, reply_key = _opened(message, endpoint)
-        request = make_message(metadata=message.metadata, content=content)
+        request, header, reply_key = _opened(message, endpoint)
         try:
             answer: RecordDict | Error = _answer(call_next(request, context))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is for the server alone
@@ -59,7 +58,7 @@ def _answer(reply: Message) -> RecordDict | Error:
     return reply.error if reply.has_error() else reply.content
 
 
-def _opened(message: Message, endpoint: Endpoint) -> tuple[RecordDict, Header, PublicSealingKey]:
+def _opened(message: Message, endpoint: Endpoint) -> tuple[Message, Header, PublicSealingKey]:
     packed = Packed.from_records(message.content)
     header = Header.decode(packed.header)
     expected = replace(
@@ -85,9 +84,10 @@ def _opened(message: Message, endpoint: Endpoint) -> tuple[RecordDict, Header, P
     if isinstance(content, Error):
         raise TransportError("the server sent an error, and nothing to do")
     try:
-        return content, header, PublicSealingKey(key=key)
+        sealing_key = PublicSealingKey(key=key)
     except ValueError as error:
         raise TransportError(f"the server's sealing key cannot be used: {error}") from error
+    return make_message(metadata=message.metadata, content=content), header, sealing_key
 
 
 def _differences(header: Header, expected: Header) -> str:
@@ -101,10 +101,7 @@ def _differences(header: Header, expected: Header) -> str:
 
 def _sealed(answer: RecordDict | Error, endpoint: Endpoint, request: Header, recipient: PublicSealingKey) -> RecordDict:
     header = replace(request, direction="to server", sender=endpoint.name, recipient=SERVER)
-    if isinstance(answer, Error):
-        own, content = failure(answer), encode({})
-    else:
-        own, content = own_of(answer), body_of(answer)
-    body = Body.encrypt(content)
+    own = failure(answer) if isinstance(answer, Error) else own_of(answer)
+    body = Body.encrypt(arrays_of(RecordDict() if isinstance(answer, Error) else answer))
     sealed = seal(header, body=body, own=own, identity=endpoint.identity, recipient=recipient)
     return Packed(header=header.encode(), sealed=sealed, body=body.ciphertext).to_records()

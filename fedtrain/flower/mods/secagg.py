@@ -1,8 +1,10 @@
 """Send a masked update in the place of an update, and help to take the masks off the sum."""
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.app.message import make_message
 from flwr.clientapp.typing import ClientAppCallable, Mod
+from numpy.typing import NDArray
 
 from fedtrain.errors import ConfigError, TransportError
 from fedtrain.flower.messages import protocol
@@ -60,17 +62,23 @@ def _masked(message: Message, context: Context, call_next: ClientAppCallable, en
     reply = call_next(make_message(metadata=message.metadata, content=without_session(message.content)), context)
     if reply.has_error() or not reply.content.array_records:
         return reply  # the application refuses: nothing of it is an update
-    vector = kept_here(
-        lambda: to_vector(
+
+    def words() -> NDArray[np.uint32]:
+        trained = _only(reply.content, "the update")
+        found = to_vector(
             summing.layout,
             request.parameters,
             received=received,
-            trained=_only(reply.content, "the update"),
+            trained=trained,
             metrics=next(iter(reply.content.metric_records.values()), MetricRecord()),
             random=summing.random(client=endpoint.client, round_number=round_of(message.content)),
-        ),
-        "the update cannot be summed",
-    )
+        )
+        # Both models were for the update alone, and others still have the records.
+        received.clear()
+        trained.clear()
+        return found
+
+    vector = kept_here(words, "the update cannot be summed")
 
     def mask(state: bytes | None) -> tuple[bytes, MaskedVector]:
         # Checked again: another message may have come while this one was worked on.

@@ -1,5 +1,7 @@
 import hmac
 import os
+import tracemalloc
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -7,7 +9,16 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 
-from fedtrain.crypto import apply_mask, canonical, decrypt_once, derive, encrypt_once
+from fedtrain.crypto import (
+    apply_mask,
+    canonical,
+    decrypt_once,
+    decrypt_parts,
+    derive,
+    encrypt_once,
+    encrypt_parts,
+    symmetric,
+)
 from fedtrain.crypto.symmetric import TAG_BYTES
 from fedtrain.errors import TransportError
 
@@ -157,3 +168,87 @@ def test_an_error_shows_nothing_of_the_key():
         decrypt_once(KEY, bytes(16), b"")
     assert caught.value.__cause__ is None
     assert KEY.hex() not in str(caught.value)
+
+
+BLOCK = symmetric._BLOCK
+
+
+def cut(data, *places):
+    ends = [0, *places, len(data)]
+    return [data[start:end] for start, end in pairwise(ends)]
+
+
+def decrypted(parts, *, context=b"context", check=lambda: None):
+    return decrypt_parts(KEY, parts, sum(map(len, parts)), context, check=check)
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 16, 17, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 2 * BLOCK + 5])
+def test_parts_are_encrypted_and_decrypted_as_the_whole(size):
+    plaintext = np.random.default_rng(size).bytes(size)
+    whole = encrypt_once(KEY, plaintext, b"context")
+    for places in ((), (size // 2,), (0, size // 3, size // 3, size), (size - 1,) if size else ()):
+        assert encrypt_parts(KEY, cut(plaintext, *places), b"context") == whole
+        assert encrypt_parts(KEY, cut(memoryview(plaintext), *places), b"context") == whole
+        parts = cut(whole, *places)
+        assert decrypted(parts) == plaintext
+        assert decrypted(list(map(memoryview, parts))) == plaintext
+    assert decrypted(cut(whole, *range(max(0, size - 40), size + TAG_BYTES))) == plaintext
+    assert decrypted([whole]).readonly
+
+
+def test_parts_that_were_changed_or_are_of_another_length_are_refused():
+    ciphertext = encrypt_once(KEY, b"plaintext", b"context")
+    size = len(ciphertext)
+    changed = [ciphertext[:place] + bytes([ciphertext[place] ^ 1]) + ciphertext[place + 1 :] for place in range(size)]
+    for other in (*changed, *(ciphertext[:length] for length in range(size)), ciphertext + b"\0" * 40):
+        for parts in ([other], cut(other, len(other) // 2)):
+            with pytest.raises(TransportError, match="changed"):
+                decrypted(parts)
+    with pytest.raises(TransportError, match="changed"):
+        decrypted([ciphertext], context=b"another")
+    for length in (size - 1, size + 1, 0):
+        with pytest.raises(TransportError, match="changed"):
+            decrypt_parts(KEY, [ciphertext], length, b"context", check=lambda: None)
+
+
+def buffers(values):
+    return [value for value in values.values() if isinstance(value, bytes | bytearray | memoryview)]
+
+
+def test_what_is_refused_leaves_no_plaintext():
+    seen = []
+
+    def parts():
+        seen.append("parts")
+        yield encrypt_once(KEY, b"plaintext", b"context")
+        seen.append("all")
+
+    def check():
+        seen.append("check")
+        raise TransportError("not signed")
+
+    with pytest.raises(TransportError, match="not signed") as refused:
+        decrypt_parts(KEY, parts(), 25, b"context", check=check)
+    assert seen == ["parts", "all", "check"]
+    with pytest.raises(TransportError, match="changed") as changed:
+        decrypt_parts(KEY, [encrypt_once(KEY, b"plaintext", b"context")], 25, b"another", check=lambda: None)
+    for caught in (refused, changed):
+        for entry in caught.traceback[1:]:  # the first is that of this test
+            assert b"plaintext" not in b"".join(map(bytes, buffers(entry.frame.f_locals)))
+
+
+def test_parts_take_the_memory_of_the_result():
+    plaintext = bytes(16 * BLOCK)
+    tracemalloc.start()
+    try:
+        ciphertext = encrypt_parts(KEY, [plaintext], b"context")
+        _, encrypting = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        del plaintext
+        parts = (ciphertext[start : start + BLOCK] for start in range(0, len(ciphertext), BLOCK))
+        decrypt_parts(KEY, parts, len(ciphertext), b"context", check=lambda: None)
+        _, decrypting = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert encrypting < 1.4 * len(ciphertext)
+    assert decrypting < 2.4 * len(ciphertext)  # the ciphertext is one of these

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
-from fedtrain.engine import requests, worker
+from fedtrain.engine import inplace, requests, worker
 from fedtrain.engine.arena import ReadableFile, Region
 from fedtrain.engine.codec import decode, encode_message
 from fedtrain.engine.inplace import ArrayInFile, BytesInFile
@@ -182,3 +182,14 @@ def test_buffers_begin_where_tensors_do(tmp_path):
     (request,) = buffers.add([Message(RecordDict({"m": record}), 1000, "train")], timeout=None)
     data = (tmp_path / worker.arena_name(request.arena.number)).read_bytes()
     assert data.index(record["large"].data) % 64 == 0
+
+
+@pytest.mark.parametrize("size", [0, 1, inplace._PART - 1, inplace._PART, inplace._PART + 1, 2 * inplace._PART + 7])
+def test_parts_of_a_file_are_read_and_not_kept(here, size):
+    data = os.urandom(size)
+    source = here(Array("uint8", (size,), "own", data)).unread
+    assert b"".join(source.parts()) == data
+    assert max(map(len, source.parts()), default=0) <= inplace._PART
+    assert source.held is None
+    assert source.read() == data
+    assert list(source.parts()) == [data]

@@ -3,7 +3,7 @@ import weakref
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedtrain import memory
@@ -91,6 +91,22 @@ def test_messages_of_before_are_gone_where_messages_are_large(tmp_path, monkeypa
         gc.enable()
 
 
+def spec_in(tmp_path):
+    return worker.WorkerSpec(
+        client_app="here",
+        app_dir=tmp_path,
+        run_id=1,
+        run_config={},
+        nodes=2,
+        threads=1,
+        together=1,
+        directories=(tmp_path,),
+        state_directory=tmp_path,
+        durable_state=False,
+        environment={},
+    )
+
+
 @pytest.mark.parametrize("large", [False, True])
 def test_a_worker_keeps_no_large_message(tmp_path, monkeypatch, large):
     """Answer two messages that share their model, and look at what is held between them."""
@@ -106,20 +122,7 @@ def test_a_worker_keeps_no_large_message(tmp_path, monkeypatch, large):
         weakref.finalize(message.content["r"]["0"], gone.append, context.node_id)
         return Message(RecordDict(), reply_to=message)
 
-    spec = worker.WorkerSpec(
-        client_app="here",
-        app_dir=tmp_path,
-        run_id=1,
-        run_config={},
-        nodes=2,
-        threads=1,
-        together=1,
-        directories=(tmp_path,),
-        state_directory=tmp_path,
-        durable_state=False,
-        environment={},
-    )
-    runner = worker._Runner(0, spec, app)
+    runner = worker._Runner(0, spec_in(tmp_path), app)
     gc.collect()
     gc.disable()
     try:
@@ -131,3 +134,44 @@ def test_a_worker_keeps_no_large_message(tmp_path, monkeypatch, large):
         assert gone == ([1000, 1001] if large else [])
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_what_no_app_sends_back_is_let_go_when_it_is_sent(tmp_path, monkeypatch, large):
+    """A sealed model lies in the file of its messages alone. An app that sends it back all the same sends its bytes."""
+    numbers, opaque = Array(np.arange(4)), Array(dtype="uint8", shape=(6,), stype="own", data=b"sealed")
+    record = ArrayRecord({"numbers": numbers, "opaque": opaque})
+    for module in (memory, worker, requests):
+        monkeypatch.setattr(module, "LARGE", 0 if large else 1 << 20)
+    for module in (worker, requests):
+        monkeypatch.setattr(module, "MAPPED", 1)
+    messages = [Message(RecordDict({"r": record}), node, "train") for node in (1000, 1001)]
+    asked = RequestBuffers([tmp_path]).add(messages, timeout=None)
+    for request in asked:
+        assert request.buffers == (numbers.data, b"" if large else b"sealed")
+    app = ClientApp()
+
+    @app.train()
+    def echo(message, context):
+        assert message.content["r"]["opaque"].data == b"sealed"
+        return Message(message.content, reply_to=message)
+
+    runner = worker._Runner(0, spec_in(tmp_path), app)
+    for ticket, request in enumerate(asked):
+        issue_ticket(tmp_path, ticket)
+        where = {"offset": request.region.offset, "length": request.region.length}
+        (frame,) = runner.answer([Task(ticket=ticket, slot=0, directory=0, arena=0, **where)])
+        assert isinstance(frame, Reply), frame
+        reply = read_reply([tmp_path], 0, request, frame)
+        assert reply.content["r"]["numbers"].data is numbers.data
+        assert reply.content["r"]["opaque"].data == b"sealed"
+        assert (reply.content["r"]["opaque"].data is opaque.data) == (not large)
+
+
+def test_a_reply_that_was_pulled_is_the_callers_alone(sent):
+    message, request = sent
+    reply = Message(RecordDict({"r": ArrayRecord([np.arange(3)])}), reply_to=message)
+    request.finish(reply)
+    assert request.pull() is reply
+    assert request.reply is not None
+    assert not request.reply.content

@@ -1,3 +1,4 @@
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -99,7 +100,7 @@ class World:
         return app
 
     def answer(self, message):
-        self.seen.append(message)
+        self.seen.append(deepcopy(message))  # as it came: what answers it may take it apart
         client = self.nodes[message.metadata.dst_node_id]
         message = self.tamper(message)
         if message is None:

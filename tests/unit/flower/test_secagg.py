@@ -11,7 +11,8 @@ from fedtrain.errors import AggregationError, ClientError, ConfigError, Transpor
 from fedtrain.flower.collectors import SecureSum
 from fedtrain.flower.grids.sealed import SealedGrid
 from fedtrain.flower.messages import protocol
-from fedtrain.flower.summing import Layout, from_total
+from fedtrain.flower.summing import Layout
+from fedtrain.flower.totals import from_total
 from fedtrain.secagg import Parameters
 
 from .conftest import World, cohort_request, default_training, go, model, reasons, summing, training
@@ -64,6 +65,24 @@ def test_the_strategy_gets_one_reply_with_the_average_and_the_weight_of_all(make
             assert np.abs(received.numpy() - mean(range(5), name)).max() < step
     assert server.outcome.masked == (0, 1, 2, 3, 4)
     assert (dict(server.outcome.dropped), server.outcome.silent) == ({}, ())
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_client_lets_go_of_both_models_once_their_difference_is_masked(make_world, sealed):
+    held = []
+
+    def train(client, content):
+        reply = default_training(client, content)
+        held.append((content[protocol.ARRAYS], reply[protocol.ARRAYS]))
+        assert all(held[-1])
+        return reply
+
+    world = make_world(size=3, train=train)
+    sent = training(world)
+    (reply,) = secure_sum(world, sealed=sealed).collect(sent)
+    assert not reply.has_error()
+    assert [(dict(received), dict(trained)) for received, trained in held] == [({}, {})] * 3
+    assert list(sent[0].content[protocol.ARRAYS]) == list(model())
 
 
 def test_integer_arrays_stay_as_they_were_sent(make_world):

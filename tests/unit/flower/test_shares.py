@@ -10,7 +10,8 @@ from fedtrain.config import from_flat
 from fedtrain.errors import ConfigError, TransportError
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.shares import decoded, sum_of
-from fedtrain.flower.summing import Summing, from_total, to_vector
+from fedtrain.flower.summing import Summing, to_vector
+from fedtrain.flower.totals import from_total
 from fedtrain.privacy.mechanisms import mechanism_of
 from tests.fakes import RUN_ID, InProcessGrid
 

@@ -7,7 +7,7 @@ from flwr.app import ArrayRecord, MetricRecord
 from fedtrain.errors import TransportError
 from fedtrain.flower import summing
 from fedtrain.flower.messages.records import to_array
-from fedtrain.flower.summing import Layout, Total, to_vector
+from fedtrain.flower.summing import Layout, to_vector
 from fedtrain.secagg import Parameters
 
 SIZE = 200_003
@@ -79,20 +79,3 @@ def test_a_number_that_is_not_finite_is_found_in_every_part(place, monkeypatch):
             metrics=MetricRecord(),
             random=np.random.default_rng(7),
         )
-
-
-def test_a_model_is_moved_in_parts(monkeypatch):
-    sent, _ = models()
-    generator = np.random.default_rng(1)
-    update = {name: generator.normal(size=sent[name].shape) for name in ("weight", "empty")}
-    update |= {"mask": np.zeros(3)}
-    total = Total(update=update, counters={}, weight=3.0, modulus=1.0, counter_modulus=1)
-
-    def average(part):
-        monkeypatch.setattr(summing, "_PART", part)
-        return {name: array.data for name, array in total.average(sent).items()}
-
-    whole = average(1 << 30)
-    assert average(SMALL) == whole
-    assert whole["weight"] != sent["weight"].data
-    assert (whole["mask"], whole["count"]) == (sent["mask"].data, sent["count"].data)

@@ -225,3 +225,39 @@ def test_neither_key_nor_content_is_printed():
     assert repr(body.key) not in shown
     assert "key" not in shown
     assert "ciphertext" not in shown
+
+
+class InAFile:
+    """A body that is read in parts, and is another one whenever it is read again."""
+
+    def __init__(self, ciphertext, size):
+        self.ciphertext, self.size, self.read = ciphertext, size, 0
+
+    def __len__(self):
+        return len(self.ciphertext)
+
+    def parts(self):
+        self.read += 1
+        ciphertext = self.ciphertext if self.read == 1 else bytes(len(self))
+        for start in range(0, len(self), self.size):
+            yield ciphertext[start : start + self.size]
+
+
+@pytest.mark.parametrize("size", [1, 799, 800, 801, 816, 10_000])
+def test_a_body_that_lies_elsewhere_is_read_once(size):
+    body = InAFile(BODY.ciphertext, size)
+    assert opened(ciphertext=body) == (b"own", CONTENT)
+    assert body.read == 1
+    for other in (BODY.ciphertext[:-1], BODY.ciphertext + b"\0", bytes(len(BODY.ciphertext)), b""):
+        refused("its body is not the one that was signed", ciphertext=InAFile(other, size))
+
+
+@pytest.mark.parametrize("size", [0, 1, sealed._PART - 17, sealed._PART - 16, sealed._PART, sealed._PART + 1])
+def test_a_body_of_parts_is_that_of_the_whole(size):
+    content = bytes(range(256)) * (size // 256 + 1)
+    parts = [content[:100], memoryview(content)[100 : size // 2], memoryview(content)[max(100, size // 2) :]]
+    key = lambda length: bytes(range(length))
+    body = Body.encrypt(parts, random=key)
+    assert body == Body.encrypt(content, random=key)
+    data = seal(HEADER, body=body, own=b"own", identity=IDENTITY, recipient=KEY.public)
+    assert opened(data, body.ciphertext) == (b"own", content)

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -35,3 +37,26 @@ def test_signs_are_extended_from_the_width(width):
     total = low | noise
     extend_sign(total, width)
     np.testing.assert_array_equal(total.view(np.int32), expected)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_words_are_packed_in_parts_as_they_are_whole(length, width):
+    words = np.random.default_rng(length).integers(0, 2**32, length, dtype=np.uint32)
+    before = words.copy()
+    packed = pack(words, width)
+    whole = words.astype("<u4").view(np.uint8).reshape(-1, 4)[:, :width].tobytes()
+    assert packed.tobytes() == whole
+    assert type(packed.base) is bytes
+    np.testing.assert_array_equal(words, before)
+
+
+def test_packed_words_are_written_once():
+    words = np.ones(1 << 22, np.uint32)
+    tracemalloc.start()
+    try:
+        packed = pack(words, 3)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.2 * packed.nbytes

@@ -17,7 +17,8 @@ from fedtrain.flower.client_dp import clip_reply
 from fedtrain.flower.grids.base import collect
 from fedtrain.flower.grids.validating import ValidatingGrid
 from fedtrain.flower.messages import protocol
-from fedtrain.flower.summing import Layout, from_total, to_vector
+from fedtrain.flower.summing import Layout, to_vector
+from fedtrain.flower.totals import from_total
 from fedtrain.privacy.clipping import bits_equal
 from fedtrain.secagg import Parameters
 from fedtrain.serverapp.aggregation import Aggregation, counted

@@ -12,7 +12,8 @@ from torch import nn
 from fedtrain.errors import StorageError
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.records import c_ordered, from_content, npy_header, state_record, to_content
-from fedtrain.flower.summing import Total
+from fedtrain.flower.totals import Sums, Total
+from fedtrain.secagg import Parameters
 from fedtrain.serverapp import checkpoint
 from fedtrain.serverapp.channel import Channel
 from fedtrain.serverapp.checkpoint import RunState, arrays_digest
@@ -133,7 +134,8 @@ def test_a_state_dict_is_sent_in_c_order():
 
 def test_the_average_of_a_sum_is_in_c_order():
     sent = ArrayRecord({"w": Array(LAYOUTS["transposed"])})
-    update = {"w": np.ones((4, 6), np.float64, order="F")}
+    plan = Parameters.plan(members=2, length=24, bits=9, bound=1.0)
+    update = Sums({"w": np.ones((4, 6), np.uint32)}, parameters=plan)
     total = Total(update=update, counters={}, weight=2.0, modulus=1.0, counter_modulus=1)
     assert b"'fortran_order': False" in total.average(sent)["w"].data[:128]
 

@@ -1,12 +1,14 @@
+import gc
 import random
 import time
+import weakref
 
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.supercore.run import Run
 
 from fedtrain.engine import LocalGrid
-from fedtrain.flower.grids.base import EXPIRED, GridWrapper, by_client, cause, collect, let_rest
+from fedtrain.flower.grids.base import EXPIRED, GridWrapper, by_client, cause, collect, exchange, let_rest
 from tests.fakes import RUN_ID, InProcessGrid
 from tests.processes import runs, until
 
@@ -177,3 +179,24 @@ def test_workers_rest_through_all_that_is_around_a_grid_and_other_grids_go_on(tm
     other = GridWrapper(InProcessGrid(echo, NODES))
     let_rest(other)
     assert senders(collect(other, questions())) == NODES
+
+
+@pytest.mark.parametrize("a_pull", [1, 2])
+def test_nobody_keeps_a_reply_while_the_next_is_waited_for(a_pull):
+    """A reply can be as large as a model."""
+    kept = []
+
+    class Watching(InProcessGrid):
+        def pull_messages(self, message_ids):
+            assert [reference() for reference in kept] == [None] * len(kept)
+            return super().pull_messages(message_ids)
+
+    gc.collect()
+    gc.disable()
+    try:
+        for _, reply in exchange(Watching(echo, NODES, a_pull=a_pull), questions()):
+            kept.append(weakref.ref(reply))
+            del reply
+    finally:
+        gc.enable()
+    assert len(kept) == len(NODES)

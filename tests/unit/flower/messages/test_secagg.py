@@ -84,3 +84,27 @@ def test_a_reply_without_a_masked_update_or_with_more_is_refused():
         MaskReply.from_records(RecordDict({**content, "arrays": more}))
     with pytest.raises(TransportError, match="was to hold bytes"):
         MaskReply.from_records(RecordDict({"masked": more, "secagg": content["secagg"]}))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        np.frombuffer(b"abcdef", np.uint8),
+        np.frombuffer(b"abcdef", np.uint8)[1:],
+        np.frombuffer(b"abcdef", np.uint8)[::-1],
+        np.frombuffer(b"abcdef", np.uint8, offset=2),
+        np.arange(6, dtype=np.uint8),
+        np.zeros(0, np.uint8),
+    ],
+    ids=["whole", "cut", "backwards", "offset", "own", "none"],
+)
+def test_words_travel_as_they_are(words):
+    content = MaskReply(masked=MaskedVector(words=words, bundles=(), commitments=b"")).to_records()
+    np.testing.assert_array_equal(MaskReply.from_records(content).masked.words, words)
+
+
+def test_words_that_are_bytes_are_not_copied():
+    data = bytes(100)
+    masked = MaskedVector(words=np.frombuffer(data, np.uint8), bundles=(), commitments=b"")
+    (record,) = MaskReply(masked=masked).to_records().array_records.values()
+    assert next(iter(record.values())).data is data
