@@ -6,74 +6,14 @@ lines only grows; a line that a crash tore is no line, and the next append remov
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import secrets
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from fedtrain.errors import StorageError, UsageError
-
-_POLL = 0.05  # seconds from one try to lock a file to the next
-
-
-class Lock:
-    """A lock among processes and threads on a file that stays, by ``flock``: filelock's too, at a tenth of its time.
-
-    A process that ends, however it does, lets go of it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Name the file. It is made when it is locked; its folder must exist by then."""
-        self._descriptor: int | None = None
-        self._path = path
-
-    @property
-    def is_locked(self) -> bool:
-        """Whether this object holds it."""
-        return self._descriptor is not None
-
-    def acquire(self, timeout: float) -> None:
-        """Lock the file.
-
-        Raises:
-            TimeoutError: somebody else has held it for so many seconds.
-            OSError: the file cannot be opened or locked.
-        """
-        assert self._descriptor is None
-        end = time.monotonic() + timeout
-        while (descriptor := self._tried()) is None:
-            if time.monotonic() >= end:
-                raise TimeoutError(errno.ETIMEDOUT, "it is locked by another process", str(self._path))
-            time.sleep(_POLL)
-        self._descriptor = descriptor
-
-    def release(self) -> None:
-        """Let others lock the file. Does nothing where this object does not hold it."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
-
-    def __del__(self) -> None:
-        """Let others lock the file also where nobody holds this object any more."""
-        self.release()
-
-    def _tried(self) -> int | None:
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_nlink:
-                return descriptor
-        except BlockingIOError:
-            pass
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # another has it, or it was deleted: then one that is made anew has the name
-        return None
 
 
 def current_folder() -> Path:

@@ -15,9 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from filelock import BaseFileLock, FileLock, Timeout
+
 from fedtrain.crypto import Identity, SignedEnvelope
 from fedtrain.errors import ForgeryError, LedgerError, StorageError
-from fedtrain.files import Lock
 from fedtrain.ledger.chain import EMPTY, Chain, Head, VerifiedLedger, VerifiedLedgers
 from fedtrain.ledger.charges import Totals
 from fedtrain.ledger.entry import ENTRY, PAYLOAD_TYPE, LedgerEntry, Noise, Unit, decode, now
@@ -44,7 +45,7 @@ class Ledger:
         self._path = path
         self._identity = identity
         self._timeout = timeout
-        self._lock = Lock(path.with_suffix(".lock"))
+        self._lock = FileLock(path.with_suffix(".lock"))
         self._read()
 
     @classmethod
@@ -323,11 +324,11 @@ class Ledger:
             raise LedgerError("the ledger is closed; nothing was written")
 
 
-def _acquire(lock: Lock, path: Path, timeout: float) -> None:
+def _acquire(lock: BaseFileLock, path: Path, timeout: float) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout)
-    except TimeoutError as error:
+        lock.acquire(timeout=timeout)
+    except Timeout as error:
         raise LedgerError(
             f"another process has held the ledger of this data set for {timeout:g} s: a run, a node or a command that "
             f"uses the same folder of ledgers. Wait for it to end; the command `fuser {path}` shows which it is"

@@ -21,8 +21,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from filelock import FileLock, Timeout
+
 from fedtrain.errors import StorageError, TransportError
-from fedtrain.files import Lock, write_atomic
+from fedtrain.files import write_atomic
 from fedtrain.messaging.session_files import (
     ID,
     SECRET,
@@ -199,22 +201,20 @@ class NodeSessions:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        lock = Lock(self._folder / _LOCK)
+        lock = FileLock(self._folder / _LOCK)
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock.acquire(_TIMEOUT)
-        except TimeoutError as error:
+            lock.acquire(timeout=_TIMEOUT)
+            try:
+                yield
+            finally:
+                lock.release()
+        except Timeout as error:
             raise StorageError(
                 f"another process has held the sessions in {self._folder} for {_TIMEOUT:g} s: wait for it to end"
             ) from error
         except OSError as error:
             raise StorageError(f"cannot use the sessions in {self._folder}: {error}") from error
-        try:
-            yield
-        except OSError as error:
-            raise StorageError(f"cannot use the sessions in {self._folder}: {error}") from error
-        finally:
-            lock.release()
 
 
 def _check(run: str, known: Start, offered: Start) -> None:

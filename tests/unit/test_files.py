@@ -6,10 +6,9 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from filelock import FileLock, Timeout
 
 from fedtrain.errors import StorageError
-from fedtrain.files import Lock, append_line, read_lines, rewrite_lines, sync_folder, write_atomic
+from fedtrain.files import append_line, read_lines, rewrite_lines, sync_folder, write_atomic
 
 ROOT = Path(__file__).parents[2]
 
@@ -195,49 +194,3 @@ def test_a_file_of_lines_that_cannot_be_opened_is_named(tmp_path):
     for use in (read_lines, lambda path: append_line(path, {})):
         with pytest.raises(StorageError, match=str(tmp_path)):
             use(tmp_path)
-
-
-def test_a_lock_keeps_others_out_until_it_is_released(tmp_path):
-    path = tmp_path / "lock"
-    mine, other, of_filelock = Lock(path), Lock(path), FileLock(path)
-    mine.acquire(0)
-    assert mine.is_locked
-    with pytest.raises(TimeoutError, match="locked by another process"):
-        other.acquire(0.01)
-    with pytest.raises(Timeout):
-        of_filelock.acquire(timeout=0)
-    mine.release()
-    mine.release()
-    assert not mine.is_locked
-    with of_filelock.acquire(timeout=0), pytest.raises(TimeoutError):
-        mine.acquire(0)
-    other.acquire(0)
-    other.release()
-
-
-def test_a_lock_that_nobody_holds_any_more_is_released(tmp_path):
-    path = tmp_path / "lock"
-    dropped = Lock(path)
-    dropped.acquire(0)
-    del dropped
-    Lock(path).acquire(0)
-
-
-def test_a_lock_on_a_file_that_was_deleted_keeps_nobody_out(tmp_path):
-    path = tmp_path / "lock"
-    stale = Lock(path)
-    stale.acquire(0)
-    path.unlink()
-    fresh = Lock(path)
-    fresh.acquire(0)
-    with pytest.raises(TimeoutError):
-        Lock(path).acquire(0)
-    stale.release()
-    fresh.release()
-
-
-def test_a_link_in_the_place_of_a_lock_is_not_followed(tmp_path):
-    (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="symbolic link"):
-        Lock(tmp_path / "lock").acquire(0)
-    assert names(tmp_path) == ["lock"]
