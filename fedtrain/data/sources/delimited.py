@@ -32,7 +32,10 @@ _OTHER_ENCODINGS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _SHOWN: Final = 80
 _DELIMITERS: Final = (",", ";", "\t", "|")
 _BLOCK: Final = 1 << 26
-"""Bytes that pyarrow parses together; no row may be longer. By default it is 1 MiB, and texts are longer."""
+"""Bytes that pyarrow parses together. By default it is 1 MiB, and texts are longer.
+
+A row of so many bytes is always read, one of twice as many never; between the two it depends on where the row begins.
+"""
 
 
 def decode_csv(data: Data) -> Decoded:

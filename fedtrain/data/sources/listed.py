@@ -25,6 +25,7 @@ from fedtrain.errors import DataError
 from fedtrain.progress import working
 
 _FORM: Final = CsvFormat()
+_SHOWN: Final = 80
 _FILE: Final = pa.struct([("bytes", pa.large_binary())])
 
 
@@ -91,17 +92,26 @@ def _paths(table: Table, column: str) -> tuple[Path, ...]:
     """Return the files that a table names.
 
     Raises:
-        DataError: a path is missing, or of no file.
+        DataError: a path is missing, of no file, or not to be followed by this user.
     """
     _require(table, column)
     values = table.columns[column]
     require_values(values, column=column, place=table.place)
     folder = Path(table.name).parent
-    found = tuple(folder / path_of(name) for name in values.to_pylist())
-    for row, file in enumerate(found):
-        if not file.is_file():
-            raise DataError(f"{table.place(row)}, column {column!r}: {file}: there is no such file")
-    return found
+    return tuple(_file(folder, name, table, column, row) for row, name in enumerate(values.to_pylist()))
+
+
+def _file(folder: Path, name: str, table: Table, column: str, row: int) -> Path:
+    try:
+        file = folder / path_of(name)
+        if file.is_file():
+            return file
+        problem = f"{file}: there is no such file"
+    except DataError as error:
+        problem = str(error)
+    except OSError as error:  # a folder that may not be entered, a name that is too long
+        problem = f"{name[:_SHOWN]}: {error.strerror}"
+    raise DataError(f"{table.place(row)}, column {column!r}: {problem}")
 
 
 def _require(table: Table, column: str) -> None:

@@ -31,6 +31,7 @@ from tests.unit.flower.protected import (
     plainly,
     request,
     start,
+    train,
     wire,
 )
 
@@ -295,3 +296,17 @@ def test_a_client_that_is_lost_is_made_up_for(make_world):
     result, _ = start(world, strategy)
     assert strategy.given[0][0].content["metrics"]["num-examples"] == 3.0
     assert np.abs(result.arrays["bias"].numpy() - model()["bias"].numpy() - plainly([1, 1, 1])).max() < 1e-4
+
+
+def test_an_app_still_has_the_records_that_it_keeps_when_its_update_was_masked(make_world):
+    kept = []
+
+    def keeping(client, content):
+        received = ArrayRecord(dict(content["arrays"].items()))
+        answer = train(client, content)
+        kept.extend([received, content["arrays"], answer["arrays"]])
+        return answer
+
+    world = make_world(SUMMED, train=keeping)
+    start(world)
+    assert [list(record) for record in kept] == 3 * SIZE * [list(model())]

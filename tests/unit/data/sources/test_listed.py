@@ -170,6 +170,8 @@ def test_a_site_has_the_records_of_a_simulation(folder):
         ("file,label\n,no\n", IMAGE, r"a\.csv, line 2, column 'file': the value is missing"),
         ("file,label\nhttps://example.org/a.png,no\n", IMAGE, "there is no such file"),
         ("file,label\n.,no\n", IMAGE, "there is no such file"),
+        (f"file,label\n{300 * 'a'}.png,no\n", IMAGE, r"line 2, column 'file': a{80}: File name too long"),
+        ("file,label\n~nobody-here/a.png,no\n", IMAGE, "line 2, column 'file': .* no user of that name"),
         ("file,label\nfiles/0.bin,\n", IMAGE, r"line 2 \(.*0\.bin\), column 'label': the value is missing"),
         (
             "path,label\nfiles/0.bin,no\n",
