@@ -323,7 +323,12 @@ _SPOKEN = Workload(
     },
 )
 
-_AG_NEWS_TUNING = "rates, rounds and clip_norm: 20 settings for each budget, on the first 3,520 training records alone"
+_AG_NEWS_TUNING = "layers, rates and rounds: at most 48 settings for each budget, on the training records alone"
+
+_TWO_LAYERS: Settings = {
+    "task.encoder": "simulations.minilm_layers:build",
+    "task.encoder_origin": "public texts: the network and its weights are those of all-MiniLM-L6-v2",
+}
 
 _AG_NEWS = Workload(
     name="ag_news",
@@ -335,27 +340,40 @@ _AG_NEWS = Workload(
             trust="distributed",
             what="linear, MiniLM",
             settings={
-                "federation.rounds": 10,
+                **_TWO_LAYERS,
+                "federation.rounds": 20,
                 "federation.min_results": 9,
-                "training.learning_rate": 1600.0,
+                "training.learning_rate": 800.0,
                 "privacy.colluders": 1,
                 "privacy.tuning": _AG_NEWS_TUNING,
                 "transport.secagg.enabled": None,
                 "transport.secagg.threshold": 9,
+                "transport.secagg.bits": 25,
             },
-            at={1: {}, 2: {}, 4: {}, 8: {}},
+            at={
+                1: {},
+                2: {},
+                4: {"federation.rounds": 40},
+                8: {"federation.rounds": 40, "training.learning_rate": 1600.0},
+            },
         ),
         "local": Series(
             trust="local",
             what="linear, MiniLM",
             settings={
                 **LOCAL,
+                **_TWO_LAYERS,
                 "federation.rounds": 10,
                 "training.learning_rate": 1600.0,
                 "privacy.tuning": _AG_NEWS_TUNING,
                 "transport.secagg.enabled": None,
             },
-            at={1: {"training.learning_rate": 800.0}, 2: {}, 4: {}, 8: {}},
+            at={
+                1: {"training.learning_rate": 400.0},
+                2: {"training.learning_rate": 800.0},
+                4: {},
+                8: {"federation.rounds": 20, "training.learning_rate": 800.0},
+            },
         ),
         "least-squares": Series(
             trust="distributed",
@@ -382,8 +400,9 @@ _AG_NEWS = Workload(
             what="linear, MiniLM",
             settings={
                 **NO_PRIVACY,
+                **_TWO_LAYERS,
                 "transport.secagg.enabled": None,
-                "federation.rounds": 20,
+                "federation.rounds": 60,
                 "training.learning_rate": 64.0,
             },
         ),

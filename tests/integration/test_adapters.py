@@ -29,6 +29,7 @@ RUNS = {
     "record-summed": [*RECORD, *SUMMED],
     "record-shared-summed": [*RECORD, *SHARED],
     "client-summed": [*CLIENT, *SUMMED],
+    "client-shared-summed": [*CLIENT, *SHARED],
 }
 QUICK = {"none-summed", "record-shared-summed"}  # the others in CI alone: each runs a whole command, for seconds
 TEXTS = ["good film", "bad film", "good, good plot", "a bad, bad end", "", "good é"]

@@ -9,7 +9,7 @@ import pytest
 from fedtrain import audit_report, load_run
 from fedtrain.config.sections import ENCODERS
 from fedtrain.report import Report
-from tests.integration.modes import CLIENT, RECORD, SUMMED
+from tests.integration.modes import CLIENT, RECORD, SHARED, SUMMED
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "how-to" / "use-a-public-encoder.md"
@@ -34,6 +34,7 @@ RUNS = {
     "record-own-summed": [*OWN, *RECORD, *SUMMED],
     "record-shared-summed": [*SCATTERING, *RECORD, "privacy.trust=distributed", "privacy.colluders=0", *SUMMED],
     "client-summed": [*SCATTERING, *CLIENT, *SUMMED],
+    "client-shared-summed": [*SCATTERING, *CLIENT, *SHARED],
 }
 QUICK = {"none", "record-own-summed"}  # the others in CI alone: each runs a whole command, for seconds
 

@@ -7,7 +7,7 @@ import pytest
 
 from fedtrain import audit_report, load_run
 from fedtrain.report import Report
-from tests.integration.modes import CLIENT, SUMMED
+from tests.integration.modes import CLIENT, SHARED, SUMMED
 from tests.sounds import tone, wav
 
 RECORDS, CLIENTS, PITCHES = 96, 3, (400, 700, 1100)
@@ -24,6 +24,7 @@ RUNS = {
         *("federation.rounds=1", "privacy.trust=distributed", "privacy.colluders=0", *RECORD),
     ],
     "client-features-summed": [*FEATURES, *CLIENT, *SUMMED],
+    "client-features-shared-summed": [*FEATURES, *CLIENT, *SHARED],
 }
 QUICK = {"none", "record-features-shared"}  # the others in CI alone: each runs a whole command, for seconds
 

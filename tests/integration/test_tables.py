@@ -33,6 +33,7 @@ RUNS = {
     "record-shared": SHARED,
     "least-squares-shared": {**SHARED, **SUMS, "privacy.sampling_rate": 1.0},
     "client-summed": {**CLIENT, **SUMMED},
+    "client-shared-summed": {**CLIENT, **SUMMED, "privacy.trust": "distributed", "privacy.colluders": 0},
 }
 
 

@@ -21,6 +21,7 @@ RUNS = {
     "record-file-transformer": [*FILE, *RECORD, "task.model=transformer"],
     "record-shared-file-bag": [*FILE, *RECORD, *SHARED],
     "client-summed-file-transformer": [*FILE, *CLIENT, *SUMMED, "task.model=transformer"],
+    "client-shared-summed-file-bag": [*FILE, *CLIENT, *SHARED],
 }
 QUICK = {
     "none-summed-words-bag",
