@@ -345,9 +345,9 @@ def test_a_flipped_byte_of_a_masked_vector_changes_the_sum_there_only():
     """Nothing in the protocol protects the words: they travel signed."""
     server, clients = FEDERATION.round(PARAMETERS), FEDERATION.clients()
     for number, masked in masks(server, clients).items():
-        if number == 0:
-            masked.words[3] ^= 1
-        server.receive(number, masked)
+        words = masked.words.copy()
+        words[3] ^= number == 0
+        server.receive(number, replace(masked, words=words))
     for number, request in server.close().items():
         server.receive_shares(number, clients[number].unmask(request))
     difference = server.finish().total - plain_sum(VECTORS.values())

@@ -115,7 +115,7 @@ def test_a_private_run_says_what_it_promises(make, tmp_path, capsys):
 def test_a_run_whose_weights_are_all_forgotten_between_their_uses_reaches_the_same(make, tmp_path, kind, monkeypatch):
     folders = {"kept": make("kept", kind=kind), "forgotten": make("forgotten", kind=kind)}
     run_experiment(federation(folders["kept"]), folders["kept"])
-    monkeypatch.setattr(of_weights, "_LARGE", 0)
+    monkeypatch.setattr(of_weights, "LARGE", 0)
     run_experiment(federation(folders["forgotten"]), folders["forgotten"])
     for name in ("model-final.safetensors", "model-best.safetensors", "metrics.jsonl"):
         assert (tmp_path / "kept" / name).read_bytes() == (tmp_path / "forgotten" / name).read_bytes()

@@ -11,8 +11,8 @@ from fedtrain.config import Experiment
 from fedtrain.encoders.tokens import Bytes
 from fedtrain.serverapp.preparation import prepare
 from fedtrain.serverapp.reporting import build_report
+from fedtrain.serverapp.result_warnings import of_sample
 from fedtrain.serverapp.rounds import initial_state
-from fedtrain.serverapp.run_warnings import of_sample
 from fedtrain.serverapp.sample import sample_of
 
 
