@@ -75,7 +75,7 @@ class Cli:
         return self.call("simulate", *arguments, "--out", out, cwd=cwd, out=out)
 
     def call(self, *arguments, cwd=ROOT, out="."):
-        status = self._warm.run(list(map(str, arguments)), timeout=240, **self._place(cwd))
+        status = self._warm.run(list(map(str, arguments)), timeout=600, **self._place(cwd))
         said = {name: (self._printed / name).read_text(encoding="utf-8") for name in ("stdout", "stderr")}
         return Outcome(status=status, out=Path(out), **said)
 

@@ -108,7 +108,7 @@ class Deployment:
 
     def whole(self):
         """Say whether the server and all nodes are in service, which a fault may take a while to be followed by."""
-        return holds_within(self._in_service, seconds=90)
+        return holds_within(self._in_service, seconds=300)
 
     def _in_service(self):
         ca, address = self.node(SITES[0]) / "ca.pem", self.hosts.address
@@ -147,7 +147,7 @@ class Deployment:
             text=True,
         )
 
-    def finish(self, process, *, timeout=400):
+    def finish(self, process, *, timeout=800):
         """Return the exit status of a run, and what it printed."""
         said, _ = process.communicate(timeout=timeout)
         return process.returncode, said

@@ -88,6 +88,6 @@ class RayCluster:
         federation = f"num-supernodes={clients} client-resources-num-cpus=1"
         settings = ["--run-config", config, "--federation-config", federation]
         run = self._driver.start("run", "flwr", "run", ROOT, NAME, *settings, "--stream")
-        self._driver.wait_for(lambda: run.poll() is not None, "the run has ended", seconds=240)
+        self._driver.wait_for(lambda: run.poll() is not None, "the run has ended", seconds=900)
         self._driver.forget(run)
         return self._driver.log("run")

@@ -346,7 +346,7 @@ class Processes:
     def logs(self):
         return b"\n".join(path.read_bytes() for path in sorted(self._folder.iterdir()))
 
-    def wait_for(self, condition, what, seconds=120, pause=0.05):
+    def wait_for(self, condition, what, seconds=300, pause=0.05):
         end = time.monotonic() + seconds
         while not condition():
             # Looked at before the condition is again: what it waits for may be that one of them ends.

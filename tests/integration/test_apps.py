@@ -114,7 +114,7 @@ def run(cli, *arguments, cwd=ROOT):
 
 def test_another_app_runs_with_its_own_config_nodes_and_state(cli, make_app):
     process = cli.start("simulate", make_app())
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
     assert "nodes 4 model [2.0, 2.0, 2.0]" in stdout
     assert "metrics {'visits': 2.0}" in stdout

@@ -224,7 +224,7 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint_and_the_run_goes_on_late
         while True:
             file.write(bytes(4096))
             file.flush()
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 1, stderr
     assert "No space left on device" in stderr
     assert "kept" in stderr
@@ -240,7 +240,7 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint_and_the_run_goes_on_late
 
 def test_errors_for_machines(cli, tmp_path):
     process = cli.start("simulate", "--json", "--set", "privacy.epsilom=4", "--out", tmp_path / "run")
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=300)
     answer = json.loads(stdout)
     assert (process.returncode, answer["exit_status"]) == (2, 2)
     assert "did you mean privacy.epsilon" in answer["error"]

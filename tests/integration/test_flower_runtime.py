@@ -33,7 +33,7 @@ transport.secagg.enabled = true
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("transport", ["", SEALED_AND_SUMMED], ids=["plain", "sealed and summed"])
 def test_flwr_run_gives_the_model_of_the_local_engine(cli, tmp_path, transport):
     home, out, port = tmp_path / "home", tmp_path / "on-flower", free_port()
@@ -48,7 +48,7 @@ def test_flwr_run_gives_the_model_of_the_local_engine(cli, tmp_path, transport):
         processes.wait_for(lambda: is_open(port), "the SuperLink listens")
         settings = ["--run-config", config, "--federation-config", "num-supernodes=4"]
         run = processes.start("run", "flwr", "run", ROOT, NAME, *settings, "--stream")
-        processes.wait_for(lambda: run.poll() is not None, "the run has ended", seconds=240)
+        processes.wait_for(lambda: run.poll() is not None, "the run has ended", seconds=900)
     finally:
         processes.end()
     assert run.returncode == 0, processes.logs.decode()

@@ -85,7 +85,7 @@ def watched(cli, tmp_path, monkeypatch):
         arguments = ("simulate", "-c", os.devnull, *sets, "--workers", 2, "--json", "--out", folder / "run")
         process = cli.start(*arguments, cwd=tmp_path)
         pipe = str(Path(f"/proc/self/fd/{process.stdout.fileno()}").readlink())
-        stdout, stderr = process.communicate(timeout=240)
+        stdout, stderr = process.communicate(timeout=600)
         assert process.returncode == 0, stderr
         left = [json.loads(file.read_text()) for file in facts.iterdir()]
         return json.loads(stdout), process.pid, pipe, left, (folder / "run" / "model-final.safetensors").read_bytes()

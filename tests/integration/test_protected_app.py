@@ -134,7 +134,7 @@ def recorded(cli, once):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_on_a_superlink_no_update_of_it_can_be_read(recorded):
     home = recorded.folder / "user"
     before = kept(home, "initial")
@@ -154,7 +154,7 @@ def test_on_a_superlink_no_update_of_it_can_be_read(recorded):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_on_a_superlink_it_trains_to_what_it_does_on_the_local_engine(recorded, at_home, tmp_path):
     remote = recorded.folder / "user"
     simulate(at_home, without_noise(tmp_path / "app"), rounds=1)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.integration.ray_cluster import NODES, RayCluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 CLIENTS = 6
 

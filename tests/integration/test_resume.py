@@ -14,10 +14,10 @@ import pytest
 def kill_group(process, number=signal.SIGKILL):
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
 
 
-def wait_for(condition, process, seconds=120):
+def wait_for(condition, process, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -78,7 +78,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(cli, short, short_arguments, tmp_pa
     process = cli.begin("simulate", *short_arguments, "--out", out)
     wait_for(lambda: checkpoints(out), process)
     os.killpg(process.pid, signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 130, stderr
     assert f"--out {out} --resume" in stdout
     assert "interrupted" not in stderr  # it was said once

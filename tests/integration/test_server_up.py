@@ -31,11 +31,11 @@ from tests.ports import free_port
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.deployment,
-    pytest.mark.timeout(280),
+    pytest.mark.timeout(900),
     NEEDS_NGINX,
 ]
 
-PATIENCE = 100
+PATIENCE = 300
 
 # Does what it is told by the experiment's name.
 APP = """

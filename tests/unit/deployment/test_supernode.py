@@ -17,7 +17,7 @@ from tests.ports import free_port
 from tests.unit.health import folders
 from tests.unit.health.superlinks import superlink
 
-PATIENCE = 90
+PATIENCE = 300
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def said(log, count):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_node_says_once_why_it_waits_and_connects_again_whenever_the_server_is_back(tmp_path, members):
     with superlink(tmp_path) as link:
         gate = Gate(int(link.address.rpartition(":")[2]))

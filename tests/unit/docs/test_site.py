@@ -47,7 +47,7 @@ def test_the_navigation_has_each_page_once():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
     built = build(ROOT / "mkdocs.yml", tmp_path / "site")
     assert built.returncode == 0, built.stderr
