@@ -27,9 +27,9 @@ deploy-demo: $(STAMP)
 	rm -rf runs/deploy-demo
 	$(BIN)/python -m deploy.story docs/tutorial/deploy.md runs/deploy-demo
 
-# Kills, cuts and full disks: twenty minutes.
+# Kills, cuts and full disks: ten to twenty minutes.
 deploy-faults: $(STAMP)
-	$(BIN)/python -m pytest -v -m faults
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -v -m faults --basetemp=$$(mktemp -d)
 
 # Where CI is set, as it is in continuous integration, the slow tests run too, and whole federations beside the others:
 # their processes mostly wait for one another.
@@ -47,7 +47,7 @@ test-apart: $(STAMP)
 
 # Two federations at a time, each for some files in the order of their names: the next file goes on with it.
 test-federations: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'deployment or faults' --basetemp=$$(mktemp -d)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'deployment and not faults' --basetemp=$$(mktemp -d)
 
 # What depends on Flower most, on the version that constraints.txt does not name: beside the packages of .venv, in a second.
 # FLWR_TESTS=tests runs all of it.
