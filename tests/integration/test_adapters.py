@@ -15,14 +15,11 @@ from fedtrain import audit_report, load_run
 from fedtrain.export import export
 from fedtrain.prediction import predict
 from fedtrain.report import Report
+from tests.integration.modes import CLIENT, RECORD, SHARED, SUMMED
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "own_adapters.py"
 PAGE = ROOT / "docs" / "how-to" / "adapt-a-large-model.md"
-SUMMED = ["transport.sealed=true", "transport.secagg.enabled=true"]
-RECORD = ["privacy.mode=record", "privacy.sampling_rate=0.5", "privacy.epsilon=8.0", "privacy.delta=0.01"]
-CLIENT = ["privacy.mode=client", "privacy.cohorts=capped", "privacy.epsilon=50.0", "privacy.delta=0.01"]
-SHARED = ["privacy.trust=distributed", "privacy.colluders=0", *SUMMED]
 RUNS = {
     "none-summed": SUMMED,
     "record": RECORD,

@@ -32,7 +32,7 @@ RUNS = {
     "none-summed": [*SCATTERING, "privacy.mode=none", *SUMMED],
     "record": [*SCATTERING, *RECORD],
     "record-own-summed": [*OWN, *RECORD, *SUMMED],
-    "record-shared-summed": [*SCATTERING, *RECORD, "privacy.trust=distributed", "privacy.colluders=0", *SUMMED],
+    "record-shared-summed": [*SCATTERING, *RECORD, *SHARED],
     "client-summed": [*SCATTERING, *CLIENT, *SUMMED],
     "client-shared-summed": [*SCATTERING, *CLIENT, *SHARED],
 }
