@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,11 @@ SECRET, FACTS, STATE, START = "secret", "session.json", "state", "start"
 # Ids come from messages: nothing but these becomes a name of a file, and no other folder is taken for a session.
 ID = re.compile(r"[0-9a-f][0-9a-f-]{0,63}")
 _SECRET_BYTES = 32
+
+# A process that answers for many clients, as in a simulation, keeps the keys of so many sessions in memory, and what
+# they agreed on with other keys. On a machine of its own a client has a process for each message.
+_KEPT = 256
+_KEYS: OrderedDict[Path, tuple[bytes, SessionSecrets]] = OrderedDict()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +106,7 @@ def make_session(folder: Path, roster: str) -> None:
 
 def delete_session(folder: Path) -> None:
     """Delete a session, its secret first."""
+    _KEYS.pop(folder, None)
     if folder.exists():
         (folder / SECRET).unlink(missing_ok=True)
         sync_folder(folder)
@@ -123,18 +130,23 @@ def last_used(run: Path) -> float:
 
 
 def session_secrets(folder: Path) -> SessionSecrets:
-    """Return the keys of a session.
+    """Return the keys of a session. That it still exists is read from the disk each time.
 
     Raises:
         StorageError: the file of the secret is damaged.
         KeyFileError: others can use it.
     """
+    known = _KEYS.pop(folder, None)
     secret = read_secret(folder / SECRET)
     if len(secret) != _SECRET_BYTES:
         raise StorageError(
             f"{folder / SECRET} has {len(secret)} bytes, and {_SECRET_BYTES} are expected: it is damaged"
         )
-    return SessionSecrets(secret)
+    keys = known[1] if known is not None and known[0] == secret else SessionSecrets(secret)
+    _KEYS[folder] = secret, keys
+    while len(_KEYS) > _KEPT:
+        _KEYS.popitem(last=False)
+    return keys
 
 
 def write_facts(folder: Path, roster: str, last: int) -> None:

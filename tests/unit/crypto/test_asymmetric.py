@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from fedtrain.crypto import AgreementKey, PublicSealingKey, SealingKey, derive
+from fedtrain.crypto import AgreementKey, PublicSealingKey, SealingKey, asymmetric, derive
 from fedtrain.crypto.asymmetric import OVERHEAD_BYTES, SEALING_KEY_BYTES, checked_public
 from fedtrain.errors import TransportError
 
@@ -45,6 +45,15 @@ def test_a_secret_is_for_one_pair_purpose_and_context():
     ]
     assert len(set(secrets)) == len(secrets)
     assert {len(secret) for secret in secrets} == {32}
+
+
+def test_what_is_agreed_again_is_the_same_whatever_a_pair_keeps(monkeypatch):
+    monkeypatch.setattr(asymmetric, "_KEPT", 2)
+    key, others = AgreementKey(os.urandom(32)), [AgreementKey(os.urandom(32)) for _ in range(4)]
+    for number in [0, 1, 0, 2, 0, 3, 1, 1, 3, 2]:
+        other = others[number]
+        assert key.shared(other.public, "purpose", number) == other.shared(key.public, "purpose", number)
+        assert len(key._agreed) <= 2
 
 
 @pytest.mark.parametrize("public", SMALL_ORDER)

@@ -271,6 +271,44 @@ def test_secrets_are_deleted_before_all_else(begun, tmp_path, monkeypatch):
     assert sorted(path.name for path in (tmp_path / "sessions" / RUN).iterdir()) == ["00", "start"]
 
 
+@pytest.mark.parametrize(
+    "delete", [lambda sessions: sessions.end(run=RUN), lambda sessions: sessions.begin(**NEXT)], ids=["end", "begin"]
+)
+def test_a_process_keeps_keys_until_their_session_is_deleted(begun, tmp_path, delete):
+    folder = tmp_path / "sessions" / RUN / SESSION
+    keys = begun.secrets(**IDS)
+    assert begun.secrets(**IDS) is keys
+    assert folder in session_files._KEYS
+    delete(begun)
+    assert folder not in session_files._KEYS
+
+
+def test_keys_in_memory_are_those_of_the_secret_on_the_disk(begun, tmp_path):
+    secret = tmp_path / "sessions" / RUN / SESSION / "secret"
+    keys, whole = begun.secrets(**IDS), secret.read_bytes()
+    secret.write_bytes(bytes(32))
+    assert begun.secrets(**IDS).masking.public != keys.masking.public
+    secret.chmod(0o644)
+    with pytest.raises(KeyFileError):
+        begun.secrets(**IDS)
+    secret.chmod(0o600)
+    secret.write_bytes(whole)
+    assert begun.secrets(**IDS).masking.public == keys.masking.public
+    secret.unlink()  # by another process
+    with pytest.raises(TransportError, match="no keys"):
+        begun.secrets(**IDS)
+
+
+def test_a_process_keeps_the_keys_of_the_sessions_that_were_used_last(sessions, monkeypatch):
+    monkeypatch.setattr(session_files, "_KEYS", type(session_files._KEYS)())
+    monkeypatch.setattr(session_files, "_KEPT", 2)
+    runs = ["0a", "0b", "0c"]
+    publics = [sessions.begin(run=run, session=SESSION, roster=ROSTER, start=1).masking.public for run in runs]
+    assert [folder.parent.name for folder in session_files._KEYS] == ["0b", "0c"]
+    assert [sessions.secrets(run=run, session=SESSION).masking.public for run in runs] == publics
+    assert len(session_files._KEYS) == 2
+
+
 BAD = ["", ".", "..", "../x", "a/b", "/etc", "a\0", "A", "g", "lock", "-a", "a" * 65, "a\n", "\u0661", "a b", ".a"]
 
 
