@@ -1,6 +1,6 @@
 """Noise that clients share, beside no privacy and local noise, with masks and without; and Flower's SecAgg+.
 
-    python benchmarks/distributed.py [--clients N] [--rounds N] [--flower]
+    python benchmarks/distributed.py [--clients N] [--rounds N] [--flower] [plain local shared masked]
 
 Each row is a simulation of this program on two workers: 100 clients of 100 records and a model of 155,018 numbers,
 every client in every round, and secure noise.
@@ -10,9 +10,9 @@ local        record privacy, all noise at each client, one step a round
 shared       record privacy, the noise shared, without masks
 masked       the same with masks
 
-Seconds are the median of the rounds after the first: what others do on the machine moves them. Bytes are what a client
-sends in a round, both exchanges, without the framing of arrays. --flower adds what one client of Flower's SecAgg+
-computes and sends for the same vector and cohort, a tenth of which is lost.
+Seconds of a round are the median of those after the first: what others do on the machine moves them. Bytes are what a
+client sends in a round, both exchanges, without the framing of arrays. --flower adds what one client of Flower's
+SecAgg+ computes and sends for the same vector and cohort, a tenth of which is lost.
 
 A run that did not do its work ends with an error: every client in every round, and private runs with an audit that
 finds nothing wrong.
@@ -22,6 +22,7 @@ import argparse
 import statistics
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,28 +47,33 @@ class Row:
     Attributes:
         name: of the way.
         seconds: of a round.
+        whole: seconds of all rounds, with starts, ends and the report.
         sent: bytes that a client sends in a round.
     """
 
     name: str
     seconds: float
+    whole: float
     sent: int
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ways", nargs="*", metavar="way", help=f"of {', '.join(WAYS)}; by default all")
     parser.add_argument("--clients", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--flower", action="store_true", help="also one client of Flower's SecAgg+")
     arguments = parser.parse_args()
+    if unknown := sorted(set(arguments.ways) - set(WAYS)):
+        parser.error(f"there is no way {', '.join(unknown)}: choose of {', '.join(WAYS)}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_records(folder / "records.npz", arguments.clients)
         runs = {}
-        sys.stdout.write(f"{'':<10}{'s a round':>12}{'bytes a client':>16}\n")
-        for way, settings in WAYS.items():
-            row, runs[way] = measured(way, settings, folder, arguments.clients, arguments.rounds)
-            sys.stdout.write(f"{row.name:<10}{row.seconds:>12.2f}{row.sent:>16,}\n")
+        sys.stdout.write(f"{'':<10}{'s a round':>12}{'s in all':>12}{'bytes a client':>16}\n")
+        for way in arguments.ways or WAYS:
+            row, runs[way] = measured(way, WAYS[way], folder, arguments.clients, arguments.rounds)
+            sys.stdout.write(f"{row.name:<10}{row.seconds:>12.2f}{row.whole:>12.1f}{row.sent:>16,}\n")
             sys.stdout.flush()
         require(
             not any(audited(run).of("fails") for run in runs.values() if run.report.proof),
@@ -123,12 +129,14 @@ def measured(way: str, settings: dict[str, object], folder: Path, clients: int, 
             **settings,
         }
     )
+    begun = time.perf_counter()
     run = simulate(experiment, out=folder / way, workers=2)
+    whole = time.perf_counter() - begun
     log = run.report.round_log
     require(len(log) == rounds and all(len(entry.completed or ()) == clients for entry in log), f"{way}: clients lost")
     require(run.report.model.parameters == LENGTH, f"{way}: {run.report.model.parameters} numbers in the model")
     seconds = statistics.median(entry.seconds for entry in log[1:] or log)
-    return Row(name=way, seconds=seconds, sent=sent(way, clients)), run
+    return Row(name=way, seconds=seconds, whole=whole, sent=sent(way, clients)), run
 
 
 def audited(run: Run) -> Verdict:
