@@ -6,7 +6,7 @@ of the two does.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from typing import Self
 
@@ -31,7 +31,7 @@ _MLKEM_BYTES = 1184
 SEALING_KEY_BYTES = _MLKEM_BYTES + 32
 # Encapsulated key and tag.
 OVERHEAD_BYTES = 1088 + 32 + 16
-# Other sides whose agreements a key pair keeps; those that came first are forgotten.
+# Other sides whose agreements a key pair keeps.
 _KEPT = 256
 
 
@@ -59,15 +59,20 @@ def checked_public(public: bytes) -> X25519PublicKey:
 class AgreementKey:
     """An X25519 key pair. What it prints as shows nothing of the private half.
 
-    It keeps what was agreed with the last 256 other sides as long as the object lives: the same two keys agree on the
-    same again, and that is most of what a secret takes.
+    It keeps what was agreed with the last 256 other sides as long as the object lives: two keys agree on the same
+    again, and to agree is most of what a secret takes.
     """
 
     def __init__(self, private: bytes) -> None:
         """Take the 32 bytes of a private key."""
-        self._private = X25519PrivateKey.from_private_bytes(private)
-        self.public = self._private.public_key().public_bytes_raw()
-        self._agreed: dict[bytes, bytes] = {}
+        key = X25519PrivateKey.from_private_bytes(private)
+        self.public = key.public_key().public_bytes_raw()
+
+        @lru_cache(maxsize=_KEPT)
+        def agreed(public: bytes) -> bytes:
+            return key.exchange(X25519PublicKey.from_public_bytes(public))
+
+        self._agreed = agreed
 
     def __repr__(self) -> str:
         return f"AgreementKey(public={self.public.hex()!r})"
@@ -89,17 +94,11 @@ class AgreementKey:
         Raises:
             TransportError: the public key is one that leads to a secret that anyone knows (RFC 7748, section 6.1).
         """
-        return derive(self._agreed.get(public) or self._agree(public), purpose, *context, length=length)
-
-    def _agree(self, public: bytes) -> bytes:
         try:
-            secret = self._private.exchange(X25519PublicKey.from_public_bytes(public))
+            secret = self._agreed(public)
         except ValueError as error:
             raise TransportError(f"the key {public.hex()} cannot be used for a key agreement: {error}") from error
-        if len(self._agreed) >= _KEPT:
-            self._agreed.pop(next(iter(self._agreed)))
-        self._agreed[public] = secret
-        return secret
+        return derive(secret, purpose, *context, length=length)
 
 
 @dataclass(frozen=True, kw_only=True)
