@@ -5,7 +5,7 @@ reservation is on the disk before a record is touched; the entry for the update 
 A crash leaves a reservation too many, never one too few. Others may use the ledger while the client trains.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from fedtrain.training.private import PrivateTrainer
 
 
-# With one step a round, a process checks a step of its own before the first one on a client's records, and before each
-# 32nd from then on. A check takes several times as long as the step.
+# A process checks steps of its own before the first one on a client's records, and again before so many more would go
+# unchecked. A check takes several times as long as a step.
 _UNCHECKED_STEPS = 31
 _UNCHECKED: WeakKeyDictionary[nn.Module, dict[int, int]] = WeakKeyDictionary()
 """How many steps of a model need no check, by client. Another model may get the number of one that is gone."""
@@ -109,29 +109,39 @@ class _Training:
     def by_record(self, plan: PrivacyPlan, source: RandomSource) -> Arrays:
         """Train by noisy steps on the records."""
         work = self.work
-        with self._own_weights(plan) as (trainer, model):
-            trainer.check(model, work.site.task, self.records, work.settings)
+        self._check_if_due(plan, lambda trainer, own: trainer.check(own, work.site.task, self.records, work.settings))
         self._trainer(plan, source).train(work.model, work.site.task, self.records, work.settings, checked=True)
         return self._trained()
 
     def gradient_sum(self, plan: PrivacyPlan, source: RandomSource, *, clip_norm: float) -> Arrays:
         """Return the sum of the clipped gradients of a batch, without noise."""
+        work = self.work
+
+        def checked(trainer: "PrivateTrainer", own: nn.Module) -> bool:
+            return trainer.gradient_sum(own, work.site.task, self.records, work.settings, clip_norm=clip_norm)[1]
+
         # Nothing of the task ran between the preflight and here.
-        work, step = self.work, self._trainer(plan, source, self.preflight).gradient_sum
-        unchecked, client = _UNCHECKED.setdefault(work.site.model, {}), work.client.client
-        if left := unchecked.get(client, 0):
-            unchecked[client] = left - 1
-        elif self._checked(plan, clip_norm=clip_norm):
-            unchecked[client] = _UNCHECKED_STEPS
+        step = self._trainer(plan, source, self.preflight).gradient_sum
+        self._check_if_due(plan, checked)
         sums, _ = step(work.model, work.site.task, self.records, work.settings, clip_norm=clip_norm, checked=True)
         return {name: total.cpu().numpy() for name, total in sums.items()}
 
-    def _checked(self, plan: PrivacyPlan, *, clip_norm: float) -> bool:
-        """Check the sum of another batch, and forget it; return whether there were records in it."""
-        work = self.work
+    def _check_if_due(self, plan: PrivacyPlan, check: Callable[["PrivateTrainer", nn.Module], bool]) -> None:
+        """Check steps on other batches, and forget what they gave, if this round's steps would be too many without.
+
+        Args:
+            plan: the mechanism.
+            check: takes the steps, and returns whether there was one with records that could be checked.
+        """
+        steps, client = plan.spec.steps_per_round, self.work.client.client
+        unchecked = _UNCHECKED.setdefault(self.work.site.model, {})
+        if (left := unchecked.get(client, 0)) >= steps:
+            unchecked[client] = left - steps
+            return
         with self._own_weights(plan) as (trainer, model):
-            _, checked = trainer.gradient_sum(model, work.site.task, self.records, work.settings, clip_norm=clip_norm)
-        return checked
+            if check(trainer, model):
+                # What was checked stands for the first step of this round.
+                unchecked[client] = max(0, _UNCHECKED_STEPS + 1 - steps)
 
     @contextmanager
     def _own_weights(self, plan: PrivacyPlan) -> Iterator[tuple["PrivateTrainer", nn.Module]]:

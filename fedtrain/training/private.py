@@ -120,17 +120,18 @@ class PrivateTrainer:
         for _ in self._trained(model, task, records, settings, checked=checked):
             pass
 
-    def check(self, model: nn.Module, task: Task, records: Records, settings: RoundSettings) -> None:
+    def check(self, model: nn.Module, task: Task, records: Records, settings: RoundSettings) -> bool:
         """Take steps as `train` does, until one with records was checked. The model is to be thrown away.
+
+        Returns:
+            Whether one was, and losses of several records were compared with those of each alone.
 
         Raises:
             TaskError: the model or the losses do not give each record a gradient of its own.
             ClientError: the self-check failed.
         """
         with closing(self._trained(model, task, records, settings, checked=False)) as steps:
-            for check in steps:
-                if check.done:
-                    return
+            return any(check.done and check.compared for check in steps)
 
     def _trained(
         self, model: nn.Module, task: Task, records: Records, settings: RoundSettings, *, checked: bool

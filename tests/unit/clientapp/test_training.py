@@ -24,6 +24,7 @@ from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.introduction import ConsistencyProof
 from fedtrain.ledger import read_statement
 from fedtrain.privacy import SampledGaussian
+from fedtrain.training.selfcheck import SpotCheck
 from tests.fakes import InProcessGrid, digits_experiment, private_experiment
 
 
@@ -409,6 +410,33 @@ def test_what_was_checked_of_a_model_is_forgotten_with_it(cache, tmp_path, node,
     del site
     gc.collect()
     assert len(training._UNCHECKED) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"training__local_steps": 12}, [1, 3, 5]),  # 1 + 11 steps, 12 that need no check, and 8 are not enough
+        ({"training__local_steps": 32}, [1, 2, 3, 4, 5]),
+        ({"training__local_steps": 1, "privacy__trust": "distributed", "privacy__colluders": 0}, [1, 33]),
+    ],
+)
+def test_a_process_checks_the_first_step_on_records_and_then_one_of_32(
+    cache, tmp_path, node, request_of, monkeypatch, settings, expected
+):
+    sites, rounds = str(tmp_path / "sites"), 34 if "privacy__trust" in settings else 5
+    common = {"federation__cohort": 4, "federation__rounds": rounds, "federation__sites": sites}
+    experiment = private_experiment(cache, **common, **settings)
+    client, compare, checked = node(experiment, 0), SpotCheck.compare, set()
+    site = dataclasses.replace(client.site, model=copy.deepcopy(client.site.model))
+
+    def seen(self, *given):
+        checked.add(number)
+        return compare(self, *given)
+
+    monkeypatch.setattr(SpotCheck, "compare", seen)
+    for number in range(1, rounds + 1):
+        assert protocol.ARRAYS in run(client, request_of(experiment, number), site)
+    assert sorted(checked) == expected
 
 
 def test_only_trained_weights_leave_a_private_client(private, node, request_of):
