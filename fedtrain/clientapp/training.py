@@ -5,8 +5,7 @@ reservation is on the disk before a record is touched; the entry for the update 
 A crash leaves a reservation too many, never one too few. Others may use the ledger while the client trains.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -129,31 +128,24 @@ class _Training:
     def _check_if_due(self, plan: PrivacyPlan, check: Callable[["PrivateTrainer", nn.Module], bool]) -> None:
         """Check steps on other batches, and forget what they gave, if this round's steps would be too many without.
 
+        The steps have draws of their own, and the weights that the site's own model begins with. A server could choose
+        weights with which rounding differs between a batch and a single record, for some records alone: that the check
+        fails, and the client refuses, would tell that such a record is in the batch.
+
         Args:
             plan: the mechanism.
             check: takes the steps, and returns whether there was one with records that could be checked.
         """
-        steps, client = plan.spec.steps_per_round, self.work.client.client
-        unchecked = _UNCHECKED.setdefault(self.work.site.model, {})
-        if (left := unchecked.get(client, 0)) >= steps:
-            unchecked[client] = left - steps
-            return
-        with self._own_weights(plan) as (trainer, model):
-            if check(trainer, model):
+        site, client, seed = self.work.site, self.work.client, self.work.settings.seed
+        steps, unchecked = plan.spec.steps_per_round, _UNCHECKED.setdefault(site.model, {})
+        if (left := unchecked.get(client.client, 0)) >= steps:
+            unchecked[client.client] = left - steps
+        else:
+            source = open_source(client.experiment.privacy.noise, derive_seed(seed, "check"))
+            if check(self._trainer(plan, source), deepcopy(site.model)):
                 # What was checked stands for the first step of this round.
-                unchecked[client] = max(0, _UNCHECKED_STEPS + 1 - steps)
-
-    @contextmanager
-    def _own_weights(self, plan: PrivacyPlan) -> Iterator[tuple["PrivateTrainer", nn.Module]]:
-        """Give a trainer with draws of its own, and the weights that the site's own model begins with, to check.
-
-        A server could choose weights with which rounding differs between a batch and a single record, for some records
-        alone: that the check fails, and the client refuses, would tell that such a record is in the batch.
-        """
-        site, seed = self.work.site, self.work.settings.seed
-        source = open_source(self.work.client.experiment.privacy.noise, derive_seed(seed, "check"))
-        yield self._trainer(plan, source), deepcopy(site.model)
-        seed_layers(seed)
+                unchecked[client.client] = max(0, _UNCHECKED_STEPS + 1 - steps)
+        seed_layers(seed)  # the round draws the same, whether there was a check or not
 
     def _trainer(
         self, plan: PrivacyPlan, source: RandomSource, result: "PreflightResult | None" = None

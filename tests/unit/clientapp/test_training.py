@@ -439,6 +439,34 @@ def test_a_process_checks_the_first_step_on_records_and_then_one_of_32(
     assert sorted(checked) == expected
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"training__local_steps": 3},
+        {"training__local_steps": 1, "privacy__trust": "distributed", "privacy__colluders": 0},
+    ],
+)
+def test_a_seeded_round_is_the_same_whether_there_was_a_check_or_not(
+    cache, tmp_path, node, request_of, monkeypatch, settings
+):
+    sites = str(tmp_path / "sites")
+    common = {"federation__cohort": 4, "federation__rounds": 3, "federation__sites": sites, "privacy__noise": "seeded"}
+    experiment = private_experiment(cache, **common, **settings)
+    client = node(experiment, 0)
+    drawn = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10))
+    found = []
+    for unchecked in (0, 31):
+        monkeypatch.setattr(training, "_UNCHECKED_STEPS", unchecked)
+        site = dataclasses.replace(client.site, model=copy.deepcopy(drawn))
+        rounds = []
+        for number in (1, 2, 3):
+            content = request_of(experiment, number)
+            content[protocol.ARRAYS] = ArrayRecord(drawn.state_dict())
+            rounds.append(bits(run(client, content, site)))
+        found.append(rounds)
+    assert found[0] == found[1]
+
+
 def test_only_trained_weights_leave_a_private_client(private, node, request_of):
     class Fixed(nn.Module):
         def __init__(self):
