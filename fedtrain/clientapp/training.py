@@ -19,7 +19,7 @@ from fedtrain.clientapp.policy import checked_plan, refuse_mode, refuse_unmasked
 from fedtrain.clientapp.site import Site
 from fedtrain.crypto import commit
 from fedtrain.engine.together import meet
-from fedtrain.errors import BudgetError, PrivacySpecError
+from fedtrain.errors import BudgetError, PrivacySpecError, TaskError
 from fedtrain.flower.messages import protocol
 from fedtrain.flower.messages.records import to_array
 from fedtrain.flower.messages.training import PrivateTerms, TrainReply, TrainRequest
@@ -39,11 +39,13 @@ if TYPE_CHECKING:
     from fedtrain.training.private import PrivateTrainer
 
 
-# A process checks steps of its own before the first one on a client's records, and again before so many more would go
-# unchecked. A check takes several times as long as a step.
+# With one step a round, a process checks a step of its own before the first one on a client's records, and before each
+# 32nd from then on. A check takes several times as long as the step.
 _UNCHECKED_STEPS = 31
 _UNCHECKED: WeakKeyDictionary[nn.Module, dict[int, int]] = WeakKeyDictionary()
 """How many steps of a model need no check, by client. Another model may get the number of one that is gone."""
+_REFUSED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+"""Why models are refused. Another batch may not show it again, and the next client trains the same model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,13 @@ class _Training:
     def by_record(self, plan: PrivacyPlan, source: RandomSource) -> Arrays:
         """Train by noisy steps on the records."""
         work = self.work
-        self._check_if_due(plan, lambda trainer, own: trainer.check(own, work.site.task, self.records, work.settings))
+
+        def check(trainer: "PrivateTrainer", own: nn.Module) -> bool:
+            trainer.check(own, work.site.task, self.records, work.settings)
+            return True
+
+        self._refuse_refused()
+        self._checked(plan, check)
         self._trainer(plan, source).train(work.model, work.site.task, self.records, work.settings, checked=True)
         return self._trained()
 
@@ -116,17 +124,26 @@ class _Training:
         """Return the sum of the clipped gradients of a batch, without noise."""
         work = self.work
 
-        def checked(trainer: "PrivateTrainer", own: nn.Module) -> bool:
+        def check(trainer: "PrivateTrainer", own: nn.Module) -> bool:
             return trainer.gradient_sum(own, work.site.task, self.records, work.settings, clip_norm=clip_norm)[1]
 
         # Nothing of the task ran between the preflight and here.
         step = self._trainer(plan, source, self.preflight).gradient_sum
-        self._check_if_due(plan, checked)
+        self._refuse_refused()
+        unchecked, client = _UNCHECKED.setdefault(work.site.model, {}), work.client.client
+        if left := unchecked.get(client, 0):
+            unchecked[client] = left - 1
+        elif self._checked(plan, check):
+            unchecked[client] = _UNCHECKED_STEPS
         sums, _ = step(work.model, work.site.task, self.records, work.settings, clip_norm=clip_norm, checked=True)
         return {name: total.cpu().numpy() for name, total in sums.items()}
 
-    def _check_if_due(self, plan: PrivacyPlan, check: Callable[["PrivateTrainer", nn.Module], bool]) -> None:
-        """Check steps on other batches, and forget what they gave, if this round's steps would be too many without.
+    def _refuse_refused(self) -> None:
+        if why := _REFUSED.get(self.work.site.model):
+            raise TaskError(why)
+
+    def _checked(self, plan: PrivacyPlan, check: Callable[["PrivateTrainer", nn.Module], bool]) -> bool:
+        """Check steps on other batches, and forget what they gave, but not that they failed.
 
         The steps have draws of their own, and the weights that the site's own model begins with. A server could choose
         weights with which rounding differs between a batch and a single record, for some records alone: that the check
@@ -134,18 +151,23 @@ class _Training:
 
         Args:
             plan: the mechanism.
-            check: takes the steps, and returns whether there was one with records that could be checked.
+            check: takes the steps.
+
+        Returns:
+            What ``check`` returns: whether there was one with records that could be checked.
+
+        Raises:
+            TaskError: it does, now and whenever this process is asked to train the model again.
         """
-        site, client, seed = self.work.site, self.work.client, self.work.settings.seed
-        steps, unchecked = plan.spec.steps_per_round, _UNCHECKED.setdefault(site.model, {})
-        if (left := unchecked.get(client.client, 0)) >= steps:
-            unchecked[client.client] = left - steps
-        else:
-            source = open_source(client.experiment.privacy.noise, derive_seed(seed, "check"))
-            if check(self._trainer(plan, source), deepcopy(site.model)):
-                # What was checked stands for the first step of this round.
-                unchecked[client.client] = max(0, _UNCHECKED_STEPS + 1 - steps)
+        site, seed = self.work.site, self.work.settings.seed
+        source = open_source(self.work.client.experiment.privacy.noise, derive_seed(seed, "check"))
+        try:
+            checked = check(self._trainer(plan, source), deepcopy(site.model))
+        except TaskError as error:
+            _REFUSED[site.model] = str(error)
+            raise
         seed_layers(seed)  # the round draws the same, whether there was a check or not
+        return checked
 
     def _trainer(
         self, plan: PrivacyPlan, source: RandomSource, result: "PreflightResult | None" = None

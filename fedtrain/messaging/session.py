@@ -33,6 +33,7 @@ from fedtrain.messaging.session_files import (
     delete_run,
     delete_session,
     folders,
+    forget_keys,
     last_used,
     make_session,
     read_facts,
@@ -88,6 +89,7 @@ class NodeSessions:
                 read_facts(folder)  # no keys are announced for a session that would accept nothing
             else:
                 make_session(folder, roster)
+            forget_keys(folder.parent)
             for other in folders(folder.parent):
                 if other != folder:
                     delete_session(other)
@@ -173,6 +175,7 @@ class NodeSessions:
         """
         folder = self._path(run)
         with self._locked():
+            forget_keys(folder)
             for session in folders(folder):
                 delete_session(session)
 
@@ -193,6 +196,7 @@ class NodeSessions:
     def _existing(self, run: str, session: str) -> Path:
         folder = self._path(run, session)
         if not (folder / SECRET).exists():
+            forget_keys(folder)
             raise TransportError(
                 f"this client has no keys for session {session} of run {run}: it was restarted without its files, or "
                 "another session of the run was begun. The server has to set the session up again"

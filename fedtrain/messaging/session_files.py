@@ -106,12 +106,19 @@ def make_session(folder: Path, roster: str) -> None:
 
 def delete_session(folder: Path) -> None:
     """Delete a session, its secret first."""
-    _KEYS.pop(folder, None)
+    forget_keys(folder)
     if folder.exists():
         (folder / SECRET).unlink(missing_ok=True)
         sync_folder(folder)
         shutil.rmtree(folder)
         sync_folder(folder.parent)
+
+
+def forget_keys(folder: Path) -> None:
+    """Forget the keys of the session of a folder, or of all sessions below it, also of those that others deleted."""
+    place = folder.resolve()
+    for known in [known for known in _KEYS if known.is_relative_to(place)]:
+        _KEYS.pop(known, None)
 
 
 def delete_run(run: Path) -> None:
@@ -136,14 +143,15 @@ def session_secrets(folder: Path) -> SessionSecrets:
         StorageError: the file of the secret is damaged.
         KeyFileError: others can use it.
     """
-    known = _KEYS.pop(folder, None)
+    place = folder.resolve()
+    known = _KEYS.pop(place, None)
     secret = read_secret(folder / SECRET)
     if len(secret) != _SECRET_BYTES:
         raise StorageError(
             f"{folder / SECRET} has {len(secret)} bytes, and {_SECRET_BYTES} are expected: it is damaged"
         )
     keys = known[1] if known is not None and known[0] == secret else SessionSecrets(secret)
-    _KEYS[folder] = secret, keys
+    _KEYS[place] = secret, keys
     while len(_KEYS) > _KEPT:
         _KEYS.popitem(last=False)
     return keys

@@ -120,18 +120,17 @@ class PrivateTrainer:
         for _ in self._trained(model, task, records, settings, checked=checked):
             pass
 
-    def check(self, model: nn.Module, task: Task, records: Records, settings: RoundSettings) -> bool:
+    def check(self, model: nn.Module, task: Task, records: Records, settings: RoundSettings) -> None:
         """Take steps as `train` does, until one with records was checked. The model is to be thrown away.
-
-        Returns:
-            Whether one was, and losses of several records were compared with those of each alone.
 
         Raises:
             TaskError: the model or the losses do not give each record a gradient of its own.
             ClientError: the self-check failed.
         """
         with closing(self._trained(model, task, records, settings, checked=False)) as steps:
-            return any(check.done and check.compared for check in steps)
+            for check in steps:
+                if check.done:
+                    return
 
     def _trained(
         self, model: nn.Module, task: Task, records: Records, settings: RoundSettings, *, checked: bool
@@ -241,7 +240,7 @@ class PrivateTrainer:
         for chunk in self._chunks(steps.task, steps.records.take(drawn), steps.augmentation, device):
             checking = None if check.done and check.compared else steps.spot
             found = self._compute(steps.model, steps.task, chunk, steps.watching, weights, checking)
-            check.compared |= _count(chunk) > 1 or alone
+            check.compared |= _count(chunk) > (0 if alone else 1)
             found = found.averaged(self.config.augmentations).settled()
             clipped = found.clipped(steps.clip_norm, exact=exact)
             sums = [a + b for a, b in zip(sums, clipped, strict=True)] if sums else clipped

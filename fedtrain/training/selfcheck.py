@@ -1,4 +1,4 @@
-"""Two checks in the first step of a round, before anything is sent: of the mechanism, and of the model.
+"""Two checks in the first step of each round, before anything is sent: of the mechanism, and of the model.
 
 A client takes that step on a batch of its own, with the weights that its own model begins with, and throws it away.
 With weights of the server's choice, that a check fails could tell the server of a record: by sums that cancel up to

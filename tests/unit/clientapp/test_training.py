@@ -412,31 +412,84 @@ def test_what_was_checked_of_a_model_is_forgotten_with_it(cache, tmp_path, node,
     assert len(training._UNCHECKED) == before
 
 
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({"training__local_steps": 12}, [1, 3, 5]),  # 1 + 11 steps, 12 that need no check, and 8 are not enough
-        ({"training__local_steps": 32}, [1, 2, 3, 4, 5]),
-        ({"training__local_steps": 1, "privacy__trust": "distributed", "privacy__colluders": 0}, [1, 33]),
-    ],
-)
-def test_a_process_checks_the_first_step_on_records_and_then_one_of_32(
-    cache, tmp_path, node, request_of, monkeypatch, settings, expected
-):
-    sites, rounds = str(tmp_path / "sites"), 34 if "privacy__trust" in settings else 5
+SHARED = {"training__local_steps": 1, "privacy__trust": "distributed", "privacy__colluders": 0}
+
+
+def of_rounds(cache, tmp_path, rounds, **settings):
+    sites = str(tmp_path / "sites")
     common = {"federation__cohort": 4, "federation__rounds": rounds, "federation__sites": sites}
-    experiment = private_experiment(cache, **common, **settings)
-    client, compare, checked = node(experiment, 0), SpotCheck.compare, set()
-    site = dataclasses.replace(client.site, model=copy.deepcopy(client.site.model))
+    return private_experiment(cache, **common, **settings)
+
+
+def checks_of(monkeypatch):
+    """Return the list to which each check of records with themselves alone is added."""
+    compare, checks = SpotCheck.compare, []
 
     def seen(self, *given):
-        checked.add(number)
+        checks.append(self)
         return compare(self, *given)
 
     monkeypatch.setattr(SpotCheck, "compare", seen)
-    for number in range(1, rounds + 1):
-        assert protocol.ARRAYS in run(client, request_of(experiment, number), site)
-    assert sorted(checked) == expected
+    return checks
+
+
+@pytest.mark.parametrize(
+    ("settings", "rounds", "expected"),
+    [
+        ({"training__local_steps": 12}, 3, [1, 2, 3]),
+        ({"training__local_steps": 1}, 3, [1, 2, 3]),
+        (SHARED, 34, [1, 33]),
+    ],
+)
+def test_rounds_are_checked_and_single_steps_with_shared_noise_once_in_32(
+    cache, tmp_path, node, request_of, monkeypatch, settings, rounds, expected
+):
+    experiment, checks, checked = of_rounds(cache, tmp_path, rounds, **settings), checks_of(monkeypatch), set()
+    first, second = node(experiment, 0), node(experiment, 1)
+    site = dataclasses.replace(first.site, model=copy.deepcopy(first.site.model))
+    for client in (first, second):
+        checked = []
+        for number in range(1, rounds + 1):
+            checks.clear()
+            assert protocol.ARRAYS in run(client, request_of(experiment, number), site)
+            checked += [number] * bool(checks)
+        assert checked == expected
+
+
+class Mixing(nn.Module):
+    """Mixes records, if it is to."""
+
+    mixes = False
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(64, 10)
+
+    def forward(self, features):
+        found = self.inner(features.flatten(1))
+        return found - found.mean(0) if Mixing.mixes else found
+
+
+@pytest.mark.parametrize("settings", [{"training__local_steps": 2}, SHARED])
+def test_a_model_that_mixed_records_once_is_refused_by_the_process_for_all_clients(
+    cache, tmp_path, node, request_of, monkeypatch, settings
+):
+    experiment = of_rounds(cache, tmp_path, 3, **settings)
+    first, second = node(experiment, 0), node(experiment, 1)
+    site = dataclasses.replace(first.site, model=Mixing())
+    arrays = ArrayRecord(site.model.state_dict())
+
+    def asked(number):
+        return RecordDict(dict(request_of(experiment, number).items()) | {protocol.ARRAYS: arrays})
+
+    # As a branch that no synthetic record takes: it mixes what is encoded as records of the site are.
+    mixing = watched(site, lambda: monkeypatch.setattr(Mixing, "mixes", True))
+    with pytest.raises(TaskError, match="is not that of the record alone"):
+        run(first, asked(1), mixing)
+    monkeypatch.setattr(Mixing, "mixes", False)
+    for client in (first, second):
+        with pytest.raises(TaskError, match="is not that of the record alone"):
+            run(client, asked(2), site)
 
 
 @pytest.mark.parametrize(

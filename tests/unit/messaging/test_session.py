@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import resource
+import shutil
 import stat
 import subprocess
 import sys
@@ -283,6 +284,37 @@ def test_a_process_keeps_keys_until_their_session_is_deleted(begun, tmp_path, de
     assert folder not in session_files._KEYS
 
 
+def refused_secrets(sessions):
+    with pytest.raises(TransportError, match="no keys"):
+        sessions.secrets(**IDS)
+
+
+@pytest.mark.parametrize(
+    "learn",
+    [
+        lambda sessions: sessions.end(run=RUN),
+        lambda sessions: sessions.begin(**NEXT),
+        refused_secrets,
+    ],
+    ids=["end", "begin", "secrets"],
+)
+def test_keys_of_a_session_that_another_process_ended_are_forgotten(begun, tmp_path, learn):
+    folder = tmp_path / "sessions" / RUN / SESSION
+    begun.secrets(**IDS)
+    shutil.rmtree(folder)  # as the other process does
+    assert folder in session_files._KEYS
+    learn(begun)
+    assert folder not in session_files._KEYS
+
+
+def test_a_folder_has_one_entry_in_memory_by_whatever_path(begun, tmp_path):
+    (tmp_path / "other").symlink_to(tmp_path / "sessions")
+    keys = begun.secrets(**IDS)
+    assert NodeSessions(tmp_path / "other").secrets(**IDS) is keys
+    NodeSessions(tmp_path / "other").end(run=RUN)
+    assert tmp_path / "sessions" / RUN / SESSION not in session_files._KEYS
+
+
 def test_keys_in_memory_are_those_of_the_secret_on_the_disk(begun, tmp_path):
     secret = tmp_path / "sessions" / RUN / SESSION / "secret"
     keys, whole = begun.secrets(**IDS), secret.read_bytes()
@@ -302,11 +334,19 @@ def test_keys_in_memory_are_those_of_the_secret_on_the_disk(begun, tmp_path):
 def test_a_process_keeps_the_keys_of_the_sessions_that_were_used_last(sessions, monkeypatch):
     monkeypatch.setattr(session_files, "_KEYS", type(session_files._KEYS)())
     monkeypatch.setattr(session_files, "_KEPT", 2)
-    runs = ["0a", "0b", "0c"]
-    publics = [sessions.begin(run=run, session=SESSION, roster=ROSTER, start=1).masking.public for run in runs]
-    assert [folder.parent.name for folder in session_files._KEYS] == ["0b", "0c"]
-    assert [sessions.secrets(run=run, session=SESSION).masking.public for run in runs] == publics
-    assert len(session_files._KEYS) == 2
+
+    def kept():
+        return [folder.parent.name for folder in session_files._KEYS]
+
+    def begin(run):
+        return sessions.begin(run=run, session=SESSION, roster=ROSTER, start=1)
+
+    first, second = begin("0a"), begin("0b")
+    assert sessions.secrets(run="0a", session=SESSION) is first
+    begin("0c")
+    assert kept() == ["0a", "0c"]
+    assert sessions.secrets(run="0b", session=SESSION).masking.public == second.masking.public
+    assert kept() == ["0c", "0b"]
 
 
 BAD = ["", ".", "..", "../x", "a/b", "/etc", "a\0", "A", "g", "lock", "-a", "a" * 65, "a\n", "\u0661", "a b", ".a"]

@@ -57,8 +57,10 @@ def test_chunks_change_nothing_but_rounding():
     torch.testing.assert_close(flat(whole), flat(parts), rtol=1e-5, atol=1e-8)
 
 
-def test_an_empty_batch_is_a_sum_of_zeros_and_nothing_was_checked():
-    sums, checked = summed(records(), mechanism=plan(rate=1e-12))
+@pytest.mark.parametrize("together", [None, 1])
+def test_an_empty_batch_is_a_sum_of_zeros_and_nothing_was_checked(together):
+    config = Training(learning_rate=1.0, physical_batch_size=together)
+    sums, checked = summed(records(), mechanism=plan(rate=1e-12), config=config)
     assert not checked
     assert not flat(sums).any()
 
