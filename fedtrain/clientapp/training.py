@@ -115,7 +115,7 @@ class _Training:
             trainer.check(own, work.site.task, self.records, work.settings)
             return True
 
-        self._refuse_refused()
+        self._refuse_again()
         self._checked(plan, check)
         self._trainer(plan, source).train(work.model, work.site.task, self.records, work.settings, checked=True)
         return self._trained()
@@ -129,7 +129,7 @@ class _Training:
 
         # Nothing of the task ran between the preflight and here.
         step = self._trainer(plan, source, self.preflight).gradient_sum
-        self._refuse_refused()
+        self._refuse_again()
         unchecked, client = _UNCHECKED.setdefault(work.site.model, {}), work.client.client
         if left := unchecked.get(client, 0):
             unchecked[client] = left - 1
@@ -138,7 +138,7 @@ class _Training:
         sums, _ = step(work.model, work.site.task, self.records, work.settings, clip_norm=clip_norm, checked=True)
         return {name: total.cpu().numpy() for name, total in sums.items()}
 
-    def _refuse_refused(self) -> None:
+    def _refuse_again(self) -> None:
         if why := _REFUSED.get(self.work.site.model):
             raise TaskError(why)
 

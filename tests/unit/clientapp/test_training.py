@@ -456,6 +456,14 @@ def test_rounds_are_checked_and_single_steps_with_shared_noise_once_in_32(
         assert checked == expected
 
 
+def test_a_batch_without_records_is_no_check(cache, tmp_path, node, request_of):
+    experiment = of_rounds(cache, tmp_path, 2, **SHARED, privacy__sampling_rate=1e-6, privacy__delta=1e-9)
+    client = node(experiment, 0)
+    site = dataclasses.replace(client.site, model=copy.deepcopy(client.site.model))
+    assert protocol.ARRAYS in run(client, request_of(experiment, noise_multiplier=1.0), site)
+    assert training._UNCHECKED[site.model] == {}
+
+
 class Mixing(nn.Module):
     """Mixes records, if it is to."""
 
