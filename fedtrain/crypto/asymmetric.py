@@ -65,7 +65,7 @@ class AgreementKey:
 
     def __init__(self, private: bytes) -> None:
         """Take the 32 bytes of a private key."""
-        key = X25519PrivateKey.from_private_bytes(private)
+        self._private = key = X25519PrivateKey.from_private_bytes(private)
         self.public = key.public_key().public_bytes_raw()
 
         @lru_cache(maxsize=_KEPT)
