@@ -5,7 +5,8 @@ reservation is on the disk before a record is touched; the entry for the update 
 A crash leaves a reservation too many, never one too few. Others may use the ledger while the client trains.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -110,64 +111,53 @@ class _Training:
     def by_record(self, plan: PrivacyPlan, source: RandomSource) -> Arrays:
         """Train by noisy steps on the records."""
         work = self.work
-
-        def check(trainer: "PrivateTrainer", own: nn.Module) -> bool:
-            trainer.check(own, work.site.task, self.records, work.settings)
-            return True
-
         self._refuse_again()
-        self._checked(plan, check)
+        with self._own_weights(plan) as (trainer, model):
+            trainer.check(model, work.site.task, self.records, work.settings)
         self._trainer(plan, source).train(work.model, work.site.task, self.records, work.settings, checked=True)
         return self._trained()
 
     def gradient_sum(self, plan: PrivacyPlan, source: RandomSource, *, clip_norm: float) -> Arrays:
         """Return the sum of the clipped gradients of a batch, without noise."""
-        work = self.work
-
-        def check(trainer: "PrivateTrainer", own: nn.Module) -> bool:
-            return trainer.gradient_sum(own, work.site.task, self.records, work.settings, clip_norm=clip_norm)[1]
-
         # Nothing of the task ran between the preflight and here.
-        step = self._trainer(plan, source, self.preflight).gradient_sum
+        work, step = self.work, self._trainer(plan, source, self.preflight).gradient_sum
         self._refuse_again()
         unchecked, client = _UNCHECKED.setdefault(work.site.model, {}), work.client.client
         if left := unchecked.get(client, 0):
             unchecked[client] = left - 1
-        elif self._checked(plan, check):
+        elif self._checked(plan, clip_norm=clip_norm):
             unchecked[client] = _UNCHECKED_STEPS
         sums, _ = step(work.model, work.site.task, self.records, work.settings, clip_norm=clip_norm, checked=True)
         return {name: total.cpu().numpy() for name, total in sums.items()}
+
+    def _checked(self, plan: PrivacyPlan, *, clip_norm: float) -> bool:
+        """Check the sum of another batch, and forget it; return whether there were records in it."""
+        work = self.work
+        with self._own_weights(plan) as (trainer, model):
+            _, checked = trainer.gradient_sum(model, work.site.task, self.records, work.settings, clip_norm=clip_norm)
+        return checked
 
     def _refuse_again(self) -> None:
         if why := _REFUSED.get(self.work.site.model):
             raise TaskError(why)
 
-    def _checked(self, plan: PrivacyPlan, check: Callable[["PrivateTrainer", nn.Module], bool]) -> bool:
-        """Check steps on other batches, and forget what they gave, but not that they failed.
+    @contextmanager
+    def _own_weights(self, plan: PrivacyPlan) -> Iterator[tuple["PrivateTrainer", nn.Module]]:
+        """Give a trainer with draws of its own, and the weights that the site's own model begins with, to check.
 
-        The steps have draws of their own, and the weights that the site's own model begins with. A server could choose
-        weights with which rounding differs between a batch and a single record, for some records alone: that the check
-        fails, and the client refuses, would tell that such a record is in the batch.
+        A server could choose weights with which rounding differs between a batch and a single record, for some records
+        alone: that the check fails, and the client refuses, would tell that such a record is in the batch.
 
-        Args:
-            plan: the mechanism.
-            check: takes the steps.
-
-        Returns:
-            What ``check`` returns: whether there was one with records that could be checked.
-
-        Raises:
-            TaskError: it does, now and whenever this process is asked to train the model again.
+        A model that is refused in the block is refused by this process from then on.
         """
         site, seed = self.work.site, self.work.settings.seed
         source = open_source(self.work.client.experiment.privacy.noise, derive_seed(seed, "check"))
         try:
-            checked = check(self._trainer(plan, source), deepcopy(site.model))
+            yield self._trainer(plan, source), deepcopy(site.model)
         except TaskError as error:
             _REFUSED[site.model] = str(error)
             raise
         seed_layers(seed)  # the round draws the same, whether there was a check or not
-        return checked
 
     def _trainer(
         self, plan: PrivacyPlan, source: RandomSource, result: "PreflightResult | None" = None

@@ -444,7 +444,7 @@ def checks_of(monkeypatch):
 def test_rounds_are_checked_and_single_steps_with_shared_noise_once_in_32(
     cache, tmp_path, node, request_of, monkeypatch, settings, rounds, expected
 ):
-    experiment, checks, checked = of_rounds(cache, tmp_path, rounds, **settings), checks_of(monkeypatch), set()
+    experiment, checks = of_rounds(cache, tmp_path, rounds, **settings), checks_of(monkeypatch)
     first, second = node(experiment, 0), node(experiment, 1)
     site = dataclasses.replace(first.site, model=copy.deepcopy(first.site.model))
     for client in (first, second):
@@ -500,19 +500,11 @@ def test_a_model_that_mixed_records_once_is_refused_by_the_process_for_all_clien
             run(client, asked(2), site)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"training__local_steps": 3},
-        {"training__local_steps": 1, "privacy__trust": "distributed", "privacy__colluders": 0},
-    ],
-)
+@pytest.mark.parametrize("settings", [{"training__local_steps": 3}, SHARED])
 def test_a_seeded_round_is_the_same_whether_there_was_a_check_or_not(
     cache, tmp_path, node, request_of, monkeypatch, settings
 ):
-    sites = str(tmp_path / "sites")
-    common = {"federation__cohort": 4, "federation__rounds": 3, "federation__sites": sites, "privacy__noise": "seeded"}
-    experiment = private_experiment(cache, **common, **settings)
+    experiment = of_rounds(cache, tmp_path, 3, **settings, privacy__noise="seeded")
     client = node(experiment, 0)
     drawn = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10))
     found = []
